@@ -1,0 +1,24 @@
+// The errors that have a meaning for the caller: each one is a line on stderr and an exit code, without a stack.
+
+/** Something a person got wrong or has to mend. `exitCode` follows the table in the README. */
+export class Failure extends Error {
+  readonly exitCode: number
+  constructor(message: string, exitCode = 1) {
+    super(message)
+    this.exitCode = exitCode
+  }
+}
+
+/** Wrong usage or a wrong configuration: exit 2. */
+export class UsageError extends Failure {
+  constructor(message: string) {
+    super(message, 2)
+  }
+}
+
+/** The box is away or too busy now, nothing is lost, try again later: exit 75 (EX_TEMPFAIL, sysexits.h(3head)). */
+export class Away extends Failure {
+  constructor(message: string) {
+    super(message, 75)
+  }
+}

@@ -1,0 +1,71 @@
+// The one place that starts programs. No shell, ever: a program and its arguments.
+import { type SpawnOptions, spawn } from 'node:child_process'
+
+export interface RunOptions {
+  /** The environment of the program, all of it; default: ours. */
+  env?: Record<string, string | undefined>
+  /** After so many milliseconds the program is killed (SIGKILL) and `timedOut` is set. */
+  timeout?: number
+  /** Written to the program's stdin, which is /dev/null otherwise. */
+  input?: string
+  /** Streams that go where ours go instead of being collected: for progress on a terminal. */
+  inherit?: ('stdout' | 'stderr')[]
+}
+
+export interface Outcome {
+  /** Exit code, or null when a signal ended it or it could not be started. */
+  code: number | null
+  signal: string | null
+  stdout: string
+  stderr: string
+  timedOut: boolean
+  /** Why it could not be started: ENOENT, EACCES, … */
+  failedToStart: string | null
+}
+
+/** Runs a program to its end. Never throws: what happened is in the outcome. */
+export function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  const inherit = options.inherit ?? []
+  const stdio: SpawnOptions['stdio'] = [
+    options.input === undefined ? 'ignore' : 'pipe',
+    inherit.includes('stdout') ? 'inherit' : 'pipe',
+    inherit.includes('stderr') ? 'inherit' : 'pipe',
+  ]
+  return new Promise((resolve) => {
+    const outcome: Outcome = { code: null, signal: null, stdout: '', stderr: '', timedOut: false, failedToStart: null }
+    const child = spawn(program, args, { stdio, env: options.env ?? process.env })
+    const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
+    let done = false
+    function finish(): void {
+      if (done) return
+      done = true
+      clearTimeout(timer)
+      resolve(outcome)
+    }
+    // A grandchild may hold the pipes open: at the time limit we stop listening too.
+    function giveUp(): void {
+      outcome.timedOut = true
+      child.kill('SIGKILL')
+      child.stdout?.destroy()
+      child.stderr?.destroy()
+      finish()
+    }
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      outcome.stdout += text
+    })
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      outcome.stderr += text
+    })
+    child.on('error', (error: NodeJS.ErrnoException) => {
+      outcome.failedToStart = error.code ?? error.message
+      finish()
+    })
+    child.on('close', (code, signal) => {
+      outcome.code = code
+      outcome.signal = signal
+      finish()
+    })
+    child.stdin?.on('error', () => {}) // a program may end without reading its input
+    child.stdin?.end(options.input)
+  })
+}
