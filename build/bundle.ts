@@ -1,0 +1,188 @@
+// Makes dist/: one self-contained file per executable, which is a sh script and JavaScript at once. With --check it writes nothing
+// and compares dist/ with what the sources give, byte for byte. Started by build.sh.
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type BuildOptions, build, type Metafile } from 'esbuild'
+
+/** The executables: name in dist/ → the TypeScript that it runs, and the sh part in scripts/heads that starts it. */
+const EXECUTABLES: Record<string, { source: string; head: string }> = {
+  demo: { source: 'test/demo/demo.ts', head: 'run.sh' },
+  'nix-lan': { source: 'scripts/nix-lan.ts', head: 'run.sh' },
+  'nix-lan-available': { source: 'scripts/available.ts', head: 'run.sh' },
+  'nix-lan-connect': { source: 'scripts/connect.ts', head: 'connect.sh' },
+  'nix-lan-run': { source: 'scripts/run.ts', head: 'run-command.sh' },
+  'nix-lan-tunnel': { source: 'scripts/tunnel.ts', head: 'become.sh' },
+  'post-build-hook': { source: 'scripts/post-build-hook.ts', head: 'hook.sh' },
+}
+
+const ROOT = process.cwd()
+const DIST = join(ROOT, 'dist')
+
+const OPTIONS: BuildOptions = {
+  absWorkingDir: ROOT, // else the output depends on where the repository lies
+  bundle: true,
+  format: 'cjs',
+  platform: 'node',
+  target: 'node18',
+  mainFields: ['module', 'main'],
+  define: { 'globalThis.Deno': 'undefined' }, // a bundled zx dies under Deno otherwise (google/zx#894)
+  supported: { 'dynamic-import': false }, // a lazy import() becomes a lazy require, which is 2 ms faster for a builtin
+  legalComments: 'none', // it misses zx and mri: see licences()
+  minify: false, // these files run as root, and people read them
+  sourcemap: false,
+  metafile: true,
+  write: false,
+  logLevel: 'silent',
+}
+
+/** The files of dist/ that the sources give: name → content. Throws an Error whose message says what can't be built. */
+async function products(): Promise<Map<string, string>> {
+  const files = new Map<string, string>()
+  for (const [name, { source, head }] of Object.entries(EXECUTABLES)) {
+    if (!existsSync(join(ROOT, source)) || !existsSync(join(ROOT, 'scripts/heads', head))) {
+      console.error(`${name}: skipped, since ${source} or scripts/heads/${head} does not exist yet`)
+      continue
+    }
+    files.set(name, await executable(name, source, head))
+  }
+  // Without it, Node tries every file as an ES module first where the nearest package.json says "module": 3-5 ms.
+  files.set('package.json', `${JSON.stringify({ type: 'commonjs' })}\n`)
+  return files
+}
+
+/** One executable: the head as sh and as a JavaScript comment, the JavaScript, the licences of what it contains. */
+async function executable(name: string, source: string, head: string): Promise<string> {
+  const result = await build({ ...OPTIONS, entryPoints: [source], outfile: join(DIST, name) })
+  const warning = result.warnings[0]
+  if (warning) throw new Error(`${warning.location?.file ?? source}: ${warning.text}`)
+  const output = result.outputFiles?.[0]
+  if (!output) throw new Error(`${source}: esbuild gives no output`)
+  const [, made] = Object.entries(result.metafile?.outputs ?? {})[0] ?? []
+  if (!made) throw new Error(`${source}: esbuild does not say what it bundled`)
+  if (made.exports.length > 0 || /\bmodule\.exports\b.*__toCommonJS/.test(output.text)) throw new Error(`${source}: an entry must export nothing`)
+  return [launcher(name, source, headText(head)), wrapped(output.text), licences(made)].join('')
+}
+
+/**
+ * The first lines. sh: `:` with an argument, twice, then the head, which ends in exec or exit. JavaScript: a string and a line comment,
+ * then a string and a comment that the head's end closes. `set -f` keeps sh from listing / for its second argument.
+ * nix-lan-run knows copies of itself by the second line.
+ */
+function launcher(name: string, source: string, head: string): string {
+  if (head.includes('*/')) throw new Error(`${source}: its head contains "*/", which ends a JavaScript comment; write *[/] in a pattern`)
+  return `#!/bin/sh
+':' // ${name}; set -f
+':' /*
+set +f
+# Generated from ${source} by "npm run build": change that instead. Not minified, so that you can read what runs.
+${head}
+exit 127
+*/
+`
+}
+
+/** The text of a head, with `. ./OTHER.sh` lines replaced by the text of OTHER.sh and without interpreter and shellcheck lines. */
+function headText(file: string): string {
+  const text = readFileSync(join(ROOT, 'scripts/heads', file), 'utf8')
+  return text
+    .replace(/^#!.*\n/, '')
+    .replace(/^ *# shellcheck .*\n/gm, '')
+    .replace(/^\. \.\/([a-z-]+\.sh)$/gm, (_, included: string) => headText(included))
+    .trim()
+}
+
+/**
+ * The bundle as a function of `require`, so that it runs as CommonJS (where there is one) and as an ES module (where there is none: under
+ * Deno, and wherever the nearest package.json says "module").
+ */
+function wrapped(body: string): string {
+  return `;(function (start) {
+  if (typeof require === 'function') start(require)
+  else import('node:module').then((m) => start(m.createRequire('file:///')))
+})(function (require) {
+${body.trimEnd()}
+})
+`
+}
+
+/** The licences of the packages that a bundle contains, as a comment; '' if there are none. */
+function licences(output: Metafile['outputs'][string]): string {
+  const packages = new Set<string>()
+  for (const [input, { bytesInOutput }] of Object.entries(output.inputs)) {
+    const [, name] = /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input) ?? []
+    if (name && bytesInOutput > 0) packages.add(name)
+  }
+  return [...packages].sort().map(licence).join('')
+}
+
+/** The licence text of one package, with that of what it bundles itself. */
+function licence(name: string): string {
+  const directory = join(ROOT, 'node_modules', name)
+  const { version, license } = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8'))
+  const file = readdirSync(directory).find((entry) => /^licen[cs]e(\.md|\.txt)?$/i.test(entry))
+  if (!file) throw new Error(`node_modules/${name}: no licence file to include`)
+  const texts = [file, 'build/3rd-party-licenses'].map((path) => join(directory, path)).filter((path) => existsSync(path))
+  const text = texts.map((path) => readFileSync(path, 'utf8').trim()).join('\n\n')
+  return `\n/*\nContains ${name} ${version} (${license}):\n\n${text.replaceAll('*/', '* /')}\n*/\n`
+}
+
+/** What differs between dist/ and the products, one line each. */
+function differences(files: Map<string, string>): string[] {
+  const found: string[] = []
+  for (const [name, text] of files) {
+    const file = join(DIST, name)
+    if (!existsSync(file)) found.push(`dist/${name} is missing`)
+    else if (readFileSync(file, 'utf8') !== text) found.push(`dist/${name} is not what the sources give`)
+    else if ((statSync(file).mode & 0o777) !== modeOf(name)) found.push(`dist/${name} should have mode ${modeOf(name).toString(8)}`)
+  }
+  for (const name of existsSync(DIST) ? readdirSync(DIST) : []) {
+    if (!files.has(name)) found.push(`dist/${name} is superfluous`)
+  }
+  return found
+}
+
+function modeOf(name: string): number {
+  return name === 'package.json' ? 0o644 : 0o755
+}
+
+/** Writes dist/. Each file appears whole, since hooks and connects may start meanwhile. */
+function write(files: Map<string, string>): void {
+  mkdirSync(DIST, { recursive: true })
+  for (const name of readdirSync(DIST)) {
+    if (!files.has(name) && !name.startsWith('.')) rmSync(join(DIST, name), { recursive: true })
+  }
+  for (const [name, text] of files) {
+    const temporary = join(DIST, `.${name}.${process.pid}`)
+    writeFileSync(temporary, text)
+    chmodSync(temporary, modeOf(name))
+    renameSync(temporary, join(DIST, name))
+    console.log(`${String(Math.ceil(Buffer.byteLength(text) / 1024)).padStart(5)} KiB  dist/${name}`)
+  }
+}
+
+async function main(args: string[]): Promise<number> {
+  const check = args[0] === '--check'
+  if (args.length > (check ? 1 : 0)) {
+    console.error('usage: npm run build [-- --check]')
+    return 2
+  }
+  const files = await products()
+  if (!check) {
+    write(files)
+    return 0
+  }
+  const found = differences(files)
+  for (const line of found) console.error(line)
+  if (found.length > 0) console.error('dist/ is not fresh: run "npm run build" and commit dist/')
+  return found.length > 0 ? 1 : 0
+}
+
+main(process.argv.slice(2)).then(
+  (code) => {
+    process.exitCode = code
+  },
+  (error) => {
+    console.error(error instanceof Error ? error.message : error)
+    process.exitCode = 1
+  },
+)

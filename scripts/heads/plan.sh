@@ -1,0 +1,17 @@
+# shellcheck shell=sh
+# How a head does what its JavaScript decides. Included by a line `. ./plan.sh`; the other side is scripts/lib/become.ts.
+
+# follow_javascript ARGUMENT...: runs the JavaScript with nothing on stdin, so that it can't take what is meant for the program,
+# and with its stdout kept. If that begins with the line below it is sh code that sets the environment and ends in exec; it comes
+# from becomeProgram, which quotes every word. Anything else is text for the person, and the exit code is the JavaScript's.
+follow_javascript() {
+  nix_lan_plan=$(become_javascript "$@" </dev/null)
+  nix_lan_code=$?
+  case $nix_lan_code$nix_lan_plan in
+    '0# nix-lan: become
+'*) eval "$nix_lan_plan" ;;
+    "$nix_lan_code") ;;
+    *) printf '%s\n' "$nix_lan_plan" ;;
+  esac
+  exit "$nix_lan_code"
+}

@@ -1,0 +1,51 @@
+// How nix-lan-run and nix-lan-tunnel become another program: the JavaScript prints what follows, and the sh head of the same file
+// (scripts/heads/plan.sh) does it after the JavaScript has ended, so that nothing stays in memory and file descriptors, limits
+// and the head's own arguments are as they were.
+//
+// The protocol, for who writes such a command:
+// - To become a program: print becomeProgram(…), and nothing else, to stdout, and exit 0.
+// - To say something (help, version, --explain): print the text to stdout, ending in one newline, and exit with any code. The head
+//   prints the text and exits with that code. An error: stderr, which goes straight through, and its exit code.
+// - The JavaScript's stdin is empty and its stdout is a pipe: ask stderr whether there is a terminal.
+// - The JavaScript runs without NODE_OPTIONS, NODE_EXTRA_CA_CERTS and BUN_OPTIONS; the program gets them as they were.
+// - Arguments that come from the command line need not pass through here, where one that isn't UTF-8 would be damaged: `shift`
+//   drops the first ones, the others stay with the head.
+
+/** A program to become. */
+export interface Program {
+  /** Its path, or a name for PATH (then it must not be one of our own symlinks). */
+  program: string
+  /** Arguments put before those that the head was given. */
+  args?: readonly string[]
+  /** How many of the head's first arguments are dropped; default 0. */
+  shift?: number
+  /** What changes in the environment: a value, or null to remove the variable. */
+  env?: Record<string, string | null>
+}
+
+/** The first line by which the head knows that the rest is for it to do. */
+const MARK = '# nix-lan: become'
+
+/**
+ * The text that makes the head become a program: sh code in which every word from outside is quoted.
+ * @throws Error for what no environment and no command line can hold (NUL), a name that sh can't assign, and a program that looks
+ * like an option: all of them are the caller's mistakes
+ */
+export function becomeProgram({ program, args = [], shift = 0, env = {} }: Program): string {
+  if (program === '' || program.startsWith('-')) throw new Error(`not a program: ${JSON.stringify(program)}`)
+  if (!Number.isInteger(shift) || shift < 0) throw new Error(`can't shift by ${shift}`)
+  const lines = [MARK]
+  for (const [name, value] of Object.entries(env)) {
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) throw new Error(`sh can't assign to ${JSON.stringify(name)}`)
+    lines.push(value === null ? `unset ${name}` : `export ${name}=${quote(value)}`)
+  }
+  if (shift > 0) lines.push(`shift ${shift}`)
+  lines.push(['exec', ...[program, ...args].map(quote), '"$@"'].join(' '))
+  return `${lines.join('\n')}\n`
+}
+
+/** One sh word that means exactly this text. */
+export function quote(text: string): string {
+  if (text.includes('\0')) throw new Error(`NUL in ${JSON.stringify(text)}`)
+  return `'${text.replaceAll("'", `'\\''`)}'`
+}
