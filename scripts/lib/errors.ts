@@ -16,6 +16,9 @@ export class UsageError extends Failure {
   }
 }
 
+/** A configuration that is missing, unreadable, not to be trusted, or wrong: exit 2. config.ts re-exports it. */
+export class ConfigError extends UsageError {}
+
 /** The box is away or too busy now, nothing is lost, try again later: exit 75 (EX_TEMPFAIL, sysexits.h(3head)). */
 export class Away extends Failure {
   constructor(message: string) {
