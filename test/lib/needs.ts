@@ -1,0 +1,80 @@
+// What a test needs of the machine, and what happens when it isn't there: exactly those tests are skipped, counted and named.
+// test/main.ts has asked apt-get before; with CI=true it makes a skip a failure.
+import { execFileSync } from 'node:child_process'
+import { accessSync, constants, realpathSync } from 'node:fs'
+import type { Test } from 'uvu'
+
+/** Where programs are looked for: daemons such as sshd lie outside an ordinary user's PATH. */
+export const PATH = `${process.env.PATH ?? ''}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin`
+
+/** The Debian packages that hold what the tests may need, by need. */
+export const PACKAGES: Record<string, string> = {
+  nix: 'nix-bin',
+  sshd: 'openssh-server',
+  ssh: 'openssh-client',
+  unshare: 'util-linux',
+  nsenter: 'util-linux',
+  mmdebstrap: 'mmdebstrap',
+  shellcheck: 'shellcheck',
+  bash: 'bash',
+}
+
+/** The names of tests that were skipped, and why; test/lib/one.ts reads them. */
+export const skipped: string[] = []
+
+/** The absolute path of a program, or undefined. */
+export function which(program: string): string | undefined {
+  for (const folder of PATH.split(':')) {
+    try {
+      accessSync(`${folder}/${program}`, constants.X_OK)
+      return `${folder}/${program}`
+    } catch {
+      // not in this one
+    }
+  }
+  return undefined
+}
+
+/**
+ * Those of `wanted` that this machine lacks. A need is the name of a program, or one of
+ * `root` (root who may make mount and pid namespaces), `nix` (a Nix that doesn't live in /nix itself, such as Debian's: a
+ * world has a /nix of its own), `roots` (roots of other Debian releases can be built).
+ */
+export function missing(wanted: readonly string[]): string[] {
+  return wanted.filter((need) => !has(need))
+}
+
+function has(need: string): boolean {
+  if (need === 'root') return mayUnshare()
+  if (need === 'roots') return which('mmdebstrap') !== undefined
+  const program = which(need)
+  return program !== undefined && (need !== 'nix' || !realpathSync(program).startsWith('/nix/'))
+}
+
+let unshared: boolean | undefined
+function mayUnshare(): boolean {
+  if (unshared === undefined) {
+    try {
+      execFileSync('unshare', ['--mount', '--pid', '--fork', 'true'], { stdio: 'ignore', env: { PATH } })
+      unshared = process.getuid?.() === 0
+    } catch {
+      unshared = false
+    }
+  }
+  return unshared
+}
+
+/**
+ * The same suite when the machine has all that is `wanted`; otherwise one that skips, and names, every test given to it, and runs no hook:
+ *     const test = needs(suite('fetch'), 'root', 'nix', 'ssh', 'sshd')
+ */
+export function needs<T>(test: Test<T>, ...wanted: string[]): Test<T> {
+  const lacks = missing(wanted)
+  if (lacks.length === 0) return test
+  const skip = (name: string) => {
+    skipped.push(`${name} (needs ${lacks.join(', ')})`)
+    test.skip()
+  }
+  const hook = Object.assign(() => {}, { each: () => {} })
+  return Object.assign(skip, { only: skip, skip: test.skip, before: hook, after: hook, run: test.run }) as unknown as Test<T>
+}

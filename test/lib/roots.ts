@@ -1,0 +1,47 @@
+// Roots of other Debian releases, each with its own Nix: built once by mmdebstrap into the user's cache folder, never modified afterwards
+// (worlds put an overlay over them).
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { run } from '../../scripts/lib/run.ts'
+import { PATH } from './needs.ts'
+
+/** A Debian release and what `nix --version` says in it (when this was written): 2.8.0, 2.26.3, 2.34.8. */
+export type Suite = 'bookworm' | 'trixie' | 'forky'
+
+const INCLUDE = 'nix-bin,openssh-server,openssh-client,busybox-static'
+
+/** The folder of a release's root; builds it when it isn't there (a download of about 60 MB, 10 to 60 s). @throws Error with mmdebstrap's last lines */
+export async function debianRoot(suite: Suite): Promise<string> {
+  const folder = `${process.env.XDG_CACHE_HOME || `${homedir()}/.cache`}/nix-lan/roots`
+  const root = `${folder}/${suite}`
+  if (existsSync(`${root}/.complete`)) return root
+  mkdirSync(folder, { recursive: true })
+  const unfinished = `${folder}/.${suite}-${process.pid}`
+  const args = ['--quiet', '--variant=minbase', `--include=${INCLUDE}`, '--dpkgopt=force-unsafe-io']
+  args.push('--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Check-Valid-Until "false"', suite, unfinished, await mirror())
+  const built = await run('mmdebstrap', args, { env: { ...process.env, PATH }, timeout: 480_000 })
+  if (built.code !== 0) {
+    rmSync(unfinished, { recursive: true, force: true })
+    throw new Error(`mmdebstrap could not build a root of Debian ${suite}: ${built.stderr.slice(-2000) || built.failedToStart || 'time limit'}`)
+  }
+  writeFileSync(`${unfinished}/.complete`, '')
+  try {
+    renameSync(unfinished, root)
+  } catch (error) {
+    // another test was faster, or an unfinished root of old lies there
+    if (!existsSync(`${root}/.complete`)) throw error
+    rmSync(unfinished, { recursive: true, force: true })
+  }
+  return root
+}
+
+/** The mirror that this machine itself uses when it is a Debian; otherwise Debian's own. */
+async function mirror(): Promise<string> {
+  const debian = existsSync('/etc/os-release') && /^ID=debian$/m.test(readFileSync('/etc/os-release', 'utf8'))
+  if (debian) {
+    const { stdout } = await run('apt-get', ['indextargets', '--format', '$(REPO_URI)', 'Created-By: Packages'])
+    const found = stdout.split('\n').find((line) => /^https?:/.test(line) && !line.includes('security'))
+    if (found) return found
+  }
+  return 'http://deb.debian.org/debian'
+}

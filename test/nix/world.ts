@@ -1,0 +1,485 @@
+// Worlds: whole Nix installations (a multi-user store, an nix.conf, an untrusted user, a real sshd) in namespaces of their own on this one
+// machine. Nothing of the machine is changed, and nothing is left: each world lives in the mount and pid namespaces of one
+// process that ends when its stdin does, so it ends with the test, however that ends. Needs root.
+//
+//     const world = await createWorld({ nix: 'bookworm' })             // or 'host', 'trixie', 'forky'
+//     world.write('/etc/nix/nix.conf', nixConf({ substituters: '' }))
+//     await world.startDaemon()
+//     const built = await world.run('alice', 'nix-build', ['/opt/nix-lan/t.nix', '--no-out-link', '--argstr', 'name', 'x'])
+//     await world.close()
+//
+// In every world, at the same place: /opt/nix-lan/dist (this project's, live, read-only), /opt/nix-lan/t.nix (derivations that need no
+// nixpkgs), a JavaScript runtime as /usr/local/bin/node, alice (uid 1000, not trusted by Nix, /home/alice, /run/user/1000),
+// /nix with an empty store, and `world.dir`, a folder that has the same path inside and outside.
+// Everything else is an overlay that only the world sees: the host's own root ('host'), or that of a Debian release.
+// The network is the machine's. test/nix/pair.ts makes a client and a box of two worlds.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, writeFileSync, closeSync } from 'node:fs'
+import { createConnection, createServer } from 'node:net'
+import { dirname } from 'node:path'
+import { PATH } from '../lib/needs.ts'
+import { debianRoot, type Suite } from '../lib/roots.ts'
+
+export type User = 'root' | 'alice'
+export const ALICE = 1000
+export const DAEMON_SOCKET = '/nix/var/nix/daemon-socket/socket'
+/** What a service manager gives a daemon, and where sshd finds programs. */
+export const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+
+export interface WorldOptions {
+  /** Whose Nix: this machine's own, or that of a Debian release. */
+  nix: 'host' | Suite
+  /** For messages only. */
+  name?: string
+  /** The folder with the built scripts; default: dist in the current directory. */
+  dist?: string
+  /** No JavaScript runtime anywhere in the world. */
+  noRuntime?: boolean
+}
+
+export interface Result {
+  code: number | null
+  signal: string | null
+  stdout: string
+  stderr: string
+  timedOut: boolean
+  /** From start to end, in milliseconds. */
+  ms: number
+}
+
+export interface RunOptions {
+  /** Added to the user's environment; undefined removes one. */
+  env?: Record<string, string | undefined>
+  /** Milliseconds (default 120 000) after which it, and what it started, is killed. */
+  timeout?: number
+  cwd?: string
+  input?: string
+}
+
+/** A program that goes on in the background; its stdout and stderr are in the file `log`. */
+export interface Running {
+  child: ChildProcess
+  log: string
+  /** Its exit code (128 + n for signal n is Nix's and the shell's affair, here it is null). */
+  ended: Promise<number | null>
+  output(): string
+  stop(signal?: NodeJS.Signals): Promise<void>
+}
+
+/** derivation(s) in the world; `count` of them named NAME-1…, else NAME itself. An output is one file. */
+const T_NIX = `# Derivations that need no nixpkgs; the sandbox is off, so /bin/sh will do as the builder.
+{ name ? "demo", text ? "hello", count ? 0, kb ? 0, seconds ? 0 }:
+let
+  one = name: derivation {
+    inherit name text kb seconds;
+    system = builtins.currentSystem;
+    builder = "/bin/sh";
+    PATH = "/usr/bin:/bin";
+    args = [ "-c" "[ $seconds = 0 ] || sleep $seconds; echo \\"$text\\" > $out; [ $kb = 0 ] || head -c \${toString (kb * 1024)} /dev/urandom >> $out" ];
+  };
+in if count == 0 then one name else builtins.genList (n: one "\${name}-\${toString (n + 1)}") count
+`
+
+/** The text of an nix.conf that suits a world: the defaults, then `settings` (which win). */
+export function nixConf(settings: Record<string, string> = {}): string {
+  const all: Record<string, string> = {
+    'experimental-features': 'nix-command',
+    sandbox: 'false',
+    'build-users-group': '',
+    'require-sigs': 'true',
+    'trusted-users': 'root',
+    substituters: '',
+    ...settings,
+  }
+  return Object.entries(all)
+    .map(([key, value]) => `${key} = ${value}\n`)
+    .join('')
+}
+
+// $1 folder, $2 lower root, $3 dist, $4 node, $5 "none" when there should be no runtime. Everything it mounts is private.
+const HOLDER = `set -eu
+dir=$1 lower=$2 dist=$3 node=$4 runtime=$5
+r=$dir/w/root
+mount -t tmpfs -o mode=755 nix-lan "$dir/w"
+mkdir "$r" "$dir/w/upper" "$dir/w/work"
+mount -t overlay -o "lowerdir=$lower,upperdir=$dir/w/upper,workdir=$dir/w/work" overlay "$r"
+if [ "$lower" = / ]; then # the root's overlay doesn't see what is mounted below it: each such file system gets its own
+  n=0
+  while read -r _ _ _ _ at _; do
+    case $at in /|/proc*|/sys*|/dev*|/run*|/tmp*|/nix*|*\\\\*|*,*|*:*) continue ;; esac
+    [ -d "$at" ] && [ -d "$r$at" ] || continue
+    n=$((n+1)); mkdir "$dir/w/upper$n" "$dir/w/work$n"
+    mount -t overlay -o "lowerdir=$at,upperdir=$dir/w/upper$n,workdir=$dir/w/work$n" overlay "$r$at" 2>/dev/null || mount --bind -o ro "$at" "$r$at"
+  done </proc/self/mountinfo
+fi
+read -r pid _ </proc/self/stat # seen by the outer /proc: our pid outside
+mkdir -p "$r/proc" "$r/sys" "$r/dev" "$r/run" "$r/tmp" "$r/nix" "$r/home"
+mount -t proc proc "$r/proc"
+mount --rbind /dev "$r/dev"
+mount --rbind /sys "$r/sys"
+for t in nix home run; do mount -t tmpfs -o mode=755 tmpfs "$r/$t"; done
+mount -t tmpfs -o mode=1777 tmpfs "$r/tmp"
+mkdir -p "$r$dir" "$r/opt/nix-lan/dist" "$r/usr/local/bin" "$r/run/sshd" "$r/var/log"
+mount --bind "$dir" "$r$dir"
+mount --bind "$dist" "$r/opt/nix-lan/dist"
+mount -o remount,bind,ro "$r/opt/nix-lan/dist"
+if [ "$runtime" = none ]; then
+  for p in usr/local/bin usr/bin bin; do for j in node nodejs deno bun; do [ ! -e "$r/$p/$j" ] || rm -f "$r/$p/$j"; done; done
+elif [ "$lower" != / ] || [ "$node" != /usr/local/bin/node ]; then
+  rm -f "$r/usr/local/bin/node"; : >"$r/usr/local/bin/node"; mount --bind "$node" "$r/usr/local/bin/node"
+fi
+mkdir -p "$r/root"; mount -t tmpfs -o mode=700 tmpfs "$r/root"
+sed -i '/^alice:/d; /^[^:]*:[^:]*:1000:/d' "$r/etc/passwd" "$r/etc/group"
+sed -i '/^alice:/d' "$r/etc/shadow" 2>/dev/null || :
+echo 'alice:x:1000:1000::/home/alice:/bin/sh' >>"$r/etc/passwd"
+echo 'alice:x:1000:' >>"$r/etc/group"
+echo 'alice:*:19000::::::' >>"$r/etc/shadow"
+printf '127.0.0.1 localhost\\n::1 localhost\\n' >"$dir/hosts"
+rm -rf "$r/etc/nix" "$r/etc/hosts"; mkdir "$r/etc/nix"; mv "$dir/hosts" "$r/etc/hosts"
+mkdir -p "$r/home/alice" "$r/run/user/1000"; chmod 700 "$r/run/user/1000"; chown 1000:1000 "$r/home/alice" "$r/run/user/1000"
+cd "$r"; pivot_root . .; umount -l .; cd /
+printf 'ready %s\\n' "$pid"
+trap '' CHLD # as init of the pid namespace: the kernel reaps whom others leave behind
+exec cat >/dev/null
+`
+
+/** Makes a world. @throws Error that says which part of the machine refused */
+export async function createWorld(options: WorldOptions): Promise<World> {
+  const lower = options.nix === 'host' ? '/' : await debianRoot(options.nix)
+  // short, because a unix socket's path may have 107 bytes
+  const dir = mkdtempSync('/tmp/nl-')
+  chmodSync(dir, 0o755)
+  mkdirSync(`${dir}/w`)
+  const script = ['-c', HOLDER, 'world', dir, lower, options.dist ?? `${process.cwd()}/dist`, process.execPath, options.noRuntime ? 'none' : 'node']
+  const unshare = ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--propagation', 'private', 'sh', ...script]
+  // The outer sh sees to the folder even when we have been killed; a session of its own, so that ^C ends us and not, half-way, it.
+  const keeper = spawn('sh', ['-c', '"$@"; rm -rf --one-file-system "$0"', dir, ...unshare], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    detached: true,
+    env: { PATH },
+  })
+  const world = new World(options.name ?? options.nix, dir, keeper)
+  await world.ready()
+  return world
+}
+
+/** One world; see the head of this file. */
+export class World {
+  readonly name: string
+  /** The folder with the same path inside and outside. */
+  readonly dir: string
+  /** The port of the world's sshd on 127.0.0.1; 0 before startSshd. */
+  port = 0
+  private pid = 0
+  private readonly keeper: ChildProcess
+  private readonly gone: Promise<void>
+  private logs = 0
+  private daemon: Running | undefined
+  private sshd: Running | undefined
+
+  constructor(name: string, dir: string, keeper: ChildProcess) {
+    this.name = name
+    this.dir = dir
+    this.keeper = keeper
+    this.gone = new Promise((resolve) => keeper.on('close', () => resolve()))
+    keeper.stdin?.on('error', () => {}) // it may be gone before us
+  }
+
+  /** Waits for the namespaces and makes the store. Called by createWorld. */
+  async ready(): Promise<void> {
+    let errors = ''
+    this.keeper.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      errors += text
+    })
+    this.pid = await new Promise<number>((resolve, reject) => {
+      let text = ''
+      this.keeper.stdout?.setEncoding('utf8').on('data', (more: string) => {
+        text += more
+        const found = /^ready (\d+)$/m.exec(text)
+        if (found) resolve(Number(found[1]))
+      })
+      this.keeper.on('close', () => reject(new Error(`the world ${this.name} could not be made: ${errors}`)))
+    })
+    this.write('/opt/nix-lan/t.nix', T_NIX)
+    this.write('/etc/nix/nix.conf', nixConf())
+    // NIX_REMOTE: over a store that was never made, `auto` would ask a daemon that isn't there
+    const made = await this.run('root', 'nix-store', ['--init'], { env: { NIX_REMOTE: 'local' } })
+    if (made.code !== 0) {
+      await this.close()
+      throw new Error(`no Nix store in the world ${this.name}: ${made.stderr}`)
+    }
+  }
+
+  /** Where a file of the world lies for us. (Absolute symlinks in it are followed in *our* root.) */
+  path(inside: string): string {
+    return `/proc/${this.pid}/root${inside}`
+  }
+
+  /** Writes a file in the world, with its folders. Default: root's, 0644; with `user` 'alice' hers. */
+  write(inside: string, text: string, { mode = 0o644, user = 'root' as User } = {}): void {
+    const file = this.path(inside)
+    const owner = user === 'root' ? 0 : ALICE
+    const first = mkdirSync(dirname(file), { recursive: true })
+    if (first) for (let folder = dirname(file); folder.length >= first.length; folder = dirname(folder)) chownSync(folder, owner, owner)
+    writeFileSync(file, text)
+    chmodSync(file, mode)
+    chownSync(file, owner, owner)
+  }
+
+  /** The text of a file of the world. */
+  read(inside: string): string {
+    return readFileSync(this.path(inside), 'utf8')
+  }
+
+  /** The environment of a user in the world, as a login gives it; root's is that of a service. Nothing of ours is in it. */
+  env(user: User, more: Record<string, string | undefined> = {}): Record<string, string | undefined> {
+    const own =
+      user === 'root'
+        ? { HOME: '/root', USER: 'root' }
+        : { HOME: '/home/alice', USER: 'alice', LOGNAME: 'alice', XDG_RUNTIME_DIR: `/run/user/${ALICE}`, NIX_REMOTE: 'daemon' }
+    return { PATH: SYSTEM_PATH, LANG: 'C.UTF-8', ...own, ...more }
+  }
+
+  private enter(user: User, command: string, args: readonly string[], cwd: string): string[] {
+    const id = String(user === 'root' ? 0 : ALICE)
+    const place = ['--target', String(this.pid), '--mount', '--pid', '--root', '--setuid', id, '--setgid', id]
+    // the folder is one of the world's: nsenter's own --wd would be looked up outside
+    const there = cwd === '/' ? [command, ...args] : ['sh', '-c', 'cd "$0" && exec "$@"', cwd, command, ...args]
+    return [...place, '--', ...there]
+  }
+
+  /** Runs a program in the world to its end. Never throws. */
+  run(user: User, command: string, args: readonly string[] = [], options: RunOptions = {}): Promise<Result> {
+    const started = process.hrtime.bigint()
+    const child = spawn('nsenter', this.enter(user, command, args, options.cwd ?? '/'), {
+      stdio: ['pipe', 'pipe', 'pipe'],
+      env: this.env(user, options.env),
+    })
+    const result: Result = { code: null, signal: null, stdout: '', stderr: '', timedOut: false, ms: 0 }
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      result.stdout += text
+    })
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      result.stderr += text
+    })
+    child.stdin.on('error', () => {})
+    child.stdin.end(options.input)
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => {
+        result.timedOut = true
+        killTree(child.pid, 'SIGKILL')
+      }, options.timeout ?? 120_000)
+      child.on('error', (error) => {
+        result.stderr += String(error)
+      })
+      child.on('close', (code, signal) => {
+        clearTimeout(timer)
+        Object.assign(result, { code, signal, ms: Number(process.hrtime.bigint() - started) / 1e6 })
+        resolve(result)
+      })
+    })
+  }
+
+  /** As run, and throws when the exit code isn't 0. The stdout, without the last newline. */
+  async must(user: User, command: string, args: readonly string[] = [], options: RunOptions = {}): Promise<string> {
+    const result = await this.run(user, command, args, options)
+    if (result.code === 0) return result.stdout.replace(/\n$/, '')
+    const how = result.timedOut ? 'took too long' : `exit ${result.code ?? result.signal}`
+    throw new Error(`${this.name}: ${user} ran ${[command, ...args].join(' ').slice(0, 300)}: ${how}\n${result.stdout}${result.stderr}`)
+  }
+
+  /** Starts a program in the background, with stdin from /dev/null and its output in a file of `dir`. */
+  start(user: User, command: string, args: readonly string[] = [], options: { env?: Record<string, string | undefined>; cwd?: string } = {}): Running {
+    this.logs += 1
+    const log = `${this.dir}/${this.logs}-${command.replace(/.*\//, '')}.log`
+    const out = openSync(log, 'a')
+    const child = spawn('nsenter', this.enter(user, command, args, options.cwd ?? '/'), {
+      stdio: ['ignore', out, out],
+      env: this.env(user, options.env),
+    })
+    closeSync(out)
+    const ended = new Promise<number | null>((resolve) => {
+      child.on('error', () => resolve(null))
+      child.on('exit', (code) => resolve(code))
+    })
+    return {
+      child,
+      log,
+      ended,
+      output: () => readFileSync(log, 'utf8'),
+      stop: async (signal = 'SIGTERM') => {
+        const hard = setTimeout(() => killTree(child.pid, 'SIGKILL'), 5000)
+        killTree(child.pid, signal)
+        await ended
+        clearTimeout(hard)
+      },
+    }
+  }
+
+  /** The world's processes whose name (as in /proc/PID/comm) begins so, by our pids. */
+  processes(comm: string): number[] {
+    const own = readlinkSync(`/proc/${this.pid}/ns/pid`)
+    return allProcesses().filter((pid) => {
+      try {
+        return readlinkSync(`/proc/${pid}/ns/pid`) === own && readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith(comm)
+      } catch {
+        return false // gone meanwhile
+      }
+    })
+  }
+
+  /** Sends a signal to all of them. */
+  signal(comm: string, signal: NodeJS.Signals): void {
+    for (const pid of this.processes(comm)) kill(pid, signal)
+  }
+
+  /** Starts the multi-user nix-daemon as root with the environment of a bare service; waits until it accepts. Its stderr: daemonLog(). */
+  async startDaemon(env: Record<string, string | undefined> = {}): Promise<void> {
+    const daemon = this.start('root', 'nix-daemon', [], { env: { HOME: undefined, USER: undefined, LANG: undefined, ...env } })
+    this.daemon = daemon
+    await accepts(this.path(DAEMON_SOCKET), daemon, GREETING)
+  }
+
+  /** Ends the daemon, its connections and its builds. */
+  async stopDaemon(): Promise<void> {
+    const daemon = this.daemon
+    this.daemon = undefined
+    await daemon?.stop('SIGKILL')
+    this.signal('nix-daemon', 'SIGKILL')
+  }
+
+  /** What the daemon has written so far. */
+  daemonLog(): string {
+    return this.daemon?.output() ?? ''
+  }
+
+  /**
+   * Starts a real sshd on 127.0.0.1, on a free port that the world keeps from then on. The host key and alice's user key are made
+   * at the first call: `userKey` is the private key for the one who logs in, `hostKey` the line for known_hosts without the host's name.
+   */
+  async startSshd(): Promise<{ port: number; userKey: string; hostKey: string }> {
+    const keys = '/etc/ssh/nix-lan'
+    if (this.port === 0) {
+      this.port = await freePort()
+      await this.must('root', 'mkdir', ['-p', keys])
+      for (const key of ['host', 'user']) await this.must('root', 'ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', `${keys}/${key}`])
+      this.write(`${keys}/sshd_config`, sshdConfig(this.port, keys))
+    }
+    const sshd = this.start('root', '/usr/sbin/sshd', ['-D', '-e', '-f', `${keys}/sshd_config`])
+    this.sshd = sshd
+    await accepts(this.port, sshd)
+    return { port: this.port, userKey: this.read(`${keys}/user`), hostKey: this.read(`${keys}/host.pub`).trim() }
+  }
+
+  /** Cuts the box off: sshd and every session of it are gone at once. startSshd() brings it back at the same port. */
+  async stopSshd(): Promise<void> {
+    this.signal('sshd', 'SIGKILL')
+    await this.sshd?.ended
+    this.sshd = undefined
+  }
+
+  /** A link that has gone mute: connections stay open, nothing is answered any more. */
+  freezeSshd(): void {
+    this.signal('sshd', 'SIGSTOP')
+  }
+
+  /** And answers again. */
+  thawSshd(): void {
+    this.signal('sshd', 'SIGCONT')
+  }
+
+  /** Ends everything in the world and removes it. */
+  async close(): Promise<void> {
+    this.keeper.stdin?.end()
+    await this.gone
+  }
+}
+
+function sshdConfig(port: number, keys: string): string {
+  const lines = [`Port ${port}`, 'ListenAddress 127.0.0.1', `HostKey ${keys}/host`, `AuthorizedKeysFile ${keys}/user.pub`, 'PidFile none']
+  // PAM and the strict modes ask for more of a machine than a world has
+  return [...lines, 'UsePAM no', 'StrictModes no', 'PasswordAuthentication no', 'KbdInteractiveAuthentication no', ''].join('\n')
+}
+
+// A whole greeting of Nix's worker protocol 1.21: magic, version, no CPU affinity, no reserved space (Nix 2.8, src/libstore/daemon.cc,
+// processConnection). One that is broken off would leave an error in the daemon's log, where tests look for errors.
+const GREETING = Buffer.from(new BigUint64Array([0x6e697863n, 0x115n, 0n, 0n]).buffer)
+
+/**
+ * Waits until something accepts at a unix socket or a local port, and answers what it is told, if it is told something.
+ * @throws Error with the program's output when it ends before, or after 20 s
+ */
+async function accepts(where: string | number, program: Running, greeting?: Buffer): Promise<void> {
+  let over = false
+  program.ended.then(() => {
+    over = true
+  })
+  for (const end = Date.now() + 20_000; Date.now() < end && !over; await pause(10)) {
+    const socket = typeof where === 'number' ? createConnection(where, '127.0.0.1') : createConnection(where)
+    const there = await new Promise<boolean>((resolve) => {
+      let got = 0
+      if (greeting) socket.write(greeting)
+      socket.on('connect', () => greeting || resolve(true)).on('error', () => resolve(false)).on('close', () => resolve(false))
+      // the daemon's magic, its version and "last": 24 bytes
+      socket.on('data', (bytes) => (got += bytes.length) >= 24 && resolve(true))
+    })
+    socket.destroy()
+    if (there) return
+  }
+  throw new Error(`nothing accepts at ${where}: ${program.output()}`)
+}
+
+/** A TCP port on 127.0.0.1 that nobody had a moment ago. */
+export async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  await new Promise((resolve) => server.close(resolve))
+  return typeof address === 'object' && address ? address.port : 0
+}
+
+/** Waits so many milliseconds. */
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms))
+}
+
+/** Asks until the answer is true. @throws Error that names `what`, after `ms` milliseconds */
+export async function until(what: string, ms: number, ask: () => boolean | Promise<boolean>): Promise<void> {
+  for (const end = Date.now() + ms; Date.now() < end; await pause(20)) if (await ask()) return
+  throw new Error(`waited ${ms / 1000} s for ${what}`)
+}
+
+function allProcesses(): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+}
+
+function kill(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal)
+  } catch {
+    // gone meanwhile
+  }
+}
+
+/** Signals a process and all that descend from it. nsenter itself waits outside and would not hand a signal on. */
+function killTree(root: number | undefined, signal: NodeJS.Signals): void {
+  if (root === undefined) return
+  const parents = new Map<number, number>()
+  for (const pid of allProcesses()) {
+    try {
+      parents.set(pid, Number(/\) \S (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'latin1'))?.[1]))
+    } catch {
+      // gone meanwhile
+    }
+  }
+  const tree = new Set([root])
+  for (let size = 0; size < tree.size; ) {
+    size = tree.size
+    for (const [pid, parent] of parents) if (tree.has(parent)) tree.add(pid)
+  }
+  tree.delete(root)
+  for (const pid of tree) kill(pid, signal)
+  if (tree.size === 0 || signal === 'SIGKILL') kill(root, signal)
+}
