@@ -19,37 +19,69 @@ export interface Parsed {
 }
 
 /**
- * Reads a command line.
+ * Reads a command line. Options may stand before, between and after the words; what follows `--` is words.
  * @throws UsageError for an unknown option (with the nearest known one), a value given to a flag, or an option without its value
  */
 export function parse(argv: string[], options: Options): Parsed {
-  const flags = [...(options.boolean ?? []), 'help', 'version']
   const texts = options.string ?? []
-  const known = [...flags, ...texts]
-  const found = mri(argv, {
-    boolean: flags,
-    string: texts,
-    alias: { h: 'help', ...options.alias },
-    unknown: (flag: string) => {
-      const near = nearest(flag.replace(/^-+/, ''), known)
-      throw new UsageError(`unknown option ${flag}${near ? `; did you mean --${near}?` : '; see --help'}`)
-    },
-  }) as unknown as Record<string, unknown> & { _: (string | number)[] }
+  const found = mri(unambiguous(argv, options), { string: texts }) as unknown as Record<string, unknown> & { _: string[] }
   for (const name of texts) {
-    const value = found[name]
-    if (value === '' || Array.isArray(value)) throw new UsageError(`--${name} needs exactly one value; see --help`)
+    if (Array.isArray(found[name])) throw new UsageError(`--${name} is given more than once; see --help`)
   }
   return {
-    words: found._.map(String),
-    flag: (name) => found[name] === true,
+    words: found._,
+    flag: (name) => found[name] !== undefined && !texts.includes(name),
     value: (name) => (found[name] === undefined ? undefined : String(found[name])),
   }
 }
 
-/** The candidate that is at most two edits (insert, delete, replace) away from `word`, if there is one. */
+/**
+ * The same command line as `--flag`s and `--option=value`s, `--`, then the words. Left to itself mri 1.2 takes the word after a flag
+ * for its value (and turns 007 into 7), knows only options that have an alias once `unknown` is set, and accepts --no-ANYTHING.
+ */
+function unambiguous(argv: string[], options: Options): string[] {
+  const flags = [...(options.boolean ?? []), 'help', 'version']
+  const texts = options.string ?? []
+  const aliases: Record<string, string> = { h: 'help', ...options.alias }
+  const result: string[] = []
+  const words: string[] = []
+  const rest = [...argv]
+  for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
+    if (arg === '--') return [...result, '--', ...words, ...rest]
+    if (arg === '-' || !arg.startsWith('-')) {
+      words.push(arg)
+      continue
+    }
+    const [, dashes = '', given = '', value] = /^(--|-.)([^=]*)(?:=(.*))?$/s.exec(arg) ?? []
+    const short = dashes === '--' ? undefined : dashes.slice(1)
+    const name = short === undefined ? given : Object.hasOwn(aliases, short) ? aliases[short] : undefined
+    if (name !== undefined && texts.includes(name)) {
+      result.push(`--${name}=${textOf(name, short === undefined ? value : arg.slice(2).replace(/^=/, '') || undefined, rest)}`)
+    } else if (name !== undefined && flags.includes(name)) {
+      if (value !== undefined) throw new UsageError(`--${name} takes no value; see --help`)
+      result.push(`--${name}`)
+      if (short !== undefined && given) rest.unshift(`-${given}`) // -qj is -q -j
+    } else throw unknownOption(short === undefined ? `--${given}` : dashes, [...flags, ...texts])
+  }
+  return [...result, '--', ...words]
+}
+
+/** The value of an option: after `=`, or the next argument; one that starts with `-` only if it is a number, or after `=`. */
+function textOf(name: string, value: string | undefined, rest: string[]): string {
+  const next = value ?? (/^-(?!$|\d)/.test(rest[0] ?? '') ? undefined : rest.shift())
+  if (!next) throw new UsageError(`--${name} needs a value; see --help`)
+  return next
+}
+
+function unknownOption(option: string, known: string[]): UsageError {
+  const near = nearest(option.replace(/^-+/, ''), known)
+  return new UsageError(`unknown option ${option}${near ? `; did you mean --${near}?` : '; see --help'}`)
+}
+
+/** The candidate that is at most two edits (insert, delete, replace) away from `word`, and fewer than it is long, if there is one. */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined
-  let least = 3
+  let least = Math.min(3, word.length)
   for (const candidate of candidates) {
     const distance = edits(word, candidate)
     if (distance < least) {
