@@ -1,0 +1,173 @@
+// nix-lan-connect: the program that Nix runs as a store (ssh-ng://localhost?remote-program=…). Joins Nix to the box's nix-daemon through the
+// tunnel's socket, and is an empty store while the box is away. Never writes to a store, and before the handshake nothing makes it exit.
+import { lstatSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { ByteReader, EndOfStream } from './lib/bytes.ts'
+import { exit, main } from './lib/cli.ts'
+import { loadConfig, namedCache } from './lib/config.ts'
+import { Away, Failure, UsageError } from './lib/errors.ts'
+import { Outage } from './lib/outage.ts'
+import { socketPath } from './lib/paths.ts'
+import { type Client, ClientGone, type Line, serve, serveStrictly } from './lib/session.ts'
+import { type Box, dialBox, NoBox } from './lib/worker.ts'
+
+const HELP = `Usage: nix-lan-connect [--strict] [SOCKET | CACHE] --stdio
+
+Nix starts this program as a store; you name it in nix.conf:
+
+  extra-substituters = ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/rpi.sock
+
+SOCKET is the tunnel's socket (a path); CACHE a cache of the configuration, when it isn't the only one.
+While the box is away, it is an empty store: builds go on as if the cache weren't there.
+
+  --strict            for uploads: exit 75 when the box is away, 2 when the configuration is wrong
+  --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2, or the cache's own)
+  --stdio             what Nix adds; speak the worker protocol on stdin and stdout
+  --help, --version
+
+To see whether a box answers:  nix-lan-available --usable
+`
+const DEADLINE = 2000
+const PAUSE = 1000 // milliseconds between two attempts of one process
+
+interface Target {
+  socket: string
+  /** Milliseconds. */
+  deadline: number
+}
+
+const args = process.argv.slice(2)
+const strict = args.includes('--strict')
+if (args.includes('--help') || args.includes('-h') || args.includes('--version')) main('nix-lan-connect', HELP, async () => 0)
+else if (process.stdin.isTTY && !args.includes('--stdio')) main('nix-lan-connect', HELP, notByHand)
+else connect()
+
+async function notByHand(): Promise<number> {
+  throw new UsageError('this is started by Nix, not by hand; see --help')
+}
+
+async function connect(): Promise<void> {
+  const client = stdio()
+  try {
+    if (strict) await serveStrictly(client, await dialStrictly(findTarget()))
+    else await serve(client, patientLine())
+    exit(0)
+  } catch (error) {
+    if (error instanceof ClientGone || error instanceof EndOfStream) exit(strict ? 75 : 0)
+    else {
+      report((error as Error).message)
+      exit(error instanceof Failure ? error.exitCode : 1)
+    }
+  }
+}
+
+/**
+ * What the command line asks for. A socket's path needs no configuration, so that root has none to read.
+ * @throws UsageError, and what loadConfig() throws
+ */
+function findTarget(): Target {
+  const words = args.filter((word, i) => !word.startsWith('--') && args[i - 1] !== '--deadline')
+  const at = args.indexOf('--deadline')
+  const given = at < 0 ? undefined : Number(args[at + 1]) * 1000
+  if (given !== undefined && !(given > 0 && given <= 60_000)) throw new UsageError(`--deadline ${args[at + 1]}: give seconds, from 0.1 to 60`)
+  if (words[0]?.includes('/')) return { socket: words[0], deadline: given ?? DEADLINE }
+  const config = loadConfig()
+  const cache = namedCache(config, words[0])
+  if (cache.kind === 'url') throw new UsageError(`${cache.name} is a cache with a url: Nix needs no connect for it`)
+  return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline }
+}
+
+/** @throws Away when the box isn't there; Failure when it is too old */
+async function dialStrictly(target: Target): Promise<Box> {
+  try {
+    becomeOwner(target.socket)
+    return await dialBox(target.socket, target.deadline)
+  } catch (error) {
+    const message = (error as Error).message
+    throw error instanceof NoBox && error.kind === 'old' ? new Failure(message) : new Away(message)
+  }
+}
+
+/** A line to the box that never fails: whatever goes wrong is an outage, or, when it is our own fault, a message and an empty store. */
+function patientLine(): Line {
+  let target: Target | null = null
+  let outage: Outage | null = null
+  try {
+    target = findTarget()
+    outage = new Outage(target.socket)
+  } catch (error) {
+    report((error as Error).message)
+  }
+  function lost(error: Error): void {
+    const reason = error instanceof NoBox ? error : new NoBox('broken', error.message)
+    if (outage?.began(reason, Date.now())) report(`${reason.message}; going on without it`)
+  }
+  let again = 0 // when the next attempt is worth its while: Nix may ask a thousand things in a second
+  async function dial(): Promise<Box | null> {
+    const now = Date.now()
+    if (!target || now < again || outage?.heldBack(now)) return null
+    again = now + PAUSE
+    try {
+      becomeOwner(target.socket)
+      const box = await dialBox(target.socket, target.deadline)
+      outage?.ended()
+      return box
+    } catch (error) {
+      lost(error as Error)
+      return null
+    }
+  }
+  // The first attempt begins while Nix still says hello.
+  let first: Promise<Box | null> | null = dial()
+  return {
+    lost,
+    report,
+    strict: false,
+    dial: () => {
+      const attempt = first ?? dial()
+      first = null
+      return attempt
+    },
+  }
+}
+
+/**
+ * Root is needed for nothing here: become whoever owns the socket's directory, so that a socket or link which a user planted can
+ * do no more than that user. Where a runtime can't (or nobody but root owns it) we stay who we are.
+ */
+function becomeOwner(socket: string): void {
+  if (process.geteuid?.() !== 0) return
+  const owner = lstatSync(dirname(socket), { throwIfNoEntry: false })
+  if (!owner || owner.uid === 0) return
+  try {
+    process.setgroups?.([owner.gid])
+    process.setgid?.(owner.gid)
+    process.setuid?.(owner.uid)
+  } catch (error) {
+    report(`could not give up root's rights: ${(error as Error).message}`)
+  }
+}
+
+/** Nix, at the other end of stdin and stdout. */
+function stdio(): Client {
+  const { stdin, stdout } = process
+  const reader = new ByteReader({ resume: () => stdin.resume() }, true)
+  stdin.on('data', (chunk: Buffer) => {
+    stdin.pause()
+    reader.push(chunk)
+  })
+  const over = (): void => reader.finish(new EndOfStream('Nix closed the connection'))
+  stdin.on('end', over)
+  stdin.on('close', over)
+  stdin.on('error', over)
+  stdout.on('error', over)
+  const write = (bytes: Buffer): Promise<void> =>
+    new Promise((resolve, reject) => {
+      stdout.write(bytes, (error) => (error ? reject(new ClientGone(error.message)) : resolve()))
+    })
+  return { reader, write }
+}
+
+function report(line: string): void {
+  process.stderr.write(`nix-lan-connect: ${line}\n`)
+}

@@ -1,0 +1,224 @@
+// The conversation with Nix: answers what a substituter is asked, from the box while there is one and as an empty store while there isn't, and is a
+// plain pipe after any other operation. It shakes hands with Nix itself, so nothing that happens to the box can keep a store from opening.
+import type { ByteReader } from './bytes.ts'
+import { EndOfStream } from './bytes.ts'
+import { Away, Failure } from './errors.ts'
+import { NarEnd } from './nar.ts'
+import {
+  type Box,
+  emptyAnswer,
+  errorAnswer,
+  MAGIC_CLIENT,
+  MAGIC_SERVER,
+  NoBox,
+  notValid,
+  OPERATIONS,
+  type Operation,
+  OUR_VERSION,
+  QUERY_PATH_INFO,
+  Recorder,
+  readMessages,
+  readRequest,
+  STDERR_LAST,
+  string,
+  u64,
+} from './worker.ts'
+
+/** A box that says nothing for so many milliseconds in mid-answer is given up. Long enough for a disk to spin up; ssh gives up a dead link earlier. */
+const SILENCE = 30_000
+
+/** The program at the other end of stdin and stdout: Nix. */
+export interface Client {
+  reader: ByteReader
+  /** Resolves when the bytes are out, so that their memory may be used again; rejects when nobody reads any more. */
+  write(bytes: Buffer): Promise<void>
+}
+
+export interface Line {
+  /** Connects to the box, or says at once that it is away. Asked again for each operation while there is no box. */
+  dial(): Promise<Box | null>
+  /** Called when a box that had answered is lost, and for what it did wrong otherwise. */
+  lost(error: Error): void
+  report(line: string): void
+  /** For uploads and people: pass the box's errors on as they are. */
+  strict: boolean
+}
+
+/**
+ * Serves Nix until it closes the connection.
+ * @throws Failure when Nix speaks another protocol; Error when the box is lost in the middle of a NAR, or of an upload
+ */
+export async function serve(client: Client, line: Line): Promise<void> {
+  await greet(client)
+  let box: Box | null = null
+  for (;;) {
+    const number = await nextOperation(client)
+    if (number === null) break
+    const operation = OPERATIONS.get(number)
+    if (!operation) {
+      await pipe(client, box ?? (await line.dial()), number)
+      break
+    }
+    const request = await readRequest(client.reader, operation)
+    if (!operation.local) box ??= await line.dial()
+    box = await answer(client, box, { number, operation, ...request }, line)
+  }
+  box?.socket.destroy()
+}
+
+/**
+ * Serves an upload, or a person: no empty store, and errors as the box sends them.
+ * @throws Away at once when the box is not there
+ */
+export async function serveStrictly(client: Client, box: Box): Promise<void> {
+  const line: Line = {
+    dial: async () => box,
+    lost: (error) => {
+      throw new Away(`the box was lost: ${error.message}`)
+    },
+    report: () => {},
+    strict: true,
+  }
+  await serve(client, line)
+}
+
+/** The server's side of the handshake (2.34.8, worker-protocol-connection.cc, BasicServerConnection). */
+async function greet({ reader, write }: Client): Promise<void> {
+  const from = new Recorder(reader)
+  if ((await from.u64()) !== MAGIC_CLIENT) throw new Failure('this is no Nix: nix-lan-connect is started by Nix, as a store; see --help')
+  await write(Buffer.concat([u64(MAGIC_SERVER), u64(OUR_VERSION)]))
+  const version = Math.min(await from.u64(), OUR_VERSION)
+  if ((await from.u64()) !== 0) await from.u64() // a CPU to run on (1.14), obsolete
+  await from.u64() // whether to reserve space (1.11), obsolete
+  const parts: Buffer[] = []
+  if (version >= 0x0121) parts.push(string('nix-lan')) // whose version of Nix this is
+  if (version >= 0x0123) parts.push(u64(0)) // whether the client is trusted: unknown
+  await write(Buffer.concat([...parts, u64(STDERR_LAST)]))
+}
+
+/** The number of the next operation; null when Nix has closed the connection. */
+async function nextOperation({ reader }: Client): Promise<number | null> {
+  try {
+    await reader.peek()
+  } catch (error) {
+    if (error instanceof EndOfStream) return null
+    throw error
+  }
+  return Number((await reader.take(8)).readBigUInt64LE(0))
+}
+
+interface Question {
+  number: number
+  operation: Operation
+  bytes: Buffer
+  /** The path it is about. */
+  first: string
+}
+
+/** Answers one question. Returns the box, or null when it was lost over it: then the empty store has answered. */
+async function answer(client: Client, box: Box | null, question: Question, line: Line): Promise<Box | null> {
+  if (!box || question.operation.local) {
+    await client.write(emptyAnswer(question.operation, question.first))
+    return box
+  }
+  const relayed = { bytes: 0 }
+  const silence = setTimeout(() => box.reader.finish(new NoBox('mute', `the box has said nothing for ${SILENCE / 1000} s`)), SILENCE)
+  try {
+    box.socket.write(Buffer.concat([u64(question.number), question.bytes]))
+    if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, line, relayed, () => silence.refresh())
+    else await client.write(await ask(box, question, line))
+    return box
+  } catch (error) {
+    box.socket.destroy()
+    if (error instanceof ClientGone) throw error
+    if (relayed.bytes > 0) throw new Failure(`the box was lost in the middle of ${question.first}: ${(error as Error).message}`)
+    line.lost(error as Error)
+    await client.write(emptyAnswer(question.operation, question.first))
+    return null
+  } finally {
+    clearTimeout(silence)
+  }
+}
+
+/**
+ * Reads the whole answer before a byte of it is passed on, so that the empty store can still answer when the box is lost over it. What is an
+ * error to the box (a database that is busy, a disk that fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr.
+ */
+async function ask(box: Box, { number, operation, first }: Question, line: Line): Promise<Buffer> {
+  const messages = new Recorder(box.reader)
+  const ending = await readMessages(messages)
+  if (ending.error) {
+    if (line.strict) return messages.bytes
+    if (!ending.message.includes('is not valid')) line.report(`${operation.name} ${first}: the box says: ${ending.message}`)
+    return emptyAnswer(operation, first)
+  }
+  const found = new Recorder(box.reader)
+  for (const shape of operation.answer) await found.shape(shape)
+  if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return notValid(first)
+  return Buffer.concat([messages.bytes, found.bytes])
+}
+
+/** Passes a NAR on while it comes. `relayed` counts what Nix has got of it. */
+async function relayNar(
+  client: Client,
+  box: Box,
+  { first }: Question,
+  line: Line,
+  relayed: { bytes: number },
+  alive: () => void,
+): Promise<void> {
+  const messages = new Recorder(box.reader)
+  if ((await readMessages(messages)).error) return await client.write(line.strict ? messages.bytes : notValid(first))
+  const end = new NarEnd()
+  await box.reader.peek() // a box that is lost before the first byte can still be a miss
+  relayed.bytes += messages.bytes.length
+  await client.write(messages.bytes)
+  while (!end.done) {
+    const chunk = await box.reader.peek()
+    alive()
+    const length = end.scan(chunk)
+    await client.write(chunk.subarray(0, length))
+    box.reader.consume(length)
+    relayed.bytes += length
+  }
+}
+
+/** From an operation that we don't know to the end of the connection: bytes to and fro, each direction closed when its source is. */
+async function pipe(client: Client, box: Box | null, number: number): Promise<void> {
+  if (!box) {
+    // Without knowing the operation there is no telling where its request ends: answer, and hang up.
+    await client.write(errorAnswer('the box is away, and nix-lan is an empty store: it can be asked for paths, nothing else'))
+    return
+  }
+  const { socket, reader } = box
+  const up = (async () => {
+    await send(box, u64(number))
+    await pump(client.reader, (bytes) => send(box, bytes))
+    socket.end()
+  })()
+  up.catch(() => {}) // the box no longer takes anything; the other direction ends too, after what the box still had to say
+  await pump(reader, client.write)
+}
+
+/** Passes on everything until the end of the stream, one chunk at a time. */
+async function pump(from: ByteReader, write: (bytes: Buffer) => Promise<void>): Promise<void> {
+  for (;;) {
+    let chunk: Buffer
+    try {
+      chunk = await from.peek()
+    } catch {
+      return
+    }
+    await write(chunk)
+    from.consume(chunk.length)
+  }
+}
+
+function send(box: Box, bytes: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    box.socket.write(bytes, (error) => (error ? reject(error) : resolve()))
+  })
+}
+
+/** Nobody reads what we write: Nix is gone, and that is no one's fault. */
+export class ClientGone extends Error {}

@@ -1,0 +1,313 @@
+// The worker protocol of the Nix daemon, as far as a substituter uses it: wire format, a few operations, and the client's side of the
+// handshake. Nothing else of nix-lan knows a number of it.
+//
+// Sources: Nix 2.8.0 and 2.34.8, src/libstore/worker-protocol.hh (numbers), remote-store.cc and worker-protocol-connection.cc (the client),
+// daemon.cc (the server), src/libutil/serialise.hh (integers are u64 little-endian; a string is its length, its bytes, zeros up to a multiple of 8).
+import { createConnection, type Socket } from 'node:net'
+import { ByteReader, EndOfStream } from './bytes.ts'
+
+/** Sent by the client (worker-protocol.hh, WORKER_MAGIC_1: "nixc") and by the server (WORKER_MAGIC_2: "dxio"). */
+export const MAGIC_CLIENT = 0x6e697863
+export const MAGIC_SERVER = 0x6478696f
+
+/**
+ * What we speak, to Nix and to the box: 1.35 (Nix 2.15). Every Nix from 2.4 (1.32) to 2.35 and Lix from 2.94, which takes nothing less, agrees to
+ * it. From 1.32 on the operations below are the same on the wire, only the handshake grew: so a box with 1.32 can serve a client that insists on 1.35.
+ */
+export const OUR_VERSION = 0x0123
+/** Nix 2.4. An older box has other forms of errors (before 1.26) and realisations (before 1.31). */
+export const OLDEST_BOX = 0x0120
+const VERSION_WITH_NIX_VERSION = 0x0121
+const VERSION_WITH_TRUST = 0x0123
+
+// Messages that come before an answer (worker-protocol.hh, STDERR_*).
+export const STDERR_LAST = 0x616c7473
+export const STDERR_ERROR = 0x63787470
+const STDERR_NEXT = 0x6f6c6d67
+const STDERR_START_ACTIVITY = 0x53545254
+const STDERR_STOP_ACTIVITY = 0x53544f50
+const STDERR_RESULT = 0x52534c54
+
+// Far more than any honest answer; a box that sends more is not listened to any longer.
+const LONGEST_STRING = 16 * 2 ** 20
+const LONGEST_ANSWER = 64 * 2 ** 20
+
+/** What an operation is asked with, or answered with, after the messages. `info`: a u64, and when it is 1 the fields of a path. */
+type Shape = 'u64' | 'string' | 'strings' | 'pairs' | 'info' | 'nar'
+
+export interface Operation {
+  name: string
+  request: readonly Shape[]
+  answer: readonly Shape[]
+  /** What a store with nothing in it answers: bytes after STDERR_LAST; null: an error saying that the path, the request's first string, is not valid. */
+  empty: Buffer | null
+  /** Answered without asking the box. */
+  local?: boolean
+}
+
+/** The operations that Nix uses on a substituter. `nix copy` to a store uses others; see session.ts. */
+export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operation>([
+  [1, { name: 'IsValidPath', request: ['string'], answer: ['u64'], empty: u64(0) }],
+  [11, { name: 'AddTempRoot', request: ['string'], answer: ['u64'], empty: u64(1) }],
+  // keepFailed, keepGoing, tryFallback, verbosity, maxBuildJobs, maxSilentTime, useBuildHook, verboseBuild, logType, printBuildTrace, buildCores,
+  // useSubstitutes, overrides (2.8.0, remote-store.cc, setOptions). Nothing in them matters to a box that only answers questions.
+  [19, { name: 'SetOptions', request: [...new Array<Shape>(12).fill('u64'), 'pairs'], answer: [], empty: Buffer.alloc(0), local: true }],
+  [26, { name: 'QueryPathInfo', request: ['string'], answer: ['info'], empty: null }],
+  [29, { name: 'QueryPathFromHashPart', request: ['string'], answer: ['string'], empty: string('') }],
+  [31, { name: 'QueryValidPaths', request: ['strings', 'u64'], answer: ['strings'], empty: u64(0) }],
+  [32, { name: 'QuerySubstitutablePaths', request: ['strings'], answer: ['strings'], empty: u64(0) }],
+  [38, { name: 'NarFromPath', request: ['string'], answer: ['nar'], empty: null }],
+  [43, { name: 'QueryRealisation', request: ['string'], answer: ['strings'], empty: u64(0) }],
+])
+export const QUERY_PATH_INFO = 26
+
+/** Deriver, NAR hash, references, registration time, NAR size, ultimate, signatures, content address (2.8.0, path-info.cc). */
+const INFO: readonly Shape[] = ['string', 'string', 'strings', 'u64', 'u64', 'u64', 'strings', 'string']
+
+// --- writing ---
+
+/** An unsigned 64-bit integer. */
+export function u64(value: number): Buffer {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64LE(BigInt(value))
+  return bytes
+}
+
+/** A string with its length and padding. */
+export function string(text: string): Buffer {
+  const bytes = Buffer.from(text)
+  const padded = Buffer.alloc(8 + Math.ceil(bytes.length / 8) * 8)
+  padded.writeBigUInt64LE(BigInt(bytes.length))
+  bytes.copy(padded, 8)
+  return padded
+}
+
+/** The answer "that is an error", in the form of protocol 1.26 and later (2.8.0, serialise.cc): type, level, name, message, no position, no traces. */
+export function errorAnswer(message: string): Buffer {
+  return Buffer.concat([u64(STDERR_ERROR), string('Error'), u64(0), string('Error'), string(message), u64(0), u64(0)])
+}
+
+/**
+ * "I don't have that path", as every Nix from 2.4 on takes it without closing the connection. The ordinary answer (STDERR_LAST, 0) makes Nix 2.4–2.30 start
+ * the program anew for each miss: it throws while it holds the connection (2.8.0, remote-store.cc:455; mended in 2.31).
+ */
+export const notValid = (path: string): Buffer => errorAnswer(`path '${path}' is not valid`)
+
+/** What the empty store answers. `first` is the request's first string. */
+export const emptyAnswer = (operation: Operation, first: string): Buffer =>
+  operation.empty ? Buffer.concat([u64(STDERR_LAST), operation.empty]) : notValid(first)
+
+// --- reading ---
+
+/** Collects the raw bytes of what it reads, so that they can be passed on as they came. */
+export class Recorder {
+  private readonly parts: Buffer[] = []
+  private length = 0
+  private readonly from: ByteReader
+
+  constructor(from: ByteReader) {
+    this.from = from
+  }
+
+  get bytes(): Buffer {
+    return Buffer.concat(this.parts)
+  }
+
+  private async raw(length: number): Promise<Buffer> {
+    this.length += length
+    if (this.length > LONGEST_ANSWER) throw new Error('an answer of more than 64 MiB')
+    const bytes = await this.from.take(length)
+    this.parts.push(bytes)
+    return bytes
+  }
+
+  async u64(): Promise<number> {
+    return Number((await this.raw(8)).readBigUInt64LE(0))
+  }
+
+  async string(): Promise<string> {
+    const length = await this.u64()
+    if (length > LONGEST_STRING) throw new Error(`a string of ${length} bytes`)
+    return (await this.raw(Math.ceil(length / 8) * 8)).toString('utf8', 0, length)
+  }
+
+  async strings(): Promise<string[]> {
+    const result: string[] = []
+    for (let left = await this.u64(); left > 0; left--) result.push(await this.string())
+    return result
+  }
+
+  /** Reads one thing of a shape. What comes back is the first string in it, if there is one: the path that is asked for. */
+  async shape(shape: Shape): Promise<string | undefined> {
+    switch (shape) {
+      case 'u64':
+        await this.u64()
+        return undefined
+      case 'string':
+        return await this.string()
+      case 'strings':
+        return (await this.strings())[0]
+      case 'pairs':
+        for (let left = (await this.u64()) * 2; left > 0; left--) await this.string()
+        return undefined
+      case 'info':
+        if ((await this.u64()) !== 0) for (const field of INFO) await this.shape(field)
+        return undefined
+      case 'nar':
+        return undefined // streamed by whoever asked; see session.ts
+    }
+  }
+}
+
+/** How the messages before an answer ended: with the answer, or with an error in its place. */
+export type Ending = { error: false } | { error: true; message: string }
+
+/**
+ * Reads the messages that come before an answer (2.34.8, worker-protocol-connection.cc, processStderrReturn), up to and with STDERR_LAST or STDERR_ERROR.
+ * @throws Error for a message that has no business in a question or an answer
+ */
+export async function readMessages(from: Recorder): Promise<Ending> {
+  for (;;) {
+    const message = await from.u64()
+    switch (message) {
+      case STDERR_LAST:
+        return { error: false }
+      case STDERR_ERROR:
+        return { error: true, message: await readError(from) }
+      case STDERR_NEXT:
+        await from.string()
+        break
+      case STDERR_START_ACTIVITY:
+        for (let i = 0; i < 3; i++) await from.u64() // id, level, type
+        await from.string()
+        await readFields(from)
+        await from.u64() // parent
+        break
+      case STDERR_STOP_ACTIVITY:
+        await from.u64()
+        break
+      case STDERR_RESULT:
+        for (let i = 0; i < 2; i++) await from.u64() // id, type
+        await readFields(from)
+        break
+      default:
+        throw new Error(`a message of the unknown type 0x${message.toString(16)}`)
+    }
+  }
+}
+
+/** 2.8.0, serialise.cc, readError: type, level, name, message, position, traces. */
+async function readError(from: Recorder): Promise<string> {
+  await from.string()
+  await from.u64()
+  await from.string()
+  const message = await from.string()
+  await from.u64()
+  for (let left = await from.u64(); left > 0; left--) {
+    await from.u64()
+    await from.string()
+  }
+  return message
+}
+
+async function readFields(from: Recorder): Promise<void> {
+  for (let left = await from.u64(); left > 0; left--) {
+    if ((await from.u64()) === 0) await from.u64()
+    else await from.string()
+  }
+}
+
+/** The raw bytes of an operation's request, without its number, and the path it is about. */
+export async function readRequest(from: ByteReader, operation: Operation): Promise<{ bytes: Buffer; first: string }> {
+  const recorder = new Recorder(from)
+  let first: string | undefined
+  for (const shape of operation.request) {
+    const found = await recorder.shape(shape)
+    first ??= found
+  }
+  return { bytes: recorder.bytes, first: first ?? '' }
+}
+
+// --- the box ---
+
+export interface Box {
+  /** The protocol that was agreed on, for example 0x0122 for 1.34. */
+  version: number
+  /** The box's version of Nix; empty when it is too old to say. */
+  nix: string
+  socket: Socket
+  reader: ByteReader
+}
+
+/** Why there is no box behind a socket. `mute`: it accepted and said nothing until the deadline. */
+export class NoBox extends Error {
+  readonly kind: 'missing' | 'refused' | 'mute' | 'broken' | 'old'
+  constructor(kind: NoBox['kind'], message: string) {
+    super(message)
+    this.kind = kind
+  }
+}
+
+/**
+ * Connects to a nix-daemon's socket and goes through the whole handshake: one that is broken off leaves an error in the box's journal each time.
+ * @param path the tunnel's socket
+ * @param deadline milliseconds for everything
+ * @throws NoBox, always by the deadline
+ */
+export async function dialBox(path: string, deadline: number): Promise<Box> {
+  const { socket, reader } = openSocket(path)
+  const timer = setTimeout(() => {
+    reader.finish(new NoBox('mute', `${path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`))
+  }, deadline)
+  try {
+    return await shakeHands(socket, reader, path)
+  } catch (error) {
+    socket.destroy()
+    throw error instanceof NoBox ? error : new NoBox('broken', `${path} is not the socket of a nix-daemon: ${(error as Error).message}`)
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+async function shakeHands(socket: Socket, reader: ByteReader, path: string): Promise<Box> {
+  socket.write(u64(MAGIC_CLIENT))
+  const greeting = new Recorder(reader)
+  if ((await greeting.u64()) !== MAGIC_SERVER) throw new NoBox('broken', `${path} answers, but not as a nix-daemon does`)
+  const version = Math.min(await greeting.u64(), OUR_VERSION)
+  // Our version, no CPU affinity (1.14), no reserved space (1.11).
+  socket.write(Buffer.concat([u64(OUR_VERSION), u64(0), u64(0)]))
+  if (version < OLDEST_BOX) {
+    const spoken = `${version >> 8}.${version & 255}`
+    throw new NoBox('old', `the Nix on the box is too old: it speaks protocol ${spoken}; 1.32 (Nix 2.4) is the oldest that will do`)
+  }
+  const nix = version >= VERSION_WITH_NIX_VERSION ? await greeting.string() : ''
+  if (version >= VERSION_WITH_TRUST) await greeting.u64()
+  const ending = await readMessages(greeting)
+  if (ending.error) throw new NoBox('broken', `the nix-daemon on the box refuses: ${ending.message}`)
+  return { version, nix, socket, reader }
+}
+
+/** A socket that reads into one buffer, over and over: 50 MB of memory in a transfer instead of 84 (Node 20). */
+function openSocket(path: string): { socket: Socket; reader: ByteReader } {
+  const onread = {
+    buffer: Buffer.allocUnsafe(65536),
+    callback: (length: number, buffer: Uint8Array): boolean => {
+      reader.push(Buffer.from(buffer.buffer, buffer.byteOffset, length))
+      return false // wait for resume()
+    },
+  }
+  const socket = createConnection({ path, onread })
+  const reader = new ByteReader({ resume: () => socket.resume() }, false)
+  socket.on('error', (error: NodeJS.ErrnoException) => reader.finish(socketError(error, path)))
+  // The box closed its end. (`end` comes only when all that it sent has been read.)
+  socket.on('end', () => reader.finish(new EndOfStream('the box closed the connection')))
+  socket.on('close', () => reader.finish(new EndOfStream('the connection to the box is gone')))
+  return { socket, reader }
+}
+
+function socketError(error: NodeJS.ErrnoException, path: string): NoBox {
+  if (error.code === 'ENOENT') return new NoBox('missing', `${path} does not exist: no tunnel`)
+  if (error.code === 'ECONNREFUSED') return new NoBox('refused', `nobody listens on ${path}: the tunnel has ended`)
+  if (error.code === 'ECONNRESET' || error.code === 'EPIPE') return new NoBox('broken', `${path} was closed: the box's nix-daemon is not there`)
+  return new NoBox('broken', `${path}: ${error.message}`)
+}
