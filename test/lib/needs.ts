@@ -19,8 +19,8 @@ export const PACKAGES: Record<string, string> = {
   bash: 'bash',
 }
 
-/** The names of tests that were skipped, and why; test/lib/one.ts reads them. */
-export const skipped: string[] = []
+/** The names of tests that were skipped, and why. A global, since each test file is a bundle of its own; test/lib/one.ts makes and reads it. */
+const skips = (globalThis as unknown as { NIX_LAN_SKIPS?: string[] }).NIX_LAN_SKIPS ?? []
 
 /** The absolute path of a program, or undefined. */
 export function which(program: string): string | undefined {
@@ -44,7 +44,8 @@ export function missing(wanted: readonly string[]): string[] {
   return wanted.filter((need) => !has(need))
 }
 
-function has(need: string): boolean {
+/** Whether the machine has it. */
+export function has(need: string): boolean {
   if (need === 'root') return mayUnshare()
   if (need === 'roots') return which('mmdebstrap') !== undefined
   const program = which(need)
@@ -70,11 +71,26 @@ function mayUnshare(): boolean {
  */
 export function needs<T>(test: Test<T>, ...wanted: string[]): Test<T> {
   const lacks = missing(wanted)
-  if (lacks.length === 0) return test
+  if (lacks.length === 0) return telling(test)
   const skip = (name: string) => {
-    skipped.push(`${name} (needs ${lacks.join(', ')})`)
+    skips.push(`${name} (needs ${lacks.join(', ')})`)
     test.skip()
   }
   const hook = Object.assign(() => {}, { each: () => {} })
   return Object.assign(skip, { only: skip, skip: test.skip, before: hook, after: hook, run: test.run }) as unknown as Test<T>
+}
+
+/** The same suite, but an error in a before-hook is printed: uvu swallows it. */
+function telling<T>(test: Test<T>): Test<T> {
+  const register = test.before
+  const before = (hook: (state: T) => unknown) =>
+    register(async (state) => {
+      try {
+        await hook(state as T)
+      } catch (error) {
+        console.error(error)
+        throw error
+      }
+    })
+  return Object.assign(test, { before: Object.assign(before, { each: register.each }) }) as Test<T>
 }

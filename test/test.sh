@@ -1,0 +1,18 @@
+#!/bin/sh
+# npm test [-- WORD…]: every test/**/*.test.ts, or those whose path contains one of the words. See test/main.ts.
+set -eu
+cd "$(dirname "$0")/.."
+unset NODE_EXTRA_CA_CERTS # costs each start of Node 30 ms and more
+if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+  echo 'npm ci: node_modules is missing or older than package-lock.json' >&2
+  npm ci --no-audit --no-fund --loglevel=error </dev/null >&2
+  touch node_modules/.package-lock.json
+fi
+# in node_modules, so that what is external there is found
+out=node_modules/.nix-lan-test-$$
+trap 'rm -rf "$out"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+node_modules/.bin/esbuild test/main.ts --bundle --platform=node --format=esm --target=node18 --packages=external \
+  --sourcemap=inline --log-level=warning --outfile="$out/main.mjs" >&2
+node --enable-source-maps "$out/main.mjs" "$out" "$@" </dev/null
