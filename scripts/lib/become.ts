@@ -21,6 +21,8 @@ export interface Program {
   shift?: number
   /** What changes in the environment: a value, or null to remove the variable. */
   env?: Record<string, string | null>
+  /** What is put at the end of a variable: what it has may not be UTF-8, and stays with the head. */
+  append?: Record<string, string>
 }
 
 /** The first line by which the head knows that the rest is for it to do. */
@@ -31,14 +33,15 @@ const MARK = '# nix-lan: become'
  * @throws Error for what no environment and no command line can hold (NUL), a name that sh can't assign, and a program that looks
  * like an option: all of them are the caller's mistakes
  */
-export function becomeProgram({ program, args = [], shift = 0, env = {} }: Program): string {
+export function becomeProgram({ program, args = [], shift = 0, env = {}, append = {} }: Program): string {
   if (program === '' || program.startsWith('-')) throw new Error(`not a program: ${JSON.stringify(program)}`)
   if (!Number.isInteger(shift) || shift < 0) throw new Error(`can't shift by ${shift}`)
   const lines = [MARK]
-  for (const [name, value] of Object.entries(env)) {
+  for (const name of [...Object.keys(env), ...Object.keys(append)]) {
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) throw new Error(`sh can't assign to ${JSON.stringify(name)}`)
-    lines.push(value === null ? `unset ${name}` : `export ${name}=${quote(value)}`)
   }
+  for (const [name, value] of Object.entries(env)) lines.push(value === null ? `unset ${name}` : `export ${name}=${quote(value)}`)
+  for (const [name, value] of Object.entries(append)) lines.push(`export ${name}="\${${name}-}"${quote(value)}`)
   if (shift > 0) lines.push(`shift ${shift}`)
   lines.push(['exec', ...[program, ...args].map(quote), '"$@"'].join(' '))
   return `${lines.join('\n')}\n`
