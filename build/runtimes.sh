@@ -30,13 +30,17 @@ fetch_runtime() {
   mkdir -p "${3%/*}" && runtime_new=$(mktemp -d "$3.XXXXXX") || return
   npm install --prefix "$runtime_new" --no-audit --no-fund --ignore-scripts --silent "$runtime_package@$2" >&2 ||
     echo "npm install $runtime_package@$2: exit $?" >&2
-  runtime_binary=$(find "$runtime_new/node_modules" -type f \( -name "$1" -o -name "$1.exe" \) -size +10000k 2>/dev/null | head -n 1)
-  if [ -n "$runtime_binary" ]; then
+  # bun's packages include the binary for musl where npm can't tell: the one that runs is right
+  find "$runtime_new/node_modules" -type f \( -name "$1" -o -name "$1.exe" \) -size +10000k 2>/dev/null | sort >"$runtime_new/found"
+  while read -r runtime_binary; do
     chmod 755 "$runtime_new" "$runtime_binary"
-    mkdir "$runtime_new/bin"
-    ln -s "..${runtime_binary#"$runtime_new"}" "$runtime_new/bin/$1"
-    mv -T "$runtime_new" "$3" 2>/dev/null # fails when somebody else was faster
-  fi
+    if "$runtime_binary" --version >/dev/null 2>&1; then
+      mkdir "$runtime_new/bin"
+      ln -s "..${runtime_binary#"$runtime_new"}" "$runtime_new/bin/$1"
+      mv -T "$runtime_new" "$3" 2>/dev/null # fails when somebody else was faster
+      break
+    fi
+  done <"$runtime_new/found"
   rm -rf "$runtime_new"
   [ -x "$3/bin/$1" ]
 }

@@ -28,12 +28,14 @@ find_runtime() {
   find_program node deno bun
 }
 
-# become_javascript ARGUMENT...: replaces the shell by the JavaScript of this file, in the runtime that was found. What the
-# environment would make a runtime load or ask for is left out: it delays a start (NODE_EXTRA_CA_CERTS: 30-45 ms) or breaks it.
+# become_javascript ARGUMENT...: replaces the shell by the JavaScript of this file, in the runtime that was found. Left out is what
+# would make a runtime load or ask for more: variables (NODE_EXTRA_CA_CERTS costs 30-45 ms), and what Deno and Bun take from the
+# directory they are started in: Bun would run the `preload` of a bunfig.toml there, and put its .env into the environment.
 become_javascript() {
   unset NODE_OPTIONS NODE_EXTRA_CA_CERTS BUN_OPTIONS
   case $nix_lan_found in
     *[/]deno) exec "$nix_lan_found" run --quiet --allow-all --no-config --no-lock "$0" "$@" ;;
+    *[/]bun) exec "$nix_lan_found" --config=/dev/null --env-file=/dev/null "$0" "$@" ;;
     *) exec "$nix_lan_found" "$0" "$@" ;;
   esac
 }
