@@ -165,7 +165,7 @@ function stdio(): Client {
     new Promise((resolve, reject) => {
       stdout.write(bytes, (error) => (error ? reject(new ClientGone(error.message)) : resolve()))
     })
-  return { reader, write }
+  return { reader, write, end: () => stdout.end() }
 }
 
 function report(line: string): void {

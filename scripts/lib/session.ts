@@ -27,11 +27,16 @@ import {
 /** A box that says nothing for so many milliseconds in mid-answer is given up. Long enough for a disk to spin up; ssh gives up a dead link earlier. */
 const SILENCE = 30_000
 
+/** For how long, in milliseconds, a box that has closed its own direction is sent what Nix still says. */
+const LAST_WORDS = 10_000
+
 /** The program at the other end of stdin and stdout: Nix. */
 export interface Client {
   reader: ByteReader
   /** Resolves when the bytes are out, so that their memory may be used again; rejects when nobody reads any more. */
   write(bytes: Buffer): Promise<void>
+  /** No more answers are to come. */
+  end(): void
 }
 
 export interface Line {
@@ -196,8 +201,11 @@ async function pipe(client: Client, box: Box | null, number: number): Promise<vo
     await pump(client.reader, (bytes) => send(box, bytes))
     socket.end()
   })()
-  up.catch(() => {}) // the box no longer takes anything; the other direction ends too, after what the box still had to say
+  up.catch(() => {}) // handled below; until then it must not count as unhandled
   await pump(reader, client.write)
+  client.end()
+  // A box that is gone takes nothing any more, which ends `up`; one that only has no more to say still gets what is on its way.
+  await Promise.race([up.catch(() => {}), new Promise((resolve) => setTimeout(resolve, LAST_WORDS))])
 }
 
 /** Passes on everything until the end of the stream, one chunk at a time. */

@@ -296,7 +296,7 @@ function openSocket(path: string): { socket: Socket; reader: ByteReader } {
       return false // wait for resume()
     },
   }
-  const socket = createConnection({ path, onread })
+  const socket = createConnection({ path, onread, allowHalfOpen: true })
   const reader = new ByteReader({ resume: () => socket.resume() }, false)
   socket.on('error', (error: NodeJS.ErrnoException) => reader.finish(socketError(error, path)))
   // The box closed its end. (`end` comes only when all that it sent has been read.)

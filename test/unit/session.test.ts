@@ -1,0 +1,213 @@
+// What Nix is answered: from a box that answers, that lacks a path, that fails, that dies at any byte, and without one.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { Away } from '../../scripts/lib/errors.ts'
+import { type Line, serve, serveStrictly } from '../../scripts/lib/session.ts'
+import { type Box, errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
+import { boxOf, clientOf, hello, nar, readerOf, same } from '../lib/wire.ts'
+
+const test = suite('session')
+
+const PATH = '/nix/store/00000000000000000000000000000000-x'
+const LAST = u64(STDERR_LAST)
+const WELCOME = Buffer.concat([u64(0x6478696f), u64(0x0123), string('nix-lan'), LAST])
+const INFO = Buffer.concat([string(''), string('0'.repeat(64)), u64(1), string(PATH), u64(1), u64(120), u64(0), u64(1), string('k:sig'), string('')])
+const LOG = Buffer.concat([u64(0x6f6c6d67), string('a line of the log\n')])
+const ACTIVITY = Buffer.concat([u64(0x53545254), u64(1), u64(3), u64(100), string('busy'), u64(2), u64(0), u64(7), u64(1), string('s'), u64(0)])
+const NAR = nar({ entries: { a: { file: 'hello' }, b: { link: '(' } } })
+
+const SET_OPTIONS = Buffer.concat([u64(19), ...new Array(12).fill(u64(0)), u64(1), string('cores'), string('4')])
+const isValid = Buffer.concat([u64(1), string(PATH)])
+const tempRoot = Buffer.concat([u64(11), string(PATH)])
+const pathInfo = Buffer.concat([u64(26), string(PATH)])
+const fromHash = Buffer.concat([u64(29), string('0'.repeat(32))])
+const validPaths = Buffer.concat([u64(31), u64(2), string(PATH), string(`${PATH}y`), u64(0)])
+const substitutable = Buffer.concat([u64(32), u64(1), string(PATH)])
+const narFromPath = Buffer.concat([u64(38), string(PATH)])
+const realisation = Buffer.concat([u64(43), string('sha256:00!out')])
+
+interface Outcome {
+  answers: Buffer
+  asked: Buffer
+  lines: string[]
+  lost: string[]
+  failed: Error | null
+}
+
+/** Serves a Nix that sends these requests after its hello, with these boxes, one after the other. */
+async function session(requests: Buffer[], boxes: (ReturnType<typeof boxOf> | null)[], chunk?: number): Promise<Outcome> {
+  const client = clientOf(Buffer.concat([hello(), ...requests]), chunk)
+  const given = [...boxes]
+  const outcome: Outcome = { answers: Buffer.alloc(0), asked: Buffer.alloc(0), lines: [], lost: [], failed: null }
+  const line: Line = {
+    dial: async () => given.shift() ?? null,
+    lost: (error) => outcome.lost.push(error.message),
+    report: (text) => outcome.lines.push(text),
+    strict: false,
+  }
+  await serve(client, line).catch((error) => {
+    outcome.failed = error
+  })
+  same(client.got().subarray(0, WELCOME.length), WELCOME)
+  outcome.answers = client.got().subarray(WELCOME.length)
+  outcome.asked = Buffer.concat(boxes.map((box) => box?.asked() ?? Buffer.alloc(0)))
+  return outcome
+}
+
+const EMPTY: [string, Buffer, Buffer][] = [
+  ['SetOptions', SET_OPTIONS, LAST],
+  ['IsValidPath', isValid, Buffer.concat([LAST, u64(0)])],
+  ['AddTempRoot', tempRoot, Buffer.concat([LAST, u64(1)])],
+  ['QueryPathInfo', pathInfo, notValid(PATH)],
+  ['QueryPathFromHashPart', fromHash, Buffer.concat([LAST, string('')])],
+  ['QueryValidPaths', validPaths, Buffer.concat([LAST, u64(0)])],
+  ['QuerySubstitutablePaths', substitutable, Buffer.concat([LAST, u64(0)])],
+  ['NarFromPath', narFromPath, notValid(PATH)],
+  ['QueryRealisation', realisation, Buffer.concat([LAST, u64(0)])],
+]
+for (const [name, request, answer] of EMPTY) {
+  test(`the empty store answers ${name}, and the next question too`, async () => {
+    const { answers, lines, failed } = await session([request, request, isValid], [null])
+    same(answers, Buffer.concat([answer, answer, LAST, u64(0)]))
+    assert.equal(lines, [])
+    assert.is(failed, null)
+  })
+}
+
+const PASSED_ON: [string, Buffer, Buffer][] = [
+  ['IsValidPath', isValid, Buffer.concat([LAST, u64(1)])],
+  ['AddTempRoot', tempRoot, Buffer.concat([LAST, u64(1)])],
+  ['QueryPathInfo', pathInfo, Buffer.concat([LAST, u64(1), INFO])],
+  ['QueryPathInfo with messages before it', pathInfo, Buffer.concat([LOG, ACTIVITY, LAST, u64(1), INFO])],
+  ['QueryPathFromHashPart', fromHash, Buffer.concat([LAST, string(PATH)])],
+  ['QueryValidPaths', validPaths, Buffer.concat([LAST, u64(1), string(PATH)])],
+  ['QuerySubstitutablePaths', substitutable, Buffer.concat([LAST, u64(1), string(PATH)])],
+  ['NarFromPath', narFromPath, Buffer.concat([LAST, NAR])],
+  ['QueryRealisation', realisation, Buffer.concat([LAST, u64(1), string('{}')])],
+]
+for (const [name, request, answer] of PASSED_ON) {
+  test(`the box's answer to ${name} comes as it is, in chunks of any size`, async () => {
+    for (const size of [1, 3, 8, 13, 65536]) {
+      const box = boxOf(Buffer.concat([answer, LAST, u64(1)]), size)
+      const { answers, asked, failed } = await session([request, isValid], [box], size)
+      same(answers, Buffer.concat([answer, LAST, u64(1)]), `chunks of ${size}`)
+      same(asked, Buffer.concat([request, isValid]))
+      assert.is(failed, null)
+    }
+  })
+}
+
+test('a path that the box lacks is an error that says so, not a 0', async () => {
+  const box = boxOf(Buffer.concat([LOG, LAST, u64(0), LAST, u64(0)]))
+  const { answers, lines } = await session([pathInfo, isValid], [box])
+  same(answers, Buffer.concat([notValid(PATH), LAST, u64(0)]))
+  assert.equal(lines, [])
+})
+
+test('an error of the box is a miss to Nix, and a line for the journal', async () => {
+  const { answers, lines } = await session([pathInfo, isValid], [boxOf(Buffer.concat([errorAnswer('disk I/O error'), LAST, u64(1)]))])
+  same(answers, Buffer.concat([notValid(PATH), LAST, u64(1)]))
+  assert.equal(lines, [`QueryPathInfo ${PATH}: the box says: disk I/O error`])
+})
+
+test('a box that is lost at any byte of its answers: Nix still gets a whole answer to each question', async () => {
+  const wire = Buffer.concat([LOG, LAST, u64(1), INFO, LAST, u64(1), string(PATH)])
+  for (let length = 0; length < wire.length; length++) {
+    const { answers, lost, failed } = await session([pathInfo, validPaths, isValid], [boxOf(wire.subarray(0, length))])
+    assert.is(failed, null)
+    assert.is(lost.length, 1, `${length} bytes`)
+    const reader = new Recorder(readerOf(answers))
+    await answered(reader, 'info')
+    await answered(reader, 'strings')
+    await answered(reader, 'u64')
+    assert.is(reader.bytes.length, answers.length)
+  }
+})
+
+/** Reads one answer: an error, or one of that shape. */
+async function answered(reader: Recorder, shape: 'info' | 'strings' | 'u64'): Promise<void> {
+  if (!(await readMessages(reader)).error) await reader.shape(shape)
+}
+
+test('a box that is lost before a NAR begins is a miss; in the middle of one, the connection ends', async () => {
+  const wire = Buffer.concat([LAST, NAR])
+  for (let length = 0; length < wire.length; length++) {
+    const { answers, failed } = await session([narFromPath, isValid], [boxOf(wire.subarray(0, length))])
+    if (length <= 8) {
+      same(answers, Buffer.concat([notValid(PATH), LAST, u64(0)]), `${length} bytes`)
+    } else {
+      assert.match(failed?.message ?? '', /lost in the middle of \/nix\/store/)
+      same(answers, wire.subarray(0, length))
+    }
+  }
+})
+
+test('a box that comes back is asked again', async () => {
+  const { answers } = await session([isValid, isValid, isValid], [boxOf(LAST), null, boxOf(Buffer.concat([LAST, u64(1)]))])
+  same(answers, Buffer.concat([LAST, u64(0), LAST, u64(0), LAST, u64(1)]))
+})
+
+for (const [what, wire] of [
+  ['a message of an unknown type', u64(0x12345678)],
+  ['a string that never ends', Buffer.concat([LAST, u64(2 ** 40)])],
+] as const) {
+  test(`${what} from the box: it isn't listened to any longer`, async () => {
+    const { answers, lost } = await session([fromHash, isValid], [boxOf(wire)])
+    same(answers, Buffer.concat([LAST, string(''), LAST, u64(0)]))
+    assert.is(lost.length, 1)
+  })
+}
+
+test('an operation that is not known makes it a pipe, both ways, with half-close', async () => {
+  const upload = Buffer.concat([u64(44), u64(0), u64(0), Buffer.alloc(200_000, 1)])
+  const box = boxOf(Buffer.concat([LAST, u64(1), Buffer.alloc(100_000, 2)]))
+  const { answers, asked, failed } = await session([isValid, upload], [box])
+  same(answers, Buffer.concat([LAST, u64(1), Buffer.alloc(100_000, 2)]))
+  same(asked, Buffer.concat([isValid, upload]))
+  assert.ok(box.ended())
+  assert.is(failed, null)
+})
+
+test('an operation that is not known, and no box: an error in words', async () => {
+  const { answers } = await session([u64(44), isValid], [null])
+  const reader = new Recorder(readerOf(answers))
+  const ending = await readMessages(reader)
+  assert.ok(ending.error && /box is away/.test(ending.message))
+  assert.is(reader.bytes.length, answers.length)
+})
+
+test('an older Nix gets the handshake of its own protocol', async () => {
+  const welcome: [number, Buffer][] = [
+    [0x0120, Buffer.concat([u64(0x6478696f), u64(0x0123), LAST])],
+    [0x0121, WELCOME],
+    [0x0123, Buffer.concat([u64(0x6478696f), u64(0x0123), string('nix-lan'), u64(0), LAST])],
+    [0x0126, Buffer.concat([u64(0x6478696f), u64(0x0123), string('nix-lan'), u64(0), LAST])],
+  ]
+  for (const [version, answer] of welcome) {
+    const client = clientOf(hello(version))
+    await serve(client, { dial: async () => null, lost: () => {}, report: () => {}, strict: false })
+    same(client.got(), answer, version.toString(16))
+  }
+})
+
+test('strictly: errors come as the box sends them, and a lost box is said', async () => {
+  const strictly = async (box: Box): Promise<{ answers: Buffer; failed: unknown }> => {
+    const client = clientOf(Buffer.concat([hello(), pathInfo]))
+    const failed = await serveStrictly(client, box).then(
+      () => null,
+      (error: unknown) => error,
+    )
+    return { answers: client.got().subarray(WELCOME.length), failed }
+  }
+  const error = errorAnswer('disk I/O error')
+  same((await strictly(boxOf(error))).answers, error)
+  assert.instance((await strictly(boxOf(LAST))).failed, Away)
+})
+
+test('a Nix that asks nothing costs nothing and ends well', async () => {
+  const { answers, failed } = await session([], [boxOf(Buffer.alloc(0))])
+  assert.is(answers.length, 0)
+  assert.is(failed, null)
+})
+
+test.run()
