@@ -243,7 +243,7 @@ export function readInvocation(self: string, argv: string[]): Invocation {
 /** Whether a script starts nix-lan-run with the name it has itself: running it would come back here for ever. */
 export function callsUsFor(name: string, text: string): boolean {
   const word = name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
-  return new RegExp(`nix-lan-run["']?\\s+(?:--\\s+)?["']?${word}(?![\\w.-])`).test(text)
+  return new RegExp(`nix-lan-run["']?[ \\t]+(?:--[ \\t]+)?["']?${word}(?![\\w.-])`).test(text)
 }
 
 /** All that --explain tells. */
