@@ -35,19 +35,28 @@ const OPTIONS: BuildOptions = {
   logLevel: 'silent',
 }
 
-/** The files of dist/ that the sources give: name → content. Throws an Error whose message says what can't be built. */
-async function products(): Promise<Map<string, string>> {
-  const files = new Map<string, string>()
+/** What the sources give: the content of each file of dist/, or why there is none. */
+interface Products {
+  files: Map<string, string>
+  problems: string[]
+}
+
+async function products(): Promise<Products> {
+  // Without this one, Node tries every file as an ES module first where the nearest package.json says "module": 3-5 ms.
+  const files = new Map([['package.json', `${JSON.stringify({ type: 'commonjs' })}\n`]])
+  const problems: string[] = []
   for (const [name, { source, head }] of Object.entries(EXECUTABLES)) {
     if (!existsSync(join(ROOT, source)) || !existsSync(join(ROOT, 'scripts/heads', head))) {
       console.error(`${name}: skipped, since ${source} or scripts/heads/${head} does not exist yet`)
       continue
     }
-    files.set(name, await executable(name, source, head))
+    try {
+      files.set(name, await executable(name, source, head))
+    } catch (error) {
+      problems.push(`dist/${name} can't be built: ${error instanceof Error ? error.message : error}`)
+    }
   }
-  // Without it, Node tries every file as an ES module first where the nearest package.json says "module": 3-5 ms.
-  files.set('package.json', `${JSON.stringify({ type: 'commonjs' })}\n`)
-  return files
+  return { files, problems }
 }
 
 /** One executable: the head as sh and as a JavaScript comment, the JavaScript, the licences of what it contains. */
@@ -129,17 +138,18 @@ function licence(name: string): string {
 
 /** What differs between dist/ and the products, one line each. */
 function differences(files: Map<string, string>): string[] {
-  const found: string[] = []
+  const found = superfluous().map((name) => `dist/${name} is superfluous`)
   for (const [name, text] of files) {
     const file = join(DIST, name)
     if (!existsSync(file)) found.push(`dist/${name} is missing`)
     else if (readFileSync(file, 'utf8') !== text) found.push(`dist/${name} is not what the sources give`)
     else if ((statSync(file).mode & 0o777) !== modeOf(name)) found.push(`dist/${name} should have mode ${modeOf(name).toString(8)}`)
   }
-  for (const name of existsSync(DIST) ? readdirSync(DIST) : []) {
-    if (!files.has(name)) found.push(`dist/${name} is superfluous`)
-  }
   return found
+}
+
+function superfluous(): string[] {
+  return existsSync(DIST) ? readdirSync(DIST).filter((name) => !(name in EXECUTABLES) && name !== 'package.json') : []
 }
 
 function modeOf(name: string): number {
@@ -149,9 +159,7 @@ function modeOf(name: string): number {
 /** Writes dist/. Each file appears whole, since hooks and connects may start meanwhile. */
 function write(files: Map<string, string>): void {
   mkdirSync(DIST, { recursive: true })
-  for (const name of readdirSync(DIST)) {
-    if (!files.has(name) && !name.startsWith('.')) rmSync(join(DIST, name), { recursive: true })
-  }
+  for (const name of superfluous()) rmSync(join(DIST, name), { recursive: true })
   for (const [name, text] of files) {
     const temporary = join(DIST, `.${name}.${process.pid}`)
     writeFileSync(temporary, text)
@@ -167,15 +175,12 @@ async function main(args: string[]): Promise<number> {
     console.error('usage: npm run build [-- --check]')
     return 2
   }
-  const files = await products()
-  if (!check) {
-    write(files)
-    return 0
-  }
-  const found = differences(files)
-  for (const line of found) console.error(line)
-  if (found.length > 0) console.error('dist/ is not fresh: run "npm run build" and commit dist/')
-  return found.length > 0 ? 1 : 0
+  const { files, problems } = await products()
+  if (check) problems.push(...differences(files))
+  else write(files)
+  for (const line of problems) console.error(line)
+  if (check && problems.length > 0) console.error('dist/ is not what the sources give: run "npm run build" and commit dist/')
+  return problems.length > 0 ? 1 : 0
 }
 
 main(process.argv.slice(2)).then(
@@ -183,7 +188,7 @@ main(process.argv.slice(2)).then(
     process.exitCode = code
   },
   (error) => {
-    console.error(error instanceof Error ? error.message : error)
+    console.error(error)
     process.exitCode = 1
   },
 )
