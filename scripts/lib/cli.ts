@@ -112,6 +112,12 @@ function edits(a: string, b: string): number {
  */
 export async function main(name: string, help: string, run: (argv: string[]) => Promise<number>): Promise<void> {
   let code = 1
+  // Who reads may stop reading (`| head`), which is no failure; a full disk is one.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') return
+    process.stderr.write(`${name}: can't write to stdout: ${error.code}\n`)
+    process.exit(1)
+  })
   try {
     code = await answer(process.argv.slice(2), name, help, run)
   } catch (error) {

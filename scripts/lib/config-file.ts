@@ -121,7 +121,7 @@ function distrust(file: string, opened: Stat): string | undefined {
     if (part === '.') continue
     const next = part === '..' ? dirname(at) : `${at === '/' ? '' : at}/${part}`
     const nextStat = lstatSync(next, { bigint: true })
-    if (sticky(stat) && writable(stat) && nextStat.uid !== 0n) return `${next} belongs to uid ${nextStat.uid}, in a directory where anybody can write`
+    if (writable(stat) && nextStat.uid !== 0n) return `${next} belongs to uid ${nextStat.uid}, in a directory where others can write`
     if (nextStat.isSymbolicLink()) {
       if (++links > 40) return 'there are too many symlinks on the way to it'
       const target = readlinkSync(next)

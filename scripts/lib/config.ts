@@ -61,6 +61,8 @@ const SCHEMES = ['http', 'https', 'file', 'ssh', 'ssh-ng']
 const DEADLINE = '"2s"'
 const NIX_DAEMON = '/nix/var/nix/daemon-socket/socket'
 
+const HOST_OR_URL = 'host = "rpi.local" for a box that you reach by ssh, url = "http://nas.local:5000" for a cache to fetch from only'
+
 // With /run/user/UID/nix-lan/ and .sock around it, the socket's path stays below the 108 bytes of sockaddr_un (unix(7)).
 const MAX_NAME = 40
 
@@ -86,20 +88,24 @@ export function howToWriteOne(files: readonly string[]): string {
   return `no configuration (looked for ${files.join(' and ')}). Write one, for example:
 
 sudo mkdir -p ${SYSTEM_FILE.slice(0, SYSTEM_FILE.lastIndexOf('/'))} && sudo tee ${SYSTEM_FILE} <<'END'
-${example('alice')}END
+user = "alice"
+
+${EXAMPLE_CACHE}END
 
 with your own user, and the name that the box has in your network.`
 }
 
-const example = (user: string): string => `user = "${user}"\n\n[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n`
+const EXAMPLE_CACHE = '[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'
 
 // `user` in the file, or without it the one who runs this; root has no queue or ssh key of its own to mean.
 function userOf(name: string | undefined, uid: number): User {
-  if (name === undefined && uid === 0) throw new Error('is missing, and as root nix-lan has to be told whose ssh key, session and queue to use')
+  if (name === undefined && uid === 0) {
+    throw new Error('is missing, and root has to be told whose ssh key, session and queue to use; add user = "alice" at the top')
+  }
   const user = findUser(name ?? uid)
   if (user) return user
   if (name !== undefined) throw new Error(`there is no user ${JSON.stringify(name)} on this machine (getent passwd ${name} finds none)`)
-  throw new Error(`is missing, and your uid ${uid} has no entry in the passwd database`)
+  throw new Error(`is missing, and your own uid ${uid} has no entry in the passwd database; add user = "alice" at the top`)
 }
 
 /** The text being read, for messages. */
@@ -213,7 +219,7 @@ function readUser(source: Source, value: unknown, userOf: (name: string | undefi
 
 function cacheTables(source: Source, value: unknown): [string, TomlTable][] {
   const how = 'each cache is a table of its own: [cache.NAME], below it host = "…" or url = "…"'
-  if (value === undefined) throw new ConfigError(`${source.file}: no cache; add one, for example:\n\n${example('alice').replace(/^user.*\n\n/, '')}`)
+  if (value === undefined) throw new ConfigError(`${source.file}: no cache in it; add one, for example:\n\n${EXAMPLE_CACHE}`)
   if (Array.isArray(value)) throw wrong(source, ['cache'], `found a list; ${how}, with single brackets and a name`)
   if (!isTable(value)) throw wrong(source, ['cache'], `found ${show(value)}; ${how}`)
   const entries = Object.entries(value)
@@ -231,7 +237,8 @@ function checkName(source: Source, name: string): void {
     throw wrong(source, ['cache', name], 'the name of a cache may hold a-z, 0-9 and - only, and not start or end with -; like [cache.rpi]')
   }
   if (name.length > MAX_NAME) {
-    throw wrong(source, ['cache', name], `the name of a cache may have ${MAX_NAME} characters at most, since it is part of a socket's path; this one has ${name.length}`)
+    const why = 'since it is part of the path of a socket'
+    throw wrong(source, ['cache', name], `the name of a cache may have ${MAX_NAME} characters, ${why}; this one has ${name.length}`)
   }
 }
 
@@ -262,7 +269,7 @@ function checkKeys(source: Source, name: string, entry: TomlTable): void {
   const path = ['cache', name]
   const isUrl = 'url' in entry
   if (isUrl && 'host' in entry) {
-    throw wrong(source, path, 'has both host and url; keep host for a box of yours that you reach by ssh, url for a cache that you only fetch from')
+    throw wrong(source, path, `has both host and url; keep one: ${HOST_OR_URL}`)
   }
   const allowed = isUrl ? URL_KEYS : SSH_KEYS
   const list = `allowed here: ${allowed.join(', ')}`
@@ -274,7 +281,7 @@ function checkKeys(source: Source, name: string, entry: TomlTable): void {
     throw wrong(source, at, `unknown key${didYouMean(key, allowed)}; ${list}`)
   }
   if (!isUrl && !('host' in entry)) {
-    throw wrong(source, path, 'needs host = "rpi.local" (a box of yours that you reach by ssh) or url = "http://nas.local:5000" (a cache that you only fetch from)')
+    throw wrong(source, path, `has neither host nor url; add one: ${HOST_OR_URL}`)
   }
 }
 
@@ -283,7 +290,7 @@ function text(source: Source, path: Path, value: unknown, must: string): string 
   if (typeof value !== 'string') throw wrong(source, path, `found ${show(value)}; must be ${must}`)
   if (value === '') throw wrong(source, path, `is empty; must be ${must}`)
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones to refuse
-  if (/[\u0000-\u001f\u007f]/.test(value)) throw wrong(source, path, `found ${show(value)}, with a control character in it; must be ${must}`)
+  if (/[\u0000-\u001f\u007f]/.test(value)) throw wrong(source, path, `found ${show(value)}, with a control character; must be ${must}`)
   return value
 }
 
@@ -328,7 +335,8 @@ function readDaemonSocket(source: Source, path: Path, value: unknown): string {
   const socket = text(source, path, value, must)
   if (!socket.startsWith('/')) throw wrong(source, path, `found ${show(socket)}, a relative path; must be ${must}`)
   if (/[\s:%$\\"']/.test(socket)) throw wrong(source, path, `found ${show(socket)}; must be ${must}, without spaces, quotes and : % $ \\`)
-  if (Buffer.byteLength(socket) > 107) throw wrong(source, path, `found a path of ${Buffer.byteLength(socket)} bytes; a socket's path has 107 at most`)
+  const length = Buffer.byteLength(socket)
+  if (length > 107) throw wrong(source, path, `found a path of ${length} bytes; the path of a socket has 107 at most`)
   return socket
 }
 
@@ -352,12 +360,12 @@ function readExclude(source: Source, path: Path, value: unknown): string[] {
   const must = 'a list of patterns for the name after the hash, like ["*-source"]'
   if (!Array.isArray(value)) throw wrong(source, path, `found ${show(value)}; must be ${must}`)
   return value.map((item, i) => {
-    const glob = text(source, [...path, i], item, 'a pattern in quotes, like "*-source"')
-    if (glob.includes('/')) throw wrong(source, [...path, i], `found ${show(glob)}; must be for the name after the hash only, like "*-source", without /`)
-    if (!/^[0-9A-Za-z+\-._?=*]+$/.test(glob)) {
-      throw wrong(source, [...path, i], `found ${show(glob)}, which no store path can match; * stands for any characters, ? for one, and names have 0-9 A-Z a-z + - . _ ? = only`)
-    }
-    return glob
+    const at = [...path, i]
+    const glob = text(source, at, item, 'a pattern in quotes, like "*-source"')
+    if (glob.includes('/')) throw wrong(source, at, `found ${show(glob)}; must be for the name after the hash, like "*-source"`)
+    if (/^[0-9A-Za-z+\-._?=*]+$/.test(glob)) return glob
+    const allowed = 'names have 0-9 A-Z a-z + - . _ ? = only; * stands for any characters, ? for one'
+    throw wrong(source, at, `found ${show(glob)}, which no store path can match; ${allowed}`)
   })
 }
 
@@ -367,19 +375,22 @@ function readDeadline(source: Source, path: Path, value: unknown): number {
   const [, digits, unit] = /^(\d{1,6})(ms|s)$/.exec(found) ?? []
   if (digits === undefined) throw wrong(source, path, `found ${show(found)}; must be ${must}`)
   const ms = Number(digits) * (unit === 's' ? 1000 : 1)
-  if (ms < 100 || ms > 60_000) throw wrong(source, path, `found ${show(found)}, which is too ${ms < 100 ? 'short' : 'long'}; must be ${must}`)
+  if (ms < 100) throw wrong(source, path, `found ${show(found)}, which is too short; must be ${must}`)
+  if (ms > 60_000) throw wrong(source, path, `found ${show(found)}, which is too long; must be ${must}`)
   return ms
 }
 
 function readUrl(source: Source, path: Path, value: unknown): string {
   const must = `a store URL that begins with ${SCHEMES.map((scheme) => `${scheme}://`).join(', ')}`
   const url = text(source, path, value, `${must}, like "http://nas.local:5000"`)
+  const bad = (what: string): ConfigError => wrong(source, path, `found ${show(url)}${what}`)
   const scheme = /^([A-Za-z][A-Za-z0-9+.-]*):\/\//.exec(url)?.[1]
-  if (scheme === undefined) throw wrong(source, path, `found ${show(url)}, without a scheme; must be ${must}`)
-  if (!SCHEMES.includes(scheme)) throw wrong(source, path, `found ${show(url)}; the scheme ${scheme} is not supported; must be ${must}`)
+  if (scheme === undefined) throw bad(`, without a scheme; must be ${must}`)
+  if (!SCHEMES.includes(scheme)) throw bad(`; the scheme ${scheme} is not supported; must be ${must}`)
   // Nix separates the stores of `substituters` by white space.
-  if (/\s/.test(url)) throw wrong(source, path, `found ${show(url)}; must be ${must}, without spaces (write %20)`)
-  if (scheme === 'file' ? !/^file:\/\/\/./.test(url) : !hasHost(url)) throw wrong(source, path, `found ${show(url)}; nothing usable follows ${scheme}://`)
+  if (/\s/.test(url)) throw bad(`; must be ${must}, without spaces (write %20)`)
+  if (scheme === 'file' && !/^file:\/\/\/./.test(url)) throw bad('; must go on with an absolute path, like "file:///mnt/cache"')
+  if (scheme !== 'file' && !hasHost(url)) throw bad(`; must go on with a host, which can't start with -, like "${scheme}://nas.local"`)
   return url
 }
 
