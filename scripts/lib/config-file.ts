@@ -50,7 +50,7 @@ function open(file: string): number | undefined {
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
     if (code === 'EISDIR') throw new ConfigError(`${file}: is a directory; the configuration must be a file`)
     if (code === 'ELOOP') throw new ConfigError(`${file}: is a symlink that leads back to itself; mend or remove the link`)
-    const cure = code === 'EACCES' ? `this user may not read it; it holds no secret, so: chmod a+r ${file} (and a+x its directories)` : code
+    const cure = code === 'EACCES' ? `this user may not; it holds no secret: sudo chmod a+r ${file}, and a+x its directories` : code
     throw new ConfigError(`${file}: can't be read: ${cure}`)
   }
 }

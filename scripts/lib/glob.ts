@@ -1,4 +1,5 @@
 // The globs of `exclude`: `*` any characters, `?` exactly one; everything else stands for itself.
+import type { Cache } from './config.ts'
 
 /**
  * Whether a glob matches a whole name. No regular expression is made of it, so nothing in it can be special or slow:
@@ -32,7 +33,7 @@ export function nameAfterHash(storePath: string): string {
 }
 
 /** Whether a cache's `exclude` keeps a store path (or its last part) from being uploaded. A `url` cache gets no uploads at all. */
-export function excluded(cache: { exclude?: readonly string[] }, storePath: string): boolean {
+export function excluded(cache: Cache, storePath: string): boolean {
   const name = nameAfterHash(storePath)
-  return (cache.exclude ?? []).some((glob) => globMatches(glob, name))
+  return cache.kind === 'ssh' && cache.exclude.some((glob) => globMatches(glob, name))
 }
