@@ -79,7 +79,8 @@ async function executable(name: string, source: string, head: string): Promise<s
  * nix-lan-run knows copies of itself by the second line.
  */
 function launcher(name: string, source: string, head: string): string {
-  if (head.includes('*/')) throw new Error(`${source}: its head contains "*/", which ends a JavaScript comment; write *[/] in a pattern`)
+  if (head.includes('*/'))
+    throw new Error(`${source}: its head contains "*/", which ends a JavaScript comment; write *[/] in a pattern and *\\/ in a glob`)
   return `#!/bin/sh
 ':' // ${name}; set -f
 ':' /*
