@@ -179,7 +179,12 @@ const FILES: [string, string][] = [
   ['\nuser "alice"', 'F:2:6: is not valid TOML: illegal character in key'],
 ]
 for (const [text, message] of FILES) {
-  bad(JSON.stringify(text), () => assert.is(refusal(() => read(text)), message))
+  bad(JSON.stringify(text), () =>
+    assert.is(
+      refusal(() => read(text)),
+      message,
+    ),
+  )
 }
 
 // One more line, the third, in a table that has a host (the second).
@@ -236,7 +241,12 @@ const LINES: [string, string][] = [
   ['deadline = "61s"', `cache.x.deadline: found the string "61s", which is too long; ${DEADLINE}`],
 ]
 for (const [line, message] of LINES) {
-  bad(line, () => assert.is(refusal(() => read(`[cache.x]\nhost = "a"\n${line}\n`)), `F:3: ${message}`))
+  bad(line, () =>
+    assert.is(
+      refusal(() => read(`[cache.x]\nhost = "a"\n${line}\n`)),
+      `F:3: ${message}`,
+    ),
+  )
 }
 
 const HOSTS: [string, string][] = [
@@ -257,7 +267,12 @@ const HOSTS: [string, string][] = [
   [`"${'a'.repeat(254)}"`, `found the string "${'a'.repeat(56)}...; ${HOST}`],
 ]
 for (const [value, message] of HOSTS) {
-  bad(`host = ${value}`, () => assert.is(refusal(() => read(`[cache.x]\nhost = ${value}`)), `F:2: cache.x.host: ${message}`))
+  bad(`host = ${value}`, () =>
+    assert.is(
+      refusal(() => read(`[cache.x]\nhost = ${value}`)),
+      `F:2: cache.x.host: ${message}`,
+    ),
+  )
 }
 
 const URLS: [string, string][] = [
@@ -275,18 +290,29 @@ const URLS: [string, string][] = [
   ['"file://mnt"', 'found the string "file://mnt"; must go on with an absolute path, like "file:///mnt/cache"'],
 ]
 for (const [value, message] of URLS) {
-  bad(`url = ${value}`, () => assert.is(refusal(() => read(`[cache.x]\nurl = ${value}`)), `F:2: cache.x.url: ${message}`))
+  bad(`url = ${value}`, () =>
+    assert.is(
+      refusal(() => read(`[cache.x]\nurl = ${value}`)),
+      `F:2: cache.x.url: ${message}`,
+    ),
+  )
 }
 
 for (const line of ['ssh = "a"', 'port = 22', 'daemon-socket = "/a"', 'env-file = "/a"', 'derivations = true', 'exclude = []']) {
   bad(`${line} with url`, () => {
     const message = `F:3: cache.x.${line.split(' ')[0]}: is only for a cache with host; this one has url, so allowed here: url, deadline`
-    assert.is(refusal(() => read(`[cache.x]\nurl = "http://a"\n${line}`)), message)
+    assert.is(
+      refusal(() => read(`[cache.x]\nurl = "http://a"\n${line}`)),
+      message,
+    )
   })
 }
 bad('an unknown key with url', () => {
   const message = 'F:3: cache.x.ulr: unknown key; did you mean url?; allowed here: url, deadline'
-  assert.is(refusal(() => read('[cache.x]\nurl = "http://a"\nulr = "http://b"')), message)
+  assert.is(
+    refusal(() => read('[cache.x]\nurl = "http://a"\nulr = "http://b"')),
+    message,
+  )
 })
 
 bad.run()
@@ -339,10 +365,21 @@ const choice = suite('config: choice')
 const two = read('cache.rpi.host = "a"\ncache.nas.url = "http://b"')
 choice('by name', () => assert.is(namedCache(two, 'nas').kind, 'url'))
 choice('the only one', () => assert.is(namedCache(read('cache.rpi.host = "a"'), undefined).name, 'rpi'))
-choice('none named of two', () => assert.is(refusal(() => namedCache(two, undefined)), 'which cache? F has rpi, nas'))
+choice('none named of two', () =>
+  assert.is(
+    refusal(() => namedCache(two, undefined)),
+    'which cache? F has rpi, nas',
+  ),
+)
 choice('a wrong name', () => {
-  assert.is(refusal(() => namedCache(two, 'rpj')), 'no cache is called "rpj"; F has rpi, nas; did you mean rpi?')
-  assert.is(refusal(() => namedCache(two, '')), 'no cache is called ""; F has rpi, nas')
+  assert.is(
+    refusal(() => namedCache(two, 'rpj')),
+    'no cache is called "rpj"; F has rpi, nas; did you mean rpi?',
+  )
+  assert.is(
+    refusal(() => namedCache(two, '')),
+    'no cache is called ""; F has rpi, nas',
+  )
 })
 
 const GLOBS: [string, string, boolean][] = [
@@ -441,7 +478,11 @@ files('each thing that is no readable text has its own words', () => {
   writeFileSync(`${dir}/large`, '#'.repeat(MAX_BYTES + 1))
   writeFileSync(`${dir}/full`, '#'.repeat(MAX_BYTES))
   execFileSync('mkfifo', [`${dir}/fifo`])
-  const says = (name: string, message: string) => assert.is(refusal(() => readConfigFile(`${dir}/${name}`, false)), `${dir}/${message}`)
+  const says = (name: string, message: string) =>
+    assert.is(
+      refusal(() => readConfigFile(`${dir}/${name}`, false)),
+      `${dir}/${message}`,
+    )
   says('d', 'd: is a directory; the configuration must be a file')
   says('dangling', `dangling: is a symlink to ${dir}/gone, which is not there; mend or remove the link`)
   says('loop', 'loop: is a symlink that leads back to itself; mend or remove the link')
@@ -550,17 +591,29 @@ trust('an ordinary user reads what NIX_LAN_CONFIG names, whosever it is', () => 
 trust('a user whom the machine does not know, a file that is missing or that the user may not read', () => {
   writeFileSync(`${dir}/f`, '\nuser = "no-such-user-here"\ncache.x.host = "a"')
   const nobody = 'there is no user "no-such-user-here" on this machine (getent passwd no-such-user-here finds none)'
-  assert.is(asSomebody(`${dir}/f`, () => refusal(loadConfig)), `${dir}/f:2: user: ${nobody}`)
-  assert.is(asSomebody(`${dir}/g`, () => refusal(loadConfig)), `${dir}/g: there is no such file; NIX_LAN_CONFIG names it`)
+  assert.is(
+    asSomebody(`${dir}/f`, () => refusal(loadConfig)),
+    `${dir}/f:2: user: ${nobody}`,
+  )
+  assert.is(
+    asSomebody(`${dir}/g`, () => refusal(loadConfig)),
+    `${dir}/g: there is no such file; NIX_LAN_CONFIG names it`,
+  )
   chmodSync(`${dir}/f`, 0o600)
   const message = `${dir}/f: can't be read: this user may not; it holds no secret: sudo chmod a+r ${dir}/f, and a+x its directories`
-  assert.is(asSomebody(`${dir}/f`, () => refusal(loadConfig)), message)
+  assert.is(
+    asSomebody(`${dir}/f`, () => refusal(loadConfig)),
+    message,
+  )
 })
 
 trust('without user, the one who runs it, who must be known', () => {
   writeFileSync(`${dir}/f`, 'cache.x.host = "a"', { mode: 0o644 })
   const message = `${dir}/f: user: is missing, and your own uid ${UID} has no entry in the passwd database; add user = "alice" at the top`
-  assert.is(asSomebody(`${dir}/f`, () => refusal(loadConfig)), message)
+  assert.is(
+    asSomebody(`${dir}/f`, () => refusal(loadConfig)),
+    message,
+  )
 })
 
 trust('root does not look at NIX_LAN_CONFIG', () => {
