@@ -1,0 +1,192 @@
+// How Nix is asked: with options that every Nix from 2.4 to 2.35 understands, in batches that fit a command line, answers as text
+// that all of them print alike. (`path-info --json` changed its shape in 2.19 and 2.33; `path-info --sigs --size` never did.)
+import { Failure } from './errors.ts'
+import { type Outcome, type RunOptions, run } from './run.ts'
+
+/** The directory of the store; NIX_STORE_DIR as Nix itself reads it. */
+export const storeDir = process.env.NIX_STORE_DIR || '/nix/store'
+
+/** Arguments of one call, in bytes: far below the 128 KiB that one argument, and the 2 MiB that all of them may take. */
+const ARGUMENT_BYTES = 100 * 1024
+
+/** Nix could not answer. `output` is its whole stderr, for whoever looks for the culprit in it. */
+export class NixError extends Failure {
+  readonly output: string
+  constructor(message: string, output: string) {
+    super(message)
+    this.output = output
+  }
+}
+
+/** What Nix knows of a valid path. */
+export interface PathInfo {
+  /** Bytes of its NAR. */
+  size: number
+  /** Built on this machine, as opposed to copied here. */
+  ultimate: boolean
+  /** Content-addressed: needs no signature, its name proves it. */
+  contentAddressed: boolean
+  /** `KEY-NAME:BASE64` each. */
+  signatures: string[]
+}
+
+/** Whether this is the last part of a store path: hash, dash, name (src/libstore/path.cc; the alphabet of src/libutil/hash.cc). */
+export function isStoreName(name: string): boolean {
+  return /^[0-9abcdfghijklmnpqrsvwxyz]{32}-[0-9A-Za-z+\-._?=]{1,211}$/.test(name)
+}
+
+/** Whether a store path, or the last part of one, is a derivation's. */
+export const isDerivation = (path: string): boolean => path.endsWith('.drv')
+
+/** Splits paths so that each group fits a command line; `bytes` counts each path and its terminator. */
+export function batches(paths: readonly string[], bytes = ARGUMENT_BYTES): string[][] {
+  const groups: string[][] = []
+  let room = 0
+  for (const path of paths) {
+    const need = path.length + 1
+    const last = groups[groups.length - 1]
+    if (last && need <= room) {
+      last.push(path)
+      room -= need
+    } else {
+      groups.push([path])
+      room = bytes - need
+    }
+  }
+  return groups
+}
+
+/** One line of `nix path-info --size --sigs`: the path, tab, size, tab, then words: `ultimate`, `ca:…`, signatures. Null if it isn't one. */
+export function parsePathInfo(line: string): { path: string; info: PathInfo } | null {
+  const [path, size, words] = line.split('\t')
+  if (path === undefined || size === undefined || words === undefined || !/^ *\d+$/.test(size)) return null
+  const info: PathInfo = { size: Number(size), ultimate: false, contentAddressed: false, signatures: [] }
+  for (const word of words.split(' ')) {
+    if (word === 'ultimate') info.ultimate = true
+    else if (/^ca:(text|fixed):/.test(word)) info.contentAddressed = true
+    else if (word !== '') info.signatures.push(word)
+  }
+  return { path: path.trimEnd(), info }
+}
+
+/** Nix must not run with the environment of a post-build-hook: its NIX_CONFIG names that very hook, and settings of a build. */
+export function nixEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
+  if (!/^\s*post-build-hook\s*=/m.test(env.NIX_CONFIG ?? '')) return env
+  const { NIX_CONFIG: _, ...rest } = env
+  return rest
+}
+
+/** Runs `nix SUBCOMMAND …` with the commands enabled, however nix.conf has them. */
+export function nix(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  return run('nix', ['--option', 'extra-experimental-features', 'nix-command', ...args], { env: nixEnvironment(), ...options })
+}
+
+function nixStore(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  return run('nix-store', args, { env: nixEnvironment(), ...options })
+}
+
+/** How a question may be asked: of another store, and for how many milliseconds at most (each batch). */
+export interface Asking {
+  store?: string
+  timeout?: number
+}
+
+/** Those of the paths that aren't valid in a store. @throws NixError when the store can't be asked */
+export async function invalidPaths(paths: readonly string[], asking: Asking = {}): Promise<string[]> {
+  const args = [...(asking.store ? ['--store', asking.store] : []), '--check-validity', '--print-invalid']
+  return (await inBatches(paths, asking, (batch, limit) => nixStore([...args, ...batch], limit))).filter((line) => line !== '')
+}
+
+/**
+ * What a store knows of these paths, all of which must be valid there.
+ * @param closure of everything they refer to as well
+ * @throws NixError, also when one of them isn't valid
+ */
+export async function pathInfos(paths: readonly string[], { closure = false, ...asking }: Asking & { closure?: boolean } = {}): Promise<
+  Map<string, PathInfo>
+> {
+  const args = ['path-info', '--size', '--sigs', ...(closure ? ['--recursive'] : []), ...(asking.store ? ['--store', asking.store] : [])]
+  const infos = new Map<string, PathInfo>()
+  for (const line of await inBatches(paths, asking, (batch, limit) => nix([...args, ...batch], limit))) {
+    const found = parsePathInfo(line)
+    if (found) infos.set(found.path, found.info)
+  }
+  return infos
+}
+
+/** Sizes in bytes of NARs of valid paths, derivations too (`nix path-info X.drv` means the outputs up to 2.14, nix-store never did). */
+export async function sizesOf(paths: readonly string[], asking: Asking = {}): Promise<number[]> {
+  const lines = await inBatches(paths, asking, (batch, limit) => nixStore(['--query', '--size', ...batch], limit))
+  return lines.filter((line) => line !== '').map(Number)
+}
+
+/** The paths themselves and everything here that refers to them, directly or not. @throws NixError when one of them isn't valid */
+export async function holdersOf(paths: readonly string[]): Promise<Set<string>> {
+  return new Set(await inBatches(paths, {}, (batch, limit) => nixStore(['--query', '--referrers-closure', ...batch], limit)))
+}
+
+/** A setting as Nix itself takes it, words split at spaces. `nix config show` from 2.20, `nix show-config` before. */
+export async function setting(name: string): Promise<string[]> {
+  let outcome = await nix(['config', 'show'])
+  if (outcome.code !== 0) outcome = await nix(['show-config'])
+  const line = succeeded(outcome)
+    .split('\n')
+    .find((text) => text.startsWith(`${name} =`))
+  return (line ?? '')
+    .slice(name.length + 2)
+    .split(' ')
+    .filter((word) => word !== '')
+}
+
+async function inBatches(
+  paths: readonly string[],
+  { timeout }: Asking,
+  ask: (batch: string[], limit: RunOptions) => Promise<Outcome>,
+): Promise<string[]> {
+  const lines: string[] = []
+  for (const batch of batches(paths)) {
+    const outcome = await ask(batch, timeout === undefined ? {} : { timeout })
+    for (const line of succeeded(outcome).split('\n')) lines.push(line)
+  }
+  return lines
+}
+
+/** Its stdout. @throws NixError with Nix's own message */
+function succeeded(outcome: Outcome): string {
+  if (outcome.failedToStart) throw new NixError(`nix can't be started (${outcome.failedToStart}): is it in PATH?`, '')
+  if (outcome.timedOut) throw new NixError('nix gave no answer in time', outcome.stderr)
+  if (outcome.code !== 0) throw new NixError(errorText(outcome.stderr), outcome.stderr)
+  return outcome.stdout
+}
+
+/**
+ * What Nix says went wrong, on one line: what follows its last `error:`, without colours, the progress and warnings before it,
+ * and the frame of blanks that it puts around the details.
+ */
+export function errorText(stderr: string): string {
+  const lines = plain(stderr).split('\n')
+  const start = lines.findIndex((line) => /^\s*error:/.test(line))
+  const text = (start < 0 ? lines.filter((line) => !/^(warning:|copying )/.test(line)) : lines.slice(start))
+    .map((line) => line.replace(/^\s*(error:)?\s*/, '').trimEnd())
+    .filter((line) => line !== '')
+    .join(' ')
+  return text === '' ? 'nix failed and did not say why' : text.length > 500 ? `${text.slice(0, 499)}…` : text
+}
+
+/** The store paths that Nix's error names, without what it printed before the error, each once. */
+export function pathsInError(stderr: string): string[] {
+  const text = plain(stderr)
+  const start = text.search(/^\s*error:/m)
+  if (start < 0) return []
+  const found = new Set<string>()
+  const pattern = new RegExp(`${storeDir.replace(/[^A-Za-z0-9/]/g, '\\$&')}/([0-9a-z]{32}-[0-9A-Za-z+\\-._?=]{1,211})`, 'g')
+  for (const [, name] of text.slice(start).matchAll(pattern)) {
+    // A path at the end of a sentence, `… '/nix/store/x'.`, is in quotes; one without quotes may have the full stop at its end.
+    if (name) found.add(`${storeDir}/${name}`)
+  }
+  return [...found]
+}
+
+// The progress bar's and colours' escape sequences.
+// biome-ignore lint/suspicious/noControlCharactersInRegex: this is what they look like
+const plain = (text: string): string => text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '').replaceAll('\r', '\n')

@@ -1,0 +1,59 @@
+// Signs what was built on this machine before it had a key. Nothing else: a path that came from elsewhere without a signature is
+// for a person to judge.
+import { accessSync, constants } from 'node:fs'
+import { UsageError } from './errors.ts'
+import { batches, errorText, invalidPaths, isDerivation, NixError, nix, type PathInfo, pathInfos, setting } from './nix.ts'
+import { unsigned } from './upload.ts'
+
+/** What was signed, and what was left because it wasn't built here. */
+export interface Signed {
+  signed: string[]
+  foreign: string[]
+  keyFiles: string[]
+}
+
+/** Those without a signature, by whether they were built here; pure. */
+export function toSign(infos: ReadonlyMap<string, PathInfo>): { own: string[]; foreign: string[] } {
+  const bare = [...infos].filter(([, info]) => unsigned(info))
+  return {
+    own: bare.filter(([, info]) => info.ultimate).map(([path]) => path),
+    foreign: bare.filter(([, info]) => !info.ultimate).map(([path]) => path),
+  }
+}
+
+/**
+ * Signs the paths and all they refer to, where they were built here and carry no signature.
+ * @param keyFile instead of the secret-key-files of nix.conf
+ * @throws UsageError without a key or with one that can't be read, NixError when Nix refuses
+ */
+export async function signClosures(paths: readonly string[], keyFile: string | undefined): Promise<Signed> {
+  const keyFiles = keyFile === undefined ? await setting('secret-key-files') : [keyFile]
+  if (keyFiles.length === 0) throw new UsageError(NO_KEY)
+  for (const file of keyFiles) mustBeReadable(file)
+  const outputs = paths.filter((path) => !isDerivation(path))
+  const gone = new Set(outputs.length > 0 ? await invalidPaths(outputs) : [])
+  const valid = outputs.filter((path) => !gone.has(path))
+  const { own, foreign } = toSign(valid.length > 0 ? await pathInfos(valid, { closure: true }) : new Map())
+  for (const file of keyFiles) for (const batch of batches(own)) await sign(file, batch)
+  return { signed: own, foreign, keyFiles }
+}
+
+async function sign(keyFile: string, paths: string[]): Promise<void> {
+  const outcome = await nix(['store', 'sign', '--key-file', keyFile, ...paths])
+  if (outcome.code !== 0) throw new NixError(`signing with ${keyFile} failed: ${errorText(outcome.stderr)}`, outcome.stderr)
+}
+
+function mustBeReadable(file: string): void {
+  try {
+    accessSync(file, constants.R_OK)
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    const way = code === 'EACCES' ? '; run it with sudo' : ''
+    throw new UsageError(`the key ${file} can't be read (${code})${way}`)
+  }
+}
+
+const NO_KEY = `there is no key to sign with. Make one, and name it in nix.conf, so that Nix signs each build from now on:
+  sudo nix-store --generate-binary-cache-key $(hostname)-1 /etc/nix/cache-key.sec /etc/nix/cache-key.pub
+  secret-key-files = /etc/nix/cache-key.sec                      (this machine's nix.conf)
+  extra-trusted-public-keys = (what is in cache-key.pub)         (this machine's nix.conf, and the box's)`

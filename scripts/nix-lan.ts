@@ -1,0 +1,41 @@
+// nix-lan, the command for people: a table of subcommands, each in a file of its own in commands/.
+import { help as queueHelp, queue } from './commands/queue.ts'
+import { main, nearest } from './lib/cli.ts'
+import { UsageError } from './lib/errors.ts'
+
+interface Command {
+  help: string
+  run: (argv: string[]) => Promise<number>
+}
+
+const COMMANDS = new Map<string, Command>([['queue', { help: queueHelp, run: queue }]])
+
+const HELP = `nix-lan: a machine on your network as a Nix cache, for a machine that comes and goes
+
+Usage: nix-lan COMMAND [OPTION…]
+
+Commands:
+  queue    what waits to be uploaded: list, add, upload, retry, drop, sign
+
+Options:
+  -h, --help       this; \`nix-lan COMMAND --help\` for a command
+      --version
+
+Example:
+  nix-lan queue
+`
+
+async function none(argv: string[]): Promise<number> {
+  const [word] = argv
+  if (word !== undefined) {
+    const near = nearest(word, [...COMMANDS.keys()])
+    throw new UsageError(`there is no command ${word}${near ? `; did you mean ${near}?` : '; see nix-lan --help'}`)
+  }
+  process.stdout.write(HELP)
+  return 0
+}
+
+const name = process.argv[2] ?? ''
+const command = COMMANDS.get(name)
+if (command) void main(`nix-lan ${name}`, command.help, (argv) => command.run(argv.slice(1)))
+else void main('nix-lan', HELP, none)
