@@ -106,8 +106,9 @@ const octal = (stat: Stat): string => (stat.mode & 0o7777n).toString(8).padStart
  * Why the file may not be root's own work, or undefined if it is: the file and every directory on the way to it, through every
  * symlink, must be root's and not writable by group or others. A sticky directory (the Nix store is 1775 root:nixbld, /tmp 1777)
  * is good enough for an entry of root's, which nobody else can rename or remove there.
+ * @param opened fstat of the descriptor that is read, so that a file which is swapped after it was opened is noticed
  */
-function distrust(file: string, opened: Stat): string | undefined {
+export function distrust(file: string, opened: Stat): string | undefined {
   if (opened.uid !== 0n) return `it belongs to uid ${opened.uid}; sudo chown root ${file}`
   if (writable(opened)) return `group or others can write to it (mode ${octal(opened)}); sudo chmod go-w ${file}`
   const todo = file.split('/').filter((part) => part !== '')

@@ -1,11 +1,11 @@
 // The configuration: what is read, every way it can be wrong with the words that tell it, and which files are believed.
 import { execFileSync } from 'node:child_process'
-import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, lstatSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Config, SshCache } from '../../scripts/lib/config.ts'
 import { ConfigError, excluded, howToWriteOne, loadConfig, namedCache, parseConfig } from '../../scripts/lib/config.ts'
-import { candidates, MAX_BYTES, readConfigFile } from '../../scripts/lib/config-file.ts'
+import { candidates, distrust, MAX_BYTES, readConfigFile } from '../../scripts/lib/config-file.ts'
 import { globMatches } from '../../scripts/lib/glob.ts'
 import { lineOf, type Path } from '../../scripts/lib/toml-line.ts'
 import { findUser, userIn } from '../../scripts/lib/users.ts'
@@ -562,6 +562,13 @@ trust('a symlink that lies where others can write', () => {
   assert.is(doubt('sticky/link'), undefined)
   execFileSync('chown', ['-h', '1234', `${dir}/sticky/link`])
   assert.is(doubt('sticky/link'), 'DIR/sticky/link belongs to uid 1234, in a directory where others can write')
+})
+
+trust('another file than the one that was opened', () => {
+  for (const name of ['f', 'g']) writeFileSync(`${dir}/${name}`, 'ok', { mode: 0o644 })
+  const opened = lstatSync(`${dir}/f`, { bigint: true })
+  assert.is(distrust(`${dir}/f`, opened), undefined)
+  assert.is(distrust(`${dir}/g`, opened), 'it has just been replaced; try again')
 })
 
 /** A user that no machine has. */
