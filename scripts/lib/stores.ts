@@ -23,10 +23,10 @@ export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
       const answer = await usable(cache, uid, cache.deadline)
       return answer.ok ? undefined : answer.reason
     },
-    vanished: (paths) => ask(paths, () => invalidPaths(paths), []),
+    vanished: (paths) => invalidPaths(paths),
     closure: (paths) => pathInfos(paths, { closure: true }),
     holders: (paths) => holdersOf(paths),
-    lacking: (paths) => ask(paths, () => invalidPaths(paths, box), []),
+    lacking: (paths) => invalidPaths(paths, box),
     onBox: (paths) => onBox(paths, box),
     async deliver(paths) {
       const outcome = await nix(['store', 'copy-sigs', '--store', store, '--substituter', 'auto', ...paths], { timeout: QUESTION })
@@ -40,15 +40,19 @@ export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
   }
 }
 
-async function ask<T>(paths: string[], question: () => Promise<T>, none: T): Promise<T> {
-  return paths.length === 0 ? none : await question()
-}
-
-/** `nix path-info` gives up at the first path that isn't valid, and has the box look for it elsewhere: those are left out beforehand. */
+/**
+ * After a copy all of them are there, and one question does. `nix path-info` gives up at the first path that isn't (deleted again by the
+ * box's garbage collection): then those are found first.
+ */
 async function onBox(paths: string[], box: { store: string; timeout: number }): Promise<Map<string, PathInfo>> {
-  const missing = new Set(await invalidPaths(paths, box))
-  const there = paths.filter((path) => !missing.has(path))
-  return there.length === 0 ? new Map() : await pathInfos(there, box)
+  try {
+    return await pathInfos(paths, box)
+  } catch (error) {
+    const missing = new Set(await invalidPaths(paths, box))
+    if (missing.size === 0) throw error
+    const there = paths.filter((path) => !missing.has(path))
+    return there.length === 0 ? new Map() : await pathInfos(there, box)
+  }
 }
 
 /**

@@ -216,30 +216,34 @@ class Drain {
     }
   }
 
-  /** They are valid on the box now. One that the box had built itself wasn't copied, so its signature wasn't either (NIX-FACTS 7c). */
+  /** They were copied. One that the box had built itself was not, and neither was its signature (NIX-FACTS 7c). */
   async settle(entries: Entry[], derivations: boolean): Promise<void> {
     this.succeeded = true
     const unsure = derivations ? [] : entries.filter((entry) => !this.here.get(entry.path)?.contentAddressed)
-    let bare = unsure.length > 0 ? await this.notAcceptable(unsure) : []
-    const deliverable = bare.filter((entry) => (this.here.get(entry.path)?.signatures.length ?? 0) > 0)
-    const refusal = deliverable.length > 0 ? await this.stores.deliver(pathsOf(deliverable)) : undefined
-    if (deliverable.length > 0) bare = await this.notAcceptable(bare)
-    const done = entries.filter((entry) => !bare.includes(entry))
+    let { missing, bare } = await this.inspect(unsure)
+    const signed = bare.filter((entry) => (this.here.get(entry.path)?.signatures.length ?? 0) > 0)
+    if (signed.length > 0) {
+      const refusal = await this.stores.deliver(pathsOf(signed))
+      ;({ missing, bare } = await this.inspect(unsure))
+      for (const entry of bare) if (signed.includes(entry)) this.setAside(entry, builtThere(entry.path, refusal))
+    }
+    for (const entry of bare) if (!signed.includes(entry)) this.summary.unsigned.push(entry.path)
+    const done = entries.filter((entry) => !bare.includes(entry) && !missing.includes(entry))
     this.summary.uploaded.push(...pathsOf(done))
     this.ledger.uploaded(done)
-    for (const entry of bare) {
-      if (deliverable.includes(entry)) this.setAside(entry, builtThere(refusal))
-      else this.summary.unsigned.push(entry.path)
-    }
   }
 
-  async notAcceptable(entries: Entry[]): Promise<Entry[]> {
+  /** `bare`: what the box has without a signature that this machine accepts. `missing`: what it has already deleted again. */
+  async inspect(entries: Entry[]): Promise<{ missing: Entry[]; bare: Entry[] }> {
+    if (entries.length === 0) return { missing: [], bare: [] }
     const box = await this.stores.onBox(pathsOf(entries))
-    const trusted = await this.stores.trustedKeys()
-    return entries.filter((entry) => {
+    const missing = entries.filter((entry) => !box.has(entry.path))
+    const doubtful = (trusted: readonly string[]) => (entry: Entry) => {
       const there = box.get(entry.path)
-      return !there || !acceptable(there, this.here.get(entry.path), trusted)
-    })
+      return there !== undefined && !acceptable(there, this.here.get(entry.path), trusted)
+    }
+    const unlike = entries.filter(doubtful([])) // hardly ever any: then Nix need not be asked for its keys
+    return { missing, bare: unlike.length === 0 ? [] : unlike.filter(doubtful(await this.stores.trustedKeys())) }
   }
 
   /** Nix's message, and for a signature that the box doesn't know whose it is. */
@@ -277,9 +281,9 @@ class Drain {
   }
 }
 
-const builtThere = (refusal: string | undefined): string =>
-  `the box built this path itself, so it has it without a signature that this machine accepts, and didn't take the one from here (${refusal ?? 'for no reason given'}); ` +
-  'on the box, delete it (sudo nix-store --delete PATH) or sign it (sudo nix store sign --key-file KEY PATH), then retry'
+const builtThere = (path: string, refusal: string | undefined): string =>
+  `the box built it too, so a copy is not sent, nor its signature (${refusal ?? 'it took none'}); ` +
+  `on the box: sudo nix-store --delete ${path}, then retry`
 
 const pathsOf = (entries: readonly Entry[]): string[] => entries.map((entry) => entry.path)
 

@@ -1,0 +1,319 @@
+// The queue's directories, the lock, the list, and how Nix's answers are read.
+import { spawn } from 'node:child_process'
+import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import type { Lock } from '../../scripts/lib/lock.ts'
+import type { Entry, Queue } from '../../scripts/lib/queue.ts'
+
+const TMP = mkdtempSync(`${tmpdir()}/nix-lan-queue-`)
+process.env.NIX_STATE_DIR = TMP // before paths.ts is loaded, hence the import()s
+const { enqueue, putBack, readQueue, remove, setAside } = await import('../../scripts/lib/queue.ts')
+const { batches, errorText, isStoreName, nixEnvironment, parsePathInfo, pathsInError } = await import('../../scripts/lib/nix.ts')
+const { age, bytes, NOTHING_KNOWN, printable, rowsOf, table } = await import('../../scripts/lib/queue-list.ts')
+const { isBusy, takeLock } = await import('../../scripts/lib/lock.ts')
+const { toSign } = await import('../../scripts/lib/sign.ts')
+
+const H = '0123456789abcdfghijklmnpqrsvwxyz'
+const QUEUE = `${TMP}/gcroots/nix-lan/queue/rpi`
+const FAILED = `${TMP}/gcroots/nix-lan/failed/rpi`
+
+function fresh(): void {
+  rmSync(`${TMP}/gcroots`, { recursive: true, force: true })
+  for (const dir of [QUEUE, FAILED]) mkdirSync(dir, { recursive: true })
+}
+
+const only = (entries: Entry[]): Entry => {
+  const [entry] = entries
+  if (!entry || entries.length !== 1) throw new Error(`${entries.length} entries`)
+  return entry
+}
+
+const thrown = (action: () => unknown): string => {
+  try {
+    action()
+  } catch (error) {
+    return (error as Error).message
+  }
+  return 'nothing thrown'
+}
+
+const dirs = suite('queue directories')
+dirs.before.each(fresh)
+dirs.after(() => rmSync(TMP, { recursive: true, force: true }))
+
+dirs('an entry is a link to its store path; once is enough', () => {
+  assert.is(enqueue('rpi', `${H}-a`, 'alice'), true)
+  assert.is(enqueue('rpi', `${H}-a`, 'alice'), false)
+  assert.is(readlinkSync(`${QUEUE}/${H}-a`), `/nix/store/${H}-a`)
+  const entry = only(readQueue('rpi', 'alice').queued)
+  assert.equal([entry.path, entry.state], [`/nix/store/${H}-a`, 'queued'])
+  assert.ok(Math.abs(entry.added - Date.now()) < 60_000)
+})
+
+dirs('set aside and put back: never in neither place, the reason beside it', () => {
+  enqueue('rpi', `${H}-a`, 'alice')
+  setAside(only(readQueue('rpi', 'alice').queued), 'because', 'alice')
+  const after = readQueue('rpi', 'alice')
+  assert.equal([after.queued.length, only(after.failed).reason], [0, 'because'])
+  assert.is(readlinkSync(`${FAILED}/${H}-a`), `/nix/store/${H}-a`)
+  assert.is(putBack(only(after.failed), 'alice'), true)
+  assert.is(putBack(only(after.failed), 'alice'), false)
+  assert.equal([readQueue('rpi', 'alice').queued.length, readdirSync(FAILED)], [1, []])
+})
+
+dirs('an entry that failed before fails again: the newer reason stands', () => {
+  for (const reason of ['first', 'second']) {
+    enqueue('rpi', `${H}-a`, 'alice')
+    setAside(only(readQueue('rpi', 'alice').queued), reason, 'alice')
+  }
+  assert.is(only(readQueue('rpi', 'alice').failed).reason, 'second')
+})
+
+dirs('remove takes a link only if it is what it was', () => {
+  enqueue('rpi', `${H}-a`, 'alice')
+  const entry = only(readQueue('rpi', 'alice').queued)
+  rmSync(`${QUEUE}/${H}-a`)
+  symlinkSync('/somewhere', `${QUEUE}/${H}-a`)
+  assert.is(remove(entry, 'alice'), false)
+  assert.is(readlinkSync(`${QUEUE}/${H}-a`), '/somewhere')
+  setAside(entry, 'because', 'alice')
+  assert.is(readlinkSync(`${QUEUE}/${H}-a`), '/somewhere')
+})
+
+dirs('junk is named, not followed, not an entry; failed ones keep their notes out of sight', () => {
+  symlinkSync('..', `${QUEUE}/${H}-loop`)
+  symlinkSync(`/nix/store/${H}-b`, `${QUEUE}/${H}-other`)
+  symlinkSync('/nowhere', `${QUEUE}/dangling`)
+  writeFileSync(`${QUEUE}/file`, '')
+  mkdirSync(`${FAILED}/folder`)
+  writeFileSync(`${FAILED}/.note`, '')
+  const { queued, failed, junk } = readQueue('rpi', 'alice')
+  assert.equal([queued, failed], [[], []])
+  assert.equal(
+    Object.fromEntries(junk.map(({ file, what }) => [file.slice(TMP.length + '/gcroots/nix-lan/'.length), what])),
+    {
+      [`queue/rpi/${H}-loop`]: 'a link to ..',
+      [`queue/rpi/${H}-other`]: `a link to /nix/store/${H}-b`,
+      'queue/rpi/dangling': 'a link to /nowhere',
+      'queue/rpi/file': 'not a link',
+      'failed/rpi/folder': 'a directory',
+    },
+  )
+})
+
+dirs('a note that is a link, a fifo or a folder is not opened', () => {
+  symlinkSync(`/nix/store/${H}-a`, `${FAILED}/${H}-a`)
+  for (const plant of [() => symlinkSync('/etc/passwd', `${FAILED}/.${H}-a`), () => mkdirSync(`${FAILED}/.${H}-a`)]) {
+    plant()
+    assert.is(only(readQueue('rpi', 'alice').failed).reason, '')
+    rmSync(`${FAILED}/.${H}-a`, { recursive: true })
+  }
+})
+
+dirs('something in the way of an entry', () => {
+  symlinkSync('/elsewhere', `${QUEUE}/${H}-a`)
+  assert.match(
+    thrown(() => enqueue('rpi', `${H}-a`, 'alice')),
+    'is in the way',
+  )
+})
+
+dirs('no directories: how to make them', () => {
+  rmSync(QUEUE, { recursive: true })
+  for (const action of [() => readQueue('rpi', 'alice'), () => enqueue('rpi', `${H}-a`, 'alice')]) {
+    assert.is(thrown(action), `there is no queue for rpi yet; make it with: sudo install -d -o alice ${QUEUE} ${FAILED}`)
+  }
+})
+
+dirs('no directory for what failed: the entry stays queued', () => {
+  enqueue('rpi', `${H}-a`, 'alice')
+  rmSync(FAILED, { recursive: true })
+  const entry = only(readQueue('rpi', 'alice').queued)
+  assert.match(
+    thrown(() => setAside(entry, 'because', 'alice')),
+    'install -d',
+  )
+  assert.ok(lstatSync(`${QUEUE}/${H}-a`).isSymbolicLink())
+})
+
+dirs('20,000 entries are read in a moment', () => {
+  for (let i = 0; i < 20_000; i++) symlinkSync(`/nix/store/${H}-${i}`, `${QUEUE}/${H}-${i}`)
+  const start = Date.now()
+  const queue = readQueue('rpi', 'alice')
+  assert.is(queue.queued.length, 20_000)
+  assert.is(table(rowsOf('rpi', queue, NOTHING_KNOWN), Date.now()).split('\n').length, 20_002)
+  assert.ok(Date.now() - start < 20_000, 'only something quadratic takes so long')
+})
+
+dirs.run()
+
+const locks = suite('lock')
+
+locks('one at a time; the other learns who and since when; free again after release', async () => {
+  const file = `${mkdtempSync(`${TMP}-lock`)}/lock`
+  const first = await takeLock(file)
+  assert.not(isBusy(first))
+  const second = await takeLock(file)
+  assert.ok(isBusy(second) && second.pid === process.pid && Math.abs((second.since ?? 0) - Date.now()) < 60_000)
+  await (first as Lock).release()
+  const third = await takeLock(file)
+  assert.not(isBusy(third))
+  await (third as Lock).release()
+  rmSync(file.replace(/\/lock$/, ''), { recursive: true })
+})
+
+locks('a lock whose holder was killed is free', async () => {
+  const dir = mkdtempSync(`${TMP}-lock`)
+  // A shell in our place holds it in the same way: flock around a cat whose stdin is a pipe from it.
+  const holder = spawn('sh', ['-c', `mkfifo ${dir}/p; flock -n ${dir}/lock sh -c 'echo locked; exec cat' <${dir}/p & exec 9>${dir}/p; exec sleep 60`])
+  await new Promise((resolve) => holder.stdout.once('data', resolve))
+  assert.ok(isBusy(await takeLock(`${dir}/lock`)))
+  holder.kill('SIGKILL')
+  let lock = await takeLock(`${dir}/lock`)
+  for (let tries = 0; isBusy(lock) && tries < 100; tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    lock = await takeLock(`${dir}/lock`)
+  }
+  assert.not(isBusy(lock))
+  await (lock as Lock).release()
+  rmSync(dir, { recursive: true })
+})
+
+locks('a place where there can be no lock', async () => {
+  let message = ''
+  await takeLock(`${TMP}/no/such/dir`).catch((error) => {
+    message = error.message
+  })
+  assert.match(message, /can't be locked \(.*No such file/)
+})
+
+locks.run()
+
+const nix = suite('nix')
+
+nix('store names', () => {
+  for (const name of [`${H}-a`, `${H}-a+b.c_d?e=f-1.0.drv`]) assert.ok(isStoreName(name), name)
+  for (const name of ['a', `${H}-`, `${H}`, `${H}-a/b`, `${H}-a b`, `${'e'.repeat(32)}-a`, `.${H}-a`, `${H}-${'a'.repeat(212)}`, `${H}-a\n`])
+    assert.not(isStoreName(name), name)
+})
+
+nix('batches fit, keep the order and lose nothing', () => {
+  const paths = Array.from({ length: 1000 }, (_, i) => `/nix/store/${H}-${'x'.repeat(i % 50)}`)
+  const groups = batches(paths, 5000)
+  assert.equal(groups.flat(), paths)
+  for (const group of groups) assert.ok(group.join(' ').length < 5000)
+  assert.ok(groups.length < 16)
+  assert.equal(batches([]), [])
+  assert.equal(batches(['longer than the limit', 'b'], 5), [['longer than the limit'], ['b']])
+})
+
+nix('path-info, as Nix 2.8.0, 2.26.3 and 2.34.8 print it', () => {
+  const path = `/nix/store/${H}-b`
+  const table: [line: string, expected: ReturnType<typeof parsePathInfo>][] = [
+    [`${path}\t        160\tultimate`, { path, info: { size: 160, ultimate: true, contentAddressed: false, signatures: [] } }],
+    [`${path}    \t        160\t`, { path, info: { size: 160, ultimate: false, contentAddressed: false, signatures: [] } }],
+    [
+      `${path}\t 1\tultimate ca:text:sha256:0kb4 me-1:a+/= b:c`,
+      { path, info: { size: 1, ultimate: true, contentAddressed: true, signatures: ['me-1:a+/=', 'b:c'] } },
+    ],
+    ['warning: something', null],
+    ['', null],
+  ]
+  for (const [line, expected] of table) assert.equal(parsePathInfo(line), expected, line)
+})
+
+nix('what went wrong, from what Nix prints', () => {
+  const path = `/nix/store/${H}-old`
+  const table: [stderr: string, text: string, paths: string[]][] = [
+    [
+      `copying 1 paths...\ncopying path '/nix/store/${H}-b' to 'unix'...\nerror: cannot add path '${path}' because it lacks a valid signature\n`,
+      `cannot add path '${path}' because it lacks a valid signature`,
+      [path],
+    ],
+    ['warning: x\n\u001b[31;1merror:\u001b[0m unexpected end-of-file\n', 'unexpected end-of-file', []],
+    [`error:\n       … while at\n\n       error: path '//nix/store/${H}-old' does not exist`, `… while at path '//nix/store/${H}-old' does not exist`, [path]],
+    ['', 'nix failed and did not say why', []],
+    ['Segmentation fault', 'Segmentation fault', []],
+  ]
+  for (const [stderr, text, paths] of table) assert.equal([errorText(stderr), pathsInError(stderr)], [text, paths], stderr)
+})
+
+nix("a hook's NIX_CONFIG is not passed on, another one is", () => {
+  assert.equal(nixEnvironment({ A: '1', NIX_CONFIG: 'cores = 1\npost-build-hook = /x\n' }), { A: '1' })
+  assert.equal(nixEnvironment({ NIX_CONFIG: 'cores = 1' }), { NIX_CONFIG: 'cores = 1' })
+})
+
+nix('only what was built here is signed', () => {
+  const base = { size: 1, ultimate: false, contentAddressed: false, signatures: [] as string[] }
+  const infos = new Map([
+    ['own', { ...base, ultimate: true }],
+    ['signed', { ...base, ultimate: true, signatures: ['a:b'] }],
+    ['ca', { ...base, ultimate: true, contentAddressed: true }],
+    ['foreign', base],
+  ])
+  assert.equal(toSign(infos), { own: ['own'], foreign: ['foreign'] })
+})
+
+nix.run()
+
+const lists = suite('list')
+
+lists('states: gone before failed before unsigned', () => {
+  const entry = (name: string, state: Entry['state'], reason?: string): Entry => ({
+    cache: 'rpi',
+    name,
+    path: `/p/${name}`,
+    state,
+    added: 0,
+    ...(reason === undefined ? {} : { reason }),
+  })
+  const queue: Queue = {
+    queued: [entry('a', 'queued'), entry('b', 'queued'), entry('c', 'queued')],
+    failed: [entry('d', 'failed', 'boom')],
+    junk: [{ file: '/q/x', what: 'not a link' }],
+  }
+  const rows = rowsOf('rpi', queue, { sizes: new Map([['/p/a', 7]]), unsigned: new Set(['/p/b']), gone: new Set(['/p/c']) })
+  assert.equal(
+    rows.map(({ state, path, size }) => [state, path, size]),
+    [
+      ['queued', '/p/a', 7],
+      ['unsigned', '/p/b', null],
+      ['gone', '/p/c', null],
+      ['failed', '/p/d', null],
+      ['junk', '/q/x', null],
+    ],
+  )
+  assert.is(
+    table(rows.slice(0, 1), 65_000),
+    'STATE   AGE  SIZE  PATH  LAST ERROR\n' + 'queued  65s   7 B  /p/a\n',
+  )
+  assert.is(table([], 0), '')
+})
+
+lists('ages and sizes', () => {
+  const ages: [number, string][] = [
+    [-5, '0s'],
+    [99_000, '99s'],
+    [100_000, '2m'],
+    [5_999_000, '100m'],
+    [6_000_000, '2h'],
+    [172_800_000, '2d'],
+  ]
+  for (const [ms, text] of ages) assert.is(age(ms), text)
+  const sizes: [number, string][] = [
+    [0, '0 B'],
+    [1023, '1023 B'],
+    [1024, '1.0 KiB'],
+    [1.5 * 1024 ** 3, '1.5 GiB'],
+    [5 * 1024 ** 4, '5.0 TiB'],
+  ]
+  for (const [count, text] of sizes) assert.is(bytes(count), text)
+})
+
+lists('nothing in a file name reaches the terminal as a command', () => {
+  assert.is(printable('a\u001b[2Jb\nc\u009bd'), 'a [2Jb c d')
+})
+
+lists.run()

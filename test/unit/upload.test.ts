@@ -1,0 +1,358 @@
+// The rules of draining, with two stores in memory that behave as Nix's do: a copy of many paths fails as a whole and names one path,
+// or none.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import type { SshCache } from '../../scripts/lib/config.ts'
+import { UsageError } from '../../scripts/lib/errors.ts'
+import type { PathInfo } from '../../scripts/lib/nix.ts'
+import { NixError } from '../../scripts/lib/nix.ts'
+import type { Entry } from '../../scripts/lib/queue.ts'
+import { acceptable, drain, exitCode, type Ledger, type Stores, type Summary, wanted } from '../../scripts/lib/upload.ts'
+
+const cache = (more: Partial<SshCache> = {}): SshCache => ({
+  kind: 'ssh',
+  name: 'rpi',
+  host: 'rpi',
+  ssh: 'rpi',
+  port: 22,
+  daemonSocket: '/s',
+  envFile: '/e',
+  derivations: true,
+  exclude: [],
+  deadline: 2000,
+  ...more,
+})
+
+const store = (name: string): string => `/nix/store/${'a'.repeat(32 - name.length)}${name.replace(/[^0-9a-df-np-sv-z]/g, '0').slice(0, 32)}-${name}`
+const entry = (name: string): Entry => ({ cache: 'rpi', name: store(name).slice(11), path: store(name), state: 'queued', added: 0 })
+const info = (more: Partial<PathInfo> = {}): PathInfo => ({ size: 1, ultimate: true, contentAddressed: false, signatures: ['me-1:x'], ...more })
+
+/** A path here: what it needs, and what is known of it. */
+interface Made {
+  needs?: string[]
+  info?: Partial<PathInfo>
+  /** A copy that holds it fails with this on stderr. */
+  breaks?: string
+}
+
+/** Two stores. `calls` are the copies, by names. */
+class Fake implements Stores {
+  readonly made: Record<string, Made>
+  readonly box = new Map<string, PathInfo>()
+  readonly calls: string[][] = []
+  reason: string | undefined
+  /** The box goes away at the copy with this number. */
+  awayAt = Number.POSITIVE_INFINITY
+  /** Every copy fails with this. */
+  always: string | undefined
+  accepts = true
+  trusted = ['me-1']
+
+  constructor(made: Record<string, Made>) {
+    this.made = made
+  }
+
+  private reach(paths: string[]): Set<string> {
+    const all = new Set<string>()
+    const visit = (path: string): void => {
+      if (all.has(path)) return
+      all.add(path)
+      for (const name of this.made[path.slice(44)]?.needs ?? []) visit(store(name))
+    }
+    for (const path of paths) visit(path)
+    return all
+  }
+
+  private infoOf(path: string): PathInfo {
+    return info(path.endsWith('.drv') ? { contentAddressed: true, signatures: [] } : this.made[path.slice(44)]?.info)
+  }
+
+  away = async (): Promise<string | undefined> => this.reason
+  vanished = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.made[path.slice(44)])
+  closure = async (paths: string[]) => new Map([...this.reach(paths)].map((path) => [path, this.infoOf(path)]))
+  lacking = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.box.has(path))
+  onBox = async (paths: string[]) => new Map([...this.box].filter(([path]) => paths.includes(path)))
+  trustedKeys = async (): Promise<string[]> => this.trusted
+
+  async holders(paths: string[]): Promise<Set<string>> {
+    const all = Object.keys(this.made).map(store)
+    return new Set(all.filter((path) => [...this.reach([path])].some((inner) => paths.includes(inner))))
+  }
+
+  async deliver(paths: string[]): Promise<string | undefined> {
+    if (!this.accepts) return 'you are not privileged to add signatures'
+    for (const path of paths) this.box.set(path, this.infoOf(path))
+    return undefined
+  }
+
+  async copy(paths: string[], derivations: boolean): Promise<string | undefined> {
+    this.calls.push(paths.map((path) => path.slice(44)))
+    assert.ok(paths.every((path) => path.endsWith('.drv') === derivations))
+    if (this.calls.length >= this.awayAt) this.reason = 'no route'
+    if (this.reason) return 'error: unexpected end-of-file'
+    if (this.always) return this.always
+    for (const path of [...this.reach(paths)].reverse()) {
+      if (this.box.has(path)) continue
+      const { breaks } = this.made[path.slice(44)] ?? {}
+      if (breaks) return breaks
+      const one = this.infoOf(path)
+      if (one.signatures.length === 0 && !one.contentAddressed) return `error: cannot add path '${path}' because it lacks a valid signature`
+      this.box.set(path, one)
+    }
+    return undefined
+  }
+}
+
+const names = (paths: string[]): string[] => paths.map((path) => path.slice(44)).sort()
+
+/** Drains these, and checks that each entry has exactly one fate, told to the ledger as it stands in the summary. */
+async function drained(fake: Fake, entries: string[], config = cache()): Promise<Summary> {
+  const told: Record<'uploaded' | 'failed' | 'vanished' | 'unwanted', string[]> = { uploaded: [], failed: [], vanished: [], unwanted: [] }
+  const ledger: Ledger = {
+    uploaded: (done) => void told.uploaded.push(...done.map(({ path }) => path)),
+    failed: ({ path }) => void told.failed.push(path),
+    vanished: ({ path }) => void told.vanished.push(path),
+    unwanted: ({ path }) => void told.unwanted.push(path),
+  }
+  const summary = await drain(entries.map(entry), config, fake, ledger)
+  const { uploaded, failed, vanished, unwanted, unsigned } = summary
+  assert.equal({ uploaded, failed: failed.map(({ path }) => path), vanished, unwanted }, told)
+  const fates = [...uploaded, ...told.failed, ...vanished, ...unwanted, ...unsigned]
+  assert.is(new Set(fates).size, fates.length, 'two fates')
+  for (const path of uploaded) assert.ok(fake.box.has(path), `${path} left the queue and isn't on the box`)
+  return summary
+}
+
+const drains = suite('drain')
+
+drains('one copy for all outputs, one for all derivations', async () => {
+  const fake = new Fake({ a: {}, b: { needs: ['a'] }, 'a.drv': {}, 'b.drv': {} })
+  const summary = await drained(fake, ['a', 'a.drv', 'b', 'b.drv'])
+  assert.equal(names(summary.uploaded), ['a', 'a.drv', 'b', 'b.drv'])
+  assert.equal(fake.calls, [['a', 'b'], ['a.drv', 'b.drv']])
+})
+
+drains('derivations and exclude: taken out of the queue, not uploaded; what is excluded still goes along when needed', async () => {
+  const fake = new Fake({ 'a-source': {}, b: { needs: ['a-source'] }, 'b.drv': {} })
+  const summary = await drained(fake, ['a-source', 'b', 'b.drv'], cache({ derivations: false, exclude: ['*-source'] }))
+  assert.equal(names(summary.unwanted), ['a-source', 'b.drv'])
+  assert.equal(names(summary.uploaded), ['b'])
+  assert.ok(fake.box.has(store('a-source')))
+})
+
+drains('the box is away: nothing is tried', async () => {
+  const fake = new Fake({ a: {} })
+  fake.reason = 'no route'
+  assert.is((await drained(fake, ['a'])).away, 'no route')
+  assert.equal(fake.calls, [])
+})
+
+drains('the box goes away in mid-copy: nothing is a failure, nothing more is tried', async () => {
+  const fake = new Fake({ a: {}, b: {}, 'a.drv': {} })
+  fake.awayAt = 1
+  const summary = await drained(fake, ['a', 'b', 'a.drv'])
+  assert.equal([summary.away, summary.uploaded, summary.failed], ['no route', [], []])
+  assert.is(fake.calls.length, 1)
+})
+
+drains('the box was away for a moment: the same again, once', async () => {
+  const fake = new Fake({ a: {}, b: {} })
+  const copy = fake.copy.bind(fake)
+  let first = true
+  fake.copy = async (paths, derivations) => {
+    if (!first) return await copy(paths, derivations)
+    first = false
+    return 'error: unexpected end-of-file'
+  }
+  assert.equal(names((await drained(fake, ['a', 'b'])).uploaded), ['a', 'b'])
+  assert.is(fake.calls.length, 1)
+})
+
+drains('Nix names a path: every entry that holds it is set aside with the message, the others go on in one copy', async () => {
+  const message = `copying path '${store('c')}'...\nerror: hash mismatch importing path '${store('bad')}'`
+  const fake = new Fake({ bad: { breaks: message }, a: { needs: ['bad'] }, b: { needs: ['a'] }, c: {}, d: {} })
+  const summary = await drained(fake, ['a', 'b', 'c', 'd'])
+  assert.equal(names(summary.uploaded), ['c', 'd'])
+  assert.equal(
+    summary.failed.map(({ path, reason }) => [path.slice(44), reason]),
+    [
+      ['a', `hash mismatch importing path '${store('bad')}'`],
+      ['b', `hash mismatch importing path '${store('bad')}'`],
+    ],
+  )
+  assert.is(fake.calls.length, 2)
+})
+
+drains('Nix names none: halves, until the culprits stand alone', async () => {
+  const many = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`p${i}`, i === 5 || i === 11 ? { breaks: 'error: boom' } : {}]))
+  const fake = new Fake(many)
+  const summary = await drained(fake, Object.keys(many))
+  assert.equal(names(summary.failed.map(({ path }) => path)), ['p11', 'p5'])
+  assert.is(summary.uploaded.length, 14)
+  assert.ok(fake.calls.length < 20, `${fake.calls.length} copies`)
+})
+
+drains('a path that no entry holds is no culprit', async () => {
+  const fake = new Fake({ a: { breaks: `error: while at '${store('elsewhere')}': boom` }, b: {} })
+  assert.equal(names((await drained(fake, ['a', 'b'])).failed.map(({ path }) => path)), ['a'])
+})
+
+drains('everything fails alike: the paths are not to blame, all stay queued, and it is not tried for ever', async () => {
+  const fake = new Fake(Object.fromEntries(Array.from({ length: 64 }, (_, i) => [`p${i}`, {}])))
+  fake.always = 'error: protocol mismatch'
+  const summary = await drained(fake, Object.keys(fake.made))
+  assert.equal([summary.stopped, summary.failed], ['protocol mismatch', []])
+  assert.ok(fake.calls.length < 15, `${fake.calls.length} copies`)
+})
+
+drains('the disk of the box is full: said, and all stay queued', async () => {
+  const fake = new Fake({ a: {}, b: {} })
+  fake.always = `error: writing to file '${store('a')}': No space left on device`
+  const summary = await drained(fake, ['a', 'b'])
+  assert.match(summary.stopped ?? '', 'No space left')
+  assert.equal(summary.failed, [])
+  assert.is(fake.calls.length, 1)
+})
+
+drains('a path that vanished is dropped', async () => {
+  const summary = await drained(new Fake({ a: {} }), ['a', 'gone'])
+  assert.equal([names(summary.vanished), names(summary.uploaded)], [['gone'], ['a']])
+})
+
+drains('unsigned: stays queued with all that need it; the others go', async () => {
+  const fake = new Fake({ old: { info: { signatures: [] } }, a: { needs: ['old'] }, b: {} })
+  const summary = await drained(fake, ['old', 'a', 'b'])
+  assert.equal([names(summary.unsigned), names(summary.uploaded), summary.failed], [['a', 'old'], ['b'], []])
+  assert.equal(fake.calls, [['b']])
+})
+
+drains('unsigned here, but on the box already: what needs it goes', async () => {
+  const fake = new Fake({ old: { info: { signatures: [] } }, a: { needs: ['old'] } })
+  fake.box.set(store('old'), info({ signatures: [] }))
+  assert.equal(names((await drained(fake, ['a'])).uploaded), ['a'])
+})
+
+drains('unsigned on both sides: could never come back, so it stays, unsigned', async () => {
+  const fake = new Fake({ old: { info: { signatures: [] } } })
+  fake.box.set(store('old'), info({ signatures: [] }))
+  const summary = await drained(fake, ['old'])
+  assert.equal([names(summary.unsigned), summary.uploaded], [['old'], []])
+})
+
+drains('content-addressed paths need no signature', async () => {
+  const fake = new Fake({ src: { info: { signatures: [], contentAddressed: true } } })
+  assert.equal(names((await drained(fake, ['src'])).uploaded), ['src'])
+})
+
+drains('the box built it itself: the signature is delivered', async () => {
+  const fake = new Fake({ a: {} })
+  fake.box.set(store('a'), info({ signatures: [] }))
+  assert.equal(names((await drained(fake, ['a'])).uploaded), ['a'])
+  assert.equal(fake.box.get(store('a'))?.signatures, ['me-1:x'])
+})
+
+drains('… or refused: set aside with the reason and the cure', async () => {
+  const fake = new Fake({ a: {}, b: {} })
+  fake.accepts = false
+  fake.box.set(store('a'), info({ signatures: [] }))
+  const summary = await drained(fake, ['a', 'b'])
+  assert.equal(names(summary.uploaded), ['b'])
+  assert.match(summary.failed[0]?.reason ?? '', /not privileged.*nix-store --delete/)
+})
+
+drains('the box deletes it at once: still queued, no failure', async () => {
+  const fake = new Fake({ a: {} })
+  fake.onBox = async () => new Map()
+  const summary = await drained(fake, ['a'])
+  assert.equal([summary.uploaded, summary.failed, summary.unsigned], [[], [], []])
+})
+
+drains('a key that the box does not know is named', async () => {
+  const fake = new Fake({ a: { info: { signatures: ['other-1:y'] }, breaks: `error: cannot add path '${store('a')}' because it lacks a valid signature` } })
+  assert.match((await drained(fake, ['a'])).failed[0]?.reason ?? '', /signed by other-1: add the public key/)
+})
+
+drains('a question that Nix does not answer stops it: away if the box is away, else with the message; a bug is not swallowed', async () => {
+  const fake = new Fake({ a: {} })
+  fake.closure = async () => {
+    throw new NixError('daemon is down', '')
+  }
+  assert.is((await drained(fake, ['a'])).stopped, 'daemon is down')
+  fake.onBox = async () => {
+    fake.reason = 'gone'
+    throw new NixError('eof', '')
+  }
+  fake.closure = async () => new Map([[store('a'), info()]])
+  const summary = await drained(fake, ['a'])
+  assert.equal([summary.away, summary.stopped], ['gone', undefined])
+  fake.reason = undefined
+  fake.vanished = async () => {
+    throw new TypeError('bug')
+  }
+  let caught: unknown
+  await drained(fake, ['a']).catch((error) => {
+    caught = error
+  })
+  assert.instance(caught, TypeError)
+})
+
+drains('an entry that cannot be set aside stops it, and stays', async () => {
+  const fake = new Fake({ a: { breaks: `error: boom '${store('a')}'` } })
+  const ledger: Ledger = {
+    uploaded: () => {},
+    vanished: () => {},
+    unwanted: () => {},
+    failed: () => {
+      throw new UsageError('no directory')
+    },
+  }
+  assert.is((await drain([entry('a')], cache(), fake, ledger)).stopped, 'no directory')
+})
+
+drains('ten thousand entries: as many copies as command lines', async () => {
+  const fake = new Fake(Object.fromEntries(Array.from({ length: 10_000 }, (_, i) => [`p${i}`, {}])))
+  assert.is((await drained(fake, Object.keys(fake.made))).uploaded.length, 10_000)
+  assert.ok(fake.calls.length <= 6, `${fake.calls.length} copies`)
+})
+
+drains.run()
+
+const pure = suite('upload')
+
+pure('wanted', () => {
+  const table: [path: string, more: Partial<SshCache>, expected: boolean][] = [
+    ['a', {}, true],
+    ['a.drv', {}, true],
+    ['a.drv', { derivations: false }, false],
+    ['a-source', { exclude: ['*-source'] }, false],
+    ['a-source-b', { exclude: ['*-source'] }, true],
+  ]
+  for (const [name, more, expected] of table) assert.is(wanted(cache(more), store(name)), expected, name)
+})
+
+pure('acceptable', () => {
+  const table: [box: string[], here: string[] | undefined, trusted: string[], expected: boolean][] = [
+    [[], ['me-1:x'], ['me-1'], false],
+    [['me-1:x'], ['me-1:x'], [], true],
+    [['box-1:y'], ['me-1:x'], ['me-1'], false],
+    [['box-1:y'], ['me-1:x'], ['me-1', 'box-1'], true],
+    [['box-1:y'], undefined, ['box-1'], true],
+  ]
+  for (const [box, here, trusted, expected] of table) {
+    assert.is(acceptable(info({ signatures: box }), here && info({ signatures: here }), trusted), expected, JSON.stringify([box, here, trusted]))
+  }
+  assert.ok(acceptable(info({ signatures: [], contentAddressed: true }), undefined, []))
+})
+
+pure('exit code', () => {
+  const summary = (failed: number): Summary => ({
+    uploaded: [],
+    failed: Array(failed).fill({ path: '', reason: '' }),
+    vanished: [],
+    unwanted: [],
+    unsigned: [],
+  })
+  assert.equal([exitCode(summary(0), 0), exitCode(summary(1), 0), exitCode(summary(0), 1), exitCode(summary(1), 1)], [0, 1, 75, 75])
+})
+
+pure.run()
