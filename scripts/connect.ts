@@ -69,7 +69,8 @@ function findTarget(): Target {
   const words = args.filter((word, i) => !word.startsWith('--') && args[i - 1] !== '--deadline')
   const at = args.indexOf('--deadline')
   const given = at < 0 ? undefined : Number(args[at + 1]) * 1000
-  if (given !== undefined && !(given > 0 && given <= 60_000)) throw new UsageError(`--deadline ${args[at + 1]}: give seconds, from 0.1 to 60`)
+  if (given !== undefined && !(given > 0 && given <= 60_000))
+    throw new UsageError(`--deadline ${args[at + 1]}: give seconds, from 0.1 to 60`)
   if (words[0]?.includes('/')) return { socket: words[0], deadline: given ?? DEADLINE }
   const config = loadConfig()
   const cache = namedCache(config, words[0])
@@ -169,5 +170,5 @@ function stdio(): Client {
 }
 
 function report(line: string): void {
-  process.stderr.write(`nix-lan-connect: ${line}\n`)
+  process.stderr.write(`nix-lan-connect: ${line.split('\n')[0]}\n`) // one line for the journal
 }

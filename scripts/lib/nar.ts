@@ -64,7 +64,8 @@ export class NarEnd {
   }
 
   private word(word: string): void {
-    if (!this.begun && this.depth === 0 && word !== 'nix-archive-1' && word !== '(') throw new Error('the box sent something that is no NAR')
+    if (!this.begun && this.depth === 0 && word !== 'nix-archive-1' && word !== '(')
+      throw new Error('the box sent something that is no NAR')
     if (word === '(') {
       this.depth++
       this.begun = true

@@ -30,6 +30,12 @@ const SILENCE = 30_000
 /** For how long, in milliseconds, a box that has closed its own direction is sent what Nix still says. */
 const LAST_WORDS = 10_000
 
+/**
+ * A path that the box lacked counts as lacking for so many milliseconds: Nix 2.8 and 2.26 ask for each path three times in a row.
+ * Misses of the empty store aren't remembered, since a box that comes back may have it.
+ */
+const MISS = 10_000
+
 /** The program at the other end of stdin and stdout: Nix. */
 export interface Client {
   reader: ByteReader
@@ -55,6 +61,7 @@ export interface Line {
  */
 export async function serve(client: Client, line: Line): Promise<void> {
   await greet(client)
+  const misses = new Map<string, number>()
   let box: Box | null = null
   for (;;) {
     const number = await nextOperation(client)
@@ -65,8 +72,12 @@ export async function serve(client: Client, line: Line): Promise<void> {
       break
     }
     const request = await readRequest(client.reader, operation)
+    if (number === QUERY_PATH_INFO && Date.now() - (misses.get(request.first) ?? 0) < MISS) {
+      await client.write(notValid(request.first))
+      continue
+    }
     if (!operation.local) box ??= await line.dial()
-    box = await answer(client, box, { number, operation, ...request }, line)
+    box = await answer(client, box, { number, operation, ...request, misses }, line)
   }
   box?.socket.destroy()
 }
@@ -118,6 +129,8 @@ interface Question {
   bytes: Buffer
   /** The path it is about. */
   first: string
+  /** The paths that the box lacked, and when, in milliseconds since 1970. */
+  misses: Map<string, number>
 }
 
 /** Answers one question. Returns the box, or null when it was lost over it: then the empty store has answered. */
@@ -149,7 +162,7 @@ async function answer(client: Client, box: Box | null, question: Question, line:
  * Reads the whole answer before a byte of it is passed on, so that the empty store can still answer when the box is lost over it. What is an
  * error to the box (a database that is busy, a disk that fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr.
  */
-async function ask(box: Box, { number, operation, first }: Question, line: Line): Promise<Buffer> {
+async function ask(box: Box, { number, operation, first, misses }: Question, line: Line): Promise<Buffer> {
   const messages = new Recorder(box.reader)
   const ending = await readMessages(messages)
   if (ending.error) {
@@ -159,7 +172,10 @@ async function ask(box: Box, { number, operation, first }: Question, line: Line)
   }
   const found = new Recorder(box.reader)
   for (const shape of operation.answer) await found.shape(shape)
-  if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return notValid(first)
+  if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) {
+    misses.set(first, Date.now())
+    return notValid(first)
+  }
   return Buffer.concat([messages.bytes, found.bytes])
 }
 

@@ -308,6 +308,7 @@ function openSocket(path: string): { socket: Socket; reader: ByteReader } {
 function socketError(error: NodeJS.ErrnoException, path: string): NoBox {
   if (error.code === 'ENOENT') return new NoBox('missing', `${path} does not exist: no tunnel`)
   if (error.code === 'ECONNREFUSED') return new NoBox('refused', `nobody listens on ${path}: the tunnel has ended`)
-  if (error.code === 'ECONNRESET' || error.code === 'EPIPE') return new NoBox('broken', `${path} was closed: the box's nix-daemon is not there`)
+  if (error.code === 'ECONNRESET' || error.code === 'EPIPE')
+    return new NoBox('broken', `${path} was closed: the box's nix-daemon is not there`)
   return new NoBox('broken', `${path}: ${error.message}`)
 }

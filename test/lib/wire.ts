@@ -1,6 +1,6 @@
 // Ends of a worker-protocol connection that live in memory, and NARs made by the book: for tests of what relays them.
 import { ByteReader, EndOfStream } from '../../scripts/lib/bytes.ts'
-import { type Client } from '../../scripts/lib/session.ts'
+import type { Client } from '../../scripts/lib/session.ts'
 import { type Box, MAGIC_CLIENT, string, u64 } from '../../scripts/lib/worker.ts'
 
 /** A reader that gives `bytes` in chunks of `size`, then the end. */

@@ -11,9 +11,32 @@ const test = suite('session')
 const PATH = '/nix/store/00000000000000000000000000000000-x'
 const LAST = u64(STDERR_LAST)
 const WELCOME = Buffer.concat([u64(0x6478696f), u64(0x0123), string('nix-lan'), LAST])
-const INFO = Buffer.concat([string(''), string('0'.repeat(64)), u64(1), string(PATH), u64(1), u64(120), u64(0), u64(1), string('k:sig'), string('')])
+const INFO = Buffer.concat([
+  string(''),
+  string('0'.repeat(64)),
+  u64(1),
+  string(PATH),
+  u64(1),
+  u64(120),
+  u64(0),
+  u64(1),
+  string('k:sig'),
+  string(''),
+])
 const LOG = Buffer.concat([u64(0x6f6c6d67), string('a line of the log\n')])
-const ACTIVITY = Buffer.concat([u64(0x53545254), u64(1), u64(3), u64(100), string('busy'), u64(2), u64(0), u64(7), u64(1), string('s'), u64(0)])
+const ACTIVITY = Buffer.concat([
+  u64(0x53545254),
+  u64(1),
+  u64(3),
+  u64(100),
+  string('busy'),
+  u64(2),
+  u64(0),
+  u64(7),
+  u64(1),
+  string('s'),
+  u64(0),
+])
 const NAR = nar({ entries: { a: { file: 'hello' }, b: { link: '(' } } })
 
 const SET_OPTIONS = Buffer.concat([u64(19), ...new Array(12).fill(u64(0)), u64(1), string('cores'), string('4')])
@@ -102,6 +125,19 @@ test('a path that the box lacks is an error that says so, not a 0', async () => 
   const { answers, lines } = await session([pathInfo, isValid], [box])
   same(answers, Buffer.concat([notValid(PATH), LAST, u64(0)]))
   assert.equal(lines, [])
+})
+
+test('a path that the box lacks is asked for once in a while, not each time that Nix asks', async () => {
+  const box = boxOf(Buffer.concat([LAST, u64(0), LAST, u64(1)]))
+  const { answers, asked } = await session([pathInfo, pathInfo, pathInfo, isValid], [box])
+  same(answers, Buffer.concat([notValid(PATH), notValid(PATH), notValid(PATH), LAST, u64(1)]))
+  same(asked, Buffer.concat([pathInfo, isValid]))
+})
+
+test('what the empty store lacked is asked for when the box is back', async () => {
+  const answer = Buffer.concat([LAST, u64(1), INFO])
+  const { answers } = await session([pathInfo, pathInfo], [null, boxOf(answer)])
+  same(answers, Buffer.concat([notValid(PATH), answer]))
 })
 
 test('an error of the box is a miss to Nix, and a line for the journal', async () => {
