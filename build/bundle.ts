@@ -74,7 +74,7 @@ async function executable(name: string, source: string, head: string): Promise<s
 }
 
 /**
- * The first lines. sh: `:` with an argument, twice, then the head, which ends in exec or exit. JavaScript: a string and a line comment,
+ * The first lines. sh: `:` with an argument, twice, then the head. JavaScript: a string and a line comment,
  * then a string and a comment that the head's end closes. `set -f` keeps sh from listing / for its second argument.
  * nix-lan-run knows copies of itself by the second line.
  */
@@ -87,7 +87,7 @@ function launcher(name: string, source: string, head: string): string {
 set +f
 # Generated from ${source} by "npm run build": change that instead. Not minified, so that you can read what runs.
 ${head}
-exit 127
+exit
 */
 `
 }

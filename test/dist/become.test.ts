@@ -1,9 +1,9 @@
 // How a head becomes what its JavaScript decides (scripts/heads/plan.sh, scripts/lib/become.ts): every byte arrives, the text and exit
 // code of what isn't a plan too, and nothing else changes. In every sh that is here.
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { becomeProgram, type Program, quote } from '../../scripts/lib/become.ts'
@@ -13,7 +13,19 @@ const SHELLS = [['dash'], ['bash', '--posix'], ['busybox', 'sh']].filter(([name 
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-become-'))
 const PROGRAM = join(TMP, 'program.cjs')
-writeFileSync(PROGRAM, 'process.stdout.write(process.env.TEXT); process.exitCode = Number(process.env.CODE)\n')
+// It also reads what it can, and says what it should not know.
+writeFileSync(
+  PROGRAM,
+  `require('node:fs').readFileSync('/dev/stdin')
+process.stdout.write(process.env.EVIL ?? process.env.TEXT)
+process.exitCode = Number(process.env.CODE)
+`,
+)
+// The heads include each other by ./NAME.sh; Bun would take .env from there.
+const HEADS = join(TMP, 'heads')
+mkdirSync(HEADS)
+for (const file of readdirSync('scripts/heads')) symlinkSync(resolve('scripts/heads', file), join(HEADS, file))
+writeFileSync(join(HEADS, '.env'), 'EVIL=evil\n')
 let runtime = process.env.NIX_LAN_TEST_RUNTIME
 if (!runtime) {
   runtime = TMP
@@ -27,7 +39,7 @@ if (!runtime) {
 function head(shell: string[], text: string, { code = 0, args = [] as string[], env = {}, before = ':', input = '' } = {}) {
   const [name = '', ...options] = shell
   const done = spawnSync(which(name) ?? name, [...options, '-c', `${before}\n. ./become.sh`, PROGRAM, ...args], {
-    cwd: 'scripts/heads',
+    cwd: HEADS,
     env: { PATH: runtime, HOME: TMP, TEXT: text, CODE: String(code), ...env },
     input,
     timeout: 60_000,
