@@ -1,11 +1,15 @@
 // The one place that starts programs. No shell, ever: a program and its arguments.
-import { type SpawnOptions, spawn } from 'node:child_process'
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 
 export interface RunOptions {
   /** The environment of the program, all of it; default: ours. */
   env?: Record<string, string | undefined>
   /** After so many milliseconds the program is killed (SIGKILL) and `timedOut` is set. */
   timeout?: number
+  /** Kills the program too, as if the time were up. */
+  abort?: AbortSignal
+  /** The program leads a process group of its own, and is killed with all that is in it. */
+  group?: boolean
   /** Written to the program's stdin, which is /dev/null otherwise. */
   input?: string
   /** Streams that go where ours go instead of being collected: for progress on a terminal. */
@@ -33,7 +37,7 @@ export function run(program: string, args: readonly string[], options: RunOption
   ]
   return new Promise((resolve) => {
     const outcome: Outcome = { code: null, signal: null, stdout: '', stderr: '', timedOut: false, failedToStart: null }
-    const child = spawn(program, args, { stdio, env: options.env ?? process.env })
+    const child = spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
     const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
     let done = false
     function finish(): void {
@@ -44,8 +48,9 @@ export function run(program: string, args: readonly string[], options: RunOption
     }
     // A grandchild may hold the pipes open: at the time limit we stop listening too.
     function giveUp(): void {
+      if (done) return
       outcome.timedOut = true
-      child.kill('SIGKILL')
+      kill(child, options.group === true)
       child.stdout?.destroy()
       child.stderr?.destroy()
       finish()
@@ -56,6 +61,7 @@ export function run(program: string, args: readonly string[], options: RunOption
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       outcome.stderr += text
     })
+    options.abort?.addEventListener('abort', giveUp)
     child.on('error', (error: NodeJS.ErrnoException) => {
       outcome.failedToStart = error.code ?? error.message
       finish()
@@ -68,4 +74,13 @@ export function run(program: string, args: readonly string[], options: RunOption
     child.stdin?.on('error', () => {}) // a program may end without reading its input
     child.stdin?.end(options.input)
   })
+}
+
+function kill(child: ChildProcess, group: boolean): void {
+  try {
+    if (group && child.pid) process.kill(-child.pid, 'SIGKILL')
+  } catch {
+    // the runtime made no group, or it has ended
+  }
+  child.kill('SIGKILL')
 }

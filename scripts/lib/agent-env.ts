@@ -1,0 +1,61 @@
+// Where the ssh agent is: from our own environment, else from the file that sets it for the user's shells. That file is sourced by a
+// bash of its own, with its output thrown away and its time bounded: it may print, wait for a terminal, start programs, or exit.
+import { existsSync } from 'node:fs'
+import { inSeconds } from './race.ts'
+import { run } from './run.ts'
+import { searchEnv } from './search-path.ts'
+
+export interface Agent {
+  /** What to add to the environment of ssh. */
+  env: Record<string, string>
+  /** Where it comes from, for people. */
+  from: string
+  /** What went wrong, and what to do; ssh is still tried, since a key may need no agent. */
+  problem?: string
+}
+
+/** Milliseconds for an env-file. */
+export const ENV_FILE_LIMIT = 5000
+
+// Status and values, each ended by NUL. The trap: for a file that says `exit` (in one of its functions, even that prints nothing).
+const SOURCE =
+  String.raw`report() { printf '%s\0' "$1" "$` +
+  String.raw`{SSH_AUTH_SOCK-}" "$` +
+  String.raw`{SSH_AGENT_PID-}"; }
+trap 'report $?' EXIT
+. "$1" >/dev/null 2>&1
+set -- $?
+trap - EXIT
+report "$1"`
+
+/**
+ * The agent for ssh.
+ * @param ours our environment: what it has is kept
+ * @param limit milliseconds for the file
+ */
+export async function findAgent(envFile: string, ours: Record<string, string | undefined>, limit = ENV_FILE_LIMIT): Promise<Agent> {
+  if (ours.SSH_AUTH_SOCK) return { env: {}, from: 'the environment' }
+  if (!existsSync(envFile)) return { env: {}, from: `nowhere: SSH_AUTH_SOCK is not set, and there is no ${envFile}` }
+  const env = { ...searchEnv(), BASH_ENV: undefined, ENV: undefined }
+  const sourced = await run('bash', ['--noprofile', '--norc', '-c', SOURCE, 'bash', envFile], { env, timeout: limit, group: true })
+  const [status, socket, pid] = sourced.stdout.split('\0')
+  if (socket) return { env: { SSH_AUTH_SOCK: socket, ...(pid ? { SSH_AGENT_PID: pid } : {}) }, from: envFile }
+  const problem = problemOf(envFile, limit, sourced, status)
+  return { env: {}, from: `nowhere: ${envFile} sets no SSH_AUTH_SOCK`, ...(problem ? { problem } : {}) }
+}
+
+/** Why a file gave no SSH_AUTH_SOCK; undefined: it simply sets none, which is no failure. Status 1 is what `[ … ] && …` at its end leaves. */
+function problemOf(
+  file: string,
+  limit: number,
+  { timedOut, failedToStart, code }: { timedOut: boolean; failedToStart: string | null; code: number | null },
+  status: string | undefined,
+): string | undefined {
+  const cure = 'ssh is tried without an agent; set env-file to a file that only sets SSH_AUTH_SOCK'
+  if (failedToStart) return `env-file ${file} needs bash, which can't be started (${failedToStart}); ssh is tried without an agent`
+  if (timedOut) return `env-file ${file} was ended after ${inSeconds(limit)}: does it wait for something? ${cure}`
+  if (!status) return `env-file ${file} exited (${code ?? 'by a signal'}) before its SSH_AUTH_SOCK could be read; ${cure}`
+  if (status !== '0' && status !== '1')
+    return `env-file ${file} failed with status ${status} and set no SSH_AUTH_SOCK; try: bash -n ${file}`
+  return undefined
+}

@@ -1,0 +1,179 @@
+// A race for a TCP port: all addresses of a name at once, and the first that accepts wins. Names are asked of getent in a child that
+// can be killed: Node's own look-up can't be given up, and a process doesn't end before it (6 s measured).
+import { createConnection, isIP, isIPv6, type Socket } from 'node:net'
+import { run } from './run.ts'
+import { searchEnv } from './search-path.ts'
+
+/** Who accepted, or why nobody did. */
+export type Winner = { address: string } | { reason: string }
+
+/**
+ * How long, in milliseconds, an address of last time that accepts waits for the name service to say the same. By then another
+ * machine may have that address; a name service that is silent (10 s with mDNS behind a dead DNS server) must not keep us.
+ */
+const CONFIRMATION = 250
+
+/** More reasons than these help nobody. */
+const MOST_REASONS = 3
+
+const WORDS: Record<string, string> = {
+  ECONNREFUSED: 'connection refused',
+  EHOSTUNREACH: 'no route to it',
+  ENETUNREACH: 'no network that leads there',
+  ECONNRESET: 'connection reset',
+  ETIMEDOUT: 'no answer',
+}
+
+/** The addresses in the output of `getent ahosts`, each once, in its order; pure. Lines that begin with something else are left out. */
+export function addressesIn(output: string): string[] {
+  const words = output.split('\n').map((line) => line.trim().split(/\s+/, 1)[0] ?? '')
+  return [...new Set(words.filter((word) => isIP(word) !== 0))]
+}
+
+/** Whether an address only means something together with an interface. */
+export const needsScope = (address: string): boolean => isIPv6(address) && /^fe[89ab]/i.test(address) && !address.includes('%')
+
+/** Whether the name service lists an address, which may have got its scope from us; pure. */
+export const lists = (addresses: readonly string[], address: string): boolean =>
+  addresses.includes(address) || addresses.includes(address.replace(/%.*/, ''))
+
+/** Milliseconds as a person would say them. */
+export const inSeconds = (ms: number): string => `${Math.round(ms / 10) / 100} s`
+
+/** One race. It ends once, by the deadline at the latest, and leaves neither sockets nor a child behind. */
+export class Race {
+  private readonly host: string
+  private readonly port: number
+  private readonly deadline: number
+  private readonly scopes: () => string[]
+  private readonly abort = new AbortController()
+  private readonly sockets = new Map<string, Socket>()
+  private readonly failures = new Map<string, string>()
+  private readonly unanswered = new Set<string>()
+  private readonly timers: ReturnType<typeof setTimeout>[] = []
+  private remembered: string | undefined
+  /** What the name service said; undefined while it hasn't. */
+  private listed: string[] | undefined
+  private nameProblem: string | undefined
+  /** The remembered address has accepted, and waits for the name service. */
+  private early = false
+  private end: (winner: Winner) => void = () => {}
+
+  /**
+   * @param host a name, or an address, which is then the only one
+   * @param deadline milliseconds for everything
+   * @param scopes the interfaces by which an IPv6 link-local address is tried that comes without one
+   */
+  constructor(host: string, port: number, deadline: number, scopes: () => string[]) {
+    this.host = host
+    this.port = port
+    this.deadline = deadline
+    this.scopes = scopes
+  }
+
+  /** Runs it. `remembered`: the address of last time, tried without waiting for the name service. */
+  run(remembered?: string): Promise<Winner> {
+    return new Promise((resolve) => {
+      this.end = (winner) => {
+        this.end = () => {}
+        for (const timer of this.timers) clearTimeout(timer)
+        for (const socket of this.sockets.values()) socket.destroy()
+        this.abort.abort()
+        resolve(winner)
+      }
+      this.timers.push(setTimeout(() => this.giveUp(), this.deadline))
+      this.remembered = remembered
+      if (remembered !== undefined) this.dial(remembered)
+      if (isIP(this.host)) this.names([this.host])
+      else void this.lookUp()
+    })
+  }
+
+  private async lookUp(): Promise<void> {
+    const asked = await run('getent', ['ahosts', this.host], { env: searchEnv(), timeout: this.deadline + 1000, abort: this.abort.signal })
+    if (asked.timedOut) return // the race is over
+    if (asked.failedToStart) this.nameProblem = `getent, which resolves ${this.host}, can't be started (${asked.failedToStart})`
+    else this.nameProblem = `${this.host} has no address`
+    this.names(addressesIn(asked.stdout))
+  }
+
+  /** The name service has answered. An address of last time that it doesn't list any more is somebody else's by now. */
+  private names(addresses: string[]): void {
+    this.listed = addresses
+    const { remembered } = this
+    if (addresses.length > 0) this.nameProblem = undefined
+    if (remembered !== undefined && addresses.length > 0 && !lists(addresses, remembered)) this.forget(remembered)
+    if (this.endEarly()) return
+    for (const address of addresses) {
+      if (!needsScope(address)) this.dial(address)
+      else for (const scope of this.scopes()) this.dial(`${address}%${scope}`, true)
+    }
+    this.settle()
+  }
+
+  private forget(address: string): void {
+    this.sockets.get(address)?.destroy()
+    this.sockets.delete(address)
+    this.failures.delete(address)
+    this.unanswered.delete(address)
+    this.remembered = undefined
+    this.early = false
+  }
+
+  /** Tries one address. `guess`: an interface was guessed, so a failure says nothing about the box. */
+  private dial(address: string, guess = false): void {
+    if (this.sockets.has(address)) return
+    const socket = createConnection({ host: address, port: this.port })
+    this.sockets.set(address, socket)
+    if (!guess) this.unanswered.add(address)
+    const gone = (): boolean => this.sockets.get(address) !== socket
+    socket.on('connect', () => gone() || this.accepted(address))
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      if (gone()) return
+      this.unanswered.delete(address)
+      if (!guess) this.failures.set(address, WORDS[error.code ?? ''] ?? error.code ?? error.message)
+      this.sockets.set(address, socket.destroy())
+      this.settle()
+    })
+  }
+
+  private accepted(address: string): void {
+    this.early = this.listed === undefined
+    if (this.early) this.timers.push(setTimeout(() => this.endEarly(), CONFIRMATION))
+    else this.end({ address })
+  }
+
+  /** The address of last time wins, if it has accepted. */
+  private endEarly(): boolean {
+    if (!this.early || this.remembered === undefined) return false
+    this.end({ address: this.remembered })
+    return true
+  }
+
+  /** Ends the race when nothing is open any more. */
+  private settle(): void {
+    if (this.listed === undefined) return
+    if ([...this.sockets.values()].every((socket) => socket.destroyed)) this.end({ reason: this.reasons() })
+  }
+
+  private giveUp(): void {
+    if (this.endEarly()) return
+    if (this.listed === undefined) this.nameProblem = `${this.host} was not resolved within ${inSeconds(this.deadline)}`
+    for (const address of this.unanswered) this.failures.set(address, `no answer within ${inSeconds(this.deadline)}`)
+    this.end({ reason: this.reasons() })
+  }
+
+  private reasons(): string {
+    const all = this.nameProblem === undefined ? [] : [this.nameProblem]
+    for (const [address, why] of this.failures) {
+      const which = address === this.remembered && !this.listed?.length ? ' (its address of last time)' : ''
+      all.push(`${address} port ${this.port}${which}: ${why}`)
+    }
+    if (all.length === 0) {
+      const scopes = this.scopes().join(', ') || 'no interface'
+      all.push(`${this.host} has only the link-local address ${this.listed?.join(', ')}, and nobody answers there by ${scopes}`)
+    }
+    const more = all.length - MOST_REASONS
+    return `${all.slice(0, MOST_REASONS).join('; ')}${more > 0 ? `; and ${more} more` : ''}`
+  }
+}

@@ -1,0 +1,117 @@
+// What the tunnel is made of: the ssh command for a cache. Pure; scripts/tunnel.ts asks the world and does it.
+import type { SshCache } from './config.ts'
+
+/** What `ssh -G` says: the values of each keyword, in lower case, in its order. */
+export type SshFacts = ReadonlyMap<string, readonly string[]>
+
+/** Seconds that an ssh server on a slow box may take, after its port has accepted, for the key exchange. */
+const KEY_EXCHANGE = 5
+
+/**
+ * Options for every tunnel, whatever ~/.ssh/config says. Not ClearAllForwardings, which clears our own -L too (ssh_config(5)).
+ * StreamLocalBindUnlink=no: of two tunnels that start at once the second must fail to bind instead of taking the first one's socket
+ * away; a stale socket has been removed before. LogLevel=INFO: at ERROR, ssh says nothing when the server stops answering.
+ */
+const OPTIONS = [
+  'BatchMode=yes',
+  'ExitOnForwardFailure=yes',
+  'StreamLocalBindUnlink=no',
+  'StreamLocalBindMask=0177',
+  'ServerAliveInterval=5',
+  'ServerAliveCountMax=2',
+  'ControlMaster=no',
+  'ControlPath=none',
+  'PermitLocalCommand=no',
+  'RemoteCommand=none',
+  'ForwardAgent=no',
+  'ForwardX11=no',
+  'Tunnel=no',
+  'RequestTTY=no',
+  'LogLevel=INFO',
+]
+
+const option = (text: string): string[] => ['-o', text]
+
+/** ssh's arguments up to the forwarding, without an address: what `ssh -G` is asked with too. */
+export function sshOptions(cache: SshCache): string[] {
+  const timeout = Math.ceil(cache.deadline / 1000) + KEY_EXCHANGE
+  return ['-N', '-T', '-n', ...[...OPTIONS, `ConnectTimeout=${timeout}`].flatMap(option)]
+}
+
+/** All of ssh's arguments. `target`: from targetOptions. */
+export function sshArguments(cache: SshCache, socket: string, target: readonly string[]): string[] {
+  return [...sshOptions(cache), ...target, '-L', `${socket}:${cache.daemonSocket}`, cache.ssh]
+}
+
+/** Reads the output of `ssh -G`. */
+export function parseFacts(output: string): SshFacts {
+  const facts = new Map<string, string[]>()
+  for (const line of output.split('\n')) {
+    const [, keyword, value = ''] = /^(\S+) ?(.*)$/.exec(line) ?? []
+    if (keyword === undefined) continue
+    const values = facts.get(keyword.toLowerCase())
+    if (values) values.push(value)
+    else facts.set(keyword.toLowerCase(), [value])
+  }
+  return facts
+}
+
+/**
+ * Whether ssh itself connects to the `host` of the cache, so that our answer about that one is about what ssh will meet. Not so with a
+ * jump host, a proxy, or an alias for another machine.
+ */
+export function isDirect(cache: SshCache, facts: SshFacts): boolean {
+  const none = (keyword: string): boolean => ['none', undefined].includes(facts.get(keyword)?.[0])
+  if (facts.get('hostname')?.[0]?.toLowerCase() !== cache.host.toLowerCase()) return false
+  return none('proxyjump') && none('proxycommand')
+}
+
+/** The port, where ssh connects to `host`: the one that is asked whether the box is there. Elsewhere ssh's own configuration knows. */
+export const portOptions = (cache: SshCache, facts: SshFacts): string[] => (isDirect(cache, facts) ? ['-p', String(cache.port)] : [])
+
+/**
+ * Options by which ssh connects to the address that has answered instead of resolving the name again (10 s when the DNS server is
+ * silent), and still knows the box by its name: the name that known_hosts has, `[name]:port` unless the port is 22 (sshd(8)).
+ * A HostKeyAlias of the user's stays. In HostName, % begins a token (ssh_config(5), TOKENS).
+ */
+export function addressOptions(cache: SshCache, address: string, facts: SshFacts): string[] {
+  const name = (facts.get('hostname')?.[0] ?? cache.host).toLowerCase()
+  const alias = cache.port === 22 ? name : `[${name}]:${cache.port}`
+  const known = facts.has('hostkeyalias') ? [] : option(`HostKeyAlias=${alias}`)
+  return [...option(`HostName=${address.replaceAll('%', '%%')}`), ...known]
+}
+
+/**
+ * Whether those options change nothing but what they are for. A `Match host` block in ~/.ssh/config no longer matches when HostName is an
+ * address, and %h in a value would become the address: then ssh has to resolve the name by itself.
+ */
+export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
+  if ((before.get('canonicalizehostname')?.[0] ?? 'false') !== 'false') return false
+  const meant = ['hostname', 'hostkeyalias']
+  const text = (facts: SshFacts): string => JSON.stringify([...facts].filter(([keyword]) => !meant.includes(keyword)))
+  return text(before) === text(after) && !text(before).includes('%h')
+}
+
+/** The user's own forwardings for this destination, which ssh would make too: any that fails ends the tunnel. */
+export function otherForwardings(facts: SshFacts): string[] {
+  const keywords = ['LocalForward', 'RemoteForward', 'DynamicForward']
+  return keywords.flatMap((keyword) => (facts.get(keyword.toLowerCase()) ?? []).map((value) => `${keyword} ${value}`))
+}
+
+/**
+ * sh code that runs ssh and removes its socket: ssh leaves it behind however it ends (OpenSSH 9.2: TERM, INT, HUP, lost link, KILL).
+ * $1: the socket; then the command. Signals become TERM for ssh (a background child ignores INT), and ssh's exit code is ours.
+ * A socket that somebody listens on by then is another tunnel's, and stays (proc_pid_net(5), /proc/net/unix: flag 00010000, path last).
+ */
+export const KEEPER = `socket=$1 pid= stop=
+shift
+trap 'stop=1; [ -z "$pid" ] || kill "$pid" 2>/dev/null' HUP INT QUIT TERM
+"$@" &
+pid=$!
+[ -z "$stop" ] || kill "$pid"
+while stop=; wait "$pid"; code=$?; [ -n "$stop" ]; do :; done
+while read -r _ _ _ flags _ _ _ path; do
+  if [ "$flags $path" = "00010000 $socket" ]; then exit "$code"; fi
+done </proc/net/unix
+rm -f -- "$socket"
+exit "$code"`

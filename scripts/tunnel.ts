@@ -1,0 +1,166 @@
+// nix-lan-tunnel: makes ready what ssh needs, and becomes ssh, which forwards the socket of the box's nix-daemon to one of the user's
+// own. JavaScript only decides: its head (scripts/heads/become.sh) starts what this prints, so that it isn't in memory meanwhile.
+import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
+import { createConnection } from 'node:net'
+import { dirname } from 'node:path'
+import { findAgent } from './lib/agent-env.ts'
+import { becomeProgram, quote } from './lib/become.ts'
+import { main, parse } from './lib/cli.ts'
+import { type Config, loadConfig, namedCache, type SshCache } from './lib/config.ts'
+import { Away, Failure, UsageError } from './lib/errors.ts'
+import { runtimeDir, socketPath } from './lib/paths.ts'
+import { type Answer, reachable } from './lib/reach.ts'
+import { run } from './lib/run.ts'
+import { searchEnv, searchPath } from './lib/search-path.ts'
+import {
+  addressOptions,
+  changesNothingElse,
+  isDirect,
+  KEEPER,
+  otherForwardings,
+  parseFacts,
+  portOptions,
+  type SshFacts,
+  sshArguments,
+  sshOptions,
+} from './lib/tunnel.ts'
+
+const NAME = 'nix-lan-tunnel'
+const HELP = `Usage: nix-lan-tunnel [--print] [CACHE]
+
+Forwards the socket of nix-daemon on the box to /run/user/UID/nix-lan/CACHE.sock, by ssh, until ssh ends. That is
+where nix-lan-connect looks for the box. Without CACHE: the only box of the configuration.
+
+ssh asks for nothing, so the box's host key must be known and the key be usable without a word: by an agent
+(SSH_AUTH_SOCK, or what env-file sets), or because it has no passphrase.
+
+      --print     only show the ssh command
+      --help, --version
+
+Exit code: that of ssh (0 when it was told to end, 255 when it failed or the link was lost); 1 a tunnel for this cache
+runs already, or its directory can't be used; 2 wrong usage or configuration; 75 the box is away.
+
+Examples:
+  nix-lan-tunnel
+  nix-lan-tunnel rpi
+  nix-lan-tunnel --print rpi
+`
+
+const say = (text: string): void => void process.stderr.write(`${NAME}: ${text}\n`)
+
+async function tunnel(argv: string[]): Promise<number> {
+  const { words, flag } = parse(argv, { boolean: ['print'] })
+  if (words.length > 1) throw new UsageError('one cache at a time; see --help')
+  const config = loadConfig()
+  const cache = boxNamed(config, words[0])
+  mustBeUser(config)
+  const socket = socketFor(config.uid, cache)
+  const agent = await findAgent(cache.envFile, process.env)
+  if (agent.problem) say(agent.problem)
+  if (!flag('print')) await makeRoom(dirname(socket), socket, cache.name)
+  const [answer, facts] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache, [])])
+  if (!flag('print') && !answer.ok) throw new Away(`${cache.name} is away: ${answer.reason}`)
+  const args = sshArguments(cache, socket, await targetOptions(cache, answer, facts))
+  for (const other of otherForwardings(facts)) {
+    say(`ssh also makes "${other}" of your ssh configuration, and ends if it can't; a Host alias of its own in ssh = "…" avoids that`)
+  }
+  process.stdout.write(flag('print') ? explanation(cache, answer, agent.from, agent.env, args) : command(socket, agent.env, args))
+  return 0
+}
+
+/** The box with that name; without one, the only box, however many other caches there are. */
+function boxNamed(config: Config, name: string | undefined): SshCache {
+  const boxes = { ...config, caches: config.caches.filter((cache) => cache.kind === 'ssh') }
+  if (name === undefined && boxes.caches.length === 0) throw new UsageError(`${config.file} has no box (a cache with host = "…")`)
+  const cache = namedCache(name === undefined ? boxes : config, name)
+  if (cache.kind === 'ssh') return cache
+  throw new UsageError(`${cache.name} is a URL (${cache.url}), which needs no tunnel`)
+}
+
+function mustBeUser({ user, uid, file }: Config): void {
+  if (process.getuid?.() === uid) return
+  throw new UsageError(
+    `the tunnel uses ${user}'s ssh keys (user in ${file}): run it as ${user}${process.getuid?.() === 0 ? ', not as root' : ''}`,
+  )
+}
+
+/** @throws UsageError for a path that ssh -L or Nix would take apart, or the kernel refuse */
+function socketFor(uid: number, cache: SshCache): string {
+  const socket = socketPath(uid, cache.name)
+  if (!/^\/[A-Za-z0-9_./+-]+$/.test(socket))
+    throw new UsageError(`${socket}: XDG_RUNTIME_DIR may only have letters, digits and . _ + - in it`)
+  if (Buffer.byteLength(socket) > 107)
+    throw new UsageError(`${socket}: too long for a socket (107 bytes, unix(7)); XDG_RUNTIME_DIR must be shorter`)
+  return socket
+}
+
+/** A directory that is ours alone, with no socket in it; a live one is left alone. */
+async function makeRoom(directory: string, socket: string, cache: string): Promise<void> {
+  makeDirectory(directory)
+  const stat = lstatSync(socket, { throwIfNoEntry: false })
+  if (!stat) return
+  if (stat.isSocket() && (await accepts(socket))) throw new Failure(`a tunnel for ${cache} runs already: somebody listens on ${socket}`)
+  if (stat.isDirectory()) throw new Failure(`${socket} is a directory; remove it`)
+  unlinkSync(socket)
+}
+
+function makeDirectory(directory: string): void {
+  try {
+    mkdirSync(directory, { mode: 0o700 })
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT') {
+      throw new Failure(
+        `${dirname(directory)} is not there: it comes with a login, or without one after: sudo loginctl enable-linger $USER`,
+      )
+    }
+    if (code !== 'EEXIST') throw new Failure(`${directory} can't be made: ${code}`)
+  }
+  const stat = lstatSync(directory)
+  if (!stat.isDirectory()) throw new Failure(`${directory} is not a directory, so sockets in it can't be trusted; remove it`)
+  if (stat.uid !== process.getuid?.()) throw new Failure(`${directory} belongs to somebody else (uid ${stat.uid}); remove it`)
+  if ((stat.mode & 0o777) !== 0o700) chmodSync(directory, 0o700)
+}
+
+/** Whether somebody listens there. A listener whose queue is full (EAGAIN) is one too. */
+function accepts(socket: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const connection = createConnection(socket)
+    connection.on('connect', () => resolve(true)).on('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'EAGAIN'))
+    connection.on('connect', () => connection.destroy())
+  })
+}
+
+/** What ssh makes of its configuration for this box; nothing when it can't be asked: then ssh itself will say why. */
+async function askSsh(cache: SshCache, more: readonly string[]): Promise<SshFacts> {
+  const asked = await run('ssh', ['-G', ...sshOptions(cache), ...more, cache.ssh], { env: searchEnv(), timeout: cache.deadline })
+  return asked.code === 0 ? parseFacts(asked.stdout) : new Map()
+}
+
+async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): Promise<string[]> {
+  const port = portOptions(cache, facts)
+  if (!answer.ok || !isDirect(cache, facts) || answer.address === cache.host) return port
+  const before = await askSsh(cache, port)
+  const address = addressOptions(cache, answer.address, facts)
+  const after = await askSsh(cache, [...port, ...address])
+  return changesNothingElse(before, after) ? [...port, ...address] : port
+}
+
+/** A shell keeps the socket's life and ssh's the same. */
+function command(socket: string, env: Record<string, string>, args: readonly string[]): string {
+  return becomeProgram({
+    program: '/bin/sh',
+    args: ['-c', KEEPER, NAME, socket, 'ssh', ...args],
+    shift: process.argv.length - 2,
+    env: { ...env, PATH: searchPath(process.env.PATH) },
+  })
+}
+
+function explanation(cache: SshCache, answer: Answer, from: string, env: Record<string, string>, args: readonly string[]): string {
+  const there = answer.ok ? `reachable at ${answer.address} port ${answer.port}` : `away: ${answer.reason}`
+  const words = [...Object.entries(env).map(([name, value]) => `${name}=${value}`), 'ssh', ...args]
+  const plain = (word: string): string => (/^[A-Za-z0-9_./:=@%+,-]+$/.test(word) ? word : quote(word))
+  return `# ${cache.name} is ${there}\n# SSH_AUTH_SOCK: from ${from}\n${words.map(plain).join(' ')}\n`
+}
+
+void main(NAME, HELP, tunnel)
