@@ -1,0 +1,427 @@
+// The contract of `nix-lan queue`: exit code, stdout, stderr. Nix is two sh scripts that answer from files, the box a socket that greets as
+// a nix-daemon does. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+import { type ChildProcess, spawn } from 'node:child_process'
+import {
+  chmodSync,
+  chownSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { createServer, type Server } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { needs, which } from '../lib/needs.ts'
+
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-queue-'))
+const ROOT = process.getuid?.() === 0
+const USER = ROOT ? 65534 : (process.getuid?.() ?? 65534)
+// As root NIX_LAN_CONFIG is ignored. The capability: so that programs in root's folders can be run by somebody else.
+const AS_USER = ROOT ? [which('setpriv') ?? '', '--reuid=65534', '--regid=65534', '--clear-groups', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search'] : []
+/** Longer than anything here takes; only a hang reaches it. */
+const LIMIT = 60_000
+
+const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime', { node: process.execPath })
+const BIN = folder('bin')
+/** What the fake Nix knows: `valid`, `unsigned`, `box`, `fail` (a copy fails with this), `slow` (a copy takes so many seconds); `log`: its calls. */
+const WORLD = folder('world')
+const STATE = folder('state')
+const QUEUE = join(STATE, 'gcroots/nix-lan/queue/rpi')
+const FAILED = join(STATE, 'gcroots/nix-lan/failed/rpi')
+const SOCKET = join(TMP, 'run/nix-lan/rpi.sock')
+const CONFIG = '[cache.rpi]\nhost = "rpi"\ndeadline = "1s"\nexclude = ["*-source"]\n\n[cache.web]\nurl = "https://cache.example.org"\n'
+
+const H = '0123456789abcdfghijklmnpqrsvwxyz'
+const store = (name: string): string => `/nix/store/${H}-${name}`
+
+/** A new directory of the user's in TMP; `links` are symlinks in it: name → target. */
+function folder(name: string, links: Record<string, string> = {}): string {
+  chmodSync(TMP, 0o755)
+  const path = join(TMP, name)
+  mkdirSync(path, { recursive: true })
+  for (let at = path; at !== TMP; at = join(at, '..')) own(at)
+  for (const [link, target] of Object.entries(links)) symlinkSync(target, join(path, link))
+  return path
+}
+
+function own(path: string): void {
+  if (ROOT) chownSync(path, USER, USER)
+}
+
+function script(path: string, text: string): void {
+  writeFileSync(path, `#!/bin/sh\nW=${WORLD}\n${text}\n`)
+  chmodSync(path, 0o755)
+}
+
+const NIX = `shift 3
+verb=$1; shift
+case $verb in store) verb=$1; shift;; esac
+n=0 to= key=
+paths=
+while [ $# -gt 0 ]; do case $1 in
+  --to|--store|--substituter) to=$2; shift;; --key-file) key=$2; shift;;
+  /*) paths="$paths $1"; n=$((n+1));; *) flags="$flags $1";; esac; shift; done
+echo "$verb$flags $n" >>$W/log
+case $verb in
+copy) [ ! -t 2 ] || echo "a progress bar" >&2
+  [ ! -e $W/slow ] || sleep $(cat $W/slow)
+  if [ -e $W/fail ]; then cat $W/fail >&2; exit 1; fi
+  for p in $paths; do echo $p >>$W/box; done;;
+path-info) for p in $paths; do s=me-1:x; ! grep -qx $p $W/unsigned || s=ultimate; printf '%s\\t        120\\t%s\\n' $p "$s"; done;;
+sign) : >$W/unsigned; echo "$key" >>$W/log;;
+config) printf 'secret-key-files = %s\\ntrusted-public-keys = me-1:abc\\n' "$(cat $W/keys)";;
+esac`
+
+const NIX_STORE = `[ ! -e $W/broken ] || { echo 'error: cannot connect to daemon' >&2; exit 1; }
+known=$W/valid
+while [ $# -gt 0 ]; do case $1 in --store) known=$W/box; shift;; --*) verb=$1;; *) break;; esac; shift; done
+echo "$verb $#" >>$W/log
+case $verb in
+--print-invalid) printf '%s\\n' "$@" | grep -vxFf $known || :;;
+--size) for p; do echo 120; done;;
+--referrers-closure) printf '%s\\n' "$@";;
+esac`
+
+let server: Server | undefined
+
+/** A box that is there: the greeting of protocol 1.35 (Nix 2.14, src/libstore/daemon.cc, processConnection). */
+async function boxIsThere(): Promise<void> {
+  const u64 = (value: number): Buffer => Buffer.from(new BigUint64Array([BigInt(value)]).buffer)
+  server = createServer((socket) => {
+    socket.on('error', () => {})
+    socket.write(Buffer.concat([u64(0x6478696f), u64(0x0123)]))
+    let got = 0
+    socket.on('data', (data) => {
+      got += data.length
+      if (got >= 32) socket.write(Buffer.concat([u64(6), Buffer.from('2.14.0\0\0'), u64(2), u64(0x616c7473)]))
+    })
+  })
+  await new Promise<void>((done) => server?.listen(SOCKET, () => done()))
+  own(SOCKET)
+}
+
+async function boxIsAway(): Promise<void> {
+  const at = server
+  server = undefined
+  if (at) await new Promise<void>((done) => at.close(() => done()))
+  rmSync(SOCKET, { force: true })
+}
+
+function prepare(): void {
+  for (const name of ['nix-lan', 'nix-lan-connect']) copyFileSync(resolve('dist', name), join(BIN, name))
+  script(join(BIN, 'nix'), NIX)
+  script(join(BIN, 'nix-store'), NIX_STORE)
+  folder('run/nix-lan')
+  folder('home')
+  writeFileSync(join(TMP, 'config.toml'), CONFIG)
+}
+
+/** An empty queue; the box is away; every path of `valid` is in the store, and the queue. */
+async function fresh(): Promise<void> {
+  await boxIsAway()
+  rmSync(join(STATE, 'gcroots'), { recursive: true, force: true })
+  for (const dir of ['state/gcroots/nix-lan/queue/rpi', 'state/gcroots/nix-lan/failed/rpi']) folder(dir)
+  for (const name of readdirSync(WORLD)) rmSync(join(WORLD, name))
+  for (const name of ['valid', 'unsigned', 'box', 'log', 'keys']) tell(name, '')
+  tell('valid', ['a', 'b', 'c', 'a.drv', 'b-source'].map((name) => `${store(name)}\n`).join(''))
+}
+
+function tell(name: string, text: string): void {
+  writeFileSync(join(WORLD, name), text)
+  own(join(WORLD, name))
+}
+
+function queued(...names: string[]): void {
+  for (const name of names) symlinkSync(store(name), join(QUEUE, `${H}-${name}`))
+}
+
+const log = (): string[] => readFileSync(join(WORLD, 'log'), 'utf8').split('\n').slice(0, -1)
+const links = (dir: string): string[] => readdirSync(dir).filter((name) => !name.startsWith('.')).map((name) => name.slice(33)).sort()
+
+interface Result {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+function launch(argv: readonly string[], env: Record<string, string> = {}): ChildProcess {
+  const [program = '', ...args] = [...AS_USER, ...argv]
+  const all = { PATH: `${BIN}:${RUNTIME}:/usr/bin:/bin`, HOME: join(TMP, 'home'), XDG_RUNTIME_DIR: join(TMP, 'run') }
+  const nixLan = { NIX_STATE_DIR: STATE, NIX_LAN_CONFIG: join(TMP, 'config.toml') }
+  return spawn(program, args, { env: { ...all, ...nixLan, ...env }, cwd: join(TMP, 'home'), stdio: ['ignore', 'pipe', 'pipe'] })
+}
+
+function ended(child: ChildProcess): Promise<Result> {
+  const result: Result = { code: null, stdout: '', stderr: '' }
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => (result.stdout += text))
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => (result.stderr += text))
+  const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT)
+  return new Promise((done) => {
+    child.on('close', (code) => {
+      clearTimeout(timer)
+      done({ ...result, code })
+    })
+  })
+}
+
+const queue = (...args: string[]): Promise<Result> => ended(launch([join(BIN, 'nix-lan'), 'queue', ...args]))
+
+const wanted = ROOT ? ['setpriv', 'flock'] : ['flock']
+const test = needs(suite('nix-lan queue'), ...wanted)
+test.before(prepare)
+test.before.each(fresh)
+test.after(boxIsAway)
+process.on('exit', () => rmSync(TMP, { recursive: true, force: true }))
+
+test('wrong usage: exit 2, one line that names the way out', async () => {
+  const table: [args: string[], says: RegExp][] = [
+    [['lst'], /there is no action lst; did you mean list\?/],
+    [['frobnicate'], /there is no action frobnicate; see nix-lan queue --help/],
+    [['--cahce', 'rpi'], /unknown option --cahce; did you mean --cache\?/],
+    [['list', 'x'], /list takes no paths/],
+    [['upload', '--all'], /--all goes with drop/],
+    [['list', '--key-file', '/k'], /--key-file goes with sign/],
+    [['add'], /add needs store paths/],
+    [['add', './nothing'], /\.\/nothing is neither a store path nor a link to one/],
+    [['add', '/etc/passwd'], /neither/],
+    [['drop'], /drop needs either paths, or --failed, or --all/],
+    [['drop', '--all', '--failed'], /either/],
+    [['--cache', 'web'], /web is read only/],
+    [['--cache', 'rpy'], /rpy/],
+  ]
+  for (const [args, says] of table) {
+    const { code, stdout, stderr } = await queue(...args)
+    assert.equal([code, stdout, stderr.split('\n').length], [2, '', 2], `${args}: ${stderr}`)
+    assert.match(stderr, says)
+  }
+})
+
+test('help shows the exit codes and examples; no command shows the commands; an unknown one suggests', async () => {
+  const help = await queue('--help')
+  assert.equal([help.code, help.stderr], [0, ''])
+  assert.match(help.stdout, /Exit code: 0 done; 1 [^]*75 not now[^]*Examples:\n {2}nix-lan queue\n/)
+  const none = await ended(launch([join(BIN, 'nix-lan')]))
+  assert.equal([none.code, none.stderr], [0, ''])
+  assert.match(none.stdout, /queue +what waits/)
+  const wrong = await ended(launch([join(BIN, 'nix-lan'), 'queu']))
+  assert.equal([wrong.code, wrong.stderr], [2, 'nix-lan: there is no command queu; did you mean queue?\n'])
+})
+
+test('no queue yet: how to make it', async () => {
+  rmSync(QUEUE, { recursive: true })
+  for (const action of ['list', 'upload', 'retry']) {
+    const { code, stderr } = await queue(action)
+    assert.is(code, 2)
+    assert.match(stderr, `make it with: sudo install -d -o `)
+    assert.match(stderr, ` ${QUEUE} ${FAILED}\n`)
+  }
+})
+
+test('add: store paths, what is below one, links to them; once', async () => {
+  symlinkSync(store('a'), join(TMP, 'home/result'))
+  symlinkSync('result', join(TMP, 'home/link'))
+  const added = await queue('add', 'link', `${store('b')}/bin/b`, `${H}-c`, store('b-source'))
+  assert.equal(added, { code: 0, stdout: 'rpi: 3 queued, 1 kept out by derivations or exclude\n', stderr: '' })
+  assert.equal(links(QUEUE), ['a', 'b', 'c'])
+  assert.equal(await queue('add', './result'), { code: 0, stdout: 'rpi: 0 queued, 1 already there\n', stderr: '' })
+  const json = await queue('add', store('a.drv'), '--json')
+  assert.equal(JSON.parse(json.stdout), [{ cache: 'rpi', added: [`${H}-a.drv`], there: 0, unwanted: 0 }])
+})
+
+test('add: a path that is not valid, and nothing is queued', async () => {
+  const { code, stderr } = await queue('add', store('a'), store('nope'))
+  assert.equal([code, stderr], [1, `nix-lan queue: not valid in this machine's store, nothing was queued: ${store('nope')}\n`])
+  assert.equal(links(QUEUE), [])
+})
+
+test('list: a table, what is unsigned, failed or junk, with the cures; --json', async () => {
+  assert.equal(await queue(), { code: 0, stdout: 'rpi: nothing queued\n', stderr: '' })
+  queued('a', 'b', 'b-source', 'gone')
+  tell('unsigned', `${store('b')}\n`)
+  symlinkSync(store('c'), join(FAILED, `${H}-c`))
+  writeFileSync(join(FAILED, `.${H}-c`), 'boom\n')
+  writeFileSync(join(QUEUE, 'junk'), '')
+  const { code, stdout, stderr } = await queue('list')
+  assert.equal([code, stderr], [0, ''])
+  const lines = stdout.replace(/ +(\d+s) +/g, ' $1 ').split('\n')
+  assert.is(lines[0], 'rpi: 1 queued, 1 unsigned, 1 failed, 1 gone, 1 junk')
+  assert.match(lines[1] ?? '', /^STATE +AGE +SIZE +PATH +LAST ERROR$/)
+  for (const row of [/^queued \ds 120 B {2}\S+-a$/, /^unsigned \ds 120 B {2}\S+-b +it, or/, /^failed \ds 120 B {2}\S+-c +boom$/, /^gone \ds - {2}\S+-gone/]) {
+    assert.ok(lines.some((line) => row.test(line.replace(/ {2,}/g, (gap) => gap.slice(0, 2)))), `${row} in\n${stdout}`)
+  }
+  assert.match(stdout, /^junk .*\/junk +not a link: remove it by hand$/m)
+  assert.match(stdout, 'sudo nix-lan queue sign')
+  assert.match(stdout, 'nix-lan queue retry')
+  const rows = JSON.parse((await queue('--json')).stdout)
+  const failed = rows.find((row: { state: string }) => row.state === 'failed')
+  assert.match(failed.added, /^\d{4}-\d\d-\d\dT/)
+  assert.equal({ ...failed, added: '' }, { cache: 'rpi', state: 'failed', path: store('c'), added: '', size: 120, error: 'boom' })
+})
+
+test('list: a long one asks Nix nothing, unless told to; without an answer from Nix it lists all the same', async () => {
+  queued(...Array.from({ length: 1001 }, (_, i) => `p${i}`))
+  const long = await queue('list')
+  assert.is(long.code, 0)
+  assert.match(long.stdout, 'rpi: 1001 queued (sizes and signatures: --full)')
+  assert.equal(log(), [])
+  assert.match((await queue('list', '--full')).stdout, '1001 gone')
+  tell('broken', '')
+  const broken = await queue('list', '--full')
+  assert.equal([broken.code, broken.stdout.split('\n')[0]], [0, 'rpi: 1001 queued'])
+  assert.match(broken.stderr, 'sizes and signatures are not known: cannot connect to daemon')
+})
+
+test('upload: one copy for all outputs, one for all derivations; the links are gone, junk is not', async () => {
+  const names = Array.from({ length: 300 }, (_, i) => `p${i}`)
+  tell('valid', [...names, 'a.drv'].map((name) => `${store(name)}\n`).join(''))
+  queued(...names, 'a.drv', 'b-source')
+  writeFileSync(join(QUEUE, 'junk'), '')
+  await boxIsThere()
+  assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: 301 paths uploaded\n', stderr: '' })
+  assert.equal(
+    log().filter((line) => line.startsWith('copy')),
+    ['copy 300', 'copy --derivation 1'],
+  )
+  assert.equal(readdirSync(QUEUE), ['junk'])
+  assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: 0 paths uploaded\n', stderr: '' })
+})
+
+test('upload: away is 75, at once, without Nix', async () => {
+  queued('a', 'b')
+  const { code, stdout, stderr } = await queue('upload')
+  assert.equal([code, stdout], [75, ''])
+  assert.match(stderr, /^rpi is away \(.+\); 2 paths stay queued\n$/)
+  assert.equal([links(QUEUE), log()], [['a', 'b'], []])
+  const json = await queue('upload', '--json')
+  assert.is(json.code, 75)
+  const [answer] = JSON.parse(json.stdout)
+  assert.equal([answer.cache, answer.left, answer.uploaded, typeof answer.away], ['rpi', 2, [], 'string'])
+})
+
+test('upload: what Nix names is set aside with its message, exit 1; retry puts it back; drop forgets', async () => {
+  queued('a')
+  await boxIsThere()
+  tell('fail', `copying 1 paths...\nerror: hash mismatch importing path '${store('a')}'\n`)
+  const failed = await queue('upload')
+  assert.is(failed.code, 1)
+  assert.is(failed.stderr, `rpi: set aside ${store('a')}: hash mismatch importing path '${store('a')}'\nrpi: 1 path set aside; see \`nix-lan queue\`\n`)
+  assert.equal([links(QUEUE), links(FAILED)], [[], ['a']])
+  assert.equal(await queue('retry', store('b')), { code: 1, stdout: 'rpi: 0 back in the queue\n', stderr: '' })
+  assert.equal(await queue('retry', store('a')), { code: 0, stdout: 'rpi: 1 back in the queue\n', stderr: '' })
+  assert.equal([links(QUEUE), readdirSync(FAILED)], [['a'], []])
+  assert.is((await queue('upload')).code, 1)
+  rmSync(join(WORLD, 'fail'))
+  assert.equal(await queue('retry', '--json').then(({ stdout }) => JSON.parse(stdout)), [{ cache: 'rpi', queued: [store('a')] }])
+  assert.is((await queue('upload')).code, 0)
+})
+
+test('drop: paths, --failed, --all', async () => {
+  const again = (): void => {
+    for (const dir of [QUEUE, FAILED]) for (const name of readdirSync(dir)) rmSync(join(dir, name))
+    queued('a', 'b')
+    symlinkSync(store('c'), join(FAILED, `${H}-c`))
+    writeFileSync(join(FAILED, `.${H}-c`), 'boom\n')
+  }
+  const table: [args: string[], code: number, dropped: number, queue: string[], failed: string[]][] = [
+    [[store('a')], 0, 1, ['b'], ['c']],
+    [[store('a'), store('c')], 0, 2, ['b'], []],
+    [[store('x')], 1, 0, ['a', 'b'], ['c']],
+    [['--failed'], 0, 1, ['a', 'b'], []],
+    [['--all'], 0, 3, [], []],
+  ]
+  for (const [args, code, dropped, inQueue, inFailed] of table) {
+    again()
+    assert.equal(await queue('drop', ...args), { code, stdout: `rpi: ${dropped} dropped\n`, stderr: '' }, String(args))
+    assert.equal([links(QUEUE), links(FAILED)], [inQueue, inFailed], String(args))
+    if (inFailed.length === 0) assert.equal(readdirSync(FAILED), [], 'notes are left')
+  }
+})
+
+test('upload: unsigned ones stay and do not hold up the others: 75, and the cure, which is sign', async () => {
+  queued('a', 'b')
+  tell('unsigned', `${store('b')}\n`)
+  await boxIsThere()
+  const { code, stdout, stderr } = await queue('upload')
+  assert.equal([code, stdout], [75, 'rpi: 1 path uploaded\n'])
+  assert.match(stderr, /^rpi: 1 path can't go, for want of a signature .*`sudo nix-lan queue sign`\n$/)
+  assert.equal(links(QUEUE), ['b'])
+  const noKey = await queue('sign')
+  assert.is(noKey.code, 2)
+  assert.match(noKey.stderr, /no key to sign with[^]*--generate-binary-cache-key/)
+  assert.match((await queue('sign', '--key-file', '/no/such')).stderr, /\/no\/such can't be read \(ENOENT\)/)
+  const key = join(TMP, 'key')
+  writeFileSync(key, 'me-1:x')
+  tell('keys', key)
+  assert.equal(await queue('sign'), { code: 0, stdout: `1 path signed with ${key}\n`, stderr: '' })
+  assert.is((await queue('upload')).code, 0)
+})
+
+test('upload: Nix cannot be asked, or is not there: said, and all stay queued', async () => {
+  queued('a')
+  await boxIsThere()
+  tell('broken', '')
+  const broken = await queue('upload')
+  assert.equal([broken.code, broken.stderr], [75, 'rpi: stopped: cannot connect to daemon; 1 path stays queued\n'])
+  const none = await ended(launch([join(BIN, 'nix-lan'), 'queue', 'upload'], { PATH: `${RUNTIME}:${folder('flock', { flock: which('flock') ?? '', sh: '/bin/sh', cat: '/bin/cat' })}` }))
+  assert.equal([none.code, none.stderr], [75, "rpi: stopped: nix can't be started (ENOENT): is it in PATH?; 1 path stays queued\n"])
+  assert.equal(links(QUEUE), ['a'])
+})
+
+test('upload: what is added meanwhile goes too', async () => {
+  queued('a')
+  tell('slow', '1')
+  await boxIsThere()
+  const running = ended(launch([join(BIN, 'nix-lan'), 'queue', 'upload']))
+  await copying()
+  queued('b')
+  assert.equal(await running, { code: 0, stdout: 'rpi: 2 paths uploaded\n', stderr: '' })
+})
+
+test('upload: a second one says which one runs; a killed one leaves no lock', async () => {
+  queued('a')
+  tell('slow', '3')
+  await boxIsThere()
+  const child = launch([join(BIN, 'nix-lan'), 'queue', 'upload'])
+  const first = ended(child)
+  await copying()
+  const second = await queue('upload')
+  assert.equal([second.code, second.stdout], [75, ''])
+  assert.match(second.stderr, /^an upload to rpi is running already: process \d+, since \d\d:\d\d:\d\d \(\d+s\)\n$/)
+  assert.is(Number(/process (\d+)/.exec(second.stderr)?.[1]), child.pid)
+  child.kill('SIGKILL')
+  await first
+  rmSync(join(WORLD, 'slow'))
+  let third = await queue('upload')
+  for (let tries = 0; third.code === 75 && tries < 100; tries++) third = await queue('upload') // the kernel takes a moment
+  assert.equal(third, { code: 0, stdout: 'rpi: 1 path uploaded\n', stderr: '' })
+})
+
+/** Waits until a copy has begun. */
+async function copying(): Promise<void> {
+  for (let tries = 0; tries < 1000 && !log().some((line) => line.startsWith('copy')); tries++) await new Promise((done) => setTimeout(done, 20))
+}
+
+const terminal = needs(suite('nix-lan queue on a terminal'), ...wanted, 'script')
+terminal.before(prepare)
+terminal.before.each(fresh)
+terminal.after(boxIsAway)
+
+terminal("upload shows Nix's own progress; when it fails, a second copy without a terminal finds the culprit", async () => {
+  queued('a')
+  await boxIsThere()
+  tell('fail', `error: hash mismatch importing path '${store('a')}'\n`)
+  const { stdout } = await ended(launch(['script', '-qefc', `${join(BIN, 'nix-lan')} queue upload`, '/dev/null']))
+  assert.is(stdout.split('a progress bar').length, 2, stdout)
+  assert.is(log().filter((line) => line.startsWith('copy')).length, 2)
+  assert.equal(links(FAILED), ['a'])
+})
+
+test.run()
+terminal.run()
