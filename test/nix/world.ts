@@ -139,8 +139,8 @@ rm -rf "$r/etc/nix" "$r/etc/hosts"; mkdir "$r/etc/nix"; mv "$dir/hosts" "$r/etc/
 mkdir -p "$r/home/alice" "$r/run/user/1000"; chmod 700 "$r/run/user/1000"; chown 1000:1000 "$r/home/alice" "$r/run/user/1000"
 cd "$r"; pivot_root . .; umount -l .; cd /
 printf 'ready %s\\n' "$pid"
-trap '' CHLD # as init of the pid namespace: the kernel reaps whom others leave behind
-exec cat >/dev/null
+# the init of the pid namespace: it ends when stdin does; with SIGCHLD ignored, the kernel reaps whom others leave behind
+exec env --ignore-signal=CHLD cat >/dev/null
 `
 
 /** Makes a world. @throws Error that says which part of the machine refused */
@@ -365,7 +365,8 @@ export class World {
       for (const key of ['host', 'user']) await this.must('root', 'ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', `${keys}/${key}`])
       this.write(`${keys}/sshd_config`, sshdConfig(this.port, keys))
     }
-    const sshd = this.start('root', '/usr/sbin/sshd', ['-D', '-e', '-f', `${keys}/sshd_config`])
+    // the sh between: nsenter stops itself when its child is stopped, and nobody would wake it (freezeSshd)
+    const sshd = this.start('root', 'sh', ['-c', '/usr/sbin/sshd -D -e -f "$0" & wait', `${keys}/sshd_config`])
     this.sshd = sshd
     await accepts(this.port, sshd)
     return { port: this.port, userKey: this.read(`${keys}/user`), hostKey: this.read(`${keys}/host.pub`).trim() }
@@ -403,13 +404,13 @@ function sshdConfig(port: number, keys: string): string {
 
 // A whole greeting of Nix's worker protocol 1.21: magic, version, no CPU affinity, no reserved space (Nix 2.8, src/libstore/daemon.cc,
 // processConnection). One that is broken off would leave an error in the daemon's log, where tests look for errors.
-const GREETING = Buffer.from(new BigUint64Array([0x6e697863n, 0x115n, 0n, 0n]).buffer)
+export const GREETING = Buffer.from(new BigUint64Array([0x6e697863n, 0x115n, 0n, 0n]).buffer)
 
 /**
  * Waits until something accepts at a unix socket or a local port, and answers what it is told, if it is told something.
  * @throws Error with the program's output when it ends before, or after 20 s
  */
-async function accepts(where: string | number, program: Running, greeting?: Buffer): Promise<void> {
+export async function accepts(where: string | number, program: Running, greeting?: Buffer): Promise<void> {
   let over = false
   program.ended.then(() => {
     over = true
@@ -419,6 +420,7 @@ async function accepts(where: string | number, program: Running, greeting?: Buff
     const there = await new Promise<boolean>((resolve) => {
       let got = 0
       if (greeting) socket.write(greeting)
+      socket.setTimeout(3000, () => resolve(false))
       socket.on('connect', () => greeting || resolve(true)).on('error', () => resolve(false)).on('close', () => resolve(false))
       // the daemon's magic, its version and "last": 24 bytes
       socket.on('data', (bytes) => (got += bytes.length) >= 24 && resolve(true))
