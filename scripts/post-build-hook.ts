@@ -48,7 +48,8 @@ async function outputs(drv: string): Promise<string[]> {
   const read = outputsOf(textOf(drv), store)
   if (read) return read
   // NIX_CONFIG, which names this very hook, is left out; but derivations that need the feature were built with it, so it is on.
-  const env = { ...process.env, NIX_CONFIG: 'extra-experimental-features = ca-derivations' }
+  const PATH = `${process.env.PATH ?? ''}:/usr/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin`
+  const env = { ...process.env, PATH, NIX_CONFIG: 'extra-experimental-features = ca-derivations' }
   const asked = await run('nix-store', ['--query', '--outputs', drv], { env, timeout: QUERY_LIMIT })
   const found = outputsPrinted(asked.stdout, store)
   if (asked.code === 0 && found.length > 0) return found
@@ -134,8 +135,8 @@ function remember(wrong: boolean): void {
   const queue = dirname(queueDir('x'))
   const directory = self === 0 ? '/run' : process.env.XDG_RUNTIME_DIR
   quietly(() => {
-    const configured = statSync('/etc/nix-lan/config.toml').mtimeMs / 1000
-    const time = Math.max(Date.now() / 1000, configured)
+    const configured = statSync('/etc/nix-lan/config.toml').mtimeMs
+    const time = Math.max(Date.now(), configured + 2) / 1000 // a clock may have been ahead; 2: a time loses its last digits here
     utimesSync(queue, time, time)
   })
   if (wrong && directory) {

@@ -13,11 +13,10 @@ if [ $# -eq 0 ]; then
   trap 'exit 0' EXIT
   trap '' HUP INT QUIT PIPE
 
-  # Bytes, not characters; and the system's own tools, whatever PATH says. All that is used: ln, and head, id, sh, timeout, rarely.
+  # Bytes, not characters; and the system's own tools, whatever PATH says. All that is used: ln, rarely head and id.
   LC_ALL=C
-  nix_lan_system=/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin
-  nix_lan_path=${PATH:+$PATH:}$nix_lan_system
-  PATH=$nix_lan_system${PATH:+:$PATH}
+  nix_lan_path=${PATH-}
+  PATH=/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin${PATH:+:$PATH}
 
   nix_lan_store=${NIX_STORE_DIR:-/nix/store}
   nix_lan_store=${nix_lan_store%/}
@@ -179,19 +178,20 @@ if [ -z "$nix_lan_ask" ]; then
 fi
 
 nix_lan_words=
-if find_runtime; then
-  # It prints store paths; what it has to say goes to stderr. At the time limit its whole process group is killed, so that nothing
-  # is left that holds Nix's pipe.
-  # shellcheck disable=SC2086
-  nix_lan_words=$(timeout -s KILL 0.9 sh "$0" $nix_lan_ask </dev/null)
-  case $? in
-    0 | 1) nix_lan_why= ;;
-    124 | 137) nix_lan_why='took more than 0.9 s and was stopped' ;;
-    *) nix_lan_why="failed" ;;
-  esac
-  if [ -n "$nix_lan_why" ]; then nix_lan_why="$nix_lan_found $nix_lan_why"; fi
-else
+if ! find_runtime; then
   nix_lan_why='no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun'
+elif nix_lan_runtime=$nix_lan_found && ! find_program timeout; then
+  nix_lan_why='no program "timeout" found: install coreutils'
+else
+  # It prints store paths; what it has to say goes to stderr, but not the shell's "Killed". At the time limit its whole process
+  # group is killed, so that nothing is left that holds Nix's pipe.
+  # shellcheck disable=SC2086
+  { nix_lan_words=$("$nix_lan_found" -s KILL 0.9 /bin/sh "$0" $nix_lan_ask </dev/null 2>&3 3>&-); } 3>&2 2>/dev/null
+  case $? in
+    0 | 1 | 2) nix_lan_why= ;;
+    124 | 137) nix_lan_why="$nix_lan_runtime took more than 0.9 s and was stopped" ;;
+    *) nix_lan_why="$nix_lan_runtime failed" ;;
+  esac
 fi
 if [ -n "$nix_lan_why" ]; then
   say "$nix_lan_why, so that this may be incomplete (post-build-hook$nix_lan_ask for $nix_lan_drv)"
@@ -199,6 +199,10 @@ fi
 
 # All of it again: there may be directories now that weren't there before.
 if [ -d "$nix_lan_queue" ]; then
+  PATH=/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin${PATH:+:$PATH}
+  set -f
   # shellcheck disable=SC2086
-  is_safe_for_root && queue_paths $nix_lan_good $nix_lan_words
+  set -- $nix_lan_good $nix_lan_words
+  set +f
+  if is_safe_for_root; then queue_paths "$@"; fi
 fi

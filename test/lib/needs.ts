@@ -17,6 +17,7 @@ export const PACKAGES: Record<string, string> = {
   mmdebstrap: 'mmdebstrap',
   shellcheck: 'shellcheck',
   bash: 'bash',
+  busybox: 'busybox',
 }
 
 /** The names of tests that were skipped, and why. A global, since each test file is a bundle of its own; test/lib/one.ts makes and reads it. */
