@@ -8,7 +8,7 @@
 //     await pair.close()
 //
 // The cache's name is "box". Both have a nix-daemon, and neither trusts alice; the client signs what it builds, the box knows the public key.
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { accepts, createWorld, GREETING, nixConf, type Running, type World, type WorldOptions } from './world.ts'
 
 export const DIST = '/opt/nix-lan/dist'
@@ -85,7 +85,7 @@ export class Pair {
     await box.startDaemon()
   }
 
-  /** Writes the client's nix.conf; a daemon that runs reads it anew for each connection. */
+  /** Writes the client's nix.conf. A daemon that runs keeps what it has read: stopDaemon(), startDaemon(). */
   configure(settings: Record<string, string>, hook = false): void {
     const own: Record<string, string> = {
       'secret-key-files': '/etc/nix/secret',
@@ -178,9 +178,4 @@ export class Pair {
   async close(): Promise<void> {
     await Promise.all([this.client.close(), this.box.close()])
   }
-}
-
-/** Whether dist has this script: for tests written before it. */
-export function built(script: string): boolean {
-  return existsSync(`dist/${script}`)
 }
