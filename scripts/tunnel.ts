@@ -8,7 +8,7 @@ import { becomeProgram, quote } from './lib/become.ts'
 import { main, parse } from './lib/cli.ts'
 import { type Config, loadConfig, namedCache, type SshCache } from './lib/config.ts'
 import { Away, Failure, UsageError } from './lib/errors.ts'
-import { runtimeDir, socketPath } from './lib/paths.ts'
+import { socketPath } from './lib/paths.ts'
 import { type Answer, reachable } from './lib/reach.ts'
 import { run } from './lib/run.ts'
 import { searchEnv, searchPath } from './lib/search-path.ts'
@@ -140,10 +140,8 @@ async function askSsh(cache: SshCache, more: readonly string[]): Promise<SshFact
 async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): Promise<string[]> {
   const port = portOptions(cache, facts)
   if (!answer.ok || !isDirect(cache, facts) || answer.address === cache.host) return port
-  const before = await askSsh(cache, port)
-  const address = addressOptions(cache, answer.address, facts)
-  const after = await askSsh(cache, [...port, ...address])
-  return changesNothingElse(before, after) ? [...port, ...address] : port
+  const all = [...port, ...addressOptions(cache, answer.address, facts)]
+  return changesNothingElse(facts, await askSsh(cache, all)) ? all : port
 }
 
 /** A shell keeps the socket's life and ssh's the same. */

@@ -18,15 +18,14 @@ export interface Agent {
 export const ENV_FILE_LIMIT = 5000
 
 // Status and values, each ended by NUL. The trap: for a file that says `exit` (in one of its functions, even that prints nothing).
-const SOURCE =
-  String.raw`report() { printf '%s\0' "$1" "$` +
-  String.raw`{SSH_AUTH_SOCK-}" "$` +
-  String.raw`{SSH_AGENT_PID-}"; }
-trap 'report $?' EXIT
-. "$1" >/dev/null 2>&1
-set -- $?
-trap - EXIT
-report "$1"`
+const SOURCE = [
+  `nix_lan_report() { printf '%s\\0' "$1" "\${SSH_AUTH_SOCK-}" "\${SSH_AGENT_PID-}"; }`,
+  `trap 'nix_lan_report $?' EXIT`,
+  '. "$1" >/dev/null 2>&1',
+  'set -- $?',
+  'trap - EXIT',
+  'nix_lan_report "$1"',
+].join('\n')
 
 /**
  * The agent for ssh.

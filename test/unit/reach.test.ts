@@ -1,0 +1,59 @@
+// What reachable() takes from a configuration, from getent and from the network's errors.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import type { Cache } from '../../scripts/lib/config.ts'
+import { addressesIn, inSeconds, lists, needsScope } from '../../scripts/lib/race.ts'
+import { placeOf } from '../../scripts/lib/reach.ts'
+
+const test = suite('reach')
+
+const url = (text: string): Cache => ({ kind: 'url', name: 'nas', url: text, deadline: 2000 })
+
+const PLACES: [string, string][] = [
+  ['http://nas.local', 'nas.local 80'],
+  ['http://nas.local:5000/nix', 'nas.local 5000'],
+  ['http://nas.local:80', 'nas.local 80'],
+  ['https://user:secret@nas.local', 'nas.local 443'],
+  ['http://[fd00::1]:5000', 'fd00::1 5000'],
+  ['ssh://pi@nas.local', 'nas.local 22'],
+  ['ssh-ng://pi@nas.local:2222?compress=true', 'nas.local 2222'],
+  ['file:///mnt/my%20cache?priority=1', '/mnt/my cache'],
+]
+for (const [from, to] of PLACES) {
+  test(`${from} is at ${to}`, () => {
+    const place = placeOf(url(from))
+    assert.is('folder' in place ? place.folder : `${place.host} ${place.port}`, to)
+  })
+}
+
+test('addresses: each once, in the order of getent, and nothing else', () => {
+  const output = [
+    'fe80::1 STREAM pi.local',
+    'fe80::1 DGRAM',
+    '192.168.1.20    STREAM',
+    '192.168.1.20 RAW',
+    'garbage here',
+    '',
+    '1.2.3 STREAM',
+    'fe80::2%eth0 RAW',
+  ]
+  assert.equal(addressesIn(output.join('\n')), ['fe80::1', '192.168.1.20', 'fe80::2%eth0'])
+  assert.equal(addressesIn(''), [])
+})
+
+test('a link-local address needs a scope', () => {
+  for (const address of ['fe80::1', 'FE80::1', 'febf::1']) assert.ok(needsScope(address), address)
+  for (const address of ['fe80::1%eth0', 'fec0::1', 'fd00::1', '::1', '169.254.1.1', 'fe80.local']) assert.not(needsScope(address), address)
+})
+
+test('an address of last time is confirmed by the same one, with or without the scope that we gave it', () => {
+  assert.ok(lists(['10.0.0.1', 'fe80::1'], 'fe80::1%wlan0'))
+  assert.ok(lists(['10.0.0.1'], '10.0.0.1'))
+  assert.not(lists(['10.0.0.11'], '10.0.0.1'))
+})
+
+test('times for people', () => {
+  assert.equal([2000, 500, 1234, 60000].map(inSeconds), ['2 s', '0.5 s', '1.23 s', '60 s'])
+})
+
+test.run()

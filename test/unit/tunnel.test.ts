@@ -1,0 +1,151 @@
+// The ssh command of a tunnel, and where its agent comes from.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { findAgent } from '../../scripts/lib/agent-env.ts'
+import type { SshCache } from '../../scripts/lib/config.ts'
+import {
+  addressOptions,
+  changesNothingElse,
+  isDirect,
+  otherForwardings,
+  parseFacts,
+  portOptions,
+  sshArguments,
+} from '../../scripts/lib/tunnel.ts'
+
+const CACHE: SshCache = {
+  kind: 'ssh',
+  name: 'rpi',
+  host: 'rpi.local',
+  ssh: 'pi@rpi.local',
+  port: 22,
+  daemonSocket: '/nix/var/nix/daemon-socket/socket',
+  envFile: '/home/alice/.bashrc',
+  derivations: true,
+  exclude: [],
+  deadline: 2500,
+}
+const PLAIN =
+  'user pi\nhostname rpi.local\nport 22\ncanonicalizehostname false\nidentityfile ~/.ssh/id_rsa\nidentityfile ~/.ssh/id_ed25519\n'
+const facts = (more = ''): ReturnType<typeof parseFacts> => parseFacts(more + PLAIN)
+
+const test = suite('tunnel')
+
+test('the command: options, then the forwarding, then the destination', () => {
+  const args = sshArguments(CACHE, '/run/user/1000/nix-lan/rpi.sock', ['-p', '22'])
+  assert.equal(args.slice(0, 3), ['-N', '-T', '-n'])
+  assert.equal(args.slice(-5), ['-p', '22', '-L', '/run/user/1000/nix-lan/rpi.sock:/nix/var/nix/daemon-socket/socket', 'pi@rpi.local'])
+  const options = args.filter((_, i) => args[i - 1] === '-o')
+  for (const must of ['BatchMode=yes', 'ExitOnForwardFailure=yes', 'ServerAliveInterval=5', 'ServerAliveCountMax=2', 'ControlPath=none']) {
+    assert.ok(options.includes(must), must)
+  }
+  // 2.5 s for the box and 5 s for the key exchange
+  assert.ok(options.includes('ConnectTimeout=8'), options.join(' '))
+})
+
+test('what ssh -G says, keyword by keyword', () => {
+  assert.equal(facts().get('identityfile'), ['~/.ssh/id_rsa', '~/.ssh/id_ed25519'])
+  assert.equal(parseFacts('HostName X\nempty\n').get('hostname'), ['X'])
+  assert.equal(parseFacts('empty\n').get('empty'), [''])
+})
+
+const DIRECT: [string, string, boolean][] = [
+  ['the host itself', '', true],
+  ['another machine', 'hostname other.lan\n', false],
+  ['upper case', 'hostname RPI.local\n', true],
+  ['a jump host', 'proxyjump bastion\n', false],
+  ['a proxy', 'proxycommand nc %h %p\n', false],
+  ['a proxy switched off', 'proxycommand none\nproxyjump none\n', true],
+]
+for (const [name, more, direct] of DIRECT) {
+  test(`ssh connects to the host: ${name}: ${direct}`, () => {
+    assert.is(isDirect(CACHE, facts(more)), direct)
+    assert.equal(portOptions(CACHE, facts(more)), direct ? ['-p', '22'] : [])
+  })
+}
+
+test('ssh that could not be asked is left alone', () => {
+  assert.not(isDirect(CACHE, new Map()))
+})
+
+test('the address, and the name that known_hosts has', () => {
+  assert.equal(addressOptions(CACHE, '10.0.0.2', facts()), ['-o', 'HostName=10.0.0.2', '-o', 'HostKeyAlias=rpi.local'])
+  assert.equal(addressOptions({ ...CACHE, port: 2222 }, '10.0.0.2', facts()).at(-1), 'HostKeyAlias=[rpi.local]:2222')
+  assert.equal(addressOptions(CACHE, '10.0.0.2', facts('hostkeyalias pi\n')), ['-o', 'HostName=10.0.0.2'])
+  assert.is(addressOptions(CACHE, 'fe80::1%eth0', facts())[1], 'HostName=fe80::1%%eth0')
+})
+
+test('the address is used only if ssh does the same as without', () => {
+  const after = 'hostkeyalias rpi.local\n'
+  const replaced = (text: string): string => text.replace('hostname rpi.local', 'hostname 10.0.0.2').replace('port 22', 'port 2222')
+  assert.ok(changesNothingElse(facts(), parseFacts(after + replaced(PLAIN))))
+  // a `Match host rpi.local` that no longer matches
+  assert.not(changesNothingElse(facts('identityagent ~/.agent\n'), parseFacts(after + replaced(PLAIN))))
+  const token = PLAIN.replace('id_rsa', 'id_%h')
+  assert.not(changesNothingElse(parseFacts(token), parseFacts(after + replaced(token))))
+  const canonical = PLAIN.replace('canonicalizehostname false', 'canonicalizehostname true')
+  assert.not(changesNothingElse(parseFacts(canonical), parseFacts(after + replaced(canonical))))
+  assert.not(changesNothingElse(facts(), new Map()))
+})
+
+test('forwardings of the user', () => {
+  assert.equal(otherForwardings(facts()), [])
+  const more = facts('dynamicforward 1080\nlocalforward 8080 [localhost]:80\nlocalforward 8081 [localhost]:81\n')
+  assert.equal(otherForwardings(more), ['LocalForward 8080 [localhost]:80', 'LocalForward 8081 [localhost]:81', 'DynamicForward 1080'])
+})
+
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-agent-'))
+test.after(() => rmSync(TMP, { recursive: true }))
+
+/** What an env-file with this text gives, where nothing is set. */
+async function agentOf(text: string, ours: Record<string, string> = {}, limit?: number): ReturnType<typeof findAgent> {
+  const file = join(TMP, 'env')
+  writeFileSync(file, text)
+  return await findAgent(file, ours, limit)
+}
+
+test('an agent in the environment is kept', async () => {
+  const found = await agentOf('SSH_AUTH_SOCK=/other', { SSH_AUTH_SOCK: '/mine' })
+  assert.equal(found, { env: {}, from: 'the environment' })
+})
+
+const FILES: [string, string, Record<string, string>, RegExp | undefined][] = [
+  ['both', 'SSH_AUTH_SOCK=/a; export SSH_AGENT_PID=7', { SSH_AUTH_SOCK: '/a', SSH_AGENT_PID: '7' }, undefined],
+  ['noise', 'echo SSH_AUTH_SOCK=/wrong; echo >&2 no; SSH_AUTH_SOCK=/a', { SSH_AUTH_SOCK: '/a' }, undefined],
+  ['spaces, quotes, newlines', `SSH_AUTH_SOCK=$'/a b\\n\\'c'`, { SSH_AUTH_SOCK: "/a b\n'c" }, undefined],
+  ['nothing', 'true', {}, undefined],
+  ['a false test at its end', 'false', {}, undefined],
+  ['return at its head, as Debian has it', 'case $- in *i*) ;; *) return;; esac; SSH_AUTH_SOCK=/a', {}, undefined],
+  ['exit after it', 'SSH_AUTH_SOCK=/a; exit 3', { SSH_AUTH_SOCK: '/a' }, undefined],
+  ['exit in a function', 'f() { exit 4; }; f', {}, /exited \(4\)/],
+  ['a program in the background', 'sleep 20 & SSH_AUTH_SOCK=/a; kill $!', { SSH_AUTH_SOCK: '/a' }, undefined],
+  ['a trap of its own', "trap 'echo no' EXIT; SSH_AUTH_SOCK=/a", { SSH_AUTH_SOCK: '/a' }, undefined],
+  ['a syntax error', 'if then', {}, /status 2 .* bash -n /],
+  ['it reads', 'read -r x; SSH_AUTH_SOCK=/a$x', { SSH_AUTH_SOCK: '/a' }, undefined],
+]
+for (const [name, text, env, problem] of FILES) {
+  test(`env-file: ${name}`, async () => {
+    const found = await agentOf(text)
+    assert.equal(found.env, env)
+    if (problem) assert.match(found.problem ?? '', problem)
+    else assert.is(found.problem, undefined)
+  })
+}
+
+test('an env-file that waits is ended with all that it started', async () => {
+  const mark = join(TMP, 'mark')
+  const found = await agentOf(`(sleep 1.5; echo >${mark}) & wait`, {}, 300)
+  assert.match(found.problem ?? '', /was ended after 0\.3 s: does it wait/)
+  await new Promise((resolve) => setTimeout(resolve, 1600))
+  assert.throws(() => rmSync(mark), /ENOENT/)
+})
+
+test('no env-file is no problem', async () => {
+  const found = await findAgent(join(TMP, 'none'), {})
+  assert.equal([found.env, found.problem], [{}, undefined])
+})
+
+test.run()
