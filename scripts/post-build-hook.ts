@@ -37,26 +37,38 @@ async function hook(argv: string[]): Promise<number> {
   const args = parse(argv, { boolean: ['make-queue', 'outputs'] })
   if (args.words.length > 0) throw new UsageError(`it takes no arguments, but was given "${args.words[0]}"; see --help`)
   if (!args.flag('make-queue') && !args.flag('outputs')) throw new UsageError('nothing to do; see --help')
-  const done = args.flag('make-queue') ? makeQueue() : true
-  if (args.flag('outputs')) process.stdout.write(`${(await outputs(process.env.DRV_PATH ?? '')).join('\n')}\n`)
-  return done ? 0 : 1
+  const wrong = args.flag('make-queue') ? makeQueue() : []
+  if (args.flag('outputs')) {
+    const found = await outputs(process.env.DRV_PATH ?? '')
+    if (typeof found === 'string') wrong.push(found)
+    else process.stdout.write(`${found.join('\n')}\n`)
+  }
+  // Nix writes the hook's name before each line itself.
+  for (const line of wrong) process.stderr.write(`nix-lan: ${line}\n`)
+  return wrong.length > 0 ? 1 : 0
 }
 
-/** The outputs of a derivation: from its file if they stand there, else from Nix's database. @throws Failure when neither knows them */
-async function outputs(drv: string): Promise<string[]> {
+/** The outputs of a derivation: from its file if they stand there, else from Nix's database. As text: why neither knows them. */
+async function outputs(drv: string): Promise<string[] | string> {
   if (!isStorePath(drv, store) || !drv.endsWith('.drv')) throw new UsageError(`DRV_PATH is not a derivation in ${store}: "${drv}"`)
   const read = outputsOf(textOf(drv), store)
   if (read) return read
   // NIX_CONFIG, which names this very hook, is left out; but derivations that need the feature were built with it, so it is on.
   const PATH = `${process.env.PATH ?? ''}:/usr/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin`
   const env = { ...process.env, PATH, NIX_CONFIG: 'extra-experimental-features = ca-derivations' }
-  const asked = await run('nix-store', ['--query', '--outputs', drv], { env, timeout: QUERY_LIMIT })
-  const found = outputsPrinted(asked.stdout, store)
-  if (asked.code === 0 && found.length > 0) return found
-  const why = asked.timedOut ? `no answer in ${QUERY_LIMIT} ms` : asked.failedToStart || asked.stderr.trim().split('\n').pop() || 'none'
-  throw new Failure(
-    `not queued: the outputs of ${drv}, since nix-store --query --outputs can't tell them (${why}); try: nix-lan queue add PATH…`,
-  )
+  const query = ['--query', '--outputs', drv]
+  // Up to Nix 2.8 at least, the outputs of such a derivation are told only if asked to build it; it is built, and this can't build.
+  const unable = ['--force-realise', '--option', 'max-jobs', '0', '--option', 'builders', '', '--option', 'substitute', 'false']
+  const until = Date.now() + QUERY_LIMIT
+  let why = ''
+  for (const args of [query, [...query, ...unable]]) {
+    const asked = await run('nix-store', args, { env, timeout: Math.max(1, until - Date.now()) })
+    const found = outputsPrinted(asked.stdout, store)
+    if (asked.code === 0 && found.length > 0) return found
+    why ||= asked.timedOut ? `no answer in ${QUERY_LIMIT} ms` : asked.failedToStart || asked.stderr.trim().split('\n')[0] || 'no answer'
+    if (asked.timedOut || asked.failedToStart) break
+  }
+  return `not queued: the outputs of ${drv}, since nix-store --query can't tell them (${why}); try: nix-lan queue add PATH…`
 }
 
 function textOf(file: string): string {
@@ -67,8 +79,8 @@ function textOf(file: string): string {
   }
 }
 
-/** Makes the directories that the configuration asks for. What is wrong is said, and then not again until something changes. */
-function makeQueue(): boolean {
+/** Makes the directories that the configuration asks for. Returns what is wrong; the head doesn't ask again until something changes. */
+function makeQueue(): string[] {
   let wrong: string[]
   try {
     wrong = makeDirectories(loadConfig())
@@ -76,9 +88,8 @@ function makeQueue(): boolean {
     if (!(error instanceof Failure)) throw error
     wrong = [`no queue yet, so that what is built is not queued: ${error.message}`]
   }
-  for (const line of wrong) process.stderr.write(`post-build-hook: ${line}\n`)
   remember(wrong.length > 0)
-  return wrong.length === 0
+  return wrong
 }
 
 /** Makes queue and failed directories of all caches that take uploads. Returns what could not be made, and the way out. */

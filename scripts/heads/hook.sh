@@ -8,9 +8,9 @@
 
 nix_lan_ask=
 if [ $# -eq 0 ]; then
-  # Also when fork fails (dash ends with 2), and when Nix or a terminal wants to interrupt the few milliseconds this takes: a path
+  # Also when fork fails, which ends dash with 2, and when Nix or a terminal wants to interrupt the few milliseconds this takes: a path
   # whose hook was cut short is valid, and Nix never runs the hook for it again.
-  trap 'exit 0' EXIT
+  trap 'ended $?' EXIT
   trap '' HUP INT QUIT PIPE
 
   # Bytes, not characters; and the system's own tools, whatever PATH says. All that is used: ln, rarely head and id.
@@ -25,8 +25,15 @@ if [ $# -eq 0 ]; then
   nix_lan_words=${OUT_PATHS-}
   nix_lan_drv=${DRV_PATH-}
 
+  # Nix writes the hook's name before each line itself.
   say() {
-    printf 'post-build-hook: %.2000s\n' "$1" >&2
+    printf 'nix-lan: %.2000s\n' "$1" >&2
+  }
+
+  # shellcheck disable=SC2317 # the trap calls it
+  ended() {
+    if [ "$1" != 0 ]; then say "cut short (exit $1), so that this may not be queued: $nix_lan_words $nix_lan_drv"; fi
+    exit 0
   }
 
   # is_store_path WORD: STORE/HASH-NAME as Nix writes it (libstore/path.cc: 32 base-32 characters; a name of at most 211).
@@ -135,22 +142,22 @@ if [ $# -eq 0 ]; then
 
   if [ -z "$nix_lan_words$nix_lan_drv" ]; then
     say 'neither OUT_PATHS nor DRV_PATH is set: Nix runs this after a build; see --help'
-    exit
+    exit 0
   fi
-  if [ -d "$nix_lan_queue" ]; then is_safe_for_root || exit; fi
+  if [ -d "$nix_lan_queue" ]; then is_safe_for_root || exit 0; fi
 
   # Empty in Nix 2.8.0 for each build, and in 2.30 and 2.31 with --check (NixOS/nix#6446).
   if [ -z "$nix_lan_words" ]; then
     if ! is_store_path "$nix_lan_drv" || ! [ -f "$nix_lan_drv" ]; then
       say "no OUT_PATHS, and DRV_PATH is not a file in $nix_lan_store: $nix_lan_drv"
-      exit
+      exit 0
     fi
     read_outputs || nix_lan_ask=' --outputs'
   fi
 
   set -- "$nix_lan_queue"/*"/"
   if ! [ -d "$1" ]; then
-    if is_told; then exit; fi
+    if is_told; then exit 0; fi
     nix_lan_ask="$nix_lan_ask --make-queue"
   else
     # A cache that was added to the configuration gets its directory; --make-queue then makes the queue the newer one.
@@ -165,7 +172,7 @@ if [ $# -eq 0 ]; then
   set +f
   unset IFS
   queue_paths "$@"
-  if [ -z "$nix_lan_ask" ]; then exit; fi
+  if [ -z "$nix_lan_ask" ]; then exit 0; fi
   PATH=$nix_lan_path
 fi
 
@@ -206,3 +213,4 @@ if [ -d "$nix_lan_queue" ]; then
   set +f
   if is_safe_for_root; then queue_paths "$@"; fi
 fi
+exit 0
