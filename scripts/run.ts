@@ -8,7 +8,7 @@ import { becomeProgram } from './lib/become.ts'
 import { exit, parse } from './lib/cli.ts'
 import { type Cache, type Config, loadConfig } from './lib/config.ts'
 import { Failure, UsageError } from './lib/errors.ts'
-import { type NixConf, readNixConf } from './lib/nix-conf.ts'
+import { type NixConf, readNixConf, readText } from './lib/nix-conf.ts'
 import { socketPath, stateDir } from './lib/paths.ts'
 import { reachable, usable } from './lib/reach.ts'
 import { storeUrl } from './lib/store-url.ts'
@@ -69,6 +69,9 @@ const NOTHING: Plan = { setting: undefined, decisions: [], dropped: [] }
 const MAX_DEPTH = 10
 const DEPTH = 'NIX_LAN_RUN_DEPTH'
 
+/** Set for the nix that is asked for its substituters: if that is a script that starts nix-lan-run, it must not ask in its turn. */
+const ASKED = 'NIX_LAN_RUN_ASKED'
+
 async function main(): Promise<void> {
   try {
     exit(await start(process.argv.slice(2)))
@@ -95,7 +98,7 @@ async function start(argv: string[]): Promise<number> {
     return found.ok ? 0 : found.code
   }
   if (!found.ok) throw new Failure(found.reason, found.code)
-  return say(becomeProgram({ program: found.program, shift, ...environment(found, await setting()) }))
+  return say(becomeProgram({ ...wholeEnvironment(found.program), shift, ...environment(found, await setting()) }))
 }
 
 function say(text: string): number {
@@ -103,17 +106,35 @@ function say(text: string): number {
   return 0
 }
 
+/**
+ * The program, through env(1) if the head's sh has dropped variables that it can't name: dash does that with bash's exported functions
+ * (`BASH_FUNC_name%%`). The environment that the head was started with is still to be read.
+ */
+function wholeEnvironment(program: string): { program: string; args?: string[] } {
+  const lost = (readText(`/proc/${process.ppid}/environ`) ?? '').split('\0').filter((entry) => {
+    const [, name] = /^([^=]+)=/.exec(entry) ?? []
+    return name !== undefined && !/^[A-Za-z_][A-Za-z0-9_]*$/.test(name) && process.env[name] === undefined && !entry.includes('\ufffd')
+  })
+  const env = lost.length > 0 && !program.includes('=') ? find('env') : undefined
+  return env?.ok ? { program: env.program, args: ['--', ...lost, program] } : { program }
+}
+
 /** What changes in the environment. A script is counted, since it may be a wrapper that starts nix-lan-run again. */
-function environment(found: Found & { ok: true }, line: string | undefined): { env: Record<string, string>; append: Record<string, string> } {
+function environment(
+  found: Found & { ok: true },
+  line: string | undefined,
+): { env: Record<string, string>; append: Record<string, string> } {
   const append: Record<string, string> = line === undefined ? {} : { NIX_CONFIG: appendix(line, process.env.NIX_CONFIG) }
   if (!found.script) return { env: {}, append }
   const depth = Number(process.env[DEPTH] ?? 0) + 1
-  if (depth > MAX_DEPTH) throw new Failure(`${found.program} has started nix-lan-run ${MAX_DEPTH} times over: it seems to call itself (${DEPTH})`, 126)
+  if (depth > MAX_DEPTH)
+    throw new Failure(`${found.program} has started nix-lan-run ${MAX_DEPTH} times over: it seems to call itself (${DEPTH})`, 126)
   return { env: { [DEPTH]: String(depth) }, append }
 }
 
 /** The line for NIX_CONFIG. Never throws: what is wrong on our side is one line on stderr. */
 async function setting(): Promise<string | undefined> {
+  if (process.env[ASKED]) return undefined
   try {
     const { plan, problem } = await outlook(loadConfig(), readNixConf(process.env))
     if (problem) process.stderr.write(`${NAME}: ${problem}\n`)
@@ -134,7 +155,9 @@ async function look(command: string): Promise<Outlook> {
     const { plan, problem } = await outlook(loadConfig(), conf)
     const added = plan.decisions.flatMap(({ action, url }) => (action === 'add' && url !== undefined ? [url] : []))
     for (const url of ignoredFor(await who(), added, conf)) {
-      notes.push(`you are not one of Nix's trusted-users: nix-daemon ignores this cache until trusted-substituters in /etc/nix/nix.conf has ${url}`)
+      notes.push(
+        `you are not one of Nix's trusted-users: nix-daemon ignores this cache until trusted-substituters in /etc/nix/nix.conf has ${url}`,
+      )
     }
     return { plan, notes: problem ? [...notes, problem] : notes }
   } catch (error) {
@@ -179,8 +202,9 @@ async function askNix(): Promise<{ ok: true; list: string[] } | { ok: false; rea
   const nix = find('nix')
   if (!nix.ok) return { ok: false, reason: nix.reason }
   const { run } = await import('./lib/run.ts')
+  const options = { env: { ...process.env, [ASKED]: '1' }, timeout: 10_000 }
   for (const words of [['show-config'], ['config', 'show']]) {
-    const { code, stdout } = await run(nix.program, ['--option', 'extra-experimental-features', 'nix-command', ...words, '--json'], { timeout: 10_000 })
+    const { code, stdout } = await run(nix.program, ['--option', 'extra-experimental-features', 'nix-command', ...words, '--json'], options)
     const list = code === 0 ? substitutersIn(stdout) : undefined
     if (list !== undefined) return { ok: true, list }
   }
@@ -255,10 +279,12 @@ async function who(): Promise<Who> {
 function groups(): string[] {
   const ids = new Set((process.getgroups?.() ?? []).map(String))
   try {
-    return readFileSync('/etc/group', 'utf8').split('\n').flatMap((line) => {
-      const [name = '', , id = ''] = line.split(':')
-      return ids.has(id) ? [name] : []
-    })
+    return readFileSync('/etc/group', 'utf8')
+      .split('\n')
+      .flatMap((line) => {
+        const [name = '', , id = ''] = line.split(':')
+        return ids.has(id) ? [name] : []
+      })
   } catch {
     return []
   }

@@ -34,8 +34,12 @@ const MAX_INCLUDES = 20
  */
 export function parseNixConf(text: string, where: string, read: ReadFile, depth = 0): Assignment[] {
   return text.split('\n').flatMap((line) => {
-    const [key = '', second = '', ...values] = line.replace(/#.*/, '').split(/[ \t\r]+/).filter(Boolean)
-    if (key === 'include' || key === '!include') return depth < MAX_INCLUDES ? include(resolve(dirname(where), second), read, depth + 1) : []
+    const [key = '', second = '', ...values] = line
+      .replace(/#.*/, '')
+      .split(/[ \t\r]+/)
+      .filter(Boolean)
+    if (key === 'include' || key === '!include')
+      return depth < MAX_INCLUDES ? include(resolve(dirname(where), second), read, depth + 1) : []
     return second === '=' ? [{ key, values, where }] : []
   })
 }
@@ -50,7 +54,9 @@ function include(path: string, read: ReadFile, depth = 0): Assignment[] {
  */
 export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): NixConf {
   const system = include(`${env.NIX_CONF_DIR || '/etc/nix'}/nix.conf`, read)
-  const users = userFiles(env).reverse().flatMap((file) => include(file, read))
+  const users = userFiles(env)
+    .reverse()
+    .flatMap((file) => include(file, read))
   return { system, all: [...system, ...users, ...parseNixConf(env.NIX_CONFIG ?? '', 'NIX_CONFIG', read)] }
 }
 
@@ -69,9 +75,7 @@ const plain = (key: string): string => key.replace(/^extra-/, '')
 
 /** Every substituter that is named anywhere, also where a later line takes it back: what might be in the list. */
 export function namedSubstituters(assignments: Assignment[]): { url: string; where: string }[] {
-  return assignments
-    .filter(({ key }) => SUBSTITUTERS.has(plain(key)))
-    .flatMap(({ values, where }) => values.map((url) => ({ url, where })))
+  return assignments.filter(({ key }) => SUBSTITUTERS.has(plain(key))).flatMap(({ values, where }) => values.map((url) => ({ url, where })))
 }
 
 /** The substituters in force, as the text says it: a later `substituters =` replaces the list, `extra-substituters` adds to it. */
@@ -81,9 +85,11 @@ export function substitutersOf(assignments: Assignment[]): string[] {
 
 /** The values in force of a list setting with these names. */
 export function valuesOf(assignments: Assignment[], names: Set<string>, defaults: string[]): string[] {
-  return assignments
-    .filter(({ key }) => names.has(plain(key)))
-    .reduce((list, { key, values }) => (isExtra(key) ? [...list, ...values] : values), defaults)
+  let list = defaults
+  for (const { key, values } of assignments) {
+    if (names.has(plain(key))) list = isExtra(key) ? list.concat(values) : values
+  }
+  return list
 }
 
 /** A file's text, or undefined for one that is missing or unreadable. */

@@ -64,11 +64,19 @@ function decode(text: string): string {
 /** The host that a URL goes to over the network, in lower case, without user and port. */
 function hostOf(url: string): string | undefined {
   const authority = /^(?:ssh|ssh-ng|https?):\/\/([^/?]*)/i.exec(url)?.[1]
-  return authority?.replace(/^.*@/, '').replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1').toLowerCase()
+  return authority
+    ?.replace(/^.*@/, '')
+    .replace(/:\d+$/, '')
+    .replace(/^\[(.*)\]$/, '$1')
+    .toLowerCase()
 }
 
 /** The host in an ssh destination: `pi@rpi.local`, `ssh://pi@rpi.local:22` or an alias. */
-const sshHost = (destination: string): string => destination.replace(/^ssh:\/\//, '').replace(/^.*@/, '').replace(/:\d+$/, '')
+const sshHost = (destination: string): string =>
+  destination
+    .replace(/^ssh:\/\//, '')
+    .replace(/^.*@/, '')
+    .replace(/:\d+$/, '')
 
 /** Why an entry of Nix's list has to go, or undefined when it may stay. */
 export function reasonToDrop(url: string, facts: CacheFacts): string | undefined {
@@ -79,7 +87,7 @@ export function reasonToDrop(url: string, facts: CacheFacts): string | undefined
     case 'url':
       return facts.usable.ok ? undefined : facts.usable.reason
     case 'host':
-      return facts.usable.ok || facts.host?.ok ? undefined : (facts.host ?? facts.usable as { reason: string }).reason
+      return facts.usable.ok || facts.host?.ok ? undefined : (facts.host ?? (facts.usable as { reason: string })).reason
     default:
       return undefined // someone else's; or nix-lan-connect, which is an empty store when the box is away
   }
@@ -93,14 +101,21 @@ export interface Drop {
   where: string
 }
 
+/** The cache that an entry means, if any: rather the one whose own URL it is than one that only has the same host. */
+function ownerOf(url: string, caches: CacheFacts[]): CacheFacts | undefined {
+  const kin = caches.filter((facts) => kinship(url, facts) !== undefined)
+  return kin.find((facts) => kinship(url, facts) !== 'host') ?? kin[0]
+}
+
 /** The entries that the files name and that have to go, if they are in force. */
 export function drops(caches: CacheFacts[], assignments: Assignment[]): Drop[] {
-  return namedSubstituters(assignments).flatMap(({ url, where }) =>
-    caches.flatMap((facts) => {
-      const reason = reasonToDrop(url, facts)
-      return reason === undefined ? [] : [{ url, where, name: facts.cache.name, reason }]
-    }),
-  )
+  return namedSubstituters(assignments).flatMap(({ url, where }) => dropOf(url, where, caches))
+}
+
+function dropOf(url: string, where: string, caches: CacheFacts[]): Drop[] {
+  const owner = ownerOf(url, caches)
+  const reason = owner && reasonToDrop(url, owner)
+  return reason === undefined ? [] : [{ url, where, name: owner?.cache.name ?? '', reason }]
 }
 
 /** Whether the files name the cache's host itself, so that it has to be asked when the tunnel doesn't answer. */
@@ -144,14 +159,8 @@ export function planSubstituters(caches: CacheFacts[], assignments: Assignment[]
 
 /** The entries in force that have to go. From 2.34 nix writes parameters in its own order, so they are judged anew. */
 function dropsOf(list: string[], caches: CacheFacts[], named: Drop[]): Drop[] {
-  return list.flatMap((url) =>
-    caches.flatMap((facts) => {
-      const reason = reasonToDrop(url, facts)
-      if (reason === undefined) return []
-      const where = named.find((drop) => canonical(drop.url) === canonical(url))?.where ?? 'nix.conf'
-      return [{ url, name: facts.cache.name, reason, where }]
-    }),
-  )
+  const whereOf = (url: string): string => named.find((drop) => canonical(drop.url) === canonical(url))?.where ?? 'nix.conf'
+  return list.flatMap((url) => dropOf(url, whereOf(url), caches))
 }
 
 function decide(facts: CacheFacts, kept: string[]): Decision {

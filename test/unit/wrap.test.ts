@@ -39,8 +39,20 @@ const NAS_CACHE: UrlCache = { kind: 'url', name: 'nas', url: NAS, deadline: 2000
 const YES = { ok: true as const, address: 'there', ms: 3 }
 const NO = { ok: false as const, reason: 'away', ms: 3 }
 
-const rpi = (more: Partial<CacheFacts> = {}): CacheFacts => ({ cache: RPI, socket: SOCKET, url: { ok: true, text: CONNECT }, usable: YES, ...more })
-const nas = (more: Partial<CacheFacts> = {}): CacheFacts => ({ cache: NAS_CACHE, socket: '', url: { ok: true, text: NAS }, usable: YES, ...more })
+const rpi = (more: Partial<CacheFacts> = {}): CacheFacts => ({
+  cache: RPI,
+  socket: SOCKET,
+  url: { ok: true, text: CONNECT },
+  usable: YES,
+  ...more,
+})
+const nas = (more: Partial<CacheFacts> = {}): CacheFacts => ({
+  cache: NAS_CACHE,
+  socket: '',
+  url: { ok: true, text: NAS },
+  usable: YES,
+  ...more,
+})
 const conf = (text: string) => parseNixConf(text, '/etc/nix/nix.conf', () => undefined)
 
 const reading = suite('nix.conf')
@@ -61,11 +73,21 @@ for (const [text, expected] of [
   reading(`in force: ${JSON.stringify(text)}`, () => assert.equal(substitutersOf(conf(text)), expected))
 }
 reading('a substituter that a later line takes back is named all the same', () => {
-  assert.equal(namedSubstituters(conf('substituters = a\nsubstituters = b')).map(({ url }) => url), ['a', 'b'])
+  assert.equal(
+    namedSubstituters(conf('substituters = a\nsubstituters = b')).map(({ url }) => url),
+    ['a', 'b'],
+  )
 })
 reading('included files count where they stand, relative to the file; a missing one and a loop end', () => {
-  const files: Record<string, string> = { '/etc/nix/x/more.conf': 'extra-substituters = m\n!include ../last', '/etc/nix/last': 'substituters = l\ninclude last' }
-  const found = parseNixConf('substituters = a\n!include x/more.conf\n!include none\nextra-substituters = z', '/etc/nix/nix.conf', (path) => files[path])
+  const files: Record<string, string> = {
+    '/etc/nix/x/more.conf': 'extra-substituters = m\n!include ../last',
+    '/etc/nix/last': 'substituters = l\ninclude last',
+  }
+  const found = parseNixConf(
+    'substituters = a\n!include x/more.conf\n!include none\nextra-substituters = z',
+    '/etc/nix/nix.conf',
+    (path) => files[path],
+  )
   assert.equal(substitutersOf(found), ['l', 'z'])
   assert.equal(found[1], { key: 'extra-substituters', values: ['m'], where: '/etc/nix/x/more.conf' })
 })
@@ -80,7 +102,10 @@ for (const [name, env, order] of [
   reading(`the order of the files: ${name}`, () => {
     const read = (path: string) => (path.endsWith('/nix.conf') ? 'substituters = x' : undefined)
     const { all, system } = readNixConf({ ...env, NIX_CONFIG: 'substituters = y' }, read)
-    assert.equal(all.map(({ where }) => where.replace(/\/nix\.conf$/, '')), order)
+    assert.equal(
+      all.map(({ where }) => where.replace(/\/nix\.conf$/, '')),
+      order,
+    )
     assert.equal(system.length, 1)
   })
 }
@@ -172,15 +197,22 @@ planning('when nix could not be asked, nothing is left out', () => {
 planning('a unix:// store of the box goes even when the box is there: nothing can be fetched through it', () => {
   const plan = planSubstituters([rpi()], conf('extra-substituters = unix:///tmp/rpi.sock'), [NIXOS, 'unix:///tmp/rpi.sock'])
   assert.is(plan.setting, `substituters = ${NIXOS} ${CONNECT}`)
-  assert.match(plan.dropped[0]?.reason, 'unix://')
+  assert.match(plan.dropped[0]?.reason ?? '', 'unix://')
 })
 planning('the host itself stays when it answers though the tunnel does not, and goes when neither does', () => {
   const url = 'ssh-ng://pi@box.local'
   assert.equal(drops([rpi({ usable: NO, host: YES })], conf(`substituters = ${url}`)), [])
   assert.is(settingOf([rpi({ usable: NO, host: NO })], `substituters = ${url} x`, [url, 'x']), 'substituters = x')
 })
+planning('an entry is rather the cache with that URL than one on the same host', () => {
+  const other = nas({ cache: { ...NAS_CACHE, url: 'http://box.local:5000' } })
+  assert.equal(drops([rpi({ usable: NO, host: NO }), other], conf('substituters = http://box.local:5000')), [])
+})
 planning('a cache without a URL, or with one that Nix would cut off, is left out with the reason', () => {
-  for (const url of [{ ok: false as const, reason: 'no connect' }, { ok: true as const, text: 'http://a/#b' }]) {
+  for (const url of [
+    { ok: false as const, reason: 'no connect' },
+    { ok: true as const, text: 'http://a/#b' },
+  ]) {
     const plan = planSubstituters([rpi({ url })], [], undefined)
     assert.is(plan.setting, undefined)
     assert.match(plan.decisions[0]?.reason ?? '', url.ok ? 'at a space or a #' : 'no connect')
@@ -251,7 +283,9 @@ for (const [name, text, expected] of [
   ['deploy', '#!/bin/sh\nnix-lan-run nix build', false],
   ['nix', '#!/bin/sh\n# like nix-lan-run\nnix', false],
 ] as [string, string, boolean][]) {
-  finding(`${JSON.stringify(text)} ${expected ? 'comes' : 'does not come'} back for ${name}`, () => assert.is(callsUsFor(name, text), expected))
+  finding(`${JSON.stringify(text)} ${expected ? 'comes' : 'does not come'} back for ${name}`, () =>
+    assert.is(callsUsFor(name, text), expected),
+  )
 }
 finding.run()
 
