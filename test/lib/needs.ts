@@ -17,6 +17,7 @@ export const PACKAGES: Record<string, string> = {
   mmdebstrap: 'mmdebstrap',
   shellcheck: 'shellcheck',
   bash: 'bash',
+  ip: 'iproute2',
   busybox: 'busybox',
 }
 
