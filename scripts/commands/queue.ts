@@ -222,12 +222,13 @@ async function upload({ config, caches, json }: Call): Promise<number> {
   if (effectiveUid() !== config.uid) {
     throw new UsageError(`the queue, the tunnel and the ssh key are ${config.user}'s: sudo -u ${config.user} nix-lan queue upload`)
   }
-  const answers: (Summary & { cache: string; left: number })[] = []
+  const answers: object[] = []
   const codes: number[] = []
   for (const cache of caches) {
     const lock = await takeLock(lockFile(config, cache))
     if (isBusy(lock)) {
       say(`an upload to ${cache.name} is running already${holder(lock)}`)
+      answers.push({ cache: cache.name, running: { pid: lock.pid, since: lock.since && new Date(lock.since).toISOString() } })
       codes.push(75)
       continue
     }

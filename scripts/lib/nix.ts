@@ -98,7 +98,7 @@ export async function invalidPaths(paths: readonly string[], asking: Asking = {}
 }
 
 /**
- * What a store knows of these paths, all of which must be valid there.
+ * What a store knows of these paths, all of which must be valid there. Derivations stand for themselves, not for their outputs.
  * @param closure of everything they refer to as well
  * @throws NixError, also when one of them isn't valid
  */
@@ -107,9 +107,14 @@ export async function pathInfos(paths: readonly string[], { closure = false, ...
 > {
   const args = ['path-info', '--size', '--sigs', ...(closure ? ['--recursive'] : []), ...(asking.store ? ['--store', asking.store] : [])]
   const infos = new Map<string, PathInfo>()
-  for (const line of await inBatches(paths, asking, (batch, limit) => nix([...args, ...batch], limit))) {
-    const found = parsePathInfo(line)
-    if (found) infos.set(found.path, found.info)
+  // Without --derivation, 2.4–2.14 take X.drv for its outputs; with it, every version takes an output for its derivation.
+  for (const derivations of [false, true]) {
+    const group = paths.filter((path) => isDerivation(path) === derivations)
+    const flags = derivations ? ['--derivation'] : []
+    for (const line of await inBatches(group, asking, (batch, limit) => nix([...args, ...flags, ...batch], limit))) {
+      const found = parsePathInfo(line)
+      if (found) infos.set(found.path, found.info)
+    }
   }
   return infos
 }

@@ -1,5 +1,5 @@
 // What `nix-lan queue list` shows: rows from the queue's directories and, where that is cheap, from Nix.
-import { invalidPaths, isDerivation, pathInfos, sizesOf } from './nix.ts'
+import { invalidPaths, pathInfos, sizesOf } from './nix.ts'
 import type { Entry, Junk, Queue } from './queue.ts'
 import { unsigned } from './upload.ts'
 
@@ -31,18 +31,15 @@ export interface Known {
 
 export const NOTHING_KNOWN: Known = { sizes: new Map(), unsigned: new Set(), gone: new Set() }
 
-/** Asks Nix about entries: five processes for each thousand of them, however large the closures. @throws NixError */
+/** Asks Nix about entries: a handful of processes for each thousand of them. @throws NixError */
 export async function askNix(entries: readonly Entry[], holders: (paths: string[]) => Promise<Set<string>>): Promise<Known> {
   const asking = { timeout: PATIENCE }
   const paths = [...new Set(entries.map((entry) => entry.path))]
-  if (paths.length === 0) return NOTHING_KNOWN
   const gone = new Set(await invalidPaths(paths, asking))
   const valid = paths.filter((path) => !gone.has(path))
-  if (valid.length === 0) return { ...NOTHING_KNOWN, gone }
   const numbers = await sizesOf(valid, asking)
   const sizes = new Map(valid.map((path, index) => [path, numbers[index] ?? 0]))
-  const outputs = valid.filter((path) => !isDerivation(path))
-  const infos = outputs.length > 0 ? await pathInfos(outputs, { closure: true, ...asking }) : new Map()
+  const infos = await pathInfos(valid, { closure: true, ...asking })
   const bare = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
   return { sizes, gone, unsigned: bare.length > 0 ? await holders(bare) : new Set() }
 }

@@ -140,12 +140,12 @@ export function remove(entry: Entry, user: string): boolean {
 /** Sets a queued entry aside. The note is there before the link is, and the link is moved by rename(2): it is never gone. */
 export function setAside(entry: Entry, reason: string, user: string): void {
   const dir = failedDir(entry.cache)
+  const link = `${queueDir(entry.cache)}/${entry.name}`
+  if (!pointsRight(link, entry.name)) return
   try {
     writeFileSync(`${dir}/.${entry.name}.new`, `${reason}\n`, { mode: 0o644 })
     renameSync(`${dir}/.${entry.name}.new`, `${dir}/.${entry.name}`)
-    if (pointsRight(`${queueDir(entry.cache)}/${entry.name}`, entry.name)) {
-      renameSync(`${queueDir(entry.cache)}/${entry.name}`, `${dir}/${entry.name}`)
-    }
+    renameSync(link, `${dir}/${entry.name}`)
   } catch (error) {
     if (errno(error) === 'ENOENT') throw new UsageError(howToMake(entry.cache, user))
     throw cannot(error, 'set anything aside in', dir, user)

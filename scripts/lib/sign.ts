@@ -2,7 +2,7 @@
 // for a person to judge.
 import { accessSync, constants } from 'node:fs'
 import { UsageError } from './errors.ts'
-import { batches, errorText, invalidPaths, isDerivation, NixError, nix, type PathInfo, pathInfos, setting } from './nix.ts'
+import { batches, errorText, invalidPaths, NixError, nix, type PathInfo, pathInfos, setting } from './nix.ts'
 import { unsigned } from './upload.ts'
 
 /** What was signed, and what was left because it wasn't built here. */
@@ -30,10 +30,9 @@ export async function signClosures(paths: readonly string[], keyFile: string | u
   const keyFiles = keyFile === undefined ? await setting('secret-key-files') : [keyFile]
   if (keyFiles.length === 0) throw new UsageError(NO_KEY)
   for (const file of keyFiles) mustBeReadable(file)
-  const outputs = paths.filter((path) => !isDerivation(path))
-  const gone = new Set(outputs.length > 0 ? await invalidPaths(outputs) : [])
-  const valid = outputs.filter((path) => !gone.has(path))
-  const { own, foreign } = toSign(valid.length > 0 ? await pathInfos(valid, { closure: true }) : new Map())
+  const gone = new Set(await invalidPaths(paths))
+  const valid = paths.filter((path) => !gone.has(path))
+  const { own, foreign } = toSign(await pathInfos(valid, { closure: true }))
   for (const file of keyFiles) for (const batch of batches(own)) await sign(file, batch)
   return { signed: own, foreign, keyFiles }
 }

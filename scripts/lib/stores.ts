@@ -51,7 +51,7 @@ async function onBox(paths: string[], box: { store: string; timeout: number }): 
     const missing = new Set(await invalidPaths(paths, box))
     if (missing.size === 0) throw error
     const there = paths.filter((path) => !missing.has(path))
-    return there.length === 0 ? new Map() : await pathInfos(there, box)
+    return await pathInfos(there, box)
   }
 }
 

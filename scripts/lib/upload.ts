@@ -112,8 +112,8 @@ class Drain {
       await this.stopIfAway()
       const outputs = entries.filter((entry) => !isDerivation(entry.name))
       const derivations = entries.filter((entry) => isDerivation(entry.name))
-      for (const group of groups(this.keepWanted(outputs))) await this.uploadOutputs(await this.keepValid(group))
-      for (const group of groups(this.keepWanted(derivations))) await this.copyAll(await this.keepValid(group), true)
+      for (const group of groups(this.keepWanted(outputs))) await this.upload(await this.keepValid(group), false)
+      for (const group of groups(this.keepWanted(derivations))) await this.upload(await this.keepValid(group), true)
     } catch (error) {
       if (error instanceof Failure) await this.stopOnFailure(error)
       else if (!(error instanceof Stop)) throw error
@@ -139,10 +139,9 @@ class Drain {
     return entries.filter((entry) => !gone.has(entry.path))
   }
 
-  async uploadOutputs(entries: Entry[]): Promise<void> {
-    if (entries.length === 0) return
+  async upload(entries: Entry[], derivations: boolean): Promise<void> {
     this.here = await this.stores.closure(pathsOf(entries))
-    await this.copyAll(await this.keepSigned(entries), false)
+    await this.copyAll(await this.keepSigned(entries), derivations)
   }
 
   /** Without this, one unsigned path in a closure would make the whole copy fail (NIX-FACTS 7b). What the box has doesn't count. */
@@ -192,7 +191,8 @@ class Drain {
   async searchByHalves(entries: Entry[], derivations: boolean, stderr: string): Promise<void> {
     this.suspects = []
     await this.half(entries, derivations, stderr)
-    // When everything fails alike, the fault is elsewhere, and nothing is set aside.
+    // When everything fails alike, or the box can't even be asked, the fault is elsewhere, and nothing is set aside.
+    if (!this.succeeded) await this.stores.lacking(pathsOf(entries.slice(0, 1)))
     if (this.suspects.length > 1 && !this.succeeded) this.stop(errorText(this.suspects[0]?.stderr ?? stderr))
     for (const { entry, stderr } of this.suspects) this.setAside(entry, errorText(stderr))
   }

@@ -205,6 +205,22 @@ drains('everything fails alike: the paths are not to blame, all stay queued, and
   assert.ok(fake.calls.length < 15, `${fake.calls.length} copies`)
 })
 
+drains('a single path fails, and the box cannot be asked either: the path is not to blame', async () => {
+  const fake = new Fake({ a: {} })
+  fake.always = 'error: program ended'
+  fake.lacking = async () => {
+    throw new NixError('program ended', '')
+  }
+  const summary = await drained(fake, ['a'])
+  assert.equal([summary.stopped, summary.failed], ['program ended', []])
+})
+
+drains('unsigned, and needed by a derivation: the derivation waits too', async () => {
+  const fake = new Fake({ old: { info: { signatures: [] } }, 'a.drv': { needs: ['old'] }, 'b.drv': {} })
+  const summary = await drained(fake, ['a.drv', 'b.drv'])
+  assert.equal([names(summary.unsigned), names(summary.uploaded), summary.failed], [['a.drv'], ['b.drv'], []])
+})
+
 drains('the disk of the box is full: said, and all stay queued', async () => {
   const fake = new Fake({ a: {}, b: {} })
   fake.always = `error: writing to file '${store('a')}': No space left on device`

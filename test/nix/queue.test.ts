@@ -1,0 +1,245 @@
+// nix-lan queue with real Nix on both sides, a daemon that doesn't trust alice, signatures required.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { needs } from '../lib/needs.ts'
+import { createPair, DIST, FAILED, type Pair, QUEUE, T_FILE } from './pair.ts'
+import { pause, type Result, until, type User } from './world.ts'
+
+const test = needs(suite('nix-lan queue'), 'root', 'nix', 'ssh', 'sshd', 'roots')
+
+/** A derivation that needs a path of the store. */
+const NEEDS = `{ path, name }: derivation {
+  inherit name;
+  needed = builtins.storePath path;
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" "echo $needed > $out" ];
+}`
+
+/** A pair with a tunnel, and a client on which each run of \`nix copy\` is counted. */
+class Stage {
+  readonly pair: Pair
+  constructor(pair: Pair) {
+    this.pair = pair
+  }
+
+  queue(...args: string[]): Promise<Result> {
+    return this.queueAs('alice', ...args)
+  }
+
+  queueAs(user: User, ...args: string[]): Promise<Result> {
+    return this.pair.client.run(user, `${DIST}/nix-lan`, ['queue', ...args])
+  }
+
+  /** Builds, without queueing. */
+  async build(name: string): Promise<string> {
+    return (await this.pair.build(['--argstr', 'name', name])).paths[0] ?? ''
+  }
+
+  buildOn(path: string, name: string): Promise<string> {
+    return this.pair.client.must('alice', 'nix-build', ['/opt/needs.nix', '--no-out-link', '--argstr', 'path', path, '--argstr', 'name', name])
+  }
+
+  /** What the client's nix.conf has from now on. The daemon of 2.8 reads it only once. */
+  async configure(settings: Record<string, string>): Promise<void> {
+    this.pair.configure(settings)
+    await this.pair.client.stopDaemon()
+    await this.pair.client.startDaemon()
+  }
+
+  async deriver(path: string): Promise<string> {
+    return await this.pair.client.must('alice', 'nix-store', ['--query', '--deriver', path])
+  }
+
+  copies(): number {
+    return this.pair.client.read('/tmp/copies').split('\n').length - 1
+  }
+
+  async onBox(...paths: string[]): Promise<boolean> {
+    return (await this.pair.box.run('root', 'nix-store', ['--check-validity', ...paths])).code === 0
+  }
+
+  async failed(): Promise<string[]> {
+    return (await this.pair.client.must('root', 'ls', [FAILED])).split('\n').map((name) => name.slice(33))
+  }
+}
+
+async function on(nix: 'host' | 'bookworm' | 'trixie' | 'forky', play: (stage: Stage) => Promise<void>): Promise<void> {
+  const pair = await createPair({ client: nix, box: nix })
+  try {
+    const real = await pair.client.must('root', 'sh', ['-c', 'command -v nix'])
+    pair.client.write('/opt/needs.nix', NEEDS)
+    const count = '#!/bin/sh\nfor word; do [ "$word" != copy ] || echo "$$" >>/tmp/copies; done\n'
+    pair.client.write('/usr/local/bin/nix', `${count}exec ${real} "$@"\n`, { mode: 0o755 })
+    pair.client.write('/tmp/copies', '', { mode: 0o666 })
+    await pair.openPlainTunnel()
+    await play(new Stage(pair))
+  } finally {
+    await pair.close()
+  }
+}
+
+for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
+  test(`${nix}: outputs and derivations arrive, signed, in one copy each; then nothing is left`, () =>
+    on(nix, async (stage) => {
+      const paths = [await stage.build('a'), await stage.build('b')]
+      const derivations = await Promise.all(paths.map((path) => stage.deriver(path)))
+      assert.match((await stage.queue('add', ...paths, ...derivations)).stdout, 'box: 4 queued')
+      assert.match((await stage.queue('list')).stdout, /^queued +\d+s +120 B {2}\S+-a$/m)
+      const done = await stage.queue('upload')
+      assert.equal([done.code, done.stdout, done.stderr], [0, 'box: 4 paths uploaded\n', ''])
+      assert.is(stage.copies(), 2)
+      assert.ok(await stage.pair.boxHas(...paths))
+      assert.ok(await stage.onBox(...derivations))
+      assert.equal(await stage.pair.queued(), [])
+    }))
+
+  test(`${nix}: unsigned paths, and what needs them, wait for sign; the others go`, () =>
+    on(nix, async (stage) => {
+      await stage.configure({ 'secret-key-files': '' })
+      const old = await stage.build('old')
+      await stage.configure({})
+      const needy = await stage.buildOn(old, 'needy')
+      const fine = await stage.build('fine')
+      await stage.queue('add', needy, await stage.deriver(needy), fine)
+      const first = await stage.queue('upload')
+      assert.equal([first.code, first.stdout], [75, 'box: 1 path uploaded\n'])
+      assert.match(first.stderr, /^box: 2 paths can't go, for want of a signature .*queue sign`\n$/)
+      assert.ok(await stage.pair.boxHas(fine))
+      const list = await stage.queue()
+      for (const row of [/^unsigned .*-needy /m, /^unsigned .*-needy\.drv /m]) assert.match(list.stdout, row)
+      const sign = await stage.queueAs('root', 'sign')
+      assert.equal([sign.code, sign.stdout], [0, '1 path signed with /etc/nix/secret\n'])
+      assert.is((await stage.queueAs('root', 'sign')).stdout, '0 paths signed with /etc/nix/secret\n')
+      assert.is((await stage.queue('upload')).code, 0)
+      assert.ok(await stage.pair.boxHas(old, needy))
+    }))
+
+  test(`${nix}: a key that the box doesn't know, a file that is lost, a path that is gone: each by itself, with the reason`, () =>
+    on(nix, async (stage) => {
+      const { client } = stage.pair
+      await client.must('root', 'nix-store', ['--generate-binary-cache-key', 'other-1', '/etc/nix/other', '/etc/nix/other.pub'])
+      await stage.configure({ 'secret-key-files': '/etc/nix/other' })
+      const foreign = await stage.build('foreign')
+      await stage.configure({})
+      const needy = await stage.buildOn(foreign, 'needy')
+      const [lost, gone, fine] = [await stage.build('lost'), await stage.build('gone'), await stage.build('fine')]
+      await client.must('root', 'nix-store', ['--delete', gone])
+      await stage.queue('add', needy, lost, fine)
+      await client.must('alice', 'ln', ['-s', gone, QUEUE])
+      await client.must('root', 'rm', [lost])
+      const done = await stage.queue('upload')
+      assert.equal([done.code, done.stdout], [1, 'box: 1 path uploaded\n'])
+      assert.match(done.stderr, /^box: dropped \S+-gone, which isn't in the store any more$/m)
+      assert.match(done.stderr, /^box: set aside \S+-needy: cannot add path '\S+-foreign' .*signed by other-1: add the public key/m)
+      assert.match(done.stderr, /^box: set aside \S+-lost: .*\/\S+-lost/m)
+      assert.ok(await stage.pair.boxHas(fine))
+      assert.equal(await stage.pair.queued(), [])
+      assert.equal((await stage.failed()).sort(), ['lost', 'needy'])
+      // The cure: the box learns the key.
+      const keys = `${stage.pair.publicKey} ${client.read('/etc/nix/other.pub').trim()}`
+      stage.pair.box.write('/etc/nix/nix.conf', stage.pair.box.read('/etc/nix/nix.conf').replace(/^trusted-public-keys = .*$/m, `trusted-public-keys = ${keys}`))
+      await stage.pair.box.stopDaemon()
+      await stage.pair.box.startDaemon()
+      assert.match((await stage.queue('retry', needy)).stdout, 'box: 1 back in the queue')
+      assert.is((await stage.queue('upload')).code, 0)
+      assert.ok(await stage.onBox(needy, foreign))
+      assert.is((await stage.queue('drop', '--failed')).stdout, 'box: 1 dropped\n')
+    }))
+
+  test(`${nix}: what the box built itself gets its signature, or is set aside with the cure, which works`, () =>
+    on(nix, async (stage) => {
+      const { box } = stage.pair
+      const path = await stage.build('both')
+      assert.is(await box.must('root', 'nix-build', [T_FILE, '--no-out-link', '--argstr', 'name', 'both']), path)
+      await stage.queue('add', path)
+      const done = await stage.queue('upload')
+      if (nix === 'bookworm') {
+        // Up to 2.16 only users that the daemon trusts may add signatures (src/libstore/daemon.cc, wopAddSignatures).
+        assert.is(done.code, 1)
+        assert.match(done.stderr, /you are not privileged to add signatures.*on the box: sudo nix-store --delete \S+-both, then retry/)
+        await box.must('root', 'nix-store', ['--delete', path])
+        await stage.queue('retry')
+        assert.is((await stage.queue('upload')).code, 0)
+      } else {
+        assert.is(done.code, 0)
+      }
+      assert.ok(await stage.pair.boxHas(path))
+    }))
+}
+
+test('300 paths: two copies; a garbage collection meanwhile takes none', () =>
+  on('trixie', async (stage) => {
+    const { paths } = await stage.pair.build(['--argstr', 'name', 'many', '--arg', 'count', '300'])
+    await stage.queue('add', ...paths, await stage.deriver(paths[0] ?? ''))
+    await stage.pair.collectGarbage()
+    assert.ok(await stage.pair.clientHas(...paths))
+    stage.pair.resetStarts()
+    assert.is((await stage.queue('upload')).stdout, 'box: 301 paths uploaded\n')
+    assert.is(stage.copies(), 2)
+    assert.ok(await stage.pair.boxHas(...paths))
+  }))
+
+test('the box goes away in mid-copy: 75, nothing is lost or failed; when it is back, the rest goes', () =>
+  on('host', async (stage) => {
+    const { client, box } = stage.pair
+    const { paths } = await stage.pair.build(['--argstr', 'name', 'big', '--arg', 'count', '3', '--arg', 'kb', '100000'])
+    await stage.queue('add', ...paths)
+    const running = stage.queue('upload')
+    await until('the copy', 20_000, () => stage.copies() > 0)
+    // what has arrived by now lies in the box's store, not yet valid
+    await until('some of it', 20_000, async () => Number((await box.must('root', 'du', ['-sk', '/nix/store'])).split('\t')[0]) > 5000)
+    await box.stopSshd()
+    const cut = await running
+    assert.is(cut.code, 75, cut.stderr)
+    assert.match(cut.stderr, /^box is away \(.*\); 3 paths stay queued$/m)
+    assert.is((await stage.pair.queued()).length, 3)
+    assert.is(await client.must('root', 'ls', ['-A', FAILED]), '')
+    await stage.pair.tunnelEnded()
+    const away = await stage.queue('upload')
+    assert.is(away.code, 75)
+    await box.startSshd()
+    await stage.pair.openPlainTunnel()
+    const back = await stage.queue('upload')
+    assert.equal([back.code, back.stdout], [0, 'box: 3 paths uploaded\n'])
+    assert.ok(await stage.pair.boxHas(...paths))
+  }))
+
+test('two uploads at once: one goes, the other says so; one that is killed blocks nobody', () =>
+  on('host', async (stage) => {
+    const { paths } = await stage.pair.build(['--argstr', 'name', 'big', '--arg', 'count', '2', '--arg', 'kb', '100000'])
+    await stage.queue('add', ...paths)
+    const first = stage.queue('upload')
+    await until('the copy', 20_000, () => stage.copies() > 0)
+    const second = await stage.queue('upload')
+    assert.is(second.code, 75)
+    assert.match(second.stderr, /^an upload to box is running already: process \d+, since [\d:]+ \(\d+s\)\n$/)
+    const pid = Number(/process (\d+)/.exec(second.stderr)?.[1])
+    await stage.pair.client.must('root', 'kill', ['-9', String(pid)])
+    await first
+    let third = await stage.queue('upload')
+    for (let tries = 0; third.code === 75 && tries < 50; tries++) {
+      await pause(100)
+      third = await stage.queue('upload')
+    }
+    assert.equal([third.code, third.stdout], [0, 'box: 2 paths uploaded\n'], third.stderr)
+    assert.ok(await stage.pair.boxHas(...paths))
+  }))
+
+test("as root: list works, upload says whose it is; somebody else's junk harms nobody", () =>
+  on('host', async (stage) => {
+    const path = await stage.build('a')
+    await stage.queue('add', path)
+    await stage.pair.client.must('alice', 'sh', ['-c', `touch ${QUEUE}/file; ln -s /nowhere ${QUEUE}/dangling; ln -s /etc ${QUEUE}/etc`])
+    const list = await stage.queueAs('root')
+    assert.is(list.code, 0)
+    assert.match(list.stdout, 'box: 1 queued, 3 junk')
+    const refused = await stage.queueAs('root', 'upload')
+    assert.equal([refused.code, refused.stdout], [2, ''])
+    assert.match(refused.stderr, "are alice's: sudo -u alice nix-lan queue upload")
+    assert.is((await stage.queue('upload')).code, 0)
+    assert.equal((await stage.pair.queued()).sort(), ['dangling', 'etc', 'file'])
+    await stage.pair.collectGarbage()
+  }))
+
+test.run()
