@@ -1,5 +1,6 @@
 // The test runner: bundles the test files (Node 20 can't read TypeScript) and runs each in a process of its own, so that a crash or a hang
 // is one failed file and the others go on. Started by test/test.sh as: node main.mjs FOLDER WORD…
+// What a test prints after "figure: " (what it measured) is shown also when it passes.
 // Ends with "N passed, N failed", and ", N skipped" if any. Exit 1 when any failed or none ran; with CI=true a skip is a failure.
 import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
@@ -89,6 +90,7 @@ async function runFile(file: string, out: string, index: number): Promise<Counts
   const figures = `${sum.passed} passed${sum.failed ? `, ${sum.failed} failed` : ''}${sum.skipped ? `, ${sum.skipped} skipped` : ''}`
   console.log(`${sum.failed ? 'FAILED ' : 'ok     '} ${file}  ${figures}  ${seconds}`)
   if (sum.failed) console.log(`${output.replace(/^/gm, '    ')}\n    ${how}`)
+  else for (const [, figure] of output.matchAll(/figure: (.*)/g)) console.log(`        ${figure}`)
   return sum
 }
 

@@ -88,7 +88,7 @@ test(`${MANY} builds with the box away survive a garbage collection, and are on 
     assert.ok(await pair.boxHas(...paths), 'the box has all of them')
     assert.equal(await pair.queued(), [])
     assert.ok(copies() >= 1 && copies() <= HANDFUL, `${copies()} times nix copy`)
-    console.log(`${MANY} builds: uploaded in ${(done.ms / 1000).toFixed(1)} s by ${copies()} × nix copy`)
+    console.log(`figure: ${MANY} builds: uploaded in ${(done.ms / 1000).toFixed(1)} s by ${copies()} × nix copy`)
   } finally {
     await pair.close()
   }
