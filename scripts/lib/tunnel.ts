@@ -87,7 +87,7 @@ export function addressOptions(cache: SshCache, address: string, facts: SshFacts
  */
 export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
   if ((before.get('canonicalizehostname')?.[0] ?? 'false') !== 'false') return false
-  const meant = ['hostname', 'hostkeyalias', 'port']
+  const meant = ['hostname', 'port', ...(before.has('hostkeyalias') ? [] : ['hostkeyalias'])]
   const text = (facts: SshFacts): string => JSON.stringify([...facts].filter(([keyword]) => !meant.includes(keyword)))
   return text(before) === text(after) && !text(before).includes('%h')
 }

@@ -84,6 +84,8 @@ test('the address is used only if ssh does the same as without', () => {
   assert.ok(changesNothingElse(facts(), parseFacts(after + replaced(PLAIN))))
   // a `Match host rpi.local` that no longer matches
   assert.not(changesNothingElse(facts('identityagent ~/.agent\n'), parseFacts(after + replaced(PLAIN))))
+  assert.not(changesNothingElse(facts('hostkeyalias my-pi\n'), parseFacts(replaced(PLAIN))))
+  assert.ok(changesNothingElse(facts('hostkeyalias my-pi\n'), parseFacts(`hostkeyalias my-pi\n${replaced(PLAIN)}`)))
   const token = PLAIN.replace('id_rsa', 'id_%h')
   assert.not(changesNothingElse(parseFacts(token), parseFacts(after + replaced(token))))
   const canonical = PLAIN.replace('canonicalizehostname false', 'canonicalizehostname true')

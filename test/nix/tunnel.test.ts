@@ -1,0 +1,156 @@
+// nix-lan-tunnel and nix-lan-available with the real ssh, sshd and nix-daemon: one world that is client and box at once, under a name that
+// only known_hosts and /etc/hosts know.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { needs } from '../lib/needs.ts'
+import { createWorld, pause, type Result, type Running, until, type World } from './world.ts'
+
+const TUNNEL = '/opt/nix-lan/dist/nix-lan-tunnel'
+const AVAILABLE = '/opt/nix-lan/dist/nix-lan-available'
+const SOCKET = '/run/user/1000/nix-lan/rpi.sock'
+const KNOWN = '/home/alice/.ssh/known_hosts'
+
+let world: World
+let hostKey = ''
+let userKey = ''
+
+const test = needs(suite('nix-lan-tunnel, with the real ssh'), 'root', 'nix', 'ssh', 'sshd', 'bash')
+
+test.before(async () => {
+  world = await createWorld({ nix: 'host' })
+  await world.startDaemon()
+  ;({ hostKey, userKey } = await world.startSshd())
+  world.write('/etc/hosts', '127.0.0.1 localhost pi.lan\n')
+  world.write('/etc/nsswitch.conf', 'hosts: files\n')
+})
+test.before.each(async () => {
+  world.write('/etc/nix-lan/config.toml', `user = "alice"\n[cache.rpi]\nhost = "pi.lan"\nssh = "alice@pi.lan"\nport = ${world.port}\n`)
+  world.write(KNOWN, `[pi.lan]:${world.port} ${hostKey}\n`, { user: 'alice' })
+  world.write('/home/alice/.ssh/id_ed25519', userKey, { mode: 0o600, user: 'alice' })
+  world.write('/home/alice/.ssh/config', '', { mode: 0o600, user: 'alice' })
+  await world.must('root', 'rm', ['-rf', '/run/user/1000/nix-lan', '/home/alice/.bashrc'])
+})
+test.after(async () => {
+  await world.close()
+})
+
+const usable = (): Promise<Result> => world.run('alice', AVAILABLE, ['--usable'])
+const socketIsThere = async (): Promise<boolean> => (await world.run('alice', 'test', ['-S', SOCKET])).code === 0
+
+/** A tunnel that a nix-daemon answers through. */
+async function open(): Promise<Running> {
+  const tunnel = world.start('alice', TUNNEL)
+  await until(`the tunnel: ${tunnel.output()}`, 20_000, async () => (await usable()).code === 0)
+  return tunnel
+}
+
+test('a nix-daemon answers through it, and the box is known by its name though ssh got its address', async () => {
+  const tunnel = await open()
+  const { stdout } = await usable()
+  assert.match(stdout, /^rpi: usable at \/run\/user\/1000\/nix-lan\/rpi\.sock, \d+ ms \(Nix \d.*\)\n$/)
+  assert.match((await world.run('alice', TUNNEL, ['--print'])).stdout, /-o HostName=127\.0\.0\.1 -o 'HostKeyAlias=\[pi\.lan\]:\d+'/)
+  assert.is(await world.must('alice', 'stat', ['-c', '%a %U', SOCKET]), '600 alice')
+  await tunnel.stop()
+})
+
+for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+  test(`${signal}: ssh ends, and the socket goes with it`, async () => {
+    const tunnel = await open()
+    await tunnel.stop(signal)
+    assert.is(await tunnel.ended, 0)
+    assert.not(await socketIsThere())
+    assert.equal(
+      world.processes('ssh').filter((pid) => !world.processes('sshd').includes(pid)),
+      [],
+    )
+  })
+}
+
+test('the box goes: exit 255, no socket; away: exit 75; and back again', async () => {
+  const tunnel = await open()
+  await world.stopSshd()
+  assert.is(await tunnel.ended, 255)
+  assert.not(await socketIsThere())
+  const away = await world.run('alice', TUNNEL)
+  assert.equal([away.code, /rpi is away: 127\.0\.0\.1 port \d+: connection refused/.test(away.stderr)], [75, true], away.stderr)
+  await world.startSshd()
+  await (await open()).stop()
+})
+
+test('a link that goes mute is given up by ssh, which says so', async () => {
+  const tunnel = await open()
+  world.freezeSshd()
+  try {
+    const ended = await Promise.race([tunnel.ended, pause(60_000).then(() => 'still there')])
+    assert.is(ended, 255)
+    assert.match(tunnel.output(), /Timeout, server .* not responding/)
+    assert.not(await socketIsThere())
+  } finally {
+    world.thawSshd()
+  }
+})
+
+test('a second one says so and leaves the first alone', async () => {
+  const tunnel = await open()
+  const second = await world.run('alice', TUNNEL)
+  assert.equal([second.code, second.stderr], [1, `nix-lan-tunnel: a tunnel for rpi runs already: somebody listens on ${SOCKET}\n`])
+  assert.is((await usable()).code, 0)
+  await tunnel.stop()
+})
+
+test('of two that start at once one is left, with a socket that works', async () => {
+  const both = [world.start('alice', TUNNEL), world.start('alice', TUNNEL)]
+  const codes = both.map((one) => one.ended)
+  const first = await Promise.race(codes)
+  assert.ok(first === 255 || first === 1, `${first}: ${both.map((one) => one.output())}`)
+  await until('the other one', 20_000, async () => (await usable()).code === 0)
+  for (const one of both) await one.stop()
+  assert.equal((await Promise.all(codes)).sort(), [0, first])
+  assert.not(await socketIsThere())
+})
+
+test('killed without a chance: the next start removes the stale socket', async () => {
+  await (await open()).stop('SIGKILL')
+  assert.ok(await socketIsThere())
+  const { code, stdout } = await usable()
+  assert.equal([code, stdout], [1, `rpi: away: nobody listens on ${SOCKET}: the tunnel has ended\n`])
+  await (await open()).stop()
+})
+
+test('an unknown host key: ssh says it, and no socket is left', async () => {
+  world.write(KNOWN, '', { user: 'alice' })
+  const { code, stderr } = await world.run('alice', TUNNEL)
+  assert.is(code, 255)
+  assert.match(stderr, /Host key verification failed/)
+  assert.not(await socketIsThere())
+})
+
+test('a passphrase: without an agent ssh fails at once, with that of env-file it works', async () => {
+  const key = '/home/alice/.ssh/id_ed25519'
+  const plain = '/home/alice/plain'
+  world.write(plain, userKey, { mode: 0o600, user: 'alice' })
+  await world.must('alice', 'ssh-keygen', ['-q', '-p', '-N', 'secret', '-f', key])
+  const { code, stderr } = await world.run('alice', TUNNEL)
+  assert.is(code, 255)
+  assert.match(stderr, /Permission denied/)
+  world.write('/home/alice/.bashrc', `eval "$(ssh-agent -a /run/user/1000/agent)"; ssh-add ${plain}\n`, { user: 'alice' })
+  await (await open()).stop()
+})
+
+test("the user's ssh configuration counts: another HostKeyAlias, a block that matches the host", async () => {
+  world.write(KNOWN, `my-pi ${hostKey}\n`, { user: 'alice' })
+  world.write('/home/alice/.ssh/config', 'Host pi.lan\n  HostKeyAlias my-pi\n', { mode: 0o600, user: 'alice' })
+  assert.match((await world.run('alice', TUNNEL, ['--print'])).stdout, /-o HostName=127\.0\.0\.1 -L/)
+  await (await open()).stop()
+  world.write('/home/alice/.ssh/config', 'Match host pi.lan\n  HostKeyAlias my-pi\n', { mode: 0o600, user: 'alice' })
+  assert.not.match((await world.run('alice', TUNNEL, ['--print'])).stdout, /HostName/)
+  await (await open()).stop()
+})
+
+test('root is told whose it is', async () => {
+  const { code, stderr } = await world.run('root', TUNNEL)
+  assert.is(code, 2)
+  assert.match(stderr, /the tunnel uses alice's ssh keys \(user in \/etc\/nix-lan\/config\.toml\): run it as alice, not as root/)
+})
+
+test.run()
