@@ -9,7 +9,7 @@
 //     await world.close()
 //
 // In every world, at the same place: /opt/nix-lan/dist (this project's, live, read-only), /opt/nix-lan/t.nix (derivations that need no
-// nixpkgs), a JavaScript runtime as /usr/local/bin/node, alice (uid 1000, not trusted by Nix, /home/alice, /run/user/1000),
+// nixpkgs), the JavaScript runtime that runs this in /usr/local/bin, alice (uid 1000, not trusted by Nix, /home/alice, /run/user/1000),
 // /nix with an empty store, and `world.dir`, a folder that has the same path inside and outside.
 // Everything else is an overlay that only the world sees: the host's own root ('host'), or that of a Debian release.
 // The network is the machine's. test/nix/pair.ts makes a client and a box of two worlds.
@@ -125,8 +125,8 @@ mount --bind "$dist" "$r/opt/nix-lan/dist"
 mount -o remount,bind,ro "$r/opt/nix-lan/dist"
 if [ "$runtime" = none ]; then
   for p in usr/local/bin usr/bin bin; do for j in node nodejs deno bun; do [ ! -e "$r/$p/$j" ] || rm -f "$r/$p/$j"; done; done
-elif [ "$lower" != / ] || [ "$node" != /usr/local/bin/node ]; then
-  rm -f "$r/usr/local/bin/node"; : >"$r/usr/local/bin/node"; mount --bind "$node" "$r/usr/local/bin/node"
+else
+  to=$r/usr/local/bin/\${node##*/}; [ "$lower" = / ] && [ "$r$node" = "$to" ] || { rm -f "$to"; : >"$to"; mount --bind "$node" "$to"; }
 fi
 mkdir -p "$r/root"; mount -t tmpfs -o mode=700 tmpfs "$r/root"
 sed -i '/^alice:/d; /^[^:]*:[^:]*:1000:/d' "$r/etc/passwd" "$r/etc/group"

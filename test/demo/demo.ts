@@ -1,0 +1,174 @@
+// npm run demo: the whole story in ten seconds, with the real scripts, on this one machine. Two Nix stores in private mount namespaces
+// are the client and the box, and a real sshd with keys made for the occasion lies between them. Changes nothing on the machine (but may
+// install Debian packages, after saying so) and leaves nothing behind. Ends with exit code 1 at the first step that does not hold.
+import { realpathSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { main, parse } from '../../scripts/lib/cli.ts'
+import { Failure } from '../../scripts/lib/errors.ts'
+import { run } from '../../scripts/lib/run.ts'
+import { has, missing, PACKAGES, PATH } from '../lib/needs.ts'
+import { createPair, DIST, type Pair } from '../nix/pair.ts'
+
+const HELP = `Usage: npm run demo   (or dist/demo)
+
+Plays nix-lan's story on this one machine, in about ten seconds: a build is queued and uploaded to the box; the client deletes it;
+it comes back from the box; the box is cut off, and nothing waits; the box returns, and gets what it missed.
+Client and box are two Nix stores in private mount namespaces, with a real sshd between them. Nothing is left behind.
+
+Needs root, Linux, nix, ssh, sshd and util-linux; on Debian and its kin it installs what is missing, after saying so.
+`
+const NEEDS = ['nix', 'ssh', 'sshd', 'unshare', 'nsenter', 'bash']
+/** What the demo's slow build takes, in seconds. */
+const SECONDS = 3
+const REPORT = ['--argstr', 'name', 'report', '--arg', 'seconds', String(SECONDS), '--arg', 'kb', '1024']
+
+main('demo', HELP, async (argv) => {
+  parse(argv, {})
+  await prepare()
+  say(`${bold('nix-lan')}: a client and a box on this one machine, with two Nix stores and a real sshd between them.\n`)
+  const started = Date.now()
+  const pair = await createPair({ hook: true, dist: dirname(realpathSync(process.argv[1] ?? 'dist/demo')) })
+  try {
+    say(dim(`   (Made two worlds, keys and an sshd in ${seconds(Date.now() - started)}. Signatures are required; the user is not trusted by Nix.)\n`))
+    await story(pair)
+  } catch (error) {
+    say(red(`\n✘ ${error instanceof Error ? error.message : error}`))
+    say(`\nThe client's nix-daemon said:\n${pair.client.daemonLog()}\nThe tunnel said:\n${pair.tunnelLog()}`)
+    throw new Failure('the demo failed: this step does not hold on this machine')
+  } finally {
+    await pair.close()
+  }
+  return 0
+})
+
+async function story(pair: Pair): Promise<void> {
+  const { client, box } = pair
+
+  heading(`Something is built on the client; let it take ${SECONDS} seconds. The post-build-hook queues it`)
+  await opened(pair)
+  command('nix-build report.nix')
+  const first = await pair.build(REPORT)
+  const [path = ''] = first.paths
+  const bytes = await client.must('alice', 'sha256sum', [path])
+  holds(await waits(pair, path), 'the build is in the queue')
+  done(`built, and in the queue`, first.ms)
+
+  heading('What is queued goes to the box')
+  const upload = await queueUpload(pair)
+  holds(upload.code === 0, `the upload succeeds:\n${upload.stderr}`)
+  holds(await pair.boxHas(path), 'the box has it, with its signature')
+  holds((await pair.queued()).length === 0, 'the queue is empty')
+  done('the box has it, signed; the queue is empty', upload.ms)
+
+  heading('The client collects its garbage')
+  command('nix-store --gc')
+  const gc = await timed(() => pair.collectGarbage())
+  holds(!(await pair.clientHas(path)), 'the client has deleted it')
+  done('it is gone from the client', gc)
+
+  heading('The same build again: it comes back from the box')
+  command('nix-build report.nix')
+  const again = await pair.build(REPORT)
+  holds((await client.must('alice', 'sha256sum', [path])) === bytes, 'these are the bytes of the first build')
+  done(`fetched and not built: the same bytes`, again.ms)
+
+  heading('The box is cut off, and a build goes on at once')
+  await box.stopSshd()
+  await pair.tunnelEnded()
+  command('nix-build news.nix')
+  const news = await pair.build(['--argstr', 'name', 'news'])
+  const [kept = ''] = news.paths
+  holds(!/error|warning/.test(news.stderr), `Nix says no word about it:\n${news.stderr}`)
+  done('built, without a word of warning', news.ms)
+  const without = await pair.build(['--argstr', 'name', 'newer'], { NIX_CONFIG: 'substituters =' })
+  say(dim(`     (With no cache in nix.conf at all such a build took ${seconds(without.ms)}.)`))
+  const notNow = await queueUpload(pair)
+  holds(notNow.code === 75, `an upload says "not now" (75), and not ${notNow.code}:\n${notNow.stderr}`)
+  await pair.collectGarbage()
+  holds((await pair.clientHas(kept)) && (await waits(pair, kept)), 'the queue keeps what waits, also from the garbage collection')
+  done(`the queue waits, and keeps what is in it from the garbage collection`, notNow.ms)
+
+  heading('The box returns, and the queue drains')
+  await box.startSshd()
+  await opened(pair)
+  const drained = await queueUpload(pair)
+  holds(drained.code === 0 && (await pair.boxHas(kept, ...without.paths)), `the box gets what it missed:\n${drained.stderr}`)
+  holds((await pair.queued()).length === 0, 'the queue is empty')
+  done('the box has what it missed; the queue is empty', drained.ms)
+
+  const saved = first.ms - again.ms
+  holds(saved > 0, `fetching (${seconds(again.ms)}) is faster than building (${seconds(first.ms)})`)
+  say(`\n${bold('Saved:')} ${seconds(saved)} of ${seconds(first.ms)} when the build came back from the box. ${bold('Lost')} while it was away: nothing.`)
+  say(`Nothing of this is left on your machine. To set it up for your own box, see README.md.`)
+}
+
+/** Opens the tunnel, and asks whether the box can be used. */
+async function opened(pair: Pair): Promise<void> {
+  command('nix-lan-tunnel box &')
+  await pair.openTunnel()
+  const available = await pair.client.run('alice', `${DIST}/nix-lan-available`, ['--usable', 'box'])
+  holds(available.code === 0, `the box can be used: ${available.stdout}${available.stderr}`)
+}
+
+function queueUpload(pair: Pair) {
+  command('nix-lan queue upload')
+  return pair.client.run('alice', `${DIST}/nix-lan`, ['queue', 'upload'])
+}
+
+async function waits(pair: Pair, path: string): Promise<boolean> {
+  return (await pair.queued()).includes(path.slice('/nix/store/'.length))
+}
+
+/** Installs what is missing where that is possible. @throws Failure that says what to do, where it isn't */
+async function prepare(): Promise<void> {
+  if (process.platform !== 'linux') throw new Failure('the demo needs Linux: it makes two Nix stores in mount namespaces')
+  if (process.getuid?.() !== 0) throw new Failure('the demo needs root, to make two Nix stores in private mount namespaces: sudo npm run demo')
+  const lacks = missing(NEEDS)
+  const packages = [...new Set(lacks.map((need) => PACKAGES[need] ?? need))]
+  const install = `apt-get install --no-install-recommends ${packages.join(' ')}`
+  if (packages.length > 0) {
+    if (!has('apt-get')) throw new Failure(`the demo needs ${lacks.join(', ')}: install them (on Debian: ${install})`)
+    say(`The demo needs ${lacks.join(', ')}, so it installs Debian's packages: ${install}`)
+    await apt('update', '-qq')
+    await apt('install', '-y', '-qq', '--no-install-recommends', ...packages)
+    if (missing(NEEDS).length > 0) throw new Failure(`the demo needs ${missing(NEEDS).join(', ')}, and ${install} has not brought it`)
+  }
+  if (!has('root')) throw new Failure('the demo may not make mount namespaces here; in a container, it needs CAP_SYS_ADMIN (docker run --privileged)')
+}
+
+async function apt(...args: string[]): Promise<void> {
+  const env = { ...process.env, PATH, DEBIAN_FRONTEND: 'noninteractive' }
+  const outcome = await run('apt-get', args, { env, inherit: ['stderr'] })
+  if (outcome.code !== 0) throw new Failure(`apt-get ${args.join(' ')} failed:\n${outcome.stdout.slice(-2000)}`)
+}
+
+/** @throws Error when the step does not hold */
+function holds(condition: boolean, what: string): void {
+  if (!condition) throw new Error(`This does not hold: ${what}`)
+}
+
+async function timed(act: () => Promise<unknown>): Promise<number> {
+  const started = Date.now()
+  await act()
+  return Date.now() - started
+}
+
+let step = 0
+function heading(text: string): void {
+  step += 1
+  say(`${step > 1 ? '\n' : ''}${bold(`${step}. ${text}.`)}`)
+}
+
+function command(text: string): void {
+  say(dim(`     $ ${text}`))
+}
+
+function done(text: string, ms: number): void {
+  say(`   ${green('✔')} ${text}${' '.repeat(Math.max(1, 78 - text.length))}${seconds(ms).padStart(7)}`)
+}
+
+const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`
+const say = (text: string): void => void process.stdout.write(`${text}\n`)
+const colours = process.stdout.isTTY && !process.env.NO_COLOR
+const colour = (code: number) => (text: string) => (colours ? `\x1b[${code}m${text}\x1b[0m` : text)
+const [bold, dim, red, green] = [colour(1), colour(2), colour(31), colour(32)]
