@@ -2,15 +2,14 @@
 // head of the bundle becomes the command (scripts/lib/become.ts). It changes NIX_CONFIG and nothing else, and whatever is wrong on our
 // side (no configuration, no nix to ask, a bug) costs one line on stderr and the command runs as it is: a wrapper must not break Nix.
 // A hot path: it runs before every nix command, so what is needed rarely is imported late.
-import { accessSync, closeSync, constants, openSync, readFileSync, readSync, realpathSync, statSync } from 'node:fs'
+import { accessSync, closeSync, constants, existsSync, openSync, readFileSync, readSync, realpathSync, statSync, writeSync } from 'node:fs'
 import { basename } from 'node:path'
 import { becomeProgram } from './lib/become.ts'
-import { exit, parse } from './lib/cli.ts'
+import { parse } from './lib/cli.ts'
 import { type Cache, type Config, loadConfig } from './lib/config.ts'
 import { Failure, UsageError } from './lib/errors.ts'
 import { type NixConf, readNixConf, readText } from './lib/nix-conf.ts'
 import { socketPath, stateDir } from './lib/paths.ts'
-import { reachable, usable } from './lib/reach.ts'
 import { storeUrl } from './lib/store-url.ts'
 import { VERSION } from './lib/version.ts'
 import {
@@ -73,13 +72,14 @@ const DEPTH = 'NIX_LAN_RUN_DEPTH'
 const ASKED = 'NIX_LAN_RUN_ASKED'
 
 async function main(): Promise<void> {
+  let code = 1
   try {
-    exit(await start(process.argv.slice(2)))
+    code = await start(process.argv.slice(2))
   } catch (error) {
-    if (!(error instanceof Failure)) throw error
-    process.stderr.write(`${NAME}: ${error.message}\n`)
-    exit(error.exitCode)
+    warn(error instanceof Failure ? error.message : `this is a bug in nix-lan ${VERSION}: ${error instanceof Error ? error.stack : error}`)
+    if (error instanceof Failure) code = error.exitCode
   }
+  process.exit(code)
 }
 
 /** Prints what the head is to do or to show; the exit code is the head's too, unless it becomes the command. */
@@ -101,9 +101,24 @@ async function start(argv: string[]): Promise<number> {
   return say(becomeProgram({ ...wholeEnvironment(found.program), shift, ...environment(found, await setting()) }))
 }
 
+/** To stdout, which is the head's pipe. Not process.stdout: loading Node's streams takes as long as all the rest here. */
 function say(text: string): number {
-  process.stdout.write(text)
+  write(1, text)
   return 0
+}
+
+/** One line on stderr. That nobody can read it keeps no command from running. */
+function warn(message: string): void {
+  try {
+    write(2, `${NAME}: ${message}\n`)
+  } catch {
+    // closed, or full and not waited for
+  }
+}
+
+function write(fd: number, text: string): void {
+  const bytes = Buffer.from(text)
+  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done)
 }
 
 /**
@@ -137,10 +152,10 @@ async function setting(): Promise<string | undefined> {
   if (process.env[ASKED]) return undefined
   try {
     const { plan, problem } = await outlook(loadConfig(), readNixConf(process.env))
-    if (problem) process.stderr.write(`${NAME}: ${problem}\n`)
+    if (problem) warn(problem)
     return plan.setting
   } catch (error) {
-    process.stderr.write(`${NAME}: ${oneLine(error)}; the command runs with the substituters of nix.conf\n`)
+    warn(`${oneLine(error)}; the command runs with the substituters of nix.conf`)
     return undefined
   }
 }
@@ -183,10 +198,16 @@ async function outlook(config: Config, conf: NixConf): Promise<{ plan: Plan; pro
 
 async function factsOf(cache: Cache, uid: number, conf: NixConf): Promise<CacheFacts> {
   const socket = cache.kind === 'ssh' ? socketPath(uid, cache.name) : ''
-  const facts: CacheFacts = { cache, socket, url: urlOf(cache, uid), usable: await usable(cache, uid, cache.deadline) }
+  const facts: CacheFacts = { cache, socket, url: urlOf(cache, uid), usable: await usableNow(cache, uid, socket) }
   // Without the tunnel, a host that nix.conf names itself may still answer.
-  if (!facts.usable.ok && namesHost(facts, conf.all)) facts.host = await reachable(cache, cache.deadline)
+  if (!facts.usable.ok && namesHost(facts, conf.all)) facts.host = await (await import('./lib/reach.ts')).reachable(cache, cache.deadline)
   return facts
+}
+
+/** With no tunnel, nothing of the network is loaded: the ordinary case away from home, and a fifth of the time that node takes. */
+async function usableNow(cache: Cache, uid: number, socket: string): Promise<CacheFacts['usable']> {
+  if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: `${socket} does not exist: no tunnel`, ms: 0 }
+  return (await import('./lib/reach.ts')).usable(cache, uid, cache.deadline)
 }
 
 function urlOf(cache: Cache, uid: number): CacheFacts['url'] {

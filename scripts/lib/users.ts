@@ -1,7 +1,7 @@
 // Who a user is: name, uid and home directory from the passwd database. Not os.userInfo(): Bun takes the name from $USER,
 // which sudo and su may leave as somebody else's, and it can't be asked about another user.
-import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 
 export interface User {
   name: string
@@ -44,6 +44,8 @@ function passwdFile(): string {
 function getent(who: string | number): string {
   const PATH = `${process.env.PATH ?? ''}:/usr/bin:/bin:/run/current-system/sw/bin`
   try {
+    // Late, since loading it costs every command 2 ms, and most users are in /etc/passwd.
+    const { execFileSync } = createRequire('file:///')('node:child_process') as typeof import('node:child_process')
     const env = { ...process.env, PATH }
     return execFileSync('getent', ['passwd', String(who)], { env, timeout: 2000, stdio: ['ignore', 'pipe', 'ignore'], encoding: 'utf8' })
   } catch {
