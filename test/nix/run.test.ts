@@ -175,5 +175,15 @@ for (const nix of ['host', 'trixie', 'forky'] as ('host' | Suite)[]) {
     assert.is(back.code, 0, back.stderr)
   })
 
+  test('a unix:// store of a box that is away, as the blog has it, ends every command; here it is left out', async () => {
+    configure({ substituters: 'unix:///tmp/rpi.sock ssh-ng://pi@127.0.0.2' })
+    world.write('/etc/nix-lan/config.toml', 'user = "alice"\n\n[cache.rpi]\nhost = "127.0.0.2"\nport = 9\n')
+    await world.stopDaemon()
+    await world.startDaemon()
+    const build = ['nix-build', T_FILE, '--no-out-link', '--argstr', 'name', 'blog']
+    const ours = await world.run('alice', RUN, build)
+    assert.equal([ours.code, ours.stderr.replace(/^(this derivation|building| {2}\/).*\n/gm, '').replace(/^these? .*\n/gm, '')], [0, ''])
+  })
+
   test.run()
 }
