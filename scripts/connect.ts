@@ -42,6 +42,9 @@ if (args.includes('--help') || args.includes('-h') || args.includes('--version')
 else if (process.stdin.isTTY && !args.includes('--stdio')) main('nix-lan-connect', HELP, notByHand)
 else connect()
 
+// Whatever breaks outside of the conversation, a build must not: the conversation goes on, and a box that no longer answers it is given up.
+process.on('uncaughtException', (error) => report(`this is a bug: ${error.message}`))
+
 async function notByHand(): Promise<number> {
   throw new UsageError('this is started by Nix, not by hand; see --help')
 }
@@ -101,14 +104,19 @@ function patientLine(): Line {
   }
   function lost(error: Error): void {
     const reason = error instanceof NoBox ? error : new NoBox('broken', error.message)
-    if (outage?.began(reason, Date.now())) report(`${reason.message}; going on without it`)
+    try {
+      if (outage?.began(reason, Date.now())) report(`${reason.message}; going on without it`)
+    } catch (mistake) {
+      report(`this is a bug: ${(mistake as Error).message}`) // taking notes must not end the conversation
+    }
   }
   let again = 0 // when the next attempt is worth its while: Nix may ask a thousand things in a second
   async function dial(): Promise<Box | null> {
     const now = Date.now()
-    if (!target || now < again || outage?.heldBack(now)) return null
+    if (!target || now < again) return null
     again = now + PAUSE
     try {
+      if (outage?.heldBack(now)) return null
       becomeOwner(target.socket)
       const box = await dialBox(target.socket, target.deadline)
       outage?.ended()

@@ -65,8 +65,12 @@ export class Outage {
 
 /** Which socket this is, and when it was last touched. lstat: a link that a user planted says nothing about another file. */
 function identity(path: string): string {
-  const stat = lstatSync(path, { throwIfNoEntry: false })
-  return stat ? `${stat.ino} ${stat.mtimeMs} ${stat.ctimeMs}` : 'none'
+  try {
+    const stat = lstatSync(path)
+    return `${stat.ino} ${stat.mtimeMs} ${stat.ctimeMs}`
+  } catch {
+    return 'none'
+  }
 }
 
 function openNote(path: string): number | null {

@@ -1,0 +1,447 @@
+// nix-lan-connect from outside: what Nix sees on stdin and stdout, what the journal gets, how it ends; with boxes that answer, lack, stall, die, and
+// with none. The boxes are sockets of this test's. NIX_LAN_TEST_RUNTIME is a directory with the one runtime to test; default: this Node.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import { createServer, type Server, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { ByteReader, EndOfStream } from '../../scripts/lib/bytes.ts'
+import { notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
+import { hello, nar, same } from '../lib/wire.ts'
+
+const test = suite('connect')
+
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-connect-'))
+const CONNECT = resolve('dist/nix-lan-connect')
+const PATH = '/nix/store/00000000000000000000000000000000-x'
+const LAST = u64(STDERR_LAST)
+const MIB = 2 ** 20
+/** Only something that hangs takes longer, in milliseconds. */
+const HANGS = 20_000
+
+for (const name of ['run', 'runtime', 'user', 'user/nix-lan']) mkdirSync(join(TMP, name), { mode: 0o700 })
+if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(TMP, 'runtime/node'))
+const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? join(TMP, 'runtime')
+
+// --- the program ---
+
+interface Started {
+  child: ChildProcess
+  reader: ByteReader
+  stderr(): string
+  /** Exit code, or the signal that ended it. */
+  ended: Promise<number | string | null>
+  send(...bytes: Buffer[]): void
+}
+
+const running = new Set<ChildProcess>()
+
+/** Starts connect. As root it gets a /run of its own, since it takes notes there. */
+function start(args: string[], env: Record<string, string> = {}): Started {
+  const own = ['--mount', '--propagation', 'private', 'sh', '-c', 'mount --bind "$1" /run && shift && exec "$@"', 'sh', join(TMP, 'run')]
+  const [program, ...rest] = [...(process.getuid?.() === 0 ? ['unshare', ...own] : []), CONNECT, ...args]
+  const child = spawn(program as string, rest, {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    env: { PATH: `${RUNTIME}:${process.env.PATH}`, HOME: TMP, XDG_RUNTIME_DIR: join(TMP, 'user'), ...env },
+  })
+  running.add(child)
+  let stderr = ''
+  child.stderr?.on('data', (text) => {
+    stderr += text
+  })
+  child.stdin?.on('error', () => {})
+  const reader = readerOf(child.stdout as unknown as Socket)
+  const ended = new Promise<number | string | null>((done) => {
+    child.on('close', (code, signal) => {
+      running.delete(child)
+      done(signal ?? code)
+    })
+  })
+  return { child, reader, stderr: () => stderr, ended, send: (...bytes) => void child.stdin?.write(Buffer.concat(bytes)) }
+}
+
+function readerOf(stream: Socket): ByteReader {
+  const reader: ByteReader = new ByteReader({ resume: () => stream.resume() }, false)
+  stream.on('data', (chunk: Buffer) => {
+    stream.pause()
+    reader.push(chunk)
+  })
+  stream.pause()
+  for (const event of ['end', 'close', 'error']) stream.on(event, () => reader.finish(new EndOfStream('the end')))
+  return reader
+}
+
+/** Says hello as Nix does, and reads the welcome. */
+async function greeted(args: string[], env?: Record<string, string>): Promise<Started> {
+  const started = start([...args, '--stdio'], env)
+  started.send(hello())
+  const from = new Recorder(started.reader)
+  assert.is(await from.u64(), 0x6478696f, started.stderr())
+  await from.u64()
+  assert.is(await from.string(), 'nix-lan')
+  assert.is(await from.u64(), STDERR_LAST)
+  return started
+}
+
+const pathInfo = (path = PATH): Buffer => Buffer.concat([u64(26), string(path)])
+
+/** Asks whether the store has a path. */
+async function has({ reader, send }: Started, path = PATH): Promise<boolean> {
+  send(pathInfo(path))
+  const from = new Recorder(reader)
+  const ending = await readMessages(from)
+  if (ending.error) {
+    same(from.bytes, notValid(path))
+    return false
+  }
+  await from.shape('info')
+  return true
+}
+
+/** Closes stdin and waits. */
+async function closed({ child, ended }: Started): Promise<number | string | null> {
+  child.stdin?.end()
+  return await ended
+}
+
+// --- boxes ---
+
+const INFO = [string(''), string('0'.repeat(64)), u64(0), u64(1), u64(120), u64(0), u64(1), string('k:sig'), string('')]
+
+/** What a box does with an operation; `null`: hang up. */
+type Behaviour = (number: number, from: Recorder, socket: Socket, reader: ByteReader) => Promise<Buffer | null>
+
+const servers: Server[] = []
+let count = 0
+
+/** A box listening on a new socket. */
+async function box(behaviour: Behaviour, version = 0x0122): Promise<{ socket: string; connections: () => number }> {
+  let connections = 0
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
+    connections++
+    serve(socket, behaviour, version).catch(() => socket.destroy())
+  })
+  return { socket: await listening(server), connections: () => connections }
+}
+
+async function listening(server: Server): Promise<string> {
+  const socket = join(TMP, `${count++}.sock`)
+  await new Promise<void>((done) => server.listen(socket, done))
+  servers.push(server)
+  return socket
+}
+
+async function serve(socket: Socket, behaviour: Behaviour, version: number): Promise<void> {
+  const reader = readerOf(socket)
+  socket.on('error', () => {})
+  await reader.take(8)
+  socket.write(Buffer.concat([u64(0x6478696f), u64(version)]))
+  await reader.take(24)
+  socket.write(Buffer.concat([string('2.8.0'), LAST]))
+  for (;;) {
+    const from = new Recorder(reader)
+    const answer = await behaviour(await from.u64(), from, socket, reader)
+    if (!answer) return void socket.destroy()
+    socket.write(answer)
+  }
+}
+
+/** Has every path but those that end in "none"; a NAR is `size` bytes of a file. */
+const honest =
+  (size = 5): Behaviour =>
+  async (number, from, socket, reader) => {
+    if (number === 26) return Buffer.concat([LAST, ...((await from.string()).endsWith('none') ? [u64(0)] : [u64(1), ...INFO])])
+    if (number === 38) {
+      await from.string()
+      for (const part of bigNar(size)) if (!socket.write(part)) await new Promise((done) => socket.once('drain', done))
+      return Buffer.alloc(0)
+    }
+    return await digest(socket, reader)
+  }
+
+/** The NAR of a file of `size` bytes (a multiple of 8), in parts of at most a MiB. */
+function* bigNar(size: number): Generator<Buffer> {
+  const whole = nar({ file: Buffer.alloc(8, 0x78) })
+  const end = whole.length - 24 // the content, and the closing parenthesis with its length
+  yield Buffer.concat([LAST, whole.subarray(0, end - 8), u64(size)])
+  const block = Buffer.alloc(MIB, '(contents')
+  for (let left = size; left > 0; left -= block.length) yield block.subarray(0, Math.min(left, block.length))
+  yield whole.subarray(whole.length - 16)
+}
+
+/** Takes everything until the client has no more to say, then answers with its hash. */
+async function digest(socket: Socket, reader: ByteReader): Promise<null> {
+  const hash = createHash('sha256')
+  for (;;) {
+    try {
+      const chunk = await reader.peek()
+      hash.update(chunk)
+      reader.consume(chunk.length)
+    } catch {
+      break
+    }
+  }
+  await new Promise<void>((done) => socket.end(hash.digest(), done))
+  return null
+}
+
+/** A socket on which nobody listens any more. */
+async function stale(): Promise<string> {
+  const path = join(TMP, `${count++}.sock`)
+  const program = `require('net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`
+  await new Promise((done) => spawn(process.execPath, ['-e', program]).on('close', done))
+  return path
+}
+
+/** A socket that accepts and says nothing. */
+const mute = (): Promise<string> => listening(createServer((socket) => void socket.on('error', () => {})))
+
+// --- a box that is there ---
+
+test('what the box has comes, what it lacks is a miss, over one connection', async () => {
+  const { socket, connections } = await box(honest())
+  const nix = await greeted([socket])
+  assert.ok(await has(nix))
+  assert.not(await has(nix, `${PATH}-none`))
+  assert.ok(await has(nix))
+  assert.is(await closed(nix), 0)
+  assert.is(connections(), 1)
+  assert.is(nix.stderr(), '')
+})
+
+test('a large NAR arrives whole, and the next question after it', async () => {
+  const size = 64 * MIB
+  const { socket } = await box(honest(size))
+  const nix = await greeted([socket])
+  nix.send(u64(38), string(PATH))
+  const expected = createHash('sha256')
+  let length = 0
+  for (const part of bigNar(size)) {
+    expected.update(part)
+    length += part.length
+  }
+  same(await hashOf(nix.reader, length), expected.digest())
+  assert.ok(await has(nix))
+  assert.is(await closed(nix), 0)
+})
+
+/** The hash of the next `length` bytes. */
+async function hashOf(reader: ByteReader, length: number): Promise<Buffer> {
+  const hash = createHash('sha256')
+  for (let left = length; left > 0; ) {
+    const chunk = (await reader.peek()).subarray(0, left)
+    hash.update(chunk)
+    left -= chunk.length
+    reader.consume(chunk.length)
+  }
+  return hash.digest()
+}
+
+test('a Nix that does not read holds the box back: memory stays small', async () => {
+  const size = 600 * MIB
+  const { socket } = await box(honest(size))
+  const nix = await greeted([socket])
+  nix.send(u64(38), string(PATH))
+  await nix.reader.peek()
+  await new Promise((done) => setTimeout(done, 1000)) // time enough to read it all, if it did
+  const status = readFileSync(`/proc/${nix.child.pid}/status`, 'utf8')
+  const peak = Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) * 1024
+  assert.ok(peak > 0 && peak < size / 2, `${Math.round(peak / MIB)} MiB at the most`)
+  nix.child.kill('SIGKILL')
+  nix.child.stdout?.destroy() // what is unread would keep it from closing
+  await nix.ended
+})
+
+test('an upload is piped as it is, and the answer comes after its end', async () => {
+  const { socket } = await box(honest())
+  const nix = await greeted([socket])
+  assert.ok(await has(nix))
+  const upload = Buffer.alloc(MIB, 'upload')
+  const expected = createHash('sha256')
+  nix.send(u64(44))
+  for (let i = 0; i < 64; i++) {
+    expected.update(upload)
+    if (!nix.child.stdin?.write(upload)) await new Promise((done) => nix.child.stdin?.once('drain', done))
+  }
+  nix.child.stdin?.end()
+  same(await nix.reader.take(32), expected.digest())
+  assert.is(await nix.ended, 0)
+})
+
+test('it ends when Nix does, in the middle of a NAR too', async () => {
+  const { socket } = await box(honest(600 * MIB))
+  const nix = await greeted([socket])
+  nix.send(u64(38), string(PATH))
+  await nix.reader.peek()
+  nix.child.stdout?.destroy()
+  nix.child.stdin?.destroy()
+  assert.is(await orHang(nix.ended), 0)
+  assert.is(nix.stderr(), '')
+})
+
+function orHang<T>(promise: Promise<T>): Promise<T | 'it hangs'> {
+  return Promise.race([promise, new Promise<'it hangs'>((done) => setTimeout(done, HANGS, 'it hangs').unref())])
+}
+
+// --- a box that isn't ---
+
+test('no socket: an empty store, and not a word', async () => {
+  const nix = await greeted([join(TMP, 'none.sock')])
+  assert.not(await has(nix))
+  assert.is(await closed(nix), 0)
+  assert.is(nix.stderr(), '')
+})
+
+test('a stale socket: an empty store, and one line for all starts', async () => {
+  const socket = await stale()
+  const first = await greeted([socket])
+  assert.not(await has(first))
+  assert.is(await closed(first), 0)
+  assert.is(first.stderr(), `nix-lan-connect: nobody listens on ${socket}: the tunnel has ended; going on without it\n`)
+  const second = await greeted([socket])
+  assert.not(await has(second))
+  await closed(second)
+  assert.is(second.stderr(), '')
+})
+
+test('a mute socket is waited for once; when it was touched, once more', async () => {
+  const socket = await mute()
+  const times: number[] = []
+  for (const touch of [false, false, true]) {
+    if (touch) utimesSync(socket, new Date(), new Date())
+    const nix = await greeted([socket, '--deadline', '3'])
+    const before = performance.now()
+    assert.not(await has(nix))
+    times.push(performance.now() - before)
+    assert.is(await closed(nix), 0)
+    const line = `nix-lan-connect: ${socket} accepts connections, but no nix-daemon answered within 3 s; going on without it\n`
+    assert.is(nix.stderr(), times.length === 2 ? '' : line)
+  }
+  const [first = 0, second = 0, third = 0] = times
+  assert.ok(first > 2000 && third > 2000, `waits: ${times}`)
+  assert.ok(second < first / 2, `does not wait again: ${times}`)
+})
+
+test('a daemon that hangs up, or is none, or is too old: an empty store, and a line that says which', async () => {
+  const cases: [string, RegExp][] = [
+    [await listening(createServer((socket) => void socket.destroy())), /closed/],
+    [await listening(createServer((socket) => void socket.on('error', () => {}).end('SSH-2.0-OpenSSH\r\n'))), /not as a nix-daemon does/],
+    [(await box(honest(), 0x0115)).socket, /too old: it speaks protocol 1\.21/],
+  ]
+  for (const [socket, line] of cases) {
+    const nix = await greeted([socket])
+    assert.not(await has(nix))
+    assert.is(await closed(nix), 0)
+    assert.match(nix.stderr(), line)
+    assert.is(nix.stderr().split('\n').length, 2, nix.stderr())
+  }
+})
+
+test('a box that dies between two questions: the second is a miss', async () => {
+  let asked = 0
+  const { socket } = await box(async (...args) => (asked++ === 0 ? await honest()(...args) : null))
+  const nix = await greeted([socket])
+  assert.ok(await has(nix))
+  assert.not(await has(nix))
+  assert.not(await has(nix))
+  assert.is(await closed(nix), 0)
+  assert.match(nix.stderr(), /^nix-lan-connect: .*closed.*; going on without it\n$/)
+})
+
+test('a box that dies in the middle of a NAR: connect ends and says so', async () => {
+  const { socket } = await box(async (_number, from, box) => {
+    await from.string()
+    await new Promise<void>((done) => box.write(Buffer.concat([LAST, nar({ file: 'x' }).subarray(0, 50)]), () => done()))
+    return null
+  })
+  const nix = await greeted([socket])
+  nix.send(u64(38), string(PATH))
+  assert.is(await orHang(nix.ended), 1)
+  assert.match(nix.stderr(), /^nix-lan-connect: the box was lost in the middle of \/nix\/store\/[^\n]+\n$/)
+})
+
+// --- how it is called ---
+
+const config = (name: string, text: string): string => {
+  const path = join(TMP, `${name}.toml`)
+  writeFileSync(path, text)
+  chmodSync(path, 0o644)
+  return path
+}
+
+test('no configuration, a broken one, an unknown cache, strange options: an empty store and one line', async () => {
+  const broken = config('broken', '[cache.rpi]\nhots = "x"\n')
+  for (const [args, env] of [
+    [[], {}],
+    [[], { NIX_LAN_CONFIG: broken }],
+    [['nothere'], { NIX_LAN_CONFIG: broken }],
+    [['--deadline', 'soon', '/x/y.sock'], {}],
+  ] as [string[], Record<string, string>][]) {
+    const nix = await greeted(args, env)
+    assert.not(await has(nix))
+    assert.is(await closed(nix), 0)
+    assert.match(nix.stderr(), /^nix-lan-connect: [^\n]+\n$/)
+  }
+  const nix = await greeted(['--an-option-of-tomorrow', join(TMP, 'none.sock')])
+  assert.not(await has(nix))
+  assert.is(await closed(nix), 0)
+})
+
+test('strictly: 75 when the box is away, 2 when the configuration is wrong, 1 when the box is too old', async () => {
+  const cases: [string[], number, RegExp][] = [
+    [[join(TMP, 'none.sock')], 75, /does not exist: no tunnel/],
+    [[await stale()], 75, /nobody listens/],
+    [[await mute(), '--deadline', '0.3'], 75, /no nix-daemon answered within 0.3 s/],
+    [[], 2, /\.toml/],
+    [['--deadline', 'soon', '/x/y.sock'], 2, /--deadline soon/],
+    [[(await box(honest(), 0x0115)).socket], 1, /too old/],
+  ]
+  for (const [args, code, line] of cases) {
+    const nix = start(['--strict', ...args, '--stdio'], { NIX_LAN_CONFIG: '/nowhere/config.toml' })
+    assert.is(await orHang(nix.ended), code, args.join(' '))
+    assert.match(nix.stderr(), line)
+    assert.is(nix.stderr().split('\n').length, 2, nix.stderr())
+  }
+})
+
+test('something that is not Nix is told so', async () => {
+  const other = start(['--stdio', join(TMP, 'none.sock')])
+  other.send(Buffer.from('GET / HTTP/1.1\r\n\r\n'))
+  assert.is(await orHang(other.ended), 1)
+  assert.match(other.stderr(), /this is no Nix/)
+})
+
+test('--help shows the line for nix.conf', async () => {
+  const help = start(['--help'])
+  assert.match((await help.reader.peek()).toString(), /extra-substituters = ssh-ng:\/\/localhost\?remote-program=/)
+  assert.is(await help.ended, 0)
+})
+
+if (process.getuid?.() === 0) {
+  test('as root it becomes the owner of the socket’s directory', async () => {
+    const { socket } = await box(honest())
+    const folder = join(TMP, 'others')
+    mkdirSync(folder, { mode: 0o755 })
+    symlinkSync(socket, join(folder, 'link.sock'))
+    chmodSync(TMP, 0o711)
+    const { chownSync } = await import('node:fs')
+    chownSync(folder, 65534, 65534)
+    chmodSync(socket, 0o777)
+    const nix = await greeted([join(folder, 'link.sock')])
+    assert.ok(await has(nix))
+    const uids = /Uid:\s+(\d+)\s+(\d+)\s+(\d+)/.exec(readFileSync(`/proc/${nix.child.pid}/status`, 'utf8'))?.slice(1)
+    assert.equal(uids, ['65534', '65534', '65534'])
+    assert.is(await closed(nix), 0)
+  })
+}
+
+test.after(() => {
+  for (const child of running) child.kill('SIGKILL')
+  for (const server of servers) server.close()
+  rmSync(TMP, { recursive: true, force: true })
+})
+
+test.run()
