@@ -82,7 +82,12 @@ async function installMissing(): Promise<void> {
 async function runFile(file: string, out: string, index: number): Promise<Counts> {
   const started = Date.now()
   const result = `${out}/${index}.json`
-  const { output, code, how } = await collect(['--enable-source-maps', `${out}/test/lib/one.mjs`, `${out}/${file.replace(/\.ts$/, '.mjs')}`, result])
+  const { output, code, how } = await collect([
+    '--enable-source-maps',
+    `${out}/test/lib/one.mjs`,
+    `${out}/${file.replace(/\.ts$/, '.mjs')}`,
+    result,
+  ])
   const counts = readCounts(result)
   if (counts && counts.failed === 0 && code !== 0) counts.failed = 1
   const sum = counts ?? { passed: 0, failed: 1, skipped: 0, skips: [] }
@@ -131,7 +136,11 @@ function endGroup(signal: NodeJS.Signals): void {
     // it ended meanwhile
   }
 }
-for (const [signal, code] of [['SIGINT', 130], ['SIGTERM', 143], ['SIGHUP', 129]] as const) {
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+  ['SIGHUP', 129],
+] as const) {
   process.on(signal, () => {
     endGroup('SIGTERM')
     process.exit(code)

@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 unset NODE_EXTRA_CA_CERTS # costs each start of Node 30 ms and more
-if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+if [ -z "$(find node_modules/.package-lock.json -newer package-lock.json 2>/dev/null)" ]; then
   echo 'npm ci: node_modules is missing or older than package-lock.json' >&2
   npm ci --no-audit --no-fund --loglevel=error </dev/null >&2
   touch node_modules/.package-lock.json

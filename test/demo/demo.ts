@@ -29,7 +29,11 @@ main('demo', HELP, async (argv) => {
   const started = Date.now()
   const pair = await createPair({ hook: true, dist: dirname(realpathSync(process.argv[1] ?? 'dist/demo')) })
   try {
-    say(dim(`   (Made two worlds, keys and an sshd in ${seconds(Date.now() - started)}. Signatures are required; the user is not trusted by Nix.)\n`))
+    say(
+      dim(
+        `   (Made two worlds, keys and an sshd in ${seconds(Date.now() - started)}. Signatures are required; the user is not trusted by Nix.)\n`,
+      ),
+    )
     await story(pair)
   } catch (error) {
     say(red(`\n✘ ${error instanceof Error ? error.message : error}`))
@@ -98,7 +102,9 @@ async function story(pair: Pair): Promise<void> {
 
   const saved = first.ms - again.ms
   holds(saved > 0, `fetching (${seconds(again.ms)}) is faster than building (${seconds(first.ms)})`)
-  say(`\n${bold('Saved:')} ${seconds(saved)} of ${seconds(first.ms)} when the build came back from the box. ${bold('Lost')} while it was away: nothing.`)
+  say(
+    `\n${bold('Saved:')} ${seconds(saved)} of ${seconds(first.ms)} when the build came back from the box. ${bold('Lost')} while it was away: nothing.`,
+  )
   say(`Nothing of this is left on your machine. To set it up for your own box, see README.md.`)
 }
 
@@ -122,7 +128,8 @@ async function waits(pair: Pair, path: string): Promise<boolean> {
 /** Installs what is missing where that is possible. @throws Failure that says what to do, where it isn't */
 async function prepare(): Promise<void> {
   if (process.platform !== 'linux') throw new Failure('the demo needs Linux: it makes two Nix stores in mount namespaces')
-  if (process.getuid?.() !== 0) throw new Failure('the demo needs root, to make two Nix stores in private mount namespaces: sudo npm run demo')
+  if (process.getuid?.() !== 0)
+    throw new Failure('the demo needs root, to make two Nix stores in private mount namespaces: sudo npm run demo')
   const lacks = missing(NEEDS)
   const packages = [...new Set(lacks.map((need) => PACKAGES[need] ?? need))]
   const install = `apt-get install --no-install-recommends ${packages.join(' ')}`
@@ -133,7 +140,8 @@ async function prepare(): Promise<void> {
     await apt('install', '-y', '-qq', '--no-install-recommends', ...packages)
     if (missing(NEEDS).length > 0) throw new Failure(`the demo needs ${missing(NEEDS).join(', ')}, and ${install} has not brought it`)
   }
-  if (!has('root')) throw new Failure('the demo may not make mount namespaces here; in a container, it needs CAP_SYS_ADMIN (docker run --privileged)')
+  if (!has('root'))
+    throw new Failure('the demo may not make mount namespaces here; in a container, it needs CAP_SYS_ADMIN (docker run --privileged)')
 }
 
 async function apt(...args: string[]): Promise<void> {

@@ -12,7 +12,12 @@ export interface Counts {
 }
 
 type Suite = () => Promise<[errors: string | true, passed: number, skipped: number, total: number]>
-const uvu = globalThis as unknown as { UVU_DEFER: number; UVU_INDEX: number; UVU_QUEUE: [name: null, ...suites: Suite[]][]; NIX_LAN_SKIPS: string[] }
+const uvu = globalThis as unknown as {
+  UVU_DEFER: number
+  UVU_INDEX: number
+  UVU_QUEUE: [name: null, ...suites: Suite[]][]
+  NIX_LAN_SKIPS: string[]
+}
 
 async function one(test: string, result: string): Promise<void> {
   // uvu/run does the same: suites wait for exec, in the queue at this index
@@ -37,7 +42,8 @@ function counted(suite: Suite, counts: Counts): Suite {
     counts.passed += passed
     counts.skipped += skipped
     counts.failed += total - passed
-    if (total > passed && errors === true) console.log(`\n  ${total - passed} tests did not run: a before-hook threw, or an error wasn't an Error`)
+    if (total > passed && errors === true)
+      console.log(`\n  ${total - passed} tests did not run: a before-hook threw, or an error wasn't an Error`)
     return outcome
   }
 }

@@ -22,7 +22,9 @@ export async function debianRoot(suite: Suite): Promise<string> {
   const built = await run('mmdebstrap', args, { env: { ...process.env, PATH }, timeout: 480_000 })
   if (built.code !== 0) {
     rmSync(unfinished, { recursive: true, force: true })
-    throw new Error(`mmdebstrap could not build a root of Debian ${suite}: ${built.stderr.slice(-2000) || built.failedToStart || 'time limit'}`)
+    throw new Error(
+      `mmdebstrap could not build a root of Debian ${suite}: ${built.stderr.slice(-2000) || built.failedToStart || 'time limit'}`,
+    )
   }
   writeFileSync(`${unfinished}/.complete`, '')
   try {

@@ -37,7 +37,9 @@ for (const client of ['host', 'bookworm', 'trixie', 'forky'] as const) {
       for (const [state, ms] of Object.entries({ missing, stale })) {
         const node = get(ms, 'node') - get(ms, 'nothing')
         const ratio = (get(ms, 'with') - get(ms, 'without')) / node
-        console.log(`figure: ${client}, ${state}: ${(ratio * node).toFixed(0)} ms more, ${ratio.toFixed(2)} × an empty node (${node.toFixed(0)} ms)`)
+        console.log(
+          `figure: ${client}, ${state}: ${(ratio * node).toFixed(0)} ms more, ${ratio.toFixed(2)} × an empty node (${node.toFixed(0)} ms)`,
+        )
         assert.ok(ratio < DEAREST, `${state}: ${ratio.toFixed(2)} × an empty node`)
       }
       assert.not.match(pair.client.daemonLog(), /error/i)

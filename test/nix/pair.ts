@@ -161,7 +161,8 @@ export class Pair {
   /** Builds as alice, without an out-link: names of t.nix's arguments. @throws Error when the build fails */
   async build(args: string[], env: Record<string, string> = {}): Promise<{ paths: string[]; stderr: string; ms: number }> {
     const built = await this.client.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { env })
-    if (built.code !== 0) throw new Error(`the build failed: ${built.timedOut ? 'time limit ' : ''}${built.stderr}\n${this.client.daemonLog()}`)
+    if (built.code !== 0)
+      throw new Error(`the build failed: ${built.timedOut ? 'time limit ' : ''}${built.stderr}\n${this.client.daemonLog()}`)
     return { paths: built.stdout.trim().split('\n'), stderr: built.stderr, ms: built.ms }
   }
 

@@ -78,7 +78,10 @@ test(`${MANY} builds with the box away survive a garbage collection, and are on 
     await pair.collectGarbage()
     assert.ok(await pair.clientHas(...paths), 'all of them are still valid')
     const queued = new Set(await pair.queued())
-    assert.ok(paths.every((path) => queued.has(path.slice('/nix/store/'.length))), 'all of them wait in the queue')
+    assert.ok(
+      paths.every((path) => queued.has(path.slice('/nix/store/'.length))),
+      'all of them wait in the queue',
+    )
     assert.is(copies(), 0)
 
     await box.startSshd()
@@ -100,7 +103,11 @@ async function countNix({ client }: Pair): Promise<() => number> {
   const log = '/run/nix-calls'
   client.write(log, '', { mode: 0o666 })
   client.write('/usr/local/sbin/nix', `#!/bin/sh\necho " $* " >>${log}\nexec ${real} "$@"\n`, { mode: 0o755 })
-  return () => client.read(log).split('\n').filter((line) => line.includes(' copy --to ')).length
+  return () =>
+    client
+      .read(log)
+      .split('\n')
+      .filter((line) => line.includes(' copy --to ')).length
 }
 
 test.run()

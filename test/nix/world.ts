@@ -14,7 +14,18 @@
 // Everything else is an overlay that only the world sees: the host's own root ('host'), or that of a Debian release.
 // The network is the machine's. test/nix/pair.ts makes a client and a box of two worlds.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, chownSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, writeFileSync, closeSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { createConnection, createServer } from 'node:net'
 import { dirname } from 'node:path'
 import { PATH } from '../lib/needs.ts'
@@ -150,7 +161,16 @@ export async function createWorld(options: WorldOptions): Promise<World> {
   const dir = mkdtempSync('/tmp/nl-')
   chmodSync(dir, 0o755)
   mkdirSync(`${dir}/w`)
-  const script = ['-c', HOLDER, 'world', dir, lower, options.dist ?? `${process.cwd()}/dist`, process.execPath, options.noRuntime ? 'none' : 'node']
+  const script = [
+    '-c',
+    HOLDER,
+    'world',
+    dir,
+    lower,
+    options.dist ?? `${process.cwd()}/dist`,
+    process.execPath,
+    options.noRuntime ? 'none' : 'node',
+  ]
   const unshare = ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--propagation', 'private', 'sh', ...script]
   // The outer sh sees to the folder even when we have been killed; a session of its own, so that ^C ends us and not, half-way, it.
   const keeper = spawn('sh', ['-c', '"$@"; rm -rf --one-file-system "$0"', dir, ...unshare], {
@@ -289,7 +309,12 @@ export class World {
   }
 
   /** Starts a program in the background, with stdin from /dev/null and its output in a file of `dir`. */
-  start(user: User, command: string, args: readonly string[] = [], options: { env?: Record<string, string | undefined>; cwd?: string } = {}): Running {
+  start(
+    user: User,
+    command: string,
+    args: readonly string[] = [],
+    options: { env?: Record<string, string | undefined>; cwd?: string } = {},
+  ): Running {
     this.logs += 1
     const log = `${this.dir}/${this.logs}-${command.replace(/.*\//, '')}.log`
     const out = openSync(log, 'a')
@@ -362,7 +387,8 @@ export class World {
     if (this.port === 0) {
       this.port = await freePort()
       await this.must('root', 'mkdir', ['-p', keys])
-      for (const key of ['host', 'user']) await this.must('root', 'ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', `${keys}/${key}`])
+      for (const key of ['host', 'user'])
+        await this.must('root', 'ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', `${keys}/${key}`])
       this.write(`${keys}/sshd_config`, sshdConfig(this.port, keys))
     }
     // the sh between: nsenter stops itself when its child is stopped, and nobody would wake it (freezeSshd)
@@ -415,20 +441,26 @@ export async function accepts(where: string | number, program: Running, greeting
   program.ended.then(() => {
     over = true
   })
-  for (const end = Date.now() + 20_000; Date.now() < end && !over; await pause(10)) {
-    const socket = typeof where === 'number' ? createConnection(where, '127.0.0.1') : createConnection(where)
-    const there = await new Promise<boolean>((resolve) => {
-      let got = 0
-      if (greeting) socket.write(greeting)
-      socket.setTimeout(3000, () => resolve(false))
-      socket.on('connect', () => greeting || resolve(true)).on('error', () => resolve(false)).on('close', () => resolve(false))
-      // the daemon's magic, its version and "last": 24 bytes
-      socket.on('data', (bytes) => (got += bytes.length) >= 24 && resolve(true))
-    })
-    socket.destroy()
-    if (there) return
-  }
+  for (const end = Date.now() + 20_000; Date.now() < end && !over; await pause(10)) if (await accepted(where, greeting)) return
   throw new Error(`nothing accepts at ${where}: ${program.output()}`)
+}
+
+/** Tries once. The answer to a greeting is whole with the daemon's magic, its version and "last": 24 bytes. */
+async function accepted(where: string | number, greeting: Buffer | undefined): Promise<boolean> {
+  const socket = typeof where === 'number' ? createConnection(where, '127.0.0.1') : createConnection(where)
+  const answer = await new Promise<boolean>((resolve) => {
+    let got = 0
+    socket.setTimeout(3000, () => resolve(false))
+    socket.on('error', () => resolve(false)).on('close', () => resolve(false))
+    if (greeting) socket.write(greeting)
+    else socket.on('connect', () => resolve(true))
+    socket.on('data', (bytes) => {
+      got += bytes.length
+      if (got >= 24) resolve(true)
+    })
+  })
+  socket.destroy()
+  return answer
 }
 
 /** A TCP port on 127.0.0.1 that nobody had a moment ago. */
