@@ -1,8 +1,8 @@
 // The address at which a cache was reached last time, in the user's runtime directory. Only in a directory that is our own: root
 // reads nothing in a user's, and nobody believes what others could have written.
 import { lstatSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { isIP } from 'node:net'
 import { runtimeDir } from './paths.ts'
+import { isAddress } from './race.ts'
 
 export interface Memory {
   /** The address of last time, if it is known. */
@@ -32,7 +32,7 @@ function isOurs(directory: string, uid: number): boolean {
 function recall(file: string, host: string): string | undefined {
   try {
     const [of, address = ''] = readFileSync(file, 'utf8').trim().split(' ')
-    return of === host && isIP(address) ? address : undefined
+    return of === host && isAddress(address) ? address : undefined
   } catch {
     return undefined // nothing is remembered yet
   }

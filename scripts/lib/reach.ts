@@ -2,12 +2,11 @@
 // does) mean. Never concludes from a name, a file or an old answer alone, and is never later than its deadline. A hot path: what
 // only `usable` needs is loaded when it is used.
 import { existsSync } from 'node:fs'
-import { isIP } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import type { Cache, UrlCache } from './config.ts'
 import { type Memory, memoryOf } from './last-address.ts'
 import { socketPath } from './paths.ts'
-import { Race, type Winner } from './race.ts'
+import { isAddress, Race, type Winner } from './race.ts'
 
 /** Milliseconds are from the question to the answer. `address` is an address, the path of a socket, or a folder. */
 export type Answer = { ok: true; address: string; port?: number; ms: number; detail?: string } | { ok: false; reason: string; ms: number }
@@ -48,7 +47,7 @@ export async function reachable(cache: Cache, deadline: number): Promise<Answer>
 }
 
 async function find(name: string, place: { host: string; port: number }, deadline: number): Promise<Winner> {
-  const literal = isIP(place.host) !== 0
+  const literal = isAddress(place.host)
   const memory: Memory | undefined = literal ? undefined : memoryOf(name, place.host)
   const winner = await new Race(place.host, place.port, deadline, linkLocalScopes).run(memory?.address)
   if ('address' in winner && winner.address !== memory?.address) memory?.keep(winner.address)
