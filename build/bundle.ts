@@ -46,10 +46,6 @@ async function products(): Promise<Products> {
   const files = new Map([['package.json', `${JSON.stringify({ type: 'commonjs' })}\n`]])
   const problems: string[] = []
   for (const [name, { source, head }] of Object.entries(EXECUTABLES)) {
-    if (!existsSync(join(ROOT, source)) || !existsSync(join(ROOT, 'scripts/heads', head))) {
-      console.error(`${name}: skipped, since ${source} or scripts/heads/${head} does not exist yet`)
-      continue
-    }
     try {
       files.set(name, await executable(name, source, head))
     } catch (error) {

@@ -6,6 +6,10 @@ set -u
 cd "$(dirname "$0")/.." || exit
 . build/runtimes.sh
 
+log=$(mktemp) || exit
+trap 'rm -f "$log"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 passed=0
 failed=0
 skipped=0
@@ -42,9 +46,8 @@ for runtime in "$@"; do
     continue
   fi
   echo "== $name $("$directory/$name" --version | head -n 1)"
-  output=$(NIX_LAN_TEST_RUNTIME=$directory sh test/test.sh test/dist/ 2>&1)
-  printf '%s\n' "$output"
-  count "$(printf '%s\n' "$output" | tail -n 1)"
+  NIX_LAN_TEST_RUNTIME=$directory sh test/test.sh test/dist/ 2>&1 | tee "$log"
+  count "$(tail -n 1 "$log")"
   case $runtime in
     deno-*) unbundled "$directory/deno" run --quiet --allow-all ;;
     bun-* | node-22 | node-24 | node-26) unbundled "$directory/$name" ;;
