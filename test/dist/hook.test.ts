@@ -211,14 +211,9 @@ const CASES: Case[] = [
   {
     name: 'names that are almost store paths',
     given: (p) => {
-      const odd = [
-        `${HASH.replace('a', 'e')}-x`,
-        `${HASH.slice(1)}-x`,
-        `${HASH.toUpperCase()}-x`,
-        `${HASH}x`,
-        `${HASH}-`,
-        `${HASH}-${'x'.repeat(212)}`,
-      ]
+      const hashes = [`${HASH.replace('a', 'e')}-x`, `${HASH.slice(1)}-x`, `${HASH.toUpperCase()}-x`, `${HASH}x`, `${HASH}-`]
+      const odd = [...hashes, `${HASH}-${'x'.repeat(212)}`, `${HASH}-a,b`, `${HASH}-a*`, `${HASH}-ä`, `${HASH}-folder/x`]
+      mkdirSync(p.at('folder'))
       for (const name of odd) writeFileSync(join(p.store, name), '')
       return { OUT_PATHS: [p.built('good'), ...odd.map((name) => join(p.store, name)), `${p.at('good')}\n${p.at('good')}`].join(' ') }
     },
@@ -586,14 +581,11 @@ asRoot('no queue, but a configuration that root can trust: makes the directories
 
 asRoot('a cache that is added to the configuration gets its directory at the next build, once', () => {
   const p = new Place()
-  const add = `printf '[cache.nas]\\nhost = "nas"\\n' >>/etc/nix-lan/config.toml; chown ${USER} $Q/rpi; touch -d '1 hour' /etc/nix-lan/config.toml\n`
-  const said = inside(
-    p,
-    `${CONFIG}${add}hook; ls $Q $Q/nas; PATH=/nonexistent:/usr/bin:/bin; hook; [ /etc/nix-lan/config.toml -nt $Q ] || echo newer`,
-    {
-      OUT_PATHS: p.built('x'),
-    },
-  )
+  const add = `printf '[cache.nas]\\nhost = "nas"\\n' >>/etc/nix-lan/config.toml; chown ${USER} $Q/rpi; touch -d '1 hour' /etc/nix-lan/config.toml`
+  const after = '[ /etc/nix-lan/config.toml -nt $Q ] || echo newer'
+  const said = inside(p, `${CONFIG}${add}; hook; ls $Q $Q/nas; PATH=/nonexistent:/usr/bin:/bin; hook; ${after}`, {
+    OUT_PATHS: p.built('x'),
+  })
   assert.equal(said.split('\n'), [
     'exit 0',
     'DIR/state/gcroots/nix-lan/queue:',
