@@ -54,10 +54,12 @@ function start(args: string[], env: Record<string, string> = {}): Started {
   })
   child.stdin?.on('error', () => {})
   const reader = readerOf(child.stdout as unknown as Socket)
+  // Not `close`, which waits until stdout has been read.
+  const said = new Promise((done) => child.stderr?.on('close', done))
   const ended = new Promise<number | string | null>((done) => {
-    child.on('close', (code, signal) => {
+    child.on('exit', (code, signal) => {
       running.delete(child)
-      done(signal ?? code)
+      said.then(() => done(signal ?? code))
     })
   })
   return { child, reader, stderr: () => stderr, ended, send: (...bytes) => void child.stdin?.write(Buffer.concat(bytes)) }
@@ -251,7 +253,6 @@ test('a Nix that does not read holds the box back: memory stays small', async ()
   const peak = Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) * 1024
   assert.ok(peak > 0 && peak < size / 2, `${Math.round(peak / MIB)} MiB at the most`)
   nix.child.kill('SIGKILL')
-  nix.child.stdout?.destroy() // what is unread would keep it from closing
   await nix.ended
 })
 
