@@ -52,7 +52,8 @@ export class Race {
   private readonly abort = new AbortController()
   private readonly sockets = new Map<string, Socket>()
   private readonly failures = new Map<string, string>()
-  private readonly unanswered = new Set<string>()
+  /** Those that have neither accepted nor failed; false: by a guessed interface. (Not socket.destroyed, which comes before the error.) */
+  private readonly pending = new Map<string, boolean>()
   private readonly timers: ReturnType<typeof setTimeout>[] = []
   private remembered: string | undefined
   /** What the name service said; undefined while it hasn't. */
@@ -118,7 +119,7 @@ export class Race {
     this.sockets.get(address)?.destroy()
     this.sockets.delete(address)
     this.failures.delete(address)
-    this.unanswered.delete(address)
+    this.pending.delete(address)
     this.remembered = undefined
     this.early = false
   }
@@ -128,14 +129,17 @@ export class Race {
     if (this.sockets.has(address)) return
     const socket = createConnection({ host: address, port: this.port })
     this.sockets.set(address, socket)
-    if (!guess) this.unanswered.add(address)
+    this.pending.set(address, !guess)
     const gone = (): boolean => this.sockets.get(address) !== socket
     socket.on('connect', () => gone() || this.accepted(address))
     socket.on('error', (error: NodeJS.ErrnoException) => {
       if (gone()) return
-      this.unanswered.delete(address)
-      if (!guess) this.failures.set(address, WORDS[error.code ?? ''] ?? error.code ?? error.message)
-      this.sockets.set(address, socket.destroy())
+      this.pending.delete(address)
+      const why = WORDS[error.code ?? ''] ?? error.code ?? error.message
+      if (!guess) this.failures.set(address, why)
+      // Deno 2.9 forgets the scope on its way to connect(2).
+      else if (error.code === 'EINVAL')
+        this.failures.set(address, `${process.versions.deno ? 'Deno' : 'the runtime'} can't use link-local addresses`)
       this.settle()
     })
   }
@@ -155,14 +159,13 @@ export class Race {
 
   /** Ends the race when nothing is open any more. */
   private settle(): void {
-    if (this.listed === undefined) return
-    if ([...this.sockets.values()].every((socket) => socket.destroyed)) this.end({ reason: this.reasons() })
+    if (this.listed !== undefined && this.pending.size === 0) this.end({ reason: this.reasons() })
   }
 
   private giveUp(): void {
     if (this.endEarly()) return
     if (this.listed === undefined) this.nameProblem = `${this.host} was not resolved within ${inSeconds(this.deadline)}`
-    for (const address of this.unanswered) this.failures.set(address, `no answer within ${inSeconds(this.deadline)}`)
+    for (const [address, counts] of this.pending) if (counts) this.failures.set(address, `no answer within ${inSeconds(this.deadline)}`)
     this.end({ reason: this.reasons() })
   }
 
