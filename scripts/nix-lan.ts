@@ -1,5 +1,5 @@
 // nix-lan, the command for people: a table of subcommands, each in a file of its own in commands/.
-import { help as queueHelp, queue } from './commands/queue.ts'
+import { queue, help as queueHelp } from './commands/queue.ts'
 import { main, nearest } from './lib/cli.ts'
 import { UsageError } from './lib/errors.ts'
 

@@ -194,7 +194,8 @@ async function retry({ config, caches, words, json }: Call): Promise<number> {
 async function drop({ config, caches, words, options, json }: Call): Promise<number> {
   const all = options.flag('all')
   const failedOnly = options.flag('failed')
-  if ([words.length > 0, all, failedOnly].filter(Boolean).length !== 1) throw new UsageError('drop needs either paths, or --failed, or --all')
+  if ([words.length > 0, all, failedOnly].filter(Boolean).length !== 1)
+    throw new UsageError('drop needs either paths, or --failed, or --all')
   const names = new Set(words.map(storeName))
   const answers = caches.map((cache) => {
     const { queued, failed } = readQueue(cache.name, config.user)
@@ -207,7 +208,9 @@ async function drop({ config, caches, words, options, json }: Call): Promise<num
 }
 
 async function sign({ config, caches, options, json }: Call): Promise<number> {
-  const entries = caches.map((cache) => shown(readQueue(cache.name, config.user), cache)).flatMap(({ queued, failed }) => [...queued, ...failed])
+  const entries = caches
+    .map((cache) => shown(readQueue(cache.name, config.user), cache))
+    .flatMap(({ queued, failed }) => [...queued, ...failed])
   const { signed, foreign, keyFiles } = await signClosures([...new Set(entries.map((entry) => entry.path))], options.value('key-file'))
   if (json) printJson({ signed, foreign, keyFiles })
   else print(`${paths(signed.length)} signed with ${keyFiles.join(' and ')}`)
@@ -308,7 +311,9 @@ function lockFile(config: Config, cache: SshCache): string {
     mkdirSync(dir, { recursive: true, mode: 0o700 })
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
-    throw new Failure(`${dir} can't be made (${code}): it takes a login session of ${config.user}'s, or loginctl enable-linger ${config.user}`)
+    throw new Failure(
+      `${dir} can't be made (${code}): it takes a login session of ${config.user}'s, or loginctl enable-linger ${config.user}`,
+    )
   }
   return `${dir}/${cache.name}.upload.lock`
 }

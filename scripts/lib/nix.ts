@@ -102,9 +102,10 @@ export async function invalidPaths(paths: readonly string[], asking: Asking = {}
  * @param closure of everything they refer to as well
  * @throws NixError, also when one of them isn't valid
  */
-export async function pathInfos(paths: readonly string[], { closure = false, ...asking }: Asking & { closure?: boolean } = {}): Promise<
-  Map<string, PathInfo>
-> {
+export async function pathInfos(
+  paths: readonly string[],
+  { closure = false, ...asking }: Asking & { closure?: boolean } = {},
+): Promise<Map<string, PathInfo>> {
   const args = ['path-info', '--size', '--sigs', ...(closure ? ['--recursive'] : []), ...(asking.store ? ['--store', asking.store] : [])]
   const infos = new Map<string, PathInfo>()
   // Without --derivation, 2.4–2.14 take X.drv for its outputs; with it, every version takes an output for its derivation.

@@ -46,8 +46,19 @@ export async function askNix(entries: readonly Entry[], holders: (paths: string[
 
 /** The rows of a cache: what waits, oldest first, then what failed, then what doesn't belong there. */
 export function rowsOf(cache: string, queue: Queue, known: Known): Row[] {
-  const junkRow = ({ file, what }: Junk): Row => ({ cache, state: 'junk', path: file, added: null, size: null, error: `${what}: remove it by hand` })
-  return [...queue.queued.map((entry) => rowOf(entry, known)), ...queue.failed.map((entry) => rowOf(entry, known)), ...queue.junk.map(junkRow)]
+  const junkRow = ({ file, what }: Junk): Row => ({
+    cache,
+    state: 'junk',
+    path: file,
+    added: null,
+    size: null,
+    error: `${what}: remove it by hand`,
+  })
+  return [
+    ...queue.queued.map((entry) => rowOf(entry, known)),
+    ...queue.failed.map((entry) => rowOf(entry, known)),
+    ...queue.junk.map(junkRow),
+  ]
 }
 
 function rowOf(entry: Entry, known: Known): Row {
@@ -70,11 +81,20 @@ export function table(rows: readonly Row[], now: number): string {
   ])
   const all = [['STATE', 'AGE', 'SIZE', 'PATH', 'LAST ERROR'], ...cells]
   const widths = [0, 1, 2, 3].map((column) => width(all, column))
-  return all.map((row) => `${row.map((cell, column) => pad(cell, column, widths)).join('  ').trimEnd()}\n`).join('')
+  return all
+    .map(
+      (row) =>
+        `${row
+          .map((cell, column) => pad(cell, column, widths))
+          .join('  ')
+          .trimEnd()}\n`,
+    )
+    .join('')
 }
 
 // Not Math.max(...): it takes its arguments on the stack, and a list may have 100,000 rows.
-const width = (rows: readonly string[][], column: number): number => rows.reduce((most, row) => Math.max(most, (row[column] ?? '').length), 0)
+const width = (rows: readonly string[][], column: number): number =>
+  rows.reduce((most, row) => Math.max(most, (row[column] ?? '').length), 0)
 
 const pad = (cell: string, column: number, widths: readonly number[]): string =>
   column === 1 || column === 2 ? cell.padStart(widths[column] ?? 0) : cell.padEnd(widths[column] ?? 0)

@@ -2,8 +2,21 @@
 // where `.NAME` holds the reason. Everything here is one system call that happens or does not, so nothing needs a lock and
 // nothing is ever in neither place. Never makes a link to anything but a store path: a loop of links stops everybody's
 // garbage collection.
-import { constants, closeSync, fstatSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, renameSync, rmSync } from 'node:fs'
-import { symlinkSync, unlinkSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  readSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { Failure, UsageError } from './errors.ts'
 import { isStoreName, storeDir } from './nix.ts'
 import { failedDir, queueDir } from './paths.ts'

@@ -2,9 +2,10 @@
 // which come in as arguments. The rules: a path leaves the queue only when the box has it with a signature that this machine
 // accepts, or when it is set aside with the reason, or when it is gone from this store, or unwanted. While the box is away
 // nothing counts as a failure. One bad path never holds up the others.
-import { excluded } from './glob.ts'
+
 import type { SshCache } from './config.ts'
 import { Failure } from './errors.ts'
+import { excluded } from './glob.ts'
 import { batches, errorText, isDerivation, type PathInfo, pathsInError } from './nix.ts'
 import type { Entry } from './queue.ts'
 
@@ -75,7 +76,9 @@ export function acceptable(box: PathInfo, here: PathInfo | undefined, trusted: r
 
 /** Faults of the box that no path is to blame for: to be tried again later, as they are. */
 export const boxIsAtFault = (stderr: string): boolean =>
-  /No space left on device|Disk quota exceeded|Read-only file system|Cannot allocate memory|Too many open files|database or disk is full/.test(stderr)
+  /No space left on device|Disk quota exceeded|Read-only file system|Cannot allocate memory|Too many open files|database or disk is full/.test(
+    stderr,
+  )
 
 /** 75 while anything is left that can go later, 1 when something was set aside, 0 when all is done. `left`: entries in the queue. */
 export const exitCode = (summary: Summary, left: number): number => (left > 0 ? 75 : summary.failed.length > 0 ? 1 : 0)

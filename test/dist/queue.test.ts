@@ -24,7 +24,16 @@ const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-queue-'))
 const ROOT = process.getuid?.() === 0
 const USER = ROOT ? 65534 : (process.getuid?.() ?? 65534)
 // As root NIX_LAN_CONFIG is ignored. The capability: so that programs in root's folders can be run by somebody else.
-const AS_USER = ROOT ? [which('setpriv') ?? '', '--reuid=65534', '--regid=65534', '--clear-groups', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search'] : []
+const AS_USER = ROOT
+  ? [
+      which('setpriv') ?? '',
+      '--reuid=65534',
+      '--regid=65534',
+      '--clear-groups',
+      '--inh-caps=+dac_read_search',
+      '--ambient-caps=+dac_read_search',
+    ]
+  : []
 /** Longer than anything here takes; only a hang reaches it. */
 const LIMIT = 60_000
 
@@ -143,7 +152,11 @@ function queued(...names: string[]): void {
 }
 
 const log = (): string[] => readFileSync(join(WORLD, 'log'), 'utf8').split('\n').slice(0, -1)
-const links = (dir: string): string[] => readdirSync(dir).filter((name) => !name.startsWith('.')).map((name) => name.slice(33)).sort()
+const links = (dir: string): string[] =>
+  readdirSync(dir)
+    .filter((name) => !name.startsWith('.'))
+    .map((name) => name.slice(33))
+    .sort()
 
 interface Result {
   code: number | null
@@ -206,7 +219,7 @@ test('wrong usage: exit 2, one line that names the way out', async () => {
 test('help shows the exit codes and examples; no command shows the commands; an unknown one suggests', async () => {
   const help = await queue('--help')
   assert.equal([help.code, help.stderr], [0, ''])
-  assert.match(help.stdout, /Exit code: 0 done; 1 [^]*75 not now[^]*Examples:\n {2}nix-lan queue\n/)
+  assert.match(help.stdout, /Exit code: 0 done; 1 [\s\S]*75 not now[\s\S]*Examples:\n {2}nix-lan queue\n/)
   const none = await ended(launch([join(BIN, 'nix-lan')]))
   assert.equal([none.code, none.stderr], [0, ''])
   assert.match(none.stdout, /queue +what waits/)
@@ -253,8 +266,16 @@ test('list: a table, what is unsigned, failed or junk, with the cures; --json', 
   const lines = stdout.replace(/ +(\d+s) +/g, ' $1 ').split('\n')
   assert.is(lines[0], 'rpi: 1 queued, 1 unsigned, 1 failed, 1 gone, 1 junk')
   assert.match(lines[1] ?? '', /^STATE +AGE +SIZE +PATH +LAST ERROR$/)
-  for (const row of [/^queued \ds 120 B {2}\S+-a$/, /^unsigned \ds 120 B {2}\S+-b +it, or/, /^failed \ds 120 B {2}\S+-c +boom$/, /^gone \ds - {2}\S+-gone/]) {
-    assert.ok(lines.some((line) => row.test(line.replace(/ {2,}/g, (gap) => gap.slice(0, 2)))), `${row} in\n${stdout}`)
+  for (const row of [
+    /^queued \ds 120 B {2}\S+-a$/,
+    /^unsigned \ds 120 B {2}\S+-b +it, or/,
+    /^failed \ds 120 B {2}\S+-c +boom$/,
+    /^gone \ds - {2}\S+-gone/,
+  ]) {
+    assert.ok(
+      lines.some((line) => row.test(line.replace(/ {2,}/g, (gap) => gap.slice(0, 2)))),
+      `${row} in\n${stdout}`,
+    )
   }
   assert.match(stdout, /^junk .*\/junk +not a link: remove it by hand$/m)
   assert.match(stdout, 'sudo nix-lan queue sign')
@@ -311,7 +332,10 @@ test('upload: what Nix names is set aside with its message, exit 1; retry puts i
   tell('fail', `copying 1 paths...\nerror: hash mismatch importing path '${store('a')}'\n`)
   const failed = await queue('upload')
   assert.is(failed.code, 1)
-  assert.is(failed.stderr, `rpi: set aside ${store('a')}: hash mismatch importing path '${store('a')}'\nrpi: 1 path set aside; see \`nix-lan queue\`\n`)
+  assert.is(
+    failed.stderr,
+    `rpi: set aside ${store('a')}: hash mismatch importing path '${store('a')}'\nrpi: 1 path set aside; see \`nix-lan queue\`\n`,
+  )
   assert.equal([links(QUEUE), links(FAILED)], [[], ['a']])
   assert.equal(await queue('retry', store('b')), { code: 1, stdout: 'rpi: 0 back in the queue\n', stderr: '' })
   assert.equal(await queue('retry', store('a')), { code: 0, stdout: 'rpi: 1 back in the queue\n', stderr: '' })
@@ -354,7 +378,7 @@ test('upload: unsigned ones stay and do not hold up the others: 75, and the cure
   assert.equal(links(QUEUE), ['b'])
   const noKey = await queue('sign')
   assert.is(noKey.code, 2)
-  assert.match(noKey.stderr, /no key to sign with[^]*--generate-binary-cache-key/)
+  assert.match(noKey.stderr, /no key to sign with[\s\S]*--generate-binary-cache-key/)
   assert.match((await queue('sign', '--key-file', '/no/such')).stderr, /\/no\/such can't be read \(ENOENT\)/)
   const key = join(TMP, 'key')
   writeFileSync(key, 'me-1:x')
@@ -369,7 +393,11 @@ test('upload: Nix cannot be asked, or is not there: said, and all stay queued', 
   tell('broken', '')
   const broken = await queue('upload')
   assert.equal([broken.code, broken.stderr], [75, 'rpi: stopped: cannot connect to daemon; 1 path stays queued\n'])
-  const none = await ended(launch([join(BIN, 'nix-lan'), 'queue', 'upload'], { PATH: `${RUNTIME}:${folder('flock', { flock: which('flock') ?? '', sh: '/bin/sh', cat: '/bin/cat' })}` }))
+  const none = await ended(
+    launch([join(BIN, 'nix-lan'), 'queue', 'upload'], {
+      PATH: `${RUNTIME}:${folder('flock', { flock: which('flock') ?? '', sh: '/bin/sh', cat: '/bin/cat' })}`,
+    }),
+  )
   assert.equal([none.code, none.stderr], [75, "rpi: stopped: nix can't be started (ENOENT): is it in PATH?; 1 path stays queued\n"])
   assert.equal(links(QUEUE), ['a'])
 })
@@ -405,7 +433,8 @@ test('upload: a second one says which one runs; a killed one leaves no lock', as
 
 /** Waits until a copy has begun. */
 async function copying(): Promise<void> {
-  for (let tries = 0; tries < 1000 && !log().some((line) => line.startsWith('copy')); tries++) await new Promise((done) => setTimeout(done, 20))
+  for (let tries = 0; tries < 1000 && !log().some((line) => line.startsWith('copy')); tries++)
+    await new Promise((done) => setTimeout(done, 20))
 }
 
 const terminal = needs(suite('nix-lan queue on a terminal'), ...wanted, 'script')

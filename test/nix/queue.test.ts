@@ -3,7 +3,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import { createPair, DIST, FAILED, type Pair, QUEUE, T_FILE } from './pair.ts'
-import { pause, type Result, until, type User } from './world.ts'
+import { pause, type Result, type User, until } from './world.ts'
 
 const test = needs(suite('nix-lan queue'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
@@ -37,7 +37,16 @@ class Stage {
   }
 
   buildOn(path: string, name: string): Promise<string> {
-    return this.pair.client.must('alice', 'nix-build', ['/opt/needs.nix', '--no-out-link', '--argstr', 'path', path, '--argstr', 'name', name])
+    return this.pair.client.must('alice', 'nix-build', [
+      '/opt/needs.nix',
+      '--no-out-link',
+      '--argstr',
+      'path',
+      path,
+      '--argstr',
+      'name',
+      name,
+    ])
   }
 
   /** What the client's nix.conf has from now on. The daemon of 2.8 reads it only once. */
@@ -138,7 +147,10 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
       assert.equal((await stage.failed()).sort(), ['lost', 'needy'])
       // The cure: the box learns the key.
       const keys = `${stage.pair.publicKey} ${client.read('/etc/nix/other.pub').trim()}`
-      stage.pair.box.write('/etc/nix/nix.conf', stage.pair.box.read('/etc/nix/nix.conf').replace(/^trusted-public-keys = .*$/m, `trusted-public-keys = ${keys}`))
+      stage.pair.box.write(
+        '/etc/nix/nix.conf',
+        stage.pair.box.read('/etc/nix/nix.conf').replace(/^trusted-public-keys = .*$/m, `trusted-public-keys = ${keys}`),
+      )
       await stage.pair.box.stopDaemon()
       await stage.pair.box.startDaemon()
       assert.match((await stage.queue('retry', needy)).stdout, 'box: 1 back in the queue')

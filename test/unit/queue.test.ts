@@ -91,16 +91,13 @@ dirs('junk is named, not followed, not an entry; failed ones keep their notes ou
   writeFileSync(`${FAILED}/.note`, '')
   const { queued, failed, junk } = readQueue('rpi', 'alice')
   assert.equal([queued, failed], [[], []])
-  assert.equal(
-    Object.fromEntries(junk.map(({ file, what }) => [file.slice(TMP.length + '/gcroots/nix-lan/'.length), what])),
-    {
-      [`queue/rpi/${H}-loop`]: 'a link to ..',
-      [`queue/rpi/${H}-other`]: `a link to /nix/store/${H}-b`,
-      'queue/rpi/dangling': 'a link to /nowhere',
-      'queue/rpi/file': 'not a link',
-      'failed/rpi/folder': 'a directory',
-    },
-  )
+  assert.equal(Object.fromEntries(junk.map(({ file, what }) => [file.slice(TMP.length + '/gcroots/nix-lan/'.length), what])), {
+    [`queue/rpi/${H}-loop`]: 'a link to ..',
+    [`queue/rpi/${H}-other`]: `a link to /nix/store/${H}-b`,
+    'queue/rpi/dangling': 'a link to /nowhere',
+    'queue/rpi/file': 'not a link',
+    'failed/rpi/folder': 'a directory',
+  })
 })
 
 dirs('a note that is a link, a fifo or a folder is not opened', () => {
@@ -167,7 +164,10 @@ locks('one at a time; the other learns who and since when; free again after rele
 locks('a lock whose holder was killed is free', async () => {
   const dir = mkdtempSync(`${TMP}-lock`)
   // A shell in our place holds it in the same way: flock around a cat whose stdin is a pipe from it.
-  const holder = spawn('sh', ['-c', `mkfifo ${dir}/p; flock -n ${dir}/lock sh -c 'echo locked; exec cat' <${dir}/p & exec 9>${dir}/p; exec sleep 60`])
+  const holder = spawn('sh', [
+    '-c',
+    `mkfifo ${dir}/p; flock -n ${dir}/lock sh -c 'echo locked; exec cat' <${dir}/p & exec 9>${dir}/p; exec sleep 60`,
+  ])
   await new Promise((resolve) => holder.stdout.once('data', resolve))
   assert.ok(isBusy(await takeLock(`${dir}/lock`)))
   holder.kill('SIGKILL')
@@ -195,7 +195,17 @@ const nix = suite('nix')
 
 nix('store names', () => {
   for (const name of [`${H}-a`, `${H}-a+b.c_d?e=f-1.0.drv`]) assert.ok(isStoreName(name), name)
-  for (const name of ['a', `${H}-`, `${H}`, `${H}-a/b`, `${H}-a b`, `${'e'.repeat(32)}-a`, `.${H}-a`, `${H}-${'a'.repeat(212)}`, `${H}-a\n`])
+  for (const name of [
+    'a',
+    `${H}-`,
+    `${H}`,
+    `${H}-a/b`,
+    `${H}-a b`,
+    `${'e'.repeat(32)}-a`,
+    `.${H}-a`,
+    `${H}-${'a'.repeat(212)}`,
+    `${H}-a\n`,
+  ])
     assert.not(isStoreName(name), name)
 })
 
@@ -233,7 +243,11 @@ nix('what went wrong, from what Nix prints', () => {
       [path],
     ],
     ['warning: x\n\u001b[31;1merror:\u001b[0m unexpected end-of-file\n', 'unexpected end-of-file', []],
-    [`error:\n       … while at\n\n       error: path '//nix/store/${H}-old' does not exist`, `… while at path '//nix/store/${H}-old' does not exist`, [path]],
+    [
+      `error:\n       … while at\n\n       error: path '//nix/store/${H}-old' does not exist`,
+      `… while at path '//nix/store/${H}-old' does not exist`,
+      [path],
+    ],
     ['', 'nix failed and did not say why', []],
     ['Segmentation fault', 'Segmentation fault', []],
   ]
@@ -285,10 +299,7 @@ lists('states: gone before failed before unsigned', () => {
       ['junk', '/q/x', null],
     ],
   )
-  assert.is(
-    table(rows.slice(0, 1), 65_000),
-    'STATE   AGE  SIZE  PATH  LAST ERROR\n' + 'queued  65s   7 B  /p/a\n',
-  )
+  assert.is(table(rows.slice(0, 1), 65_000), 'STATE   AGE  SIZE  PATH  LAST ERROR\n' + 'queued  65s   7 B  /p/a\n')
   assert.is(table([], 0), '')
 })
 

@@ -23,9 +23,16 @@ const cache = (more: Partial<SshCache> = {}): SshCache => ({
   ...more,
 })
 
-const store = (name: string): string => `/nix/store/${'a'.repeat(32 - name.length)}${name.replace(/[^0-9a-df-np-sv-z]/g, '0').slice(0, 32)}-${name}`
+const store = (name: string): string =>
+  `/nix/store/${'a'.repeat(32 - name.length)}${name.replace(/[^0-9a-df-np-sv-z]/g, '0').slice(0, 32)}-${name}`
 const entry = (name: string): Entry => ({ cache: 'rpi', name: store(name).slice(11), path: store(name), state: 'queued', added: 0 })
-const info = (more: Partial<PathInfo> = {}): PathInfo => ({ size: 1, ultimate: true, contentAddressed: false, signatures: ['me-1:x'], ...more })
+const info = (more: Partial<PathInfo> = {}): PathInfo => ({
+  size: 1,
+  ultimate: true,
+  contentAddressed: false,
+  signatures: ['me-1:x'],
+  ...more,
+})
 
 /** A path here: what it needs, and what is known of it. */
 interface Made {
@@ -129,7 +136,10 @@ drains('one copy for all outputs, one for all derivations', async () => {
   const fake = new Fake({ a: {}, b: { needs: ['a'] }, 'a.drv': {}, 'b.drv': {} })
   const summary = await drained(fake, ['a', 'a.drv', 'b', 'b.drv'])
   assert.equal(names(summary.uploaded), ['a', 'a.drv', 'b', 'b.drv'])
-  assert.equal(fake.calls, [['a', 'b'], ['a.drv', 'b.drv']])
+  assert.equal(fake.calls, [
+    ['a', 'b'],
+    ['a.drv', 'b.drv'],
+  ])
 })
 
 drains('derivations and exclude: taken out of the queue, not uploaded; what is excluded still goes along when needed', async () => {
@@ -203,6 +213,13 @@ drains('everything fails alike: the paths are not to blame, all stay queued, and
   const summary = await drained(fake, Object.keys(fake.made))
   assert.equal([summary.stopped, summary.failed], ['protocol mismatch', []])
   assert.ok(fake.calls.length < 15, `${fake.calls.length} copies`)
+})
+
+drains('two paths, both fail alike, nothing else goes: not to blame either', async () => {
+  const fake = new Fake({ a: {}, b: {} })
+  fake.always = 'error: protocol mismatch'
+  const summary = await drained(fake, ['a', 'b'])
+  assert.equal([summary.stopped, summary.failed], ['protocol mismatch', []])
 })
 
 drains('a single path fails, and the box cannot be asked either: the path is not to blame', async () => {
@@ -284,7 +301,9 @@ drains('the box deletes it at once: still queued, no failure', async () => {
 })
 
 drains('a key that the box does not know is named', async () => {
-  const fake = new Fake({ a: { info: { signatures: ['other-1:y'] }, breaks: `error: cannot add path '${store('a')}' because it lacks a valid signature` } })
+  const fake = new Fake({
+    a: { info: { signatures: ['other-1:y'] }, breaks: `error: cannot add path '${store('a')}' because it lacks a valid signature` },
+  })
   assert.match((await drained(fake, ['a'])).failed[0]?.reason ?? '', /signed by other-1: add the public key/)
 })
 
@@ -355,7 +374,11 @@ pure('acceptable', () => {
     [['box-1:y'], undefined, ['box-1'], true],
   ]
   for (const [box, here, trusted, expected] of table) {
-    assert.is(acceptable(info({ signatures: box }), here && info({ signatures: here }), trusted), expected, JSON.stringify([box, here, trusted]))
+    assert.is(
+      acceptable(info({ signatures: box }), here && info({ signatures: here }), trusted),
+      expected,
+      JSON.stringify([box, here, trusted]),
+    )
   }
   assert.ok(acceptable(info({ signatures: [], contentAddressed: true }), undefined, []))
 })
