@@ -84,7 +84,7 @@ async function main(): Promise<void> {
 
 /** Prints what the head is to do or to show; the exit code is the head's too, unless it becomes the command. */
 async function start(argv: string[]): Promise<number> {
-  const { own, command, shift } = readInvocation(basename(process.argv[1] ?? NAME), argv)
+  const { own, command, shift } = readInvocation(basename(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? NAME), argv)
   const options = parse(own, { boolean: ['explain', 'json'] })
   if (options.flag('help')) return say(HELP)
   if (options.flag('version')) return say(`${NAME} ${VERSION}\n`)

@@ -5,7 +5,8 @@
 # and with its stdout kept. If that begins with the line below it is sh code that sets the environment and ends in exec; it comes
 # from becomeProgram, which quotes every word. Anything else is text for the person, and the exit code is the JavaScript's.
 follow_javascript() {
-  nix_lan_plan=$(become_javascript "$@" </dev/null)
+  # Bun tells the JavaScript the file behind a symlink; nix-lan-run has to know the link's name.
+  nix_lan_plan=$(NIX_LAN_CALLED_AS=$0 && export NIX_LAN_CALLED_AS && become_javascript "$@" </dev/null)
   nix_lan_code=$?
   case $nix_lan_code$nix_lan_plan in
     '0# nix-lan: become

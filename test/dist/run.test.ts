@@ -440,7 +440,7 @@ terminal("^C, ^Z and fg, and the window's size, as without nix-lan-run", async (
     `process.stdout.on('resize', () => console.log('size=' + process.stdout.columns + 'x' + process.stdout.rows))
 process.on('SIGCONT', () => console.log('again=' + process.pid))
 process.on('SIGINT', () => { console.log('interrupted=' + process.pid); process.exit(9) })
-setInterval(() => {}, 1000)
+setTimeout(() => process.exit(1), 60_000) // not for ever, should the test fail
 console.log('ready=' + process.pid + ' tty=' + process.stdin.isTTY + ' on ' + require('fs').readlinkSync('/proc/self/fd/0'))`,
   )
   const at = session('bash --norc --noprofile -i', { env: { PS1: '$ ', TERM: 'dumb' } })
