@@ -139,7 +139,7 @@ function environment(
   found: Found & { ok: true },
   line: string | undefined,
 ): { env: Record<string, string>; append: Record<string, string> } {
-  const append: Record<string, string> = line === undefined ? {} : { NIX_CONFIG: appendix(line, process.env.NIX_CONFIG) }
+  const append: Record<string, string> = line === undefined ? {} : { NIX_CONFIG: appendix(line, nixConfig()) }
   if (!found.script) return { env: {}, append }
   const depth = Number(process.env[DEPTH] ?? 0) + 1
   if (depth > MAX_DEPTH)
@@ -147,11 +147,26 @@ function environment(
   return { env: { [DEPTH]: String(depth) }, append }
 }
 
+/** NIX_CONFIG; one that isn't UTF-8 counts as a comment without an end of line under Deno, which throws at it. */
+function nixConfig(): string | undefined {
+  try {
+    return process.env.NIX_CONFIG
+  } catch {
+    return '#'
+  }
+}
+
+/** What decides which nix.conf files count. */
+function confEnvironment(): Record<string, string | undefined> {
+  const { NIX_CONF_DIR, NIX_USER_CONF_FILES, NIX_CONFIG_HOME, XDG_CONFIG_HOME, XDG_CONFIG_DIRS } = process.env
+  return { NIX_CONF_DIR, NIX_USER_CONF_FILES, NIX_CONFIG_HOME, XDG_CONFIG_HOME, XDG_CONFIG_DIRS, NIX_CONFIG: nixConfig() }
+}
+
 /** The line for NIX_CONFIG. Never throws: what is wrong on our side is one line on stderr. */
 async function setting(): Promise<string | undefined> {
   if (process.env[ASKED]) return undefined
   try {
-    const { plan, problem } = await outlook(loadConfig(), readNixConf(process.env))
+    const { plan, problem } = await outlook(loadConfig(), readNixConf(confEnvironment()))
     if (problem) warn(problem)
     return plan.setting
   } catch (error) {
@@ -162,7 +177,7 @@ async function setting(): Promise<string | undefined> {
 
 /** The plan with the notes for --explain. Never throws. */
 async function look(command: string): Promise<Outlook> {
-  const conf = readNixConf(process.env)
+  const conf = readNixConf(confEnvironment())
   const notes = /^(sudo|doas|su|runuser)$/.test(basename(command))
     ? [`${command} drops NIX_CONFIG; write "${command} nix-lan-run …" instead`]
     : []

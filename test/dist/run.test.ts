@@ -220,7 +220,7 @@ choosing('an existing NIX_CONFIG is kept byte for byte', async () => {
     ['cores = 2', `cores = 2\n${line}`],
     ['cores = 2 # it\\047s a "comment" $(x) \\\\', `cores = 2 # it's a "comment" $(x) \\\n${line}`],
     ['cores = 2\\n', `cores = 2\n${line}`],
-    ['# \\377\\201\\210\\n\\n', `# \xff\x81\x88\n\n${line}`],
+    ['# \\n\\n\\377\\201\\210', `# \n\n\xff\x81\x88\n${line}`],
   ] as const) {
     const done = await start([
       'sh',
