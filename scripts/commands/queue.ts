@@ -6,7 +6,7 @@ import { type Config, loadConfig, namedCache, type SshCache } from '../lib/confi
 import { Failure, UsageError } from '../lib/errors.ts'
 import { type Busy, isBusy, takeLock } from '../lib/lock.ts'
 import { holdersOf, invalidPaths, isStoreName, NixError, storeDir } from '../lib/nix.ts'
-import { runtimeDir } from '../lib/paths.ts'
+import { queueDir, runtimeDir } from '../lib/paths.ts'
 import { type Entry, enqueue, putBack, type Queue, readQueue, remove, setAside } from '../lib/queue.ts'
 import { age, askNix, CHEAP, type Known, NOTHING_KNOWN, printable, type Row, rowsOf, table } from '../lib/queue-list.ts'
 import { signClosures } from '../lib/sign.ts'
@@ -237,10 +237,12 @@ async function upload({ config, caches, json }: Call): Promise<number> {
     }
     try {
       const summary = await uploadTo(cache, config, json)
-      const left = readQueue(cache.name, config.user).queued.length
-      answers.push({ cache: cache.name, ...summary, left })
-      codes.push(exitCode(summary, left))
-      if (!json) conclude(cache.name, summary, left)
+      const { queued, junk } = readQueue(cache.name, config.user)
+      const inQueue = junk.filter(({ file }) => file.startsWith(`${queueDir(cache.name)}/`))
+      answers.push({ cache: cache.name, ...summary, left: queued.length, junk: inQueue.map(({ file }) => file) })
+      codes.push(exitCode(summary, queued.length, inQueue.length))
+      for (const { file, what } of inQueue) say(`${cache.name}: ${file} is ${what}, which doesn't belong there: remove it by hand`)
+      if (!json) conclude(cache.name, summary, queued.length)
     } finally {
       await lock.release()
     }
@@ -287,7 +289,8 @@ function ledger(cache: string, user: string): Ledger {
 
 function conclude(cache: string, summary: Summary, left: number): void {
   const { uploaded, failed, unsigned, away, stopped } = summary
-  if (uploaded.length > 0 || (left === 0 && failed.length === 0)) print(`${cache}: ${paths(uploaded.length)} uploaded`)
+  if (uploaded.length > 0) print(`${cache}: ${paths(uploaded.length)} uploaded`)
+  else if (left === 0 && failed.length === 0) print(`${cache}: nothing left to upload`)
   if (failed.length > 0) say(`${cache}: ${paths(failed.length)} set aside; see \`nix-lan queue\``)
   if (unsigned.length > 0) {
     say(`${cache}: ${paths(unsigned.length)} can't go, for want of a signature on them or on what they need; \`sudo nix-lan queue sign\``)

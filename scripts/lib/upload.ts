@@ -80,8 +80,16 @@ export const boxIsAtFault = (stderr: string): boolean =>
     stderr,
   )
 
-/** 75 while anything is left that can go later, 1 when something was set aside, 0 when all is done. `left`: entries in the queue. */
-export const exitCode = (summary: Summary, left: number): number => (left > 0 ? 75 : summary.failed.length > 0 ? 1 : 0)
+/**
+ * 75 while anything is left that can go later, 1 when something was set aside or doesn't belong into the queue, 0 when all is done. Junk
+ * counts because systemd's DirectoryNotEmpty= starts the upload anew, without a pause, as long as an upload that left anything exits 0.
+ * @param left entries that are still queued
+ * @param junk things in the queue's directory that nix-lan didn't put there
+ */
+export function exitCode(summary: Summary, left: number, junk: number): number {
+  if (left > 0) return 75
+  return summary.failed.length > 0 || junk > 0 ? 1 : 0
+}
 
 // Without one success, after so many single paths that failed with a message that names none, it isn't the paths.
 const ENOUGH_SUSPECTS = 3
@@ -112,11 +120,13 @@ class Drain {
 
   async run(entries: readonly Entry[]): Promise<Summary> {
     try {
+      const kept = this.keepWanted(entries)
+      if (kept.length === 0) return this.summary
       await this.stopIfAway()
-      const outputs = entries.filter((entry) => !isDerivation(entry.name))
-      const derivations = entries.filter((entry) => isDerivation(entry.name))
-      for (const group of groups(this.keepWanted(outputs))) await this.upload(await this.keepValid(group), false)
-      for (const group of groups(this.keepWanted(derivations))) await this.upload(await this.keepValid(group), true)
+      for (const derivations of [false, true]) {
+        const kind = kept.filter((entry) => isDerivation(entry.name) === derivations)
+        for (const group of groups(kind)) await this.upload(await this.keepValid(group), derivations)
+      }
     } catch (error) {
       if (error instanceof Failure) await this.stopOnFailure(error)
       else if (!(error instanceof Stop)) throw error
@@ -124,7 +134,7 @@ class Drain {
     return this.summary
   }
 
-  keepWanted(entries: Entry[]): Entry[] {
+  keepWanted(entries: readonly Entry[]): Entry[] {
     const rest = entries.filter((entry) => !wanted(this.cache, entry.path))
     for (const entry of rest) {
       this.summary.unwanted.push(entry.path)
@@ -291,7 +301,7 @@ const builtThere = (path: string, refusal: string | undefined): string =>
 const pathsOf = (entries: readonly Entry[]): string[] => entries.map((entry) => entry.path)
 
 /** Entries in groups whose paths fit a command line. */
-function groups(entries: Entry[]): Entry[][] {
+function groups(entries: readonly Entry[]): Entry[][] {
   let start = 0
   return batches(pathsOf(entries)).map((batch) => {
     const group = entries.slice(start, start + batch.length)

@@ -305,13 +305,15 @@ test('upload: one copy for all outputs, one for all derivations; the links are g
   queued(...names, 'a.drv', 'b-source')
   writeFileSync(join(QUEUE, 'junk'), '')
   await boxIsThere()
-  assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: 301 paths uploaded\n', stderr: '' })
+  const junk = `rpi: ${QUEUE}/junk is not a link, which doesn't belong there: remove it by hand\n`
+  assert.equal(await queue('upload'), { code: 1, stdout: 'rpi: 301 paths uploaded\n', stderr: junk })
   assert.equal(
     log().filter((line) => line.startsWith('copy')),
     ['copy 300', 'copy --derivation 1'],
   )
   assert.equal(readdirSync(QUEUE), ['junk'])
-  assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: 0 paths uploaded\n', stderr: '' })
+  rmSync(join(QUEUE, 'junk'))
+  assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: nothing left to upload\n', stderr: '' })
 })
 
 test('upload: away is 75, at once, without Nix', async () => {

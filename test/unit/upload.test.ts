@@ -7,7 +7,7 @@ import { UsageError } from '../../scripts/lib/errors.ts'
 import type { PathInfo } from '../../scripts/lib/nix.ts'
 import { NixError } from '../../scripts/lib/nix.ts'
 import type { Entry } from '../../scripts/lib/queue.ts'
-import { acceptable, drain, exitCode, type Ledger, type Stores, type Summary, wanted } from '../../scripts/lib/upload.ts'
+import { acceptable, boxIsAtFault, drain, exitCode, type Ledger, type Stores, type Summary, wanted } from '../../scripts/lib/upload.ts'
 
 const cache = (more: Partial<SshCache> = {}): SshCache => ({
   kind: 'ssh',
@@ -148,6 +148,13 @@ drains('derivations and exclude: taken out of the queue, not uploaded; what is e
   assert.equal(names(summary.unwanted), ['a-source', 'b.drv'])
   assert.equal(names(summary.uploaded), ['b'])
   assert.ok(fake.box.has(store('a-source')))
+})
+
+drains('what is unwanted goes although the box is away', async () => {
+  const fake = new Fake({ 'a.drv': {} })
+  fake.reason = 'no route'
+  const summary = await drained(fake, ['a.drv'], cache({ derivations: false }))
+  assert.equal([names(summary.unwanted), summary.away], [['a.drv'], undefined])
 })
 
 drains('the box is away: nothing is tried', async () => {
@@ -365,6 +372,13 @@ pure('wanted', () => {
   for (const [name, more, expected] of table) assert.is(wanted(cache(more), store(name)), expected, name)
 })
 
+pure('faults of the box, as Nix 2.8.0 and 2.34.8 report them', () => {
+  for (const text of ['error: writing to file: No space left on device', 'error: write of 28672 bytes: No space left on device']) {
+    assert.ok(boxIsAtFault(text), text)
+  }
+  assert.not(boxIsAtFault('error: unexpected end-of-file'))
+})
+
 pure('acceptable', () => {
   const table: [box: string[], here: string[] | undefined, trusted: string[], expected: boolean][] = [
     [[], ['me-1:x'], ['me-1'], false],
@@ -391,7 +405,14 @@ pure('exit code', () => {
     unwanted: [],
     unsigned: [],
   })
-  assert.equal([exitCode(summary(0), 0), exitCode(summary(1), 0), exitCode(summary(0), 1), exitCode(summary(1), 1)], [0, 1, 75, 75])
+  const table: [failed: number, left: number, junk: number, code: number][] = [
+    [0, 0, 0, 0],
+    [1, 0, 0, 1],
+    [0, 0, 1, 1],
+    [0, 1, 0, 75],
+    [1, 1, 1, 75],
+  ]
+  for (const [failed, left, junk, code] of table) assert.is(exitCode(summary(failed), left, junk), code, `${failed} ${left} ${junk}`)
 })
 
 pure.run()
