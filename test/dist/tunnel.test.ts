@@ -89,7 +89,8 @@ function launch(toml: string, args: string[], env: Record<string, string> = {}):
   const config = own('config.toml', toml)
   const all = { PATH: `${BIN}:${RUNTIME}:/usr/bin:/bin`, HOME: TMP, NIX_LAN_CONFIG: config, XDG_RUNTIME_DIR: RUN, ...env }
   const [program = '', ...words] = [...AS_USER, PROGRAM, ...args]
-  const child = spawn(program, words, { env: all, cwd: '/', stdio: ['ignore', 'pipe', 'pipe'] })
+  // The time limit is for a tunnel that should have been refused.
+  const child = spawn(program, words, { env: all, cwd: '/', stdio: ['ignore', 'pipe', 'pipe'], timeout: 60_000 })
   const said: Said = { code: null, signal: null, stdout: '', stderr: '' }
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     said.stdout += text
