@@ -8,12 +8,12 @@ import { pause, type Result, type User, until } from './world.ts'
 const test = needs(suite('nix-lan queue'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
 /** A derivation that needs a path of the store. */
-const NEEDS = `{ path, name }: derivation {
+const NEEDS = `{ path, name, text ? "$needed" }: derivation {
   inherit name;
   needed = builtins.storePath path;
   system = builtins.currentSystem;
   builder = "/bin/sh";
-  args = [ "-c" "echo $needed > $out" ];
+  args = [ "-c" "echo \${text} > $out" ];
 }`
 
 /** A pair with a tunnel, and a client on which each run of \`nix copy\` is counted. */
@@ -36,17 +36,10 @@ class Stage {
     return (await this.pair.build(['--argstr', 'name', name])).paths[0] ?? ''
   }
 
-  buildOn(path: string, name: string): Promise<string> {
-    return this.pair.client.must('alice', 'nix-build', [
-      '/opt/needs.nix',
-      '--no-out-link',
-      '--argstr',
-      'path',
-      path,
-      '--argstr',
-      'name',
-      name,
-    ])
+  /** Builds what needs `path`, and unless `text` is something else, refers to it. */
+  buildOn(path: string, name: string, text = '$needed'): Promise<string> {
+    const args = ['/opt/needs.nix', '--no-out-link', '--argstr', 'path', path, '--argstr', 'name', name, '--argstr', 'text', text]
+    return this.pair.client.must('alice', 'nix-build', args)
   }
 
   /** What the client's nix.conf has from now on. The daemon of 2.8 reads it only once. */
@@ -110,13 +103,14 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
       await stage.configure({})
       const needy = await stage.buildOn(old, 'needy')
       const fine = await stage.build('fine')
-      await stage.queue('add', needy, await stage.deriver(needy), fine)
+      const deriver = await stage.deriver(await stage.buildOn(old, 'free', 'x')) // needs it, while the output does not
+      await stage.queue('add', needy, deriver, fine)
       const first = await stage.queue('upload')
       assert.equal([first.code, first.stdout], [75, 'box: 1 path uploaded\n'])
       assert.match(first.stderr, /^box: 2 paths can't go, for want of a signature .*queue sign`\n$/)
       assert.ok(await stage.pair.boxHas(fine))
       const list = await stage.queue()
-      for (const row of [/^unsigned .*-needy /m, /^unsigned .*-needy\.drv /m]) assert.match(list.stdout, row)
+      for (const row of [/^unsigned .*-needy /m, /^unsigned .*-free\.drv /m]) assert.match(list.stdout, row)
       const sign = await stage.queueAs('root', 'sign')
       assert.equal([sign.code, sign.stdout], [0, '1 path signed with /etc/nix/secret\n'])
       assert.is((await stage.queueAs('root', 'sign')).stdout, '0 paths signed with /etc/nix/secret\n')
