@@ -161,15 +161,14 @@ export async function createWorld(options: WorldOptions): Promise<World> {
   const dir = mkdtempSync('/tmp/nl-')
   chmodSync(dir, 0o755)
   mkdirSync(`${dir}/w`)
+  writeFileSync(`${dir}/world.sh`, HOLDER)
   const script = [
-    '-c',
-    HOLDER,
-    'world',
+    `${dir}/world.sh`,
     dir,
     lower,
     options.dist ?? `${process.cwd()}/dist`,
     process.execPath,
-    options.noRuntime ? 'none' : 'node',
+    options.noRuntime ? 'none' : 'js',
   ]
   const unshare = ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--propagation', 'private', 'sh', ...script]
   // The outer sh sees to the folder even when we have been killed; a session of its own, so that ^C ends us and not, half-way, it.
