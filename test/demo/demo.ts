@@ -22,7 +22,7 @@ const NEEDS = ['nix', 'ssh', 'sshd', 'unshare', 'nsenter', 'bash']
 const SECONDS = 3
 const REPORT = ['--argstr', 'name', 'report', '--arg', 'seconds', String(SECONDS), '--arg', 'kb', '1024']
 
-main('demo', HELP, async (argv) => {
+async function demo(argv: string[]): Promise<number> {
   parse(argv, {})
   await prepare()
   say(`${bold('nix-lan')}: a client and a box on this one machine, with two Nix stores and a real sshd between them.\n`)
@@ -43,7 +43,7 @@ main('demo', HELP, async (argv) => {
     await pair.close()
   }
   return 0
-})
+}
 
 async function story(pair: Pair): Promise<void> {
   const { client, box } = pair
@@ -180,3 +180,5 @@ const say = (text: string): void => void process.stdout.write(`${text}\n`)
 const colours = process.stdout.isTTY && !process.env.NO_COLOR
 const colour = (code: number) => (text: string) => (colours ? `\x1b[${code}m${text}\x1b[0m` : text)
 const [bold, dim, red, green] = [colour(1), colour(2), colour(31), colour(32)]
+
+main('demo', HELP, demo)
