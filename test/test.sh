@@ -2,12 +2,12 @@
 # npm test [-- WORD…]: every test/**/*.test.ts, or those whose path contains one of the words. See test/main.ts.
 set -eu
 cd "$(dirname "$0")/.."
-unset NODE_EXTRA_CA_CERTS # costs each start of Node 30 ms and more
 if [ -z "$(find node_modules/.package-lock.json -newer package-lock.json 2>/dev/null)" ]; then
   echo 'npm ci: node_modules is missing or older than package-lock.json' >&2
   npm ci --no-audit --no-fund --loglevel=error </dev/null >&2
   touch node_modules/.package-lock.json
 fi
+unset NODE_EXTRA_CA_CERTS # npm may need it; it costs each start of Node 30 ms and more
 # in node_modules, so that what is external there is found
 out=node_modules/.nix-lan-test-$$
 trap 'rm -rf "$out"' EXIT
