@@ -162,8 +162,7 @@ function stdio(): Client {
   const { stdin, stdout } = process
   const reader = new ByteReader({ resume: () => stdin.resume() }, true)
   stdin.on('data', (chunk: Buffer) => {
-    stdin.pause()
-    reader.push(chunk)
+    if (!reader.push(chunk)) stdin.pause()
   })
   const over = (): void => reader.finish(new EndOfStream('Nix closed the connection'))
   stdin.on('end', over)

@@ -1,21 +1,25 @@
-// Reading a byte stream in pieces of known length, without ever holding more than one chunk of it.
+// Reading a byte stream in pieces of known length, without ever holding much more than one chunk of it.
 
 /** The stream ended where more was expected. */
 export class EndOfStream extends Error {}
 
-/** What feeds a reader: told when there is room for the next chunk. */
+/** What feeds a reader: told, when it was held back, that there is room again. */
 export interface Source {
   resume(): void
 }
 
+/** So many bytes may wait to be read before the source is held back. Pausing for each of many small messages costs more than the messages. */
+const ROOM = 65536
+
 /**
- * Holds at most one chunk. Whoever feeds it pauses after each push() and goes on at resume(). A chunk's memory may be used again
+ * Whoever feeds it stops when push() says so, and goes on at resume(). The memory of the chunk that stopped it may be used again
  * after that, so take() copies and peek() lends.
  */
 export class ByteReader {
   private chunk: Buffer = Buffer.alloc(0)
   private over: Error | null = null
   private wake: (() => void) | null = null
+  private held = false
   private readonly source: Source
   private readonly ahead: boolean
 
@@ -25,10 +29,18 @@ export class ByteReader {
     this.ahead = ahead
   }
 
-  push(chunk: Buffer): void {
-    // A stream may deliver once more after pause().
+  /** Takes a chunk. Returns whether there is room for more; if not, resume() will say when. */
+  push(chunk: Buffer): boolean {
     this.chunk = this.chunk.length === 0 ? chunk : Buffer.concat([this.chunk, chunk])
+    this.held = this.chunk.length >= ROOM
     this.wake?.()
+    return !this.held
+  }
+
+  /** Takes a chunk whose memory the source will use again, so that it must stop until resume(). */
+  lend(chunk: Buffer): void {
+    this.push(chunk)
+    this.held = true
   }
 
   /** No more is to come: waiting and later reads fail with `reason`; what has come can still be read. */
@@ -37,18 +49,13 @@ export class ByteReader {
     this.wake?.()
   }
 
-  /** What has come and wasn't read yet, without waiting. */
-  get pending(): number {
-    return this.chunk.length
-  }
-
   /** Lends the bytes at hand, at least one; they are good until consume() or the next read. Rejects at the end of the stream. */
   async peek(): Promise<Buffer> {
     while (this.chunk.length === 0) {
       if (this.over) throw this.over
       await new Promise<void>((resolve) => {
         this.wake = resolve
-        this.source.resume()
+        this.goOn()
       })
       this.wake = null
     }
@@ -58,7 +65,13 @@ export class ByteReader {
   /** Marks `length` bytes of what peek() lent as read. */
   consume(length: number): void {
     this.chunk = this.chunk.subarray(length)
-    if (this.chunk.length === 0 && this.ahead && !this.over) this.source.resume()
+    if (this.chunk.length === 0 && this.ahead && !this.over) this.goOn()
+  }
+
+  private goOn(): void {
+    if (!this.held) return
+    this.held = false
+    this.source.resume()
   }
 
   /** Exactly `length` bytes, as a copy. */

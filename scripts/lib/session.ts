@@ -28,7 +28,7 @@ import {
 const SILENCE = 30_000
 
 /** For how long, in milliseconds, a box that has closed its own direction is sent what Nix still says. */
-const LAST_WORDS = 10_000
+const LAST_WORDS = 1000
 
 /**
  * A path that the box lacked counts as lacking for so many milliseconds: Nix 2.8 and 2.26 ask for each path three times in a row.

@@ -68,10 +68,8 @@ function start(args: string[], env: Record<string, string> = {}): Started {
 function readerOf(stream: Socket): ByteReader {
   const reader: ByteReader = new ByteReader({ resume: () => stream.resume() }, false)
   stream.on('data', (chunk: Buffer) => {
-    stream.pause()
-    reader.push(chunk)
+    if (!reader.push(chunk)) stream.pause()
   })
-  stream.pause()
   for (const event of ['end', 'close', 'error']) stream.on(event, () => reader.finish(new EndOfStream('the end')))
   return reader
 }

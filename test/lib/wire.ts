@@ -6,18 +6,14 @@ import { type Box, MAGIC_CLIENT, string, u64 } from '../../scripts/lib/worker.ts
 /** A reader that gives `bytes` in chunks of `size`, then the end. */
 export function readerOf(bytes: Buffer, size = 65536): ByteReader {
   let at = 0
-  const reader: ByteReader = new ByteReader(
-    {
-      resume: () =>
-        queueMicrotask(() => {
-          if (at >= bytes.length) return reader.finish(new EndOfStream('the end'))
-          const chunk = bytes.subarray(at, at + size)
-          at += chunk.length
-          reader.push(chunk)
-        }),
-    },
-    false,
-  )
+  const feed = (): void => {
+    if (at >= bytes.length) return reader.finish(new EndOfStream('the end'))
+    const chunk = bytes.subarray(at, at + size)
+    at += chunk.length
+    reader.lend(chunk)
+  }
+  const reader: ByteReader = new ByteReader({ resume: () => queueMicrotask(feed) }, false)
+  queueMicrotask(feed)
   return reader
 }
 

@@ -3,6 +3,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
+import { HttpCache } from './http-cache.ts'
 import { createPair, type Pair } from './pair.ts'
 
 const test = needs(suite('misses'), 'root', 'nix', 'ssh', 'sshd', 'roots')
@@ -37,7 +38,7 @@ async function compare(pair: Pair, ways: Record<string, () => Promise<number>>):
 function check(what: string, { without, there, away }: Record<string, Figures>): void {
   if (!without || !there || !away) throw new Error('nothing was measured')
   const ratio = (figures: Figures) => (figures.ms / without.ms).toFixed(2)
-  console.log(`${what}: ${without.ms.toFixed(0)} ms without, × ${ratio(there)} with the box there, × ${ratio(away)} with it away`)
+  console.log(`figure: ${what}: ${without.ms.toFixed(0)} ms without, × ${ratio(there)} with the box there, × ${ratio(away)} with it away`)
   assert.is(without.starts, 0, 'no start without the substituter')
   assert.is(there.starts, 1, 'one start with the box there')
   assert.is(away.starts, 1, 'one start with the box away')
@@ -78,11 +79,20 @@ async function builds(pair: Pair, client: string): Promise<void> {
 }
 
 async function fetches(pair: Pair, client: string): Promise<void> {
-  const folder = `file://${pair.client.dir}/other`
-  const other = `${folder}?priority=40` // as cache.nixos.org: asked after the box
+  const cache = new HttpCache(`${pair.client.dir}/other`)
+  await cache.open()
+  try {
+    await fetchesFrom(pair, client, cache)
+  } finally {
+    cache.close()
+  }
+}
+
+async function fetchesFrom(pair: Pair, client: string, cache: HttpCache): Promise<void> {
+  const other = `${cache.url}?priority=40` // as cache.nixos.org: asked after the box
   const nix = (...args: string[]) => pair.client.must('root', 'nix', args, { env: { NIX_REMOTE: 'local' } })
   const { paths } = await pair.build(['--arg', 'count', String(PATHS), '--argstr', 'name', 'elsewhere'])
-  await nix('copy', '--to', folder, ...paths)
+  await nix('copy', '--to', `file://${pair.client.dir}/other`, ...paths)
   async function fetch(env = {}): Promise<number> {
     await pair.client.must('root', 'nix-store', ['--delete', ...paths])
     const { ms } = await pair.client.run('alice', 'nix-store', ['--realise', ...paths], { env })

@@ -1,48 +1,13 @@
 // nix-lan-run with a real Nix, a real nix-daemon, a user that it doesn't trust, and an http cache on loopback that is there or not.
-import { readFileSync } from 'node:fs'
-import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import type { Suite } from '../lib/roots.ts'
+import { HttpCache } from './http-cache.ts'
 import { createWorld, nixConf, type RunOptions, type World } from './world.ts'
 
 const RUN = '/opt/nix-lan/dist/nix-lan-run'
 const T_FILE = '/opt/nix-lan/t.nix'
-
-/** A binary cache: the files of a folder, and what was asked for. It can go away, and come back at the same port. */
-class HttpCache {
-  asked: string[] = []
-  url = ''
-  private server: Server | undefined
-  private readonly folder: string
-
-  constructor(folder: string) {
-    this.folder = folder
-  }
-
-  async open(): Promise<void> {
-    const port = this.url === '' ? 0 : Number(new URL(this.url).port)
-    const server = createServer((request, response) => {
-      const path = request.url ?? ''
-      this.asked.push(path)
-      try {
-        response.end(readFileSync(this.folder + path))
-      } catch {
-        response.writeHead(404).end()
-      }
-    })
-    await new Promise<void>((done) => server.listen(port, '127.0.0.1', done))
-    this.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-    this.server = server
-  }
-
-  close(): void {
-    this.server?.closeAllConnections()
-    this.server?.close()
-  }
-}
 
 for (const nix of ['host', 'trixie', 'forky'] as ('host' | Suite)[]) {
   const test = needs(suite(`nix-lan-run, Nix of ${nix}`), 'root', 'nix', ...(nix === 'host' ? [] : ['roots']))
