@@ -4,7 +4,6 @@ import { lstatSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { ByteReader, EndOfStream } from './lib/bytes.ts'
 import { exit, main } from './lib/cli.ts'
-import { loadConfig, namedCache } from './lib/config.ts'
 import { Away, Failure, UsageError } from './lib/errors.ts'
 import { Outage } from './lib/outage.ts'
 import { socketPath } from './lib/paths.ts'
@@ -52,8 +51,8 @@ async function notByHand(): Promise<number> {
 async function connect(): Promise<void> {
   const client = stdio()
   try {
-    if (strict) await serveStrictly(client, await dialStrictly(findTarget()))
-    else await serve(client, patientLine())
+    if (strict) await serveStrictly(client, await dialStrictly(await findTarget()))
+    else await serve(client, patientLine(await findTarget().catch(unknown)))
     exit(0)
   } catch (error) {
     if (error instanceof ClientGone || error instanceof EndOfStream) exit(strict ? 75 : 0)
@@ -64,17 +63,24 @@ async function connect(): Promise<void> {
   }
 }
 
+/** What is wrong with the command line or the configuration is a line, and an empty store. */
+function unknown(error: Error): null {
+  report(error.message)
+  return null
+}
+
 /**
- * What the command line asks for. A socket's path needs no configuration, so that root has none to read.
+ * What the command line asks for. A socket's path needs no configuration, so that root has none to read, and Nix needn't wait while it is loaded.
  * @throws UsageError, and what loadConfig() throws
  */
-function findTarget(): Target {
+async function findTarget(): Promise<Target> {
   const words = args.filter((word, i) => !word.startsWith('--') && args[i - 1] !== '--deadline')
   const at = args.indexOf('--deadline')
   const given = at < 0 ? undefined : Number(args[at + 1]) * 1000
   if (given !== undefined && !(given > 0 && given <= 60_000))
     throw new UsageError(`--deadline ${args[at + 1]}: give seconds, from 0.1 to 60`)
   if (words[0]?.includes('/')) return { socket: words[0], deadline: given ?? DEADLINE }
+  const { loadConfig, namedCache } = await import('./lib/config.ts')
   const config = loadConfig()
   const cache = namedCache(config, words[0])
   if (cache.kind === 'url') throw new UsageError(`${cache.name} is a cache with a url: Nix needs no connect for it`)
@@ -92,16 +98,9 @@ async function dialStrictly(target: Target): Promise<Box> {
   }
 }
 
-/** A line to the box that never fails: whatever goes wrong is an outage, or, when it is our own fault, a message and an empty store. */
-function patientLine(): Line {
-  let target: Target | null = null
-  let outage: Outage | null = null
-  try {
-    target = findTarget()
-    outage = new Outage(target.socket)
-  } catch (error) {
-    report((error as Error).message)
-  }
+/** A line to the box that never fails: whatever goes wrong is an outage. */
+function patientLine(target: Target | null): Line {
+  const outage = target && new Outage(target.socket)
   function lost(error: Error): void {
     const reason = error instanceof NoBox ? error : new NoBox('broken', error.message)
     try {
