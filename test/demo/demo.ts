@@ -6,7 +6,7 @@ import { dirname } from 'node:path'
 import { main, parse } from '../../scripts/lib/cli.ts'
 import { Failure } from '../../scripts/lib/errors.ts'
 import { run } from '../../scripts/lib/run.ts'
-import { has, missing, PACKAGES, PATH } from '../lib/needs.ts'
+import { has, missing, PACKAGES, PATH, which } from '../lib/needs.ts'
 import { createPair, DIST, type Pair } from '../nix/pair.ts'
 
 const HELP = `Usage: npm run demo   (or dist/demo)
@@ -131,6 +131,8 @@ async function prepare(): Promise<void> {
   if (process.getuid?.() !== 0)
     throw new Failure('the demo needs root, to make two Nix stores in private mount namespaces: sudo npm run demo')
   const lacks = missing(NEEDS)
+  if (lacks.includes('nix') && which('nix'))
+    say(`Your Nix lives in /nix, which client and box have each their own of: the demo needs Debian's nix-bin.`)
   const packages = [...new Set(lacks.map((need) => PACKAGES[need] ?? need))]
   const install = `apt-get install --no-install-recommends ${packages.join(' ')}`
   if (packages.length > 0) {

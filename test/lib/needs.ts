@@ -24,12 +24,12 @@ export const PACKAGES: Record<string, string> = {
 /** The names of tests that were skipped, and why. A global, since each test file is a bundle of its own; test/lib/one.ts makes and reads it. */
 const skips = (globalThis as unknown as { NIX_LAN_SKIPS?: string[] }).NIX_LAN_SKIPS ?? []
 
-/** The absolute path of a program, or undefined. */
-export function which(program: string): string | undefined {
+/** The absolute path of a program, or undefined; with `outside`, one that doesn't lead into that folder. */
+export function which(program: string, outside?: string): string | undefined {
   for (const folder of PATH.split(':')) {
     try {
       accessSync(`${folder}/${program}`, constants.X_OK)
-      return `${folder}/${program}`
+      if (!outside || !realpathSync(`${folder}/${program}`).startsWith(outside)) return `${folder}/${program}`
     } catch {
       // not in this one
     }
@@ -50,8 +50,7 @@ export function missing(wanted: readonly string[]): string[] {
 export function has(need: string): boolean {
   if (need === 'root') return mayUnshare()
   if (need === 'roots') return which('mmdebstrap') !== undefined
-  const program = which(need)
-  return program !== undefined && (need !== 'nix' || !realpathSync(program).startsWith('/nix/'))
+  return which(need, need === 'nix' ? '/nix/' : undefined) !== undefined
 }
 
 let unshared: boolean | undefined
