@@ -157,7 +157,7 @@ class Drain {
     await this.copyAll(await this.keepSigned(entries), derivations)
   }
 
-  /** Without this, one unsigned path in a closure would make the whole copy fail (NIX-FACTS 7b). What the box has doesn't count. */
+  /** Without this, one unsigned path in a closure would make the whole copy fail. What the box has doesn't count. */
   async keepSigned(entries: Entry[]): Promise<Entry[]> {
     const bare = [...this.here].filter(([, info]) => unsigned(info)).map(([path]) => path)
     const lacking = bare.length > 0 ? await this.stores.lacking(bare) : []
@@ -229,7 +229,7 @@ class Drain {
     }
   }
 
-  /** They were copied. One that the box had built itself was not, and neither was its signature (NIX-FACTS 7c). */
+  /** They were copied. One that the box had built itself was not, and neither was its signature (Nix issue 4981). */
   async settle(entries: Entry[], derivations: boolean): Promise<void> {
     this.succeeded = true
     const unsure = derivations ? [] : entries.filter((entry) => !this.here.get(entry.path)?.contentAddressed)

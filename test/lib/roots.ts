@@ -18,7 +18,7 @@ export async function debianRoot(suite: Suite): Promise<string> {
   mkdirSync(folder, { recursive: true })
   const unfinished = `${folder}/.${suite}-${process.pid}`
   const args = ['--quiet', '--variant=minbase', `--include=${INCLUDE}`, '--dpkgopt=force-unsafe-io']
-  args.push('--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Check-Valid-Until "false"', suite, unfinished, await mirror())
+  args.push('--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Check-Valid-Until "false"', suite, unfinished, ...(await mirror()))
   const built = await run('mmdebstrap', args, { env: { ...process.env, PATH }, timeout: 480_000 })
   if (built.code !== 0) {
     rmSync(unfinished, { recursive: true, force: true })
@@ -37,13 +37,13 @@ export async function debianRoot(suite: Suite): Promise<string> {
   return root
 }
 
-/** The mirror that this machine itself uses when it is a Debian; otherwise Debian's own. */
-async function mirror(): Promise<string> {
+/** The mirror that this machine itself uses when it is a Debian; otherwise none, and mmdebstrap takes Debian's own. */
+async function mirror(): Promise<string[]> {
   const debian = existsSync('/etc/os-release') && /^ID=debian$/m.test(readFileSync('/etc/os-release', 'utf8'))
   if (debian) {
     const { stdout } = await run('apt-get', ['indextargets', '--format', '$(REPO_URI)', 'Created-By: Packages'])
     const found = stdout.split('\n').find((line) => /^https?:/.test(line) && !line.includes('security'))
-    if (found) return found
+    if (found) return [found]
   }
-  return 'http://deb.debian.org/debian'
+  return []
 }
