@@ -7,7 +7,10 @@ import { type Box, MAGIC_CLIENT, string, u64 } from '../../scripts/lib/worker.ts
 export function readerOf(bytes: Buffer, size = 65536): ByteReader {
   let at = 0
   const feed = (): void => {
-    if (at >= bytes.length) return reader.finish(new EndOfStream('the end'))
+    if (at >= bytes.length) {
+      reader.finish(new EndOfStream('the end'))
+      return
+    }
     const chunk = bytes.subarray(at, at + size)
     at += chunk.length
     reader.lend(chunk)
