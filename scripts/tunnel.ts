@@ -28,17 +28,21 @@ import {
 const NAME = 'nix-lan-tunnel'
 const HELP = `Usage: nix-lan-tunnel [--print] [CACHE]
 
-Forwards the socket of nix-daemon on the box to /run/user/UID/nix-lan/CACHE.sock, by ssh, until ssh ends. That is
-where nix-lan-connect looks for the box. Without CACHE: the only box of the configuration.
+Forwards the socket of nix-daemon on the box, by ssh, until ssh ends, to
+/run/user/UID/nix-lan/CACHE.sock, where nix-lan-connect looks for it. Without
+CACHE: the only box of the configuration.
 
-ssh asks for nothing, so the box's host key must be known and the key be usable without a word: by an agent
-(SSH_AUTH_SOCK, or what env-file sets), or because it has no passphrase.
+ssh asks for nothing, so the box's host key must be known and your key be usable
+without a word: by an agent (SSH_AUTH_SOCK, or what env-file sets), or because
+it has no passphrase.
 
       --print     only show the ssh command
-      --help, --version
+  -h, --help
+      --version
 
-Exit code: that of ssh (0 when it was told to end, 255 when it failed or the link was lost); 1 a tunnel for this cache
-runs already, or its directory can't be used; 2 wrong usage or configuration; 75 the box is away.
+Exit code: that of ssh (0 when it was told to end, 255 when it failed or the
+link was lost); 1 a tunnel for this cache runs already, or its directory can't
+be used; 2 wrong usage or configuration; 75 the box is away.
 
 Examples:
   nix-lan-tunnel
@@ -64,7 +68,9 @@ async function tunnel(argv: string[]): Promise<number> {
   for (const other of otherForwardings(facts)) {
     say(`ssh also makes "${other}" of your ssh configuration, and ends if it can't; a Host alias of its own in ssh = "…" avoids that`)
   }
-  process.stdout.write(flag('print') ? explanation(cache, answer, agent.from, agent.env, args) : command(socket, agent.env, args))
+  process.stdout.write(
+    flag('print') ? explanation(cache, answer, agent.from, agent.env, args) : command(socket, hint(cache, facts), agent.env, args),
+  )
   return 0
 }
 
@@ -144,11 +150,18 @@ async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): 
   return changesNothingElse(facts, await askSsh(cache, all)) ? all : port
 }
 
+/** What to try when ssh could not log in: it asks nobody here, so an unknown host key or a locked key is "failed" and no more. */
+function hint(cache: SshCache, facts: SshFacts): string {
+  const port = cache.port === 22 ? [] : portOptions(cache, facts)
+  const byHand = ['ssh', ...port, cache.ssh].join(' ')
+  return `${NAME}: no tunnel to ${cache.name}; ssh can't ask anything here, but it can by hand: ${byHand}`
+}
+
 /** A shell keeps the socket's life and ssh's the same. */
-function command(socket: string, env: Record<string, string>, args: readonly string[]): string {
+function command(socket: string, hint: string, env: Record<string, string>, args: readonly string[]): string {
   return becomeProgram({
     program: '/bin/sh',
-    args: ['-c', KEEPER, NAME, socket, 'ssh', ...args],
+    args: ['-c', KEEPER, NAME, socket, hint, 'ssh', ...args],
     shift: process.argv.length - 2,
     env: { ...env, PATH: searchPath(process.env.PATH) },
   })

@@ -100,16 +100,17 @@ export function otherForwardings(facts: SshFacts): string[] {
 
 /**
  * sh code that runs ssh and removes its socket: ssh leaves it behind however it ends (OpenSSH 9.2: TERM, INT, HUP, lost link, KILL).
- * $1: the socket; then the command. Signals become TERM for ssh (a background child ignores INT), and ssh's exit code is ours.
+ * $1: the socket; $2: what to say when ssh failed before it made that; then the command. Signals become TERM for ssh (a background child ignores INT), and ssh's exit code is ours.
  * A socket that somebody listens on by then is another tunnel's, and stays (proc_pid_net(5), /proc/net/unix: flag 00010000, path last).
  */
-export const KEEPER = `socket=$1 pid= stop=
-shift
+export const KEEPER = `socket=$1 hint=$2 pid= stop=
+shift 2
 trap 'stop=1; [ -z "$pid" ] || kill "$pid" 2>/dev/null' HUP INT QUIT TERM
 "$@" &
 pid=$!
 [ -z "$stop" ] || kill "$pid"
 while stop=; wait "$pid"; code=$?; [ -n "$stop" ]; do :; done
+[ "$code" != 255 ] || [ -S "$socket" ] || printf '%s\\n' "$hint" >&2
 while read -r _ _ _ flags _ _ _ path; do
   if [ "$flags $path" = "00010000 $socket" ]; then exit "$code"; fi
 done </proc/net/unix
