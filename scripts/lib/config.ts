@@ -188,7 +188,9 @@ function parseToml(source: Source): TomlTable {
     return parse(source.text, { integersAsBigInt: true })
   } catch (error) {
     if (!(error instanceof TomlError)) throw error
-    const message = (error.message.split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '')
+    const message = (error.message.split('\n')[0] ?? '')
+      .replace(/^Invalid TOML document: /, '')
+      .replace(/^invalid value$/, '$&; text needs quotes')
     throw new ConfigError(`${source.file}:${error.line}:${error.column}: is not valid TOML: ${message}`)
   }
 }
@@ -304,7 +306,7 @@ function readHost(source: Source, path: Path, value: unknown): string {
   if (host.startsWith('-')) throw bad(', and not start with -')
   if (/\s/.test(host)) throw bad(', without spaces')
   if (host.includes('://')) throw bad('; for an address like that there is the key url, in place of host')
-  if (host.includes('@')) throw bad(`; who to log in as belongs into ssh = ${shorten(JSON.stringify(host))}`)
+  if (host.includes('@')) throw bad(`; who to log in as belongs into ssh = ${shorten(JSON.stringify(host.replace(/:\d*$/, '')))}`)
   if (/^\[.*\]/.test(host)) throw bad(', without brackets')
   if (/^[^:]*:\d*$/.test(host)) throw bad('; the port belongs into port = 22')
   if (UNSAFE.test(host) || host.length > 253) throw bad('')

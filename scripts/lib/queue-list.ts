@@ -79,7 +79,8 @@ export function table(rows: readonly Row[], now: number): string {
     printable(row.path),
     printable(row.error ?? ''),
   ])
-  const all = [['STATE', 'AGE', 'SIZE', 'PATH', 'LAST ERROR'], ...cells]
+  // a path is so long that an empty column would be a line of its own on a narrow terminal
+  const all = [['STATE', 'AGE', 'SIZE', 'PATH', rows.some((row) => row.error) ? 'LAST ERROR' : ''], ...cells]
   const widths = [0, 1, 2, 3].map((column) => width(all, column))
   return all
     .map(

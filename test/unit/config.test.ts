@@ -175,7 +175,7 @@ const FILES: [string, string][] = [
   ['[cache.x]\nurl = "http://a"\nhost = "a"', `F:1: cache.x: has both host and url; keep one: ${CHOICE}`],
   ['[cache.x]\nhost = "a"\n[cache.x]', 'F:3:2: is not valid TOML: trying to redefine an already defined table or value'],
   ['user = "alice', 'F:1:8: is not valid TOML: unfinished string'],
-  ['user = alice', 'F:1:8: is not valid TOML: invalid value'],
+  ['user = alice', 'F:1:8: is not valid TOML: invalid value; text needs quotes'],
   ['\nuser "alice"', 'F:2:6: is not valid TOML: illegal character in key'],
 ]
 for (const [text, message] of FILES) {
@@ -259,6 +259,7 @@ const HOSTS: [string, string][] = [
   ['"a\\u00a0b"', `found the string "a\u00a0b"; ${HOST}, without spaces`],
   ['"a\\nb"', `found the string "a\\nb", with a control character; ${HOST}`],
   ['"pi@rpi"', `found the string "pi@rpi"; ${HOST}; who to log in as belongs into ssh = "pi@rpi"`],
+  ['"pi@rpi:22"', `found the string "pi@rpi:22"; ${HOST}; who to log in as belongs into ssh = "pi@rpi"`],
   ['"rpi:22"', `found the string "rpi:22"; ${HOST}; the port belongs into port = 22`],
   ['"[::1]"', `found the string "[::1]"; ${HOST}, without brackets`],
   ['"http://a"', `found the string "http://a"; ${HOST}; for an address like that there is the key url, in place of host`],

@@ -299,7 +299,7 @@ lists('states: gone before failed before unsigned', () => {
       ['junk', '/q/x', null],
     ],
   )
-  assert.is(table(rows.slice(0, 1), 65_000), 'STATE   AGE  SIZE  PATH  LAST ERROR\n' + 'queued  65s   7 B  /p/a\n')
+  assert.is(table(rows.slice(0, 1), 65_000), 'STATE   AGE  SIZE  PATH\n' + 'queued  65s   7 B  /p/a\n')
   assert.is(table([], 0), '')
 })
 
