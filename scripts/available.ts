@@ -5,28 +5,35 @@ import { type Cache, loadConfig, namedCache } from './lib/config.ts'
 import { UsageError } from './lib/errors.ts'
 import { type Answer, reachable, usable } from './lib/reach.ts'
 
-const HELP = `Usage: nix-lan-available [--usable] [--wait SECONDS] [--quiet | --json] [CACHE...]
+const HELP = `Usage: nix-lan-available [OPTION…] [CACHE…]
 
-Says which caches of the configuration are there now; without CACHE, all of them, asked at once.
+Says which caches of the configuration are there now; without CACHE, all of
+them, asked at once.
 
 Reachable: the name resolves and the port accepts, within the cache's deadline.
-Usable (--usable): the box's nix-daemon answers through the tunnel, or the URL answers as a Nix cache.
+Usable (--usable): the box's nix-daemon answers through the tunnel, or the URL
+answers as a Nix cache.
 
-  -u, --usable        ask whether Nix could use it now, not only whether it is reachable
+  -u, --usable        ask whether Nix could use it now, not only whether it is
+                      reachable
   -w, --wait SECONDS  ask again until then; it is also the limit for everything
   -q, --quiet         print nothing, only exit
       --json          print a list with an object for each cache:
-                        {"cache": "rpi", "state": "reachable" | "usable" | "away", "ms": 12,
-                         "address": "192.168.1.20", "port": 22, "detail": "Nix 2.8.0", "reason": "..."}
-                      address (a folder or socket too), port and detail where there are any; reason when away
-      --help, --version
+                        {"cache": "rpi", "state": "reachable", "ms": 12,
+                         "address": "192.168.1.20", "port": 22}
+                      state: reachable, usable or away; address may be a folder
+                      or a socket; port, detail (such as "Nix 2.8.0") where
+                      there are any; reason instead of address when away
+  -h, --help
+      --version
 
-Exit code: 0 all of them are there, 1 one or more is not, 2 wrong usage or configuration.
+Exit code: 0 all of them are there; 1 one or more is not; 2 wrong usage or
+configuration.
 
 Examples:
-  nix-lan-available                     rpi: reachable at 192.168.1.20 port 22, 12 ms
-  nix-lan-available rpi --wait 60       waits until the box has booted
-  nix-lan-available -uq rpi && nix copy --to ... ./result
+  nix-lan-available                rpi: reachable at 192.168.1.20 port 22, 12 ms
+  nix-lan-available rpi --wait 60  waits until the box has booted
+  nix-lan-available -uq rpi && nix copy --to … ./result
 `
 
 /** Milliseconds between two attempts. */

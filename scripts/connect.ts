@@ -10,21 +10,25 @@ import { socketPath } from './lib/paths.ts'
 import { type Client, ClientGone, type Line, serve, serveStrictly } from './lib/session.ts'
 import { type Box, dialBox, NoBox } from './lib/worker.ts'
 
-const HELP = `Usage: nix-lan-connect [--strict] [SOCKET | CACHE] --stdio
+const HELP = `Usage: nix-lan-connect [OPTION…] [SOCKET | CACHE] --stdio
 
 Nix starts this program as a store; you name it in nix.conf:
 
   extra-substituters = ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/rpi.sock
 
-SOCKET is the tunnel's socket (a path); CACHE a cache of the configuration, when it isn't the only one.
-While the box is away, it is an empty store: builds go on as if the cache weren't there.
+SOCKET is the tunnel's socket (a path); CACHE a cache of the configuration,
+when it isn't the only one. While the box is away, it is an empty store:
+builds go on as if the cache weren't there.
 
-  --strict            for uploads: exit 75 when the box is away, 2 when the configuration is wrong
-  --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2, or the cache's own)
-  --stdio             what Nix adds; speak the worker protocol on stdin and stdout
-  --help, --version
+  --strict            for uploads: exit 75 when the box is away, 2 when the
+                      configuration is wrong
+  --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2, or
+                      the cache's own)
+  --stdio             what Nix adds; speak the worker protocol on stdin, stdout
+  -h, --help
+  --version
 
-To see whether a box answers:  nix-lan-available --usable
+To see whether a box answers: nix-lan-available --usable
 `
 const DEADLINE = 2000
 const PAUSE = 1000 // milliseconds between two attempts of one process

@@ -10,7 +10,7 @@ interface Command {
 
 const COMMANDS = new Map<string, Command>([['queue', { help: queueHelp, run: queue }]])
 
-const HELP = `nix-lan: a machine on your network as a Nix cache, for a machine that comes and goes
+const HELP = `nix-lan: a machine on your network as a Nix cache, for one that comes and goes
 
 Usage: nix-lan COMMAND [OPTION…]
 

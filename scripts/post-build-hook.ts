@@ -11,20 +11,24 @@ import { run } from './lib/run.ts'
 
 const HELP = `Usage: post-build-hook
 
-Nix runs this after every build; it puts what was built in the queue of every cache, for "nix-lan queue upload" to copy. It takes
-a few milliseconds and never fails a build. In nix.conf:
+Nix runs this after every build; it puts what was built in the queue of every
+cache, for "nix-lan queue upload" to copy. It takes a few milliseconds and never
+fails a build. In nix.conf:
 
     post-build-hook = /path/to/nix-lan/dist/post-build-hook
 
-The queue is ${stateDir}/gcroots/nix-lan/queue/CACHE/: links, which keep the paths from being garbage-collected.
-From Nix it takes OUT_PATHS and DRV_PATH in the environment, and no arguments. For people, and for itself:
+The queue is ${stateDir}/gcroots/nix-lan/queue/CACHE/:
+links, which keep the paths from being garbage-collected. From Nix the hook
+takes OUT_PATHS and DRV_PATH in the environment, and no arguments. For people,
+and for itself:
 
-      --make-queue  make the directories of the queue for the caches of the configuration
+      --make-queue  make the directories of the queue for the caches of the
+                    configuration
       --outputs     print the outputs of the derivation DRV_PATH
   -h, --help        show this
       --version     show the version
 
-Example: sudo post-build-hook --make-queue
+Example: sudo /path/to/nix-lan/dist/post-build-hook --make-queue
 `
 
 // The head allows 0.9 s for all of it.

@@ -36,24 +36,30 @@ const HELP = `nix-lan-run: run a command with exactly the caches that can be use
 
     nix-lan-run nix build nixpkgs#hello
     nix-lan-run nix-shell -p jq
-    sudo nix-lan-run nixos-rebuild switch    root's environment is its own: not nix-lan-run sudo …
-    nix-lan-run --explain nix build          what it would do, and why; runs nothing
+    nix-lan-run --explain nix build          what it would do, and why; runs
+                                             nothing
+    sudo nix-lan-run nixos-rebuild switch    not nix-lan-run sudo …: sudo drops
+                                             what it sets
 
-As a link called nix, nix-build, nix-shell, nixos-rebuild or home-manager, in a directory that comes first in PATH, it is that command:
+As a link called nix, nix-build, nix-shell, nixos-rebuild or home-manager, in a
+directory that comes first in PATH, it is that command:
 
     ln -s "$(command -v nix-lan-run)" ~/bin/nix
 
-The caches of the configuration (/etc/nix-lan/config.toml) that can be used are added to Nix's substituters, through NIX_CONFIG, so that
-nix in a nix-shell has them too; those that can't be used are left out, also where nix.conf names them. Your own
---option substituters … still wins.
+The caches of the configuration (/etc/nix-lan/config.toml) that can be used are
+added to Nix's substituters, through NIX_CONFIG, so that nix in a nix-shell has
+them too; those that can't be used are left out, also where nix.conf names them.
+Your own --option substituters … still wins.
 
 Options, before the command:
     --explain    say what would be done and why
-    --json       with --explain: as JSON
+    --json       with --explain, as JSON: command, program, setting (the line
+                 for NIX_CONFIG, or null), caches, dropped, notes
     --version
     --help
 
-Exit code: the command's; 127 if there is no such command, 126 if it can't be run, 2 for wrong usage.
+Exit code: the command's; 127 if there is no such command, 126 if it can't be
+run, 2 for wrong usage.
 `
 
 /** What a command needs: the line for NIX_CONFIG, and the story for --explain. */

@@ -28,13 +28,24 @@ Actions:
 
 Options:
       --cache NAME     only this cache; default: each one that is reached by ssh
-      --json           list, add, upload, retry, drop, sign: the answer for scripts
+      --json           the answer for scripts, see below
       --full           list: sizes and signatures however long the list is
       --key-file FILE  sign: instead of the secret-key-files of nix.conf
   -h, --help
 
+With --json, sign prints one object, list an object for each path, the others
+one for each cache:
+  list    cache, path, state, added (a time), size, error; null: not known
+  add     cache, added (names), there and unwanted (how many)
+  upload  cache, uploaded, failed, vanished, unwanted, unsigned, left, junk, and
+          away or stopped (why); or cache and running, another upload's pid
+  retry   cache, queued (paths)
+  drop    cache, dropped (paths)
+  sign    signed, foreign (unsigned, and not from here), keyFiles
+
 Exit code: 0 done; 1 something failed, see list; 2 wrong usage or configuration;
-75 not now: the box is away or something is left that can go later (nothing is lost).
+75 not now: the box is away or something is left that can go later (nothing is
+lost).
 
 Examples:
   nix-lan queue

@@ -11,11 +11,14 @@ import { createPair, DIST, type Pair } from '../nix/pair.ts'
 
 const HELP = `Usage: npm run demo   (or dist/demo)
 
-Plays nix-lan's story on this one machine, in about ten seconds: a build is queued and uploaded to the box; the client deletes it;
-it comes back from the box; the box is cut off, and nothing waits; the box returns, and gets what it missed.
-Client and box are two Nix stores in private mount namespaces, with a real sshd between them. Nothing is left behind.
+Plays nix-lan's story on this one machine, in about ten seconds: a build is
+queued and uploaded to the box; the client deletes it; it comes back from the
+box; the box is cut off, and nothing waits; the box returns, and gets what it
+missed. Client and box are two Nix stores in private mount namespaces, with a
+real sshd between them. Nothing of them is left behind.
 
-Needs root, Linux, nix, ssh, sshd and util-linux; on Debian and its kin it installs what is missing, after saying so.
+Needs root, Linux, nix, ssh, sshd and util-linux; on Debian and its kin it
+installs what is missing, after saying so.
 `
 const NEEDS = ['nix', 'ssh', 'sshd', 'unshare', 'nsenter', 'bash']
 /** What the demo's slow build takes, in seconds. */
@@ -25,15 +28,11 @@ const REPORT = ['--argstr', 'name', 'report', '--arg', 'seconds', String(SECONDS
 async function demo(argv: string[]): Promise<number> {
   parse(argv, {})
   await prepare()
-  say(`${bold('nix-lan')}: a client and a box on this one machine, with two Nix stores and a real sshd between them.\n`)
+  say(`${bold('nix-lan')}: a client and a box on this one machine, two Nix stores with a real\nsshd between them.\n`)
   const started = Date.now()
   const pair = await createPair({ hook: true, dist: dirname(realpathSync(process.argv[1] ?? 'dist/demo')) })
   try {
-    say(
-      dim(
-        `   (Made two worlds, keys and an sshd in ${seconds(Date.now() - started)}. Signatures are required; the user is not trusted by Nix.)\n`,
-      ),
-    )
+    say(dim(`   (Made in ${seconds(Date.now() - started)}. Signatures are required; the user is not trusted by Nix.)\n`))
     await story(pair)
   } catch (error) {
     say(red(`\n✘ ${error instanceof Error ? error.message : error}`))
@@ -48,7 +47,7 @@ async function demo(argv: string[]): Promise<number> {
 async function story(pair: Pair): Promise<void> {
   const { client, box } = pair
 
-  heading(`Something is built on the client; let it take ${SECONDS} seconds. The post-build-hook queues it`)
+  heading(`A build on the client takes ${SECONDS} seconds; the post-build-hook queues it`)
   await opened(pair)
   command('nix-build report.nix')
   const first = await pair.build(REPORT)
@@ -90,7 +89,7 @@ async function story(pair: Pair): Promise<void> {
   holds(notNow.code === 75, `an upload says "not now" (75), and not ${notNow.code}:\n${notNow.stderr}`)
   await pair.collectGarbage()
   holds((await pair.clientHas(kept)) && (await waits(pair, kept)), 'the queue keeps what waits, also from the garbage collection')
-  done(`the queue waits, and keeps what is in it from the garbage collection`, notNow.ms)
+  done(`the queue waits; the garbage collection spares what is in it`, notNow.ms)
 
   heading('The box returns, and the queue drains')
   await box.startSshd()
@@ -103,9 +102,9 @@ async function story(pair: Pair): Promise<void> {
   const saved = first.ms - again.ms
   holds(saved > 0, `fetching (${seconds(again.ms)}) is faster than building (${seconds(first.ms)})`)
   say(
-    `\n${bold('Saved:')} ${seconds(saved)} of ${seconds(first.ms)} when the build came back from the box. ${bold('Lost')} while it was away: nothing.`,
+    `\n${bold('Saved:')} ${seconds(saved)} of ${seconds(first.ms)} when the build came back from the box.\n${bold('Lost')} while it was away: nothing.`,
   )
-  say(`Nothing of this is left on your machine. To set it up for your own box, see README.md.`)
+  say(`Nothing of this is left on your machine. To set it up for your own box, see\nREADME.md.`)
 }
 
 /** Opens the tunnel, and asks whether the box can be used. */
@@ -174,7 +173,7 @@ function command(text: string): void {
 }
 
 function done(text: string, ms: number): void {
-  say(`   ${green('✔')} ${text}${' '.repeat(Math.max(1, 78 - text.length))}${seconds(ms).padStart(7)}`)
+  say(`   ${green('✔')} ${text}${' '.repeat(Math.max(1, 68 - text.length))}${seconds(ms).padStart(7)}`)
 }
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`

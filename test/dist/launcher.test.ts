@@ -103,6 +103,11 @@ for (const name of NAMES) {
     assert.equal(start(`./${name}`, ['--version'], { cwd: DIST }), version)
   })
 
+  runs(`${name} --help fits a terminal of 80 columns, but for what is to be pasted`, () => {
+    const helps = [['--help'], ...(name === 'nix-lan' ? [['queue', '--help']] : [])].map((args) => start(join(DIST, name), args).stdout)
+    for (const line of helps.join('').split('\n')) assert.ok(line.length <= 80 || line.includes('://'), line)
+  })
+
   for (const type of ['module', 'commonjs', 'nothing']) {
     runs(`${name} runs copied alone to where package.json says ${type}`, () => {
       const to = folder(`${type} ${name}`) // with a space, as in any path
