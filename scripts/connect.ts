@@ -31,6 +31,7 @@ builds go on as if the cache weren't there.
 To see whether a box answers: nix-lan-available --usable
 `
 const DEADLINE = 2000
+const LONGEST_LINE = 1000
 const PAUSE = 1000 // milliseconds between two attempts of one process
 
 interface Target {
@@ -47,6 +48,8 @@ else connect()
 
 // Whatever breaks outside of the conversation, a build must not: the conversation goes on, and a box that no longer answers it is given up.
 process.on('uncaughtException', (error) => report(`this is a bug: ${error.message}`))
+// Nobody reads what we report (`nix build 2>&1 | head`): reporting that would be the next thing that nobody reads, for ever.
+process.stderr.on('error', () => {})
 
 async function notByHand(): Promise<number> {
   throw new UsageError('this is started by Nix, not by hand; see --help')
@@ -113,13 +116,12 @@ function patientLine(target: Target | null): Line {
       report(`this is a bug: ${(mistake as Error).message}`) // taking notes must not end the conversation
     }
   }
-  let again = 0 // when the next attempt is worth its while: Nix may ask a thousand things in a second
+  let again = 0 // when the next attempt is worth its while: Nix may ask a thousand things in a second; by a clock that nobody sets
   async function dial(): Promise<Box | null> {
-    const now = Date.now()
-    if (!target || now < again) return null
-    again = now + PAUSE
+    if (!target || performance.now() < again) return null
+    again = performance.now() + PAUSE
     try {
-      if (outage?.heldBack(now)) return null
+      if (outage?.heldBack(Date.now())) return null
       becomeOwner(target.socket)
       const box = await dialBox(target.socket, target.deadline)
       outage?.ended()
@@ -129,11 +131,15 @@ function patientLine(target: Target | null): Line {
       return null
     }
   }
+  let told = false
   // The first attempt begins while Nix still says hello.
   let first: Promise<Box | null> | null = dial()
   return {
     lost,
-    report,
+    report: (text) => {
+      if (!told) report(text) // a box with a broken database says so for each of a thousand paths
+      told = true
+    },
     strict: false,
     dial: () => {
       const attempt = first ?? dial()
@@ -150,7 +156,9 @@ function patientLine(target: Target | null): Line {
 function becomeOwner(socket: string): void {
   if (process.geteuid?.() !== 0) return
   const owner = lstatSync(dirname(socket), { throwIfNoEntry: false })
-  if (!owner || owner.uid === 0) return
+  // Not to be looked for as root: it may be made, with a link in it, in this very moment.
+  if (!owner) throw new NoBox('missing', `${socket} does not exist: no tunnel`)
+  if (owner.uid === 0) return
   try {
     process.setgroups?.([owner.gid])
     process.setgid?.(owner.gid)
@@ -179,6 +187,8 @@ function stdio(): Client {
   return { reader, write, end: () => stdout.end() }
 }
 
+/** One line for the journal, of bearable length. A box's words may be in it, which mustn't move the cursor of a terminal. */
 function report(line: string): void {
-  process.stderr.write(`nix-lan-connect: ${line.split('\n')[0]}\n`) // one line for the journal
+  const [first = ''] = line.slice(0, LONGEST_LINE).split('\n')
+  process.stderr.write(`nix-lan-connect: ${first.replace(/\p{Cc}/gu, '?')}\n`)
 }

@@ -33,7 +33,7 @@ export class Outage {
 
   /** Whether the box was found mute a moment ago and nothing has changed since. */
   heldBack(now: number): boolean {
-    const note = this.note
+    const note = this.read()
     return note?.kind === 'mute' && note.socket === identity(this.path) && now >= note.at && now - note.at < HOLD
   }
 
@@ -41,14 +41,21 @@ export class Outage {
   began(error: NoBox, now: number): boolean {
     if (error.kind === 'missing') return false // the target is down: that is no fault
     const socket = identity(this.path)
-    const news = this.note?.kind !== error.kind || this.note.socket !== socket
+    const note = this.read()
+    const news = note?.kind !== error.kind || note.socket !== socket
     this.write({ at: now, kind: error.kind, socket })
     return news
   }
 
   /** Takes down that the box answers. */
   ended(): void {
-    if (this.note) this.write(null)
+    if (this.read()) this.write(null)
+  }
+
+  /** The note as it is now: with `max-connections` Nix starts several of us at once, and all of them wait for the same mute box. */
+  private read(): Note | null {
+    if (this.file !== null) this.note = readNote(this.file) ?? this.note
+    return this.note
   }
 
   private write(note: Note | null): void {

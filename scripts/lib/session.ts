@@ -24,8 +24,8 @@ import {
   u64,
 } from './worker.ts'
 
-/** A box that says nothing for so many milliseconds in mid-answer is given up. Long enough for a disk to spin up; ssh gives up a dead link earlier. */
-const SILENCE = 30_000
+/** A box that says nothing for so many seconds in mid-answer is given up. Long enough for a disk to spin up; ssh gives up a dead link earlier. */
+const SILENCE = 30
 
 /** For how long, in milliseconds, a box that has closed its own direction is sent what Nix still says. */
 const LAST_WORDS = 1000
@@ -35,6 +35,8 @@ const LAST_WORDS = 1000
  * Misses of the empty store aren't remembered, since a box that comes back may have it.
  */
 const MISS = 10_000
+/** So many are remembered, lest a connection that lasts for days takes ever more memory. */
+const MOST_MISSES = 10_000
 
 /** The program at the other end of stdin and stdout: Nix. */
 export interface Client {
@@ -72,7 +74,8 @@ export async function serve(client: Client, line: Line): Promise<void> {
       break
     }
     const request = await readRequest(client.reader, operation)
-    if (number === QUERY_PATH_INFO && Date.now() - (misses.get(request.first) ?? 0) < MISS) {
+    const missed = number === QUERY_PATH_INFO ? misses.get(request.first) : undefined
+    if (missed !== undefined && performance.now() - missed < MISS) {
       await client.write(notValid(request.first))
       continue
     }
@@ -129,8 +132,17 @@ interface Question {
   bytes: Buffer
   /** The path it is about. */
   first: string
-  /** The paths that the box lacked, and when, in milliseconds since 1970. */
+  /** The paths that the box lacked, and when, in milliseconds of a clock that nobody sets. */
   misses: Map<string, number>
+}
+
+/**
+ * How long the box may still be silent, in seconds. They are counted one by one and only while we listen, so that a Nix that doesn't take what came
+ * (a slow disk), or a stop of both of us (^Z), isn't held against the box.
+ */
+interface Patience {
+  left: number
+  listening: boolean
 }
 
 /** Answers one question. Returns the box, or null when it was lost over it: then the empty store has answered. */
@@ -140,11 +152,18 @@ async function answer(client: Client, box: Box | null, question: Question, line:
     return box
   }
   const relayed = { bytes: 0 }
-  const silence = setTimeout(() => box.reader.finish(new NoBox('mute', `the box has said nothing for ${SILENCE / 1000} s`)), SILENCE)
+  const patience: Patience = { left: SILENCE, listening: true }
+  const clock = setInterval(() => {
+    if (patience.listening && --patience.left <= 0) box.reader.finish(new NoBox('mute', `the box has said nothing for ${SILENCE} s`))
+  }, 1000)
   try {
     box.socket.write(Buffer.concat([u64(question.number), question.bytes]))
-    if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, line, relayed, () => silence.refresh())
-    else await client.write(await ask(box, question, line))
+    if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, line, relayed, patience)
+    else {
+      const found = await ask(box, question, line)
+      patience.listening = false
+      await client.write(found)
+    }
     return box
   } catch (error) {
     box.socket.destroy()
@@ -154,7 +173,7 @@ async function answer(client: Client, box: Box | null, question: Question, line:
     await client.write(emptyAnswer(question.operation, question.first))
     return null
   } finally {
-    clearTimeout(silence)
+    clearInterval(clock)
   }
 }
 
@@ -173,7 +192,8 @@ async function ask(box: Box, { number, operation, first, misses }: Question, lin
   const found = new Recorder(box.reader)
   for (const shape of operation.answer) await found.shape(shape)
   if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) {
-    misses.set(first, Date.now())
+    if (misses.size >= MOST_MISSES) misses.clear()
+    misses.set(first, performance.now())
     return notValid(first)
   }
   return Buffer.concat([messages.bytes, found.bytes])
@@ -186,21 +206,25 @@ async function relayNar(
   { first }: Question,
   line: Line,
   relayed: { bytes: number },
-  alive: () => void,
+  patience: Patience,
 ): Promise<void> {
   const messages = new Recorder(box.reader)
   if ((await readMessages(messages)).error) return await client.write(line.strict ? messages.bytes : notValid(first))
   const end = new NarEnd()
   await box.reader.peek() // a box that is lost before the first byte can still be a miss
-  relayed.bytes += messages.bytes.length
-  await client.write(messages.bytes)
+  const pass = async (bytes: Buffer): Promise<void> => {
+    patience.listening = false
+    await client.write(bytes)
+    relayed.bytes += bytes.length
+    patience.listening = true
+    patience.left = SILENCE
+  }
+  await pass(messages.bytes)
   while (!end.done) {
     const chunk = await box.reader.peek()
-    alive()
     const length = end.scan(chunk)
-    await client.write(chunk.subarray(0, length))
+    await pass(chunk.subarray(0, length))
     box.reader.consume(length)
-    relayed.bytes += length
   }
 }
 

@@ -99,9 +99,12 @@ export const emptyAnswer = (operation: Operation, first: string): Buffer =>
 
 // --- reading ---
 
-/** Collects the raw bytes of what it reads, so that they can be passed on as they came. */
+/**
+ * Collects the raw bytes of what it reads, so that they can be passed on as they came: in one buffer that grows, since a piece of its own for each
+ * of the millions of integers in which a box may say nothing would take gigabytes.
+ */
 export class Recorder {
-  private readonly parts: Buffer[] = []
+  private buffer: Buffer = Buffer.allocUnsafe(256)
   private length = 0
   private readonly from: ByteReader
 
@@ -110,14 +113,16 @@ export class Recorder {
   }
 
   get bytes(): Buffer {
-    return Buffer.concat(this.parts)
+    return this.buffer.subarray(0, this.length)
   }
 
   private async raw(length: number): Promise<Buffer> {
-    this.length += length
-    if (this.length > LONGEST_ANSWER) throw new Error('an answer of more than 64 MiB')
+    const end = this.length + length
+    if (end > LONGEST_ANSWER) throw new Error('an answer of more than 64 MiB')
     const bytes = await this.from.take(length)
-    this.parts.push(bytes)
+    if (end > this.buffer.length) this.buffer = Buffer.concat([this.bytes], Math.max(end, 2 * this.buffer.length))
+    bytes.copy(this.buffer, this.length)
+    this.length = end
     return bytes
   }
 

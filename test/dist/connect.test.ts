@@ -9,7 +9,7 @@ import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ByteReader, EndOfStream } from '../../scripts/lib/bytes.ts'
-import { notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
+import { errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
 import { hello, nar, same } from '../lib/wire.ts'
 
 const test = suite('connect')
@@ -247,12 +247,17 @@ test('a Nix that does not read holds the box back: memory stays small', async ()
   nix.send(u64(38), string(PATH))
   await nix.reader.peek()
   await new Promise((done) => setTimeout(done, 1000)) // time enough to read it all, if it did
-  const status = readFileSync(`/proc/${nix.child.pid}/status`, 'utf8')
-  const peak = Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) * 1024
+  const peak = peakOf(nix)
   assert.ok(peak > 0 && peak < size / 2, `${Math.round(peak / MIB)} MiB at the most`)
   nix.child.kill('SIGKILL')
   await nix.ended
 })
+
+/** The most memory it has had, in bytes. */
+function peakOf({ child }: Started): number {
+  const status = readFileSync(`/proc/${child.pid}/status`, 'utf8')
+  return Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) * 1024
+}
 
 test('an upload is piped as it is, and the answer comes after its end', async () => {
   const { socket } = await box(honest())
@@ -288,10 +293,12 @@ function orHang<T>(promise: Promise<T>): Promise<T | 'it hangs'> {
 // --- a box that isn't ---
 
 test('no socket: an empty store, and not a word', async () => {
-  const nix = await greeted([join(TMP, 'none.sock')])
-  assert.not(await has(nix))
-  assert.is(await closed(nix), 0)
-  assert.is(nix.stderr(), '')
+  for (const socket of ['none.sock', 'nowhere/none.sock']) {
+    const nix = await greeted([join(TMP, socket)])
+    assert.not(await has(nix))
+    assert.is(await closed(nix), 0)
+    assert.is(nix.stderr(), '')
+  }
 })
 
 test('a stale socket: an empty store, and one line for all starts', async () => {
@@ -360,6 +367,51 @@ test('a box that dies in the middle of a NAR: connect ends and says so', async (
   nix.send(u64(38), string(PATH))
   assert.is(await orHang(nix.ended), 1)
   assert.match(nix.stderr(), /^nix-lan-connect: the box was lost in the middle of \/nix\/store\/[^\n]+\n$/)
+})
+
+test('eight at once, as with max-connections, and a mute box: one line for all', async () => {
+  const socket = await mute()
+  const all = await Promise.all(Array.from({ length: 8 }, () => greeted([socket, '--deadline', '2'])))
+  for (const answer of await Promise.all(all.map((nix) => has(nix)))) assert.not(answer)
+  for (const nix of all) assert.is(await closed(nix), 0)
+  const lines = all.map((nix) => nix.stderr()).join('')
+  assert.is(lines.split('\n').length, 2, lines)
+})
+
+test('an outage that nobody wants to read about: it answers, and ends', async () => {
+  const nix = await greeted([await mute(), '--deadline', '1'])
+  nix.child.stderr?.destroy()
+  assert.not(await has(nix))
+  assert.not(await has(nix))
+  assert.is(await orHang(closed(nix)), 0)
+})
+
+test('a box that fails at each question: one line, however long its message, and no control characters', async () => {
+  const { socket } = await box(async (_number, from) => {
+    await from.string()
+    return errorAnswer(`\x1b[2Jbusy\r${'x'.repeat(MIB)}`)
+  })
+  const nix = await greeted([socket])
+  nix.send(pathInfo(), pathInfo(`${PATH}y`))
+  for (let left = 2; left > 0; left--) assert.ok((await readMessages(new Recorder(nix.reader))).error)
+  assert.is(await closed(nix), 0)
+  assert.match(nix.stderr(), /^nix-lan-connect: QueryPathInfo [^\n]*the box says: \?\[2Jbusy\?x{500,1000}\n$/)
+})
+
+test('a box that says nothing in millions of messages: memory stays small', async () => {
+  const nothing = Buffer.concat(Array.from({ length: 2 ** 16 }, () => Buffer.concat([u64(0x53544f50), u64(1)])))
+  const { socket } = await box(async (number, from, box) => {
+    await from.string()
+    if (number === 1) return Buffer.concat([LAST, u64(1)])
+    for (let sent = 0; sent < 32 * MIB; sent += nothing.length)
+      if (!box.write(nothing)) await new Promise((done) => box.once('drain', done))
+    return Buffer.concat([LAST, u64(0)])
+  })
+  const nix = await greeted([socket])
+  assert.not(await has(nix))
+  const peak = peakOf(nix)
+  assert.ok(peak > 0 && peak < 300 * MIB, `${Math.round(peak / MIB)} MiB at the most`)
+  assert.is(await closed(nix), 0)
 })
 
 // --- how it is called ---

@@ -1,6 +1,7 @@
 // What Nix is answered: from a box that answers, that lacks a path, that fails, that dies at any byte, and without one.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { ByteReader } from '../../scripts/lib/bytes.ts'
 import { Away } from '../../scripts/lib/errors.ts'
 import { type Line, serve, serveStrictly } from '../../scripts/lib/session.ts'
 import { type Box, errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
@@ -132,6 +133,58 @@ test('a path that the box lacks is asked for once in a while, not each time that
   const { answers, asked } = await session([pathInfo, pathInfo, pathInfo, isValid], [box])
   same(answers, Buffer.concat([notValid(PATH), notValid(PATH), notValid(PATH), LAST, u64(1)]))
   same(asked, Buffer.concat([pathInfo, isValid]))
+})
+
+test('a clock that starts in 1970 makes nothing a miss', async () => {
+  const { now } = Date
+  Date.now = () => 5000
+  try {
+    const answer = Buffer.concat([LAST, u64(1), INFO])
+    same((await session([pathInfo], [boxOf(answer)])).answers, answer)
+  } finally {
+    Date.now = now
+  }
+})
+
+/** Runs `act` with timers that take a millisecond for a second. */
+async function hurried(act: () => Promise<void>): Promise<void> {
+  const { setTimeout, setInterval } = globalThis
+  const fast = (real: typeof setTimeout) => (call: () => void, time: number) => real(call, time / 1000)
+  Object.assign(globalThis, { setTimeout: fast(setTimeout), setInterval: fast(setInterval as typeof setTimeout) })
+  try {
+    await act()
+  } finally {
+    Object.assign(globalThis, { setTimeout, setInterval })
+  }
+}
+
+test('a Nix that takes its time in mid-NAR is no silence of the box', async () => {
+  const wait = globalThis.setTimeout
+  await hurried(async () => {
+    const client = clientOf(Buffer.concat([hello(), narFromPath, isValid]))
+    const write = async (bytes: Buffer): Promise<void> => {
+      await new Promise((done) => wait(done, 100)) // more than the 30 "seconds" of patience
+      await client.write(bytes)
+    }
+    const box = boxOf(Buffer.concat([LAST, NAR, LAST, u64(1)]), 100)
+    await serve({ ...client, write }, { dial: async () => box, lost: () => {}, report: () => {}, strict: false })
+    same(client.got().subarray(WELCOME.length), Buffer.concat([LAST, NAR, LAST, u64(1)]))
+  })
+})
+
+test('a box that falls silent is given up, before an answer and in the middle of a NAR', async () => {
+  const silent = (bytes: Buffer): ReturnType<typeof boxOf> => {
+    const reader = new ByteReader({ resume: () => {} }, false)
+    reader.push(bytes)
+    return { ...boxOf(Buffer.alloc(0)), reader }
+  }
+  await hurried(async () => {
+    const { answers, lost } = await session([pathInfo], [silent(LOG)])
+    same(answers, notValid(PATH))
+    assert.equal(lost, ['the box has said nothing for 30 s'])
+    const { failed } = await session([narFromPath], [silent(Buffer.concat([LAST, NAR.subarray(0, 40)]))])
+    assert.match(failed?.message ?? '', /has said nothing for 30 s/)
+  })
 })
 
 test('what the empty store lacked is asked for when the box is back', async () => {
