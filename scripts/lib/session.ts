@@ -20,6 +20,7 @@ import {
   readMessages,
   readRequest,
   STDERR_LAST,
+  soundInfo,
   string,
   u64,
 } from './worker.ts'
@@ -194,6 +195,10 @@ async function ask(box: Box, { number, operation, first, misses }: Question, lin
   if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) {
     if (misses.size >= MOST_MISSES) misses.clear()
     misses.set(first, performance.now())
+    return notValid(first)
+  }
+  if (number === QUERY_PATH_INFO && !line.strict && !soundInfo(found.bytes, first)) {
+    line.report(`${operation.name} ${first}: the box says what no Nix can read; the path counts as missing`)
     return notValid(first)
   }
   return Buffer.concat([messages.bytes, found.bytes])

@@ -5,6 +5,7 @@
 // daemon.cc (the server), src/libutil/serialise.hh (integers are u64 little-endian; a string is its length, its bytes, zeros up to a multiple of 8).
 import { createConnection, type Socket } from 'node:net'
 import { ByteReader, EndOfStream } from './bytes.ts'
+import { isStorePath } from './hook.ts'
 
 /** Sent by the client (worker-protocol.hh, WORKER_MAGIC_1: "nixc") and by the server (WORKER_MAGIC_2: "dxio"). */
 export const MAGIC_CLIENT = 0x6e697863
@@ -162,6 +163,31 @@ export class Recorder {
         return undefined // streamed by whoever asked; see session.ts
     }
   }
+}
+
+/**
+ * Whether an answer to QueryPathInfo about `path` can be read by Nix, which takes a bad one for an error and fails the build (2.8.0, remote-store.cc,
+ * path-info.cc): deriver and references are paths of the same store, the NAR's hash is SHA-256 in base 16.
+ * @param answer a whole one, as Recorder has collected it
+ */
+export function soundInfo(answer: Buffer, path: string): boolean {
+  const store = path.slice(0, path.lastIndexOf('/'))
+  let at = 8 // after "I have it"
+  const number = (): number => {
+    at += 8
+    return Number(answer.readBigUInt64LE(at - 8))
+  }
+  const text = (): string => {
+    const length = number()
+    const from = at
+    at += Math.ceil(length / 8) * 8
+    return answer.toString('latin1', from, from + length)
+  }
+  const deriver = text()
+  const hash = text()
+  if ((deriver !== '' && !isStorePath(deriver, store)) || !/^[0-9a-f]{64}$/.test(hash)) return false
+  for (let left = number(); left > 0; left--) if (!isStorePath(text(), store)) return false
+  return true
 }
 
 /** How the messages before an answer ended: with the answer, or with an error in its place. */

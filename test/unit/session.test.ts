@@ -199,6 +199,23 @@ test('an error of the box is a miss to Nix, and a line for the journal', async (
   assert.equal(lines, [`QueryPathInfo ${PATH}: the box says: disk I/O error`])
 })
 
+test('what Nix could not read about a path, which would fail the build, is a miss and a line', async () => {
+  const info = (deriver: string, hash: string, ...references: string[]): Buffer => {
+    const before = [string(deriver), string(hash), u64(references.length), ...references.map(string)]
+    return Buffer.concat([LAST, u64(1), ...before, u64(1), u64(120), u64(0), u64(0), string('')])
+  }
+  const good = '0'.repeat(64)
+  const elsewhere = PATH.replace('/nix/store', '/other/store')
+  for (const answer of [info('x', good), info('', 'zz'), info('', good, PATH, elsewhere), info(`${PATH}/y`, good)]) {
+    const { answers, lines, lost } = await session([pathInfo, isValid], [boxOf(Buffer.concat([answer, LAST, u64(1)]))])
+    same(answers, Buffer.concat([notValid(PATH), LAST, u64(1)]))
+    assert.is(lines.length, 1)
+    assert.equal(lost, [])
+  }
+  const whole = info(`${PATH}.drv`, good, PATH, `${PATH}y`)
+  same((await session([pathInfo], [boxOf(whole)])).answers, whole)
+})
+
 test('a box that is lost at any byte of its answers: Nix still gets a whole answer to each question', async () => {
   const wire = Buffer.concat([LOG, LAST, u64(1), INFO, LAST, u64(1), string(PATH)])
   for (let length = 0; length < wire.length; length++) {
