@@ -34,7 +34,7 @@ export function connectUrl(program: string, socket: string, strict: boolean): st
  * (/usr/local/bin, /run/current-system/sw/bin) gives the URL that nix.conf has; else beside the file behind the link.
  */
 function connectProgram(): string {
-  const self = process.argv[1] ?? ''
+  const self = process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '' // Bun resolves links in argv; the head says how it was called
   const places = [dirname(self), dirname(realpathSync(self)), join(dirname(realpathSync(self)), '../dist')]
   for (const place of places) {
     const program = join(place, 'nix-lan-connect')
