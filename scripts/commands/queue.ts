@@ -142,8 +142,12 @@ function heading(cache: string, rows: readonly Row[], asked: boolean): string {
 function cures(rows: readonly Row[]): string {
   const has = (state: Row['state']): boolean => rows.some((row) => row.state === state)
   const lines: string[] = []
-  if (has('unsigned')) lines.push('unsigned: `sudo nix-lan queue sign` signs what was built here; the others go on without them')
-  if (has('failed')) lines.push('failed: `nix-lan queue retry` puts them back, `nix-lan queue drop --failed` forgets them')
+  if (has('unsigned'))
+    lines.push(
+      'unsigned: these, or something they need, carry no signature, and the others',
+      '          go on without them; `sudo nix-lan queue sign` signs what was built here',
+    )
+  if (has('failed')) lines.push('failed: `nix-lan queue retry` puts them back,', '        `nix-lan queue drop --failed` forgets them')
   return lines.map((line) => `${line}\n`).join('')
 }
 
@@ -304,7 +308,7 @@ function conclude(cache: string, summary: Summary, left: number): void {
   else if (left === 0 && failed.length === 0) print(`${cache}: nothing left to upload`)
   if (failed.length > 0) say(`${cache}: ${paths(failed.length)} set aside; see \`nix-lan queue\``)
   if (unsigned.length > 0) {
-    say(`${cache}: ${paths(unsigned.length)} can't go, for want of a signature on them or on what they need; \`sudo nix-lan queue sign\``)
+    say(`${cache}: ${paths(unsigned.length)} can't go, for want of a signature there or on what is needed; try \`sudo nix-lan queue sign\``)
   }
   if (away !== undefined) say(`${cache} is away (${away}); ${stay(left)}`)
   if (stopped !== undefined) say(`${cache}: stopped: ${stopped}; ${stay(left)}`)

@@ -69,7 +69,11 @@ function rowOf(entry: Entry, known: Known): Row {
   return { ...base, state: 'queued', error: null }
 }
 
-/** The table, with a heading and without the rows' cache; an empty string for no rows. @param now milliseconds since 1970 */
+/**
+ * The table, with a heading and without the rows' cache; an empty string for no rows. What went wrong has a line of its own, since the
+ * paths leave no room beside them on 80 columns; that of `unsigned` is told once, below the table.
+ * @param now milliseconds since 1970
+ */
 export function table(rows: readonly Row[], now: number): string {
   if (rows.length === 0) return ''
   const cells = rows.map((row) => [
@@ -77,21 +81,14 @@ export function table(rows: readonly Row[], now: number): string {
     row.added === null ? '-' : age(now - row.added),
     row.size === null ? '-' : bytes(row.size),
     printable(row.path),
-    printable(row.error ?? ''),
   ])
-  // a path is so long that an empty column would be a line of its own on a narrow terminal
-  const all = [['STATE', 'AGE', 'SIZE', 'PATH', rows.some((row) => row.error) ? 'LAST ERROR' : ''], ...cells]
-  const widths = [0, 1, 2, 3].map((column) => width(all, column))
-  return all
-    .map(
-      (row) =>
-        `${row
-          .map((cell, column) => pad(cell, column, widths))
-          .join('  ')
-          .trimEnd()}\n`,
-    )
-    .join('')
+  const all = [['STATE', 'AGE', 'SIZE', 'PATH'], ...cells]
+  const widths = [0, 1, 2].map((column) => width(all, column))
+  const lines = all.map((row) => row.map((cell, column) => pad(cell, column, widths)).join('  '))
+  return lines.map((line, at) => `${line}\n${trouble(rows[at - 1])}`).join('')
 }
+
+const trouble = (row: Row | undefined): string => (row?.error && row.state !== 'unsigned' ? `    ${printable(row.error)}\n` : '')
 
 // Not Math.max(...): it takes its arguments on the stack, and a list may have 100,000 rows.
 const width = (rows: readonly string[][], column: number): number =>

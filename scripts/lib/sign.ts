@@ -52,7 +52,10 @@ function mustBeReadable(file: string): void {
   }
 }
 
-const NO_KEY = `there is no key to sign with. Make one, and name it in nix.conf, so that Nix signs each build from now on:
-  sudo nix-store --generate-binary-cache-key $(hostname)-1 /etc/nix/cache-key.sec /etc/nix/cache-key.pub
-  secret-key-files = /etc/nix/cache-key.sec                      (this machine's nix.conf)
-  extra-trusted-public-keys = (what is in cache-key.pub)         (this machine's nix.conf, and the box's)`
+const NO_KEY = `there is no key to sign with. Make one:
+  cd /etc/nix
+  sudo nix-store --generate-binary-cache-key laptop-1 nix-lan.secret nix-lan.public
+and name it in nix.conf, so that Nix signs each build from now on:
+  secret-key-files = /etc/nix/nix-lan.secret
+and, here and in the box's nix.conf, what is in nix-lan.public:
+  extra-trusted-public-keys = laptop-1:…`

@@ -110,7 +110,7 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
       assert.match(first.stderr, /^box: 2 paths can't go, for want of a signature .*queue sign`\n$/)
       assert.ok(await stage.pair.boxHas(fine))
       const list = await stage.queue()
-      for (const row of [/^unsigned .*-needy /m, /^unsigned .*-free\.drv /m]) assert.match(list.stdout, row)
+      for (const row of [/^unsigned .*-needy$/m, /^unsigned .*-free\.drv$/m]) assert.match(list.stdout, row)
       const sign = await stage.queueAs('root', 'sign')
       assert.equal([sign.code, sign.stdout], [0, '1 path signed with /etc/nix/secret\n'])
       assert.is((await stage.queueAs('root', 'sign')).stdout, '0 paths signed with /etc/nix/secret\n')

@@ -300,6 +300,8 @@ lists('states: gone before failed before unsigned', () => {
     ],
   )
   assert.is(table(rows.slice(0, 1), 65_000), 'STATE   AGE  SIZE  PATH\n' + 'queued  65s   7 B  /p/a\n')
+  const failed = 'STATE   AGE  SIZE  PATH\n' + 'failed  65s     -  /p/d\n' + '    boom\n'
+  assert.is(table(rows.slice(3, 4), 65_000), failed)
   assert.is(table([], 0), '')
 })
 
