@@ -10,8 +10,17 @@ export type Suite = 'bookworm' | 'trixie' | 'forky'
 
 const INCLUDE = 'nix-bin,openssh-server,openssh-client,busybox-static'
 
+/** What is on its way in this process: a pair may need the same release twice at once. */
+const pending = new Map<Suite, Promise<string>>()
+
 /** The folder of a release's root; builds it when it isn't there (a download of about 60 MB, 10 to 60 s). @throws Error with mmdebstrap's last lines */
-export async function debianRoot(suite: Suite): Promise<string> {
+export function debianRoot(suite: Suite): Promise<string> {
+  const root = pending.get(suite) ?? build(suite)
+  pending.set(suite, root)
+  return root
+}
+
+async function build(suite: Suite): Promise<string> {
   const folder = `${process.env.XDG_CACHE_HOME || `${homedir()}/.cache`}/nix-lan/roots`
   const root = `${folder}/${suite}`
   if (existsSync(`${root}/.complete`)) return root
