@@ -107,7 +107,12 @@ async function dialStrictly(target: Target): Promise<Box> {
 
 /** A line to the box that never fails: whatever goes wrong is an outage. */
 function patientLine(target: Target | null): Line {
-  const outage = target && new Outage(target.socket)
+  let outage: Outage | null = null
+  try {
+    if (target) outage = new Outage(target.socket)
+  } catch (mistake) {
+    report(`this is a bug: ${(mistake as Error).message}`) // no notes, then
+  }
   function lost(error: Error): void {
     const reason = error instanceof NoBox ? error : new NoBox('broken', error.message)
     try {
