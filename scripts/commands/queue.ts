@@ -145,7 +145,7 @@ function cures(rows: readonly Row[]): string {
   if (has('unsigned'))
     lines.push(
       'unsigned: these, or something they need, carry no signature, and the others',
-      '          go on without them; `sudo nix-lan queue sign` signs what was built here',
+      '          go without them; `sudo nix-lan queue sign` signs what was built here',
     )
   if (has('failed')) lines.push('failed: `nix-lan queue retry` puts them back,', '        `nix-lan queue drop --failed` forgets them')
   return lines.map((line) => `${line}\n`).join('')
