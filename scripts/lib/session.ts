@@ -146,6 +146,13 @@ interface Patience {
   listening: boolean
 }
 
+/** Counts until the box is given up; whoever starts it has to clear the interval. */
+function countDown(box: Box, patience: Patience): NodeJS.Timeout {
+  return setInterval(() => {
+    if (patience.listening && --patience.left <= 0) box.reader.finish(new NoBox('mute', `the box has said nothing for ${SILENCE} s`))
+  }, 1000)
+}
+
 /** Answers one question. Returns the box, or null when it was lost over it: then the empty store has answered. */
 async function answer(client: Client, box: Box | null, question: Question, line: Line): Promise<Box | null> {
   if (!box || question.operation.local) {
@@ -154,9 +161,7 @@ async function answer(client: Client, box: Box | null, question: Question, line:
   }
   const relayed = { bytes: 0 }
   const patience: Patience = { left: SILENCE, listening: true }
-  const clock = setInterval(() => {
-    if (patience.listening && --patience.left <= 0) box.reader.finish(new NoBox('mute', `the box has said nothing for ${SILENCE} s`))
-  }, 1000)
+  const clock = countDown(box, patience)
   try {
     box.socket.write(Buffer.concat([u64(question.number), question.bytes]))
     if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, line, relayed, patience)
@@ -241,13 +246,21 @@ async function pipe(client: Client, box: Box | null, number: number): Promise<vo
     return
   }
   const { socket, reader } = box
+  // A Nix that was killed must not be outlived for as long as the box is mute. While it lives, a box may take its time over an upload.
+  const patience: Patience = { left: SILENCE, listening: false }
+  const clock = countDown(box, patience)
   const up = (async () => {
     await send(box, u64(number))
     await pump(client.reader, (bytes) => send(box, bytes))
     socket.end()
+    patience.listening = true
   })()
   up.catch(() => {}) // handled below; until then it must not count as unhandled
-  await pump(reader, client.write)
+  await pump(reader, async (bytes) => {
+    patience.left = Number.POSITIVE_INFINITY
+    await client.write(bytes)
+    patience.left = SILENCE
+  }).finally(() => clearInterval(clock))
   client.end()
   // A box that is gone takes nothing any more, which ends `up`; one that only has no more to say still gets what is on its way.
   await Promise.race([up.catch(() => {}), new Promise((resolve) => setTimeout(resolve, LAST_WORDS))])

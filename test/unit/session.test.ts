@@ -187,6 +187,14 @@ test('a box that falls silent is given up, before an answer and in the middle of
   })
 })
 
+test('a Nix that ends in mid-upload is not outlived by much when the box is mute', async () => {
+  await hurried(async () => {
+    const reader = new ByteReader({ resume: () => {} }, false)
+    const { failed } = await session([u64(44), Buffer.alloc(1000)], [{ ...boxOf(Buffer.alloc(0)), reader }])
+    assert.is(failed, null)
+  })
+})
+
 test('what the empty store lacked is asked for when the box is back', async () => {
   const answer = Buffer.concat([LAST, u64(1), INFO])
   const { answers } = await session([pathInfo, pathInfo], [null, boxOf(answer)])
