@@ -5,8 +5,8 @@
 import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { build } from 'esbuild'
-import { run } from '../scripts/lib/run.ts'
-import { has, PACKAGES, PATH } from './lib/needs.ts'
+import { installPackages } from './lib/apt.ts'
+import { has, PACKAGES } from './lib/needs.ts'
 import type { Counts } from './lib/one.ts'
 
 /** A file that takes longer hangs. */
@@ -71,12 +71,7 @@ async function installMissing(): Promise<void> {
   const packages = [...new Set(lacks.map((program) => PACKAGES[program] ?? program))]
   if (packages.length === 0 || process.getuid?.() !== 0 || !has('apt-get')) return
   console.log(`the tests need ${lacks.join(', ')}: apt-get install ${packages.join(' ')}`)
-  const env = { ...process.env, PATH, DEBIAN_FRONTEND: 'noninteractive' }
-  const install = ['install', '-y', '-qq', '--no-install-recommends', ...packages]
-  for (const args of [['update', '-qq'], install]) {
-    const done = await run('apt-get', args, { env })
-    if (done.code !== 0) console.log(`apt-get ${args.join(' ')} failed:\n${done.stdout}${done.stderr}`)
-  }
+  await installPackages(packages).catch((error) => console.log(`apt-get failed: ${error.message}`))
 }
 
 async function runFile(file: string, out: string, index: number): Promise<Counts> {

@@ -5,8 +5,8 @@ import { realpathSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { main, parse } from '../../scripts/lib/cli.ts'
 import { Failure } from '../../scripts/lib/errors.ts'
-import { run } from '../../scripts/lib/run.ts'
-import { has, missing, PACKAGES, PATH, which } from '../lib/needs.ts'
+import { installPackages } from '../lib/apt.ts'
+import { has, missing, PACKAGES, which } from '../lib/needs.ts'
 import { createPair, DIST, type Pair } from '../nix/pair.ts'
 
 const HELP = `Usage: npm run demo   (or dist/demo)
@@ -137,18 +137,13 @@ async function prepare(): Promise<void> {
   if (packages.length > 0) {
     if (!has('apt-get')) throw new Failure(`the demo needs ${lacks.join(', ')}: install them (on Debian: ${install})`)
     say(`The demo needs ${lacks.join(', ')}, so it installs Debian's packages: ${install}`)
-    await apt('update', '-qq')
-    await apt('install', '-y', '-qq', '--no-install-recommends', ...packages)
+    await installPackages(packages).catch((error) => {
+      throw new Failure(`${install} failed: ${error.message}`)
+    })
     if (missing(NEEDS).length > 0) throw new Failure(`the demo needs ${missing(NEEDS).join(', ')}, and ${install} has not brought it`)
   }
   if (!has('root'))
     throw new Failure('the demo may not make mount namespaces here; in a container, it needs CAP_SYS_ADMIN (docker run --privileged)')
-}
-
-async function apt(...args: string[]): Promise<void> {
-  const env = { ...process.env, PATH, DEBIAN_FRONTEND: 'noninteractive' }
-  const outcome = await run('apt-get', args, { env, inherit: ['stderr'] })
-  if (outcome.code !== 0) throw new Failure(`apt-get ${args.join(' ')} failed:\n${outcome.stdout.slice(-2000)}`)
 }
 
 /** @throws Error when the step does not hold */

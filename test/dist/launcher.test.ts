@@ -22,7 +22,7 @@ import { VERSION } from '../../scripts/lib/version.ts'
 
 /** What a bundle may weigh, in KiB: so that nobody makes a hot path heavy without noticing. About a quarter more than it needs. */
 const BUDGET: Record<string, number> = {
-  demo: 65,
+  demo: 205,
   'nix-lan': 170,
   'nix-lan-available': 115,
   'nix-lan-connect': 100,
