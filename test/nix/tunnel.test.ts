@@ -57,7 +57,9 @@ for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   test(`${signal}: ssh ends, and the socket goes with it`, async () => {
     const tunnel = await open()
     await tunnel.stop(signal)
-    assert.is(await tunnel.ended, 0)
+    // Told to all of them, as a terminal that hangs up tells it: ssh ends with 255 if it hears of it before its parent has.
+    const code = await tunnel.ended
+    assert.ok(code === 0 || (signal === 'SIGHUP' && code === 255), `exit ${code}`)
     assert.not(await socketIsThere())
     assert.equal(
       world.processes('ssh').filter((pid) => !world.processes('sshd').includes(pid)),
