@@ -4,7 +4,7 @@ import { lstatSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { ByteReader, EndOfStream } from './lib/bytes.ts'
 import { exit, main } from './lib/cli.ts'
-import { Away, Failure, UsageError } from './lib/errors.ts'
+import { Away, Failure, noTunnel, UsageError } from './lib/errors.ts'
 import { Outage } from './lib/outage.ts'
 import { socketPath } from './lib/paths.ts'
 import { type Client, ClientGone, type Line, serve, serveStrictly } from './lib/session.ts'
@@ -162,7 +162,7 @@ function becomeOwner(socket: string): void {
   if (process.geteuid?.() !== 0) return
   const owner = lstatSync(dirname(socket), { throwIfNoEntry: false })
   // Not to be looked for as root: it may be made, with a link in it, in this very moment.
-  if (!owner) throw new NoBox('missing', `${socket} does not exist: no tunnel`)
+  if (!owner) throw new NoBox('missing', noTunnel(socket))
   if (owner.uid === 0) return
   try {
     process.setgroups?.([owner.gid])

@@ -7,7 +7,7 @@ import { basename } from 'node:path'
 import { becomeProgram } from './lib/become.ts'
 import { parse } from './lib/cli.ts'
 import { type Cache, type Config, loadConfig } from './lib/config.ts'
-import { Failure, UsageError } from './lib/errors.ts'
+import { Failure, noTunnel, UsageError } from './lib/errors.ts'
 import { type NixConf, readNixConf, readText } from './lib/nix-conf.ts'
 import { socketPath, stateDir } from './lib/paths.ts'
 import { storeUrl } from './lib/store-url.ts'
@@ -227,7 +227,7 @@ async function factsOf(cache: Cache, uid: number, conf: NixConf): Promise<CacheF
 
 /** With no tunnel, nothing of the network is loaded: the ordinary case away from home, and a fifth of the time that node takes. */
 async function usableNow(cache: Cache, uid: number, socket: string): Promise<CacheFacts['usable']> {
-  if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: `${socket} does not exist: no tunnel`, ms: 0 }
+  if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: noTunnel(socket), ms: 0 }
   return (await import('./lib/reach.ts')).usable(cache, uid, cache.deadline)
 }
 

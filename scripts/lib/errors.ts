@@ -25,3 +25,6 @@ export class Away extends Failure {
     super(message, 75)
   }
 }
+
+/** What to say of a tunnel's socket that is not there. */
+export const noTunnel = (socket: string): string => `${socket} does not exist: no tunnel; nix-lan-tunnel makes one`

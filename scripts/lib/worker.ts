@@ -5,6 +5,7 @@
 // daemon.cc (the server), src/libutil/serialise.hh (integers are u64 little-endian; a string is its length, its bytes, zeros up to a multiple of 8).
 import { createConnection, type Socket } from 'node:net'
 import { ByteReader, EndOfStream } from './bytes.ts'
+import { noTunnel } from './errors.ts'
 import { isStorePath } from './hook.ts'
 
 /** Sent by the client (worker-protocol.hh, WORKER_MAGIC_1: "nixc") and by the server (WORKER_MAGIC_2: "dxio"). */
@@ -342,7 +343,7 @@ function openSocket(path: string): { socket: Socket; reader: ByteReader } {
 }
 
 function socketError(error: NodeJS.ErrnoException, path: string): NoBox {
-  if (error.code === 'ENOENT') return new NoBox('missing', `${path} does not exist: no tunnel`)
+  if (error.code === 'ENOENT') return new NoBox('missing', noTunnel(path))
   if (error.code === 'ECONNREFUSED') return new NoBox('refused', `nobody listens on ${path}: the tunnel has ended`)
   if (error.code === 'ECONNRESET' || error.code === 'EPIPE')
     return new NoBox('broken', `${path} was closed: the box's nix-daemon is not there`)

@@ -253,7 +253,7 @@ test('usable: no tunnel, a stale one, a mute one, one that resets, one that work
   const socket = join(MEMORY, 'rpi.sock')
   const usable = async (): Promise<Said> => await ask(toml, ['--usable'])
   const missing = await usable()
-  assert.equal([missing.code, missing.stdout], [1, `rpi: away: ${socket} does not exist: no tunnel\n`])
+  assert.equal([missing.code, missing.stdout], [1, `rpi: away: ${socket} does not exist: no tunnel; nix-lan-tunnel makes one\n`])
   // a listener that was killed leaves its socket
   const killed = spawn(process.execPath, [
     '-e',
