@@ -6,7 +6,11 @@
 # 22), deno-2, bun-1. Fetches it the first time. Fails with a line on stderr.
 runtime_directory() {
   runtime_folder=${XDG_CACHE_HOME:-$HOME/.cache}/nix-lan/runtimes/$1
-  if [ ! -x "$runtime_folder/bin/${1%%-*}" ] && ! fetch_runtime "${1%%-*}" "${1#*-}" "$runtime_folder"; then
+  for runtime_attempt in 1 2 3; do # a registry may hiccup
+    if [ -x "$runtime_folder/bin/${1%%-*}" ] || fetch_runtime "${1%%-*}" "${1#*-}" "$runtime_folder"; then break; fi
+    echo "attempt $runtime_attempt of 3 to get $1 failed" >&2
+  done
+  if [ ! -x "$runtime_folder/bin/${1%%-*}" ]; then
     echo "can't get ${1%%-*} ${1#*-} from npm, see above; without a network put it at $runtime_folder/bin/${1%%-*}" >&2
     return 1
   fi
