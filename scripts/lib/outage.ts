@@ -9,63 +9,79 @@ import type { NoBox } from './worker.ts'
 
 /** For how long, in milliseconds, a mute box isn't tried again: by then ssh has noticed a dead link (ServerAliveInterval × CountMax) and ended the tunnel. */
 const HOLD = 15_000
-const LONGEST_NOTE = 4096
+/** A note that has grown to so many bytes begins anew: there is a line for each start that waited for a mute box, or met a stale socket. */
+const LONG_NOTE = 4096
 
-interface Note {
+/** A line of the note. */
+interface Found {
   /** When it was found away, in milliseconds since 1970. */
   at: number
   kind: string
   /** Which socket was meant. */
   socket: string
+  /** Who found it: a process id. */
+  pid: number
 }
 
 export class Outage {
   private readonly path: string
   private readonly file: number | null
-  private note: Note | null
+  /** What is remembered where there is no file. */
+  private own: Found[] = []
 
-  /** @param path the tunnel's socket. Never throws: without a place for the note, nothing is remembered. */
+  /** @param path the tunnel's socket. Never throws: without a place for the note, only this process remembers. */
   constructor(path: string) {
     this.path = path
     this.file = openNote(path)
-    this.note = this.file === null ? null : readNote(this.file)
   }
 
   /** Whether the box was found mute a moment ago and nothing has changed since. */
   heldBack(now: number): boolean {
-    const note = this.read()
-    return note?.kind === 'mute' && note.socket === identity(this.path) && now >= note.at && now - note.at < HOLD
+    const last = this.read().at(-1)
+    return last?.kind === 'mute' && last.socket === identity(this.path) && now >= last.at && now - last.at < HOLD
   }
 
   /** Takes down that the box is away. Returns whether it is news, for the journal. */
   began(error: NoBox, now: number): boolean {
     if (error.kind === 'missing') return false // the target is down: that is no fault
     const socket = identity(this.path)
-    const note = this.read()
-    const news = note?.kind !== error.kind || note.socket !== socket
-    this.write({ at: now, kind: error.kind, socket })
-    return news
+    const same = ({ kind, socket: meant }: Found): boolean => kind === error.kind && meant === socket
+    const known = this.read().at(-1)
+    this.append({ at: now, kind: error.kind, socket, pid: process.pid })
+    if (known && same(known)) return false
+    // With `max-connections` Nix starts several of us at once, which find the same at the same moment: the first line tells it.
+    const first = this.read().find(same)
+    return !first || first.pid === process.pid
   }
 
   /** Takes down that the box answers. */
   ended(): void {
-    if (this.read()) this.write(null)
+    if (this.read().length > 0) this.clear()
   }
 
-  /** The note as it is now: with `max-connections` Nix starts several of us at once, and all of them wait for the same mute box. */
-  private read(): Note | null {
-    if (this.file !== null) this.note = readNote(this.file) ?? this.note
-    return this.note
+  private read(): Found[] {
+    return this.file === null ? this.own : readNote(this.file)
   }
 
-  private write(note: Note | null): void {
-    this.note = note
-    if (this.file === null) return
+  private append(found: Found): void {
+    if (this.file === null) {
+      this.own = [found]
+      return
+    }
     try {
-      ftruncateSync(this.file, 0)
-      if (note) writeSync(this.file, JSON.stringify(note), 0)
+      if (fstatSync(this.file).size > LONG_NOTE) this.clear()
+      writeSync(this.file, `${JSON.stringify(found)}\n`) // O_APPEND: whole lines, in some order
     } catch {
       // a full /run: then it is not remembered
+    }
+  }
+
+  private clear(): void {
+    this.own = []
+    try {
+      if (this.file !== null) ftruncateSync(this.file, 0)
+    } catch {
+      // as above
     }
   }
 }
@@ -89,7 +105,7 @@ function openNote(path: string): number | null {
     if (!stat.isDirectory() || stat.uid !== uid || (stat.mode & 0o022) !== 0) return null
     const file = openSync(
       `${directory}/away.${encodeURIComponent(path)}`,
-      constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK,
+      constants.O_RDWR | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK,
       0o600,
     )
     if (fstatSync(file).isFile()) return file
@@ -100,12 +116,19 @@ function openNote(path: string): number | null {
   return null
 }
 
-function readNote(file: number): Note | null {
+function readNote(file: number): Found[] {
   try {
-    const bytes = Buffer.alloc(LONGEST_NOTE)
-    const note = JSON.parse(bytes.toString('utf8', 0, readSync(file, bytes, 0, LONGEST_NOTE, 0))) as Note
-    return typeof note.at === 'number' && typeof note.kind === 'string' && typeof note.socket === 'string' ? note : null
+    const bytes = Buffer.alloc(2 * LONG_NOTE)
+    const text = bytes.toString('utf8', 0, readSync(file, bytes, 0, bytes.length, 0))
+    return text.split('\n').slice(0, -1).map(readLine)
   } catch {
-    return null // empty: there was no outage
+    return [] // not ours, or cut off: as if there had been no outage
   }
+}
+
+/** @throws Error for what is no line of a note */
+function readLine(line: string): Found {
+  const { at, kind, socket, pid } = JSON.parse(line) as Found
+  if (typeof at !== 'number' || typeof kind !== 'string' || typeof socket !== 'string') throw new Error('no note')
+  return { at, kind, socket, pid }
 }

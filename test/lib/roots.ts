@@ -10,6 +10,9 @@ export type Suite = 'bookworm' | 'trixie' | 'forky'
 
 const INCLUDE = 'nix-bin,openssh-server,openssh-client,busybox-static'
 
+/** A mirror may hiccup. */
+const ATTEMPTS = 2
+
 /** What is on its way in this process: a pair may need the same release twice at once. */
 const pending = new Map<Suite, Promise<string>>()
 
@@ -28,12 +31,13 @@ async function build(suite: Suite): Promise<string> {
   const unfinished = `${folder}/.${suite}-${process.pid}`
   const args = ['--quiet', '--variant=minbase', `--include=${INCLUDE}`, '--dpkgopt=force-unsafe-io']
   args.push('--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Check-Valid-Until "false"', suite, unfinished, ...(await mirror()))
-  const built = await run('mmdebstrap', args, { env: { ...process.env, PATH }, timeout: 480_000 })
-  if (built.code !== 0) {
+  for (let attempt = 1; ; attempt++) {
+    const built = await run('mmdebstrap', args, { env: { ...process.env, PATH }, timeout: 300_000 })
+    if (built.code === 0) break
     rmSync(unfinished, { recursive: true, force: true })
-    throw new Error(
-      `mmdebstrap could not build a root of Debian ${suite}: ${built.stderr.slice(-2000) || built.failedToStart || 'time limit'}`,
-    )
+    if (attempt < ATTEMPTS) continue
+    const why = built.stderr.slice(-2000) || built.failedToStart || 'time limit'
+    throw new Error(`mmdebstrap could not build a root of Debian ${suite}: ${why}`)
   }
   writeFileSync(`${unfinished}/.complete`, '')
   try {
