@@ -1,14 +1,15 @@
 // nix-lan-connect: the program that Nix runs as a store (ssh-ng://localhost?remote-program=…). Joins Nix to the box's nix-daemon through the
 // tunnel's socket, and is an empty store while the box is away. Never writes to a store, and before the handshake nothing makes it exit.
-import { lstatSync } from 'node:fs'
+import { lstatSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { ByteReader, EndOfStream } from './lib/bytes.ts'
-import { exit, main } from './lib/cli.ts'
+import { EndOfStream } from './lib/bytes.ts'
+import { main } from './lib/cli.ts'
 import { Away, Failure, noTunnel, UsageError } from './lib/errors.ts'
 import { Outage } from './lib/outage.ts'
 import { socketPath } from './lib/paths.ts'
-import { type Client, ClientGone, type Line, serve, serveStrictly } from './lib/session.ts'
-import { type Box, dialBox, NoBox } from './lib/worker.ts'
+import { type Line, serve, serveStrictly } from './lib/session.ts'
+import { ClientGone, stdio } from './lib/stdio.ts'
+import { type Box, NoBox } from './lib/worker.ts'
 
 const HELP = `Usage: nix-lan-connect [OPTION…] [SOCKET | CACHE] --stdio
 
@@ -43,13 +44,11 @@ interface Target {
 const args = process.argv.slice(2)
 const strict = args.includes('--strict')
 if (args.includes('--help') || args.includes('-h') || args.includes('--version')) main('nix-lan-connect', HELP, async () => 0)
-else if (process.stdin.isTTY && !args.includes('--stdio')) main('nix-lan-connect', HELP, notByHand)
+else if (!args.includes('--stdio') && process.stdin.isTTY) main('nix-lan-connect', HELP, notByHand)
 else connect()
 
 // Whatever breaks outside of the conversation, a build must not: the conversation goes on, and a box that no longer answers it is given up.
 process.on('uncaughtException', (error) => report(`this is a bug: ${error.message}`))
-// Nobody reads what we report (`nix build 2>&1 | head`): reporting that would be the next thing that nobody reads, for ever.
-process.stderr.on('error', () => {})
 
 async function notByHand(): Promise<number> {
   throw new UsageError('this is started by Nix, not by hand; see --help')
@@ -60,12 +59,12 @@ async function connect(): Promise<void> {
   try {
     if (strict) await serveStrictly(client, await dialStrictly(await findTarget()))
     else await serve(client, patientLine(await findTarget().catch(unknown)))
-    exit(0)
+    process.exit(0)
   } catch (error) {
-    if (error instanceof ClientGone || error instanceof EndOfStream) exit(strict ? 75 : 0)
+    if (error instanceof ClientGone || error instanceof EndOfStream) process.exit(strict ? 75 : 0)
     else {
       report((error as Error).message)
-      exit(error instanceof Failure ? error.exitCode : 1)
+      process.exit(error instanceof Failure ? error.exitCode : 1)
     }
   }
 }
@@ -94,11 +93,18 @@ async function findTarget(): Promise<Target> {
   return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline }
 }
 
+/** @throws NoBox */
+async function dialTarget({ socket, deadline }: Target): Promise<Box> {
+  becomeOwner(socket)
+  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new NoBox('missing', noTunnel(socket))
+  const { dialBox } = await import('./lib/box.ts')
+  return await dialBox(socket, deadline)
+}
+
 /** @throws Away when the box isn't there; Failure when it is too old */
 async function dialStrictly(target: Target): Promise<Box> {
   try {
-    becomeOwner(target.socket)
-    return await dialBox(target.socket, target.deadline)
+    return await dialTarget(target)
   } catch (error) {
     const message = (error as Error).message
     throw error instanceof NoBox && error.kind === 'old' ? new Failure(message) : new Away(message)
@@ -127,8 +133,7 @@ function patientLine(target: Target | null): Line {
     again = performance.now() + PAUSE
     try {
       if (outage?.heldBack(Date.now())) return null
-      becomeOwner(target.socket)
-      const box = await dialBox(target.socket, target.deadline)
+      const box = await dialTarget(target)
       outage?.ended()
       return box
     } catch (error) {
@@ -137,8 +142,6 @@ function patientLine(target: Target | null): Line {
     }
   }
   let told = false
-  // The first attempt begins while Nix still says hello.
-  let first: Promise<Box | null> | null = dial()
   return {
     lost,
     report: (text) => {
@@ -146,11 +149,7 @@ function patientLine(target: Target | null): Line {
       told = true
     },
     strict: false,
-    dial: () => {
-      const attempt = first ?? dial()
-      first = null
-      return attempt
-    },
+    dial,
   }
 }
 
@@ -173,27 +172,12 @@ function becomeOwner(socket: string): void {
   }
 }
 
-/** Nix, at the other end of stdin and stdout. */
-function stdio(): Client {
-  const { stdin, stdout } = process
-  const reader = new ByteReader({ resume: () => stdin.resume() }, true)
-  stdin.on('data', (chunk: Buffer) => {
-    if (!reader.push(chunk)) stdin.pause()
-  })
-  const over = (): void => reader.finish(new EndOfStream('Nix closed the connection'))
-  stdin.on('end', over)
-  stdin.on('close', over)
-  stdin.on('error', over)
-  stdout.on('error', over)
-  const write = (bytes: Buffer): Promise<void> =>
-    new Promise((resolve, reject) => {
-      stdout.write(bytes, (error) => (error ? reject(new ClientGone(error.message)) : resolve()))
-    })
-  return { reader, write, end: () => stdout.end() }
-}
-
 /** One line for the journal, of bearable length. A box's words may be in it, which mustn't move the cursor of a terminal. */
 function report(line: string): void {
   const [first = ''] = line.slice(0, LONGEST_LINE).split('\n')
-  process.stderr.write(`nix-lan-connect: ${first.replace(/\p{Cc}/gu, '?')}\n`)
+  try {
+    writeSync(2, `nix-lan-connect: ${first.replace(/\p{Cc}/gu, '?')}\n`)
+  } catch {
+    // nobody reads it (`nix build 2>&1 | head`)
+  }
 }

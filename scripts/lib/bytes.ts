@@ -19,14 +19,12 @@ export class ByteReader {
   private chunk: Buffer = Buffer.alloc(0)
   private over: Error | null = null
   private wake: (() => void) | null = null
-  private held = false
+  private held = true
   private readonly source: Source
-  private readonly ahead: boolean
 
-  /** @param ahead ask for the next chunk as soon as one is used up, so that the end of the stream is noticed while nobody reads */
-  constructor(source: Source, ahead: boolean) {
+  /** @param source begins, too, at its first resume(), or earlier */
+  constructor(source: Source) {
     this.source = source
-    this.ahead = ahead
   }
 
   /** Takes a chunk. Returns whether there is room for more; if not, resume() will say when. */
@@ -65,7 +63,6 @@ export class ByteReader {
   /** Marks `length` bytes of what peek() lent as read. */
   consume(length: number): void {
     this.chunk = this.chunk.subarray(length)
-    if (this.chunk.length === 0 && this.ahead && !this.over) this.goOn()
   }
 
   private goOn(): void {

@@ -80,7 +80,7 @@ export async function usable(cache: Cache, uid: number, deadline: number): Promi
 
 async function usableTunnel(socket: string, deadline: number): Promise<Answer> {
   const elapsed = stopwatch()
-  const { dialBox } = await import('./worker.ts')
+  const { dialBox } = await import('./box.ts')
   try {
     const box = await dialBox(socket, deadline)
     box.socket.destroy()

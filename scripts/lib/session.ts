@@ -4,6 +4,7 @@ import type { ByteReader } from './bytes.ts'
 import { EndOfStream } from './bytes.ts'
 import { Away, Failure } from './errors.ts'
 import { NarEnd } from './nar.ts'
+import { ClientGone } from './stdio.ts'
 import {
   type Box,
   emptyAnswer,
@@ -44,6 +45,8 @@ export interface Client {
   reader: ByteReader
   /** Resolves when the bytes are out, so that their memory may be used again; rejects when nobody reads any more. */
   write(bytes: Buffer): Promise<void>
+  /** From now on it is read and written at the same time. Until then we are deaf to all else while we wait for its next question. */
+  bothWays(): void
   /** No more answers are to come. */
   end(): void
 }
@@ -246,6 +249,7 @@ async function pipe(client: Client, box: Box | null, number: number): Promise<vo
     return
   }
   const { socket, reader } = box
+  client.bothWays()
   // A Nix that was killed must not be outlived for as long as the box is mute. While it lives, a box may take its time over an upload.
   const patience: Patience = { left: SILENCE, listening: false }
   const clock = countDown(box, patience)
@@ -285,6 +289,3 @@ function send(box: Box, bytes: Buffer): Promise<void> {
     box.socket.write(bytes, (error) => (error ? reject(error) : resolve()))
   })
 }
-
-/** Nobody reads what we write: Nix is gone, and that is no one's fault. */
-export class ClientGone extends Error {}

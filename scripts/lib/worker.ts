@@ -1,11 +1,10 @@
-// The worker protocol of the Nix daemon, as far as a substituter uses it: wire format, a few operations, and the client's side of the
-// handshake. Nothing else of nix-lan knows a number of it.
+// The worker protocol of the Nix daemon, as far as a substituter uses it: wire format, and a few operations.
+// Nothing else of nix-lan knows a number of it. The handshakes are in box.ts (as a client) and session.ts (as a server).
 //
 // Sources: Nix 2.8.0 and 2.34.8, src/libstore/worker-protocol.hh (numbers), remote-store.cc and worker-protocol-connection.cc (the client),
 // daemon.cc (the server), src/libutil/serialise.hh (integers are u64 little-endian; a string is its length, its bytes, zeros up to a multiple of 8).
-import { createConnection, type Socket } from 'node:net'
-import { ByteReader, EndOfStream } from './bytes.ts'
-import { noTunnel } from './errors.ts'
+import type { Socket } from 'node:net'
+import type { ByteReader } from './bytes.ts'
 import { isStorePath } from './hook.ts'
 
 /** Sent by the client (worker-protocol.hh, WORKER_MAGIC_1: "nixc") and by the server (WORKER_MAGIC_2: "dxio"). */
@@ -19,8 +18,8 @@ export const MAGIC_SERVER = 0x6478696f
 export const OUR_VERSION = 0x0123
 /** Nix 2.4. An older box has other forms of errors (before 1.26) and realisations (before 1.31). */
 export const OLDEST_BOX = 0x0120
-const VERSION_WITH_NIX_VERSION = 0x0121
-const VERSION_WITH_TRUST = 0x0123
+export const VERSION_WITH_NIX_VERSION = 0x0121
+export const VERSION_WITH_TRUST = 0x0123
 
 // Messages that come before an answer (worker-protocol.hh, STDERR_*).
 export const STDERR_LAST = 0x616c7473
@@ -278,74 +277,4 @@ export class NoBox extends Error {
     super(message)
     this.kind = kind
   }
-}
-
-/**
- * Connects to a nix-daemon's socket and goes through the whole handshake: one that is broken off leaves an error in the box's journal each time.
- * @param path the tunnel's socket
- * @param deadline milliseconds for everything
- * @throws NoBox, always by the deadline
- */
-export async function dialBox(path: string, deadline: number): Promise<Box> {
-  const { socket, reader } = openSocket(path)
-  const timer = setTimeout(() => {
-    reader.finish(new NoBox('mute', `${path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`))
-  }, deadline)
-  try {
-    return await shakeHands(socket, reader, path)
-  } catch (error) {
-    socket.destroy()
-    throw error instanceof NoBox ? error : new NoBox('broken', `${path} is not the socket of a nix-daemon: ${(error as Error).message}`)
-  } finally {
-    clearTimeout(timer)
-  }
-}
-
-async function shakeHands(socket: Socket, reader: ByteReader, path: string): Promise<Box> {
-  socket.write(u64(MAGIC_CLIENT))
-  const greeting = new Recorder(reader)
-  if ((await greeting.u64()) !== MAGIC_SERVER) throw new NoBox('broken', `${path} answers, but not as a nix-daemon does`)
-  const version = Math.min(await greeting.u64(), OUR_VERSION)
-  // Our version, no CPU affinity (1.14), no reserved space (1.11).
-  socket.write(Buffer.concat([u64(OUR_VERSION), u64(0), u64(0)]))
-  if (version < OLDEST_BOX) {
-    const spoken = `${version >> 8}.${version & 255}`
-    throw new NoBox('old', `the Nix on the box is too old: it speaks protocol ${spoken}; 1.32 (Nix 2.4) is the oldest that will do`)
-  }
-  const nix = version >= VERSION_WITH_NIX_VERSION ? await greeting.string() : ''
-  if (version >= VERSION_WITH_TRUST) await greeting.u64()
-  const ending = await readMessages(greeting)
-  if (ending.error) throw new NoBox('broken', `the nix-daemon on the box refuses: ${ending.message}`)
-  return { version, nix, socket, reader }
-}
-
-/** Shorter messages are copied out of the buffer, which is cheaper than to stop reading until they are read. */
-const SHORT = 4096
-
-/** A socket that reads into one buffer, over and over: 50 MB of memory in a transfer instead of 84 (Node 20). */
-function openSocket(path: string): { socket: Socket; reader: ByteReader } {
-  const onread = {
-    buffer: Buffer.allocUnsafe(65536),
-    callback: (length: number, buffer: Uint8Array): boolean => {
-      const chunk = Buffer.from(buffer.buffer, buffer.byteOffset, length)
-      if (length <= SHORT) return reader.push(Buffer.from(chunk))
-      reader.lend(chunk)
-      return false
-    },
-  }
-  const socket = createConnection({ path, onread, allowHalfOpen: true })
-  const reader = new ByteReader({ resume: () => socket.resume() }, false)
-  socket.on('error', (error: NodeJS.ErrnoException) => reader.finish(socketError(error, path)))
-  // The box closed its end. (`end` comes only when all that it sent has been read.)
-  socket.on('end', () => reader.finish(new EndOfStream('the box closed the connection')))
-  socket.on('close', () => reader.finish(new EndOfStream('the connection to the box is gone')))
-  return { socket, reader }
-}
-
-function socketError(error: NodeJS.ErrnoException, path: string): NoBox {
-  if (error.code === 'ENOENT') return new NoBox('missing', noTunnel(path))
-  if (error.code === 'ECONNREFUSED') return new NoBox('refused', `nobody listens on ${path}: the tunnel has ended`)
-  if (error.code === 'ECONNRESET' || error.code === 'EPIPE')
-    return new NoBox('broken', `${path} was closed: the box's nix-daemon is not there`)
-  return new NoBox('broken', `${path}: ${error.message}`)
 }

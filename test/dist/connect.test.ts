@@ -66,7 +66,7 @@ function start(args: string[], env: Record<string, string> = {}): Started {
 }
 
 function readerOf(stream: Socket): ByteReader {
-  const reader: ByteReader = new ByteReader({ resume: () => stream.resume() }, false)
+  const reader: ByteReader = new ByteReader({ resume: () => stream.resume() })
   stream.on('data', (chunk: Buffer) => {
     if (!reader.push(chunk)) stream.pause()
   })

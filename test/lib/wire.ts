@@ -15,8 +15,7 @@ export function readerOf(bytes: Buffer, size = 65536): ByteReader {
     at += chunk.length
     reader.lend(chunk)
   }
-  const reader: ByteReader = new ByteReader({ resume: () => queueMicrotask(feed) }, false)
-  queueMicrotask(feed)
+  const reader: ByteReader = new ByteReader({ resume: () => queueMicrotask(feed) })
   return reader
 }
 
@@ -28,6 +27,7 @@ export function clientOf(bytes: Buffer, size?: number): Client & { got(): Buffer
     write: async (chunk) => {
       written.push(Buffer.from(chunk))
     },
+    bothWays: () => {},
     end: () => {},
     got: () => Buffer.concat(written),
   }

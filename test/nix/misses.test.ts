@@ -11,8 +11,8 @@ const test = needs(suite('misses'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 const ROUNDS = 3
 const BUILDS = 40
 const PATHS = 200
-/** What is to be reached is 1.5; what a restart for each miss costs is 37 and more. Between them there is room for a noisy machine. */
-const SLOWEST = 2.5
+/** What is to be reached is 1.5; what a restart for each miss costs is 37 and more. Between them there is room for a busy machine. */
+const SLOWEST = 5
 
 interface Figures {
   /** Milliseconds, the best of all rounds. */

@@ -174,7 +174,7 @@ test('a Nix that takes its time in mid-NAR is no silence of the box', async () =
 
 test('a box that falls silent is given up, before an answer and in the middle of a NAR', async () => {
   const silent = (bytes: Buffer): ReturnType<typeof boxOf> => {
-    const reader = new ByteReader({ resume: () => {} }, false)
+    const reader = new ByteReader({ resume: () => {} })
     reader.push(bytes)
     return { ...boxOf(Buffer.alloc(0)), reader }
   }
@@ -189,7 +189,7 @@ test('a box that falls silent is given up, before an answer and in the middle of
 
 test('a Nix that ends in mid-upload is not outlived by much when the box is mute', async () => {
   await hurried(async () => {
-    const reader = new ByteReader({ resume: () => {} }, false)
+    const reader = new ByteReader({ resume: () => {} })
     const { failed } = await session([u64(44), Buffer.alloc(1000)], [{ ...boxOf(Buffer.alloc(0)), reader }])
     assert.is(failed, null)
   })
