@@ -9,6 +9,8 @@ import type { NoBox } from './worker.ts'
 
 /** For how long, in milliseconds, a mute box isn't tried again: by then ssh has noticed a dead link (ServerAliveInterval × CountMax) and ended the tunnel. */
 const HOLD = 15_000
+/** So many milliseconds after bind(2), a program that wants to has called listen(2). */
+const BIND_TO_LISTEN = 2000
 /** A note that has grown to so many bytes begins anew: there is a line for each start that waited for a mute box, or met a stale socket. */
 const LONG_NOTE = 4096
 
@@ -35,10 +37,15 @@ export class Outage {
     this.file = openNote(path)
   }
 
-  /** Whether the box was found mute a moment ago and nothing has changed since. */
+  /**
+   * Whether asking again is in vain: the box was found mute a moment ago, or the socket stale, and nothing has changed since. Nobody can ever listen
+   * on a stale socket's file again, since bind(2) makes a new one; only one that was made just then may have been about to be listened on.
+   */
   heldBack(now: number): boolean {
     const last = this.read().at(-1)
-    return last?.kind === 'mute' && last.socket === identity(this.path) && now >= last.at && now - last.at < HOLD
+    if (!last || last.socket !== identity(this.path)) return false
+    if (last.kind === 'refused') return last.at - lstatSync(this.path).ctimeMs > BIND_TO_LISTEN
+    return last.kind === 'mute' && now >= last.at && now - last.at < HOLD
   }
 
   /** Takes down that the box is away. Returns whether it is news, for the journal. */

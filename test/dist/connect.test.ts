@@ -2,7 +2,18 @@
 // with none. The boxes are sockets of this test's. NIX_LAN_TEST_RUNTIME is a directory with the one runtime to test; default: this Node.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -311,6 +322,23 @@ test('a stale socket: an empty store, and one line for all starts', async () => 
   assert.not(await has(second))
   await closed(second)
   assert.is(second.stderr(), '')
+})
+
+test('a socket that was stale for long is not tried again, a new one at its place is', async () => {
+  const socket = await stale()
+  await new Promise((done) => setTimeout(done, 2500))
+  for (const lines of [2, 1]) {
+    const nix = await greeted([socket])
+    assert.not(await has(nix))
+    await closed(nix)
+    assert.is(nix.stderr().split('\n').length, lines)
+  }
+  unlinkSync(socket)
+  const { socket: other } = await box(honest())
+  renameSync(other, socket)
+  const nix = await greeted([socket])
+  assert.ok(await has(nix))
+  assert.is(await closed(nix), 0)
 })
 
 test('a mute socket is waited for once; when it was touched, once more', async () => {
