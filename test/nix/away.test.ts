@@ -36,6 +36,7 @@ for (const client of ['host', 'bookworm', 'trixie', 'forky'] as const) {
       await pair.openPlainTunnel()
       await pair.closeTunnel('SIGKILL')
       await pair.client.must('alice', 'test', ['-S', SOCKET]) // stale: it is there, and nobody listens
+      await new Promise((done) => setTimeout(done, 2500)) // for a while: only then is it known that nobody is about to listen
       await costsLittle(pair, `${client}, stale`)
       assert.not.match(pair.client.daemonLog(), /error/i)
       const lines = pair.client.daemonLog().match(/nix-lan-connect: .*/g) ?? []
