@@ -10,17 +10,12 @@ import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { string, u64 } from '../../scripts/lib/worker.ts'
+import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
 
 const PROGRAM = resolve('dist/nix-lan-available')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-available-'))
 chmodSync(TMP, 0o755)
-const ROOT = process.getuid?.() === 0
-const USER = ROOT ? 65534 : (process.getuid?.() ?? 65534)
-// As root NIX_LAN_CONFIG is ignored. The capability: so that programs in root's folders can be run by somebody else.
-const AS_USER = ROOT
-  ? ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
-  : []
 const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime')
 if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(RUNTIME, 'node'))
 /** What a start may take, beside the deadline, on a machine that is busy with other tests. Only a hang takes longer. */

@@ -19,16 +19,11 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
 
 const PROGRAM = resolve('dist/nix-lan-tunnel')
 const TMP = mkdtempSync(join(tmpdir(), 'nl-tunnel-'))
 chmodSync(TMP, 0o755)
-const ROOT = process.getuid?.() === 0
-const USER = ROOT ? 65534 : (process.getuid?.() ?? 65534)
-// As root NIX_LAN_CONFIG is ignored. The capability: so that programs in root's folders can be run by somebody else.
-const AS_USER = ROOT
-  ? ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
-  : []
 const BIN = folder('bin')
 const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? BIN
 if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(BIN, 'node'))
