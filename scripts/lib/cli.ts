@@ -141,6 +141,6 @@ async function answer(argv: string[], name: string, help: string, run: (argv: st
 }
 
 /** Ends the process when stdout has been written. `write('', exit)` loses the tail of a pipe under Bun; `end` does not. */
-export function exit(code: number): void {
+function exit(code: number): void {
   process.stdout.end(() => process.exit(code))
 }

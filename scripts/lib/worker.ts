@@ -23,7 +23,7 @@ export const VERSION_WITH_TRUST = 0x0123
 
 // Messages that come before an answer (worker-protocol.hh, STDERR_*).
 export const STDERR_LAST = 0x616c7473
-export const STDERR_ERROR = 0x63787470
+const STDERR_ERROR = 0x63787470
 const STDERR_NEXT = 0x6f6c6d67
 const STDERR_START_ACTIVITY = 0x53545254
 const STDERR_STOP_ACTIVITY = 0x53544f50
