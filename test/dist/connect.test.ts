@@ -333,6 +333,9 @@ test('a socket that was stale for long is not tried again, a new one at its plac
     await closed(nix)
     assert.is(nix.stderr().split('\n').length, lines)
   }
+  // each attempt that fails is a line of the note
+  const note = join(TMP, process.getuid?.() === 0 ? 'run/nix-lan' : 'user/nix-lan', `away.${encodeURIComponent(socket)}`)
+  assert.is(readFileSync(note, 'utf8').split('\n').length, 2, 'one attempt')
   unlinkSync(socket)
   const { socket: other } = await box(honest())
   renameSync(other, socket)
