@@ -46,7 +46,7 @@ fi
 
 if command -v shellcheck >/dev/null; then
   # shellcheck disable=SC2046 # names of our own files, without spaces
-  check shellcheck shellcheck --external-sources --source-path=SCRIPTDIR --source-path=. $(find scripts build test .ci nix -name '*.sh' -o -path .ci/run)
+  check shellcheck shellcheck --external-sources --source-path=SCRIPTDIR --source-path=. $(find scripts build test .ci nix -name '*.sh' -o -path .ci/run -o -path 'test/bench/rivals/*')
 else
   skip shellcheck 'not installed'
 fi

@@ -1,0 +1,75 @@
+// What a benchmark is made of, and what it hands back. A benchmark makes what it needs, measures its ways in interleaved rounds, sees that the
+// work was really done, and cleans up.
+import type { Formula, Samples } from './stats.ts'
+
+export type Unit = 'ms' | 'MiB' | 'MiB/s' | 'instructions' | 'starts'
+
+/** What is to be reached. */
+export interface Goal {
+  /** What is compared, for example `hook / sh -c :`. */
+  say: string
+  formula: Formula
+  most?: number
+  least?: number
+  /** What --quick insists on: so far from the goal that only a mistake gets there, on a machine that does other things too. */
+  budget?: number
+}
+
+/** One line of the table: the same work done in several ways. */
+export interface Row {
+  id: string
+  /** The work. */
+  what: string
+  unit: Unit
+  samples: Samples
+  goals: Goal[]
+  /** For the chart: which ways stand for nix-lan, for the least that it can cost, and for what one would use instead. */
+  chart?: { label: string; ours: string; floor?: string; rival?: string }
+  /** What the figures don't say by themselves. */
+  notes?: string[]
+}
+
+/** How a benchmark is run. */
+export interface Setting {
+  /** Each thing once or twice, with tiny sizes: only to see that it works. */
+  quick: boolean
+  /** A line of progress. */
+  progress(text: string): void
+}
+
+export interface Bench {
+  name: string
+  /** For the list. */
+  title: string
+  /** Programs and other things that it needs: see needs.ts. */
+  needs: string[]
+  /** Left out unless it is asked for by name. */
+  onlyByName?: boolean
+  /** @throws Error when the work was not done */
+  run(setting: Setting): Promise<Row[]>
+}
+
+/** A size: the full one, or the one of --quick. */
+export const size = <T>({ quick }: Setting, full: T, small: T): T => (quick ? small : full)
+
+/** @throws Error when the condition doesn't hold: a benchmark that measures something else than it says is worse than none */
+export function ensure(condition: unknown, message: string): asserts condition {
+  if (!condition) throw new Error(message)
+}
+
+/** Does each of several things in turn, so many rounds. What a thing returns is its sample. */
+export async function rounds<Way extends string>(
+  count: number,
+  ways: Record<Way, () => Promise<number>>,
+  setting?: Setting,
+): Promise<Record<Way, number[]>> {
+  const names = Object.keys(ways) as Way[]
+  const samples = Object.fromEntries(names.map((name) => [name, [] as number[]])) as Record<Way, number[]>
+  for (let round = 1; round <= count; round++) {
+    for (const name of names) {
+      setting?.progress(`round ${round} of ${count}: ${name}`)
+      samples[name].push(await ways[name]())
+    }
+  }
+  return samples
+}

@@ -1,0 +1,67 @@
+// The results as tables: for a terminal, for docs/bench.md, for the README. Pure.
+import type { Unit } from './bench.ts'
+import type { Figure, Reached, Result, Results } from './results.ts'
+
+/** One line for each goal: what was compared, what came out, what was to be reached. */
+export function goalTable({ rows }: Results): string {
+  const lines = rows.flatMap((row) =>
+    row.goals.map(
+      (goal) => `| ${row.what} | ${goal.say} | ${ratio(goal)} | ${wanted(goal)} | ${verdict(goal)} | \`npm run bench -- ${row.bench}\` |`,
+    ),
+  )
+  return ['| what | compared | measured | to reach | | again |', '|---|---|---|---|---|---|', ...lines].join('\n')
+}
+
+/** One line for each way of each row: the figures themselves. */
+export function figureTable({ rows }: Results): string {
+  const lines = rows.flatMap((row) =>
+    Object.entries(row.figures).map(
+      ([way, figure], index) => `| ${index === 0 ? row.what : ''} | ${way} | ${measured(figure, row.unit)} | ${figure.rounds} |`,
+    ),
+  )
+  return ['| what | way | median ± spread | rounds |', '|---|---|---|---|', ...lines].join('\n')
+}
+
+/** The notes of all rows, as a list; empty when there are none. */
+export function noteList({ rows }: Results): string {
+  return rows.flatMap((row) => row.notes.map((note) => `- ${row.what}: ${note}`)).join('\n')
+}
+
+/** For the terminal. */
+export function plainTable(rows: readonly Result[]): string {
+  return rows
+    .flatMap((row) => [
+      `${row.bench}: ${row.what}`,
+      ...Object.entries(row.figures).map(([way, figure]) => `    ${way.padEnd(44)} ${measured(figure, row.unit)}`),
+      ...row.goals.map((goal) => `    ${verdict(goal) === 'met' ? '✔' : '✘'} ${goal.say}: ${ratio(goal)} (${wanted(goal)})`),
+      ...row.notes.map((note) => `    note: ${note}`),
+    ])
+    .join('\n')
+}
+
+/** The rows that are in the chart, for the README. */
+export function mainTable({ rows }: Results): string {
+  const lines = rows.flatMap((row) => {
+    if (!row.chart) return []
+    const { ours, floor, rival, label } = row.chart
+    const cell = (way: string | undefined): string => {
+      const figure = way === undefined ? undefined : row.figures[way]
+      return figure ? `${number(figure.median, row.unit)} (${way})` : ''
+    }
+    const figure = row.figures[ours]
+    return figure ? [`| ${label} | **${number(figure.median, row.unit)}** | ${cell(floor)} | ${cell(rival)} |`] : []
+  })
+  return ['| | nix-lan | the least it could be | what one would use instead |', '|---|---|---|---|', ...lines].join('\n')
+}
+
+const verdict = ({ met }: Reached): string => (met ? 'met' : 'not met')
+const wanted = ({ most, least }: Reached): string => (most !== undefined ? `≤ ${Number(most.toPrecision(2))}` : `≥ ${least}`)
+const ratio = ({ value, spread }: Reached): string => (spread === 0 ? String(value) : `${value} ± ${spread}`)
+const measured = ({ median, spread }: Figure, unit: Unit): string => `${number(median, unit)} ± ${number(spread, unit)}`
+
+/** A figure as one reads it: seconds when they are many, integers with separators. */
+export function number(value: number, unit: Unit): string {
+  if (unit === 'ms' && value >= 1000) return `${Number((value / 1000).toPrecision(3))} s`
+  if (unit === 'starts' || unit === 'instructions') return `${Math.round(value).toLocaleString('en')} ${unit}`
+  return `${Number(value.toPrecision(3))} ${unit}`
+}

@@ -1,0 +1,97 @@
+// npm run bench [-- [--quick] [--list] NAME…]: measures what a user of nix-lan waits or pays for against what they would use instead, on the same
+// work in the same run: interleaved rounds, medians, and how far the rounds lie apart. Writes docs/bench.json, docs/bench.md, the charts and the
+// README's table; with some names only their rows change. Needs root and Debian's packages (it asks apt-get for those that are missing).
+// --quick: each benchmark once with tiny sizes, to see that it works and that no ratio is beyond its wide budget; writes nothing, and ends with
+// "N passed, N failed".
+import { installPackages } from '../lib/apt.ts'
+import { has, PACKAGES } from '../lib/needs.ts'
+import type { Bench, Row, Setting } from './lib/bench.ts'
+import { readResults, writeResults } from './lib/docs.ts'
+import { describeMachine } from './lib/machine.ts'
+import { merge, overBudget, type Result, resultOf } from './lib/results.ts'
+import { plainTable } from './lib/tables.ts'
+import { hook } from './rows/hook.ts'
+
+const BENCHES: readonly Bench[] = [hook]
+
+/** The packages that only benchmarks need, by program. */
+const OWN_PACKAGES: Record<string, string> = {
+  hyperfine: 'hyperfine',
+  socat: 'socat',
+  tsp: 'task-spooler',
+  sudo: 'sudo',
+  valgrind: 'valgrind',
+}
+
+async function main(argv: string[]): Promise<number> {
+  const quick = argv.includes('--quick')
+  const names = argv.filter((word) => !word.startsWith('--'))
+  const wrong = [
+    ...argv.filter((word) => word.startsWith('--') && word !== '--quick' && word !== '--list'),
+    ...names.filter((name) => !find(name)),
+  ]
+  if (wrong.length > 0 || argv.includes('--list')) {
+    if (wrong.length > 0) console.error(`there is no ${wrong.join(', ')}; there are:`)
+    for (const { name, title } of BENCHES) console.log(`${name.padEnd(12)} ${title}`)
+    return wrong.length > 0 ? 2 : 0
+  }
+  const chosen = BENCHES.filter((bench) => (names.length > 0 ? names.includes(bench.name) : !bench.onlyByName))
+  await installMissing(chosen)
+  const results: Result[] = []
+  const failures: string[] = []
+  for (const bench of chosen) {
+    const rows = await measure(bench, quick, failures)
+    const own = rows.map((row) => resultOf(bench.name, row))
+    results.push(...own)
+    console.log(plainTable(own))
+    if (quick) failures.push(...rows.flatMap(overBudget).map((line) => `${bench.name}: ${line}`))
+    // after each: a long run that is stopped has not been for nothing
+    if (!quick && own.length > 0) await keep(own)
+  }
+  for (const failure of failures) console.log(`FAILED  ${failure}`)
+  console.log(`${results.length} passed, ${failures.length} failed`)
+  return failures.length > 0 ? 1 : 0
+}
+
+const find = (name: string): Bench | undefined => BENCHES.find((bench) => bench.name === name)
+
+async function installMissing(benches: readonly Bench[]): Promise<void> {
+  const lacks = [...new Set(benches.flatMap(({ needs }) => needs))].filter((need) => !has(need))
+  const packages = [...new Set(lacks.flatMap((need) => OWN_PACKAGES[need] ?? PACKAGES[need] ?? []))]
+  if (packages.length === 0 || process.getuid?.() !== 0 || !has('apt-get')) return
+  console.log(`the benchmarks need ${lacks.join(', ')}: apt-get install ${packages.join(' ')}`)
+  await installPackages(packages)
+}
+
+/** Runs one benchmark; what goes wrong is a failure, and the others still run. */
+async function measure(bench: Bench, quick: boolean, failures: string[]): Promise<Row[]> {
+  const lacks = bench.needs.filter((need) => !has(need))
+  if (lacks.length > 0) {
+    failures.push(`${bench.name}: this machine has no ${lacks.join(', ')}`)
+    return []
+  }
+  const started = Date.now()
+  const seconds = (): string => `${((Date.now() - started) / 1000).toFixed(0).padStart(4)} s`
+  const setting: Setting = { quick, progress: (text) => console.error(`${seconds()}  ${bench.name}: ${text}`) }
+  try {
+    return await bench.run(setting)
+  } catch (error) {
+    failures.push(`${bench.name}: ${error instanceof Error ? error.message : error}`)
+    return []
+  }
+}
+
+async function keep(rows: Result[]): Promise<void> {
+  const newer = { machine: describeMachine(), date: new Date().toISOString().slice(0, 10), rows }
+  const order = BENCHES.map(({ name }) => name)
+  await writeResults(merge(readResults(), newer, order))
+}
+
+main(process.argv.slice(2)).then(
+  (code) => process.exit(code),
+  (error) => {
+    console.error(error)
+    console.log('0 passed, 1 failed')
+    process.exit(1)
+  },
+)
