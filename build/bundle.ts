@@ -1,8 +1,9 @@
 // Makes dist/: one self-contained file per executable, which is a sh script and JavaScript at once. With --check it writes nothing
 // and compares dist/ with what the sources give, byte for byte. Started by build.sh.
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { type BuildOptions, build, type Metafile } from 'esbuild'
+import { readUnits, unitsDefine } from './units.ts'
 
 /** The executables: name in dist/ → the TypeScript that it runs, and the sh part in scripts/heads that starts it. */
 const EXECUTABLES: Record<string, { source: string; head: string }> = {
@@ -15,6 +16,16 @@ const EXECUTABLES: Record<string, { source: string; head: string }> = {
   'post-build-hook': { source: 'scripts/post-build-hook.ts', head: 'hook.sh' },
 }
 
+/** The other files of dist/, which nobody executes: path in dist/ → text. */
+const OTHERS: (() => Record<string, string>)[] = [
+  // Without this one, Node tries every file as an ES module first where the nearest package.json says "module": 3-5 ms.
+  () => ({ 'package.json': `${JSON.stringify({ type: 'commonjs' })}\n` }),
+  () => within('systemd/user', readUnits()),
+]
+
+const within = (folder: string, files: Record<string, string>): Record<string, string> =>
+  Object.fromEntries(Object.entries(files).map(([name, text]) => [`${folder}/${name}`, text]))
+
 const ROOT = process.cwd()
 const DIST = join(ROOT, 'dist')
 
@@ -25,7 +36,10 @@ const OPTIONS: BuildOptions = {
   platform: 'node',
   target: 'node18',
   mainFields: ['module', 'main'],
-  define: { 'globalThis.Deno': 'undefined' }, // a bundled zx dies under Deno otherwise (google/zx#894)
+  define: {
+    'globalThis.Deno': 'undefined', // a bundled zx dies under Deno otherwise (google/zx#894)
+    ...unitsDefine(),
+  },
   supported: { 'dynamic-import': false }, // a lazy import() becomes a lazy require, which is 2 ms faster for a builtin
   legalComments: 'none', // it misses zx and mri: see licences()
   minify: false, // these files run as root, and people read them
@@ -35,15 +49,14 @@ const OPTIONS: BuildOptions = {
   logLevel: 'silent',
 }
 
-/** What the sources give: the content of each file of dist/, or why there is none. */
+/** What the sources give: the content of each file of dist/ by its path there, or why there is none. */
 interface Products {
   files: Map<string, string>
   problems: string[]
 }
 
 async function products(): Promise<Products> {
-  // Without this one, Node tries every file as an ES module first where the nearest package.json says "module": 3-5 ms.
-  const files = new Map([['package.json', `${JSON.stringify({ type: 'commonjs' })}\n`]])
+  const files = new Map(OTHERS.flatMap((others) => Object.entries(others())))
   const problems: string[] = []
   for (const [name, { source, head }] of Object.entries(EXECUTABLES)) {
     try {
@@ -135,7 +148,7 @@ function licence(name: string): string {
 
 /** What differs between dist/ and the products, one line each. */
 function differences(files: Map<string, string>): string[] {
-  const found = superfluous().map((name) => `dist/${name} is superfluous`)
+  const found = superfluous(files).map((name) => `dist/${name} is superfluous`)
   for (const [name, text] of files) {
     const file = join(DIST, name)
     if (!existsSync(file)) found.push(`dist/${name} is missing`)
@@ -145,23 +158,31 @@ function differences(files: Map<string, string>): string[] {
   return found
 }
 
-function superfluous(): string[] {
-  return existsSync(DIST) ? readdirSync(DIST).filter((name) => !(name in EXECUTABLES) && name !== 'package.json') : []
+/** What lies in dist/ and is none of the files, folders without any of them included; paths in dist/. */
+function superfluous(files: Map<string, string>, folder = ''): string[] {
+  if (!existsSync(join(DIST, folder))) return []
+  return readdirSync(join(DIST, folder), { withFileTypes: true }).flatMap((entry) => {
+    const path = `${folder}${entry.name}`
+    const isFolder = entry.isDirectory() && [...files.keys()].some((file) => file.startsWith(`${path}/`))
+    if (isFolder) return superfluous(files, `${path}/`)
+    return files.has(path) && !entry.isDirectory() ? [] : [path]
+  })
 }
 
 function modeOf(name: string): number {
-  return name === 'package.json' ? 0o644 : 0o755
+  return name in EXECUTABLES ? 0o755 : 0o644
 }
 
 /** Writes dist/. Each file appears whole, since hooks and connects may start meanwhile. */
 function write(files: Map<string, string>): void {
-  mkdirSync(DIST, { recursive: true })
-  for (const name of superfluous()) rmSync(join(DIST, name), { recursive: true })
+  for (const name of superfluous(files)) rmSync(join(DIST, name), { recursive: true })
   for (const [name, text] of files) {
-    const temporary = join(DIST, `.${name}.${process.pid}`)
+    const file = join(DIST, name)
+    mkdirSync(dirname(file), { recursive: true })
+    const temporary = `${file}.${process.pid}.new`
     writeFileSync(temporary, text)
     chmodSync(temporary, modeOf(name))
-    renameSync(temporary, join(DIST, name))
+    renameSync(temporary, file)
     console.log(`${String(Math.ceil(Buffer.byteLength(text) / 1024)).padStart(5)} KiB  dist/${name}`)
   }
 }

@@ -5,6 +5,7 @@
 import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { build } from 'esbuild'
+import { unitsDefine } from '../build/units.ts'
 import { installPackages } from './lib/apt.ts'
 import { has, PACKAGES } from './lib/needs.ts'
 import type { Counts } from './lib/one.ts'
@@ -53,7 +54,15 @@ function testFiles(folder: string): string[] {
 
 /** Bundles each file to OUT/FILE.mjs. Returns those that can't be, having shown why: the others still run. */
 async function bundle(files: string[], out: string): Promise<Set<string>> {
-  const options = { bundle: true, platform: 'node', format: 'esm', target: 'node18', packages: 'external', sourcemap: 'inline' } as const
+  const options = {
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node18',
+    packages: 'external',
+    sourcemap: 'inline',
+    define: unitsDefine(),
+  } as const
   const all = { ...options, outdir: out, outbase: '.', outExtension: { '.js': '.mjs' }, logLevel: 'silent' } as const
   try {
     await build({ ...all, entryPoints: files })
