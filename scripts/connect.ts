@@ -9,6 +9,7 @@ import { Outage } from './lib/outage.ts'
 import { socketPath } from './lib/paths.ts'
 import { type Line, serve, serveStrictly } from './lib/session.ts'
 import { ClientGone, stdio } from './lib/stdio.ts'
+import { fetchedBy, Tally } from './lib/tally.ts'
 import { type Box, NoBox } from './lib/worker.ts'
 
 const HELP = `Usage: nix-lan-connect [OPTION…] [SOCKET | CACHE] --stdio
@@ -43,6 +44,8 @@ interface Target {
 
 const args = process.argv.slice(2)
 const strict = args.includes('--strict')
+let tally: Tally | undefined
+const fetched = (bytes: number): void => tally?.add(1, bytes)
 if (args.includes('--help') || args.includes('-h') || args.includes('--version')) main('nix-lan-connect', HELP, async () => 0)
 else if (!args.includes('--stdio') && process.stdin.isTTY) main('nix-lan-connect', HELP, notByHand)
 else connect()
@@ -57,7 +60,7 @@ async function notByHand(): Promise<number> {
 async function connect(): Promise<void> {
   const client = stdio()
   try {
-    if (strict) await serveStrictly(client, await dialStrictly(await findTarget()))
+    if (strict) await serveStrictly(client, await dialStrictly(await findTarget()), fetched)
     else await serve(client, patientLine(await findTarget().catch(unknown)))
     process.exit(0)
   } catch (error) {
@@ -95,6 +98,7 @@ async function findTarget(): Promise<Target> {
 
 /** @throws NoBox */
 async function dialTarget({ socket, deadline }: Target): Promise<Box> {
+  tally ??= new Tally(fetchedBy(socket))
   becomeOwner(socket)
   if (!lstatSync(socket, { throwIfNoEntry: false })) throw new NoBox('missing', noTunnel(socket))
   const { dialBox } = await import('./lib/box.ts')
@@ -148,6 +152,7 @@ function patientLine(target: Target | null): Line {
       if (!told) report(text) // a box with a broken database says so for each of a thousand paths
       told = true
     },
+    fetched,
     strict: false,
     dial,
   }
@@ -163,6 +168,7 @@ function becomeOwner(socket: string): void {
   // Not to be looked for as root: it may be made, with a link in it, in this very moment.
   if (!owner) throw new NoBox('missing', noTunnel(socket))
   if (owner.uid === 0) return
+  tally?.open() // its file is root's
   try {
     process.setgroups?.([owner.gid])
     process.setgid?.(owner.gid)

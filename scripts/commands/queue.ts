@@ -11,6 +11,7 @@ import { type Entry, enqueue, putBack, type Queue, readQueue, remove, setAside }
 import { age, askNix, CHEAP, type Known, NOTHING_KNOWN, printable, type Row, rowsOf, table } from '../lib/queue-list.ts'
 import { signClosures } from '../lib/sign.ts'
 import { storesOf } from '../lib/stores.ts'
+import { Tally, uploadedTo } from '../lib/tally.ts'
 import { drain, exitCode, type Ledger, type Summary, wanted } from '../lib/upload.ts'
 import { effectiveUid } from '../lib/users.ts'
 
@@ -284,8 +285,10 @@ async function uploadTo(cache: SshCache, config: Config, json: boolean): Promise
 }
 
 function ledger(cache: string, user: string): Ledger {
+  const tally = new Tally(uploadedTo(cache))
   return {
-    uploaded(entries) {
+    uploaded(entries, bytes) {
+      if (entries.length > 0) tally.add(entries.length, bytes)
       for (const entry of entries) remove(entry, user)
     },
     failed(entry, reason) {

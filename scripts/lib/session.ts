@@ -57,6 +57,8 @@ export interface Line {
   /** Called when a box that had answered is lost, and for what it did wrong otherwise. */
   lost(error: Error): void
   report(line: string): void
+  /** Called when Nix has been given a path, with the bytes of its NAR. */
+  fetched?(bytes: number): void
   /** For uploads and people: pass the box's errors on as they are. */
   strict: boolean
 }
@@ -93,13 +95,14 @@ export async function serve(client: Client, line: Line): Promise<void> {
  * Serves an upload, or a person: no empty store, and errors as the box sends them.
  * @throws Away at once when the box is not there
  */
-export async function serveStrictly(client: Client, box: Box): Promise<void> {
+export async function serveStrictly(client: Client, box: Box, fetched?: Line['fetched']): Promise<void> {
   const line: Line = {
     dial: async () => box,
     lost: (error) => {
       throw new Away(`the box was lost: ${error.message}`)
     },
     report: () => {},
+    ...(fetched && { fetched }),
     strict: true,
   }
   await serve(client, line)
@@ -233,12 +236,14 @@ async function relayNar(
     patience.left = SILENCE
   }
   await pass(messages.bytes)
+  const before = relayed.bytes
   while (!end.done) {
     const chunk = await box.reader.peek()
     const length = end.scan(chunk)
     await pass(chunk.subarray(0, length))
     box.reader.consume(length)
   }
+  line.fetched?.(relayed.bytes - before)
 }
 
 /** From an operation that we don't know to the end of the connection: bytes to and fro, each direction closed when its source is. */

@@ -33,7 +33,8 @@ export interface Stores {
 
 /** Where the outcome of each entry goes as soon as it is known. */
 export interface Ledger {
-  uploaded(entries: Entry[]): void
+  /** `bytes`: of their NARs, without what went along with them. */
+  uploaded(entries: Entry[], bytes: number): void
   failed(entry: Entry, reason: string): void
   /** Its path isn't in this store any more. */
   vanished(entry: Entry): void
@@ -243,7 +244,10 @@ class Drain {
     for (const entry of bare) if (!signed.includes(entry)) this.summary.unsigned.push(entry.path)
     const done = entries.filter((entry) => !bare.includes(entry) && !missing.includes(entry))
     this.summary.uploaded.push(...pathsOf(done))
-    this.ledger.uploaded(done)
+    this.ledger.uploaded(
+      done,
+      done.reduce((sum, entry) => sum + (this.here.get(entry.path)?.size ?? 0), 0),
+    )
   }
 
   /** `bare`: what the box has without a signature that this machine accepts. `missing`: what it has already deleted again. */

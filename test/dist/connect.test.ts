@@ -4,11 +4,14 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
   chmodSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   symlinkSync,
   unlinkSync,
   utimesSync,
@@ -20,6 +23,7 @@ import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ByteReader, EndOfStream } from '../../scripts/lib/bytes.ts'
+import { NarEnd } from '../../scripts/lib/nar.ts'
 import { errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
 import { hello, nar, same } from '../lib/wire.ts'
 
@@ -33,7 +37,7 @@ const MIB = 2 ** 20
 /** Only something that hangs takes longer, in milliseconds. */
 const HANGS = 20_000
 
-for (const name of ['run', 'runtime', 'user', 'user/nix-lan']) mkdirSync(join(TMP, name), { mode: 0o700 })
+for (const name of ['run', 'lib', 'runtime', 'user', 'user/nix-lan']) mkdirSync(join(TMP, name), { mode: 0o700 })
 if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(TMP, 'runtime/node'))
 const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? join(TMP, 'runtime')
 
@@ -50,9 +54,10 @@ interface Started {
 
 const running = new Set<ChildProcess>()
 
-/** Starts connect. As root it gets a /run of its own, since it takes notes there. */
+/** Starts connect. As root it gets a /run and a /var/lib of its own, since it takes notes there. */
 function start(args: string[], env: Record<string, string> = {}): Started {
-  const own = ['--mount', '--propagation', 'private', 'sh', '-c', 'mount --bind "$1" /run && shift && exec "$@"', 'sh', join(TMP, 'run')]
+  const mounts = 'mount --bind "$1/run" /run && mount --bind "$1/lib" /var/lib && shift && exec "$@"'
+  const own = ['--mount', '--propagation', 'private', 'sh', '-c', mounts, 'sh', TMP]
   const [program, ...rest] = [...(process.getuid?.() === 0 ? ['unshare', ...own] : []), CONNECT, ...args]
   const child = spawn(program as string, rest, {
     stdio: ['pipe', 'pipe', 'pipe'],
@@ -269,6 +274,65 @@ function peakOf({ child }: Started): number {
   const status = readFileSync(`/proc/${child.pid}/status`, 'utf8')
   return Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) * 1024
 }
+
+/** Where connect counts what was fetched through a socket. */
+const tallies = (): string => (process.getuid?.() === 0 ? join(TMP, 'lib/nix-lan') : join(TMP, '.local/state/nix-lan'))
+
+/** Fetches a path, and returns once that is counted, with all counts of the socket: paths and bytes. */
+async function fetchedOnce(nix: Started, socket: string, paths: number): Promise<string[]> {
+  nix.send(u64(38), string(PATH))
+  assert.not((await readMessages(new Recorder(nix.reader))).error)
+  const end = new NarEnd()
+  while (!end.done) {
+    const chunk = await nix.reader.peek()
+    nix.reader.consume(end.scan(chunk))
+  }
+  for (const until = Date.now() + HANGS; ; await new Promise((done) => setTimeout(done, 20))) {
+    const lines = countsOf(socket)
+    if (lines.length >= paths || Date.now() > until) return lines
+  }
+}
+
+function countsOf(socket: string): string[] {
+  const file = join(tallies(), `fetched.${encodeURIComponent(socket)}.${new Date().toISOString().slice(0, 7)}`)
+  const lines = existsSync(file) ? readFileSync(file, 'utf8').split('\n').slice(0, -1) : []
+  return lines.map((line) => line.replace(/^\d{10} /, ''))
+}
+
+test('each path that Nix has got is counted at once, also when Nix kills connect next; one that broke off is not', async () => {
+  const { socket } = await box(honest(800))
+  const size = nar({ file: Buffer.alloc(800) }).length
+  for (const expected of [[`1 ${size}`], [`1 ${size}`, `1 ${size}`]]) {
+    const nix = await greeted([socket])
+    assert.equal(await fetchedOnce(nix, socket, expected.length), expected)
+    nix.child.kill('SIGKILL')
+    await nix.ended
+  }
+  const broken = await box(async (_number, from, box) => {
+    await from.string()
+    await new Promise<void>((done) => box.write(Buffer.concat([LAST, nar({ file: 'x' }).subarray(0, 50)]), () => done()))
+    return null
+  })
+  const nix = await greeted([broken.socket])
+  nix.send(u64(38), string(PATH))
+  assert.is(await orHang(nix.ended), 1)
+  assert.equal(countsOf(broken.socket), [])
+})
+
+test('where others can write, nothing is counted, and all else goes on', async () => {
+  const { socket } = await box(honest(8))
+  mkdirSync(tallies(), { recursive: true })
+  chmodSync(tallies(), 0o777)
+  try {
+    const nix = await greeted([socket])
+    assert.equal(await Promise.race([fetchedOnce(nix, socket, 1), new Promise((done) => setTimeout(done, 500, []))]), [])
+    assert.ok(await has(nix))
+    assert.is(await closed(nix), 0)
+    assert.is(nix.stderr(), '')
+  } finally {
+    chmodSync(tallies(), 0o755)
+  }
+})
 
 test('an upload is piped as it is, and the answer comes after its end', async () => {
   const { socket } = await box(honest())
@@ -503,8 +567,8 @@ test('--help shows the line for nix.conf', async () => {
 })
 
 if (process.getuid?.() === 0) {
-  test('as root it becomes the owner of the socket’s directory', async () => {
-    const { socket } = await box(honest())
+  test('as root it becomes the owner of the socket’s directory, and still counts in root’s file', async () => {
+    const { socket } = await box(honest(8))
     const folder = join(TMP, 'others')
     mkdirSync(folder, { mode: 0o755 })
     symlinkSync(socket, join(folder, 'link.sock'))
@@ -516,7 +580,12 @@ if (process.getuid?.() === 0) {
     assert.ok(await has(nix))
     const uids = /Uid:\s+(\d+)\s+(\d+)\s+(\d+)/.exec(readFileSync(`/proc/${nix.child.pid}/status`, 'utf8'))?.slice(1)
     assert.equal(uids, ['65534', '65534', '65534'])
+    const link = join(folder, 'link.sock')
+    assert.equal(await fetchedOnce(nix, link, 1), ['1 120'])
     assert.is(await closed(nix), 0)
+    const [file = ''] = readdirSync(tallies()).filter((name) => name.startsWith(`fetched.${encodeURIComponent(link)}`))
+    const { uid, mode } = statSync(join(tallies(), file))
+    assert.equal([uid, mode & 0o777], [0, 0o644])
   })
 }
 

@@ -1,0 +1,197 @@
+// How much was fetched from a box and uploaded to it: what `nix-lan status` shows as saved. A line for each path or upload, appended to a file
+// for each month, so that it needs no lock, whoever writes at the same time, and nothing is lost when Nix kills connect with its last answer
+// (it does: SIGKILL right after closing the pipes; 2.34.8, libstore/ssh.hh, Connection; libutil/unix/processes.cc, ~Pid). A month that nobody
+// can have open any more is rewritten as one line. Never makes anything fail: what can't be counted isn't.
+import {
+  closeSync,
+  constants,
+  fchmodSync,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
+
+/** Where root's daemon counts, readable for everybody. */
+export const ROOT_TALLIES = '/var/lib/nix-lan'
+
+/** The name of what was fetched through a tunnel's socket. */
+export const fetchedBy = (socket: string): string => `fetched.${encodeURIComponent(socket)}`
+
+/** The name of what was uploaded to a cache. */
+export const uploadedTo = (cache: string): string => `uploaded.${cache}`
+
+/** Paths, bytes of their NARs, and when: milliseconds since 1970, of the last one. */
+export interface Sum {
+  paths: number
+  bytes: number
+  last: number
+}
+
+/** Counts for one name. */
+export class Tally {
+  private readonly name: string
+  private readonly directory: string | undefined
+  private file: number | null | undefined
+
+  /**
+   * @param name from fetchedBy() or uploadedTo()
+   * @param directory where to count; undefined: nowhere
+   */
+  constructor(name: string, directory: string | undefined = ownTallies()) {
+    this.name = name
+    this.directory = directory
+  }
+
+  /** Opens the file now instead of at the first count: for root who is about to give up root's rights. */
+  open(): void {
+    if (this.file === undefined) this.file = this.directory === undefined ? null : openTally(this.directory, this.name, Date.now())
+  }
+
+  /** Counts so many paths and so many bytes of NARs. */
+  add(paths: number, bytes: number): void {
+    this.open()
+    try {
+      // O_APPEND: whole lines, in some order
+      if (typeof this.file === 'number') writeSync(this.file, lineOf({ paths, bytes, last: Date.now() }))
+    } catch {
+      // a full disk
+    }
+  }
+}
+
+/** Where we count ourselves: root for all, an ordinary user (XDG Base Directory Specification) for a Nix without a daemon, and for uploads. */
+export function ownTallies(): string | undefined {
+  if (process.geteuid?.() === 0) return ROOT_TALLIES
+  return userTallies(process.env.HOME, process.env.XDG_STATE_HOME)
+}
+
+/** Where a user's own Nix and uploads are counted; undefined for a user without a home. */
+export function userTallies(home: string | undefined, stateHome: string | undefined): string | undefined {
+  if (stateHome?.startsWith('/')) return `${stateHome}/nix-lan`
+  return home?.startsWith('/') ? `${home}/.local/state/nix-lan` : undefined
+}
+
+/**
+ * Opens this month's file, and makes it, with its directory, when there is none. Only in a directory that is ours and that nobody else can
+ * write, so that there is no link in it to anywhere. @returns null where there is no such place
+ */
+function openTally(directory: string, name: string, now: number): number | null {
+  try {
+    if (!lstatSync(directory, { throwIfNoEntry: false })) mkdirSync(directory, { recursive: true, mode: 0o755 })
+    const stat = lstatSync(directory)
+    if (!stat.isDirectory() || stat.uid !== process.geteuid?.() || (stat.mode & 0o022) !== 0) return null
+    return openMonth(directory, name, now)
+  } catch {
+    return null // a read-only file system, say
+  }
+}
+
+/** More bytes than a month of fetching without a pause leaves. */
+const MOST = 2 ** 26
+
+const APPEND = constants.O_WRONLY | constants.O_APPEND | constants.O_NOFOLLOW | constants.O_NONBLOCK
+
+function openMonth(directory: string, name: string, now: number): number | null {
+  const path = `${directory}/${name}.${month(now)}`
+  let file: number
+  try {
+    file = openSync(path, APPEND)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    file = openSync(path, APPEND | constants.O_CREAT, 0o644)
+    fchmodSync(file, 0o644) // whatever the umask
+    condense(directory, name, now)
+  }
+  if (fstatSync(file).isFile()) return file
+  closeSync(file)
+  return null
+}
+
+/** Once a month: all months but this one and the one before, which a long session may still count in, become a line each. */
+function condense(directory: string, name: string, now: number): void {
+  const recent = [month(now), month(firstOfMonth(now) - 1)]
+  for (const file of months(directory, name)) {
+    if (recent.some((ending) => file.endsWith(ending))) continue
+    const lines = readLines(`${directory}/${file}`)
+    if (lines.length < 2) continue
+    const temporary = `${directory}/.${file}.${process.pid}`
+    writeFileSync(temporary, lineOf(total(lines)), { mode: 0o644 })
+    renameSync(temporary, `${directory}/${file}`)
+  }
+}
+
+const month = (time: number): string => new Date(time).toISOString().slice(0, 7)
+const firstOfMonth = (time: number): number => Date.parse(`${month(time)}-01T00:00:00Z`)
+
+/** The files of a name, the oldest first. */
+function months(directory: string, name: string): string[] {
+  return readdirSync(directory)
+    .filter((file) => file.startsWith(`${name}.`) && /^\d{4}-\d\d$/.test(file.slice(name.length + 1)))
+    .sort()
+}
+
+/** Seconds since 1970, paths, bytes. */
+const lineOf = ({ paths, bytes, last }: Sum): string => `${Math.floor(last / 1000)} ${paths} ${bytes}\n`
+
+/** The lines of a file; what isn't one (cut off by a full disk) is left out. */
+function readLines(path: string): Sum[] {
+  return readSmall(path)
+    .split('\n')
+    .flatMap((line) => {
+      const [, seconds, paths, bytes] = /^(\d{10}) (\d{1,9}) (\d{1,15})$/.exec(line) ?? []
+      return seconds === undefined ? [] : [{ paths: Number(paths), bytes: Number(bytes), last: Number(seconds) * 1000 }]
+    })
+}
+
+/** The text of a file that a user may have made, and root reads: '' for what is no file, or one that can't be a tally. */
+function readSmall(path: string): string {
+  const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  try {
+    const stat = fstatSync(file)
+    return stat.isFile() && stat.size < MOST ? readFileSync(file, 'latin1') : ''
+  } finally {
+    closeSync(file)
+  }
+}
+
+/** The sum of some counts; `last` is 0 when there are none. */
+function total(counts: readonly Sum[]): Sum {
+  const sum = { paths: 0, bytes: 0, last: 0 }
+  for (const { paths, bytes, last } of counts) {
+    sum.paths += paths
+    sum.bytes += bytes
+    if (last > sum.last) sum.last = last
+  }
+  return sum
+}
+
+/** What was counted: ever, in the last seven days, and since midnight. */
+export interface Counted {
+  all: Sum
+  week: Sum
+  today: Sum
+}
+
+/**
+ * Reads what was counted under a name.
+ * @param directories where: those that aren't there or can't be read count nothing
+ * @param now milliseconds since 1970; its day begins at midnight of the local time zone
+ */
+export function counted(name: string, directories: readonly string[], now: number): Counted {
+  const counts = directories.flatMap((directory) => {
+    try {
+      return months(directory, name).flatMap((file) => readLines(`${directory}/${file}`))
+    } catch {
+      return []
+    }
+  })
+  const midnight = new Date(now).setHours(0, 0, 0, 0)
+  const since = (time: number): Sum => total(counts.filter(({ last }) => last >= time))
+  return { all: total(counts), week: since(now - 7 * 86_400_000), today: since(midnight) }
+}
