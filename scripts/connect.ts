@@ -168,7 +168,7 @@ function becomeOwner(socket: string): void {
   // Not to be looked for as root: it may be made, with a link in it, in this very moment.
   if (!owner) throw new NoBox('missing', noTunnel(socket))
   if (owner.uid === 0) return
-  tally?.open() // its file is root's
+  if (lstatSync(socket, { throwIfNoEntry: false })) tally?.open() // its file is root's
   try {
     process.setgroups?.([owner.gid])
     process.setgid?.(owner.gid)

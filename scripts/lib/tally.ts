@@ -83,8 +83,11 @@ export function userTallies(home: string | undefined, stateHome: string | undefi
  */
 function openTally(directory: string, name: string, now: number): number | null {
   try {
-    if (!lstatSync(directory, { throwIfNoEntry: false })) mkdirSync(directory, { recursive: true, mode: 0o755 })
-    const stat = lstatSync(directory)
+    let stat = lstatSync(directory, { throwIfNoEntry: false })
+    if (!stat) {
+      mkdirSync(directory, { recursive: true, mode: 0o755 })
+      stat = lstatSync(directory)
+    }
     if (!stat.isDirectory() || stat.uid !== process.geteuid?.() || (stat.mode & 0o022) !== 0) return null
     return openMonth(directory, name, now)
   } catch {
