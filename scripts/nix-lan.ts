@@ -1,4 +1,5 @@
 // nix-lan, the command for people: a table of subcommands, each in a file of its own in commands/.
+import { check, help as checkHelp } from './commands/check.ts'
 import { queue, help as queueHelp } from './commands/queue.ts'
 import { main, nearest } from './lib/cli.ts'
 import { UsageError } from './lib/errors.ts'
@@ -8,13 +9,17 @@ interface Command {
   run: (argv: string[]) => Promise<number>
 }
 
-const COMMANDS = new Map<string, Command>([['queue', { help: queueHelp, run: queue }]])
+const COMMANDS = new Map<string, Command>([
+  ['check', { help: checkHelp, run: check }],
+  ['queue', { help: queueHelp, run: queue }],
+])
 
 const HELP = `nix-lan: a machine on your network as a Nix cache, for one that comes and goes
 
 Usage: nix-lan COMMAND [OPTION…]
 
 Commands:
+  check    whether the boxes are there; starts and stops their tunnels
   queue    what waits to be uploaded: list, add, upload, retry, drop, sign
 
 Options:

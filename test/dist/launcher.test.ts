@@ -104,7 +104,15 @@ for (const name of NAMES) {
   })
 
   runs(`${name} --help fits a terminal of 80 columns, but for what is to be pasted`, () => {
-    const helps = [['--help'], ...(name === 'nix-lan' ? [['queue', '--help']] : [])].map((args) => start(join(DIST, name), args).stdout)
+    const helps = [
+      ['--help'],
+      ...(name === 'nix-lan'
+        ? [
+            ['queue', '--help'],
+            ['check', '--help'],
+          ]
+        : []),
+    ].map((args) => start(join(DIST, name), args).stdout)
     for (const line of helps.join('').split('\n')) assert.ok(line.length <= 80 || line.includes('://'), line)
   })
 

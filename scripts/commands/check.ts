@@ -1,0 +1,223 @@
+// nix-lan check: is each box there, and is its target as it should be? A timer runs this every 30 seconds, NetworkManager's dispatcher when the
+// network changes, a tunnel when it ends, a person when in doubt. So: little work, never longer than a deadline, and no word without news.
+import { fstatSync, lstatSync, lutimesSync, statSync } from 'node:fs'
+import { type Action, describe, type Facts, needsNoAnswer, plan } from '../lib/check.ts'
+import { parse } from '../lib/cli.ts'
+import { type Cache, type Config, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
+import { Failure, UsageError } from '../lib/errors.ts'
+import { listens } from '../lib/listening.ts'
+import { socketPath } from '../lib/paths.ts'
+import { type Answer, reachable } from '../lib/reach.ts'
+import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../lib/systemd.ts'
+import { forgetTunnelState, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../lib/tunnel-state.ts'
+
+export const help = `Usage: nix-lan check [OPTION…] [CACHE…]
+
+Asks whether the boxes are there, and starts or stops their tunnels (the systemd
+target nix-lan@CACHE.target) to match; without CACHE, all of them, at once. It
+never stops a tunnel whose ssh is alive. A timer does the same every 30 seconds,
+and nix-lan-dispatcher when the network changes.
+
+      --json     print a list with an object for each cache:
+                   {"cache": "rpi", "state": "reachable", "ms": 12,
+                    "address": "192.168.1.20", "port": 22, "tunnel": "active",
+                    "action": "none"}
+                 state: reachable or away; reason instead of address when away;
+                 tunnel: its unit as systemd calls it (active: it answers), for
+                 a box, where there are units; action: start, stop, retry (a
+                 pause after failures ends), revive (it had been given up) or
+                 none
+  -h, --help
+      --version
+
+Exit code: 0 done, whether the boxes are there or not; 1 systemd refused; 2
+wrong usage or configuration.
+
+Example:
+  nix-lan check     rpi: reachable at 192.168.1.20 port 22 (12 ms); starting its
+                    tunnel
+`
+
+/** Properties of units that are asked for. */
+const PROPERTIES = ['LoadState', 'ActiveState', 'SubState', 'StateChangeTimestampMonotonic']
+/** A configuration that was changed less than so many milliseconds ago is news; longer than the timer's period. */
+const RECENT = 60_000
+
+/** Who asks. */
+interface Occasion {
+  byTimer: boolean
+  /** What is printed ends in the journal, every 30 seconds: only news is printed. */
+  quiet: boolean
+  configured: boolean
+}
+
+/** What one cache came to. */
+interface Done {
+  cache: Cache
+  facts: Facts
+  action: Action
+  /** What systemd refused. */
+  problem?: string
+}
+
+export async function check(argv: string[]): Promise<number> {
+  const { words, flag } = parse(argv, { boolean: ['json'] })
+  const config = loadConfig()
+  mustBeUser(config)
+  const names = [...new Set(words)]
+  const chosen = names.length > 0 ? names.map((name) => namedCache(config, name)) : config.caches
+  const quiet = !flag('json') && isJournal(1)
+  const occasion = { quiet, byTimer: quiet && /\.timer$/.test(process.env.TRIGGER_UNIT ?? ''), configured: isRecent(config.file) }
+  const caches = chosen.filter((cache) => cache.kind === 'ssh' || !quiet) // nothing is switched for the others
+  const done = await checkAll(caches, config.uid, occasion)
+  const problems = done.flatMap(({ problem }) => problem ?? [])
+  if (flag('json')) process.stdout.write(`${JSON.stringify(done.map(plain))}\n`)
+  else {
+    const told = done.filter(({ action, problem }) => !problem && (action !== 'none' || !quiet))
+    process.stdout.write(told.map(({ cache, facts, action }) => `${describe(cache.name, facts, action)}\n`).join(''))
+  }
+  for (const problem of new Set(problems)) process.stderr.write(`nix-lan check: ${problem}\n`)
+  return problems.length > 0 ? 1 : 0
+}
+
+/** The targets, the tunnels and the queue are the user's. @throws UsageError for anybody else, root too */
+function mustBeUser({ user, uid, file }: Config): void {
+  if (process.getuid?.() === uid) return
+  throw new UsageError(`the tunnels are ${user}'s (user in ${file}): run it as ${user}${process.getuid?.() === 0 ? ', not as root' : ''}`)
+}
+
+/** Whether a file descriptor leads to the journal. JOURNAL_STREAM alone says little: every shell of a desktop has it (systemd.exec(5)). */
+function isJournal(fd: number): boolean {
+  try {
+    const { dev, ino } = fstatSync(fd, { bigint: true })
+    return process.env.JOURNAL_STREAM === `${dev}:${ino}`
+  } catch {
+    return false // closed
+  }
+}
+
+function isRecent(file: string): boolean {
+  const changed = statSync(file, { throwIfNoEntry: false })?.ctimeMs ?? 0
+  return Math.abs(Date.now() - changed) < RECENT
+}
+
+async function checkAll(caches: Cache[], uid: number, occasion: Occasion): Promise<Done[]> {
+  const boxes = caches.filter((cache): cache is SshCache => cache.kind === 'ssh')
+  const units = hasUserManager() ? unitsOf(boxes) : Promise.resolve(new Map<string, Facts['units']>())
+  units.catch(() => {}) // each box says so
+  const done = await Promise.all(
+    caches.map((cache) => (cache.kind === 'ssh' ? checkBox(cache, uid, occasion, units) : checkUrl(cache, occasion))),
+  )
+  if (boxes.length > 0 && done.every(({ facts, problem }) => !facts.units && !problem)) {
+    const why = hasUserManager()
+      ? 'the systemd units of nix-lan are not installed'
+      : 'you have no systemd user manager here (it comes with a login, or with: sudo loginctl enable-linger $USER)'
+    process.stderr.write(`nix-lan check: ${why}, so nothing was switched; by hand: nix-lan-tunnel\n`)
+  }
+  return done
+}
+
+/** How target and tunnel of each box are, in one call; no entry for those whose units are not installed. */
+async function unitsOf(boxes: readonly SshCache[]): Promise<Map<string, Facts['units']>> {
+  const shown = await showUnits(
+    boxes.flatMap(({ name }) => [targetOf(name), tunnelUnitOf(name)]),
+    PROPERTIES,
+  )
+  const found = new Map<string, Facts['units']>()
+  for (const [i, { name }] of boxes.entries()) {
+    const [target, tunnel] = shown.slice(2 * i)
+    if (target && tunnel && target.LoadState === 'loaded') found.set(name, { target, tunnel })
+  }
+  return found
+}
+
+const NO_PAUSE = { left: 0, age: 0, reason: '' }
+
+async function checkUrl(cache: Cache, { byTimer, configured }: Occasion): Promise<Done> {
+  const answer = await reachable(cache, cache.deadline)
+  return { cache, facts: { answer, listening: false, units: null, pause: NO_PAUSE, byTimer, configured }, action: 'none' }
+}
+
+async function checkBox(cache: SshCache, uid: number, occasion: Occasion, units: ReturnType<typeof unitsOf>): Promise<Done> {
+  const socket = socketPath(uid, cache.name)
+  const pause = pauseOf(uid, cache.name) // before anything takes time: what begins meanwhile is not for this check to end
+  const listening = await listens(socket)
+  const { byTimer, configured } = occasion
+  const before: Facts = { answer: null, listening, units: null, pause, byTimer, configured }
+  if (listening && !byTimer) touch(socket, uid)
+  const asked = byTimer && listening ? null : reachable(cache, cache.deadline)
+  try {
+    before.units = (await units).get(cache.name) ?? null
+    const answer = asked || !needsNoAnswer(before) ? await (asked ?? reachable(cache, cache.deadline)) : null
+    const facts = { ...before, answer }
+    return { cache, facts, action: await act(cache, uid, socket, facts) }
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    return { cache, facts: { ...before, answer: await asked }, action: 'none', problem: error.message }
+  }
+}
+
+/** How long the tunnel still pauses. A pause that ends later than any does is a mistake (state of another boot), and none. */
+function pauseOf(uid: number, cache: string): Facts['pause'] {
+  const state = readTunnelState(uid, cache)
+  const left = state ? state.notBefore - uptime() : 0
+  if (!state || left <= 0) return NO_PAUSE
+  const failed = lstatSync(tunnelStateFile(uid, cache), { throwIfNoEntry: false })?.mtimeMs ?? 0
+  return { left, age: (Date.now() - failed) / 1000, reason: state.reason }
+}
+
+/**
+ * After a change of the network nix-lan-connect asks a box again that it had found mute (lib/outage.ts: its note holds for the socket's times).
+ * Only a socket of our own, in whose place somebody may put a link at any time: lutimes(3) follows none.
+ */
+function touch(socket: string, uid: number): void {
+  try {
+    const stat = lstatSync(socket)
+    if (!stat.isSocket() || stat.uid !== uid) return
+    const now = new Date()
+    lutimesSync(socket, now, now)
+  } catch {
+    // gone by now: then connect knows, too
+  }
+}
+
+/** Does what is planned. Returns what was done. @throws Failure when systemd refuses */
+async function act(cache: SshCache, uid: number, socket: string, facts: Facts): Promise<Action> {
+  const action = plan(facts)
+  switch (action) {
+    case 'start':
+      forgetTunnelState(uid, cache.name)
+      await ask('start', [targetOf(cache.name)])
+      break
+    case 'retry':
+      endPause(uid, cache.name)
+      await ask('restart', [tunnelUnitOf(cache.name)])
+      break
+    case 'revive':
+      await ask('start', [tunnelUnitOf(cache.name)])
+      break
+    case 'stop':
+      if (!(await isStillSo(cache, socket, facts))) return 'none'
+      await ask('stop', [targetOf(cache.name)])
+  }
+  return action
+}
+
+function endPause(uid: number, cache: string): void {
+  const state = readTunnelState(uid, cache)
+  if (state) writeTunnelState(uid, cache, { ...state, notBefore: 0 })
+}
+
+/** An answer takes up to the deadline, in which another check may have found the box, and started what we would stop. */
+async function isStillSo(cache: SshCache, socket: string, facts: Facts): Promise<boolean> {
+  const units = (await unitsOf([cache])).get(cache.name) ?? null
+  const since = (of: Facts['units']): string | undefined => of?.target.StateChangeTimestampMonotonic
+  return since(units) === since(facts.units) && plan({ ...facts, units, listening: await listens(socket) }) === 'stop'
+}
+
+/** As documented in --help. */
+function plain({ cache, facts: { answer, units }, action }: Done): Record<string, unknown> {
+  const { ok, ...rest }: Partial<Answer> = answer ?? {}
+  const tunnel = units ? { tunnel: units.tunnel.ActiveState } : {}
+  return { cache: cache.name, state: ok ? 'reachable' : 'away', ...rest, ...tunnel, ...(cache.kind === 'ssh' ? { action } : {}) }
+}

@@ -1,0 +1,33 @@
+// Whether somebody listens on a socket's file, without a word to whoever does: a connection that only asks would open a channel to the box
+// and leave an error in its nix-daemon's journal.
+import { lstatSync, readFileSync } from 'node:fs'
+
+/** Whether somebody listens there: for a tunnel's socket, whether its ssh is alive. A file that ssh left behind is not enough. */
+export async function listens(socket: string): Promise<boolean> {
+  if (!lstatSync(socket, { throwIfNoEntry: false })?.isSocket()) return false
+  return listedIn(unixSockets(), socket) || (await accepts(socket))
+}
+
+/** Whether the text of /proc/net/unix has somebody who listens at this path: flag 00010000 (__SO_ACCEPTCON), path last (proc_pid_net(5)). */
+export function listedIn(text: string, path: string): boolean {
+  return text.split('\n').some((line) => line.endsWith(` ${path}`) && line.split(/ +/)[3] === '00010000')
+}
+
+/** Only those of our own network namespace. */
+function unixSockets(): string {
+  try {
+    return readFileSync('/proc/net/unix', 'utf8')
+  } catch {
+    return '' // no /proc, or a kernel that hides it
+  }
+}
+
+/** Whether a connection is accepted. A listener whose queue is full (EAGAIN) is one too. */
+export async function accepts(socket: string): Promise<boolean> {
+  const { createConnection } = await import('node:net')
+  return new Promise((resolve) => {
+    const connection = createConnection(socket)
+    connection.on('connect', () => resolve(true)).on('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'EAGAIN'))
+    connection.on('connect', () => connection.destroy())
+  })
+}
