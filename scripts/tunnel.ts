@@ -24,9 +24,10 @@ import {
   sshArguments,
   sshOptions,
 } from './lib/tunnel.ts'
+import { Service } from './lib/tunnel-service.ts'
 
 const NAME = 'nix-lan-tunnel'
-const HELP = `Usage: nix-lan-tunnel [--print] [CACHE]
+const HELP = `Usage: nix-lan-tunnel [--print | --service] [CACHE]
 
 Forwards the socket of nix-daemon on the box, by ssh, until ssh ends, to
 /run/user/UID/nix-lan/CACHE.sock, where nix-lan-connect looks for it. Without
@@ -37,6 +38,9 @@ without a word: by an agent (SSH_AUTH_SOCK, or what env-file sets), or because
 it has no passphrase.
 
       --print     only show the ssh command
+      --service   as systemd's nix-lan-tunnel@CACHE.service starts it: says when
+                  a nix-daemon answers, and instead of ending because it can't
+                  get there, says why and tries again, after up to a minute
   -h, --help
       --version
 
@@ -53,25 +57,70 @@ Examples:
 const say = (text: string): void => void process.stderr.write(`${NAME}: ${text}\n`)
 
 async function tunnel(argv: string[]): Promise<number> {
-  const { words, flag } = parse(argv, { boolean: ['print'] })
+  const { words, flag, value } = parse(argv, { boolean: ['print', 'service', 'ready'], string: ['ended'] })
   if (words.length > 1) throw new UsageError('one cache at a time; see --help')
   const config = loadConfig()
   const cache = boxNamed(config, words[0])
   mustBeUser(config)
   const socket = socketFor(config.uid, cache)
-  const agent = await findAgent(cache.envFile, process.env)
-  if (agent.problem) say(agent.problem)
+  const self = process.argv[1] ?? NAME
+  const service = new Service(config.uid, cache, self, say)
+  const code = value('ended')
+  if (flag('ready')) return await service.ready()
+  if (code !== undefined) return await ended(service, cache, Number(code))
+  if (flag('service')) return await asService(service, cache, socket)
+  const agent = await agentFor(cache)
   if (!flag('print')) await makeRoom(dirname(socket), socket, cache.name)
+  const { answer, facts, args } = await plan(cache, socket, flag('print'))
+  process.stdout.write(
+    flag('print')
+      ? explanation(cache, answer, agent.from, agent.env, args)
+      : command(socket, [hint(cache, facts), '', ''], agent.env, args),
+  )
+  return 0
+}
+
+/** ssh's arguments, and what they rest on. @throws Away, unless they are only wanted for a look */
+async function plan(
+  cache: SshCache,
+  socket: string,
+  onlyLook: boolean,
+  log?: string,
+): Promise<{ answer: Answer; facts: SshFacts; args: string[] }> {
   const [answer, facts] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache, [])])
-  if (!flag('print') && !answer.ok) throw new Away(`${cache.name} is away: ${answer.reason}`)
-  const args = sshArguments(cache, socket, await targetOptions(cache, answer, facts))
+  if (!onlyLook && !answer.ok) throw new Away(`${cache.name} is away: ${answer.reason}`)
+  const args = sshArguments(cache, socket, await targetOptions(cache, answer, facts), log)
   for (const other of otherForwardings(facts)) {
     say(`ssh also makes "${other}" of your ssh configuration, and ends if it can't; a Host alias of its own in ssh = "…" avoids that`)
   }
-  process.stdout.write(
-    flag('print') ? explanation(cache, answer, agent.from, agent.env, args) : command(socket, hint(cache, facts), agent.env, args),
-  )
-  return 0
+  return { answer, facts, args }
+}
+
+async function agentFor(cache: SshCache): ReturnType<typeof findAgent> {
+  const agent = await findAgent(cache.envFile, process.env)
+  if (agent.problem) say(agent.problem)
+  return agent
+}
+
+/** One attempt of the unit's: a pause that is due, or ssh. What goes wrong, other than what is for a person to mend first, is a pause too. */
+async function asService(service: Service, cache: SshCache, socket: string): Promise<number> {
+  if (await service.waits()) return 0
+  try {
+    const agent = await agentFor(cache)
+    await makeRoom(dirname(socket), socket, cache.name)
+    service.newLog()
+    const { args } = await plan(cache, socket, false, service.log)
+    process.stdout.write(command(socket, ['', service.self, cache.name], service.environment(agent), args))
+    return 0
+  } catch (error) {
+    if (!(error instanceof Failure) || error instanceof UsageError) throw error
+    return await service.failed(error.message, error instanceof Away)
+  }
+}
+
+/** ssh has ended by itself. */
+async function ended(service: Service, cache: SshCache, code: number): Promise<number> {
+  return await service.ended(code, async () => byHand(cache, await askSsh(cache, [])))
 }
 
 /** The box with that name; without one, the only box, however many other caches there are. */
@@ -152,16 +201,19 @@ async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): 
 
 /** What to try when ssh could not log in: it asks nobody here, so an unknown host key or a locked key is "failed" and no more. */
 function hint(cache: SshCache, facts: SshFacts): string {
-  const port = cache.port === 22 ? [] : portOptions(cache, facts)
-  const byHand = ['ssh', ...port, cache.ssh].join(' ')
-  return `${NAME}: no tunnel to ${cache.name}; ssh can't ask anything here, but it can by hand: ${byHand}`
+  return `${NAME}: no tunnel to ${cache.name}; ssh can't ask anything here, but it can by hand: ${byHand(cache, facts)}`
 }
 
-/** A shell keeps the socket's life and ssh's the same. */
-function command(socket: string, hint: string, env: Record<string, string>, args: readonly string[]): string {
+function byHand(cache: SshCache, facts: SshFacts): string {
+  const port = cache.port === 22 ? [] : portOptions(cache, facts)
+  return ['ssh', ...port, cache.ssh].join(' ')
+}
+
+/** A shell keeps the socket's life and ssh's the same. `more`: its second to fourth argument, see KEEPER. */
+function command(socket: string, more: readonly string[], env: Record<string, string>, args: readonly string[]): string {
   return becomeProgram({
     program: '/bin/sh',
-    args: ['-c', KEEPER, NAME, socket, hint, 'ssh', ...args],
+    args: ['-c', KEEPER, NAME, socket, ...more, 'ssh', ...args],
     shift: process.argv.length - 2,
     env: { ...env, PATH: searchPath(process.env.PATH) },
   })

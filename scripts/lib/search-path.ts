@@ -2,8 +2,11 @@
 
 const DIRECTORIES = '/usr/local/bin:/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin'
 
-/** PATH, and at its end the directories where every system has its programs. */
-export const searchPath = (path: string | undefined): string => (path ? `${path}:${DIRECTORIES}` : DIRECTORIES)
+/** PATH, and at its end the directories where every system has its programs; a PATH that was made here stays as it is. */
+export function searchPath(path: string | undefined): string {
+  if (!path) return DIRECTORIES
+  return path === DIRECTORIES || path.endsWith(`:${DIRECTORIES}`) ? path : `${path}:${DIRECTORIES}`
+}
 
 /** Our environment with that PATH, for a program to be started in. */
 export const searchEnv = (): Record<string, string | undefined> => ({ ...process.env, PATH: searchPath(process.env.PATH) })

@@ -55,3 +55,26 @@ export function uptime(): number {
     return 0
   }
 }
+
+/** The longest pause, in seconds: with the time that an attempt takes, a key that is unlocked is seen within a minute. */
+export const LONGEST_PAUSE = 55
+
+/** Seconds to wait after so many failures in a row: 1, 2, 4, … */
+export const pauseAfter = (failures: number): number => Math.min(LONGEST_PAUSE, 2 ** (failures - 1))
+
+/**
+ * What to remember after an attempt that failed; pure.
+ * @param before what was remembered
+ * @param now the wall clock, for people
+ * @param up see uptime()
+ */
+export function afterFailure(before: TunnelState | undefined, reason: string, now: Date, up: number): TunnelState {
+  const failures = (before?.failures ?? 0) + 1
+  return { failures, reason, since: before?.since ?? now.toISOString(), notBefore: up + pauseAfter(failures) }
+}
+
+/** Seconds until the next attempt, 0 for at once; a time further away than any pause (a file from elsewhere) counts as 0. Pure. */
+export function pauseLeft(state: TunnelState | undefined, up: number): number {
+  const left = (state?.notBefore ?? 0) - up
+  return left > 0 && left <= LONGEST_PAUSE ? left : 0
+}

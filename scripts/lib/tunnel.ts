@@ -11,13 +11,14 @@ const KEY_EXCHANGE = 5
  * Options for every tunnel, whatever ~/.ssh/config says. Not ClearAllForwardings, which clears our own -L too (ssh_config(5)).
  * StreamLocalBindUnlink=no: of two tunnels that start at once the second must fail to bind instead of taking the first one's socket
  * away; a stale socket has been removed before. LogLevel=INFO: at ERROR, ssh says nothing when the server stops answering.
+ * ServerAlive: ssh asks after 4 s of silence, and gives up when neither of two questions is answered for 4 s each: after 12 s at most.
  */
 const OPTIONS = [
   'BatchMode=yes',
   'ExitOnForwardFailure=yes',
   'StreamLocalBindUnlink=no',
   'StreamLocalBindMask=0177',
-  'ServerAliveInterval=5',
+  'ServerAliveInterval=4',
   'ServerAliveCountMax=2',
   'ControlMaster=no',
   'ControlPath=none',
@@ -38,9 +39,10 @@ export function sshOptions(cache: SshCache): string[] {
   return ['-N', '-T', '-n', ...[...OPTIONS, `ConnectTimeout=${timeout}`].flatMap(option)]
 }
 
-/** All of ssh's arguments. `target`: from targetOptions. */
-export function sshArguments(cache: SshCache, socket: string, target: readonly string[]): string[] {
-  return [...sshOptions(cache), ...target, '-L', `${socket}:${cache.daemonSocket}`, cache.ssh]
+/** All of ssh's arguments. `target`: from targetOptions. `log`: a file for what ssh says, instead of stderr. */
+export function sshArguments(cache: SshCache, socket: string, target: readonly string[], log?: string): string[] {
+  const file = log === undefined ? [] : ['-E', log]
+  return [...sshOptions(cache), ...file, ...target, '-L', `${socket}:${cache.daemonSocket}`, cache.ssh]
 }
 
 /** Reads the output of `ssh -G`. */
@@ -100,19 +102,36 @@ export function otherForwardings(facts: SshFacts): string[] {
 
 /**
  * sh code that runs ssh and removes its socket: ssh leaves it behind however it ends (OpenSSH 9.2: TERM, INT, HUP, lost link, KILL).
- * $1: the socket; $2: what to say when ssh failed before it made that; then the command. Signals become TERM for ssh (a background child ignores INT), and ssh's exit code is ours.
+ * $1: the socket; $2: what to say when ssh failed before it made that; $3 and $4: under systemd this program and the cache, else empty; then
+ * the command. Signals become TERM for ssh (a background child ignores INT), and ssh's exit code is ours.
+ * Under systemd somebody asks through the socket, with growing pauses, until the box answers (not ssh's LocalCommand: that is run by the
+ * user's own shell, whatever it is, and ssh waits for it); and when ssh ends without having been told to, `--ended` has the last word.
  * A socket that somebody listens on by then is another tunnel's, and stays (proc_pid_net(5), /proc/net/unix: flag 00010000, path last).
  */
-export const KEEPER = `socket=$1 hint=$2 pid= stop=
-shift 2
-trap 'stop=1; [ -z "$pid" ] || kill "$pid" 2>/dev/null' HUP INT QUIT TERM
+export const KEEPER = `socket=$1 hint=$2 self=$3 cache=$4 pid= stop= told= asking=
+shift 4
+trap 'stop=1 told=1; [ -z "$pid" ] || kill "$pid" 2>/dev/null' HUP INT QUIT TERM
 "$@" &
 pid=$!
 [ -z "$stop" ] || kill "$pid"
+if [ -n "$self" ]; then
+  (
+    while ! [ -S "$socket" ]; do sleep 0.1; done
+    for pause in 0.2 0.4 0.8 1.5 3 6; do
+      if "$self" --ready "$cache"; then exit; fi
+      sleep "$pause"
+    done
+    until "$self" --ready "$cache"; do sleep 12; done
+  ) &
+  asking=$!
+fi
 while stop=; wait "$pid"; code=$?; [ -n "$stop" ]; do :; done
-[ "$code" != 255 ] || [ -S "$socket" ] || printf '%s\\n' "$hint" >&2
+[ -z "$asking" ] || kill "$asking" 2>/dev/null
+[ -n "$self" ] || [ "$code" != 255 ] || [ -S "$socket" ] || printf '%s\\n' "$hint" >&2
+ours=1
 while read -r _ _ _ flags _ _ _ path; do
-  if [ "$flags $path" = "00010000 $socket" ]; then exit "$code"; fi
+  if [ "$flags $path" = "00010000 $socket" ]; then ours=; fi
 done </proc/net/unix
-rm -f -- "$socket"
+[ -z "$ours" ] || rm -f -- "$socket"
+if [ -n "$self" ] && [ -z "$told" ]; then exec "$self" --ended "$code" "$cache"; fi
 exit "$code"`

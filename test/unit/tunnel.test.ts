@@ -39,7 +39,7 @@ test('the command: options, then the forwarding, then the destination', () => {
   assert.equal(args.slice(0, 3), ['-N', '-T', '-n'])
   assert.equal(args.slice(-5), ['-p', '22', '-L', '/run/user/1000/nix-lan/rpi.sock:/nix/var/nix/daemon-socket/socket', 'pi@rpi.local'])
   const options = args.filter((_, i) => args[i - 1] === '-o')
-  for (const must of ['BatchMode=yes', 'ExitOnForwardFailure=yes', 'ServerAliveInterval=5', 'ServerAliveCountMax=2', 'ControlPath=none']) {
+  for (const must of ['BatchMode=yes', 'ExitOnForwardFailure=yes', 'ServerAliveInterval=4', 'ServerAliveCountMax=2', 'ControlPath=none']) {
     assert.ok(options.includes(must), must)
   }
   // 2.5 s for the box and 5 s for the key exchange
