@@ -24,7 +24,13 @@ find_program() {
   return 1
 }
 
+# The runtime, where it is known beforehand: nix/package.nix writes an absolute path between the quotes.
+nix_lan_pinned=''
+
+# find_runtime: sets nix_lan_found to the pinned runtime, or else to the first that there is. None: fails.
 find_runtime() {
+  nix_lan_found=$nix_lan_pinned
+  if [ -x "$nix_lan_found" ]; then return 0; fi
   find_program node deno bun
 }
 

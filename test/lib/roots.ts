@@ -5,10 +5,11 @@ import { homedir } from 'node:os'
 import { run } from '../../scripts/lib/run.ts'
 import { PATH } from './needs.ts'
 
-/** A Debian release and what `nix --version` says in it (when this was written): 2.8.0, 2.26.3, 2.34.8. */
-export type Suite = 'bookworm' | 'trixie' | 'forky'
+/** A Debian release and what `nix --version` says in it (when this was written): 2.3.7 (which only reads nix/), 2.8.0, 2.26.3, 2.34.8. */
+export type Suite = 'bullseye' | 'bookworm' | 'trixie' | 'forky'
 
 const INCLUDE = 'nix-bin,openssh-server,openssh-client,busybox-static'
+const INCLUDE_OLD = 'nix-bin'
 
 /** A mirror may hiccup. */
 const ATTEMPTS = 2
@@ -29,7 +30,7 @@ async function build(suite: Suite): Promise<string> {
   if (existsSync(`${root}/.complete`)) return root
   mkdirSync(folder, { recursive: true })
   const unfinished = `${folder}/.${suite}-${process.pid}`
-  const args = ['--quiet', '--variant=minbase', `--include=${INCLUDE}`, '--dpkgopt=force-unsafe-io']
+  const args = ['--quiet', '--variant=minbase', `--include=${suite === 'bullseye' ? INCLUDE_OLD : INCLUDE}`, '--dpkgopt=force-unsafe-io']
   args.push('--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Check-Valid-Until "false"', suite, unfinished, ...(await mirror()))
   for (let attempt = 1; ; attempt++) {
     const built = await run('mmdebstrap', args, { env: { ...process.env, PATH }, timeout: 300_000 })

@@ -1,0 +1,50 @@
+{
+  description = "A Nix cache on the machine in the cupboard, for a laptop that comes and goes";
+
+  # There is no flake.lock here: nothing but the version of Node depends on it, and who uses this flake lets it follow their own nixpkgs.
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+
+  outputs =
+    { self, nixpkgs }:
+    let
+      systems = [
+        "x86_64-linux"
+        "aarch64-linux"
+      ];
+      each = make: nixpkgs.lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
+      package = pkgs: pkgs.callPackage ./nix/package.nix { };
+      app = pkgs: name: {
+        type = "app";
+        program = "${package pkgs}/bin/${name}";
+        meta.description = "${name} of nix-lan";
+      };
+    in
+    {
+      packages = each (pkgs: {
+        default = package pkgs;
+        nix-lan = package pkgs;
+      });
+
+      apps = each (pkgs: {
+        default = app pkgs "nix-lan";
+        nix-lan = app pkgs "nix-lan";
+        nix-lan-run = app pkgs "nix-lan-run";
+      });
+
+      overlays.default = final: prev: { nix-lan = package final; };
+
+      checks = each (pkgs: {
+        package = package pkgs;
+      });
+
+      # For work on nix-lan itself: npm and the Node that the package has. npm brings the rest.
+      devShells = each (pkgs: {
+        default = pkgs.mkShell {
+          packages = [
+            pkgs.nodejs
+            pkgs.shellcheck
+          ];
+        };
+      });
+    };
+}

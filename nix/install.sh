@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# The install phase of package.nix. The current directory is a copy of dist/; $out, $node and $license come from there. Every replacement is
+# checked: a text that is no longer where this looks for it must end the build, not give a package that works only by accident.
+: "${out:?}" "${node:?}" "${license:?}"
+
+# fail TEXT: says why, and ends the build.
+fail() {
+  echo "nix-lan: $1" >&2
+  exit 1
+}
+
+# pin_runtime FILE: the line in scripts/heads/runtime.sh by which the file finds its JavaScript runtime names $node. A plain sh script has none.
+pin_runtime() {
+  if ! grep -q '^find_runtime()' "$1"; then return; fi
+  sed -i "s|^nix_lan_pinned=''\$|nix_lan_pinned='$node'|" "$1"
+  [ "$(grep -cxF "nix_lan_pinned='$node'" "$1")" = 1 ] || fail "$1 has no line nix_lan_pinned='' where the runtime could be pinned"
+}
+
+# install_programs: all of them side by side, since they look for each other there; those for people and for Nix by links in bin.
+install_programs() {
+  local file folder=$out/lib/nix-lan
+  mkdir -p "$out/bin" "$folder"
+  install -m 444 package.json "$folder/package.json"
+  for file in post-build-hook nix-lan*; do
+    install -m 755 "$file" "$folder/$file"
+    pin_runtime "$folder/$file"
+    chmod 555 "$folder/$file"
+    case $file in
+      post-build-hook | nix-lan-dispatcher) ;;
+      *) ln -s "../lib/nix-lan/$file" "$out/bin/$file" ;;
+    esac
+  done
+}
+
+# install_units: the one source's units, which start the programs of this very package instead of those in PATH.
+install_units() {
+  local file folder=$out/lib/systemd/user
+  mkdir -p "$folder"
+  for file in systemd/user/*; do
+    sed "s|/usr/bin/env nix-lan|$out/bin/nix-lan|g" "$file" >"$folder/${file##*/}"
+  done
+  if grep -rn '/usr/bin/env' "$folder"; then fail 'a unit starts something by /usr/bin/env that is not nix-lan'; fi
+  grep -rqF "ExecStart=$out/bin/nix-lan" "$folder" || fail 'no unit starts nix-lan'
+}
+
+
+runHook preInstall
+install_programs
+if [ -d systemd/user ]; then install_units; fi
+install -D -m 444 "$license" "$out/share/doc/nix-lan/LICENSE"
+runHook postInstall

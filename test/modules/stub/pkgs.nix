@@ -1,0 +1,75 @@
+# A stand-in for nixpkgs' package set: what flake.nix and nix/*.nix take from it. Derivations are real ones, and those that are built, are
+# built: with the programs of the machine, so outside a sandbox. The packages are no more than links to the machine's own.
+{ system }:
+let
+  lib = import ./lib.nix;
+
+  # nixpkgs' mkDerivation, as far as it goes here: `meta` and `version` are attributes of the result and not of the build.
+  mkDerivation =
+    attributes:
+    let
+      name = attributes.name or "${attributes.pname}-${attributes.version}";
+      build = derivation (
+        builtins.removeAttrs attributes [ "meta" ]
+        // {
+          inherit name system;
+          builder = "/bin/bash";
+          args = [ ./builder.sh ];
+        }
+      );
+    in
+    build // { inherit (attributes) meta; };
+
+  # A package with one program, which the machine has.
+  linked =
+    pname: version: program:
+    mkDerivation {
+      inherit pname version program;
+      installPhase = "mkdir -p $out/bin; ln -s \"$(command -v $program)\" $out/bin/$program";
+      meta.mainProgram = program;
+    };
+
+  pkgs = {
+    inherit lib system;
+    stdenvNoCC = {
+      inherit mkDerivation;
+    };
+
+    nodejs = linked "nodejs" "20.0.0" "node";
+    nodejs-slim = linked "nodejs-slim" "20.0.0" "node";
+    bash = linked "bash" "5.2" "bash";
+    coreutils = linked "coreutils" "9.0" "ln";
+    nix = linked "nix" "2.28.0" "nix-store";
+    shellcheck = linked "shellcheck" "0.10" "shellcheck";
+
+    # nixpkgs' callPackage: an argument with a default may be missing.
+    callPackage =
+      file: given:
+      let
+        function = if builtins.isFunction file then file else import file;
+        known = builtins.intersectAttrs (builtins.functionArgs function) pkgs;
+        result = function (known // given);
+      in
+      result // { override = more: pkgs.callPackage file (given // more); };
+
+    mkShell =
+      { packages }:
+      mkDerivation {
+        pname = "shell";
+        version = "0";
+        inherit packages;
+        installPhase = "mkdir $out";
+        meta = { };
+      };
+
+    testers.runNixOSTest =
+      file:
+      mkDerivation {
+        pname = "vm-test";
+        version = "0";
+        installPhase = "mkdir $out";
+        meta = { };
+      };
+  };
+in
+pkgs
