@@ -1,4 +1,4 @@
-// Reads scripts/units for who bundles: build/bundle.ts, and test/main.ts for the tests.
+// Reads scripts/units for who bundles: build/bundle.ts, and test/lib/runner.ts for the tests.
 import { readdirSync, readFileSync } from 'node:fs'
 
 const FOLDER = 'scripts/units'

@@ -1,7 +1,10 @@
 #!/bin/sh
 # npm test [-- WORD…]: every test/**/*.test.ts, or those whose path contains one of the words. See test/main.ts.
+# test.sh MAIN.ts [WORD…] runs another program of the tests, bundled: npm run test:lab and npm run lab do.
 set -eu
 cd "$(dirname "$0")/.."
+main=test/main.ts
+case ${1-} in *.ts) main=$1 && shift ;; esac
 if [ -z "$(find node_modules/.package-lock.json -newer package-lock.json 2>/dev/null)" ]; then
   echo 'npm ci: node_modules is missing or older than package-lock.json' >&2
   npm ci --no-audit --no-fund --loglevel=error </dev/null >&2
@@ -13,6 +16,6 @@ out=node_modules/.nix-lan-test-$$
 trap 'rm -rf "$out"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-node_modules/.bin/esbuild test/main.ts --bundle --platform=node --format=esm --target=node18 --packages=external \
+node_modules/.bin/esbuild "$main" --bundle --platform=node --format=esm --target=node18 --packages=external \
   --sourcemap=inline --log-level=warning --outfile="$out/main.mjs" >&2
-node --enable-source-maps "$out/main.mjs" "$out" "$@" </dev/null
+if [ "$main" = test/lab/up.ts ]; then node "$out/main.mjs" "$@"; else node --enable-source-maps "$out/main.mjs" "$out" "$@" </dev/null; fi

@@ -19,6 +19,7 @@ export const PACKAGES: Record<string, string> = {
   bash: 'bash',
   ip: 'iproute2',
   busybox: 'busybox',
+  'systemd-nspawn': 'systemd-container',
 }
 
 /** The names of tests that were skipped, and why. A global, since each test file is a bundle of its own; test/lib/one.ts makes and reads it. */

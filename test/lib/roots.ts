@@ -1,7 +1,8 @@
 // Roots of other Debian releases, each with its own Nix: built once by mmdebstrap into the user's cache folder, never modified afterwards
-// (worlds put an overlay over them).
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+// (worlds and labs put an overlay over them).
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
+import { dirname } from 'node:path'
 import { run } from '../../scripts/lib/run.ts'
 import { PATH } from './needs.ts'
 
@@ -15,40 +16,56 @@ const INCLUDE_OLD = 'nix-bin'
 const ATTEMPTS = 2
 
 /** What is on its way in this process: a pair may need the same release twice at once. */
-const pending = new Map<Suite, Promise<string>>()
+const pending = new Map<string, Promise<string>>()
 
-/** The folder of a release's root; builds it when it isn't there (a download of about 60 MB, 10 to 60 s). @throws Error with mmdebstrap's last lines */
+/** What a root is made of. */
+export interface RootPlan {
+  suite: Suite
+  /** Where it shall lie. What is in it must follow from this name, since a root that is there is taken as it is. */
+  root: string
+  /** Packages, with commas between. */
+  include: string
+  /** sh commands for mmdebstrap's --customize-hook, with the root in $1. */
+  hooks?: readonly string[]
+}
+
+/** Where all that is kept between runs lies. */
+export function cacheFolder(): string {
+  return `${process.env.XDG_CACHE_HOME || `${homedir()}/.cache`}/nix-lan`
+}
+
+/** The folder of a release's root with Nix and ssh; builds it when it isn't there (a download of about 60 MB, 10 to 60 s). @throws as builtRoot */
 export function debianRoot(suite: Suite): Promise<string> {
-  const root = pending.get(suite) ?? build(suite)
-  pending.set(suite, root)
+  return builtRoot({ suite, root: `${cacheFolder()}/roots/${suite}`, include: suite === 'bullseye' ? INCLUDE_OLD : INCLUDE })
+}
+
+/** The folder of a root; builds it when it isn't there, once, whoever else wants it at the same time. @throws Error with mmdebstrap's last lines */
+export function builtRoot(plan: RootPlan): Promise<string> {
+  const root = pending.get(plan.root) ?? build(plan)
+  pending.set(plan.root, root)
   return root
 }
 
-async function build(suite: Suite): Promise<string> {
-  const folder = `${process.env.XDG_CACHE_HOME || `${homedir()}/.cache`}/nix-lan/roots`
-  const root = `${folder}/${suite}`
+// $0: the root, then mmdebstrap's command. What is unfinished has another name, so that a root is whole or not there.
+const BUILD = `[ -e "$0/.complete" ] && exit
+rm -rf --one-file-system "$0" "$0.unfinished"
+"$@" && touch "$0.unfinished/.complete" && mv "$0.unfinished" "$0"`
+
+async function build({ suite, root, include, hooks = [] }: RootPlan): Promise<string> {
   if (existsSync(`${root}/.complete`)) return root
-  mkdirSync(folder, { recursive: true })
-  const unfinished = `${folder}/.${suite}-${process.pid}`
-  const args = ['--quiet', '--variant=minbase', `--include=${suite === 'bullseye' ? INCLUDE_OLD : INCLUDE}`, '--dpkgopt=force-unsafe-io']
-  args.push('--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Check-Valid-Until "false"', suite, unfinished, ...(await mirror()))
+  mkdirSync(dirname(root), { recursive: true })
+  const args = ['--quiet', '--variant=minbase', `--include=${include}`, '--dpkgopt=force-unsafe-io']
+  args.push('--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Check-Valid-Until "false"')
+  args.push(...hooks.map((hook) => `--customize-hook=${hook}`), suite, `${root}.unfinished`, ...(await mirror()))
   for (let attempt = 1; ; attempt++) {
-    const built = await run('mmdebstrap', args, { env: { ...process.env, PATH }, timeout: 300_000 })
-    if (built.code === 0) break
-    rmSync(unfinished, { recursive: true, force: true })
-    if (attempt < ATTEMPTS) continue
+    // flock(1): the kernel ends the lock with its holder, however that ends
+    const command = [`${root}.lock`, 'sh', '-c', BUILD, root, 'mmdebstrap', ...args]
+    const built = await run('flock', command, { env: { ...process.env, PATH }, timeout: 540_000, group: true })
+    if (built.code === 0) return root
+    if (attempt < ATTEMPTS && !built.timedOut) continue
     const why = built.stderr.slice(-2000) || built.failedToStart || 'time limit'
     throw new Error(`mmdebstrap could not build a root of Debian ${suite}: ${why}`)
   }
-  writeFileSync(`${unfinished}/.complete`, '')
-  try {
-    renameSync(unfinished, root)
-  } catch (error) {
-    // another test was faster, or an unfinished root of old lies there
-    if (!existsSync(`${root}/.complete`)) throw error
-    rmSync(unfinished, { recursive: true, force: true })
-  }
-  return root
 }
 
 /** The mirror that this machine itself uses when it is a Debian; otherwise none, and mmdebstrap takes Debian's own. */

@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
-import type { Result } from '../nix/world.ts'
+import type { Result } from '../lib/processes.ts'
 import { createProject, LOCAL, NIXES, nixFiles, type Project } from './project.ts'
 
 for (const { nix, version } of NIXES) {

@@ -2,8 +2,9 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
+import { pause, type Result } from '../lib/processes.ts'
 import { createPair, DIST, FAILED, type Pair, QUEUE, T_FILE } from './pair.ts'
-import { pause, type Result, type User, until } from './world.ts'
+import { type User, until } from './world.ts'
 
 const test = needs(suite('nix-lan queue'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 

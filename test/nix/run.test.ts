@@ -2,9 +2,10 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
+import type { RunOptions } from '../lib/processes.ts'
 import type { Suite } from '../lib/roots.ts'
 import { HttpCache } from './http-cache.ts'
-import { createWorld, nixConf, type RunOptions, type World } from './world.ts'
+import { createWorld, nixConf, type World } from './world.ts'
 
 const RUN = '/opt/nix-lan/dist/nix-lan-run'
 const T_FILE = '/opt/nix-lan/t.nix'

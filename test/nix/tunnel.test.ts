@@ -3,7 +3,8 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
-import { createWorld, pause, type Result, type Running, until, type World } from './world.ts'
+import { pause, type Result } from '../lib/processes.ts'
+import { createWorld, type Running, until, type World } from './world.ts'
 
 const TUNNEL = '/opt/nix-lan/dist/nix-lan-tunnel'
 const AVAILABLE = '/opt/nix-lan/dist/nix-lan-available'

@@ -14,22 +14,13 @@
 // Everything else is an overlay that only the world sees: the host's own root ('host'), or that of a Debian release.
 // The network is the machine's. test/nix/pair.ts makes a client and a box of two worlds.
 import { type ChildProcess, spawn } from 'node:child_process'
-import {
-  chmodSync,
-  chownSync,
-  closeSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, chownSync, closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { createConnection, createServer } from 'node:net'
 import { dirname } from 'node:path'
 import { PATH } from '../lib/needs.ts'
+import { allProcesses, finished, kill, killTree, pause, type Result, type RunOptions } from '../lib/processes.ts'
 import { debianRoot, type Suite } from '../lib/roots.ts'
+import { T_NIX } from '../lib/t-nix.ts'
 
 export type User = 'root' | 'alice'
 export const ALICE = 1000
@@ -48,25 +39,6 @@ export interface WorldOptions {
   noRuntime?: boolean
 }
 
-export interface Result {
-  code: number | null
-  signal: string | null
-  stdout: string
-  stderr: string
-  timedOut: boolean
-  /** From start to end, in milliseconds. */
-  ms: number
-}
-
-export interface RunOptions {
-  /** Added to the user's environment; undefined removes one. */
-  env?: Record<string, string | undefined>
-  /** Milliseconds (default 120 000) after which it, and what it started, is killed. */
-  timeout?: number
-  cwd?: string
-  input?: string
-}
-
 /** A program that goes on in the background; its stdout and stderr are in the file `log`. */
 export interface Running {
   child: ChildProcess
@@ -76,20 +48,6 @@ export interface Running {
   output(): string
   stop(signal?: NodeJS.Signals): Promise<void>
 }
-
-/** derivation(s) in the world; `count` of them named NAME-1…, else NAME itself. An output is one file. */
-const T_NIX = `# Derivations that need no nixpkgs; the sandbox is off, so /bin/sh will do as the builder.
-{ name ? "demo", text ? "hello", count ? 0, kb ? 0, seconds ? 0 }:
-let
-  one = name: derivation {
-    inherit name text kb seconds;
-    system = builtins.currentSystem;
-    builder = "/bin/sh";
-    PATH = "/usr/bin:/bin";
-    args = [ "-c" "[ $seconds = 0 ] || sleep $seconds; echo \\"$text\\" > $out; [ $kb = 0 ] || head -c \${toString (kb * 1024)} /dev/urandom >> $out" ];
-  };
-in if count == 0 then one name else builtins.genList (n: one "\${name}-\${toString (n + 1)}") count
-`
 
 /** The text of an nix.conf that suits a world: the defaults, then `settings` (which win). */
 export function nixConf(settings: Record<string, string> = {}): string {
@@ -269,34 +227,11 @@ export class World {
 
   /** Runs a program in the world to its end. Never throws. */
   run(user: User, command: string, args: readonly string[] = [], options: RunOptions = {}): Promise<Result> {
-    const started = process.hrtime.bigint()
     const child = spawn('nsenter', this.enter(user, command, args, options.cwd ?? '/'), {
       stdio: ['pipe', 'pipe', 'pipe'],
       env: this.env(user, options.env),
     })
-    const result: Result = { code: null, signal: null, stdout: '', stderr: '', timedOut: false, ms: 0 }
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      result.stdout += text
-    })
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      result.stderr += text
-    })
-    child.stdin.on('error', () => {})
-    child.stdin.end(options.input)
-    return new Promise((resolve) => {
-      const timer = setTimeout(() => {
-        result.timedOut = true
-        killTree(child.pid, 'SIGKILL')
-      }, options.timeout ?? 120_000)
-      child.on('error', (error) => {
-        result.stderr += String(error)
-      })
-      child.on('close', (code, signal) => {
-        clearTimeout(timer)
-        Object.assign(result, { code, signal, ms: Number(process.hrtime.bigint() - started) / 1e6 })
-        resolve(result)
-      })
-    })
+    return finished(child, options)
   }
 
   /** As run, and throws when the exit code isn't 0. The stdout, without the last newline. */
@@ -471,48 +406,8 @@ export async function freePort(): Promise<number> {
   return typeof address === 'object' && address ? address.port : 0
 }
 
-/** Waits so many milliseconds. */
-export function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms))
-}
-
 /** Asks until the answer is true. @throws Error that names `what`, after `ms` milliseconds */
 export async function until(what: string, ms: number, ask: () => boolean | Promise<boolean>): Promise<void> {
   for (const end = Date.now() + ms; Date.now() < end; await pause(20)) if (await ask()) return
   throw new Error(`waited ${ms / 1000} s for ${what}`)
-}
-
-function allProcesses(): number[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-}
-
-function kill(pid: number, signal: NodeJS.Signals): void {
-  try {
-    process.kill(pid, signal)
-  } catch {
-    // gone meanwhile
-  }
-}
-
-/** Signals a process and all that descend from it. nsenter itself waits outside and would not hand a signal on. */
-function killTree(root: number | undefined, signal: NodeJS.Signals): void {
-  if (root === undefined) return
-  const parents = new Map<number, number>()
-  for (const pid of allProcesses()) {
-    try {
-      parents.set(pid, Number(/\) \S (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'latin1'))?.[1]))
-    } catch {
-      // gone meanwhile
-    }
-  }
-  const tree = new Set([root])
-  for (let size = 0; size < tree.size; ) {
-    size = tree.size
-    for (const [pid, parent] of parents) if (tree.has(parent)) tree.add(pid)
-  }
-  tree.delete(root)
-  for (const pid of tree) kill(pid, signal)
-  if (tree.size === 0 || signal === 'SIGKILL') kill(root, signal)
 }

@@ -1,0 +1,147 @@
+// What makes a laptop, a box or an impostor of a Debian root: files and switched-on services, before it boots for the first time; and nix-lan on the
+// laptop, put there by plain means, as a careful administrator would by hand.
+import { generateKeyPairSync, randomBytes } from 'node:crypto'
+import { readdirSync, readFileSync } from 'node:fs'
+import { T_NIX } from '../lib/t-nix.ts'
+import type { Host } from './host.ts'
+
+/** Where nix-lan lies on the laptop. */
+export const LIB = '/usr/local/lib/nix-lan'
+/** Derivations that need no nixpkgs, on the laptop: see test/lib/t-nix.ts. */
+export const T_FILE = '/opt/t.nix'
+/** The cache's name is the box's host name. */
+export const CACHE = 'pi'
+export const SOCKET = `/run/user/1000/nix-lan/${CACHE}.sock`
+export const QUEUE = `/nix/var/nix/gcroots/nix-lan/queue/${CACHE}`
+export const FAILED = `/nix/var/nix/gcroots/nix-lan/failed/${CACHE}`
+
+/** Runs sh code as root in a machine's root, which needn't be on. */
+export type InRoot = (host: Host, script: string) => Promise<string>
+
+/** A key pair for signing store paths, in Nix's format (libstore/crypto.cc: name, colon, base64 of seed and public key, or of the latter). */
+export interface SigningKey {
+  secret: string
+  public: string
+}
+
+/** Makes one. @param name such as laptop-1 */
+export function signingKey(name: string): SigningKey {
+  const { d = '', x = '' } = generateKeyPairSync('ed25519').privateKey.export({ format: 'jwk' })
+  const [seed, point] = [Buffer.from(d, 'base64url'), Buffer.from(x, 'base64url')]
+  return { secret: `${name}:${Buffer.concat([seed, point]).toString('base64')}`, public: `${name}:${point.toString('base64')}` }
+}
+
+/** What all machines have. */
+function common(host: Host): void {
+  host.write('/etc/hostname', `${host.hostname}\n`)
+  host.write('/etc/hosts', `127.0.0.1 localhost\n127.0.1.1 ${host.hostname}\n`)
+  host.write('/etc/machine-id', `${randomBytes(16).toString('hex')}\n`)
+}
+
+/** alice's machine, which comes and goes: NetworkManager with a profile for its cable, a multi-user Nix with no cache at all. */
+export async function makeLaptop(host: Host, inRoot: InRoot): Promise<void> {
+  common(host)
+  const profile = [
+    '[connection]',
+    'id=home',
+    'type=ethernet',
+    'interface-name=host0',
+    '[ipv4]',
+    'method=auto',
+    '[ipv6]',
+    'method=link-local',
+    '',
+  ]
+  host.write('/etc/NetworkManager/system-connections/home.nmconnection', profile.join('\n'), { mode: 0o600 })
+  host.write('/etc/nix/nix.conf', 'sandbox = false\nexperimental-features = nix-command\nsubstituters =\n')
+  host.write(T_FILE, T_NIX)
+  await inRoot(
+    host,
+    `systemctl enable -q avahi-daemon nix-daemon.socket NetworkManager
+install -d -m700 -o1000 -g1000 /home/alice/.ssh
+ssh-keygen -q -t ed25519 -N '' -C alice@laptop -f /home/alice/.ssh/id_ed25519
+chown -R 1000:1000 /home/alice/.ssh`,
+  )
+}
+
+/** A machine with disks: sshd, a multi-user Nix that believes `trusts`, mDNS, an address by DHCP. `login` is the public ssh key of who may log in. */
+export async function makeBox(host: Host, inRoot: InRoot, { trusts = '', login = '' }): Promise<void> {
+  common(host)
+  host.write('/etc/nix/nix.conf', `sandbox = false\nexperimental-features = nix-command\nsubstituters =\ntrusted-public-keys = ${trusts}\n`)
+  host.write('/etc/systemd/network/10-lan.network', '[Match]\nName=host0\n[Network]\nDHCP=ipv4\nMulticastDNS=no\nLLMNR=no\n')
+  host.write('/etc/resolv.conf', 'nameserver 10.77.0.1\n')
+  host.write('/etc/ssh/sshd_config.d/lab.conf', 'LogLevel VERBOSE\nHostKey /etc/ssh/ssh_host_ed25519_key\n')
+  if (login) host.write('/home/alice/.ssh/authorized_keys', login, { mode: 0o600, user: 'alice' })
+  await inRoot(
+    host,
+    `ssh-keygen -q -t ed25519 -N '' -C ${host.hostname} -f /etc/ssh/ssh_host_ed25519_key
+for unit in NetworkManager NetworkManager-dispatcher wpa_supplicant; do ln -sf /dev/null /etc/systemd/system/$unit.service; done
+[ ! -d /home/alice/.ssh ] || chmod 700 /home/alice/.ssh
+systemctl enable -q ssh avahi-daemon nix-daemon.socket systemd-networkd`,
+  )
+}
+
+/** What of nix-lan is put on the laptop. */
+export interface Installation {
+  key: SigningKey
+  /** The caches of the configuration, and of nix.conf, besides the box: by name, their host. */
+  more?: Record<string, string>
+}
+
+/** nix-lan by plain means, on a laptop that is off: what README and docs say, without `nix-lan setup`. @param dist the built scripts, on this machine */
+export async function installNixLan(host: Host, inRoot: InRoot, dist: string, { key, more = {} }: Installation): Promise<void> {
+  const caches = Object.entries({ [CACHE]: 'pi.local', ...more })
+  for (const file of filesBelow(dist)) {
+    const executable = readFileSync(`${dist}/${file}`, 'latin1').startsWith('#!')
+    host.write(`${LIB}/${file}`, readFileSync(`${dist}/${file}`, 'utf8'), { mode: executable ? 0o755 : 0o644 })
+  }
+  host.write('/etc/nix-lan/config.toml', configuration(caches))
+  host.write('/etc/nix/nix-lan.secret', key.secret, { mode: 0o600 })
+  host.write('/etc/nix/nix-lan.public', key.public)
+  host.write('/etc/nix/nix.conf', `${host.read('/etc/nix/nix.conf')}${nixLines(caches, key)}`)
+  for (const [name, text] of unitFiles(dist)) host.write(`/etc/systemd/user/${name}`, text)
+  await inRoot(
+    host,
+    `for program in nix-lan nix-lan-available nix-lan-connect nix-lan-run nix-lan-tunnel; do ln -s ${LIB}/$program /usr/local/bin/; done
+mkdir -p /nix/var/nix/gcroots
+${LIB}/post-build-hook --make-queue
+[ ! -e ${LIB}/nix-lan-dispatcher ] || ln -s ${LIB}/nix-lan-dispatcher /etc/NetworkManager/dispatcher.d/90-nix-lan
+mkdir -p /etc/systemd/user/timers.target.wants
+[ ! -e /etc/systemd/user/nix-lan-check.timer ] || ln -s ../nix-lan-check.timer /etc/systemd/user/timers.target.wants/`,
+  )
+}
+
+/** The text of a config.toml with these caches: [name, host]. */
+export function configuration(caches: readonly (readonly [string, string])[]): string {
+  const parts = caches.map(([name, host]) => `\n[cache.${name}]\nhost = "${host}"\nssh = "alice@${host}"\n`)
+  return `user = "alice"\n${parts.join('')}`
+}
+
+function nixLines(caches: readonly (readonly [string, string])[], key: SigningKey): string {
+  const stores = caches.map(([name]) => `ssh-ng://localhost?remote-program=${LIB}/nix-lan-connect%20/run/user/1000/nix-lan/${name}.sock`)
+  return `extra-substituters = ${stores.join(' ')}
+extra-trusted-public-keys = ${key.public}
+secret-key-files = /etc/nix/nix-lan.secret
+post-build-hook = ${LIB}/post-build-hook
+`
+}
+
+/** The units, with the programs' own places. */
+function unitFiles(dist: string): [name: string, text: string][] {
+  const folder = `${dist}/systemd/user`
+  return filesBelow(folder).map((name) => [
+    name,
+    readFileSync(`${folder}/${name}`, 'utf8').replaceAll('/usr/bin/env nix-lan', `${LIB}/nix-lan`),
+  ])
+}
+
+/** The files below a folder, relative to it; none when it isn't there. */
+function filesBelow(folder: string): string[] {
+  try {
+    return readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
+      entry.isDirectory() ? filesBelow(`${folder}/${entry.name}`).map((file) => `${entry.name}/${file}`) : [entry.name],
+    )
+  } catch {
+    return []
+  }
+}

@@ -1,0 +1,61 @@
+// The runner of npm run test:lab: each file *.lab.ts on each release, each in a process of its own with a lab of its own, several at a time, since a
+// lab mostly waits. Started by test/test.sh as: node main.mjs FOLDER [RELEASE…] [WORD…]. Ends with "N passed, N failed"; see test/lib/runner.ts.
+import { statSync } from 'node:fs'
+
+import { bundle, endTogether, installMissing, runFile, sumUp, testFiles, unbundled } from '../lib/runner.ts'
+import { RELEASES, type Release } from './lab.ts'
+
+/** How many labs at a time, unless NIX_LAN_LABS says otherwise. */
+const LABS = 4
+/** A file that takes longer hangs; the first ones may have to build the roots. */
+const LIMIT = 18 * 60_000
+
+async function main(): Promise<number> {
+  const [, , out = '', ...args] = process.argv
+  const named = RELEASES.filter((name) => args.includes(name))
+  const words = args.filter((word) => !RELEASES.some((name) => name === word))
+  const releases = named.length > 0 ? named : RELEASES
+  const files = testFiles('test/lab', '.lab.ts').filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
+  if (files.length === 0) {
+    console.log(`no lab file's path contains ${words.join(' or ')}`)
+    return 1
+  }
+  const broken = await bundle([...files, 'test/lib/one.ts'], out)
+  await installMissing()
+  const jobs = longestFirst(files).flatMap((file) => releases.map((release) => ({ file, release, title: `${file} on ${release}` })))
+  const results = await inParallel(jobs, Number(process.env.NIX_LAN_LABS) || LABS, async ({ file, release, title }, index) => ({
+    title,
+    counts: broken.has(file) ? unbundled(title) : await runJob(file, out, release, title, index),
+  }))
+  return sumUp(results)
+}
+
+function runJob(file: string, out: string, release: Release, title: string, index: number) {
+  return runFile(file, out, { title, index, env: { NIX_LAN_LAB: release }, limit: LIMIT })
+}
+
+/** So that no long file is left for the end; a file's size tells well enough. */
+function longestFirst(files: string[]): string[] {
+  return [...files].sort((a, b) => statSync(b).size - statSync(a).size)
+}
+
+/** Does all of them, so many at a time, in their order. */
+async function inParallel<Job, Done>(jobs: Job[], width: number, work: (job: Job, index: number) => Promise<Done>): Promise<Done[]> {
+  const done: Done[] = []
+  let next = 0
+  const worker = async () => {
+    for (let index = next++; index < jobs.length; index = next++) done[index] = await work(jobs[index] as Job, index)
+  }
+  await Promise.all(Array.from({ length: width }, worker))
+  return done
+}
+
+endTogether()
+main().then(
+  (code) => process.exit(code),
+  (error) => {
+    console.error(error)
+    console.log('0 passed, 1 failed')
+    process.exit(1)
+  },
+)
