@@ -11,6 +11,7 @@ const EXECUTABLES: Record<string, { source: string; head: string }> = {
   'nix-lan': { source: 'scripts/nix-lan.ts', head: 'run.sh' },
   'nix-lan-available': { source: 'scripts/available.ts', head: 'run.sh' },
   'nix-lan-connect': { source: 'scripts/connect.ts', head: 'connect.sh' },
+  'nix-lan-dispatcher': { source: 'scripts/dispatcher.ts', head: 'dispatcher.sh' },
   'nix-lan-run': { source: 'scripts/run.ts', head: 'run-command.sh' },
   'nix-lan-tunnel': { source: 'scripts/tunnel.ts', head: 'become.sh' },
   'post-build-hook': { source: 'scripts/post-build-hook.ts', head: 'hook.sh' },

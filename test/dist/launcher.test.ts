@@ -26,6 +26,7 @@ const BUDGET: Record<string, number> = {
   'nix-lan': 170,
   'nix-lan-available': 115,
   'nix-lan-connect': 100,
+  'nix-lan-dispatcher': 80,
   'nix-lan-run': 140,
   'nix-lan-tunnel': 130,
   'post-build-hook': 95,

@@ -1,0 +1,75 @@
+// The TypeScript of nix-lan-dispatcher: help for people, and for its head (scripts/heads/dispatcher.sh), which does the rest, whose boxes these
+// are. Runs as root: believes nothing that anybody else can write, and touches nothing of the user's.
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
+import { main, parse } from './lib/cli.ts'
+import { loadConfig } from './lib/config.ts'
+import { readConfigFile, SYSTEM_FILE } from './lib/config-file.ts'
+import { Failure, UsageError } from './lib/errors.ts'
+import { effectiveUid } from './lib/users.ts'
+
+const HELP = `Usage: nix-lan-dispatcher INTERFACE ACTION
+
+NetworkManager runs this when the network changes. It asks the systemd of the
+user of the configuration to look which boxes are there now, and returns at once:
+
+  sudo ln -s /path/to/nix-lan/dist/nix-lan-dispatcher \\
+    /etc/NetworkManager/dispatcher.d/90-nix-lan
+
+NetworkManager only takes files that root owns and nobody else can write to.
+Actions that matter: up, down, vpn-up, vpn-down, dhcp4-change, dhcp6-change,
+reapply, connectivity-change, dns-change; all others, and those of the interface
+lo, are left alone. What it did: journalctl -t nix-lan-dispatcher
+
+      --owner    print the user of the configuration and the uid, as root, who
+                 then remembers them until the configuration changes
+  -h, --help
+      --version
+
+Exit code: 0 for an event, whatever happens; else 2 for wrong usage or
+configuration.
+
+Example: sudo nix-lan-dispatcher eth0 up
+`
+
+/** Where the head finds the answer of last time: in a directory that is root's alone. */
+const MEMORY = '/run/nix-lan/dispatcher'
+
+async function dispatcher(argv: string[]): Promise<number> {
+  const { words, flag } = parse(argv, { boolean: ['owner'] })
+  if (words.length > 0) throw new UsageError('an event is an interface and an action; see --help')
+  if (!flag('owner')) process.stdout.write(HELP)
+  else return owner()
+  return 0
+}
+
+/** Prints "USER UID", or (exit 2) in one line what is wrong with the configuration: the head takes either from stdout. */
+function owner(): number {
+  try {
+    const privileged = effectiveUid() === 0
+    const before = privileged ? readConfigFile(SYSTEM_FILE, true) : undefined
+    const { user, uid } = loadConfig()
+    process.stdout.write(`${user} ${uid}\n`)
+    // What was parsed lies between two readings.
+    if (before !== undefined && readConfigFile(SYSTEM_FILE, true) === before) remember(`${user} ${uid}\n${before}`)
+    return 0
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    const [line = ''] = error.message.split('\n')
+    process.stdout.write(`${line.replace(/\. Write one, for example:$/, '; see nix-lan --help')}\n`)
+    return error.exitCode
+  }
+}
+
+/** It appears whole. What can't be remembered is asked again: no more than slow. */
+function remember(text: string): void {
+  try {
+    mkdirSync('/run/nix-lan', { mode: 0o755, recursive: true })
+    const temporary = `${MEMORY}.${process.pid}`
+    writeFileSync(temporary, text, { mode: 0o600 })
+    renameSync(temporary, MEMORY)
+  } catch {
+    // see above
+  }
+}
+
+void main('nix-lan-dispatcher', HELP, dispatcher)
