@@ -1,7 +1,9 @@
 // nix-lan, the command for people: a table of subcommands, each in a file of its own in commands/.
 import { check, help as checkHelp } from './commands/check.ts'
 import { queue, help as queueHelp } from './commands/queue.ts'
+import { status, help as statusHelp } from './commands/status.ts'
 import { main, nearest } from './lib/cli.ts'
+import { hasConfig } from './lib/config.ts'
 import { UsageError } from './lib/errors.ts'
 
 interface Command {
@@ -12,13 +14,15 @@ interface Command {
 const COMMANDS = new Map<string, Command>([
   ['check', { help: checkHelp, run: check }],
   ['queue', { help: queueHelp, run: queue }],
+  ['status', { help: statusHelp, run: status }],
 ])
 
 const HELP = `nix-lan: a machine on your network as a Nix cache, for one that comes and goes
 
-Usage: nix-lan COMMAND [OPTION…]
+Usage: nix-lan [COMMAND] [OPTION…]
 
 Commands:
+  status   what is there, what waits, what was saved (without a command: this)
   check    whether the boxes are there; starts and stops their tunnels
   queue    what waits to be uploaded: list, add, upload, retry, drop, sign
 
@@ -32,6 +36,7 @@ Example:
 
 async function none(argv: string[]): Promise<number> {
   const [word] = argv
+  if (word === undefined ? hasConfig() : word.startsWith('-')) return await status(argv)
   if (word !== undefined) {
     const near = nearest(word, [...COMMANDS.keys()])
     throw new UsageError(`there is no command ${word}${near ? `; did you mean ${near}?` : '; see nix-lan --help'}`)

@@ -1,6 +1,7 @@
 // The configuration: one TOML file, read and checked in one place. What comes out of here holds only values that the rest of
 // nix-lan can use without looking again; what is wrong ends in a ConfigError that names file, line, key, what was found and
 // what is allowed. Imports nothing heavy: the hot paths load it.
+import { existsSync } from 'node:fs'
 import { parse, TomlDate, TomlError, type TomlTable } from 'smol-toml'
 import { nearest } from './cli.ts'
 import { candidates, readConfigFile, SYSTEM_FILE } from './config-file.ts'
@@ -81,6 +82,12 @@ export function loadConfig(): Config {
   }
   if (named) throw new ConfigError(`${files[0]}: there is no such file; NIX_LAN_CONFIG names it`)
   throw new ConfigError(howToWriteOne(files))
+}
+
+/** Whether there is a configuration to be read, be it a bad one. */
+export function hasConfig(): boolean {
+  const { files, named } = candidates(effectiveUid() === 0, process.env.NIX_LAN_CONFIG, process.env.HOME)
+  return named || files.some((file) => existsSync(file))
 }
 
 /** What to say when there is no configuration: where it is looked for, and one to paste. */

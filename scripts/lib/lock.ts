@@ -2,7 +2,7 @@
 // every runtime can hand an open file to a child; so a child holds it: flock(1) of util-linux, around a `cat` that ends when our
 // end of its stdin closes, which the kernel does however we end.
 import { spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { Failure } from './errors.ts'
 
 /** The lock is ours until release() is done, or we end. */
@@ -46,6 +46,17 @@ export function takeLock(file: string): Promise<Lock | Busy> {
       else reject(new Failure(`${file}: can't be locked (${errors.trim() || `flock ended with ${code}`})`))
     })
   })
+}
+
+/** Whether somebody has the lock now (proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`), without trying to take it. */
+export function isLocked(file: string): boolean {
+  try {
+    const { ino } = statSync(file)
+    const lines = readFileSync('/proc/locks', 'latin1').split('\n')
+    return lines.some((line) => new RegExp(`^\\d+: FLOCK .* [0-9a-f]+:[0-9a-f]+:${ino} `).test(line))
+  } catch {
+    return false // no such file yet
+  }
 }
 
 export const isBusy = (lock: Lock | Busy): lock is Busy => !('release' in lock)

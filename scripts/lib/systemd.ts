@@ -45,9 +45,10 @@ export function systemctl(args: readonly string[], { limit = LIMIT, owner }: Ask
   const XDG_RUNTIME_DIR = owner ? `/run/user/${uid}` : dirname(runtimeDir(uid))
   const PATH = `${searchPath(process.env.PATH)}:/usr/sbin:/sbin`
   const command = ['systemctl', '--user', '--no-pager', ...args]
-  if (!owner) return bounded(command, { ...process.env, PATH, XDG_RUNTIME_DIR }, limit)
+  // Times in UTC, which can be read; LC_ALL doesn't change them (systemd, src/basic/time-util.c, format_timestamp_style).
+  if (!owner) return bounded(command, { ...process.env, PATH, XDG_RUNTIME_DIR, TZ: 'UTC' }, limit)
   // `systemctl --user --machine=USER@` only works from systemd 248 on.
-  return bounded(['runuser', '-u', owner.name, '--', 'env', `XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR}`, ...command], { PATH }, limit)
+  return bounded(['runuser', '-u', owner.name, '--', 'env', `XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR}`, 'TZ=UTC', ...command], { PATH }, limit)
 }
 
 /** runuser waits for its child, so that all of the group has to go. */

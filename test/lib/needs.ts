@@ -20,6 +20,7 @@ export const PACKAGES: Record<string, string> = {
   ip: 'iproute2',
   busybox: 'busybox',
   'systemd-nspawn': 'systemd-container',
+  script: 'bsdutils',
 }
 
 /** The names of tests that were skipped, and why. A global, since each test file is a bundle of its own; test/lib/one.ts makes and reads it. */

@@ -1,0 +1,199 @@
+// nix-lan status: one screen of what is there, what waits and what was saved. Asks, changes nothing, and never waits for a box that is away:
+// what is said of one rests on what the check has found, and on the tunnel's socket.
+import { existsSync } from 'node:fs'
+import { parse } from '../lib/cli.ts'
+import { type Cache, type Config, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
+import { Failure, noTunnel, UsageError } from '../lib/errors.ts'
+import { isLocked } from '../lib/lock.ts'
+import { sizesOf } from '../lib/nix.ts'
+import { runtimeDir, socketPath } from '../lib/paths.ts'
+import { type Queue, readQueue } from '../lib/queue.ts'
+import { CHEAP } from '../lib/queue-list.ts'
+import { type Answer, usable } from '../lib/reach.ts'
+import { assess, type CheckFacts, plain, type QueueStatus, type Shown, screen, timestamp, type UnitsOf } from '../lib/status.ts'
+import { hasUserManager, showUnits, targetOf, tunnelUnitOf, type UnitFacts } from '../lib/systemd.ts'
+import { type Counted, counted, fetchedBy, ownTallies, ROOT_TALLIES, uploadedTo, userTallies } from '../lib/tally.ts'
+import { readTunnelState, uptime } from '../lib/tunnel-state.ts'
+import { wanted } from '../lib/upload.ts'
+import { effectiveUid } from '../lib/users.ts'
+import { watch } from '../lib/watch.ts'
+
+export const help = `nix-lan status: what is there, what waits and what was saved, on one screen
+
+Usage: nix-lan status [OPTION…] [CACHE…]
+
+For each cache, or those that are named: whether Nix can use it, since when or
+why not; its tunnel; what waits to be uploaded and what failed; what was
+uploaded to it and fetched from it. It waits for no box that is away: then it
+says what the last check has found. \`nix-lan\` alone does the same.
+
+Options:
+  -w, --watch    draw it again every 2 seconds, until q or ^C
+      --json     the answer for scripts, see below
+  -h, --help
+      --version
+
+With --json, one object. "check": {"timer", "last"}, whether something looks for
+boxes by itself and when it last did; null without systemd. "caches": for each
+  cache, state    its name; usable, reachable (but no answer) or away
+  since           since when; null: not known. Times are ISO 8601
+  reason          why it isn't usable, or null
+  detail, ms      when usable: such as "Nix 2.26.3", milliseconds to its answer
+  tunnel          null for a url; state (systemd's ActiveState), status (its
+                  words), failures (in a row), retry (seconds to the next try)
+  queue           null for a url; queued (how many), size (bytes; null: not
+                  known), oldest, failed (path and reason), uploading (whether),
+                  problem (why there is no queue)
+  uploaded        last (a time), today, week, all: each paths and bytes (of
+  fetched         their NARs); uploaded is null for a url, fetched too
+
+Exit code: 0 done, whatever is away; 1 something could not be asked; 2 wrong
+usage or configuration.
+
+Examples:
+  nix-lan status
+  nix-lan status --watch rpi
+  nix-lan status --json | jq -r '.caches[] | select(.state != "usable").cache'
+`
+
+/** Milliseconds for an answer through a tunnel that is there: ssh has noticed a dead link in 8 s, and until then this is waited for. */
+const ANSWER = 500
+/** For the answer of a url. */
+const URL_ANSWER = 80
+/** For Nix to tell the sizes of what is queued. */
+const SIZES = 90
+/** Milliseconds from one picture of --watch to the next. */
+const REDRAW = 2000
+
+/** The subcommand. @param argv what follows `status` @returns the exit code */
+export async function status(argv: string[]): Promise<number> {
+  const { words, flag } = parse(argv, { boolean: ['watch', 'json'], alias: { w: 'watch' } })
+  if (flag('watch') && flag('json')) throw new UsageError('--watch and --json exclude each other; see --help')
+  const { stdout } = process
+  if (flag('watch') && !stdout.isTTY) throw new UsageError('--watch draws on a terminal, which stdout is not; see --json')
+  const config = loadConfig()
+  const names = [...new Set(words)]
+  const caches = names.length > 0 ? names.map((name) => namedCache(config, name)) : config.caches
+  const colour = stdout.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== 'dumb'
+  const draw = async (): Promise<string> => {
+    const { all, check } = await look(config, caches)
+    if (flag('json')) return `${JSON.stringify(plain(all, check), null, 2)}\n`
+    return screen(all, check, { now: Date.now(), width: stdout.isTTY ? stdout.columns || 80 : null, colour })
+  }
+  if (flag('watch')) return await watch(draw, REDRAW)
+  stdout.write(await draw())
+  return 0
+}
+
+/** Everything that can be told about the caches, asked all at once. */
+async function look(config: Config, caches: readonly Cache[]): Promise<{ all: Shown[]; check: CheckFacts | null }> {
+  const boxes = caches.filter((cache): cache is SshCache => cache.kind === 'ssh')
+  const systemd = boxes.length > 0 ? askSystemd(config, boxes) : Promise.resolve(NO_SYSTEMD)
+  const all = await Promise.all(
+    caches.map((cache) => (cache.kind === 'ssh' ? lookAtBox(config, cache, systemd) : lookAtUrl(cache, config.uid))),
+  )
+  return { all, check: (await systemd).check }
+}
+
+async function lookAtUrl(cache: Cache, uid: number): Promise<Shown> {
+  const limit = Math.min(URL_ANSWER, cache.deadline)
+  const answer = await usable(cache, uid, limit)
+  const more = answer.ok || answer.ms < limit ? answer : { ...answer, reason: `no answer in ${limit} ms; nix-lan-available waits longer` }
+  const facts = { name: cache.name, answer: more, socket: null, units: null, tunnelState: undefined, uptime: 0 }
+  return { status: assess(facts), queue: null, fetched: null, uploaded: null }
+}
+
+async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Systemd>): Promise<Shown> {
+  const path = socketPath(config.uid, cache.name)
+  const socket = existsSync(path)
+  const own = effectiveUid() === config.uid
+  const [answer, queue, { units }] = await Promise.all([ask(cache, config.uid, path, socket), queueOf(config, cache), systemd])
+  const unitsOf = units.get(cache.name) ?? null
+  const tunnelState = own ? readTunnelState(config.uid, cache.name) : undefined // a user's file, which root doesn't read
+  queue.uploading ||= /^activ/.test(unitsOf?.upload.ActiveState ?? '')
+  return {
+    status: assess({ name: cache.name, answer, socket, units: unitsOf, tunnelState, uptime: uptime() }),
+    queue,
+    fetched: tallyOf(fetchedBy(path), config),
+    uploaded: tallyOf(uploadedTo(cache.name), config),
+  }
+}
+
+/** With no socket there is nobody to ask, and nothing of the network to load. */
+async function ask(cache: SshCache, uid: number, path: string, socket: boolean): Promise<Answer> {
+  if (!socket) return { ok: false, reason: noTunnel(path), ms: 0 }
+  return await usable(cache, uid, Math.min(ANSWER, cache.deadline))
+}
+
+/** What root's daemon has counted, and the user's own Nix. */
+function tallyOf(name: string, config: Config): Counted {
+  const own = effectiveUid() === config.uid ? ownTallies() : userTallies(config.home, undefined)
+  return counted(name, own === undefined ? [ROOT_TALLIES] : [ROOT_TALLIES, own], Date.now())
+}
+
+async function queueOf(config: Config, cache: SshCache): Promise<QueueStatus> {
+  const queue = queueIn(config, cache)
+  if (typeof queue === 'string') return { queued: 0, size: null, oldest: null, failed: [], uploading: false, problem: queue }
+  const queued = queue.queued.filter((entry) => wanted(cache, entry.path))
+  return {
+    queued: queued.length,
+    size: await sizeOf(queued.map((entry) => entry.path)),
+    oldest: queued[0]?.added ?? null,
+    failed: queue.failed.map(({ path, reason }) => ({ path, reason: reason ?? '' })),
+    uploading: isLocked(`${runtimeDir(config.uid)}/${cache.name}.upload.lock`),
+    problem: null,
+  }
+}
+
+/** The queue, or why it can't be read. */
+function queueIn(config: Config, cache: SshCache): Queue | string {
+  try {
+    return readQueue(cache.name, config.user)
+  } catch (error) {
+    if (error instanceof Failure) return error.message
+    throw error
+  }
+}
+
+/** Bytes of the NARs; null when Nix does not tell in a moment, or one of them isn't valid any more. */
+async function sizeOf(paths: readonly string[]): Promise<number | null> {
+  if (paths.length === 0) return 0
+  if (paths.length > CHEAP) return null
+  try {
+    return (await sizesOf(paths, { timeout: SIZES })).reduce((sum, size) => sum + size, 0)
+  } catch {
+    return null
+  }
+}
+
+interface Systemd {
+  units: ReadonlyMap<string, UnitsOf>
+  check: CheckFacts | null
+}
+
+const NO_SYSTEMD: Systemd = { units: new Map(), check: null }
+const PROPERTIES = ['LoadState', 'ActiveState', 'ActiveEnterTimestamp', 'InactiveEnterTimestamp', 'StatusText']
+
+/** What the user's systemd knows, in one question; nothing where there is none, or it can't be asked, or knows no such units. */
+async function askSystemd(config: Config, boxes: readonly SshCache[]): Promise<Systemd> {
+  const uid = effectiveUid()
+  const owner = uid !== config.uid && uid === 0 ? { name: config.user, uid: config.uid } : undefined
+  if (owner ? !existsSync(`/run/user/${config.uid}/systemd/private`) : uid !== config.uid || !hasUserManager()) return NO_SYSTEMD
+  const three = boxes.flatMap(({ name }) => [targetOf(name), tunnelUnitOf(name), `nix-lan-upload@${name}.service`])
+  let facts: UnitFacts[]
+  try {
+    facts = await showUnits(['nix-lan-check.timer', 'nix-lan-check.service', ...three], PROPERTIES, owner ? { owner } : {})
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    process.stderr.write(`nix-lan status: ${error.message}\n`)
+    return NO_SYSTEMD
+  }
+  const [timer = {}, service = {}, ...rest] = facts
+  const units = boxes.map(({ name }, at): [string, UnitsOf] => {
+    const [target = {}, tunnel = {}, upload = {}] = rest.slice(3 * at, 3 * at + 3)
+    return [name, { target, tunnel, upload }]
+  })
+  const installed = units.filter(([, { target }]) => target.LoadState !== 'not-found')
+  if (service.LoadState === 'not-found') return { units: new Map(installed), check: null }
+  return { units: new Map(installed), check: { timer: timer.ActiveState === 'active', last: timestamp(service.InactiveEnterTimestamp) } }
+}

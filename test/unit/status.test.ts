@@ -1,0 +1,176 @@
+// What status makes of what it was told, and how that looks on a terminal.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import {
+  assess,
+  type CheckFacts,
+  clock,
+  type Facts,
+  plain,
+  type QueueStatus,
+  type Shown,
+  screen,
+  timestamp,
+} from '../../scripts/lib/status.ts'
+import { fitted } from '../../scripts/lib/watch.ts'
+
+const test = suite('status')
+
+const NOW = new Date(2026, 10, 22, 20, 30).getTime()
+const AT = 'Sun 2026-11-22 18:02:00 UTC'
+const ms = Date.parse('2026-11-22T18:02:00Z')
+const NO = { ok: false, reason: 'nobody listens on it: the tunnel has ended', ms: 1 } as const
+const YES = { ok: true, address: '/run/x.sock', ms: 12, detail: 'Nix 2.26.3' } as const
+const up = { ActiveState: 'active', ActiveEnterTimestamp: AT }
+const down = { ActiveState: 'inactive', InactiveEnterTimestamp: AT }
+const activating = { ActiveState: 'activating', StatusText: 'waits for the nix-daemon' }
+const units = (target: Record<string, string>, tunnel: Record<string, string>) => ({ target, tunnel, upload: down })
+const state = { failures: 3, reason: 'Permission denied (publickey)', since: '2026-11-22T18:02:00Z', notBefore: 127 }
+const facts = (more: Partial<Facts>): Facts => ({
+  name: 'rpi',
+  answer: NO,
+  socket: false,
+  units: null,
+  tunnelState: undefined,
+  uptime: 100,
+  ...more,
+})
+
+// [what, facts, state, since, reason, tunnel's state]
+const STATES: [string, Partial<Facts>, string, number | null, string | null, string | null][] = [
+  ['by hand, no tunnel', {}, 'away', null, 'no tunnel; make one: nix-lan-tunnel rpi', 'inactive'],
+  ['by hand, with a tunnel', { socket: true, answer: YES }, 'usable', null, null, 'active'],
+  ['by hand, a tunnel that ended', { socket: true }, 'away', null, NO.reason, 'active'],
+  ['it answers', { socket: true, answer: YES, units: units(up, up) }, 'usable', ms, null, 'active'],
+  ['the check found it gone', { units: units(down, down) }, 'away', ms, 'the check could not reach it', 'inactive'],
+  [
+    'never there since the login',
+    { units: units({ ActiveState: 'inactive', InactiveEnterTimestamp: '' }, {}) },
+    'away',
+    null,
+    'the check could not reach it',
+    'inactive',
+  ],
+  ['reachable, the tunnel is on its way', { units: units(up, activating) }, 'reachable', ms, 'waits for the nix-daemon', 'activating'],
+  ['reachable, ssh fails', { units: units(up, activating), tunnelState: state }, 'reachable', ms, state.reason, 'activating'],
+  ['reachable, a link that is mute', { socket: true, units: units(up, up) }, 'reachable', ms, NO.reason, 'active'],
+  ['a url', { socket: null, answer: YES }, 'usable', null, null, null],
+  ['a url that is away', { socket: null }, 'away', null, NO.reason, null],
+]
+for (const [what, more, expected, since, reason, tunnel] of STATES) {
+  test(what, () => {
+    const found = assess(facts(more))
+    assert.equal([found.state, found.since, found.reason, found.tunnel?.state ?? null], [expected, since, reason, tunnel])
+  })
+}
+
+test('the next attempt is counted by the uptime, and a pause that is absurd is none', () => {
+  const retry = (uptime: number) => assess(facts({ units: units(up, activating), tunnelState: state, uptime })).tunnel?.retry
+  assert.equal([retry(100), retry(126.2), retry(127), retry(-1e9)], [27, 1, null, null])
+})
+
+test('timestamps of systemd', () => {
+  assert.equal([timestamp(AT), timestamp(''), timestamp(undefined), timestamp('n/a')], [ms, null, null, null])
+})
+
+const sum = (paths: number) => ({ paths, bytes: paths * 2 ** 20, last: paths ? NOW - 180_000 : 0 })
+const queue: QueueStatus = { queued: 0, size: 0, oldest: null, failed: [], uploading: false, problem: null }
+const shown = (more: Partial<Facts>, own: Partial<QueueStatus> = {}): Shown => ({
+  status: assess(facts(more)),
+  queue: { ...queue, ...own },
+  uploaded: { all: sum(0), week: sum(0), today: sum(0) },
+  fetched: { all: sum(30), week: sum(4), today: sum(1) },
+})
+const draw = (all: Shown[], check: CheckFacts | null = null, width: number | null = null, colour = false): string[] =>
+  screen(all, check, { now: NOW, width, colour }).split('\n')
+
+test('a screen', () => {
+  const oldest = new Date(2026, 10, 22, 20, 25).getTime()
+  const failed = [{ path: '/nix/store/00000000000000000000000000000000-bad', reason: 'lacks a\nsignature \u001b[2J' }]
+  const lines = draw([shown({ socket: true, answer: YES }, { queued: 2, size: 3 * 2 ** 20, oldest, failed, uploading: true })])
+  assert.equal(lines, [
+    'rpi: usable; Nix 2.26.3, answers in 12 ms',
+    '  tunnel    active',
+    '  queue     2 paths, 3.0 MiB, the oldest since 20:25 (5m); uploading',
+    '            1 path failed; nix-lan queue retry, or nix-lan queue drop --failed',
+    '              bad: lacks a signature  [2J',
+    '  uploaded  nothing yet',
+    '  fetched   last 3m ago; today 1 path (1.0 MiB), in 7 days 4 paths (4.0 MiB), in all 30 paths (30.0 MiB)',
+    '',
+  ])
+})
+
+test('since when, how often the tunnel failed, and when it is tried again', () => {
+  const [heading = '', tunnel] = draw([shown({ units: units(up, activating), tunnelState: state })])
+  assert.match(heading, /^rpi: reachable since .*\d\d:\d\d \(\d+[smhd]\); Permission denied \(publickey\)$/)
+  assert.is(tunnel, '  tunnel    activating; failed 3 times, next attempt in 27 s')
+})
+
+test('of what the information is', () => {
+  const one = [shown({ units: units(down, down) })]
+  assert.is(draw(one, { timer: true, last: NOW - 20_000 }).at(-2), 'last looked for boxes 20s ago, looks twice a minute')
+  assert.match(
+    draw(one, { timer: false, last: null }).at(-2) ?? '',
+    /^nothing looks for boxes: systemctl --user enable --now nix-lan-check\.timer/,
+  )
+  assert.match(draw(one, null).at(-2) ?? '', /^ {2}fetched /, 'nothing without systemd')
+})
+
+test('no line is wider than the terminal, and colours don’t count', () => {
+  const failed = Array.from({ length: 9 }, (_, i) => ({
+    path: `/nix/store/0000000000000000000000000000000${i}-x`,
+    reason: 'r'.repeat(200),
+  }))
+  for (const width of [20, 40, 80]) {
+    const plainLines = draw([shown({ socket: true, answer: YES }, { failed })], { timer: true, last: NOW }, width)
+    assert.ok(
+      plainLines.every((line) => line.length <= width),
+      plainLines.join('\n'),
+    )
+    assert.ok(plainLines.some((line) => line.endsWith('…') && line.length === width))
+    const coloured = draw([shown({ socket: true, answer: YES }, { failed })], { timer: true, last: NOW }, width, true)
+    assert.equal(
+      coloured.map((line) =>
+        line
+          .split('\u001b')
+          .map((part, at) => (at === 0 ? part : part.replace(/^\[\d+m/, '')))
+          .join(''),
+      ),
+      plainLines,
+    )
+    assert.ok(coloured.join('').includes('\u001b[32musable'))
+  }
+})
+
+test('many failures are a few lines', () => {
+  const failed = Array.from({ length: 9 }, (_, i) => ({ path: `/nix/store/0000000000000000000000000000000${i}-x`, reason: '' }))
+  const lines = draw([shown({}, { failed })])
+  assert.is(lines.length, 11)
+  assert.ok(lines.includes('              and 6 more: nix-lan queue'))
+})
+
+test('a queue that is not there says how to make it', () => {
+  assert.ok(draw([shown({}, { problem: 'there is no queue for rpi yet' })]).includes('  queue     there is no queue for rpi yet'))
+})
+
+test('a time of another day has its date', () => {
+  assert.is(clock(NOW - 3_600_000, NOW), '19:30')
+  assert.is(clock(NOW - 86_400_000, NOW), '2026-11-21 20:30')
+})
+
+test('as JSON: times in ISO 8601, what is not known is null', () => {
+  const { caches } = plain([shown({ socket: true, answer: YES, units: units(up, up) })], null) as { caches: Record<string, unknown>[] }
+  const [cache = {}] = caches
+  assert.is(cache.since, '2026-11-22T18:02:00.000Z')
+  assert.equal(cache.uploaded, { last: null, today: { paths: 0, bytes: 0 }, week: { paths: 0, bytes: 0 }, all: { paths: 0, bytes: 0 } })
+  assert.is((cache.queue as Record<string, unknown>).oldest, null)
+})
+
+test('a picture that is higher than the terminal says so in its last row', () => {
+  const rows = fitted('a\nb\nc\nd\n', 3).split('\r\n')
+  assert.is(rows.length, 3)
+  assert.match(rows[2] ?? '', /^… 2 more lines/)
+  assert.is(fitted('a\nb\n', 3).split('\r\n').length, 2)
+})
+
+test.run()
