@@ -1,0 +1,209 @@
+// What setup has to know of this machine before it plans anything. Reads and asks, changes nothing.
+import { accessSync, constants, existsSync, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { dirname, join } from 'node:path'
+import { distrust } from '../config-file.ts'
+import { Failure, UsageError } from '../errors.ts'
+import { type PathInfo, parsePathInfo, nix } from '../nix.ts'
+import { readText } from '../nix-conf.ts'
+import { run } from '../run.ts'
+import { unsigned } from '../upload.ts'
+import type { User } from '../users.ts'
+
+/** Where the heads look for a runtime when PATH has none (scripts/heads/runtime.sh). */
+const BARE_PATH = ['/usr/local/bin', '/usr/bin', '/run/current-system/sw/bin', '/nix/var/nix/profiles/default/bin']
+
+/** The oldest runtimes that dist/ runs on. */
+const OLDEST = { node: [18, 19], deno: [2, 0], bun: [1, 0] } as const
+
+/** Kinds of installations, by what they need from setup. */
+export type Installation = 'daemon' | { owner: number } | 'nixos' | 'none'
+
+/** What kind of Nix this machine has. @param owner of /nix/store, undefined where there is none */
+export function installation(nixos: boolean, daemon: boolean, owner: number | undefined): Installation {
+  if (nixos) return 'nixos'
+  if (daemon || owner === 0) return 'daemon'
+  return owner === undefined ? 'none' : { owner }
+}
+
+/** Asks the machine for it. Debian's Nix has no /nix/store before the first build, but its daemon's socket. */
+export function findInstallation(): Installation {
+  const units = ['/etc/systemd/system', '/usr/lib/systemd/system', '/lib/systemd/system', '/usr/local/lib/systemd/system']
+  const daemon = existsSync('/nix/var/nix/daemon-socket') || units.some((unit) => existsSync(`${unit}/nix-daemon.service`))
+  const owner = ['/nix/store', '/nix'].map((path) => statSync(path, { throwIfNoEntry: false })?.uid).find((uid) => uid !== undefined)
+  return installation(existsSync('/etc/NIXOS'), daemon, owner)
+}
+
+/** Why this Nix will not do, from the output of `nix --version` or `nix-store --version`; undefined when it will. Pure. */
+export function nixTooOld(output: string): string | undefined {
+  const [, major, minor] = /\(.*\) (\d+)\.(\d+)/.exec(output) ?? []
+  if (major === undefined || Number(major) > 2 || Number(minor) >= 4) return undefined
+  return `this is Nix ${major}.${minor}, which can't start a program as a store; nix-lan needs Nix 2.4 or later`
+}
+
+/** A runtime as a daemon finds it. */
+export interface Runtime {
+  program: string
+  version: string
+}
+
+/** Why a runtime will not do; undefined when it will. Pure. @param output of `PROGRAM --version` */
+export function runtimeProblem(program: string, output: string): string | undefined {
+  const name = program.split('/').at(-1) as keyof typeof OLDEST
+  const [, major = '0', minor = '0'] = /(\d+)\.(\d+)/.exec(output) ?? []
+  const [leastMajor, leastMinor] = OLDEST[name]
+  const enough = Number(major) > leastMajor || (Number(major) === leastMajor && Number(minor) >= leastMinor)
+  if (enough) return undefined
+  return `${program} is ${output.trim().split('\n')[0] || 'of no version'}, and nix-lan needs ${name} ${leastMajor}.${leastMinor} or later`
+}
+
+/**
+ * The runtime that programs started by nix-daemon will find: the first in the list of the heads, whatever our own PATH is.
+ * @throws Failure when there is none, it is too old, or somebody but root can change it; with the way out
+ */
+export async function findRuntime(directories = BARE_PATH): Promise<Runtime> {
+  const program = directories.flatMap((directory) => Object.keys(OLDEST).map((name) => `${directory}/${name}`)).find(isProgram)
+  if (!program) {
+    throw new Failure(`nix-daemon would find no node, deno or bun: it looks in ${directories.join(', ')} only.${wayOut()}`)
+  }
+  const doubt = distrust(program, statSync(program, { bigint: true }))
+  if (doubt) throw new Failure(`nix-daemon would run ${program} as root, but ${doubt}.${wayOut()}`)
+  const asked = await run(program, ['--version'], { timeout: 10_000 })
+  const problem = asked.code === 0 ? runtimeProblem(program, asked.stdout) : `${program} doesn't run: ${asked.stderr || asked.failedToStart}`
+  if (problem) throw new Failure(`${problem}.${wayOut()}`)
+  return { program, version: (asked.stdout.trim().split('\n')[0] ?? '').replace(/^v/, '') }
+}
+
+function isProgram(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK)
+    return statSync(path).isFile()
+  } catch {
+    return false
+  }
+}
+
+/** What to type to get one. Node, Deno and Bun are each one file that runs from anywhere: a copy of the one that runs us will do. */
+function wayOut(): string {
+  const own = process.execPath
+  const copy = BARE_PATH.includes(dirname(own)) ? '' : `, or copy the one you have:\n  sudo install -m 755 ${own} /usr/local/bin/`
+  return ` Install one for the whole machine (on Debian: sudo apt install nodejs)${copy}`
+}
+
+/**
+ * Why a directory, or the one it will be made in, is not root's alone; undefined when it is. A group that has no members may write: that is
+ * Debian's `staff` in /usr/local.
+ */
+export function doubtAbout(directory: string, emptyGroup: (gid: number) => boolean = hasNoMembers): string | undefined {
+  let at = directory
+  while (!existsSync(at)) at = dirname(at)
+  at = realpathSync(at)
+  for (;;) {
+    const { uid, gid, mode } = lstatSync(at)
+    if (uid !== 0) return `${at} belongs to uid ${uid}; try: sudo chown root ${at}`
+    if ((mode & 0o002) !== 0 && (mode & 0o1000) === 0) return `everybody can write to ${at}; try: sudo chmod o-w ${at}`
+    if ((mode & 0o020) !== 0 && (mode & 0o1000) === 0 && gid !== 0 && !emptyGroup(gid)) return `a group can write to ${at}; try: sudo chmod g-w ${at}`
+    if (at === '/') return undefined
+    at = dirname(at)
+  }
+}
+
+function hasNoMembers(gid: number): boolean {
+  const line = (readText('/etc/group') ?? '').split('\n').find((entry) => entry.split(':')[2] === String(gid))
+  const primary = (readText('/etc/passwd') ?? '').split('\n').some((entry) => entry.split(':')[3] === String(gid))
+  return line !== undefined && line.split(':')[3] === '' && !primary
+}
+
+/** A file of dist/, by its path there. */
+export interface DistFile {
+  path: string
+  content: Buffer
+  executable: boolean
+}
+
+/** The files of the directory that the running program lies in. @throws Failure when that isn't a whole dist/ */
+export function readDist(): DistFile[] {
+  const directory = dirname(realpathSync(process.argv[1] ?? ''))
+  const files = readBelow(directory, '').filter(({ path }) => path !== 'demo')
+  const lacking = ['nix-lan', 'nix-lan-connect', 'nix-lan-tunnel', 'post-build-hook', 'package.json'].filter(
+    (name) => !files.some(({ path }) => path === name),
+  )
+  if (lacking.length > 0) throw new Failure(`${directory} lacks ${lacking.join(', ')}; setup copies the directory that it lies in, which is dist/`)
+  return files
+}
+
+function readBelow(directory: string, below: string): DistFile[] {
+  const entries = readdirSync(join(directory, below), { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))
+  return entries.flatMap((entry) => {
+    const path = join(below, entry.name)
+    if (entry.isDirectory()) return readBelow(directory, path)
+    if (!entry.isFile() || entry.name.startsWith('.')) return []
+    const file = join(directory, path)
+    return [{ path, content: readFileSync(file), executable: (statSync(file).mode & 0o111) !== 0 }]
+  })
+}
+
+/** The name of this machine. */
+export const hostName = (): string => hostname()
+
+/** The first file that says what is in force, and the one that takes our block: Determinate's installer owns nix.conf and includes another. */
+export function findNixConf(top: string, read: (path: string) => string | undefined): string {
+  const custom = join(dirname(top), 'nix.custom.conf')
+  const includes = /^\s*!?include\s+(\S*\/)?nix\.custom\.conf\s*(#.*)?$/m.test(read(top) ?? '')
+  return behindLink(includes ? custom : top)
+}
+
+function behindLink(file: string): string {
+  try {
+    return realpathSync(file)
+  } catch {
+    return file // not there yet
+  }
+}
+
+/** Whether nix-daemon runs, and has been started before its configuration was changed last. */
+export type Daemon = 'not running' | 'up to date' | 'outdated'
+
+/** @param pid of nix-daemon, 0 if it doesn't run @param changed milliseconds since 1970 */
+export function daemonState(pid: number, changed: number): Daemon {
+  if (pid === 0) return 'not running'
+  const started = startOf(pid)
+  return started === undefined || started <= changed ? 'outdated' : 'up to date'
+}
+
+/** When a process started, in milliseconds since 1970, to 10 ms (proc_pid_stat(5), field 22; USER_HZ is 100 on all of Linux's common platforms). */
+function startOf(pid: number): number | undefined {
+  const stat = readText(`/proc/${pid}/stat`)
+  const uptime = Number(readText('/proc/uptime')?.split(' ')[0])
+  const ticks = Number(stat?.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
+  return Number.isNaN(uptime + ticks) ? undefined : Date.now() - uptime * 1000 + ticks * 10
+}
+
+/** The process id of nix-daemon by systemd's word; 0 when it doesn't run. */
+export async function daemonPid(): Promise<number> {
+  const asked = await run('systemctl', ['show', '--property=MainPID', 'nix-daemon.service'], { timeout: 10_000 })
+  return Number(/^MainPID=(\d+)$/m.exec(asked.stdout)?.[1] ?? 0)
+}
+
+/** What was built here and carries no signature, from the lines of `nix path-info --all --size --sigs`; pure. */
+export function unsignedBuilds(output: string): { path: string; size: number }[] {
+  return output.split('\n').flatMap((line) => {
+    const found = parsePathInfo(line)
+    return found && isOwnUnsigned(found.info) ? [{ path: found.path, size: found.info.size }] : []
+  })
+}
+
+const isOwnUnsigned = (info: PathInfo): boolean => info.ultimate && unsigned(info)
+
+/** Those of this machine's store. A store that can't be asked yet has none. */
+export async function findUnsignedBuilds(): Promise<{ path: string; size: number }[]> {
+  return unsignedBuilds((await nix(['path-info', '--all', '--size', '--sigs'])).stdout)
+}
+
+/** The group of a user, from passwd(5). */
+export async function groupOf(user: User): Promise<number> {
+  const asked = await run('id', ['-g', user.name], { timeout: 5000 })
+  const gid = Number(asked.stdout.trim() || Number.NaN)
+  if (Number.isNaN(gid)) throw new UsageError(`the group of ${user.name} can't be found: ${asked.stderr.trim()}`)
+  return gid
+}
