@@ -2,7 +2,7 @@
 // bash of its own, with its output thrown away and its time bounded: it may print, wait for a terminal, start programs, or exit.
 import { existsSync } from 'node:fs'
 import { inSeconds } from './race.ts'
-import { run } from './run.ts'
+import { type Outcome, type RunOptions, run } from './run.ts'
 import { searchEnv } from './search-path.ts'
 
 export interface Agent {
@@ -31,12 +31,20 @@ const SOURCE = [
  * The agent for ssh.
  * @param ours our environment: what it has is kept
  * @param limit milliseconds for the file
+ * @param start how to start bash, for root: as the user whose file that is
  */
-export async function findAgent(envFile: string, ours: Record<string, string | undefined>, limit = ENV_FILE_LIMIT): Promise<Agent> {
+export async function findAgent(
+  envFile: string,
+  ours: Record<string, string | undefined>,
+  limit = ENV_FILE_LIMIT,
+  start?: (argv: string[], options: RunOptions) => Promise<Outcome>,
+): Promise<Agent> {
   if (ours.SSH_AUTH_SOCK) return { env: {}, from: 'the environment' }
   if (!existsSync(envFile)) return { env: {}, from: `nowhere: SSH_AUTH_SOCK is not set, and there is no ${envFile}` }
   const env = { ...searchEnv(), BASH_ENV: undefined, ENV: undefined }
-  const sourced = await run('bash', ['--noprofile', '--norc', '-c', SOURCE, 'bash', envFile], { env, timeout: limit, group: true })
+  const args = ['--noprofile', '--norc', '-c', SOURCE, 'bash', envFile]
+  const options = { timeout: limit, group: true }
+  const sourced = await (start ? start(['bash', ...args], options) : run('bash', args, { env, ...options }))
   const [status, socket, pid] = sourced.stdout.split('\0')
   if (socket) return { env: { SSH_AUTH_SOCK: socket, ...(pid ? { SSH_AGENT_PID: pid } : {}) }, from: envFile }
   const problem = problemOf(envFile, limit, sourced, status)

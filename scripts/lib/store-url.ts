@@ -19,7 +19,7 @@ export function storeUrl(cache: Cache, uid: number, { strict = false } = {}): st
  * Nix starts no ssh for the host name localhost, it runs the program (src/libstore/ssh.cc, 2.4–2.35): through `bash -c` up to 2.19, split at
  * spaces from 2.20. So nothing may stand in the paths that either of them, or the URL, would take apart.
  */
-function connectUrl(program: string, socket: string, strict: boolean): string {
+export function connectUrl(program: string, socket: string, strict: boolean): string {
   for (const path of [program, socket]) {
     if (!/^\/[A-Za-z0-9_./+-]+$/.test(path))
       throw new Failure(`${path}: Nix can't be given a path with such characters; keep to letters, digits and . _ + -`)

@@ -23,9 +23,10 @@ export interface Entry {
 /** What was done on the box of a cache, over ssh. */
 export interface BoxDeed {
   cache: string
-  /** The ssh destination. */
+  /** The ssh destination, and its port. */
   ssh: string
-  /** The line in the box's nix.conf, if we put it there. */
+  port: number
+  /** The file there that has our block, and the keys in it. */
   conf?: string
   key?: string
   /** `USER GROUP`: who was put into which group. */

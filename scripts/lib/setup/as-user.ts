@@ -1,0 +1,51 @@
+// Programs that setup, run by root, starts as the user: with that user's rights, home and ssh agent, and nothing of root's environment.
+import { findAgent } from '../agent-env.ts'
+import { type Outcome, type RunOptions, run } from '../run.ts'
+import { searchPath } from '../search-path.ts'
+import { systemctl } from '../systemd.ts'
+import { effectiveUid, type User } from '../users.ts'
+
+/** Someone to run programs as. `env`: what is added to the bare environment of a login, such as SSH_AUTH_SOCK. */
+export interface Person extends User {
+  env: Record<string, string>
+}
+
+/** The program and arguments that run a command as the person, and its environment: nothing when that is who we are. */
+function command(person: Person, argv: readonly string[]): { argv: string[]; env: Record<string, string | undefined> } {
+  if (effectiveUid() === person.uid) return { argv: [...argv], env: { ...process.env, ...person.env } }
+  const bare = {
+    HOME: person.home,
+    USER: person.name,
+    LOGNAME: person.name,
+    PATH: systemPath(),
+    XDG_RUNTIME_DIR: `/run/user/${person.uid}`,
+    ...(process.env.TERM ? { TERM: process.env.TERM } : {}),
+    ...(process.env.LANG ? { LANG: process.env.LANG } : {}),
+    ...person.env,
+  }
+  return { argv: ['runuser', '-u', person.name, '--', ...argv], env: bare }
+}
+
+/** Runs a program as the person. Never throws: what happened is in the outcome. */
+export function runAs(person: Person, argv: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  const { argv: all, env } = command(person, argv)
+  const [program = '', ...args] = all
+  return run(program, args, { env, group: options.timeout !== undefined, ...options })
+}
+
+/** Where programs of the system are, those of the administrator too (runuser, usermod). */
+export const systemPath = (): string => `${searchPath(process.env.PATH)}:/usr/sbin:/sbin`
+
+/**
+ * The user, with the ssh agent that the tunnel will find: that of the user's systemd, else of the file that sets it for shells (config:
+ * env-file). That file is sourced as the user, never as root.
+ */
+export async function personOf(user: User, envFile: string): Promise<Person> {
+  const bare = { ...user, env: {} }
+  const root = effectiveUid() !== user.uid
+  const shown = await systemctl(['show-environment'], root ? { owner: user } : {})
+  const socket = /^SSH_AUTH_SOCK=([^$'"\s]+)$/m.exec(shown.stdout)?.[1] ?? (root ? undefined : process.env.SSH_AUTH_SOCK)
+  if (socket) return { ...bare, env: { SSH_AUTH_SOCK: socket } }
+  const { env } = await findAgent(envFile, {}, 5000, root ? (argv, options) => runAs(bare, argv, options) : undefined)
+  return { ...bare, env }
+}

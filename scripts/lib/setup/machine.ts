@@ -1,0 +1,87 @@
+// For whom and where setup works: the kind of Nix, the user, the layout. Refuses, with what to do instead, where it can't.
+import { basename } from 'node:path'
+import { UsageError } from '../errors.ts'
+import { nix } from '../nix.ts'
+import { effectiveUid, findUser, type User } from '../users.ts'
+import { doubtAbout, findInstallation, findRuntime, groupOf, type Installation, nixTooOld } from './facts.ts'
+import { type Layout, systemLayout, userLayout } from './layout.ts'
+import { readRecord } from './record.ts'
+
+/** What was said on the command line. */
+export interface Options {
+  destination: string | undefined
+  user: string | undefined
+  name: string | undefined
+  prefix: string | undefined
+  dryRun: boolean
+  yes: boolean
+  linger: boolean
+  sign: boolean
+  forgetKey: boolean
+}
+
+/** Where and for whom. */
+export interface Machine {
+  layout: Layout
+  user: User
+  gid: number
+}
+
+const DEFAULT_PREFIX = '/usr/local'
+
+/** @param action for the message that says what to type @throws UsageError where setup is not the way */
+export async function findMachine(options: Options, action: string): Promise<Machine> {
+  const kind = findInstallation()
+  if (kind === 'none') throw new UsageError('there is no Nix on this machine: neither /nix/store nor nix-daemon. Install it first: https://nixos.org/download')
+  const self = effectiveUid()
+  if (typeof kind === 'object') return await ownNix(kind, self, options)
+  if (self !== 0) throw new UsageError(`this needs root, since nix-daemon runs as root: sudo ${action}`)
+  const layout = systemLayout(prefixOf(options.prefix) ?? readRecord('/etc/nix-lan/setup.json')?.prefix ?? DEFAULT_PREFIX)
+  const user = chosenUser(options.user ?? sudoer() ?? readRecord(layout.record)?.user)
+  return { layout, user, gid: await groupOf(user) }
+}
+
+async function ownNix({ owner }: Exclude<Installation, string>, self: number, options: Options): Promise<Machine> {
+  const user = findUser(owner)
+  const name = user?.name ?? `uid ${owner}`
+  if (self !== owner || !user) throw new UsageError(`the Nix on this machine is ${name}'s own, without a daemon: run this as ${name}, without sudo`)
+  if (options.user !== undefined && options.user !== name) throw new UsageError(`the Nix on this machine is ${name}'s own: --user ${options.user} can't use it`)
+  return { layout: userLayout(user, prefixOf(options.prefix)), user, gid: await groupOf(user) }
+}
+
+function prefixOf(prefix: string | undefined): string | undefined {
+  if (prefix === undefined) return undefined
+  if (!/^(\/[A-Za-z0-9_.+-]+)+$/.test(prefix)) throw new UsageError(`--prefix ${prefix}: must be an absolute path of letters, digits and . _ + -, like /opt/nix-lan`)
+  return prefix
+}
+
+const sudoer = (): string | undefined => (process.env.SUDO_USER === 'root' ? undefined : process.env.SUDO_USER)
+
+function chosenUser(name: string | undefined): User {
+  if (name === undefined) throw new UsageError('for which user? Run it with sudo as that user, or say --user NAME')
+  const user = /^\d+$/.test(name) || name.startsWith('-') ? undefined : findUser(name)
+  if (!user) throw new UsageError(`there is no user ${name}`)
+  if (user.uid === 0) throw new UsageError('the user must be an ordinary one: whose ssh key opens the box, and whose session has the tunnel; say --user NAME')
+  return user
+}
+
+/** What has to be so before anything is written. @throws Failure with the way out */
+export async function mustSuit({ layout }: Machine): Promise<void> {
+  const asked = await nix(['--version'], { timeout: 20_000 })
+  if (asked.failedToStart) throw new UsageError('nix is not in PATH, nor where installers put it')
+  const old = nixTooOld(asked.stdout)
+  if (old) throw new UsageError(old)
+  if (layout.single) return
+  await findRuntime()
+  for (const directory of [layout.lib, layout.bin]) {
+    const doubt = doubtAbout(directory)
+    if (doubt) throw new UsageError(`nix-daemon would run as root what is in ${directory}, but ${doubt}; or choose another place with --prefix, like --prefix /opt/nix-lan`)
+  }
+}
+
+/** How this program was called, for a message that says what to type. */
+export function howCalled(argv: readonly string[]): string {
+  const self = process.argv[1] ?? 'nix-lan'
+  const inPath = (process.env.PATH ?? '').split(':').some((directory) => `${directory}/${basename(self)}` === self)
+  return [inPath ? basename(self) : self, 'setup', ...argv].join(' ')
+}

@@ -1,0 +1,57 @@
+// The user's systemd, seen from setup: lingering, and starting and stopping our units there.
+import { existsSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Failure } from '../errors.ts'
+import { run } from '../run.ts'
+import { type AskOptions, problemOf, systemctl } from '../systemd.ts'
+import { effectiveUid, type User } from '../users.ts'
+
+/** Whether the user's systemd runs from boot on, without a login (loginctl(1), enable-linger). */
+export const lingers = (user: User): boolean => existsSync(`/var/lib/systemd/linger/${user.name}`)
+
+/** Switches lingering on or off. @throws Failure with what loginctl said */
+export async function setLinger(user: User, on: boolean): Promise<void> {
+  const verb = on ? 'enable-linger' : 'disable-linger'
+  const done = await run('loginctl', [verb, user.name], { timeout: 30_000 })
+  if (done.code !== 0) throw new Failure(`loginctl ${verb} ${user.name} failed: ${done.stderr.trim() || done.failedToStart}`)
+}
+
+const ownerOf = (user: User): AskOptions => (effectiveUid() === user.uid ? { limit: 20_000 } : { owner: user, limit: 20_000 })
+
+/** Whether the user's systemd is there to be asked. The directory is one that only it can make. */
+export const hasManager = (user: User): boolean => existsSync(`/run/user/${user.uid}/systemd/private`)
+
+/** Waits until it is, as it is a moment after lingering was switched on. @returns whether it came */
+export async function managerCame(user: User, limit = 15_000): Promise<boolean> {
+  for (const until = Date.now() + limit; !hasManager(user); await sleep(100)) if (Date.now() > until) return false
+  return true
+}
+
+/** Makes it read the units anew, starts the timer, and asks for a check now. @throws Failure with what systemctl said */
+export async function startUnits(user: User): Promise<void> {
+  await must(user, ['daemon-reload'])
+  await must(user, ['start', 'nix-lan-check.timer'])
+  await must(user, ['restart', '--no-block', 'nix-lan-check.service'])
+}
+
+/** Stops all that is ours, the sockets of tunnels with it. Units that aren't there are no failure. */
+export async function stopUnits(user: User): Promise<void> {
+  await must(user, ['stop', 'nix-lan-check.timer', 'nix-lan-check.service'].filter(Boolean), [5])
+  await must(user, ['stop', 'nix-lan@*.target', 'nix-lan-tunnel@*.service', 'nix-lan-upload@*', 'nix-lan-built@*'])
+}
+
+/** Makes it forget units that are gone, and that some had failed. */
+export async function forgetUnits(user: User): Promise<void> {
+  await must(user, ['daemon-reload'])
+  await systemctl(['reset-failed', 'nix-lan*'], ownerOf(user))
+}
+
+/** Whether the timer runs. */
+export async function timerRuns(user: User): Promise<boolean> {
+  return (await systemctl(['is-active', 'nix-lan-check.timer'], ownerOf(user))).code === 0
+}
+
+async function must(user: User, args: string[], alsoFine: number[] = []): Promise<void> {
+  const done = await systemctl(args, ownerOf(user))
+  if (done.code !== 0 && !alsoFine.includes(done.code ?? -1)) throw new Failure(`systemctl --user ${args.join(' ')}: ${problemOf(done)}`)
+}

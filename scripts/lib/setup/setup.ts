@@ -1,0 +1,304 @@
+// Setting up: reads the machine, shows what will be done, asks once, does it. Every step first looks whether it is done already.
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Failure, UsageError } from '../errors.ts'
+import { nix } from '../nix.ts'
+import { readText } from '../nix-conf.ts'
+import { batches, errorText } from '../nix.ts'
+import { run } from '../run.ts'
+import type { User } from '../users.ts'
+import { VERSION } from '../version.ts'
+import { type Person, personOf, runAs } from './as-user.ts'
+import { askBox, type BoxAnswer, type BoxFacts, type BoxNeeds, boxNeeds, boxTroubles, linesToPaste, mendScript, resolveDestination, runOnBox } from './box.ts'
+import { agreed } from './dialogue.ts'
+import { daemonPid, daemonState, findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
+import { isRight, look, markOf, put, type Seen, type Want } from './files.ts'
+import { keyName, newSecretKey } from './keys.ts'
+import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
+import { hasManager, lingers, managerCame, setLinger, startUnits, timerRuns } from './manager.ts'
+import { type Box, isSsh, nameFor, type Plan, plan, type Situation } from './plan.ts'
+import { emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
+import { count, type Item, itemsFor, textOf } from './show.ts'
+
+/** What will be done besides writing files. */
+interface Actions {
+  restartDaemon: boolean
+  linger: boolean
+  startUnits: boolean
+  sign: { path: string; size: number }[]
+  boxes: BoxWork[]
+}
+
+/** One box: what it says, what root has to do there. */
+interface BoxWork {
+  box: Box
+  daemonSocket: string
+  answer: BoxAnswer
+  needs: BoxNeeds
+}
+
+const say = (text: string): void => {
+  process.stdout.write(`${text}\n`)
+}
+
+/** `nix-lan setup`. @returns the exit code */
+export async function setUp(options: Options, argv: readonly string[]): Promise<number> {
+  const machine = await findMachine(options, howCalled(argv))
+  await mustSuit(machine)
+  const { layout, user } = machine
+  const known = readRecord(layout.record)
+  if (known && known.user !== user.name) throw new UsageError(`this machine is set up for ${known.user}; take that back first: nix-lan setup --undo`)
+  const situation = await gather(machine, options)
+  const draft = withStale(plan(situation), known)
+  const person = await personOf(user, draft.config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
+  const actions = await findActions(draft, situation, person, options)
+  const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)]
+  const keyless = look(layout.secretKey).kind === 'missing'
+  if (items.length === 0) say(`nix-lan ${VERSION} is set up for ${user.name} already, and nothing has to change.`)
+  else {
+    say(`nix-lan ${VERSION} for ${user.name} on ${hostName()}. To do:\n`)
+    process.stdout.write(textOf(items, process.stdout.isTTY === true).replaceAll(PLACEHOLDER.slice(0, 43), '(made now)'))
+  }
+  sayTroubles(actions, draft)
+  if (options.dryRun) return 0
+  if (items.length > 0 && !(await agreed('Do it?', options.yes))) {
+    say('Nothing was changed.')
+    return 1
+  }
+  if (items.length > 0) {
+    if (keyless) situation.secret = await newSecretKey(keyName(hostName()))
+    await carryOut(withStale(plan(situation), known), machine, person, actions, known)
+  }
+  return await conclude(actions, person, machine)
+}
+
+// ---- what is there
+
+/** Stands for a key that is made only when it is wanted: 64 bytes of nothing. */
+const PLACEHOLDER = Buffer.alloc(64).toString('base64')
+
+async function gather({ layout, user, gid }: Machine, options: Options): Promise<Situation> {
+  const top = layout.single ? `${user.home}/.config/nix/nix.conf` : '/etc/nix/nix.conf'
+  const file = findNixConf(top, readText)
+  const seen = look(file)
+  if (seen.kind !== 'file' && seen.kind !== 'missing') throw new Failure(`${file} is not a regular file`)
+  return {
+    layout,
+    user,
+    gid,
+    dist: readDist(),
+    box: options.destination === undefined ? undefined : await boxFor(options.destination, options.name, user),
+    config: readText(layout.config),
+    nixConf: { top, file, now: seen.kind === 'file' ? { ...seen, text: seen.content.toString() } : undefined, read: readText },
+    secret: readText(layout.secretKey) ?? `${keyName(hostName())}:${PLACEHOLDER}`,
+    networkManager: layout.dispatchers !== undefined && existsSync(layout.dispatchers),
+  }
+}
+
+async function boxFor(destination: string, name: string | undefined, user: User): Promise<Box> {
+  if (!/^([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.:_-]*$/.test(destination))
+    throw new UsageError(`${destination}: must be what you give to ssh to log in on the box, like pi.local, pi@pi.local or an alias`)
+  const { host, port } = await resolveDestination({ ...user, env: {} }, destination)
+  return { name: name ?? nameFor(destination.replace(/^.*@/, '')), host, ssh: destination, port }
+}
+
+/** With what an earlier version put there and this one doesn't: after nix.conf, which may have named it. */
+function withStale(planned: Plan, known: Record | undefined): Plan {
+  const wanted = new Set(planned.wants.map(({ path }) => path))
+  const stale = (known?.entries ?? []).filter(({ path, before, ours }) => {
+    if (wanted.has(path) || before.kind !== 'missing' || /\/nix-lan\.(secret|public)$/.test(path)) return false
+    const seen = look(path)
+    return (seen.kind === 'file' || seen.kind === 'link') && ours.includes(markOf(seen))
+  })
+  return { ...planned, wants: [...planned.wants, ...stale.map(({ path }): Want => ({ path, kind: 'missing' }))] }
+}
+
+async function findActions(draft: Plan, { layout, user, nixConf }: Situation, person: Person, options: Options): Promise<Actions> {
+  const changes = (path: string): boolean => draft.wants.some((want) => want.path === path && !isRight(want, look(path)))
+  const unitsChange = draft.wants.some((want) => want.path.startsWith(`${layout.units}/`) && !isRight(want, look(want.path)))
+  const boxes = await Promise.all(draft.config.caches.filter(isSsh).map((cache) => askOne(cache, draft, person)))
+  return {
+    restartDaemon: !layout.single && (changes(nixConf.file) || (await daemonOutdated(nixConf.file))),
+    linger: options.linger && !lingers(user),
+    startUnits: unitsChange || !hasManager(user) || !(await timerRuns(user)),
+    sign: options.sign ? await findUnsignedBuilds() : [],
+    boxes,
+  }
+}
+
+async function daemonOutdated(file: string): Promise<boolean> {
+  const changed = statSync(file, { throwIfNoEntry: false })?.ctimeMs
+  return changed !== undefined && daemonState(await daemonPid(), changed) === 'outdated'
+}
+
+async function askOne(cache: Box & { daemonSocket: string }, { publicKeys }: Plan, person: Person): Promise<BoxWork> {
+  process.stderr.write(`nix-lan setup: asking ${cache.ssh}\n`)
+  const answer = await askBox(person, cache, cache.daemonSocket)
+  const needs = answer.kind === 'there' ? boxNeeds(answer.facts, publicKeys) : { keys: [...publicKeys] }
+  return { box: cache, daemonSocket: cache.daemonSocket, answer, needs }
+}
+
+// ---- what will be done
+
+const needsAnything = ({ keys, member }: BoxNeeds): boolean => keys.length > 0 || member !== undefined
+
+/** What we may do on the box by ourselves. */
+const mayMend = (facts: BoxFacts): boolean => facts.root !== 'no' && !facts.nixos
+
+function actionItems(actions: Actions, { keyFiles }: Plan, { user }: Situation): Item[] {
+  const items: Item[] = []
+  for (const { box, answer, needs } of actions.boxes) {
+    if (answer.kind !== 'there' || !mayMend(answer.facts) || !needsAnything(needs)) continue
+    const how = answer.facts.root === 'sudo' ? 'by sudo there' : 'as root there'
+    const lines = needs.keys.map((key) => `+extra-trusted-public-keys = ${key}`)
+    if (lines.length > 0) items.push({ title: `on ${box.ssh}, ${how}: change ${answer.facts.conf} and restart its nix-daemon`, lines })
+    if (needs.member) items.push({ title: `on ${box.ssh}, ${how}: put ${needs.member.user} in the group ${needs.member.group}`, lines: [] })
+  }
+  if (actions.restartDaemon) items.push({ title: 'restart nix-daemon, if it runs', lines: [] })
+  if (actions.sign.length > 0) {
+    const size = actions.sign.reduce((sum, { size }) => sum + size, 0)
+    const what = `${count(actions.sign.length, 'path')} (${Math.ceil(size / 1024 / 1024)} MiB) built here before and not signed`
+    items.push({ title: `sign ${what}, with ${keyFiles.join(' and ')} (--no-sign: don't)`, lines: [] })
+  }
+  if (actions.linger) items.push({ title: `let ${user.name}'s systemd run from boot on: loginctl enable-linger ${user.name} (--no-linger: don't)`, lines: [] })
+  if (actions.startUnits) items.push({ title: `start nix-lan-check.timer for ${user.name}`, lines: [] })
+  return items
+}
+
+/** What only a person can do, said before the question. */
+function sayTroubles({ boxes }: Actions, { formerHook }: Plan): void {
+  if (formerHook) say(`  Your own post-build-hook, ${formerHook}, goes on being called.\n`)
+  for (const { box, daemonSocket, answer, needs } of boxes) {
+    if (answer.kind === 'away') say(`  ${box.ssh} can't be reached now (${answer.why}), so that its side is left for later.\n`)
+    else if (answer.kind === 'refused') say(`  ${box.ssh} lets nobody in: ${answer.why}.\n  Mend that: ${answer.cure}\n`)
+    else {
+      for (const trouble of boxTroubles(answer.facts, daemonSocket)) say(`  On ${box.ssh} ${trouble}.\n`)
+      if (!mayMend(answer.facts) && needsAnything(needs)) sayLines(box, needs, answer.facts)
+    }
+  }
+}
+
+function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos'>): void {
+  say(`  On ${box.ssh}, this is for you to do; nix-lan may not:`)
+  for (const line of linesToPaste(needs, facts)) say(`      ${line.replaceAll(PLACEHOLDER.slice(0, 43), '(see /etc/nix/nix-lan.public)')}`)
+  say('')
+}
+
+// ---- doing it
+
+async function carryOut(final: Plan, machine: Machine, person: Person, actions: Actions, known: Record | undefined): Promise<void> {
+  const { layout, user } = machine
+  const nixConf = final.wants.find(({ path }) => /\/nix(\.custom)?\.conf$/.test(path))?.path ?? ''
+  const record = keepRecord(final.wants, machine, nixConf, known)
+  writeAll(final.wants, machine)
+  if (actions.restartDaemon || (!layout.single && (await daemonOutdated(nixConf)))) await restartDaemon()
+  for (const work of actions.boxes) await mendBox(work, final, person, (deed) => keepDeed(record, deed, machine))
+  if (actions.sign.length > 0) await sign(actions.sign.map(({ path }) => path), final.keyFiles)
+  if (actions.linger) {
+    record.linger = true
+    writeRecord(record, layout, ownerOf(machine), look)
+    await setLinger(user, true)
+    done(`${user.name}'s systemd runs from boot on`)
+  }
+  if (actions.startUnits) await start(user)
+}
+
+const done = (what: string): void => say(`  done: ${what}`)
+
+const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } => (layout.single ? { uid: user.uid, gid } : { uid: 0, gid: 0 })
+
+/** The record is there before anything else is. */
+function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined): Record {
+  const { layout, user } = machine
+  const seen = (path: string): Seen => (path === layout.etc && onlyOurLeftovers(layout.etc) ? { kind: 'missing' } : look(path))
+  const record = extended(known ?? emptyRecord(user, layout.prefix, nixConf), wants, seen)
+  for (const want of wants.filter(({ path }) => layout.etc.startsWith(path))) if (!isRight(want, look(want.path))) put(want)
+  writeRecord({ ...record, nixConf }, layout, ownerOf(machine), look)
+  return record
+}
+
+/** A directory that a run was killed in before it had written the record. */
+function onlyOurLeftovers(etc: string): boolean {
+  return existsSync(etc) && readdirSync(etc).every((name) => name === 'setup.before' || name.endsWith('.nix-lan-new'))
+}
+
+function keepDeed(record: Record, deed: Record['box'][number], machine: Machine): void {
+  const same = (other: Record['box'][number]): boolean => other.cache === deed.cache && other.ssh === deed.ssh
+  record.box = [...record.box.filter((other) => !same(other)), { ...record.box.find(same), ...deed }]
+  writeRecord(record, machine.layout, ownerOf(machine), look)
+}
+
+function writeAll(wants: readonly Want[], { layout }: Machine): void {
+  let copied = 0
+  for (const want of wants) {
+    if (isRight(want, look(want.path))) continue
+    put(want)
+    if (want.path.startsWith(`${layout.lib}/`)) copied += want.kind === 'file' ? 1 : 0
+    else if (want.kind !== 'directory' || !want.shared) done(want.path)
+  }
+  if (copied > 0) done(`${count(copied, 'file')} in ${layout.lib}`)
+}
+
+/** @throws Failure with what systemctl said */
+export async function restartDaemon(): Promise<void> {
+  const asked = await run('systemctl', ['try-restart', 'nix-daemon.service'], { timeout: 60_000 })
+  if (asked.code !== 0) throw new Failure(`nix-daemon was not restarted: ${asked.stderr.trim() || asked.failedToStart}; try: systemctl restart nix-daemon`)
+  done('nix-daemon has its new configuration')
+}
+
+async function mendBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep: (deed: Record['box'][number]) => void): Promise<void> {
+  const { box, answer } = work
+  if (answer.kind !== 'there' || !mayMend(answer.facts)) return
+  const { facts } = answer
+  const needs = boxNeeds(facts, publicKeys)
+  if (!needsAnything(needs) || facts.root === 'no') return
+  keep({
+    cache: box.name,
+    ssh: box.ssh,
+    port: box.port,
+    ...(needs.keys.length > 0 ? { conf: facts.conf, key: needs.keys.join(' ') } : {}),
+    ...(needs.member ? { member: `${needs.member.user} ${needs.member.group}` } : {}),
+  })
+  await runOnBox(person, box, facts.root, mendScript(needs, facts.conf, hostName()))
+  done(`${box.ssh} trusts what is built here${needs.member ? `, and ${needs.member.user} may use its nix-daemon` : ''}`)
+}
+
+async function sign(paths: string[], keyFiles: readonly string[]): Promise<void> {
+  for (const file of keyFiles)
+    for (const batch of batches(paths)) {
+      const signed = await nix(['store', 'sign', '--key-file', file, ...batch])
+      if (signed.code !== 0) throw new Failure(`signing with ${file} failed: ${errorText(signed.stderr)}`)
+    }
+  done(`${count(paths.length, 'path')} signed`)
+}
+
+async function start(user: User): Promise<void> {
+  if (!hasManager(user) && !(lingers(user) && (await managerCame(user)))) {
+    say(`  ${user.name} has no systemd running; the units start at the next login.`)
+    return
+  }
+  await startUnits(user)
+  done(`nix-lan-check.timer runs for ${user.name}`)
+}
+
+// ---- the end
+
+/** Waits for the first tunnel, then says how things are. */
+async function conclude({ boxes }: Actions, person: Person, { layout }: Machine): Promise<number> {
+  const there = boxes.filter(({ answer }) => answer.kind === 'there')
+  for (const { box } of there) await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
+  if (boxes.some(({ answer }) => answer.kind === 'away')) {
+    say('When the box is there, once more, for its side: sudo nix-lan setup')
+    return 75
+  }
+  return there.length === boxes.length ? 0 : 1
+}
+
+async function becomesUsable({ name }: Box, person: Person, available: string): Promise<void> {
+  for (const until = Date.now() + 20_000; Date.now() < until; await sleep(300)) {
+    const asked = await runAs(person, [available, '--usable', name], { timeout: 10_000 })
+    if (asked.code === 0) return say(asked.stdout.trim())
+    if (asked.code !== 1) return
+  }
+  say(`${name} is not usable yet; see: systemctl --user status nix-lan-tunnel@${name}`)
+}
