@@ -1,6 +1,7 @@
 // nix-lan, the command for people: a table of subcommands, each in a file of its own in commands/.
 import { check, help as checkHelp } from './commands/check.ts'
 import { queue, help as queueHelp } from './commands/queue.ts'
+import { setup, help as setupHelp } from './commands/setup.ts'
 import { status, help as statusHelp } from './commands/status.ts'
 import { main, nearest } from './lib/cli.ts'
 import { hasConfig } from './lib/config.ts'
@@ -14,6 +15,7 @@ interface Command {
 const COMMANDS = new Map<string, Command>([
   ['check', { help: checkHelp, run: check }],
   ['queue', { help: queueHelp, run: queue }],
+  ['setup', { help: setupHelp, run: setup }],
   ['status', { help: statusHelp, run: status }],
 ])
 
@@ -25,6 +27,7 @@ Commands:
   status   what is there, what waits, what was saved (without a command: this)
   check    whether the boxes are there; starts and stops their tunnels
   queue    what waits to be uploaded: list, add, upload, retry, drop, sign
+  setup    installs all this on a machine, and takes it away again
 
 Options:
   -h, --help       this; \`nix-lan COMMAND --help\` for a command

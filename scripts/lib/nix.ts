@@ -2,6 +2,7 @@
 // that all of them print alike. (`path-info --json` changed its shape in 2.19 and 2.33; `path-info --sigs --size` never did.)
 import { Failure } from './errors.ts'
 import { type Outcome, type RunOptions, run } from './run.ts'
+import { searchPath } from './search-path.ts'
 
 /** The directory of the store; NIX_STORE_DIR as Nix itself reads it. */
 export const storeDir = process.env.NIX_STORE_DIR || '/nix/store'
@@ -76,13 +77,16 @@ export function nixEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.Pro
   return rest
 }
 
+/** The PATH of sudo or of a service need not have Nix, where its installer put it. */
+const environment = (): Record<string, string | undefined> => ({ ...nixEnvironment(), PATH: searchPath(process.env.PATH) })
+
 /** Runs `nix SUBCOMMAND …` with the commands enabled, however nix.conf has them. */
 export function nix(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
-  return run('nix', ['--option', 'extra-experimental-features', 'nix-command', ...args], { env: nixEnvironment(), ...options })
+  return run('nix', ['--option', 'extra-experimental-features', 'nix-command', ...args], { env: environment(), ...options })
 }
 
 function nixStore(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
-  return run('nix-store', args, { env: nixEnvironment(), ...options })
+  return run('nix-store', args, { env: environment(), ...options })
 }
 
 /** How a question may be asked: of another store, and for how many milliseconds at most (each batch). */

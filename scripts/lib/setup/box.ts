@@ -75,7 +75,11 @@ export async function askBox(person: Person, box: Box, daemonSocket: string): Pr
 }
 
 /** What an ssh that has ended means; pure. */
-export function answerOf(asked: Pick<Outcome, 'code' | 'stdout' | 'stderr' | 'timedOut' | 'failedToStart'>, box: Box, user: string): BoxAnswer {
+export function answerOf(
+  asked: Pick<Outcome, 'code' | 'stdout' | 'stderr' | 'timedOut' | 'failedToStart'>,
+  box: Box,
+  user: string,
+): BoxAnswer {
   const facts = factsIn(asked.stdout)
   if (facts) return { kind: 'there', facts }
   const said = asked.stderr.trim().split('\n').filter(Boolean)
@@ -89,7 +93,11 @@ export function answerOf(asked: Pick<Outcome, 'code' | 'stdout' | 'stderr' | 'ti
     return { kind: 'refused', why: changed ? 'its host key has changed' : 'its host key is not known yet', cure }
   }
   if (/Permission denied/.test(asked.stderr)) {
-    return { kind: 'refused', why, cure: `as ${user}: ssh-copy-id ${box.port === 22 ? '' : `-p ${box.port} `}${box.ssh} (a key with a passphrase must be in the agent)` }
+    return {
+      kind: 'refused',
+      why,
+      cure: `as ${user}: ssh-copy-id ${box.port === 22 ? '' : `-p ${box.port} `}${box.ssh} (a key with a passphrase must be in the agent)`,
+    }
   }
   if (asked.code === 255 || asked.timedOut) return { kind: 'away', why }
   return { kind: 'refused', why, cure: `see what ${login} does` }
@@ -128,14 +136,16 @@ export function boxNeeds(facts: BoxFacts, publicKeys: readonly string[]): BoxNee
 export function boxTroubles(facts: BoxFacts, daemonSocket: string): string[] {
   const troubles: string[] = []
   if (facts.nix === '') troubles.push('there is no nix-store in sight: install Nix there')
-  if (facts.socket === 'missing') troubles.push(`there is no ${daemonSocket}: nix-lan needs the multi-user Nix, with nix-daemon, on the box`)
+  if (facts.socket === 'missing')
+    troubles.push(`there is no ${daemonSocket}: nix-lan needs the multi-user Nix, with nix-daemon, on the box`)
   return troubles
 }
 
 /** The same as lines for a person to paste on the box. */
 export function linesToPaste(needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos'>): string[] {
   if (facts.nixos) {
-    const lines = needs.keys.length > 0 ? [`nix.settings.extra-trusted-public-keys = [ ${needs.keys.map((key) => `"${key}"`).join(' ')} ];`] : []
+    const lines =
+      needs.keys.length > 0 ? [`nix.settings.extra-trusted-public-keys = [ ${needs.keys.map((key) => `"${key}"`).join(' ')} ];`] : []
     if (needs.member) lines.push(`users.users.${needs.member.user}.extraGroups = [ "${needs.member.group}" ];`)
     return lines.length > 0 ? ['# in its configuration.nix, then nixos-rebuild switch:', ...lines] : []
   }

@@ -66,7 +66,10 @@ export const secretKeys = (assignments: Assignment[]): string[] => valuesOf(assi
 
 /** The hook in force; '' for none. */
 export const hookOf = (assignments: Assignment[]): string =>
-  assignments.filter(({ key }) => key === 'post-build-hook').at(-1)?.values.join(' ') ?? ''
+  assignments
+    .filter(({ key }) => key === 'post-build-hook')
+    .at(-1)
+    ?.values.join(' ') ?? ''
 
 /**
  * What is not in force though the block says it, since something after the block takes it back: only where the block's file is

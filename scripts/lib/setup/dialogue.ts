@@ -9,7 +9,8 @@ import { UsageError } from '../errors.ts'
  */
 export function agreed(question: string, yes: boolean): Promise<boolean> {
   if (yes) return Promise.resolve(true)
-  if (process.stdin.isTTY !== true) throw new UsageError('there is no terminal to ask on: --yes does it without asking, --dry-run only shows it')
+  if (process.stdin.isTTY !== true)
+    throw new UsageError('there is no terminal to ask on: --yes does it without asking, --dry-run only shows it')
   const lines = createInterface({ input: process.stdin, output: process.stdout })
   return new Promise((resolve) => {
     let answer = ''

@@ -4,7 +4,7 @@ import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { distrust } from '../config-file.ts'
 import { Failure, UsageError } from '../errors.ts'
-import { type PathInfo, parsePathInfo, nix } from '../nix.ts'
+import { nix, type PathInfo, parsePathInfo } from '../nix.ts'
 import { readText } from '../nix-conf.ts'
 import { run } from '../run.ts'
 import { unsigned } from '../upload.ts'
@@ -69,7 +69,8 @@ export async function findRuntime(directories = BARE_PATH): Promise<Runtime> {
   const doubt = distrust(program, statSync(program, { bigint: true }))
   if (doubt) throw new Failure(`nix-daemon would run ${program} as root, but ${doubt}.${wayOut()}`)
   const asked = await run(program, ['--version'], { timeout: 10_000 })
-  const problem = asked.code === 0 ? runtimeProblem(program, asked.stdout) : `${program} doesn't run: ${asked.stderr || asked.failedToStart}`
+  const problem =
+    asked.code === 0 ? runtimeProblem(program, asked.stdout) : `${program} doesn't run: ${asked.stderr || asked.failedToStart}`
   if (problem) throw new Failure(`${problem}.${wayOut()}`)
   return { program, version: (asked.stdout.trim().split('\n')[0] ?? '').replace(/^v/, '') }
 }
@@ -102,7 +103,8 @@ export function doubtAbout(directory: string, emptyGroup: (gid: number) => boole
     const { uid, gid, mode } = lstatSync(at)
     if (uid !== 0) return `${at} belongs to uid ${uid}; try: sudo chown root ${at}`
     if ((mode & 0o002) !== 0 && (mode & 0o1000) === 0) return `everybody can write to ${at}; try: sudo chmod o-w ${at}`
-    if ((mode & 0o020) !== 0 && (mode & 0o1000) === 0 && gid !== 0 && !emptyGroup(gid)) return `a group can write to ${at}; try: sudo chmod g-w ${at}`
+    if ((mode & 0o020) !== 0 && (mode & 0o1000) === 0 && gid !== 0 && !emptyGroup(gid))
+      return `a group can write to ${at}; try: sudo chmod g-w ${at}`
     if (at === '/') return undefined
     at = dirname(at)
   }
@@ -128,7 +130,8 @@ export function readDist(): DistFile[] {
   const lacking = ['nix-lan', 'nix-lan-connect', 'nix-lan-tunnel', 'post-build-hook', 'package.json'].filter(
     (name) => !files.some(({ path }) => path === name),
   )
-  if (lacking.length > 0) throw new Failure(`${directory} lacks ${lacking.join(', ')}; setup copies the directory that it lies in, which is dist/`)
+  if (lacking.length > 0)
+    throw new Failure(`${directory} lacks ${lacking.join(', ')}; setup copies the directory that it lies in, which is dist/`)
   return files
 }
 

@@ -9,7 +9,8 @@ import { run } from '../run.ts'
 export function publicHalf(secret: string, file: string): string {
   const [, name, base64 = ''] = /^([^:\s]+):([A-Za-z0-9+/=]+)\s*$/.exec(secret) ?? []
   const bytes = Buffer.from(base64, 'base64')
-  if (name === undefined || bytes.length !== 64) throw new Failure(`${file}: is not a secret key of Nix; move it away, or mend secret-key-files`)
+  if (name === undefined || bytes.length !== 64)
+    throw new Failure(`${file}: is not a secret key of Nix; move it away, or mend secret-key-files`)
   return `${name}:${bytes.subarray(32).toString('base64')}`
 }
 

@@ -5,6 +5,7 @@ import { nix } from '../nix.ts'
 import { effectiveUid, findUser, type User } from '../users.ts'
 import { doubtAbout, findInstallation, findRuntime, groupOf, type Installation, nixTooOld } from './facts.ts'
 import { type Layout, systemLayout, userLayout } from './layout.ts'
+import { nameFor } from './plan.ts'
 import { readRecord } from './record.ts'
 
 /** What was said on the command line. */
@@ -32,7 +33,9 @@ const DEFAULT_PREFIX = '/usr/local'
 /** @param action for the message that says what to type @throws UsageError where setup is not the way */
 export async function findMachine(options: Options, action: string): Promise<Machine> {
   const kind = findInstallation()
-  if (kind === 'none') throw new UsageError('there is no Nix on this machine: neither /nix/store nor nix-daemon. Install it first: https://nixos.org/download')
+  if (kind === 'none')
+    throw new UsageError('there is no Nix on this machine: neither /nix/store nor nix-daemon. Install it first: https://nixos.org/download')
+  if (kind === 'nixos') throw new UsageError(nixosText(options))
   const self = effectiveUid()
   if (typeof kind === 'object') return await ownNix(kind, self, options)
   if (self !== 0) throw new UsageError(`this needs root, since nix-daemon runs as root: sudo ${action}`)
@@ -41,17 +44,35 @@ export async function findMachine(options: Options, action: string): Promise<Mac
   return { layout, user, gid: await groupOf(user) }
 }
 
+/** What to write on NixOS, whose files belong to its configuration. */
+export function nixosText({ destination = 'pi@pi.local', name, user }: Pick<Options, 'destination' | 'name' | 'user'>): string {
+  const host = destination.replace(/^.*@/, '')
+  return `this is NixOS, where all of it belongs in the configuration. With nix-lan's flake as an input, or a checkout of it:
+
+  imports = [ nix-lan.nixosModules.default ];        # or [ /path/to/nix-lan/nix/nixos.nix ]
+  services.nix-lan = {
+    enable = true;
+    user = "${user ?? sudoer() ?? 'alice'}";
+    caches.${name ?? nameFor(host)} = { host = "${host}";${host === destination ? '' : ` ssh = "${destination}";`} };
+  };
+
+then nixos-rebuild switch. Nothing was changed.`
+}
+
 async function ownNix({ owner }: Exclude<Installation, string>, self: number, options: Options): Promise<Machine> {
   const user = findUser(owner)
   const name = user?.name ?? `uid ${owner}`
-  if (self !== owner || !user) throw new UsageError(`the Nix on this machine is ${name}'s own, without a daemon: run this as ${name}, without sudo`)
-  if (options.user !== undefined && options.user !== name) throw new UsageError(`the Nix on this machine is ${name}'s own: --user ${options.user} can't use it`)
+  if (self !== owner || !user)
+    throw new UsageError(`the Nix on this machine is ${name}'s own, without a daemon: run this as ${name}, without sudo`)
+  if (options.user !== undefined && options.user !== name)
+    throw new UsageError(`the Nix on this machine is ${name}'s own: --user ${options.user} can't use it`)
   return { layout: userLayout(user, prefixOf(options.prefix)), user, gid: await groupOf(user) }
 }
 
 function prefixOf(prefix: string | undefined): string | undefined {
   if (prefix === undefined) return undefined
-  if (!/^(\/[A-Za-z0-9_.+-]+)+$/.test(prefix)) throw new UsageError(`--prefix ${prefix}: must be an absolute path of letters, digits and . _ + -, like /opt/nix-lan`)
+  if (!/^(\/[A-Za-z0-9_.+-]+)+$/.test(prefix))
+    throw new UsageError(`--prefix ${prefix}: must be an absolute path of letters, digits and . _ + -, like /opt/nix-lan`)
   return prefix
 }
 
@@ -61,7 +82,8 @@ function chosenUser(name: string | undefined): User {
   if (name === undefined) throw new UsageError('for which user? Run it with sudo as that user, or say --user NAME')
   const user = /^\d+$/.test(name) || name.startsWith('-') ? undefined : findUser(name)
   if (!user) throw new UsageError(`there is no user ${name}`)
-  if (user.uid === 0) throw new UsageError('the user must be an ordinary one: whose ssh key opens the box, and whose session has the tunnel; say --user NAME')
+  if (user.uid === 0)
+    throw new UsageError('the user must be an ordinary one: whose ssh key opens the box, and whose session has the tunnel; say --user NAME')
   return user
 }
 
@@ -75,7 +97,10 @@ export async function mustSuit({ layout }: Machine): Promise<void> {
   await findRuntime()
   for (const directory of [layout.lib, layout.bin]) {
     const doubt = doubtAbout(directory)
-    if (doubt) throw new UsageError(`nix-daemon would run as root what is in ${directory}, but ${doubt}; or choose another place with --prefix, like --prefix /opt/nix-lan`)
+    if (doubt)
+      throw new UsageError(
+        `nix-daemon would run as root what is in ${directory}, but ${doubt}; or choose another place with --prefix, like --prefix /opt/nix-lan`,
+      )
   }
 }
 

@@ -66,7 +66,8 @@ export function plan(situation: Situation): Plan {
   const without = assignmentsWith(nixConf.top, nixConf.file, withoutBlock(nixConf.now?.text ?? '', nixConf.file), nixConf.read)
   const listed = secretKeys(without)
   const keyFiles = listed.length > 0 ? listed : [layout.secretKey]
-  const publicKeys = listed.length > 0 ? listed.map((file) => publicOf(file, nixConf.read)) : [publicHalf(situation.secret, layout.secretKey)]
+  const publicKeys =
+    listed.length > 0 ? listed.map((file) => publicOf(file, nixConf.read)) : [publicHalf(situation.secret, layout.secretKey)]
   const ours = `${layout.lib}/post-build-hook`
   const formerHook = otherHook(hookOf(without), ours, nixConf.read)
   const both = `${layout.etc}/post-build-hook`
@@ -134,7 +135,12 @@ function table({ name, host, ssh, port }: Box): string {
 export function nameFor(host: string): string {
   if (/^[0-9.]+$|:/.test(host)) return 'box'
   const name = (host.split('.')[0] ?? '').toLowerCase().replace(/[^a-z0-9]+/g, '-')
-  return name.replace(/^-+|-+$/g, '').slice(0, 40).replace(/-+$/, '') || 'box'
+  return (
+    name
+      .replace(/^-+|-+$/g, '')
+      .slice(0, 40)
+      .replace(/-+$/, '') || 'box'
+  )
 }
 
 // ---- keys and hooks
@@ -211,7 +217,8 @@ function queue(situation: Situation, config: Config): Want[] {
   const parents = [`${stateDir}/gcroots/nix-lan`, dirname(queueDir('x')), dirname(failedDir('x'))]
   const own = config.caches.filter(isSsh).flatMap(({ name }) => [queueDir(name), failedDir(name)])
   const lines = [...parents.map((path) => `d ${path} 0755 root root -`), ...own.map((path) => `d ${path} 0755 ${user.name} root -`)]
-  const comment = '# Written by `nix-lan setup`: the queue, should somebody remove it. Links in it are GC roots, and nothing is removed from it.'
+  const comment =
+    '# Written by `nix-lan setup`: the queue, should somebody remove it. Links in it are GC roots, and nothing is removed from it.'
   return [
     ...directory(situation, `${stateDir}/gcroots`),
     ...parents.map((path): Want => ({ path, kind: 'directory', mode: 0o755, uid, gid })),

@@ -2,14 +2,24 @@
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, UsageError } from '../errors.ts'
-import { nix } from '../nix.ts'
+import { batches, errorText, nix } from '../nix.ts'
 import { readText } from '../nix-conf.ts'
-import { batches, errorText } from '../nix.ts'
 import { run } from '../run.ts'
 import type { User } from '../users.ts'
 import { VERSION } from '../version.ts'
 import { type Person, personOf, runAs } from './as-user.ts'
-import { askBox, type BoxAnswer, type BoxFacts, type BoxNeeds, boxNeeds, boxTroubles, linesToPaste, mendScript, resolveDestination, runOnBox } from './box.ts'
+import {
+  askBox,
+  type BoxAnswer,
+  type BoxFacts,
+  type BoxNeeds,
+  boxNeeds,
+  boxTroubles,
+  linesToPaste,
+  mendScript,
+  resolveDestination,
+  runOnBox,
+} from './box.ts'
 import { agreed } from './dialogue.ts'
 import { daemonPid, daemonState, findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
 import { isRight, look, markOf, put, type Seen, type Want } from './files.ts'
@@ -47,7 +57,8 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   await mustSuit(machine)
   const { layout, user } = machine
   const known = readRecord(layout.record)
-  if (known && known.user !== user.name) throw new UsageError(`this machine is set up for ${known.user}; take that back first: nix-lan setup --undo`)
+  if (known && known.user !== user.name)
+    throw new UsageError(`this machine is set up for ${known.user}; take that back first: nix-lan setup --undo`)
   const situation = await gather(machine, options)
   const draft = withStale(plan(situation), known)
   const person = await personOf(user, draft.config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
@@ -57,7 +68,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   if (items.length === 0) say(`nix-lan ${VERSION} is set up for ${user.name} already, and nothing has to change.`)
   else {
     say(`nix-lan ${VERSION} for ${user.name} on ${hostName()}. To do:\n`)
-    process.stdout.write(textOf(items, process.stdout.isTTY === true).replaceAll(PLACEHOLDER.slice(0, 43), '(made now)'))
+    process.stdout.write(textOf(items, process.stdout.isTTY === true).replaceAll(NO_KEY, '(made now)'))
   }
   sayTroubles(actions, draft)
   if (options.dryRun) return 0
@@ -76,6 +87,9 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
 
 /** Stands for a key that is made only when it is wanted: 64 bytes of nothing. */
 const PLACEHOLDER = Buffer.alloc(64).toString('base64')
+
+/** Its public half. */
+const NO_KEY = Buffer.alloc(32).toString('base64')
 
 async function gather({ layout, user, gid }: Machine, options: Options): Promise<Situation> {
   const top = layout.single ? `${user.home}/.config/nix/nix.conf` : '/etc/nix/nix.conf'
@@ -160,7 +174,11 @@ function actionItems(actions: Actions, { keyFiles }: Plan, { user }: Situation):
     const what = `${count(actions.sign.length, 'path')} (${Math.ceil(size / 1024 / 1024)} MiB) built here before and not signed`
     items.push({ title: `sign ${what}, with ${keyFiles.join(' and ')} (--no-sign: don't)`, lines: [] })
   }
-  if (actions.linger) items.push({ title: `let ${user.name}'s systemd run from boot on: loginctl enable-linger ${user.name} (--no-linger: don't)`, lines: [] })
+  if (actions.linger)
+    items.push({
+      title: `let ${user.name}'s systemd run from boot on: loginctl enable-linger ${user.name} (--no-linger: don't)`,
+      lines: [],
+    })
   if (actions.startUnits) items.push({ title: `start nix-lan-check.timer for ${user.name}`, lines: [] })
   return items
 }
@@ -180,7 +198,7 @@ function sayTroubles({ boxes }: Actions, { formerHook }: Plan): void {
 
 function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos'>): void {
   say(`  On ${box.ssh}, this is for you to do; nix-lan may not:`)
-  for (const line of linesToPaste(needs, facts)) say(`      ${line.replaceAll(PLACEHOLDER.slice(0, 43), '(see /etc/nix/nix-lan.public)')}`)
+  for (const line of linesToPaste(needs, facts)) say(`      ${line.replaceAll(NO_KEY, '(see /etc/nix/nix-lan.public)')}`)
   say('')
 }
 
@@ -193,7 +211,11 @@ async function carryOut(final: Plan, machine: Machine, person: Person, actions: 
   writeAll(final.wants, machine)
   if (actions.restartDaemon || (!layout.single && (await daemonOutdated(nixConf)))) await restartDaemon()
   for (const work of actions.boxes) await mendBox(work, final, person, (deed) => keepDeed(record, deed, machine))
-  if (actions.sign.length > 0) await sign(actions.sign.map(({ path }) => path), final.keyFiles)
+  if (actions.sign.length > 0)
+    await sign(
+      actions.sign.map(({ path }) => path),
+      final.keyFiles,
+    )
   if (actions.linger) {
     record.linger = true
     writeRecord(record, layout, ownerOf(machine), look)
@@ -205,7 +227,8 @@ async function carryOut(final: Plan, machine: Machine, person: Person, actions: 
 
 const done = (what: string): void => say(`  done: ${what}`)
 
-const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } => (layout.single ? { uid: user.uid, gid } : { uid: 0, gid: 0 })
+const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } =>
+  layout.single ? { uid: user.uid, gid } : { uid: 0, gid: 0 }
 
 /** The record is there before anything else is. */
 function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined): Record {
@@ -242,7 +265,8 @@ function writeAll(wants: readonly Want[], { layout }: Machine): void {
 /** @throws Failure with what systemctl said */
 export async function restartDaemon(): Promise<void> {
   const asked = await run('systemctl', ['try-restart', 'nix-daemon.service'], { timeout: 60_000 })
-  if (asked.code !== 0) throw new Failure(`nix-daemon was not restarted: ${asked.stderr.trim() || asked.failedToStart}; try: systemctl restart nix-daemon`)
+  if (asked.code !== 0)
+    throw new Failure(`nix-daemon was not restarted: ${asked.stderr.trim() || asked.failedToStart}; try: systemctl restart nix-daemon`)
   done('nix-daemon has its new configuration')
 }
 

@@ -29,7 +29,8 @@ export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: R
   return items
 }
 
-const isUnit = (path: string, { units }: Layout): boolean => path.startsWith(`${units}/`) && path.split('/').length === units.split('/').length + 1
+const isUnit = (path: string, { units }: Layout): boolean =>
+  path.startsWith(`${units}/`) && path.split('/').length === units.split('/').length + 1
 
 const nameOf = ({ path }: Want): string => path.split('/').at(-1) ?? ''
 
@@ -65,7 +66,14 @@ async function fileItem(want: Want & { kind: 'file' }, secret: boolean): Promise
   const verb = seen.kind === 'missing' ? 'write' : 'change'
   if (secret) return { title: `${verb} ${want.path} (secret, mode 600)`, lines: [] }
   const text = want.content.toString()
-  if (seen.kind !== 'file') return { title: `${verb} ${want.path}`, lines: text.trimEnd().split('\n').map((line) => `+${line}`) }
+  if (seen.kind !== 'file')
+    return {
+      title: `${verb} ${want.path}`,
+      lines: text
+        .trimEnd()
+        .split('\n')
+        .map((line) => `+${line}`),
+    }
   if (seen.content.equals(want.content)) return { title: `give ${want.path} its owner and mode back`, lines: [] }
   return { title: `${verb} ${want.path}`, lines: await difference(want.path, text) }
 }

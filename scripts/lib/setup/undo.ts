@@ -150,7 +150,10 @@ function sayPlan({ user, entries, nixConf, box, linger }: Record, waiting: reado
   }
   say(`  take our block out of ${nixConf} and restart nix-daemon`)
   say(`  stop the units of ${user}`)
-  for (const deed of box) say(`  on ${deed.ssh}: ${[deed.key ? `no longer trust ${deed.key.replace(/:.*/, '')}` : '', deed.member ? `take ${deed.member.replace(' ', ' out of the group ')}` : ''].filter(Boolean).join(', ')}`)
+  for (const deed of box)
+    say(
+      `  on ${deed.ssh}: ${[deed.key ? `no longer trust ${deed.key.replace(/:.*/, '')}` : '', deed.member ? `take ${deed.member.replace(' ', ' out of the group ')}` : ''].filter(Boolean).join(', ')}`,
+    )
   if (linger) say(`  let ${user}'s systemd end with the last session again: loginctl disable-linger ${user}`)
   say(`  put ${count(entries.length, 'path')} back as they were: removed, or with what was in them`)
   say(forgetKey ? '  remove the signing key\n' : '  keep the signing key (--forget-key: remove it too)\n')
@@ -217,7 +220,8 @@ async function restoreBoxes({ box }: Record, person: Person): Promise<number> {
 
 function byHand(deed: BoxDeed): string[] {
   const lines: string[] = []
-  if (deed.conf && deed.key) lines.push(`take out of ${deed.conf}: extra-trusted-public-keys = ${deed.key}`, 'sudo systemctl restart nix-daemon')
+  if (deed.conf && deed.key)
+    lines.push(`take out of ${deed.conf}: extra-trusted-public-keys = ${deed.key}`, 'sudo systemctl restart nix-daemon')
   const [user, group] = deed.member?.split(' ') ?? []
   if (user && group) lines.push(`sudo gpasswd -d ${user} ${group}`)
   return lines
