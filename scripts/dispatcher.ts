@@ -10,7 +10,7 @@ import { effectiveUid } from './lib/users.ts'
 const HELP = `Usage: nix-lan-dispatcher INTERFACE ACTION
 
 NetworkManager runs this when the network changes. It asks the systemd of the
-user of the configuration to look which boxes are there now, and returns at once:
+configuration's user to look which boxes are there now, and returns at once:
 
   sudo ln -s /path/to/nix-lan/dist/nix-lan-dispatcher \\
     /etc/NetworkManager/dispatcher.d/90-nix-lan
