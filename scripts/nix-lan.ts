@@ -1,5 +1,6 @@
 // nix-lan, the command for people: a table of subcommands, each in a file of its own in commands/.
 import { check, help as checkHelp } from './commands/check.ts'
+import { doctor, help as doctorHelp } from './commands/doctor.ts'
 import { queue, help as queueHelp } from './commands/queue.ts'
 import { setup, help as setupHelp } from './commands/setup.ts'
 import { status, help as statusHelp } from './commands/status.ts'
@@ -14,6 +15,7 @@ interface Command {
 
 const COMMANDS = new Map<string, Command>([
   ['check', { help: checkHelp, run: check }],
+  ['doctor', { help: doctorHelp, run: doctor }],
   ['queue', { help: queueHelp, run: queue }],
   ['setup', { help: setupHelp, run: setup }],
   ['status', { help: statusHelp, run: status }],
@@ -26,6 +28,7 @@ Usage: nix-lan [COMMAND] [OPTION…]
 Commands:
   status   what is there, what waits, what was saved (without a command: this)
   check    whether the boxes are there; starts and stops their tunnels
+  doctor   what is wrong, and what mends it
   queue    what waits to be uploaded: list, add, upload, retry, drop, sign
   setup    installs all this on a machine, and takes it away again
 

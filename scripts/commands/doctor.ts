@@ -1,0 +1,105 @@
+// nix-lan doctor: checks every link between a build here and the box, in order, and says of what is wrong what mends it. Changes nothing but
+// for the path of its round trip, which it takes away again.
+import { parse } from '../lib/cli.ts'
+import { type Config, namedCache } from '../lib/config.ts'
+import type { World } from '../lib/doctor/world.ts'
+import { UsageError } from '../lib/errors.ts'
+import { effectiveUid, findUser } from '../lib/users.ts'
+
+export const help = `nix-lan doctor: what is wrong, and what mends it
+
+Usage: nix-lan doctor [--offline] [--json] [CACHE]
+
+Checks every link in order: configuration, Nix, its settings, the programs that
+root runs, the units, the queue; then for each box its name, port, log-in and
+nix-daemon, the tunnel; and last a round trip: a tiny path is built, uploaded,
+deleted, fetched back with its signature required, and taken away everywhere.
+What rests on something that has failed is not checked, and not blamed.
+
+Run it as yourself. With sudo it does all of that as you, and sees a little
+more: the secret key, and what nix-daemon has in its environment.
+
+      --offline    nothing over the network, and nothing that takes long
+      --json       for scripts: a list of { check, cache, state, saw, mend };
+                   state is ok, warning, failed or skipped; mend is a command,
+                   words, or null; no cache: about the machine as a whole
+  -h, --help
+
+Exit code: 0 nothing failed (there may be warnings); 1 something did; 2 wrong
+usage.
+
+Examples:
+  nix-lan doctor
+  nix-lan doctor --offline rpi
+  nix-lan doctor --json | jq '.[] | select(.state == "failed")'
+`
+
+/** The subcommand. @param argv what follows `doctor` @returns the exit code */
+export async function doctor(argv: string[]): Promise<number> {
+  const options = parse(argv, { boolean: ['json', 'offline'] })
+  const [name, another] = options.words
+  if (another !== undefined) throw new UsageError('one cache at a time, or all of them; see --help')
+  const uid = effectiveUid()
+  const { lookAround } = await import('../lib/doctor/world.ts')
+  const world = lookAround(uid, findUser(uid)?.name ?? String(uid))
+  if (world.config && name !== undefined) namedCache(world.config, name)
+  const call: Call = { world, name, json: options.flag('json'), offline: options.flag('offline') }
+  if (!world.config || world.config.uid === uid) return await here(call)
+  if (uid === 0) return await asRoot(call, world.config, argv)
+  const { user } = world.config
+  throw new UsageError(`tunnel, queue and ssh key are ${user}'s: sudo -u ${user} nix-lan doctor`)
+}
+
+/** What the doctor is called with. */
+interface Call {
+  world: World
+  name: string | undefined
+  json: boolean
+  offline: boolean
+}
+
+/** The name by which we were called: for what lies beside us. */
+const self = (): string => process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? ''
+
+async function here({ world, name, json, offline }: Call): Promise<number> {
+  const { exitCodeOf, runChecks } = await import('../lib/doctor/check.ts')
+  const { allChecks } = await import('../lib/doctor/checks.ts')
+  const { Screen } = await import('../lib/doctor/screen.ts')
+  const screen = new Screen(json)
+  const clean: (() => Promise<void>)[] = []
+  try {
+    const checks = allChecks(world, chosen(world.config, name), self(), clean)
+    const findings = await runChecks(checks, {
+      offline,
+      starts: (check) => screen.starts(check),
+      ended: (finding) => screen.ended(finding),
+    })
+    screen.conclude(findings)
+    return exitCodeOf(findings)
+  } finally {
+    for (const sweep of clean) await sweep()
+  }
+}
+
+/** All of it as the user, and what only root can see. */
+async function asRoot({ world, json }: Call, config: Config, argv: readonly string[]): Promise<number> {
+  const { exitCodeOf } = await import('../lib/doctor/check.ts')
+  const { askAsUser, keyAsRoot, withRoots } = await import('../lib/doctor/as-root.ts')
+  const { Screen } = await import('../lib/doctor/screen.ts')
+  const { checkBash, checkRuntime } = await import('../lib/doctor/checks.ts')
+  const findings = await withRoots(await askAsUser(config, argv, self()), {
+    signing: () => keyAsRoot(world),
+    runtime: () => checkRuntime(world),
+    bash: () => checkBash(world),
+  })
+  const screen = new Screen(json)
+  for (const finding of findings) screen.ended(finding)
+  screen.conclude(findings)
+  return exitCodeOf(findings)
+}
+
+/** The caches to look at; none without a configuration. */
+function chosen(config: Config | undefined, name: string | undefined): Config['caches'] {
+  if (!config) return []
+  return name === undefined ? config.caches : [namedCache(config, name)]
+}

@@ -1,0 +1,77 @@
+// The doctor for root: everything is looked at by the user, in a process of the user's, since root reads nothing that a user could have put
+// there; then root adds what only root can see, the secret key and nix-daemon's own environment.
+import { readFileSync } from 'node:fs'
+import type { Config } from '../config.ts'
+import { Failure } from '../errors.ts'
+import { run } from '../run.ts'
+import { searchEnv } from '../search-path.ts'
+import { type Finding, failed, type Verdict } from './check.ts'
+import type { World } from './world.ts'
+
+const DIRECTORIES = '/usr/local/bin:/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin'
+
+/**
+ * Runs the doctor as the user whose queue it is, with nothing of root's environment.
+ * @param argv what it is called with
+ * @throws Failure when it can't be, or when what comes back is no report
+ */
+export async function askAsUser({ user, uid, home }: Config, argv: readonly string[], self: string): Promise<Finding[]> {
+  const kept = ['TERM', 'LANG', 'NO_COLOR'].flatMap((name) => (process.env[name] ? [`${name}=${process.env[name]}`] : []))
+  const env = [
+    `HOME=${home}`,
+    `USER=${user}`,
+    `LOGNAME=${user}`,
+    `PATH=${home}/.nix-profile/bin:${DIRECTORIES}`,
+    `XDG_RUNTIME_DIR=/run/user/${uid}`,
+    ...kept,
+  ]
+  const args = ['-u', user, '--', 'env', '-i', ...env, self, 'doctor', ...argv.filter((word) => word !== '--json'), '--json']
+  const PATH = `${searchEnv().PATH}:/usr/sbin:/sbin`
+  const asked = await run('runuser', args, { env: { ...process.env, PATH }, inherit: ['stderr'] })
+  if (asked.failedToStart) throw new Failure(`runuser can't be started (${asked.failedToStart}): run it as ${user}`)
+  try {
+    return JSON.parse(asked.stdout) as Finding[]
+  } catch {
+    throw new Failure(`the doctor does not run as ${user} (exit ${asked.code ?? asked.signal}): try sudo -u ${user} nix-lan doctor`)
+  }
+}
+
+/** What only root can say about the signing key; undefined when it has nothing to add. */
+export async function keyAsRoot(world: World): Promise<Verdict | undefined> {
+  const settings = await world.system()
+  if (typeof settings === 'string') return undefined
+  const [file] = (settings.get('secret-key-files') ?? '').split(' ').filter(Boolean)
+  if (file === undefined) return undefined
+  const key = publicHalf(file)
+  if (key === undefined)
+    return failed(`${file} is not a secret key of Nix: every build fails`, `in ${world.confFile}: take it out of secret-key-files`)
+  if ((settings.get('trusted-public-keys') ?? '').split(' ').includes(key)) return undefined
+  return failed(
+    `this machine does not believe its own key ${key.split(':')[0]}`,
+    `in ${world.confFile}: extra-trusted-public-keys = ${key}`,
+  )
+}
+
+/** NAME:BASE64 of 64 bytes, of which the last 32 are the public half (src/libutil/signature/local-keys.cc, 2.26). */
+function publicHalf(file: string): string | undefined {
+  try {
+    const [, name, base64 = ''] = /^([^:\s]+):([A-Za-z0-9+/=]+)\s*$/.exec(readFileSync(file, 'utf8')) ?? []
+    const bytes = Buffer.from(base64, 'base64')
+    return name === undefined || bytes.length !== 64 ? undefined : `${name}:${bytes.subarray(32).toString('base64')}`
+  } catch {
+    return undefined
+  }
+}
+
+/** The user's findings, with those of the checks that root has something to add to in their place. */
+export async function withRoots(
+  findings: readonly Finding[],
+  more: Readonly<Record<string, () => Promise<Verdict | undefined>>>,
+): Promise<Finding[]> {
+  const result: Finding[] = []
+  for (const finding of findings) {
+    const verdict = finding.state === 'ok' && finding.cache === undefined ? await more[finding.check]?.() : undefined
+    result.push(verdict ? { ...finding, ...verdict } : finding)
+  }
+  return result
+}

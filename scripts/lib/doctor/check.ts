@@ -1,0 +1,74 @@
+// What a check is, and how a list of them is run: in order, each only when what it needs is well, so that one fault is one line. Knows
+// nothing of what is checked.
+
+export type State = 'ok' | 'warning' | 'failed' | 'skipped'
+
+/** What a check found. `mend`: a command to run as it stands, or what to change where; null when there is nothing to mend. */
+export interface Verdict {
+  state: State
+  /** What was seen: a line for people, without a full stop. */
+  saw: string
+  mend: string | null
+}
+
+export interface Check {
+  name: string
+  /** The cache it is about; none: the machine as a whole. */
+  cache?: string
+  /** Checks that must not have failed or been skipped: else this one is not run. Names of the same cache's, or of the machine's. */
+  needs: readonly string[]
+  /** Checks whose failure explains a failure of this one: it is run all the same, but not blamed. */
+  excuses?: readonly string[]
+  /** Uses the network, or may take long: not with --offline. */
+  online?: boolean
+  run(): Verdict | Promise<Verdict>
+}
+
+/** A line of the report; as it stands in --json. */
+export interface Finding extends Verdict {
+  check: string
+  cache?: string
+}
+
+export const ok = (saw: string): Verdict => ({ state: 'ok', saw, mend: null })
+export const warning = (saw: string, mend: string | null): Verdict => ({ state: 'warning', saw, mend })
+export const failed = (saw: string, mend: string | null): Verdict => ({ state: 'failed', saw, mend })
+export const skipped = (saw: string): Verdict => ({ state: 'skipped', saw, mend: null })
+
+/**
+ * Runs the checks in their order.
+ * @param starts is called before each one that runs
+ * @param ended is called with each finding as soon as it is there
+ */
+export async function runChecks(
+  checks: readonly Check[],
+  { offline, starts, ended }: { offline: boolean; starts: (check: Check) => void; ended: (finding: Finding) => void },
+): Promise<Finding[]> {
+  const findings: Finding[] = []
+  for (const check of checks) {
+    const finding = { check: check.name, ...(check.cache === undefined ? {} : { cache: check.cache }), ...(await verdictOf(check)) }
+    findings.push(finding)
+    ended(finding)
+  }
+  return findings
+
+  async function verdictOf(check: Check): Promise<Verdict> {
+    if (check.online && offline) return skipped('not with --offline')
+    const missing = check.needs.filter((name) => ['failed', 'skipped'].includes(stateOf(findings, name, check.cache) ?? ''))
+    if (missing.length > 0) return skipped(`needs ${missing.join(' and ')}`)
+    starts(check)
+    const verdict = await check.run()
+    if (verdict.state !== 'failed') return verdict
+    const reasons = (check.excuses ?? []).filter((name) => ['failed', 'skipped'].includes(stateOf(findings, name, check.cache) ?? ''))
+    return reasons.length > 0 ? skipped(`needs ${reasons.join(' and ')}`) : verdict
+  }
+}
+
+/** How a check of the same cache, or of the machine, came out; undefined when there is none (yet). */
+function stateOf(findings: readonly Finding[], name: string, cache: string | undefined): State | undefined {
+  const all = findings.filter(({ check }) => check === name)
+  return (all.find((finding) => finding.cache === cache) ?? all.find((finding) => finding.cache === undefined))?.state
+}
+
+/** 0 when nothing has failed: a warning is something to know, not to mend at once. */
+export const exitCodeOf = (findings: readonly Finding[]): number => (findings.some(({ state }) => state === 'failed') ? 1 : 0)

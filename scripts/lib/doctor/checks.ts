@@ -1,0 +1,302 @@
+// The doctor's list: what is checked, in which order, and what each check rests on. Reading is in read-*.ts, judging in judge-*.ts.
+
+import { statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { execPath } from 'node:process'
+import type { Config, SshCache, UrlCache } from '../config.ts'
+import { readText, substitutersOf, valuesOf } from '../nix-conf.ts'
+import { socketPath } from '../paths.ts'
+import { howToMake, readQueue } from '../queue.ts'
+import { usable } from '../reach.ts'
+import { run } from '../run.ts'
+import { readTunnelState } from '../tunnel-state.ts'
+import { wanted } from '../upload.ts'
+import { type Check, failed, ok, type Verdict, warning } from './check.ts'
+import { judgeDispatcher, judgeLinger, judgeSession, judgeTimer, judgeTunnel, judgeUnits } from './judge-automatic.ts'
+import { judgeBox, judgeLogin, judgeName, judgePort } from './judge-box.ts'
+import {
+  judgeBash,
+  judgeConnect,
+  judgeEntries,
+  judgeHook,
+  judgeKey,
+  judgeQueue,
+  judgeRuntime,
+  judgeUnsigned,
+  parted,
+} from './judge-files.ts'
+import {
+  connectFor,
+  flakeReplaces,
+  judgeBuilders,
+  judgeConf,
+  judgeDaemon,
+  judgeOwn,
+  judgeSubstituter,
+  judgeVersion,
+  needsBash,
+  type Settings,
+  wordsOf,
+} from './judge-nix.ts'
+import { lingers, timerFacts, tunnelFacts } from './read-automatic.ts'
+import { code, dispatcherFacts, findIn, hookFacts, lineWith, programFacts, publicKeyBeside, queueFacts } from './read-files.ts'
+import { askBuilt } from './read-nix.ts'
+import { roundTrip } from './round-trip.ts'
+import { includesIn, rightUrl, type World } from './world.ts'
+
+/** Where a runtime lies when PATH is a daemon's and has none (scripts/heads/runtime.sh). */
+const RUNTIME_DIRECTORIES = '/usr/local/bin:/usr/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin'
+
+/** All checks, in order: the machine's, then those of each cache. @param clean collects what has to be cleaned up at the end */
+export function allChecks(world: World, caches: Config['caches'], self: string, clean: (() => Promise<void>)[]): Check[] {
+  return [
+    ...machineChecks(world, self),
+    ...caches.flatMap((cache) => (cache.kind === 'ssh' ? boxChecks(world, cache, clean) : urlChecks(world, cache))),
+  ]
+}
+
+const settingsOf = async (world: World): Promise<Settings> => {
+  const settings = await world.system()
+  return typeof settings === 'string' ? new Map() : settings
+}
+
+function machineChecks(world: World, self: string): Check[] {
+  const beside = (program: string): string => join(dirname(self), program)
+  const boxes = (world.config?.caches ?? []).some(({ kind }) => kind === 'ssh')
+  const always: Check[] = [
+    { name: 'configuration', needs: [], run: () => judgeConfig(world) },
+    { name: 'nix', needs: [], run: async () => await world.nix().then(({ version, why }) => judgeVersion(version, why)) },
+    {
+      name: 'nix.conf',
+      needs: ['nix'],
+      run: async () => judgeConf(await world.system(), (await world.nix()).version, world.confFile, includesIn(world.confFile)),
+    },
+    { name: 'daemon', needs: ['nix'], run: async () => judgeDaemon(await world.daemon()) },
+  ]
+  const forBoxes: Check[] = [
+    { name: 'runtime', needs: [], run: () => checkRuntime(world) },
+    { name: 'bash', needs: ['nix'], run: async () => await checkBash(world) },
+    {
+      name: 'hook',
+      needs: ['nix.conf'],
+      run: async () =>
+        judgeHook(hookFacts((await settingsOf(world)).get('post-build-hook') ?? ''), beside('post-build-hook'), world.confFile),
+    },
+    { name: 'signing', needs: ['nix.conf'], run: async () => judgeKey(keyFacts(await settingsOf(world), world.confFile)) },
+    {
+      name: 'builders',
+      needs: ['nix.conf'],
+      run: async () => judgeBuilders((await settingsOf(world)).get('builders') ?? '', (file) => readText(file) ?? ''),
+    },
+    {
+      name: 'unsigned',
+      needs: ['nix.conf', 'daemon', 'signing'],
+      online: true,
+      run: async () => await checkUnsigned(await settingsOf(world)),
+    },
+    ...automaticChecks(world),
+  ]
+  return boxes || !world.config ? [...always, ...forBoxes] : always
+}
+
+function automaticChecks(world: World): Check[] {
+  const { config } = world
+  const automatic = async (): Promise<boolean> => (await world.session()) !== 'ENOENT'
+  const withSystemd = (judge: () => Verdict | Promise<Verdict>) => async () => ((await automatic()) ? await judge() : ok('no systemd here'))
+  return [
+    { name: 'session', needs: ['configuration'], run: async () => judgeSession(await world.session(), world.user, config?.uid ?? 0) },
+    { name: 'units', needs: ['session'], run: withSystemd(async () => judgeUnits(await world.units())) },
+    {
+      name: 'timer',
+      needs: ['session'],
+      excuses: ['units'],
+      run: withSystemd(async () => await timerFacts().then(({ enabled, active }) => judgeTimer(enabled, active))),
+    },
+    { name: 'linger', needs: ['session'], run: withSystemd(() => judgeLinger(lingers(world.user), world.user)) },
+    { name: 'dispatcher', needs: [], run: () => judgeDispatcher(dispatcherFacts()) },
+  ]
+}
+
+function judgeConfig({ config, problem }: World): Verdict {
+  if (config) return ok(`${config.file}: user ${config.user}, ${config.caches.map(({ name }) => name).join(', ')}`)
+  const [first = '', ...more] = problem.split('\n')
+  const [, cure] = /(sudo chmod a\+r \S+), and a\+x/.exec(first) ?? []
+  if (cure) return failed(first.replace(/: this user may not; .*/, ': you may not read it'), cure)
+  const { saw, mend } = parted(first)
+  return failed(saw, mend ?? (more.length > 0 ? more.join('\n').trim() : null))
+}
+
+/** `runtime`, for the daemon's PATH as we can see it. */
+export async function checkRuntime(world: World): Promise<Verdict> {
+  const path = `${await world.daemonPath()}:${RUNTIME_DIRECTORIES}`
+  const file = findIn(path, ['node', 'deno', 'bun'])
+  if (file === undefined) return judgeRuntime({ path: [...new Set(path.split(':'))].join(':'), own: execPath })
+  const asked = await run(file, ['--version'], { env: { PATH: path }, timeout: 20_000 })
+  const version = asked.failedToStart ?? (asked.stdout.trim().split('\n')[0] || asked.stderr.trim().split('\n')[0] || '')
+  const { doubt } = programFacts(file)
+  return judgeRuntime({ file, version, path, own: execPath, ...(doubt === undefined ? {} : { doubt }) })
+}
+
+/** `bash`, likewise. */
+export async function checkBash(world: World): Promise<Verdict> {
+  const { version } = await world.nix()
+  const path = await world.daemonPath()
+  return judgeBash(version !== undefined && needsBash(version), findIn(path, ['bash']), path)
+}
+
+function keyFacts(settings: Settings, conf: string): Parameters<typeof judgeKey>[0] {
+  const files = wordsOf(settings, 'secret-key-files')
+  const trusted = wordsOf(settings, 'trusted-public-keys')
+  const [file] = files
+  if (file === undefined) return { files, trusted, conf }
+  const publicKey = publicKeyBeside(file)
+  const key = publicKey === undefined ? {} : { publicKey }
+  try {
+    return { files, trusted, conf, mode: statSync(file).mode & 0o777, ...key }
+  } catch (error) {
+    return { files, trusted, conf, missing: code(error), ...key }
+  }
+}
+
+async function checkUnsigned(settings: Settings): Promise<Verdict> {
+  const found = await askBuilt()
+  if (typeof found === 'string') return judgeUnsigned(found, 0, '')
+  const [key = '/etc/nix/nix-lan.secret'] = wordsOf(settings, 'secret-key-files')
+  const few = found.unsigned.length <= 3 ? found.unsigned.join(' ') : '--all'
+  const mend = `sudo nix --extra-experimental-features nix-command store sign --key-file ${key} ${few}`
+  return judgeUnsigned(found.unsigned.length, found.built.length, mend)
+}
+
+// ---- a box
+
+function boxChecks(world: World, cache: SshCache, clean: (() => Promise<void>)[]): Check[] {
+  const config = world.config
+  if (!config) return []
+  const socket = socketPath(config.uid, cache.name)
+  const forCache = (check: Omit<Check, 'cache'>): Check => ({ ...check, cache: cache.name })
+  return [
+    { name: 'substituter', needs: ['nix.conf'], run: async () => await checkSubstituter(world, cache, config.uid) },
+    { name: 'connect', needs: ['substituter'], run: async () => await checkConnect(world, cache, config.uid) },
+    { name: 'own settings', needs: ['substituter'], run: async () => await checkOwn(world, cache, socket) },
+    {
+      name: 'queue',
+      needs: ['configuration'],
+      run: () => judgeQueue(queueFacts(cache.name, config.uid), config.user, makeCommand(cache.name, config.user)),
+    },
+    { name: 'waiting', needs: ['queue'], run: () => checkEntries(cache, config.user) },
+    { name: 'name', needs: ['configuration'], online: true, run: async () => judgeName(await world.reach(cache), cache.host) },
+    { name: 'port', needs: ['name'], online: true, run: async () => judgePort(await world.reach(cache), cache.host, cache.port) },
+    { name: 'login', needs: ['port'], online: true, run: async () => judgeLogin((await world.probe(cache)).ssh) },
+    { name: "box's daemon", needs: ['login'], online: true, run: async () => await checkBox(world, cache) },
+    {
+      name: 'tunnel',
+      needs: ["box's daemon"],
+      excuses: ['runtime', 'units', 'timer', 'session'],
+      online: true,
+      run: async () => await checkTunnel(world, cache, config.uid),
+    },
+    ...roundTripChecks(world, config, cache, clean),
+  ].map(forCache)
+}
+
+function makeCommand(cache: string, user: string): string {
+  return howToMake(cache, user).replace(/^.*: /, '')
+}
+
+async function checkSubstituter(world: World, cache: SshCache, uid: number): Promise<Verdict> {
+  const { system } = world.conf()
+  const last = system.filter(({ key }) => key === 'substituters' || key === 'binary-caches').pop()
+  const replacing = last ? lineWith(last.where, [last.key]) : undefined
+  return judgeSubstituter({
+    cache: cache.name,
+    socket: socketPath(uid, cache.name),
+    url: rightUrl(cache, uid),
+    settings: await settingsOf(world),
+    system,
+    file: world.confFile,
+    ...(replacing ? { replacing } : {}),
+  })
+}
+
+async function checkConnect(world: World, cache: SshCache, uid: number): Promise<Verdict> {
+  const found = connectFor(wordsOf(await settingsOf(world), 'substituters'), cache.name, socketPath(uid, cache.name))
+  const [, right = 'nix-lan-connect'] = /remote-program=([^%&]*)/.exec(rightUrl(cache, uid)) ?? []
+  return judgeConnect(programFacts(found?.program ?? ''), right)
+}
+
+async function checkOwn(world: World, cache: SshCache, socket: string): Promise<Verdict> {
+  const { system, all } = world.conf()
+  const flake = `${process.cwd()}/flake.nix`
+  const replaces = flakeReplaces(readText(flake) ?? '')
+  return judgeOwn({ cache: cache.name, socket, settings: await world.own(), own: all.slice(system.length), ...(replaces ? { flake } : {}) })
+}
+
+function checkEntries(cache: SshCache, user: string): Verdict {
+  const { queued, failed: failures, junk } = readQueue(cache.name, user)
+  return judgeEntries(queued.filter(({ path }) => wanted(cache, path)).length, failures.length, junk, cache.name)
+}
+
+async function checkBox(world: World, cache: SshCache): Promise<Verdict> {
+  const { handshake, socket, ssh } = await world.probe(cache)
+  return judgeBox(handshake, cache.daemonSocket, ssh.byHand.replace(/^ssh /, ''), socket, ssh.log)
+}
+
+async function checkTunnel(world: World, cache: SshCache, uid: number): Promise<Verdict> {
+  const answer = await usable(cache, uid, Math.max(cache.deadline, 5000))
+  const units = (await world.session()) !== 'ENOENT'
+  const facts = answer.ok || !units ? { state: '', status: '' } : await tunnelFacts(cache.name)
+  const reason = readTunnelState(uid, cache.name)?.reason ?? facts.status
+  return judgeTunnel(answer, { units, state: facts.state, cache: cache.name, ...(reason ? { reason } : {}) })
+}
+
+function roundTripChecks(world: World, config: Config, cache: SshCache, clean: (() => Promise<void>)[]): Omit<Check, 'cache'>[] {
+  let trip: ReturnType<typeof roundTrip> | undefined
+  const start = async (): Promise<Verdict> => {
+    const settings = await settingsOf(world)
+    const substituter = connectFor(wordsOf(settings, 'substituters'), cache.name, socketPath(config.uid, cache.name))?.url
+    const [key = ''] = wordsOf(settings, 'secret-key-files')
+    const publicKey = publicKeyBeside(key)
+    trip = roundTrip(config, cache, { ...(publicKey ? { publicKey } : {}), ...(substituter ? { substituter } : {}) })
+    clean.push(trip.clean)
+    return await trip.build()
+  }
+  const never = failed('it was not built', null)
+  return [
+    { name: 'build', needs: ['daemon', 'hook', 'signing', 'connect', 'queue', 'bash'], online: true, run: start },
+    { name: 'upload', needs: ['build', 'tunnel'], online: true, run: async () => (await trip?.upload()) ?? never },
+    { name: 'fetch', needs: ['upload', 'own settings', 'runtime'], online: true, run: async () => (await trip?.fetch()) ?? never },
+  ]
+}
+
+// ---- a cache behind a URL
+
+function urlChecks(world: World, cache: UrlCache): Check[] {
+  return [
+    { name: 'allowed', cache: cache.name, needs: ['nix.conf'], run: () => checkAllowed(world, cache) },
+    {
+      name: 'answers',
+      cache: cache.name,
+      needs: ['configuration'],
+      online: true,
+      run: async () => await checkUrl(cache, world.config?.uid ?? 0),
+    },
+  ]
+}
+
+/** The daemon takes a substituter from a user it doesn't trust only when its own nix.conf names it. */
+function checkAllowed(world: World, cache: UrlCache): Verdict {
+  const { system } = world.conf()
+  const allowed = [...valuesOf(system, new Set(['trusted-substituters', 'trusted-binary-caches']), []), ...substitutersOf(system)]
+  const same = (url: string): string => url.replace(/\/$/, '')
+  if (allowed.some((url) => same(url) === same(cache.url))) return ok(`${world.confFile} allows ${cache.url}`)
+  return warning(
+    `${world.confFile} does not name ${cache.url}: nix-daemon takes it only from trusted-users`,
+    `in ${world.confFile}: extra-trusted-substituters = ${cache.url}`,
+  )
+}
+
+async function checkUrl(cache: UrlCache, uid: number): Promise<Verdict> {
+  const answer = await usable(cache, uid, cache.deadline)
+  if (answer.ok) return ok(`${cache.url} answers, after ${answer.ms} ms`)
+  return warning(`away: ${answer.reason}`, null)
+}

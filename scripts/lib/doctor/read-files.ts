@@ -1,0 +1,138 @@
+// Looks at the files that root runs or believes. Reads nothing that a user could have put there while it runs as root: then only lstat.
+import { accessSync, constants, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { distrust } from '../config-file.ts'
+import { readText } from '../nix-conf.ts'
+import { failedDir, queueDir, stateDir } from '../paths.ts'
+import { effectiveUid } from '../users.ts'
+import type { DispatcherFacts } from './judge-automatic.ts'
+import type { DirectoryFacts, HookFacts, ProgramFacts } from './judge-files.ts'
+
+export const code = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? String(error)
+
+/** A program that root runs. */
+export function programFacts(file: string): ProgramFacts {
+  try {
+    const stat = statSync(file, { bigint: true })
+    return { file, executable: stat.isFile() && (stat.mode & 0o111n) !== 0n, ...doubtOf(file, stat) }
+  } catch (error) {
+    return { file, missing: code(error), executable: false }
+  }
+}
+
+function doubtOf(file: string, stat: { uid: bigint; mode: bigint; dev: bigint; ino: bigint }): { doubt?: string } {
+  try {
+    const doubt = distrust(file, stat)
+    return doubt === undefined ? {} : { doubt }
+  } catch (error) {
+    return { doubt: `the way to it can't be followed (${code(error)})` }
+  }
+}
+
+/** The post-build-hook of nix.conf. It is ours when its second line says so (build/bundle.ts), or when its text names nix-lan. */
+export function hookFacts(file: string): HookFacts {
+  if (file === '') return { file, executable: false, ours: false }
+  const program = programFacts(file)
+  return {
+    ...program,
+    ours: program.missing === undefined && /nix-lan|post-build-hook; set -f/.test((readText(file) ?? '').slice(0, 65536)),
+  }
+}
+
+/** The first program with one of these names, by directory, then by name: as scripts/heads/runtime.sh looks. */
+export function findIn(path: string, names: readonly string[]): string | undefined {
+  for (const directory of path.split(':')) {
+    if (!directory.startsWith('/')) continue
+    for (const name of names) {
+      const file = `${directory}/${name}`
+      try {
+        accessSync(file, constants.X_OK)
+        if (statSync(file).isFile()) return file
+      } catch {
+        // not in this one
+      }
+    }
+  }
+  return undefined
+}
+
+/** What is at the places of a cache's queue, from the top. */
+export function queueFacts(cache: string, uid: number): DirectoryFacts[] {
+  const own = effectiveUid()
+  // In a single-user installation, all of it is the user's.
+  const top = ownerOf(stateDir) === uid && uid === own ? uid : 0
+  const root = `${stateDir}/gcroots/nix-lan`
+  const places: [path: string, owner: number][] = [
+    [root, top],
+    [`${root}/queue`, top],
+    [queueDir(cache), uid],
+    [`${root}/failed`, top],
+    [failedDir(cache), uid],
+  ]
+  return places.map(([path, owner]) => directoryFacts(path, owner))
+}
+
+function directoryFacts(path: string, owner: number): DirectoryFacts {
+  try {
+    const stat = lstatSync(path)
+    return { path, kind: stat.isDirectory() ? 'directory' : 'other', uid: stat.uid, mode: stat.mode & 0o7777, owner }
+  } catch (error) {
+    return { path, kind: code(error) === 'ENOENT' ? 'missing' : 'hidden', uid: -1, mode: 0, owner }
+  }
+}
+
+function ownerOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.uid ?? 0
+}
+
+const DISPATCHERS = ['/etc/NetworkManager/dispatcher.d', '/usr/lib/NetworkManager/dispatcher.d']
+
+/** NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names. */
+export function dispatcherFacts(): DispatcherFacts {
+  const [first = ''] = DISPATCHERS
+  const manager = findIn('/usr/sbin:/usr/bin:/run/current-system/sw/bin:/sbin:/bin', ['NetworkManager', 'nmcli']) !== undefined
+  for (const directory of DISPATCHERS) {
+    const name = namesIn(directory).find((entry) => isOurs(`${directory}/${entry}`))
+    if (name !== undefined) return { manager, directory: first, ...programFacts(`${directory}/${name}`) }
+  }
+  return { manager, directory: first, executable: false }
+}
+
+function isOurs(file: string): boolean {
+  if (/nix-lan/.test(file)) return true
+  try {
+    return (
+      statSync(file).isFile() &&
+      (/nix-lan/.test(realpathSync(file)) || /nix-lan-dispatcher/.test(readFileSync(file, 'utf8').slice(0, 65536)))
+    )
+  } catch {
+    return false
+  }
+}
+
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory).sort()
+  } catch {
+    return []
+  }
+}
+
+/** NAME:BASE64 beside the secret key: FILE.pub, or FILE with .public or .pub in place of its ending. */
+export function publicKeyBeside(file: string): string | undefined {
+  const stem = file.replace(/\.[^./]*$/, '')
+  for (const name of [`${stem}.public`, `${stem}.pub`, `${file}.pub`, `${file}.public`]) {
+    const text = name === file ? undefined : readText(name)?.trim()
+    if (text !== undefined && /^\S+:[A-Za-z0-9+/=]+$/.test(text)) return text
+  }
+  return undefined
+}
+
+/** The last line of a file that sets something with one of these names. */
+export function lineWith(file: string, names: readonly string[]): { file: string; number: number; text: string } | undefined {
+  const lines = (readText(file) ?? '').split('\n')
+  for (let at = lines.length - 1; at >= 0; at--) {
+    const text = (lines[at] ?? '').trim()
+    if (names.some((name) => text.startsWith(name) && /^\s*=/.test(text.slice(name.length)))) return { file, number: at + 1, text }
+  }
+  return undefined
+}

@@ -1,0 +1,142 @@
+// Asks the Nix of this machine: version, settings, daemon. Changes nothing.
+import { accessSync, constants, readFileSync, statSync } from 'node:fs'
+import { errorText, nix } from '../nix.ts'
+import { readText } from '../nix-conf.ts'
+import { stateDir } from '../paths.ts'
+import { run } from '../run.ts'
+import { searchEnv } from '../search-path.ts'
+import { effectiveUid } from '../users.ts'
+import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
+import { parseSettings, parseVersion } from './judge-nix.ts'
+import { code } from './read-files.ts'
+
+/** Milliseconds for a question to a program of this machine: a machine that is busy answers late, one that hangs never. */
+const PATIENCE = 20_000
+
+/** The version, or why it can't be told. */
+export async function askVersion(): Promise<{ version?: NixVersion; why: string }> {
+  const asked = await run('nix', ['--version'], { env: searchEnv(), timeout: PATIENCE })
+  const version = parseVersion(asked.stdout)
+  const why = asked.failedToStart ?? (asked.timedOut ? 'no answer' : (asked.stdout + asked.stderr).trim().split('\n')[0] || 'no answer')
+  return version ? { version, why } : { why }
+}
+
+/**
+ * The settings in force, or why they can't be told. `nix config show` from 2.20, `nix show-config` before.
+ * @param whose the system's nix.conf alone, as the daemon reads it, or with the user's own files and environment
+ */
+export async function askSettings(whose: 'system' | 'own', version: NixVersion | undefined): Promise<Settings | string> {
+  const env = { ...searchEnv() }
+  // An empty list of files is no file (src/libstore/globals.cc, getUserConfigFiles, 2.4 to 2.34).
+  if (whose === 'system') Object.assign(env, { NIX_USER_CONF_FILES: '', NIX_CONFIG: undefined, NIX_CONF_DIR: undefined })
+  const older = version !== undefined && (version.lix || version.minor < 20) && version.major === 2
+  const commands = older ? [['show-config'], ['config', 'show']] : [['config', 'show'], ['show-config']]
+  let why = ''
+  for (const command of commands) {
+    const asked = await nix(command, { env, timeout: PATIENCE })
+    if (asked.code === 0) return parseSettings(asked.stdout)
+    why ||= asked.failedToStart ?? (asked.timedOut ? 'no answer' : errorText(asked.stderr))
+  }
+  return why
+}
+
+/** What the system's manager, or as root the daemon itself, has for PATH. */
+export async function daemonPath(pid: number | undefined): Promise<string> {
+  const own = pid === undefined ? undefined : readText(`/proc/${pid}/environ`)
+  const inProcess = own?.split('\0').find((line) => line.startsWith('PATH='))
+  if (inProcess !== undefined) return inProcess.slice(5)
+  const [unit, manager] = await Promise.all([
+    run('systemctl', ['show', '--property=Environment', 'nix-daemon.service'], { env: searchEnv(), timeout: PATIENCE }),
+    run('systemctl', ['show-environment'], { env: searchEnv(), timeout: PATIENCE }),
+  ])
+  const [, inUnit] = /[= "]PATH=([^\s"]+)/.exec(unit.stdout) ?? []
+  const [, inManager] = /^PATH=(.*)$/m.exec(manager.stdout) ?? []
+  return inUnit ?? inManager ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+}
+
+/** The process id of the nix-daemon that listens, if one runs: with socket activation there may be none yet. */
+export async function daemonPid(): Promise<number | undefined> {
+  const asked = await run('systemctl', ['show', '--property=MainPID', 'nix-daemon.service'], { env: searchEnv(), timeout: PATIENCE })
+  const pid = Number(/^MainPID=(\d+)$/m.exec(asked.stdout)?.[1] ?? 0)
+  return pid > 0 ? pid : undefined
+}
+
+/** When a process started, in milliseconds since 1970; undefined when there is none. */
+function startOf(pid: number): number | undefined {
+  try {
+    // Field 22 (proc_pid_stat(5)): ticks since boot, hundredths of a second for every program on Linux. The name in field 2 may hold spaces.
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    const ticks = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
+    const uptime = Number(readFileSync('/proc/uptime', 'latin1').split(' ')[0])
+    return Date.now() - (uptime - ticks / 100) * 1000
+  } catch {
+    return undefined
+  }
+}
+
+/** @param files the files that the system's settings come from */
+export async function askDaemon(user: string, files: readonly string[], pid: number | undefined): Promise<DaemonFacts> {
+  const socket = `${stateDir}/daemon-socket/socket`
+  const base = { single: false, socket, user }
+  if (ownStore()) return { ...base, single: true }
+  const denied = access(socket)
+  if (denied !== undefined) return { ...base, denied, ...groupOf(socket) }
+  const started = pid === undefined ? undefined : startOf(pid)
+  const changed = lastChanged(files)
+  const { dialBox } = await import('../box.ts')
+  try {
+    const box = await dialBox(socket, PATIENCE)
+    box.socket.destroy()
+    return { ...base, protocol: box.version, ...(started === undefined ? {} : { started }), ...(changed ? { changed } : {}) }
+  } catch (error) {
+    return { ...base, problem: (error as Error).message }
+  }
+}
+
+/** Whether this Nix writes its store by itself: then it needs no daemon (`store = auto`, src/libstore/store-api.cc). */
+function ownStore(): boolean {
+  return effectiveUid() !== 0 && access(`${stateDir}/db`) === undefined
+}
+
+function access(path: string): string | undefined {
+  try {
+    accessSync(path, constants.W_OK)
+    return undefined
+  } catch (error) {
+    return code(error)
+  }
+}
+
+/** The group that the socket, or the directory that hides it, belongs to. */
+function groupOf(socket: string): { group?: string } {
+  for (const path of [socket, socket.slice(0, socket.lastIndexOf('/'))]) {
+    try {
+      const { gid } = statSync(path)
+      const line = (readText('/etc/group') ?? '').split('\n').find((text) => text.split(':')[2] === String(gid))
+      return line === undefined ? {} : { group: line.slice(0, line.indexOf(':')) }
+    } catch {
+      // hidden: the next one
+    }
+  }
+  return {}
+}
+
+function lastChanged(files: readonly string[]): { file: string; time: number } | undefined {
+  let last: { file: string; time: number } | undefined
+  for (const file of files) {
+    const time = statSync(file, { throwIfNoEntry: false })?.mtimeMs
+    if (time !== undefined && time > (last?.time ?? 0)) last = { file, time }
+  }
+  return last
+}
+
+/** Paths that were built here: all of them, and those without a signature; or why they can't be listed. */
+export async function askBuilt(): Promise<{ built: string[]; unsigned: string[] } | string> {
+  const { parsePathInfo } = await import('../nix.ts')
+  const { unsigned } = await import('../upload.ts')
+  const asked = await nix(['path-info', '--all', '--size', '--sigs'], { timeout: 120_000 })
+  if (asked.code !== 0) return asked.failedToStart ?? (asked.timedOut ? 'no answer' : errorText(asked.stderr))
+  const found = asked.stdout.split('\n').flatMap((line) => parsePathInfo(line) ?? [])
+  const built = found.filter(({ info }) => info.ultimate && !info.contentAddressed)
+  return { built: built.map(({ path }) => path), unsigned: built.filter(({ info }) => unsigned(info)).map(({ path }) => path) }
+}

@@ -1,0 +1,53 @@
+// Shows findings as they come, and on a terminal what is being looked at now.
+import type { Check, Finding } from './check.ts'
+import { lines, skippedLine, summary } from './report.ts'
+
+/** What is shown, and where: the report on stdout, the progress on stderr. */
+export class Screen {
+  private readonly json: boolean
+  private readonly live = process.stderr.isTTY === true
+  private cache: string | undefined | null = null
+  private waiting: Finding[] = []
+
+  constructor(json: boolean) {
+    this.json = json
+  }
+
+  starts({ name, cache }: Check): void {
+    if (this.live) process.stderr.write(`\r\u001b[K… ${cache === undefined ? '' : `${cache}: `}${name}`)
+  }
+
+  ended(finding: Finding): void {
+    this.clear()
+    if (this.json) return
+    if (this.cache === null || finding.cache !== this.cache) {
+      this.flush()
+      this.cache = finding.cache
+      process.stdout.write(`\n${finding.cache ?? 'this machine'}:\n`)
+    }
+    if (finding.state === 'skipped') this.waiting.push(finding)
+    else {
+      this.flush()
+      process.stdout.write(lines(finding))
+    }
+  }
+
+  /** The last line, or all of it as JSON. */
+  conclude(findings: readonly Finding[]): void {
+    this.clear()
+    if (this.json) process.stdout.write(`${JSON.stringify(findings, null, 2)}\n`)
+    else {
+      this.flush()
+      process.stdout.write(`\n${summary(findings)}`)
+    }
+  }
+
+  clear(): void {
+    if (this.live) process.stderr.write('\r\u001b[K')
+  }
+
+  private flush(): void {
+    if (this.waiting.length > 0) process.stdout.write(skippedLine(this.waiting))
+    this.waiting = []
+  }
+}

@@ -1,0 +1,102 @@
+// What the checks look at, each asked at most once and all that is cheap asked at once. Where reading and judging meet: checks.ts.
+import { type Config, loadConfig, type SshCache } from '../config.ts'
+import { ConfigError, Failure } from '../errors.ts'
+import { type NixConf, readNixConf, readText } from '../nix-conf.ts'
+import { type Answer, reachable } from '../reach.ts'
+import { storeUrl } from '../store-url.ts'
+import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
+import { serviceAgent, sessionState, unitFacts } from './read-automatic.ts'
+import { type Probe, probeBox } from './read-box.ts'
+import { askDaemon, askSettings, askVersion, daemonPath, daemonPid } from './read-nix.ts'
+
+export interface World {
+  /** Undefined when it can't be had; then `problem` says why. */
+  config: Config | undefined
+  problem: string
+  /** Whose store, queue and session. */
+  user: string
+  /** nix.conf of the system. */
+  confFile: string
+  nix(): Promise<{ version?: NixVersion; why: string }>
+  system(): Promise<Settings | string>
+  own(): Promise<Settings | string>
+  conf(): NixConf
+  daemon(): Promise<DaemonFacts>
+  daemonPath(): Promise<string>
+  session(): Promise<string>
+  units(): ReturnType<typeof unitFacts>
+  reach(cache: SshCache): Promise<Answer>
+  probe(cache: SshCache): Promise<Probe>
+}
+
+/** @param uid our own */
+export function lookAround(uid: number, user: string): World {
+  const { config, problem } = readConfig()
+  const nix = once(askVersion)
+  const conf = once(() => readNixConf(process.env))
+  const pid = once(daemonPid)
+  const caches = (config?.caches ?? []).filter((cache): cache is SshCache => cache.kind === 'ssh')
+  return {
+    config,
+    problem,
+    user,
+    confFile: '/etc/nix/nix.conf',
+    nix,
+    conf,
+    system: once(async () => await askSettings('system', (await nix()).version)),
+    own: once(async () => await askSettings('own', (await nix()).version)),
+    daemon: once(
+      async () =>
+        await askDaemon(
+          user,
+          conf().system.map(({ where }) => where),
+          await pid(),
+        ),
+    ),
+    daemonPath: once(async () => await daemonPath(await pid())),
+    session: once(sessionState),
+    units: once(() => unitFacts(caches)),
+    reach: perCache((cache) => reachable(cache, cache.deadline)),
+    probe: perCache(async (cache) => await probeBox(cache, uid, await serviceAgent())),
+  }
+}
+
+function readConfig(): { config: Config | undefined; problem: string } {
+  try {
+    return { config: loadConfig(), problem: '' }
+  } catch (error) {
+    if (error instanceof ConfigError) return { config: undefined, problem: error.message }
+    throw error
+  }
+}
+
+/** The same question is asked once. */
+function once<T>(ask: () => T): () => T {
+  let answer: { is: T } | undefined
+  return () => {
+    answer ??= { is: ask() }
+    return answer.is
+  }
+}
+
+function perCache<T>(ask: (cache: SshCache) => T): (cache: SshCache) => T {
+  const answers = new Map<string, () => T>()
+  return (cache) => {
+    const found = answers.get(cache.name) ?? once(() => ask(cache))
+    answers.set(cache.name, found)
+    return found()
+  }
+}
+
+/** The substituter that nix.conf should have, or, in words, why it can't be told. */
+export function rightUrl(cache: SshCache, uid: number): string {
+  try {
+    return storeUrl(cache, uid)
+  } catch (error) {
+    if (error instanceof Failure) return error.message
+    throw error
+  }
+}
+
+/** Lines with `include` in a file of nix.conf's kind. */
+export const includesIn = (file: string): string[] => (readText(file) ?? '').split('\n').filter((line) => /^\s*!?include\s/.test(line))

@@ -1,0 +1,147 @@
+// The contract of `nix-lan doctor`: exit code, stdout, stderr. Nix is a sh script; what needs a box, systemd or a real store is tried in
+// test/lab/doctor.lab.ts. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+import { type SpawnSyncReturns, spawnSync } from 'node:child_process'
+import { chmodSync, chownSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
+import { needs } from '../lib/needs.ts'
+
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-doctor-'))
+const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? join(TMP, 'runtime')
+const BIN = join(TMP, 'bin')
+const CONFIG = join(TMP, 'config.toml')
+const GOOD = '[cache.rpi]\nhost = "nowhere.invalid"\ndeadline = "300ms"\n\n[cache.web]\nurl = "file:///nowhere/at/all"\n'
+/** Longer than anything here takes; only a hang reaches it. */
+const LIMIT = 60_000
+
+const NIX = `#!/bin/sh
+case "$*" in
+--version) echo 'nix (Nix) 2.8.0' ;;
+*show-config*) printf '%s\\n' 'post-build-hook =' 'substituters = https://cache.nixos.org/' 'secret-key-files =' 'builders =' ;;
+*) exit 1 ;;
+esac
+`
+
+function doctor(args: string[], env: Record<string, string> = {}): SpawnSyncReturns<string> {
+  const [program = '', ...rest] = [...AS_USER, join(BIN, 'nix-lan'), 'doctor', ...args]
+  const all = { PATH: `${BIN}:${RUNTIME}:/usr/bin:/bin`, HOME: join(TMP, 'home'), XDG_RUNTIME_DIR: join(TMP, 'run') }
+  const nixLan = { NIX_STATE_DIR: join(TMP, 'state'), NIX_LAN_CONFIG: CONFIG }
+  return spawnSync(program, rest, { env: { ...all, ...nixLan, ...env }, cwd: join(TMP, 'home'), encoding: 'utf8', timeout: LIMIT })
+}
+
+interface Finding {
+  check: string
+  cache?: string
+  state: string
+  saw: string
+  mend: string | null
+}
+
+function findings(args: string[], env: Record<string, string> = {}): { code: number | null; found: Finding[] } {
+  const { status, stdout, stderr } = doctor([...args, '--json'], env)
+  assert.is(stderr, '')
+  return { code: status, found: JSON.parse(stdout) as Finding[] }
+}
+
+function one(found: Finding[], check: string): Finding {
+  const finding = found.find((candidate) => candidate.check === check)
+  if (finding) return finding
+  throw new Error(`no check ${check} among ${found.map(({ check: name }) => name).join(', ')}`)
+}
+
+const test = needs(suite('nix-lan doctor'), ...(ROOT ? ['setpriv'] : []))
+
+test.before(() => {
+  chmodSync(TMP, 0o755)
+  for (const name of ['bin', 'home', 'run', 'state', 'runtime']) mkdirSync(join(TMP, name))
+  symlinkSync(process.execPath, join(TMP, 'runtime/node'))
+  for (const name of ['nix-lan', 'nix-lan-connect']) copyFileSync(resolve('dist', name), join(BIN, name))
+  writeFileSync(join(BIN, 'nix'), NIX, { mode: 0o755 })
+  if (ROOT) for (const name of ['home', 'run', 'state']) chownSync(join(TMP, name), USER, USER)
+})
+test.before.each(() => writeFileSync(CONFIG, GOOD))
+process.on('exit', () => rmSync(TMP, { recursive: true, force: true }))
+
+test('wrong usage: exit 2, one line', () => {
+  const table: [args: string[], says: RegExp][] = [
+    [['rpi', 'web'], /one cache at a time/],
+    [['--ofline'], /did you mean --offline\?/],
+    [['rpy'], /no cache is called "rpy".*did you mean rpi\?/],
+  ]
+  for (const [args, says] of table) {
+    const { status, stdout, stderr } = doctor(args)
+    assert.equal([status, stdout, stderr.split('\n').length], [2, '', 2], `${args}: ${stderr}`)
+    assert.match(stderr, says)
+  }
+})
+
+test('help: what it does, exit codes, examples', () => {
+  const { status, stdout, stderr } = doctor(['--help'])
+  assert.equal([status, stderr], [0, ''])
+  assert.match(stdout, /Exit code: 0 nothing failed[\s\S]*Examples:\n {2}nix-lan doctor\n/)
+})
+
+test('a configuration that is wrong: named as it is, and what needs it is not blamed', () => {
+  writeFileSync(CONFIG, 'usr = "alice"\n')
+  const { code, found } = findings(['--offline'])
+  assert.is(code, 1)
+  const configuration = one(found, 'configuration')
+  assert.is(configuration.state, 'failed')
+  assert.match(configuration.saw, `${CONFIG}:1: usr: unknown key; did you mean user?`)
+  assert.is(one(found, 'session').state, 'skipped')
+  assert.not.ok(found.some(({ cache }) => cache !== undefined))
+})
+
+test('no configuration: one to paste', () => {
+  const { found } = findings(['--offline'], { NIX_LAN_CONFIG: '', HOME: '/nowhere' })
+  // Where the machine that runs the tests has one, it is found.
+  const { state, mend } = one(found, 'configuration')
+  if (state === 'failed') assert.match(mend ?? '', /sudo mkdir -p \/etc\/nix-lan/)
+})
+
+test('--offline: every check by name; what uses the network is skipped; the first link that is missing is the one that failed', () => {
+  const { code, found } = findings(['--offline'])
+  assert.is(code, 1)
+  const names = 'configuration nix nix.conf daemon runtime bash hook signing builders unsigned session units timer linger dispatcher'
+  const perBox = "substituter,connect,own settings,queue,waiting,name,port,login,box's daemon,tunnel,build,upload,fetch"
+  assert.equal(
+    found.map(({ check }) => check),
+    [...names.split(' '), ...perBox.split(','), 'allowed', 'answers'],
+  )
+  assert.equal([one(found, 'nix').state, one(found, 'nix').saw.slice(0, 9)], ['ok', 'Nix 2.8.0'])
+  for (const name of ['hook', 'signing', 'substituter', 'queue']) assert.is(one(found, name).state, 'failed', name)
+  for (const name of ['connect', 'own settings', 'waiting', 'port', 'fetch']) assert.is(one(found, name).state, 'skipped', name)
+  assert.match(one(found, 'name').saw, /--offline/)
+  assert.match(one(found, 'substituter').mend ?? '', `extra-substituters = ssh-ng://localhost?remote-program=${BIN}/nix-lan-connect%20`)
+  assert.match(one(found, 'queue').mend ?? '', /^sudo install -d -o \S+ /)
+})
+
+test('a box that is away is said to be away, and nothing behind it is blamed; a cache with a url is only a warning', () => {
+  const { found } = findings([])
+  assert.equal([one(found, 'name').state, one(found, 'port').state, one(found, 'login').state], ['failed', 'skipped', 'skipped'])
+  assert.match(one(found, 'name').saw, /^away: nowhere\.invalid /)
+  assert.equal([one(found, 'answers').state, one(found, 'answers').cache], ['warning', 'web'])
+  assert.equal(new Set(findings(['--offline', 'web']).found.map(({ cache }) => cache)), new Set([undefined, 'web']))
+})
+
+test('the report for people: a heading for each cache, a last line that counts', () => {
+  const { status, stdout, stderr } = doctor(['--offline'])
+  assert.equal([status, stderr], [1, ''])
+  assert.match(stdout, /^\nthis machine:\nok {7}configuration {2}/)
+  assert.match(stdout, /\n\nrpi:\nFAILED {3}substituter/)
+  assert.match(stdout, /\nskipped {2}name, port, [\s\S]*\(not with --offline\)\n/)
+  assert.match(stdout, /\n\n\d+ failed, (\d+ warnings?, )?\d+ not checked\n$/)
+  for (const line of stdout.split('\n')) if (!/mend: |^ {30}|^skipped/.test(line)) assert.ok(line.length <= 100, line)
+})
+
+test('without nix: that is the fault, and what needs it is skipped', () => {
+  const { found } = findings(['--offline'], { PATH: `${RUNTIME}:/usr/bin:/bin` })
+  if (one(found, 'nix').state === 'ok') return // the machine that runs the tests has one in the usual places
+  assert.match(one(found, 'nix').saw, /ENOENT/)
+  for (const name of ['nix.conf', 'daemon', 'hook', 'signing', 'substituter', 'build']) assert.is(one(found, name).state, 'skipped', name)
+})
+
+test.run()

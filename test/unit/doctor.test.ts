@@ -1,0 +1,579 @@
+// What the doctor makes of what it sees: each fault is one line that names it, with what mends it; and a fault further on isn't blamed.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import {
+  type Check,
+  exitCodeOf,
+  failed,
+  ok,
+  runChecks,
+  type State,
+  skipped,
+  type Verdict,
+  warning,
+} from '../../scripts/lib/doctor/check.ts'
+import {
+  judgeDispatcher,
+  judgeLinger,
+  judgeSession,
+  judgeTimer,
+  judgeTunnel,
+  judgeUnits,
+  type UnitFacts,
+} from '../../scripts/lib/doctor/judge-automatic.ts'
+import { judgeBox, judgeLogin, judgeName, judgePort, parseSocket, type SshFacts } from '../../scripts/lib/doctor/judge-box.ts'
+import {
+  type DirectoryFacts,
+  judgeBash,
+  judgeConnect,
+  judgeEntries,
+  judgeHook,
+  judgeKey,
+  judgeQueue,
+  judgeRuntime,
+  judgeUnsigned,
+  parted,
+} from '../../scripts/lib/doctor/judge-files.ts'
+import {
+  type DaemonFacts,
+  flakeReplaces,
+  judgeBuilders,
+  judgeConf,
+  judgeDaemon,
+  judgeOwn,
+  judgeSubstituter,
+  judgeVersion,
+  needsBash,
+  parseSettings,
+  parseVersion,
+} from '../../scripts/lib/doctor/judge-nix.ts'
+import { anywhere } from '../../scripts/lib/doctor/read-automatic.ts'
+import { lines, skippedLine, summary } from '../../scripts/lib/doctor/report.ts'
+import { expression, judgeFetch, judgeUpload } from '../../scripts/lib/doctor/round-trip.ts'
+import { connectIn } from '../../scripts/lib/doctor/store-program.ts'
+import { parseNixConf } from '../../scripts/lib/nix-conf.ts'
+
+const test = suite('doctor')
+
+/** A verdict, and what must be in its two texts; `null`: nothing to mend. */
+function like(verdict: Verdict, state: State, saw: RegExp, mend: RegExp | string | null, about = ''): void {
+  assert.is(verdict.state, state, `${about} ${verdict.saw}`)
+  assert.match(verdict.saw, saw)
+  if (mend === null || typeof mend === 'string') assert.is(verdict.mend, mend, about)
+  else assert.match(verdict.mend ?? '', mend)
+}
+
+// ---- running
+
+const check = (name: string, verdict: Verdict, more: Partial<Check> = {}): Check => ({ name, needs: [], run: () => verdict, ...more })
+
+async function states(checks: readonly Check[], offline = false): Promise<string[]> {
+  const findings = await runChecks(checks, { offline, starts: () => {}, ended: () => {} })
+  return findings.map(({ check, cache, state }) => `${cache ? `${cache}/` : ''}${check} ${state}`)
+}
+
+test('a check whose needs have failed is not run; one that is excused is run and not blamed', async () => {
+  let ran = 0
+  const counted = (name: string, needs: string[], excuses: string[] = []): Check => ({
+    name,
+    needs,
+    excuses,
+    run: () => {
+      ran++
+      return failed('x', null)
+    },
+  })
+  assert.equal(await states([check('a', failed('', null)), counted('b', ['a']), counted('c', ['b'])]), [
+    'a failed',
+    'b skipped',
+    'c skipped',
+  ])
+  assert.is(ran, 0)
+  assert.equal(await states([check('a', failed('', null)), counted('b', [], ['a'])]), ['a failed', 'b skipped'])
+  assert.equal(await states([check('a', ok('')), counted('b', [], ['a'])]), ['a ok', 'b failed'])
+  assert.equal(await states([check('a', failed('', null)), check('b', ok(''), { excuses: ['a'] })]), ['a failed', 'b ok'])
+  assert.equal(await states([check('a', warning('', null)), check('b', ok(''), { needs: ['a'] })]), ['a warning', 'b ok'])
+})
+
+test('a need is the same cache’s before it is the machine’s, never another cache’s', async () => {
+  const all = [
+    check('queue', failed('', null), { cache: 'one' }),
+    check('queue', ok(''), { cache: 'two' }),
+    check('upload', ok(''), { cache: 'one', needs: ['queue'] }),
+    check('upload', ok(''), { cache: 'two', needs: ['queue'] }),
+  ]
+  assert.equal(await states(all), ['one/queue failed', 'two/queue ok', 'one/upload skipped', 'two/upload ok'])
+})
+
+test('--offline: what uses the network is not run', async () => {
+  const never: Check = { name: 'net', needs: [], online: true, run: () => assert.unreachable() as never }
+  assert.equal(await states([never, check('a', ok(''), { needs: ['net'] }), check('b', ok(''))], true), [
+    'net skipped',
+    'a skipped',
+    'b ok',
+  ])
+})
+
+test('exit code: only what failed counts', () => {
+  const findings = (...list: Verdict[]) => list.map((verdict) => ({ check: 'x', ...verdict }))
+  assert.is(exitCodeOf(findings(ok(''), warning('', null), skipped(''))), 0)
+  assert.is(exitCodeOf(findings(ok(''), failed('', null))), 1)
+})
+
+// ---- the report
+
+test('the report: state, name, what was seen in lines of 100 characters at most, what mends it whole', () => {
+  const saw = `${'word '.repeat(30)}end`
+  const mend = `sudo ${'x'.repeat(150)}`
+  const text = lines({ check: 'dispatcher', ...failed(saw, mend) })
+  assert.match(text, /^FAILED {3}dispatcher {5}word word/)
+  assert.ok(text.includes(`mend: ${mend}\n`))
+  for (const line of text.split('\n')) if (!line.includes('mend:')) assert.ok(line.length <= 100, line)
+  assert.is(lines({ check: 'nix', ...ok('Nix 2.8.0') }), 'ok       nix            Nix 2.8.0\n')
+  assert.is(lines({ check: 'nix', ...ok('a\u001b[31mb\nc') }), 'ok       nix            a [31mb c\n')
+  assert.match(lines({ check: 'a', ...warning('w', 'one\ntwo') }), /mend: one\n {30}two\n$/)
+})
+
+test('skipped checks share a line; the last line counts', () => {
+  const left = [
+    { check: 'a', ...skipped('needs x') },
+    { check: 'b', ...skipped('needs x') },
+    { check: 'c', ...skipped('needs y') },
+  ]
+  assert.is(skippedLine(left), 'skipped  a, b (needs x)\nskipped  c (needs y)\n')
+  assert.is(summary([{ check: 'a', ...ok('') }]), 'all is well\n')
+  assert.is(
+    summary([...left, { check: 'd', ...failed('', null) }, { check: 'e', ...warning('', null) }]),
+    '1 failed, 1 warning, 3 not checked\n',
+  )
+  assert.is(
+    summary([
+      { check: 'e', ...warning('', null) },
+      { check: 'e', ...warning('', null) },
+    ]),
+    'nothing failed; 2 warnings\n',
+  )
+})
+
+// ---- Nix
+
+test('versions: too old, Lix, what is worked around', () => {
+  const judged = (output: string) => judgeVersion(parseVersion(output), 'ENOENT')
+  like(judged(''), 'failed', /can't be asked for its version: ENOENT/, /install Nix/)
+  like(judged('nix (Nix) 2.3.7\n'), 'failed', /Nix 2\.3\.7 can't run a program as a store/, /install Nix 2\.4/)
+  like(judged('nix (Nix) 2.4'), 'ok', /^Nix 2\.4$/, null)
+  like(judged('nix (Nix) 2.8.0'), 'ok', /#6446/, null)
+  like(judged('nix (Nix) 2.34.8'), 'ok', /^Nix 2\.34\.8$/, null)
+  like(judged('nix (Lix, like Nix) 2.93.0'), 'warning', /Lix 2\.93\.0/, null)
+  const bash = (output: string) => needsBash(parseVersion(output) ?? (assert.unreachable() as never))
+  assert.equal(['nix (Nix) 2.8.0', 'nix (Nix) 2.19.2', 'nix (Nix) 2.20.0', 'nix (Lix, like Nix) 2.93.0'].map(bash), [
+    true,
+    true,
+    false,
+    true,
+  ])
+})
+
+test('the daemon: single-user, not allowed, missing, mute, older than its configuration', () => {
+  const facts = (more: Partial<DaemonFacts>): DaemonFacts => ({ single: false, socket: '/s', user: 'alice', protocol: 0x123, ...more })
+  like(judgeDaemon(facts({ single: true })), 'ok', /your own/, null)
+  like(
+    judgeDaemon(facts({ denied: 'EACCES', group: 'nix' })),
+    'failed',
+    /alice may not use \/s, which is for group nix/,
+    /^sudo usermod -aG nix alice/,
+  )
+  like(judgeDaemon(facts({ denied: 'ENOENT' })), 'failed', /no \/s/, /enable --now nix-daemon\.socket/)
+  like(judgeDaemon(facts({ problem: 'mute' })), 'failed', /mute/, /restart/)
+  const changed = (time: number) => judgeDaemon(facts({ started: 1_000_000, changed: { file: '/etc/nix/nix.conf', time } }))
+  like(changed(1_010_000), 'failed', /since before \/etc\/nix\/nix\.conf was changed/, 'sudo systemctl restart nix-daemon')
+  like(changed(1_000_020), 'ok', /protocol 1\.35/, null, 'within the ticks of the clocks')
+  like(changed(900_000), 'ok', /has read the nix\.conf of now/, null)
+  like(judgeDaemon(facts({ changed: { file: 'f', time: 5 } })), 'ok', /answers/, null, 'not running: it will read it when it starts')
+})
+
+test('nix.conf: unreadable; includes where they are wrong', () => {
+  const version = (minor: number) => ({ lix: false, text: `2.${minor}.0`, major: 2, minor })
+  like(judgeConf('syntax error', version(26), '/etc/nix/nix.conf', []), 'failed', /syntax error/, /mend \/etc\/nix\/nix\.conf/)
+  const states = [15, 16, 21, 22].map((minor) => judgeConf(new Map(), version(minor), 'f', ['include x']).state)
+  assert.equal(states, ['ok', 'warning', 'warning', 'ok'])
+  like(judgeConf(new Map(), version(18), 'f', []), 'ok', /can be read/, null)
+})
+
+const SOCKET = '/run/user/1000/nix-lan/pi.sock'
+const URL_PI = `ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20${SOCKET}`
+
+test('a URL of ours, by its program and its target', () => {
+  const table: [url: string, program: string | undefined, target?: string][] = [
+    [URL_PI, '/usr/local/bin/nix-lan-connect', SOCKET],
+    ['ssh-ng://localhost?max-connections=4&remote-program=/x/nix-lan-connect%20--strict%20pi', '/x/nix-lan-connect', 'pi'],
+    ['ssh-ng://localhost?remote-program=/x/nix-lan-connect', undefined],
+    ['ssh-ng://localhost?remote-program=/x/other%20pi', undefined],
+    ['ssh-ng://pi?remote-program=/x/nix-lan-connect%20pi', undefined],
+    ['https://cache.nixos.org/', undefined],
+    ['ssh-ng://localhost?remote-program=%zz', undefined],
+  ]
+  for (const [url, program, target] of table) {
+    assert.equal([connectIn(url)?.program, connectIn(url)?.target], [program, target], url)
+  }
+})
+
+test('substituter: named, taken back by a later line, only trusted, another socket, not named', () => {
+  const judged = (conf: string, effective: string) => {
+    const system = parseNixConf(conf, '/etc/nix/nix.conf', () => undefined)
+    const at = conf.split('\n').findIndex((line) => line.startsWith('substituters'))
+    const replacing = at < 0 ? {} : { replacing: { file: '/etc/nix/nix.conf', number: at + 1, text: 'substituters = x' } }
+    const settings = new Map([['substituters', effective]])
+    return judgeSubstituter({ cache: 'pi', socket: SOCKET, url: URL_PI, settings, system, file: '/etc/nix/nix.conf', ...replacing })
+  }
+  like(
+    judged(`extra-substituters = ${URL_PI}`, `https://cache.nixos.org/ ${URL_PI}`),
+    'ok',
+    /asks pi, by \/usr\/local\/bin\/nix-lan-connect/,
+    null,
+  )
+  like(
+    judged(`extra-substituters = ${URL_PI}\nsubstituters = x`, 'x'),
+    'failed',
+    /nix\.conf:2 "substituters = x" .* takes it back/,
+    /move line 2 above/,
+  )
+  like(
+    judged(`trusted-substituters = ${URL_PI}`, ''),
+    'failed',
+    /only in trusted-substituters/,
+    `in /etc/nix/nix.conf: extra-substituters = ${URL_PI}`,
+  )
+  const other = URL_PI.replace('1000', '1001')
+  like(judged(`extra-substituters = ${other}`, other), 'failed', /socket \/run\/user\/1001/, /1000/)
+  like(judged('', ''), 'failed', /no substituter for pi/, /extra-substituters/)
+})
+
+test('own settings: a file of the user’s, NIX_CONFIG, a flake', () => {
+  const judged = (effective: string, own: { key: string; values: string[]; where: string }[], flake?: string) =>
+    judgeOwn({ cache: 'pi', socket: SOCKET, settings: new Map([['substituters', effective]]), own, ...(flake ? { flake } : {}) })
+  like(judged(URL_PI, []), 'ok', /nothing of your own/, null)
+  const file = '/home/alice/.config/nix/nix.conf'
+  like(
+    judged('x', [{ key: 'substituters', values: ['x'], where: file }]),
+    'failed',
+    /"substituters =" in \/home\/alice.* replaces/,
+    `sed -i 's/^[[:blank:]]*substituters[[:blank:]]*=/extra-substituters =/' ${file}`,
+  )
+  like(judged('x', [{ key: 'substituters', values: ['x'], where: 'NIX_CONFIG' }]), 'failed', /NIX_CONFIG/, /write extra-substituters there/)
+  like(judged(URL_PI, [], '/src/flake.nix'), 'warning', /nixConfig in \/src\/flake\.nix/, /flake\.nix: write extra-substituters/)
+  const flakes: [text: string, replaces: boolean][] = [
+    ['{ nixConfig = { substituters = [ "x" ]; }; }', true],
+    ['{ nixConfig.substituters = [ "x" ]; }', true],
+    ['{ nixConfig = { extra-substituters = [ "x" ]; }; }', false],
+    ['{ # nixConfig.substituters = [ ];\n }', false],
+    ['{ outputs = x: { substituters = 1; }; }', false],
+  ]
+  for (const [text, replaces] of flakes) assert.is(flakeReplaces(text), replaces, text)
+})
+
+test('settings are read from what nix prints', () => {
+  const settings = parseSettings('builders = @/etc/nix/machines\nempty = \nno-value =\nsubstituters = a b\nwarning: x\n')
+  assert.equal(
+    [...settings],
+    [
+      ['builders', '@/etc/nix/machines'],
+      ['empty', ''],
+      ['no-value', ''],
+      ['substituters', 'a b'],
+    ],
+  )
+})
+
+test('builders', () => {
+  const none = () => ''
+  like(judgeBuilders('', none), 'ok', /no other machine/, null)
+  like(judgeBuilders('@/etc/nix/machines', none), 'ok', /no other machine/, null)
+  like(
+    judgeBuilders('@/f', (file) => (file === '/f' ? '# none\nssh://big x86_64-linux - 4\n' : '')),
+    'warning',
+    /ssh:\/\/big builds/,
+    /secret-key-files/,
+  )
+  like(judgeBuilders('ssh://a - ; ssh://b', none), 'warning', /ssh:\/\/a and ssh:\/\/b/, /sign/)
+})
+
+// ---- files
+
+test('what distrust() says is parted into what is wrong and the command', () => {
+  assert.equal(parted('the directory /d belongs to uid 5, who can replace it; sudo chown root /d'), {
+    saw: 'the directory /d belongs to uid 5, who can replace it',
+    mend: 'sudo chown root /d',
+  })
+  assert.equal(parted('too many symlinks'), { saw: 'too many symlinks', mend: null })
+})
+
+test('programs that root runs: missing, not executable, somebody else’s', () => {
+  const file = '/usr/local/bin/nix-lan-connect'
+  like(judgeConnect({ file, executable: true }, file), 'ok', /nobody but root/, null)
+  like(
+    judgeConnect({ file: '/gone', missing: 'ENOENT', executable: false }, file),
+    'failed',
+    /\/gone is not there.*every build fails/,
+    new RegExp(`name ${file}`),
+  )
+  like(judgeConnect({ file, executable: false }, file), 'failed', /not executable: every build fails/, `sudo chmod a+rx ${file}`)
+  like(
+    judgeConnect({ file, executable: true, doubt: 'others can write; sudo chmod go-w /x' }, file),
+    'failed',
+    /others can write/,
+    'sudo chmod go-w /x',
+  )
+  const hook = { file: '/h', executable: true, ours: true }
+  like(judgeHook(hook, '/right', 'c'), 'ok', /^\/h/, null)
+  like(judgeHook({ ...hook, file: '' }, '/right', 'c'), 'failed', /no post-build-hook/, 'in c: post-build-hook = /right')
+  like(judgeHook({ ...hook, executable: false }, '/right', 'c'), 'failed', /not executable: every build fails/, 'sudo chmod a+rx /h')
+  like(judgeHook({ ...hook, ours: false }, '/right', 'c'), 'failed', /does not call nix-lan/, /let it call \/right/)
+})
+
+test('the runtime: none, too old, broken, a user’s', () => {
+  const judged = (file: string | undefined, version: string, doubt?: string) =>
+    judgeRuntime({ path: '/usr/bin', own: '/home/a/node', version, ...(file ? { file } : {}), ...(doubt ? { doubt } : {}) })
+  like(
+    judged(undefined, ''),
+    'failed',
+    /no node, deno or bun in \/usr\/bin \(yours is \/home\/a\/node\)/,
+    /ln -s \/home\/a\/node \/usr\/local\/bin/,
+  )
+  like(judged('/usr/bin/node', 'v18.18.2'), 'failed', /v18\.18\.2: too old/, /18\.19/)
+  like(judged('/usr/bin/node', 'v18.19.0'), 'ok', /v18\.19\.0/, null)
+  like(judged('/usr/bin/node', 'v9.0.0'), 'failed', /too old/, /install/)
+  like(judged('/usr/bin/deno', 'deno 1.46.0'), 'failed', /too old/, /install/)
+  like(judged('/usr/bin/bun', '1.4.5'), 'ok', /1\.4\.5/, null)
+  like(judged('/usr/bin/node', 'ENOEXEC'), 'failed', /does not run: ENOEXEC/, /install/)
+  like(
+    judged('/usr/bin/node', 'v20.1.0', 'it belongs to uid 5; sudo chown root /usr/bin/node'),
+    'failed',
+    /belongs to uid 5/,
+    'sudo chown root /usr/bin/node',
+  )
+})
+
+test('bash, the key, what is unsigned', () => {
+  like(judgeBash(false, undefined, ''), 'ok', /not needed/, null)
+  like(judgeBash(true, '/bin/bash', '/bin'), 'ok', /\/bin\/bash/, null)
+  like(judgeBash(true, undefined, '/x'), 'failed', /no bash in \/x/, /systemctl edit nix-daemon/)
+  const key = { files: ['/k'], mode: 0o600, publicKey: 'me-1:abc', trusted: ['me-1:abc'], conf: 'c' }
+  like(judgeKey(key), 'ok', /signs as me-1/, null)
+  like(judgeKey({ ...key, files: [] }), 'failed', /no secret-key-files/, /generate-binary-cache-key/)
+  like(judgeKey({ ...key, missing: 'ENOENT' }), 'failed', /not there/, /put the key back/)
+  like(judgeKey({ ...key, mode: 0o644 }), 'failed', /others than root can read \/k/, 'sudo chmod 600 /k')
+  like(
+    judgeKey({ ...key, trusted: ['other-1:abc'] }),
+    'failed',
+    /does not believe its own key me-1/,
+    'in c: extra-trusted-public-keys = me-1:abc',
+  )
+  like(judgeUnsigned(0, 3, 'm'), 'ok', /all of the 3/, null)
+  like(judgeUnsigned(1, 3, 'm'), 'warning', /1 of the 3 paths.* is not signed/, 'm')
+  like(judgeUnsigned('no answer', 0, 'm'), 'warning', /no answer/, null)
+})
+
+test('the queue’s directories', () => {
+  const dirs = (at: number, more: Partial<DirectoryFacts>): DirectoryFacts[] =>
+    ['/r', '/r/queue', '/r/queue/pi'].map((path, i) => ({
+      path,
+      kind: 'directory' as const,
+      uid: i === 2 ? 1000 : 0,
+      mode: 0o755,
+      owner: i === 2 ? 1000 : 0,
+      ...(i === at ? more : {}),
+    }))
+  const judged = (at: number, more: Partial<DirectoryFacts>) => judgeQueue(dirs(at, more), 'alice', 'sudo make')
+  like(judged(-1, {}), 'ok', /belongs to alice/, null)
+  like(judged(2, { kind: 'missing' }), 'failed', /\/r\/queue\/pi is not there/, 'sudo make')
+  like(judged(2, { uid: 1001 }), 'failed', /belongs to uid 1001, not to alice/, 'sudo chown alice /r/queue/pi')
+  like(judged(1, { uid: 1000 }), 'failed', /belongs to uid 1000, not to root/, 'sudo chown root /r/queue')
+  like(judged(0, { mode: 0o777 }), 'failed', /others can write to \/r$/, 'sudo chmod go-w /r')
+  like(judged(2, { kind: 'other' }), 'failed', /not a directory/, 'sudo rm /r/queue/pi && sudo make')
+  like(judgeEntries(0, 0, [], 'pi'), 'ok', /empty/, null)
+  like(judgeEntries(1, 0, [], 'pi'), 'ok', /1 path waits/, null)
+  like(judgeEntries(2, 1, [], 'pi'), 'warning', /1 could not be uploaded/, 'nix-lan queue retry --cache pi')
+  like(judgeEntries(0, 0, [{ file: '/q/a b', what: 'a directory' }], 'pi'), 'warning', /a b is a directory/, "rm -r '/q/a b'")
+})
+
+// ---- by itself
+
+test('session, units, timer, linger', () => {
+  for (const state of ['running', 'degraded', 'starting']) like(judgeSession(state, 'alice', 1000), 'ok', /answers/, null, state)
+  like(judgeSession('Failed to connect to bus', 'alice', 1000), 'failed', /Failed to connect/, 'sudo loginctl enable-linger alice')
+  like(judgeSession('ENOENT', 'alice', 1000), 'warning', /no systemd here/, null)
+  const unit = (more: Partial<UnitFacts>): UnitFacts[] => [
+    { name: 'u', loadState: 'loaded', file: '/f', same: true, needsReload: false, ...more },
+  ]
+  like(judgeUnits(unit({})), 'ok', /1 units/, null)
+  like(judgeUnits(unit({ loadState: 'not-found' })), 'failed', /has no u/, 'sudo nix-lan setup')
+  like(judgeUnits(unit({ loadState: 'masked' })), 'failed', /masked/, 'systemctl --user unmask u')
+  like(judgeUnits(unit({ same: false })), 'failed', /\/f is not that of this version/, 'sudo nix-lan setup')
+  like(judgeUnits(unit({ needsReload: true })), 'failed', /not read/, 'systemctl --user daemon-reload')
+  like(judgeTimer('enabled', 'active'), 'ok', /enabled/, null)
+  like(judgeTimer('disabled', 'inactive'), 'failed', /is disabled/, 'systemctl --user enable --now nix-lan-check.timer')
+  like(judgeTimer('enabled', 'inactive'), 'failed', /but inactive/, /enable --now/)
+  like(judgeLinger(true, 'alice'), 'ok', /from boot/, null)
+  like(judgeLinger(false, 'alice'), 'warning', /only while alice is logged in/, 'sudo loginctl enable-linger alice')
+})
+
+test('a unit’s text is the same wherever the programs lie, and however it is commented', () => {
+  const source = '# about\n[Service]\nExecStart=/usr/bin/env nix-lan check\n'
+  assert.is(anywhere(source), anywhere('[Service]\nExecStart=/usr/local/bin/nix-lan check\n\n'))
+  assert.is.not(anywhere(source), anywhere('[Service]\nExecStart=/usr/local/bin/nix-lan check --json\n'))
+  assert.is.not(anywhere(source), anywhere('[Service]\nExecStart=/usr/local/bin/evil check\n'))
+})
+
+test('the dispatcher', () => {
+  const facts = { manager: true, directory: '/d', file: '/d/90-nix-lan', executable: true }
+  like(judgeDispatcher(facts), 'ok', /90-nix-lan/, null)
+  like(judgeDispatcher({ ...facts, manager: false }), 'ok', /no NetworkManager/, null)
+  like(
+    judgeDispatcher({ manager: true, directory: '/d', executable: false }),
+    'failed',
+    /\/d has no nix-lan-dispatcher/,
+    'sudo nix-lan setup',
+  )
+  like(judgeDispatcher({ ...facts, missing: 'ENOENT' }), 'failed', /leads nowhere/, 'sudo nix-lan setup')
+  like(
+    judgeDispatcher({ ...facts, doubt: 'others can write (mode 0777); sudo chmod go-w /d/90-nix-lan' }),
+    'failed',
+    /others can write/,
+    'sudo chmod go-w /d/90-nix-lan',
+  )
+  like(judgeDispatcher({ ...facts, executable: false }), 'failed', /not executable/, 'sudo chmod a+rx /d/90-nix-lan')
+})
+
+test('the tunnel', () => {
+  const about = { units: true, state: 'activating', reason: 'no agent', cache: 'pi' }
+  like(judgeTunnel({ ok: true, detail: 'Nix 2.8.0' }, about), 'ok', /Nix 2\.8\.0/, null)
+  like(
+    judgeTunnel({ ok: false, reason: 'no tunnel' }, about),
+    'failed',
+    /no tunnel.*activating.*no agent/,
+    'systemctl --user restart nix-lan-check.service',
+  )
+  like(judgeTunnel({ ok: false, reason: 'no tunnel' }, { ...about, units: false }), 'failed', /no tunnel/, 'nix-lan-tunnel pi &')
+})
+
+// ---- the box
+
+test('name and port', () => {
+  const away = { ok: false as const, reason: 'pi.local has no address', ms: 5 }
+  like(judgeName(away, 'pi.local'), 'failed', /^away: pi\.local has no address/, /switch the box on/)
+  like(judgeName({ ...away, reason: '10.0.0.2 port 22: no answer within 2 s' }, 'pi.local'), 'ok', /has an address/, null)
+  like(judgeName({ ok: true, address: '10.0.0.2', ms: 1 }, 'pi.local'), 'ok', /pi\.local is 10\.0\.0\.2/, null)
+  like(judgePort({ ok: true, address: 'a', port: 22, ms: 3 }, 'pi', 22), 'ok', /port 22 accepts, after 3 ms/, null)
+  like(judgePort({ ...away, reason: '10.0.0.2 port 22: no answer within 2 s' }, 'pi', 22), 'failed', /^away: 10/, /switch the box on/)
+  like(judgePort({ ...away, reason: '10.0.0.2 port 22: connection refused' }, 'pi', 22), 'failed', /^10.*refused/, /start sshd/)
+})
+
+// As OpenSSH 9.2 and 10.0 write them with -v, shortened.
+const CHANGED = `debug1: Host certificate authority does not match debug1
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+Offending ED25519 key in /home/alice/.ssh/known_hosts:3
+  remove with:
+  ssh-keygen -f "/home/alice/.ssh/known_hosts" -R "pi.local"
+Host key for pi.local has changed and you have requested strict checking.
+Host key verification failed.
+`
+const OFFERED = 'debug1: Offering public key: /home/alice/.ssh/id_ed25519 ED25519 SHA256:x explicit\n'
+const DENIED = 'alice@pi.local: Permission denied (publickey,password).\n'
+
+test('login: what ssh’s log says, and what the agent does', () => {
+  const judged = (log: string, more: Partial<SshFacts> = {}) =>
+    judgeLogin({
+      log,
+      failedToStart: null,
+      timedOut: false,
+      byHand: 'ssh alice@pi.local',
+      agent: { state: 'none', from: 'nowhere' },
+      shellAgent: false,
+      knownAs: 'pi.local',
+      ...more,
+    })
+  like(judged('Authenticated to pi.local ([10.0.0.2]:22) using "publickey".\n'), 'ok', /gets in/, null)
+  like(judged('', { failedToStart: 'ENOENT' }), 'failed', /can't be started/, /openssh-client/)
+  like(
+    judged(CHANGED),
+    'failed',
+    /another host key than the one in \/home\/alice\/\.ssh\/known_hosts:3/,
+    /^ssh-keygen -f "\/home\/alice\/\.ssh\/known_hosts" -R "pi\.local"/,
+  )
+  like(
+    judged('No ED25519 host key is known for pi.local and you have requested strict checking.\nHost key verification failed.\n'),
+    'failed',
+    /not known yet/,
+    /^ssh alice@pi\.local/,
+  )
+  const locked = `${OFFERED}debug1: Server accepts key: /home/alice/.ssh/id_ed25519 ED25519 SHA256:x explicit\n${DENIED}`
+  like(judged(locked), 'failed', /passphrase, and there is no agent/, /ssh-agent/)
+  like(judged(locked, { shellAgent: true }), 'failed', /your shell has an agent/, 'systemctl --user import-environment SSH_AUTH_SOCK')
+  like(
+    judged(locked, { agent: { state: 'empty', from: 'the environment' } }),
+    'failed',
+    /agent \(the environment\) does not hold it/,
+    'ssh-add',
+  )
+  like(judged(OFFERED + DENIED), 'failed', /refuses the keys/, 'ssh-copy-id alice@pi.local')
+  like(judged(DENIED), 'failed', /no key to log in with/, /ssh-keygen -t ed25519/)
+  like(
+    judged(`sign_and_send_pubkey: signing failed for ED25519 "x" from agent: agent refused operation\n${DENIED}`),
+    'failed',
+    /agent refuses/,
+    'ssh-add -X',
+  )
+  like(judged('debug1: Connecting\n', { timedOut: true }), 'failed', /does not get through in time/, /^ssh alice/)
+  like(
+    judged('debug1: Connecting\nkex_exchange_identification: Connection closed by remote host\n'),
+    'failed',
+    /Connection closed by remote host/,
+    /says more/,
+  )
+})
+
+test('the box’s daemon: who may use its socket, whether it listens, whether it is new enough', () => {
+  const bad = { ok: false as const, kind: 'broken', reason: 'closed' }
+  const judged = (printed: string, log = 'channel 1: open failed: connect failed: open failed\n') =>
+    judgeBox(bad, '/nix/var/nix/daemon-socket/socket', 'alice@pi.local', parseSocket(printed), log)
+  like(judgeBox({ ok: true, version: 0x122, nix: '2.8.0' }, '/s', 'pi', undefined, ''), 'ok', /Nix 2\.8\.0 answers, protocol 1\.34/, null)
+  like(
+    judged('hello\nnix-lan alice denied nix-users\n'),
+    'failed',
+    /alice may not use .* for group nix-users/,
+    'ssh -t alice@pi.local sudo usermod -aG nix-users alice',
+  )
+  like(judged('nix-lan alice missing root\n'), 'failed', /no nix-daemon runs there/, /restart nix-daemon\.socket/)
+  like(
+    judged('nix-lan alice writable root\n'),
+    'failed',
+    /nobody listens/,
+    'ssh -t alice@pi.local sudo systemctl restart nix-daemon.socket',
+  )
+  like(judged('nix-lan alice writable root\n', ''), 'failed', /turns alice away/, /allowed-users/)
+  like(judged('', 'channel 1: open failed: administratively prohibited: x\n'), 'failed', /forbids/, /AllowStreamLocalForwarding yes/)
+  like(judged('fish: what?\n', ''), 'failed', /closed/, /restart/)
+  like(judgeBox({ ok: false, kind: 'old', reason: 'too old' }, '/s', 'pi', undefined, ''), 'failed', /too old/, /later Nix/)
+})
+
+test('the round trip: what Nix says when the box, or this machine, does not believe the key', () => {
+  const reason = "cannot add path '/nix/store/x-nix-lan-doctor' because it lacks a signature by a trusted key"
+  for (const words of [reason, reason.replace('a signature by a trusted key', 'a valid signature')]) {
+    like(
+      judgeUpload(words, 'alice@pi', 'me-1:abc='),
+      'failed',
+      /box does not believe the key me-1/,
+      /^ssh -t alice@pi "echo 'extra-trusted-public-keys = me-1:abc='/,
+    )
+  }
+  like(judgeUpload(reason, 'pi', undefined), 'failed', /does not believe/, /nix-lan\.public/)
+  like(judgeUpload('No space left on device', 'pi', 'k:x'), 'failed', /did not take it: No space/, null)
+  like(judgeFetch('some substitutes failed'), 'failed', /did not fetch it: some/, /journalctl/)
+  like(judgeFetch(`because it lacks a signature by a trusted key`), 'failed', /does not believe its own key/, /restart nix-daemon/)
+  assert.match(expression('/a/b'), /manifest = "\/a\/b";/)
+})
+
+test.run()
