@@ -71,7 +71,11 @@ async function tunnel(argv: string[]): Promise<number> {
   if (flag('service')) return await asService(service, cache, socket)
   const agent = await agentFor(cache)
   if (!flag('print')) await makeRoom(dirname(socket), socket, cache.name)
-  const { answer, facts, args } = await plan(cache, socket, flag('print'))
+  const { answer, facts, args } = await plan(cache, socket)
+  if (!flag('print')) {
+    if (!answer.ok) throw new Away(`${cache.name} is away: ${answer.reason}`)
+    warn(facts)
+  }
   process.stdout.write(
     flag('print')
       ? explanation(cache, answer, agent.from, agent.env, args)
@@ -80,20 +84,17 @@ async function tunnel(argv: string[]): Promise<number> {
   return 0
 }
 
-/** ssh's arguments, and what they rest on. @throws Away, unless they are only wanted for a look */
-async function plan(
-  cache: SshCache,
-  socket: string,
-  onlyLook: boolean,
-  log?: string,
-): Promise<{ answer: Answer; facts: SshFacts; args: string[] }> {
+/** ssh's arguments, and what they rest on. `log`: see sshArguments. */
+async function plan(cache: SshCache, socket: string, log?: string): Promise<{ answer: Answer; facts: SshFacts; args: string[] }> {
   const [answer, facts] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache, [])])
-  if (!onlyLook && !answer.ok) throw new Away(`${cache.name} is away: ${answer.reason}`)
-  const args = sshArguments(cache, socket, await targetOptions(cache, answer, facts), log)
+  return { answer, facts, args: sshArguments(cache, socket, await targetOptions(cache, answer, facts), log) }
+}
+
+/** Of what else ssh will do. */
+function warn(facts: SshFacts): void {
   for (const other of otherForwardings(facts)) {
     say(`ssh also makes "${other}" of your ssh configuration, and ends if it can't; a Host alias of its own in ssh = "…" avoids that`)
   }
-  return { answer, facts, args }
 }
 
 async function agentFor(cache: SshCache): ReturnType<typeof findAgent> {
@@ -109,12 +110,13 @@ async function asService(service: Service, cache: SshCache, socket: string): Pro
     const agent = await agentFor(cache)
     await makeRoom(dirname(socket), socket, cache.name)
     service.newLog()
-    const { args } = await plan(cache, socket, false, service.log)
+    const { answer, args } = await plan(cache, socket, service.log)
+    if (!answer.ok) return await service.failed(`away: ${answer.reason}`, true)
     process.stdout.write(command(socket, ['', service.self, cache.name], service.environment(agent), args))
     return 0
   } catch (error) {
     if (!(error instanceof Failure) || error instanceof UsageError) throw error
-    return await service.failed(error.message, error instanceof Away)
+    return await service.failed(error.message, false)
   }
 }
 

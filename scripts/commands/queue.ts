@@ -1,15 +1,16 @@
 // nix-lan queue: what waits to be uploaded and what could not be; and uploading it. Never builds, never fetches.
 import { lstatSync, mkdirSync, readlinkSync, realpathSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { basename, dirname, resolve } from 'node:path'
+import { type Built, sortBuilt } from '../lib/built.ts'
 import { nearest, type Parsed, parse } from '../lib/cli.ts'
 import { type Config, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
-import { Failure, UsageError } from '../lib/errors.ts'
+import { Away, Failure, UsageError } from '../lib/errors.ts'
 import { type Busy, isBusy, takeLock } from '../lib/lock.ts'
-import { holdersOf, invalidPaths, isStoreName, NixError, storeDir } from '../lib/nix.ts'
+import { allPathInfos, holdersOf, invalidPaths, isStoreName, NixError, storeDir } from '../lib/nix.ts'
 import { queueDir, runtimeDir } from '../lib/paths.ts'
 import { type Entry, enqueue, putBack, type Queue, readQueue, remove, setAside } from '../lib/queue.ts'
 import { age, askNix, CHEAP, type Known, NOTHING_KNOWN, printable, type Row, rowsOf, table } from '../lib/queue-list.ts'
-import { signClosures } from '../lib/sign.ts'
+import { signClosures, toSign } from '../lib/sign.ts'
 import { storesOf } from '../lib/stores.ts'
 import { Tally, uploadedTo } from '../lib/tally.ts'
 import { drain, exitCode, type Ledger, type Summary, wanted } from '../lib/upload.ts'
@@ -22,10 +23,12 @@ Usage: nix-lan queue [ACTION] [OPTION…]
 Actions:
   list               what is queued, unsigned, failed (without an action: this)
   add PATH…          queue store paths, or links to them such as ./result
+  add --built        queue what was built here and the box lacks
   upload             upload what is queued, all of it, now
   retry [PATH…]      put what failed back into the queue: these, or all
   drop PATH…         take these out; or --failed: all that failed; or --all
-  sign               sign what was built here and isn't signed; with sudo
+  sign [--built]     sign what is queued, was built here and isn't signed; or
+                     all that was built here; with sudo
 
 Options:
       --cache NAME     only this cache; default: each one that is reached by ssh
@@ -37,7 +40,8 @@ Options:
 With --json, sign prints one object, list an object for each path, the others
 one for each cache:
   list    cache, path, state, added (a time), size, error; null: not known
-  add     cache, added (names), there and unwanted (how many)
+  add     cache, added (names), there and unwanted (how many); with --built
+          onBox, failed and unsigned (how many), too
   upload  cache, uploaded, failed, vanished, unwanted, unsigned, left, junk, and
           away or stopped (why); or cache and running, another upload's pid
   retry   cache, queued (paths)
@@ -75,7 +79,7 @@ interface Call {
 
 /** The subcommand. @param argv what follows `queue` @returns the exit code */
 export async function queue(argv: string[]): Promise<number> {
-  const options = parse(argv, { boolean: ['json', 'full', 'failed', 'all'], string: ['cache', 'key-file'] })
+  const options = parse(argv, { boolean: ['json', 'full', 'failed', 'all', 'built'], string: ['cache', 'key-file'] })
   const [action = 'list', ...words] = options.words
   const run = ACTIONS.get(action)
   if (!run) {
@@ -85,6 +89,7 @@ export async function queue(argv: string[]): Promise<number> {
   for (const [option, owner] of Object.entries({ full: 'list', failed: 'drop', all: 'drop' })) {
     if (options.flag(option) && action !== owner) throw new UsageError(`--${option} goes with ${owner}, not with ${action}`)
   }
+  if (options.flag('built') && !['add', 'sign'].includes(action)) throw new UsageError(`--built goes with add or sign, not with ${action}`)
   if (options.value('key-file') !== undefined && action !== 'sign') throw new UsageError(`--key-file goes with sign, not with ${action}`)
   if (words.length > 0 && ['list', 'upload', 'sign'].includes(action)) throw new UsageError(`${action} takes no paths; see --help`)
   const config = loadConfig()
@@ -152,7 +157,9 @@ function cures(rows: readonly Row[]): string {
   return lines.map((line) => `${line}\n`).join('')
 }
 
-async function add({ config, caches, words, json }: Call): Promise<number> {
+async function add(call: Call): Promise<number> {
+  const { config, caches, words, json } = call
+  if (call.options.flag('built')) return await addBuilt(call)
   if (words.length === 0) throw new UsageError('add needs store paths, or links to them: nix-lan queue add ./result')
   const names = [...new Set(words.map(storeName))]
   const invalid = await invalidPaths(names.map((name) => `${storeDir}/${name}`))
@@ -169,6 +176,60 @@ async function add({ config, caches, words, json }: Call): Promise<number> {
       print(`${cache}: ${[`${added.length} queued`, ...rest.filter((text) => text !== '')].join(', ')}`)
     }
   return 0
+}
+
+async function addBuilt({ config, caches, words, json }: Call): Promise<number> {
+  if (words.length > 0) throw new UsageError('add takes either paths or --built')
+  mustBeUser(config, 'add --built')
+  const answers = []
+  for (const cache of caches) {
+    const sorted = await builtFor(cache, config)
+    const added = sorted.missing.map((path) => basename(path)).filter((name) => enqueue(cache.name, name, config.user))
+    const count = (list: string[]): number => list.length
+    const { onBox, unsigned, queued, failed, unwanted } = sorted
+    const counts = {
+      there: count(queued),
+      unwanted: count(unwanted),
+      onBox: count(onBox),
+      failed: count(failed),
+      unsigned: count(unsigned),
+    }
+    answers.push({ cache: cache.name, added, ...counts })
+    if (!json) print(`${cache.name}: ${builtLine(added.length, counts)}`)
+    if (unsigned.length > 0) {
+      const what = `of what was built here, ${paths(unsigned.length)} can't go, for want of a signature there or on what is needed`
+      say(`${cache.name}: ${what}; to sign all that was built here: sudo nix-lan queue sign --built`)
+    }
+  }
+  if (json) printJson(answers)
+  return 0
+}
+
+/** @throws Away */
+async function builtFor(cache: SshCache, config: Config): Promise<Built> {
+  const stores = storesOf(cache, config.uid, false)
+  const mustBeThere = async (): Promise<void> => {
+    const why = await stores.away()
+    if (why !== undefined) throw new Away(`${cache.name} is away (${why}), and can't be asked what it has`)
+  }
+  await mustBeThere()
+  try {
+    return await sortBuilt(await allPathInfos(), cache, readQueue(cache.name, config.user), stores)
+  } catch (error) {
+    if (error instanceof NixError) await mustBeThere()
+    throw error
+  }
+}
+
+function builtLine(added: number, { there, unwanted, onBox, failed }: Record<'there' | 'unwanted' | 'onBox' | 'failed', number>): string {
+  const parts = [
+    `${added} queued`,
+    `${onBox} on the box`,
+    there > 0 ? `${there} queued before` : '',
+    failed > 0 ? `${failed} failed before` : '',
+    unwanted > 0 ? `${unwanted} kept out by exclude` : '',
+  ]
+  return `of what was built here, ${parts.filter((part) => part !== '').join(', ')}`
 }
 
 /** The last part of the store path that a word means: a store path, something below one, its last part, or a link to one. */
@@ -227,7 +288,9 @@ async function sign({ config, caches, options, json }: Call): Promise<number> {
   const entries = caches
     .map((cache) => shown(readQueue(cache.name, config.user), cache))
     .flatMap(({ queued, failed }) => [...queued, ...failed])
-  const { signed, foreign, keyFiles } = await signClosures([...new Set(entries.map((entry) => entry.path))], options.value('key-file'))
+  const built = options.flag('built') ? toSign(await allPathInfos()).own : []
+  const all = new Set([...entries.map((entry) => entry.path), ...built])
+  const { signed, foreign, keyFiles } = await signClosures([...all], options.value('key-file'))
   if (json) printJson({ signed, foreign, keyFiles })
   else print(`${paths(signed.length)} signed with ${keyFiles.join(' and ')}`)
   if (foreign.length > 0 && !json) {
@@ -238,9 +301,7 @@ async function sign({ config, caches, options, json }: Call): Promise<number> {
 }
 
 async function upload({ config, caches, json }: Call): Promise<number> {
-  if (effectiveUid() !== config.uid) {
-    throw new UsageError(`the queue, the tunnel and the ssh key are ${config.user}'s: sudo -u ${config.user} nix-lan queue upload`)
-  }
+  mustBeUser(config, 'upload')
   const answers: object[] = []
   const codes: number[] = []
   for (const cache of caches) {
@@ -265,6 +326,11 @@ async function upload({ config, caches, json }: Call): Promise<number> {
   }
   if (json) printJson(answers)
   return codes.includes(75) ? 75 : Math.max(0, ...codes)
+}
+
+function mustBeUser({ user, uid }: Config, action: string): void {
+  if (effectiveUid() === uid) return
+  throw new UsageError(`the queue, the tunnel and the ssh key are ${user}'s: sudo -u ${user} nix-lan queue ${action}`)
 }
 
 /** Drains until nothing new has come in meanwhile. */

@@ -124,6 +124,13 @@ export async function pathInfos(
   return infos
 }
 
+/** What this machine's store knows of all its valid paths, derivations too: one call (`--all` means each path itself, in every version). */
+export async function allPathInfos(): Promise<Map<string, PathInfo>> {
+  const lines = succeeded(await nix(['path-info', '--all', '--size', '--sigs'])).split('\n')
+  const found = lines.map(parsePathInfo).filter((one) => one !== null)
+  return new Map(found.map(({ path, info }) => [path, info]))
+}
+
 /** Sizes in bytes of NARs of valid paths, derivations too (`nix path-info X.drv` means the outputs up to 2.14, nix-store never did). */
 export async function sizesOf(paths: readonly string[], asking: Asking = {}): Promise<number[]> {
   const lines = await inBatches(paths, asking, (batch, limit) => nixStore(['--query', '--size', ...batch], limit))

@@ -13,6 +13,8 @@ import { ask } from './systemd.ts'
 import { agentState, endOf, READY_MARK, reasonOf, whyNotReady } from './tunnel-end.ts'
 import { afterFailure, forgetTunnelState, pauseLeft, readTunnelState, uptime, writeTunnelState } from './tunnel-state.ts'
 
+/** What ssh exits with when it has lost the link, and the unit doesn't take for a failure. */
+const LINK_LOST = 255
 const CHECK = 'nix-lan-check.service'
 /** Milliseconds for a helper that should answer in a few: systemd-notify, ssh-add. */
 const PATIENCE = 2000
@@ -106,7 +108,8 @@ export class Service {
     const mayBeAway = ['lost', 'unconnected', 'other'].includes(end.kind)
     if (end.kind !== 'lost') return await this.failed(reason, mayBeAway)
     await this.note(reason, mayBeAway)
-    return code
+    await this.status(reason)
+    return code === 0 ? 0 : LINK_LOST
   }
 
   /** After an attempt that came to nothing: a pause, and then the next. @returns the exit code */
