@@ -124,9 +124,10 @@ function configWith({ config, box, user, layout }: Situation): string {
   return `${config.trimEnd()}\n\n${table(box)}`
 }
 
+/** Quoted where TOML wants it, so that what is wrong with a value is said by who reads it. */
 function table({ name, host, ssh, port }: Box): string {
-  const lines = [`[cache.${name}]`, `host = "${host}"`]
-  if (ssh !== host) lines.push(`ssh = "${ssh}"`)
+  const lines = [`[cache.${/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name)}]`, `host = ${JSON.stringify(host)}`]
+  if (ssh !== host) lines.push(`ssh = ${JSON.stringify(ssh)}`)
   if (port !== 22) lines.push(`port = ${port}`)
   return `${lines.join('\n')}\n`
 }

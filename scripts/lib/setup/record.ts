@@ -2,6 +2,7 @@
 // interrupted set-up can be finished or taken back, and --undo leaves the files as they were.
 import { readFileSync } from 'node:fs'
 import { Failure } from '../errors.ts'
+import type { User } from '../users.ts'
 import { VERSION } from '../version.ts'
 import { look, markOf, put, type Seen, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
@@ -44,6 +45,8 @@ export interface Record {
   /** Whether we switched lingering on. */
   linger: boolean
   box: BoxDeed[]
+  /** Directories in the user's home that weren't there, and that programs make as they run. */
+  home: string[]
 }
 
 /** The record of an earlier run, if there is one. @throws Failure when it can't be read: then nothing may be changed */
@@ -107,7 +110,11 @@ export function writeRecord(record: Record, layout: Layout, owner: { uid: number
   put({ path: layout.record, kind: 'file', content: Buffer.from(`${JSON.stringify(record, null, 2)}\n`), mode: 0o600, ...owner })
 }
 
+/** Where what runs as the user leaves something: systemd the time of a persistent timer, uploads how much they were. Parents first. */
+const HOME_DIRECTORIES = ['.local', '.local/share', '.local/share/systemd', '.local/share/systemd/timers', '.local/state']
+
 /** A record of nothing yet. */
-export function emptyRecord(user: { name: string; uid: number }, prefix: string, nixConf: string): Record {
-  return { version: VERSION, user: user.name, uid: user.uid, prefix, nixConf, entries: [], linger: false, box: [] }
+export function emptyRecord(user: User, prefix: string, nixConf: string, seen: (path: string) => Seen): Record {
+  const home = HOME_DIRECTORIES.map((name) => `${user.home}/${name}`).filter((path) => seen(path).kind === 'missing')
+  return { version: VERSION, user: user.name, uid: user.uid, prefix, nixConf, entries: [], linger: false, box: [], home }
 }

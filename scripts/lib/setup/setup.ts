@@ -234,7 +234,7 @@ const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } =
 function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined): Record {
   const { layout, user } = machine
   const seen = (path: string): Seen => (path === layout.etc && onlyOurLeftovers(layout.etc) ? { kind: 'missing' } : look(path))
-  const record = extended(known ?? emptyRecord(user, layout.prefix, nixConf), wants, seen)
+  const record = extended(known ?? emptyRecord(user, layout.prefix, nixConf, look), wants, seen)
   for (const want of wants.filter(({ path }) => layout.etc.startsWith(path))) if (!isRight(want, look(want.path))) put(want)
   writeRecord({ ...record, nixConf }, layout, ownerOf(machine), look)
   return record

@@ -4,7 +4,8 @@ import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs
 import { type Config, parseConfig, type SshCache } from '../config.ts'
 import { UsageError } from '../errors.ts'
 import { readText } from '../nix-conf.ts'
-import { failedDir, queueDir } from '../paths.ts'
+import { failedDir, queueDir, runtimeDir } from '../paths.ts'
+import { ROOT_TALLIES, userTallies } from '../tally.ts'
 import { effectiveUid, findUser, type User } from '../users.ts'
 import { type Person, personOf, runAs } from './as-user.ts'
 import { askBox, restoreScript, runOnBox } from './box.ts'
@@ -142,7 +143,7 @@ async function findWaiting(caches: readonly SshCache[], person: Person, { bin }:
 
 const entriesIn = (directory: string): number => (existsSync(directory) ? readdirSync(directory).length : 0)
 
-function sayPlan({ user, entries, nixConf, box, linger }: Record, waiting: readonly Waiting[], { forgetKey }: Options): void {
+function sayPlan({ user, nixConf, box, linger }: Record, waiting: readonly Waiting[], { forgetKey }: Options): void {
   say(`nix-lan was set up for ${user}. To do:\n`)
   for (const { cache, paths, usable } of waiting) {
     if (usable) say(`  upload the ${count(paths, 'path')} that wait for ${cache.name}`)
@@ -155,7 +156,7 @@ function sayPlan({ user, entries, nixConf, box, linger }: Record, waiting: reado
       `  on ${deed.ssh}: ${[deed.key ? `no longer trust ${deed.key.replace(/:.*/, '')}` : '', deed.member ? `take ${deed.member.replace(' ', ' out of the group ')}` : ''].filter(Boolean).join(', ')}`,
     )
   if (linger) say(`  let ${user}'s systemd end with the last session again: loginctl disable-linger ${user}`)
-  say(`  put ${count(entries.length, 'path')} back as they were: removed, or with what was in them`)
+  say('  put the files back as they were')
   say(forgetKey ? '  remove the signing key\n' : '  keep the signing key (--forget-key: remove it too)\n')
 }
 
@@ -180,7 +181,7 @@ async function takeBack(record: Record, layout: Layout, person: Person, options:
   writeRecord({ ...record, linger: false, box: [] }, layout, owner, look)
   problems += restoreFiles(record, layout, backup, options.forgetKey)
   if (hasManager(person)) await forgetUnits(person)
-  if (!layout.single) rmSync('/run/nix-lan', { recursive: true, force: true })
+  await removeTraces(record, layout, person)
   sayQueue(record)
   removeRecord(record, layout)
   say(problems === 0 ? 'nix-lan is gone.' : 'nix-lan is gone, but for what is named above.')
@@ -245,6 +246,18 @@ function restoreFiles(record: Record, layout: Layout, backup: (name: string) => 
   if (forgetKey) for (const path of keys) put({ path, kind: 'missing' })
   done('files are as they were')
   return left
+}
+
+/** What ran has left: notes and counts of root's, and of the user's, whose files only the user touches. */
+async function removeTraces(record: Record, layout: Layout, person: Person): Promise<void> {
+  if (!layout.single) for (const path of ['/run/nix-lan', ROOT_TALLIES]) rmSync(path, { recursive: true, force: true })
+  const caches = record.entries.map(({ path }) => path).filter((path) => path.startsWith(queueDir('')))
+  const stamps = caches.map((path) => `${person.home}/.local/share/systemd/timers/stamp-nix-lan-built@${path.split('/').at(-1)}.timer`)
+  await runAs(person, ['rm', '-rf', '--', ...stamps, userTallies(person.home, undefined) ?? '', runtimeDir(person.uid)], {
+    timeout: 20_000,
+  })
+  // Empty ones only, and only those that weren't there.
+  for (const directory of [...record.home].reverse()) await runAs(person, ['rmdir', '--', directory], { timeout: 20_000 })
 }
 
 function sayQueue({ entries }: Record): void {

@@ -1,0 +1,742 @@
+// nix-lan setup: what it decides, as tables, and what its scripts do, run by a real sh on files in a temporary directory.
+import { spawnSync } from 'node:child_process'
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { parseNixConf } from '../../scripts/lib/nix-conf.ts'
+import {
+  answerOf,
+  type BoxFacts,
+  boxNeeds,
+  boxTroubles,
+  linesToPaste,
+  mendScript,
+  restoreScript,
+  sshCommand,
+} from '../../scripts/lib/setup/box.ts'
+import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/lib/setup/conf.ts'
+import {
+  daemonState,
+  doubtAbout,
+  findNixConf,
+  installation,
+  nixTooOld,
+  runtimeProblem,
+  unsignedBuilds,
+} from '../../scripts/lib/setup/facts.ts'
+import { isRight, look, markOf, put, type Seen, unfinished, type Want } from '../../scripts/lib/setup/files.ts'
+import { keyName, publicHalf } from '../../scripts/lib/setup/keys.ts'
+import { systemLayout, userLayout } from '../../scripts/lib/setup/layout.ts'
+import { nixosText } from '../../scripts/lib/setup/machine.ts'
+import { nameFor, plan, type Situation } from '../../scripts/lib/setup/plan.ts'
+import { emptyRecord, extended, readRecord, writeRecord } from '../../scripts/lib/setup/record.ts'
+import { itemsFor, textOf } from '../../scripts/lib/setup/show.ts'
+import { nixConfRestoration, restorationOf } from '../../scripts/lib/setup/undo.ts'
+
+const TMP = mkdtempSync(`${tmpdir()}/nix-lan-setup-`)
+const SELF = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
+let number = 0
+const fresh = (): string => {
+  const directory = `${TMP}/${number++}`
+  mkdirSync(directory)
+  return directory
+}
+/** The values of a promise of an error, for tables. */
+const messageOf = (act: () => unknown): string => {
+  try {
+    act()
+  } catch (error) {
+    return (error as Error).message
+  }
+  return 'no error'
+}
+
+// ---- nix.conf
+
+const conf = suite('setup: the block in nix.conf')
+
+const BEGIN = '# nix-lan begin: written by `nix-lan setup`, taken out by `nix-lan setup --undo`'
+for (const [name, before, after] of [
+  ['at the end', 'a = 1\n', `a = 1\n${BEGIN}\nx = y\n# nix-lan end\n`],
+  ['after a last line without its end', 'a = 1', `a = 1\n${BEGIN}\nx = y\n# nix-lan end\n`],
+  ['in an empty file', '', `${BEGIN}\nx = y\n# nix-lan end\n`],
+  ['again: nothing changes', `a = 1\n${BEGIN}\nx = y\n# nix-lan end\n`, `a = 1\n${BEGIN}\nx = y\n# nix-lan end\n`],
+  [
+    'moved behind what came after it',
+    `${BEGIN}\nold = 1\n# nix-lan end\nsubstituters =\n`,
+    `substituters =\n${BEGIN}\nx = y\n# nix-lan end\n`,
+  ],
+  ['in place of two', `# nix-lan begin\n# nix-lan end\nb = 2\n# nix-lan begin\n# nix-lan end\n`, `b = 2\n${BEGIN}\nx = y\n# nix-lan end\n`],
+] as const) {
+  conf(name, () => {
+    assert.is(withBlock(before, ['x = y'], 'nix.conf'), after)
+    assert.is(withoutBlock(after, 'nix.conf'), withoutBlock(before, 'nix.conf') + (before === 'a = 1' ? '\n' : ''))
+  })
+}
+
+conf('nothing to say: no block', () => assert.is(withBlock(`a = 1\n${BEGIN}\n# nix-lan end\n`, [], 'nix.conf'), 'a = 1\n'))
+
+conf('a block without an end is not guessed at', () => {
+  assert.match(
+    messageOf(() => withoutBlock('a = 1\n# nix-lan begin\nb = 2\n', '/etc/nix/nix.conf')),
+    '/etc/nix/nix.conf:2:',
+  )
+})
+
+const NEEDS = {
+  substituters: [
+    {
+      url: 'ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/pi.sock',
+      socket: '/run/user/1000/nix-lan/pi.sock',
+    },
+  ],
+  publicKeys: ['laptop-1:KEY='],
+  secretKey: '/etc/nix/nix-lan.secret',
+  hook: '/usr/local/lib/nix-lan/post-build-hook',
+}
+const ALL = [
+  `extra-substituters = ${NEEDS.substituters[0]?.url}`,
+  'extra-trusted-public-keys = laptop-1:KEY=',
+  'secret-key-files = /etc/nix/nix-lan.secret',
+  'post-build-hook = /usr/local/lib/nix-lan/post-build-hook',
+]
+const parsed = (text: string) => parseNixConf(text, '/etc/nix/nix.conf', () => undefined)
+for (const [name, text, lines] of [
+  ['nothing there', '', ALL],
+  ['other substituters and keys', 'substituters = https://a\ntrusted-public-keys = a:b=\n', ALL],
+  ['set up by hand', ALL.join('\n').replaceAll('/usr/local/bin', '/opt/nix-lan/dist'), []],
+  ['a substituter that a later line takes back', `${ALL[0]}\nsubstituters =\n`, ALL],
+  ['the socket of another cache', ALL[0]?.replace('pi.sock', 'nas.sock') ?? '', ALL],
+  ['a key of its own to sign with', 'secret-key-files = /root/key\n', [ALL[0], ALL[1], ALL[3]]],
+  ['a hook of its own', 'post-build-hook = /etc/hook\n', ALL],
+  ['the key is trusted', 'trusted-public-keys = a:b= laptop-1:KEY=\n', [ALL[0], ALL[2], ALL[3]]],
+  ['a hook that is taken back', `${ALL[3]}\npost-build-hook =\n`, ALL],
+] as const) {
+  conf(`lines: ${name}`, () => assert.equal(blockLines(NEEDS, parsed(text)), lines))
+}
+
+conf('in force at the end of the file, whatever comes before', () => {
+  for (const before of ['substituters =\n', 'extra-substituters = https://a\n', 'post-build-hook = /etc/hook\n', 'include other.conf\n']) {
+    const text = withBlock(before, blockLines(NEEDS, parsed(before)), 'nix.conf')
+    assert.is(shadowed(NEEDS, parsed(text)), undefined, before)
+  }
+})
+
+conf('in an included file, before a line that takes it back: said', () => {
+  const custom = withBlock('', ALL, 'nix.custom.conf')
+  const top = '!include nix.custom.conf\nsubstituters = https://a\n'
+  const trouble = shadowed(
+    NEEDS,
+    parseNixConf(top, '/etc/nix/nix.conf', () => custom),
+  )
+  assert.match(trouble ?? '', '/etc/nix/nix.conf sets substituters after our block')
+})
+
+conf('the file for the block: nix.conf, or the one that Determinate includes', () => {
+  const directory = fresh()
+  const top = `${directory}/nix.conf`
+  const read = (path: string) => (existsSync(path) ? readFileSync(path, 'utf8') : undefined)
+  assert.is(findNixConf(top, read), top, 'not there yet')
+  writeFileSync(top, '# include nix.custom.conf\n')
+  assert.is(findNixConf(top, read), top)
+  writeFileSync(top, 'a = 1\n!include nix.custom.conf\n')
+  assert.is(findNixConf(top, read), `${directory}/nix.custom.conf`)
+  writeFileSync(`${directory}/real`, '')
+  symlinkSync('real', `${directory}/link`)
+  assert.is(findNixConf(`${directory}/link`, read), `${directory}/real`, 'the link stays a link')
+})
+
+conf('both hooks are called, ours first, and the other one decides', () => {
+  const directory = fresh()
+  const hook = (name: string, code: number): string => {
+    const path = `${directory}/${name}`
+    writeFileSync(path, `#!/bin/sh\necho "${'$'}{0##*/} $OUT_PATHS" >>'${directory}/log'\nexit ${code}\n`, { mode: 0o755 })
+    return path
+  }
+  for (const code of [0, 7]) {
+    rmSync(`${directory}/log`, { force: true })
+    writeFileSync(`${directory}/both`, bothHooks(hook('ours', 0), hook("it's $other", code)), { mode: 0o755 })
+    const ran = spawnSync(`${directory}/both`, { env: { OUT_PATHS: '/nix/store/x', PATH: process.env.PATH } })
+    assert.is(ran.status, code)
+    assert.is(readFileSync(`${directory}/log`, 'utf8'), "ours /nix/store/x\nit's $other /nix/store/x\n")
+  }
+})
+
+conf.run()
+
+// ---- the machine
+
+const machine = suite('setup: the machine')
+
+for (const [nixos, daemon, owner, kind] of [
+  [true, true, 0, 'nixos'],
+  [false, true, undefined, 'daemon'],
+  [false, false, 0, 'daemon'],
+  [false, false, 1000, { owner: 1000 }],
+  [false, false, undefined, 'none'],
+] as const) {
+  machine(`${JSON.stringify(kind)}: NixOS ${nixos}, daemon ${daemon}, owner ${owner}`, () =>
+    assert.equal(installation(nixos, daemon, owner), kind),
+  )
+}
+
+for (const [output, old] of [
+  ['nix (Nix) 2.3.7', true],
+  ['nix (Nix) 2.4', false],
+  ['nix (Nix) 2.8.0', false],
+  ['nix (Nix) 2.34.8', false],
+  ['nix (Determinate Nix 3.8.2) 2.30.1', false],
+  ['nix (Lix, like Nix) 2.93.0', false],
+  ['nix (Nix) 3.0.0', false],
+] as const) {
+  machine(`${output}: ${old ? 'too old' : 'will do'}`, () => assert.is(nixTooOld(output) !== undefined, old))
+}
+
+for (const [program, output, fine] of [
+  ['/usr/bin/node', 'v18.13.0\n', false],
+  ['/usr/bin/node', 'v18.19.0\n', true],
+  ['/usr/bin/node', 'v20.1.0\n', true],
+  ['/usr/bin/node', 'v9.19.0\n', false],
+  ['/usr/local/bin/deno', 'deno 2.1.4 (stable)\nv8 13\n', true],
+  ['/usr/local/bin/deno', 'deno 1.46.3\n', false],
+  ['/usr/local/bin/bun', '1.2.0\n', true],
+  ['/usr/bin/node', '', false],
+] as const) {
+  machine(`${program} ${output.trim()}: ${fine ? 'will do' : 'will not'}`, () =>
+    assert.is(runtimeProblem(program, output) === undefined, fine),
+  )
+}
+
+machine('a directory that others can write to is found out, up to the root', () => {
+  const directory = fresh()
+  assert.match(doubtAbout(`${directory}/not/there`) ?? '', SELF.uid === 0 ? /^$/ : /belongs to uid/)
+  if (SELF.uid !== 0) return
+  chmodSync(directory, 0o777)
+  assert.match(doubtAbout(`${directory}/not/there`) ?? '', `everybody can write to ${directory}`)
+  chmodSync(directory, 0o2775)
+  assert.is(doubtAbout(directory), undefined, 'the group is root')
+})
+
+machine('a daemon older than its configuration is outdated', () => {
+  assert.is(daemonState(0, Date.now()), 'not running')
+  assert.is(daemonState(process.pid, Date.now()), 'outdated')
+  assert.is(daemonState(process.pid, Date.now() - process.uptime() * 1000 - 60_000), 'up to date')
+})
+
+machine('what was built here and is not signed', () => {
+  const line = (name: string, words: string): string => `/nix/store/${name}\t     120\t${words}`
+  const output = [
+    line('own', 'ultimate'),
+    line('signed', 'ultimate k-1:x='),
+    line('foreign', ''),
+    line('source', 'ultimate ca:fixed:r:sha256:x'),
+    'junk',
+  ].join('\n')
+  assert.equal(unsignedBuilds(output), [{ path: '/nix/store/own', size: 120 }])
+})
+
+for (const [host, name] of [
+  ['pi.local', 'pi'],
+  ['Attic-2.home.arpa', 'attic-2'],
+  ['my_box', 'my-box'],
+  ['192.168.1.5', 'box'],
+  ['fe80::1', 'box'],
+  ['-', 'box'],
+  [`${'a'.repeat(60)}.local`, 'a'.repeat(40)],
+] as const) {
+  machine(`the cache of ${host} is called ${name}`, () => assert.is(nameFor(host), name))
+}
+
+machine('keys', () => {
+  const secret = 'test-1:SECRET64'
+  assert.match(
+    messageOf(() => publicHalf(secret, '/etc/x')),
+    '/etc/x: is not a secret key',
+  )
+  assert.is(publicHalf(`${NIX_SECRET}\n`, 'x'), NIX_PUBLIC)
+  assert.is(keyName('laptop.lan'), 'laptop-1')
+  assert.is(keyName('a:b c'), 'abc-1')
+  assert.is(keyName(''), 'nix-lan-1')
+})
+
+machine('NixOS is told what to write', () => {
+  assert.match(
+    nixosText({ destination: 'me@pi.local', name: undefined, user: 'bob' }),
+    'caches.pi = { host = "pi.local"; ssh = "me@pi.local"; };',
+  )
+  assert.match(nixosText({ destination: 'pi.local', name: 'rpi', user: 'bob' }), 'caches.rpi = { host = "pi.local"; };')
+})
+
+/** Made by nix-store --generate-binary-cache-key (2.26.3), for this test only. */
+const NIX_SECRET = 'test-1:8fSFfq6Ru2zcZFJrNKQEz/c+L0hrwcHA+WOnoSS919/EvgFp16EXZUmvHz4G0BG1QHm/7vavl3Dj/1b2qyctXg=='
+const NIX_PUBLIC = 'test-1:xL4BadehF2VJrx8+BtARtUB5v+72r5dw4/9W9qsnLV4='
+
+machine.run()
+
+// ---- the plan
+
+const planned = suite('setup: the plan')
+
+const ALICE = { name: 'alice', uid: 1000, home: '/home/alice' }
+const dist = (path: string, content = path, executable = true) => ({ path, content: Buffer.from(content), executable })
+function situation(changes: Partial<Situation> = {}, text = 'substituters =\n', files: Record<string, string> = {}): Situation {
+  return {
+    layout: systemLayout('/usr/local'),
+    user: ALICE,
+    gid: 1000,
+    dist: [
+      dist('nix-lan'),
+      dist('nix-lan-connect'),
+      dist('nix-lan-dispatcher'),
+      dist('post-build-hook'),
+      dist('package.json', '{}', false),
+      dist('man/man1/nix-lan.1', '', false),
+      dist('completions/bash/nix-lan', '', false),
+      dist('systemd/user/nix-lan-check.service', '[Service]\nExecStart=/usr/bin/env nix-lan check\n', false),
+    ],
+    box: { name: 'pi', host: 'pi.local', ssh: 'me@pi.local', port: 22 },
+    config: undefined,
+    nixConf: {
+      top: '/etc/nix/nix.conf',
+      file: '/etc/nix/nix.conf',
+      now: { text, mode: 0o640, uid: 0, gid: 7 },
+      read: (path) => (path === '/etc/nix/nix.conf' ? text : files[path]),
+    },
+    secret: NIX_SECRET,
+    networkManager: true,
+    ...changes,
+  }
+}
+const wantAt = (wants: Want[], path: string): Want | undefined => wants.find((want) => want.path === path)
+const contentAt = (wants: Want[], path: string): string => {
+  const want = wantAt(wants, path)
+  return want?.kind === 'file' ? want.content.toString() : ''
+}
+
+planned('nix.conf comes last, after all that it names', () => {
+  const { wants } = plan(situation())
+  assert.is(wants.at(-1)?.path, '/etc/nix/nix.conf')
+  const paths = wants.map(({ path }) => path)
+  for (const named of ['/usr/local/bin/nix-lan-connect', '/etc/nix/nix-lan.secret', '/usr/local/lib/nix-lan/post-build-hook']) {
+    assert.match(contentAt(wants, '/etc/nix/nix.conf'), named)
+    assert.ok(paths.includes(named), named)
+  }
+})
+
+planned('directories come before what is in them, each path once', () => {
+  const paths = plan(situation()).wants.map(({ path }) => path)
+  assert.is(new Set(paths).size, paths.length)
+  for (const [i, path] of paths.entries()) {
+    const parent = path.slice(0, path.lastIndexOf('/'))
+    if (parent !== '' && paths.includes(parent)) assert.ok(paths.indexOf(parent) < i, `${parent} before ${path}`)
+  }
+})
+
+for (const [path, mode, uid] of [
+  ['/etc/nix-lan/config.toml', 0o644, 0],
+  ['/etc/nix/nix-lan.secret', 0o600, 0],
+  ['/etc/nix/nix-lan.public', 0o644, 0],
+  ['/usr/local/lib/nix-lan/nix-lan', 0o755, 0],
+  ['/usr/local/lib/nix-lan/package.json', 0o644, 0],
+  ['/nix/var/nix/gcroots/nix-lan/queue', 0o755, 0],
+  ['/nix/var/nix/gcroots/nix-lan/queue/pi', 0o755, 1000],
+  ['/etc/nix/nix.conf', 0o640, 0],
+] as const) {
+  planned(`${path}: mode ${mode.toString(8)}, owner ${uid}`, () => {
+    const want = wantAt(plan(situation()).wants, path)
+    assert.ok(want && 'mode' in want, 'wanted')
+    assert.equal([want.mode, want.uid], [mode, uid])
+  })
+}
+
+for (const [path, target] of [
+  ['/usr/local/bin/nix-lan', '/usr/local/lib/nix-lan/nix-lan'],
+  ['/usr/local/share/man/man1/nix-lan.1', '/usr/local/lib/nix-lan/man/man1/nix-lan.1'],
+  ['/usr/local/share/bash-completion/completions/nix-lan', '/usr/local/lib/nix-lan/completions/bash/nix-lan'],
+  ['/etc/NetworkManager/dispatcher.d/90-nix-lan', '/usr/local/lib/nix-lan/nix-lan-dispatcher'],
+  ['/etc/systemd/user/timers.target.wants/nix-lan-check.timer', '/etc/systemd/user/nix-lan-check.timer'],
+] as const) {
+  planned(`${path} is a link`, () => assert.equal(wantAt(plan(situation()).wants, path), { path, kind: 'link', target }))
+}
+
+planned('units name programs by absolute paths; the timer is for the one user', () => {
+  const { wants } = plan(situation())
+  assert.is(contentAt(wants, '/etc/systemd/user/nix-lan-check.service'), '[Service]\nExecStart=/usr/local/lib/nix-lan/nix-lan check\n')
+  assert.match(contentAt(wants, '/etc/systemd/user/nix-lan-check.timer.d/user.conf'), 'ConditionUser=alice')
+})
+
+planned('without NetworkManager there is no dispatcher', () => {
+  assert.not(plan(situation({ networkManager: false })).wants.some(({ path }) => path.includes('dispatcher.d')))
+})
+
+planned('a former hook is called too; one of ours from elsewhere is replaced', () => {
+  const both = plan(situation({}, 'post-build-hook = /etc/mine\n', { '/etc/mine': '#!/bin/sh\ntrue\n' }))
+  assert.is(both.formerHook, '/etc/mine')
+  assert.match(contentAt(both.wants, '/etc/nix/nix.conf'), 'post-build-hook = /etc/nix-lan/post-build-hook')
+  assert.match(contentAt(both.wants, '/etc/nix-lan/post-build-hook'), "exec '/etc/mine'")
+  const byHand = plan(situation({}, 'post-build-hook = /opt/hook\n', { '/opt/hook': "#!/bin/sh\n':' // post-build-hook; set -f\n" }))
+  assert.is(byHand.formerHook, undefined)
+  assert.match(contentAt(byHand.wants, '/etc/nix/nix.conf'), 'post-build-hook = /usr/local/lib/nix-lan/post-build-hook')
+  assert.match(
+    messageOf(() => plan(situation({}, 'post-build-hook = mine\n'))),
+    'no absolute path',
+  )
+})
+
+planned('a key that nix.conf names is used, and no other is made', () => {
+  const { wants, publicKeys, keyFiles } = plan(situation({ secret: 'x' }, 'secret-key-files = /root/key\n', { '/root/key': NIX_SECRET }))
+  assert.equal([publicKeys, keyFiles], [[NIX_PUBLIC], ['/root/key']])
+  assert.is(wantAt(wants, '/etc/nix/nix-lan.secret'), undefined)
+  assert.not.match(contentAt(wants, '/etc/nix/nix.conf').replace(/^secret.*$/m, ''), 'secret-key-files')
+  assert.match(
+    messageOf(() => plan(situation({}, 'secret-key-files = /root/key\n'))),
+    "/root/key (secret-key-files), which can't be read",
+  )
+})
+
+planned('what is planned is in force: again with its own result, nothing changes', () => {
+  const first = plan(situation())
+  const text = contentAt(first.wants, '/etc/nix/nix.conf')
+  const again = plan(situation({ config: contentAt(first.wants, '/etc/nix-lan/config.toml') }, text))
+  assert.equal(again.wants, first.wants)
+})
+
+const CONFIG = 'user = "alice"\n# mine\n[cache.nas]\nurl = "http://nas:5000"'
+for (const [name, config, box, expected] of [
+  ['the box is added to what is there', CONFIG, { name: 'pi' }, `${CONFIG}\n\n[cache.pi]\nhost = "pi.local"\nssh = "me@pi.local"\n`],
+  ['a port', CONFIG, { port: 2222 }, `${CONFIG}\n\n[cache.pi]\nhost = "pi.local"\nssh = "me@pi.local"\nport = 2222\n`],
+  ['ssh only where it differs', CONFIG, { ssh: 'pi.local' }, `${CONFIG}\n\n[cache.pi]\nhost = "pi.local"\n`],
+] as const) {
+  planned(`configuration: ${name}`, () => {
+    const wanted = { name: 'pi', host: 'pi.local', ssh: 'me@pi.local', port: 22, ...box }
+    assert.is(contentAt(plan(situation({ config, box: wanted })).wants, '/etc/nix-lan/config.toml'), expected)
+  })
+}
+
+for (const [name, changes, message] of [
+  ['no box at all', { box: undefined }, 'which box?'],
+  ["somebody else's machine", { config: 'user = "bob"\n[cache.pi]\nhost = "x"\n' }, /is bob, and not alice/],
+  ['the name is taken', { config: 'user = "alice"\n[cache.pi]\nhost = "x"\n' }, /has a cache pi already, with ssh = "x"/],
+  ['a name that is none', { box: { name: 'My Box', host: 'h', ssh: 'h', port: 22 } }, /the name of a cache may hold/],
+  ['a host that is none', { box: { name: 'x', host: 'a b', ssh: 'h', port: 22 } }, /cache.x.host: found the string/],
+] as const) {
+  planned(`refused: ${name}`, () =>
+    assert.match(
+      messageOf(() => plan(situation(changes))),
+      message,
+    ),
+  )
+}
+
+planned("a Nix of one's own: nothing outside of the home but the queue", () => {
+  const file = '/home/alice/.config/nix/nix.conf'
+  const own = situation({ layout: userLayout(ALICE), nixConf: { top: file, file, now: undefined, read: () => undefined } })
+  const { wants } = plan(own)
+  const outside = wants.filter((want) => !want.path.startsWith('/home/alice/') && !(want.kind === 'directory' && want.shared))
+  assert.ok(
+    outside.length > 0 && outside.every(({ path }) => path.startsWith('/nix/var/nix/gcroots/nix-lan')),
+    outside.map(({ path }) => path).join(),
+  )
+  assert.ok(wants.every((want) => !('uid' in want) || want.uid === 1000))
+})
+
+planned.run()
+
+// ---- files, record, undo
+
+const files = suite('setup: files and record')
+
+const file = (path: string, content: string, mode = 0o644): Want => ({ path, kind: 'file', content: Buffer.from(content), mode, ...SELF })
+
+files('put makes it so, whatever was there, and is done when it is so', () => {
+  const directory = fresh()
+  const path = `${directory}/x`
+  for (const want of [
+    file(path, 'one', 0o640),
+    file(path, 'two', 0o755),
+    { path, kind: 'link', target: 'y' },
+    file(path, 'one'),
+    { path, kind: 'missing' },
+  ] as Want[]) {
+    assert.not.ok(isRight(want, look(path)), JSON.stringify(want))
+    put(want)
+    assert.ok(isRight(want, look(path)), JSON.stringify(want))
+    assert.not.ok(existsSync(unfinished(path)))
+  }
+})
+
+files('a time is put back', () => {
+  const path = `${fresh()}/x`
+  put(file(path, 'one'), 1_000_000_000)
+  assert.is(statSync(path).mtimeMs, 1_000_000_000_000)
+})
+
+files('a directory that has something in it stays', () => {
+  const directory = fresh()
+  writeFileSync(`${directory}/x`, '')
+  put({ path: directory, kind: 'missing' })
+  assert.ok(existsSync(`${directory}/x`))
+})
+
+files('what an interrupted run left is replaced, and goes', () => {
+  const path = `${fresh()}/x`
+  writeFileSync(unfinished(path), 'half')
+  put(file(path, 'whole'))
+  assert.is(readFileSync(path, 'utf8'), 'whole')
+  writeFileSync(unfinished(path), 'half')
+  put({ path, kind: 'missing' })
+  assert.not.ok(existsSync(unfinished(path)))
+})
+
+files('a shared directory may be a link or have any mode', () => {
+  const want: Want = { path: '/x', kind: 'directory', mode: 0o755, uid: 0, gid: 0, shared: true }
+  assert.ok(isRight(want, { kind: 'link', target: 'share/man' }))
+  assert.ok(isRight(want, { kind: 'directory', mode: 0o2775, uid: 0, gid: 50 }))
+  assert.not.ok(isRight(want, { kind: 'missing' }))
+  assert.not.ok(isRight({ ...want, shared: false }, { kind: 'directory', mode: 0o2775, uid: 0, gid: 50 }))
+})
+
+files('the record keeps what was before the first run, whatever a later run finds', () => {
+  const directory = fresh()
+  const layout = { ...systemLayout('/usr/local'), backups: `${directory}/before`, record: `${directory}/setup.json` }
+  const path = `${directory}/nix.conf`
+  writeFileSync(path, 'mine\n', { mode: 0o600 })
+  let record = extended(emptyRecord(ALICE, '/usr/local', path, look), [file(path, 'first\n')], look)
+  writeRecord(record, layout, SELF, look)
+  put(file(path, 'first\n'))
+  record = extended(readRecord(layout.record) ?? record, [file(path, 'second\n'), file(`${directory}/new`, '')], look)
+  writeRecord(record, layout, SELF, look)
+  put(file(path, 'second\n'))
+  const backup = (name: string): Buffer => readFileSync(`${layout.backups}/${name}`)
+  for (const content of ['first\n', 'second\n']) {
+    writeFileSync(path, content)
+    const [entry] = record.entries
+    assert.ok(entry)
+    const { want, mtime } = restorationOf(entry, look(path), backup)
+    assert.ok(want)
+    put(want, mtime)
+    assert.is(readFileSync(path, 'utf8'), 'mine\n')
+    assert.is(statSync(path).mode & 0o777, 0o600)
+  }
+  assert.is((lstatSync(layout.record).mode & 0o777).toString(8), '600')
+})
+
+files('a record that is none stops everything', () => {
+  const path = `${fresh()}/setup.json`
+  assert.is(readRecord(path), undefined)
+  for (const text of ['', '{', '{}', '[]', '{"user":"a","entries":1}']) {
+    writeFileSync(path, text)
+    assert.match(
+      messageOf(() => readRecord(path)),
+      'is not what setup wrote there',
+      text,
+    )
+  }
+})
+
+const seenFile = (content: string, mode = 0o644): Seen => ({ kind: 'file', content: Buffer.from(content), mode, uid: 0, gid: 0, mtime: 5 })
+const markOfText = (content: string): string => markOf(seenFile(content))
+const beforeFile = { kind: 'file' as const, backup: 'b', mark: markOfText('before\n'), mode: 0o600, uid: 0, gid: 0, mtime: 7 }
+const backup = (): Buffer => Buffer.from('before\n')
+const restored = { path: '/x', kind: 'file', content: Buffer.from('before\n'), mode: 0o600, uid: 0, gid: 0 }
+for (const [name, before, seen, want, left] of [
+  ['was not there, is ours', { kind: 'missing' }, seenFile('ours'), { path: '/x', kind: 'missing' }, false],
+  ['was not there, is not there', { kind: 'missing' }, { kind: 'missing' }, undefined, false],
+  ['was not there, is somebody else’s', { kind: 'missing' }, seenFile('theirs'), undefined, true],
+  ['was a file, is ours', beforeFile, seenFile('ours'), restored, false],
+  ['was a file, is as it was', beforeFile, seenFile('before\n', 0o600), undefined, false],
+  ['was a file, has only its mode changed', beforeFile, seenFile('before\n'), restored, false],
+  ['was a file, is somebody else’s', beforeFile, seenFile('theirs'), undefined, true],
+  ['was a link', { kind: 'link', target: 'a' }, seenFile('ours'), { path: '/x', kind: 'link', target: 'a' }, false],
+  ['was a file, is a directory', beforeFile, { kind: 'directory', mode: 0o755, uid: 0, gid: 0 }, undefined, true],
+] as const) {
+  files(`undo: ${name}`, () => {
+    const found = restorationOf({ path: '/x', before, ours: [markOfText('ours')] }, seen as Seen, backup)
+    assert.equal(found.want, want)
+    assert.is(found.left !== undefined, left)
+  })
+}
+
+for (const [name, now, expected] of [
+  ['ours', 'before\n# nix-lan begin\na = b\n# nix-lan end\n', 'before\n'],
+  ['ours, with an edited block', 'before\n# nix-lan begin\nmore = c\n# nix-lan end\n', 'before\n'],
+  ['edited around the block', 'before\nmine = 1\n# nix-lan begin\na = b\n# nix-lan end\nafter = 2\n', 'before\nmine = 1\nafter = 2\n'],
+  ['the block is gone already', 'before\nmine = 1\n', undefined],
+] as const) {
+  files(`undo of nix.conf: ${name}`, () => {
+    const { want } = nixConfRestoration({ path: '/x', before: beforeFile, ours: [] }, seenFile(now), backup)
+    assert.is(want?.kind === 'file' ? want.content.toString() : undefined, expected)
+  })
+}
+
+files('undo of a nix.conf that was not there', () => {
+  const entry = { path: '/x', before: { kind: 'missing' as const }, ours: [] }
+  assert.equal(nixConfRestoration(entry, seenFile('# nix-lan begin\n# nix-lan end\n'), backup).want, { path: '/x', kind: 'missing' })
+  assert.equal(nixConfRestoration(entry, { kind: 'missing' }, backup).want, undefined)
+})
+
+files('undo of a nix.conf without a line end gives it back without one', () => {
+  const mark = markOfText('a = 1')
+  const { want } = nixConfRestoration(
+    { path: '/x', before: { ...beforeFile, mark }, ours: [] },
+    seenFile('a = 1\n# nix-lan begin\n# nix-lan end\n'),
+    () => Buffer.from('a = 1'),
+  )
+  assert.is(want?.kind === 'file' && want.content.toString(), 'a = 1')
+})
+
+files('the plan shows each difference, no secret, and nothing that drives a terminal', async () => {
+  const directory = fresh()
+  writeFileSync(`${directory}/nix.conf`, 'a = 1\nb = 2\n', { mode: 0o644 })
+  writeFileSync(`${directory}/same`, 'x', { mode: 0o644 })
+  chmodSync(`${directory}/same`, 0o644)
+  const wants = [
+    file(`${directory}/nix.conf`, 'a = 1\nb = 3\u001b[2J\n'),
+    file(`${directory}/secret`, 'SECRET', 0o600),
+    file(`${directory}/same`, 'x'),
+  ]
+  const text = textOf(await itemsFor(wants, systemLayout('/usr/local'), new Set([`${directory}/secret`])), false)
+  assert.match(text, /-b = 2\n +\+b = 3\?\[2J\n/)
+  assert.not.match(text, /SECRET|same/)
+  assert.not.ok(text.includes('\u001b'))
+  assert.match(text, `write ${directory}/secret (secret, mode 600)`)
+})
+
+files.run()
+
+// ---- the box
+
+const box = suite('setup: the box')
+
+const BOX = { name: 'pi', host: 'pi.local', ssh: 'me@pi.local', port: 22 }
+const FACTS: BoxFacts = {
+  user: 'me',
+  root: 'sudo',
+  nix: 'nix-store (Nix) 2.8.0',
+  socket: 'usable',
+  group: '',
+  keys: ['a:b='],
+  conf: '/etc/nix/nix.conf',
+  nixos: false,
+}
+const asked = (code: number, stdout: string, stderr = '') => ({ code, stdout, stderr, timedOut: false, failedToStart: null })
+const SAID =
+  'Welcome!\nnix-lan-box user me\nnix-lan-box root sudo\nnix-lan-box nix nix-store (Nix) 2.8.0\nnix-lan-box socket usable\nnix-lan-box keys a:b=\nnix-lan-box conf /etc/nix/nix.conf\n'
+
+for (const [name, outcome, kind, text] of [
+  ['it answers, whatever its shell prints', asked(0, SAID), 'there', ''],
+  ['it answers and the login shell fails', asked(1, SAID), 'there', ''],
+  [
+    'unknown host key',
+    asked(255, '', 'No ED25519 host key is known for pi.local\nHost key verification failed.\n'),
+    'refused',
+    'as alice, once',
+  ],
+  [
+    'changed host key',
+    asked(255, '', '@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.\n'),
+    'refused',
+    'ssh-keygen -R pi.local',
+  ],
+  ['no key', asked(255, '', 'me@pi.local: Permission denied (publickey).\n'), 'refused', 'ssh-copy-id me@pi.local'],
+  ['away', asked(255, '', 'ssh: connect to host pi.local port 22: No route to host\n'), 'away', 'No route to host'],
+  ['no time', { ...asked(0, ''), timedOut: true }, 'away', 'no answer in time'],
+  ['an answer cut short', asked(0, 'nix-lan-box user me\n'), 'refused', 'see what ssh me@pi.local does'],
+] as const) {
+  box(name, () => {
+    const answer = answerOf(outcome, BOX, 'alice')
+    assert.is(answer.kind, kind)
+    assert.match(JSON.stringify(answer), text)
+    if (answer.kind === 'there') assert.equal(answer.facts, FACTS)
+  })
+}
+
+box('what is lacking there', () => {
+  assert.equal(boxNeeds(FACTS, ['a:b=']), { keys: [] })
+  assert.equal(boxNeeds({ ...FACTS, socket: 'forbidden', group: 'nix-users' }, ['c:d=', 'a:b=']), {
+    keys: ['c:d='],
+    member: { user: 'me', group: 'nix-users' },
+  })
+  assert.equal(boxNeeds({ ...FACTS, socket: 'forbidden', group: 'root' }, []), { keys: [] }, 'nobody is put into the group root')
+  assert.equal(boxNeeds({ ...FACTS, socket: 'forbidden', group: '$(x)' }, []), { keys: [] })
+  assert.is(boxTroubles({ ...FACTS, nix: '', socket: 'missing' }, '/s').length, 2)
+})
+
+box('lines to paste', () => {
+  const needs = { keys: ['c:d='], member: { user: 'me', group: 'nix-users' } }
+  assert.equal(linesToPaste(needs, FACTS), [
+    "echo 'extra-trusted-public-keys = c:d=' | sudo tee -a /etc/nix/nix.conf",
+    'sudo systemctl restart nix-daemon',
+    'sudo usermod -aG nix-users me',
+  ])
+  assert.match(linesToPaste(needs, { ...FACTS, nixos: true }).join('\n'), 'nix.settings.extra-trusted-public-keys = [ "c:d=" ];')
+})
+
+box('the destination is never an option of ssh', () => {
+  const command = sshCommand({ ssh: 'me@pi', port: 2222 }, 'sh -s')
+  assert.equal(command.slice(-3), ['--', 'me@pi', 'sh -s'])
+  assert.ok(command.includes('BatchMode=yes') && command.includes('2222'))
+})
+
+/** Runs a script with programs that only write down how they were called. */
+function onBox(script: string, directory: string): string {
+  for (const name of ['systemctl', 'usermod', 'gpasswd']) {
+    writeFileSync(`${directory}/${name}`, `#!/bin/sh\necho "${name} $*" >>'${directory}/log'\n`, { mode: 0o755 })
+  }
+  writeFileSync(`${directory}/log`, '')
+  const ran = spawnSync('sh', ['-s'], { input: script, env: { PATH: `${directory}:${process.env.PATH}` }, encoding: 'utf8' })
+  assert.is(ran.status, 0, ran.stderr)
+  return readFileSync(`${directory}/log`, 'utf8')
+}
+
+for (const [name, before] of [
+  ['a nix.conf', 'a = 1\n'],
+  [
+    'one that another laptop has its key in',
+    'a = 1\n# nix-lan begin: the key of b\nextra-trusted-public-keys = b:b=\n# nix-lan end\nc = 2\n',
+  ],
+  ['an empty one', ''],
+] as const) {
+  box(`mended and restored byte for byte: ${name}`, () => {
+    const directory = fresh()
+    const path = `${directory}/nix.conf`
+    writeFileSync(path, before, { mode: 0o640 })
+    const needs = { keys: ["k-1:it's="], member: { user: 'me', group: 'nix-users' } }
+    assert.is(
+      onBox(mendScript(needs, path, "alice's laptop"), directory),
+      'systemctl try-restart nix-daemon.service\nusermod -aG nix-users -- me\n',
+    )
+    assert.match(readFileSync(path, 'utf8'), "extra-trusted-public-keys = k-1:it's=\n# nix-lan end\n")
+    assert.is(statSync(path).mode & 0o777, 0o640)
+    const deed = { cache: 'pi', ssh: 'pi', port: 22, conf: path, key: "k-1:it's=", member: 'me nix-users' }
+    assert.is(onBox(restoreScript(deed), directory), 'systemctl try-restart nix-daemon.service\ngpasswd -d me nix-users\n')
+    assert.is(readFileSync(path, 'utf8'), before)
+    assert.is(statSync(path).mode & 0o777, 0o640)
+  })
+}
+
+box('a line without an end is ended first; a file that is not there is made', () => {
+  const directory = fresh()
+  const path = `${directory}/etc/nix.conf`
+  onBox(mendScript({ keys: ['k:k='] }, path, 'laptop'), directory)
+  assert.match(readFileSync(path, 'utf8'), /^# nix-lan begin.*\nextra-trusted-public-keys = k:k=\n# nix-lan end\n$/)
+  writeFileSync(path, 'a = 1')
+  onBox(mendScript({ keys: ['k:k='] }, path, 'laptop'), directory)
+  assert.match(readFileSync(path, 'utf8'), /^a = 1\n# nix-lan begin/)
+})
+
+box.run()
+
+process.on('exit', () => rmSync(TMP, { recursive: true, force: true }))
