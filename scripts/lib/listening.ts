@@ -22,12 +22,15 @@ function unixSockets(): string {
   }
 }
 
-/** Whether a connection is accepted. A listener whose queue is full (EAGAIN) is one too. */
+/** What connect(2) says when there is a listener whose queue is full, and Bun when it has closed the connection at once. */
+const ALIVE = ['EAGAIN', 'ECONNRESET', 'EPIPE']
+
+/** Whether a connection is accepted. */
 export async function accepts(socket: string): Promise<boolean> {
   const { createConnection } = await import('node:net')
   return new Promise((resolve) => {
     const connection = createConnection(socket)
-    connection.on('connect', () => resolve(true)).on('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'EAGAIN'))
+    connection.on('connect', () => resolve(true)).on('error', (error: NodeJS.ErrnoException) => resolve(ALIVE.includes(error.code ?? '')))
     connection.on('connect', () => connection.destroy())
   })
 }
