@@ -140,7 +140,12 @@ async function answer(argv: string[], name: string, help: string, run: (argv: st
   return 0
 }
 
-/** Ends the process when stdout has been written. `write('', exit)` loses the tail of a pipe under Bun; `end` does not. */
+/**
+ * Ends the process when stdout has been written. Not by `end`: where stdout is a socket (a command by ssh, a unit of systemd) that would shut it
+ * down for all who share it, and the next `echo` in the script would be killed by SIGPIPE. But under Bun, `write('', exit)` loses the
+ * tail of a pipe.
+ */
 function exit(code: number): void {
-  process.stdout.end(() => process.exit(code))
+  if (process.versions.bun) process.stdout.end(() => process.exit(code))
+  else process.stdout.write('', () => process.exit(code))
 }

@@ -148,6 +148,14 @@ for (const name of NAMES) {
   })
 }
 
+runs('leaves a stdout that others write to as it is', () => {
+  // Node gives a program that it starts a socket for stdout, as sshd and systemd do.
+  for (const name of NAMES) {
+    const { code, stdout } = start('/bin/sh', ['-c', '"$0" --version; echo more', join(DIST, name)])
+    assert.equal([code, stdout], [0, `${name} ${VERSION}\nmore\n`], name)
+  }
+})
+
 const bare = suite('without a runtime')
 const NOWHERE = folder('nowhere')
 
