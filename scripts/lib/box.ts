@@ -64,8 +64,9 @@ function openSocket(path: string): { socket: Socket; reader: ByteReader } {
   const onread = {
     buffer: Buffer.allocUnsafe(65536),
     callback: (length: number, buffer: Uint8Array): boolean => {
-      const chunk = Buffer.from(buffer.buffer, buffer.byteOffset, length)
-      if (length <= SHORT) return reader.push(Buffer.from(chunk))
+      const chunk = reader.offer(Buffer.from(buffer.buffer, buffer.byteOffset, length))
+      if (chunk.length === 0) return true
+      if (chunk.length <= SHORT) return reader.push(Buffer.from(chunk))
       reader.lend(chunk)
       return false
     },

@@ -20,11 +20,21 @@ export class ByteReader {
   private over: Error | null = null
   private wake: (() => void) | null = null
   private held = true
+  private taker: ((chunk: Buffer) => number) | null = null
   private readonly source: Source
 
   /** @param source begins, too, at its first resume(), or earlier */
   constructor(source: Source) {
     this.source = source
+  }
+
+  /**
+   * Offers a chunk to whoever streams: see stream().
+   * @returns what wasn't taken, nearly always nothing: to be pushed or lent
+   */
+  offer(chunk: Buffer): Buffer {
+    if (!this.taker || this.chunk.length > 0) return chunk
+    return chunk.subarray(this.taker(chunk))
   }
 
   /** Takes a chunk. Returns whether there is room for more; if not, resume() will say when. */
@@ -63,6 +73,43 @@ export class ByteReader {
   /** Marks `length` bytes of what peek() lent as read. */
   consume(length: number): void {
     this.chunk = this.chunk.subarray(length)
+  }
+
+  /**
+   * Has every chunk taken in the moment it comes, without holding the source back in between, which costs more than to copy it.
+   * @param take takes from a chunk that is lent, and returns how many bytes it has taken
+   * @param done whether that was enough; asked after each
+   * @throws what `take` throws, and the reason for the end of the stream
+   */
+  async stream(take: (chunk: Buffer) => number, done: () => boolean): Promise<void> {
+    do this.consume(take(await this.peek()))
+    while (!done() && !(await this.takeOffers(take, done)))
+  }
+
+  /** Takes what is offered. Resolves to whether that was enough; if not, something has been pushed. */
+  private takeOffers(take: (chunk: Buffer) => number, done: () => boolean): Promise<boolean> {
+    return new Promise<boolean>((resolve, reject) => {
+      const end = (settle: () => void): void => {
+        this.taker = null
+        this.wake = null
+        settle()
+      }
+      this.taker = (chunk) => {
+        try {
+          const taken = take(chunk)
+          if (done()) end(() => resolve(true))
+          return taken
+        } catch (error) {
+          end(() => reject(error))
+          return 0
+        }
+      }
+      this.wake = () => {
+        if (this.chunk.length > 0) end(() => resolve(false))
+        else if (this.over) end(() => reject(this.over))
+      }
+      this.goOn()
+    })
   }
 
   private goOn(): void {

@@ -43,8 +43,11 @@ const MOST_MISSES = 10_000
 /** The program at the other end of stdin and stdout: Nix. */
 export interface Client {
   reader: ByteReader
-  /** Resolves when the bytes are out, so that their memory may be used again; rejects when nobody reads any more. */
-  write(bytes: Buffer): Promise<void>
+  /**
+   * Writes at once, if it may wait in place, and returns nothing; else a promise for when the bytes are out. Their memory may be used again in either
+   * case. Throws, or rejects, when nobody reads any more.
+   */
+  write(bytes: Buffer): Promise<void> | undefined
   /** From now on it is read and written at the same time. Until then we are deaf to all else while we wait for its next question. */
   bothWays(): void
   /** No more answers are to come. */
@@ -228,20 +231,30 @@ async function relayNar(
   if ((await readMessages(messages)).error) return await client.write(line.strict ? messages.bytes : notValid(first))
   const end = new NarEnd()
   await box.reader.peek() // a box that is lost before the first byte can still be a miss
-  const pass = async (bytes: Buffer): Promise<void> => {
-    patience.listening = false
-    await client.write(bytes)
+  let late: Promise<void> | undefined
+  const pass = (bytes: Buffer): void => {
+    late = client.write(bytes)
     relayed.bytes += bytes.length
-    patience.listening = true
     patience.left = SILENCE
   }
-  await pass(messages.bytes)
+  const take = (chunk: Buffer): number => {
+    const length = end.scan(chunk)
+    pass(chunk.subarray(0, length))
+    return length
+  }
+  const delivered = async (): Promise<void> => {
+    patience.listening = false
+    await late
+    patience.listening = true
+    patience.left = SILENCE
+    late = undefined
+  }
+  pass(messages.bytes)
+  await delivered()
   const before = relayed.bytes
   while (!end.done) {
-    const chunk = await box.reader.peek()
-    const length = end.scan(chunk)
-    await pass(chunk.subarray(0, length))
-    box.reader.consume(length)
+    await box.reader.stream(take, () => end.done || late !== undefined)
+    await delivered()
   }
   line.fetched?.(relayed.bytes - before)
 }

@@ -39,7 +39,7 @@ export function stdio(): Client {
     stdout.on('error', over)
   }
 
-  async function write(bytes: Buffer): Promise<void> {
+  function write(bytes: Buffer): Promise<void> | undefined {
     let at = 0
     try {
       while (!streams && at < bytes.length) at += writeSync(1, bytes, at)
@@ -47,7 +47,7 @@ export function stdio(): Client {
       if (!busy(error)) throw new ClientGone((error as Error).message)
       bothWays()
     }
-    if (at < bytes.length) await writeStream(bytes.subarray(at))
+    return at < bytes.length ? writeStream(Buffer.from(bytes.subarray(at))) : undefined
   }
 
   function writeStream(bytes: Buffer): Promise<void> {

@@ -10,9 +10,10 @@ import { readResults, writeResults } from './lib/docs.ts'
 import { describeMachine } from './lib/machine.ts'
 import { merge, overBudget, type Result, resultOf } from './lib/results.ts'
 import { plainTable } from './lib/tables.ts'
+import { fetch } from './rows/fetch.ts'
 import { hook } from './rows/hook.ts'
 
-const BENCHES: readonly Bench[] = [hook]
+const BENCHES: readonly Bench[] = [hook, fetch]
 
 /** The packages that only benchmarks need, by program. */
 const OWN_PACKAGES: Record<string, string> = {

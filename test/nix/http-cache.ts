@@ -1,5 +1,5 @@
 // An http binary cache on loopback, such as cache.nixos.org is: one that a test can count on, look into, and take away.
-import { readFileSync } from 'node:fs'
+import { createReadStream } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
@@ -8,7 +8,8 @@ export class HttpCache {
   asked: string[] = []
   url = ''
   private server: Server | undefined
-  private readonly folder: string
+  /** Where its files lie. */
+  folder: string
 
   constructor(folder: string) {
     this.folder = folder
@@ -19,11 +20,9 @@ export class HttpCache {
     const server = createServer((request, response) => {
       const path = request.url ?? ''
       this.asked.push(path)
-      try {
-        response.end(readFileSync(this.folder + path))
-      } catch {
-        response.writeHead(404).end()
-      }
+      const file = createReadStream(this.folder + path) // which may be large
+      file.on('error', () => response.writeHead(404).end())
+      file.pipe(response)
     })
     await new Promise<void>((done) => server.listen(port, '127.0.0.1', done))
     this.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
