@@ -5,27 +5,32 @@ import { type Cache, loadConfig, namedCache } from './lib/config.ts'
 import { UsageError } from './lib/errors.ts'
 import { type Answer, reachable, usable } from './lib/reach.ts'
 
-const HELP = `Usage: nix-lan-available [OPTION…] [CACHE…]
+const HELP = `nix-lan-available: which caches are there now
 
-Says which caches of the configuration are there now; without CACHE, all of
-them, asked at once.
+Usage: nix-lan-available [OPTION…] [CACHE…]
 
+Asks the caches that are named, or all of the configuration, at once.
 Reachable: the name resolves and the port accepts, within the cache's deadline.
 Usable (--usable): the box's nix-daemon answers through the tunnel, or the URL
 answers as a Nix cache.
 
+Options:
   -u, --usable        ask whether Nix could use it now, not only whether it is
                       reachable
   -w, --wait SECONDS  ask again until then; it is also the limit for everything
   -q, --quiet         print nothing, only exit
-      --json          print a list with an object for each cache:
-                        {"cache": "rpi", "state": "reachable", "ms": 12,
-                         "address": "192.168.1.20", "port": 22}
-                      state: reachable, usable or away; address may be a folder
-                      or a socket; port, detail (such as "Nix 2.8.0") where
-                      there are any; reason instead of address when away
-  -h, --help
-      --version
+      --json          the answer for scripts, see below
+  -h, --help          show this
+      --version       show the version
+
+With --json, a list with an object for each cache:
+  cache    its name
+  state    reachable, usable or away
+  ms       milliseconds until that was clear
+  address  where it is: an address, a socket or a folder; not when it is away
+  port     where there is one
+  detail   where there is more to say, such as "Nix 2.8.0"
+  reason   why it is away
 
 Exit code: 0 all of them are there; 1 one or more is not; 2 wrong usage or
 configuration.

@@ -12,9 +12,11 @@ import { ClientGone, stdio } from './lib/stdio.ts'
 import { fetchedBy, Tally } from './lib/tally.ts'
 import { type Box, NoBox } from './lib/worker.ts'
 
-const HELP = `Usage: nix-lan-connect [OPTION…] [SOCKET | CACHE] --stdio
+const HELP = `nix-lan-connect: what Nix starts as a store; the box, or an empty store
 
-Nix starts this program as a store; you name it in nix.conf:
+Usage: nix-lan-connect [OPTION…] [SOCKET | CACHE] --stdio
+
+You name it in nix.conf, and Nix starts it:
 
   extra-substituters = ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/rpi.sock
 
@@ -22,15 +24,24 @@ SOCKET is the tunnel's socket (a path); CACHE a cache of the configuration,
 when it isn't the only one. While the box is away, it is an empty store:
 builds go on as if the cache weren't there.
 
-  --strict            for uploads: exit 75 when the box is away, 2 when the
-                      configuration is wrong
-  --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2, or
-                      the cache's own)
-  --stdio             what Nix adds; speak the worker protocol on stdin, stdout
-  -h, --help
-  --version
+Options:
+      --strict            for uploads: exit 75 when the box is away, 2 when the
+                          configuration is wrong
+      --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2,
+                          or the cache's own)
+      --stdio             what Nix adds: speak the worker protocol on stdin and
+                          stdout
+  -h, --help              show this
+      --version           show the version
 
-To see whether a box answers: nix-lan-available --usable
+Exit code: 0 Nix has ended it; 1 the box was lost in the middle of a path, or
+this isn't Nix; 2 wrong usage or configuration (--strict); 75 the box is away
+(--strict).
+
+Examples:
+  nix-lan-available --usable    whether a box answers
+  nix copy --to 'ssh-ng://localhost?remote-program=nix-lan-connect%20--strict' \\
+    ./result
 `
 const DEADLINE = 2000
 const LONGEST_LINE = 1000

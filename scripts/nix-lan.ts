@@ -33,10 +33,14 @@ Commands:
   setup    installs all this on a machine, and takes it away again
 
 Options:
-  -h, --help       this; \`nix-lan COMMAND --help\` for a command
-      --version
+  -h, --help     show this; \`nix-lan COMMAND --help\` for a command
+      --version  show the version
 
-Example:
+Exit code: 0 done; 1 no, or failed; 2 wrong usage or configuration; 75 not now:
+the box is away, and nothing is lost.
+
+Examples:
+  nix-lan
   nix-lan queue
 `
 

@@ -9,26 +9,33 @@ import { type Entry, isStorePath, outputsOf, outputsPrinted, planDirectory } fro
 import { failedDir, queueDir, stateDir } from './lib/paths.ts'
 import { run } from './lib/run.ts'
 
-const HELP = `Usage: post-build-hook
+const HELP = `post-build-hook: queue what Nix has just built
+
+Usage: post-build-hook [OPTION]
 
 Nix runs this after every build; it puts what was built in the queue of every
 cache, for "nix-lan queue upload" to copy. It takes a few milliseconds and never
 fails a build. In nix.conf:
 
-    post-build-hook = /path/to/nix-lan/dist/post-build-hook
+  post-build-hook = /path/to/nix-lan/dist/post-build-hook
 
 The queue is ${stateDir}/gcroots/nix-lan/queue/CACHE/:
 links, which keep the paths from being garbage-collected. From Nix the hook
-takes OUT_PATHS and DRV_PATH in the environment, and no arguments. For people,
-and for itself:
+takes OUT_PATHS and DRV_PATH in the environment, and no arguments. The options
+are for people, and for itself.
 
+Options:
       --make-queue  make the directories of the queue for the caches of the
                     configuration
       --outputs     print the outputs of the derivation DRV_PATH
   -h, --help        show this
       --version     show the version
 
-Example: sudo /path/to/nix-lan/dist/post-build-hook --make-queue
+Exit code: from Nix always 0. For people: 0 done; 1 something could not be done;
+2 wrong usage or configuration.
+
+Example:
+  sudo /path/to/nix-lan/dist/post-build-hook --make-queue
 `
 
 // The head allows 0.9 s for all of it.

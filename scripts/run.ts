@@ -34,17 +34,12 @@ const NAME = 'nix-lan-run'
 
 const HELP = `nix-lan-run: run a command with exactly the caches that can be used now
 
-    nix-lan-run nix build nixpkgs#hello
-    nix-lan-run nix-shell -p jq
-    nix-lan-run --explain nix build          what it would do, and why; runs
-                                             nothing
-    sudo nix-lan-run nixos-rebuild switch    not nix-lan-run sudo …: sudo drops
-                                             what it sets
+Usage: nix-lan-run [OPTION…] COMMAND [ARGUMENT…]
 
 As a link called nix, nix-build, nix-shell, nixos-rebuild or home-manager, in a
 directory that comes first in PATH, it is that command:
 
-    ln -s "$(command -v nix-lan-run)" ~/bin/nix
+  ln -s "$(command -v nix-lan-run)" ~/bin/nix
 
 The caches of the configuration (/etc/nix-lan/config.toml) that can be used are
 added to Nix's substituters, through NIX_CONFIG, so that nix in a nix-shell has
@@ -52,14 +47,23 @@ them too; those that can't be used are left out, also where nix.conf names them.
 Your own --option substituters … still wins.
 
 Options, before the command:
-    --explain    say what would be done and why
-    --json       with --explain, as JSON: command, program, setting (the line
-                 for NIX_CONFIG, or null), caches, dropped, notes
-    --version
-    --help
+      --explain  say what would be done and why; run nothing
+      --json     with --explain: the answer for scripts, see below
+  -h, --help     show this
+      --version  show the version
+
+With --json, one object: command, program, setting (the line for NIX_CONFIG, or
+null), caches, dropped, notes.
 
 Exit code: the command's; 127 if there is no such command, 126 if it can't be
 run, 2 for wrong usage.
+
+Examples:
+  nix-lan-run nix build nixpkgs#hello
+  nix-lan-run nix-shell -p jq
+  nix-lan-run --explain nix build
+  sudo nix-lan-run nixos-rebuild switch    not nix-lan-run sudo …: sudo drops
+                                           what it sets
 `
 
 /** What a command needs: the line for NIX_CONFIG, and the story for --explain. */

@@ -27,22 +27,25 @@ import {
 import { Service } from './lib/tunnel-service.ts'
 
 const NAME = 'nix-lan-tunnel'
-const HELP = `Usage: nix-lan-tunnel [--print | --service] [CACHE]
+const HELP = `nix-lan-tunnel: forward the box's nix-daemon to a socket here, by ssh
 
-Forwards the socket of nix-daemon on the box, by ssh, until ssh ends, to
-/run/user/UID/nix-lan/CACHE.sock, where nix-lan-connect looks for it. Without
-CACHE: the only box of the configuration.
+Usage: nix-lan-tunnel [--print | --service] [CACHE]
+
+The socket is /run/user/UID/nix-lan/CACHE.sock, where nix-lan-connect looks for
+it, and is there until ssh ends. Without CACHE: the only box of the
+configuration.
 
 ssh asks for nothing, so the box's host key must be known and your key be usable
 without a word: by an agent (SSH_AUTH_SOCK, or what env-file sets), or because
 it has no passphrase.
 
-      --print     only show the ssh command
-      --service   as systemd's nix-lan-tunnel@CACHE.service starts it: says when
-                  a nix-daemon answers, and instead of ending because it can't
-                  get there, says why and tries again, after up to a minute
-  -h, --help
-      --version
+Options:
+      --print    only show the ssh command
+      --service  as systemd's nix-lan-tunnel@CACHE.service starts it: says when
+                 a nix-daemon answers, and instead of ending because it can't
+                 get there, says why and tries again, after up to a minute
+  -h, --help     show this
+      --version  show the version
 
 Exit code: that of ssh (0 when it was told to end, 255 when it failed or the
 link was lost); 1 a tunnel for this cache runs already, or its directory can't

@@ -11,24 +11,30 @@ import { type Answer, reachable } from '../lib/reach.ts'
 import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../lib/systemd.ts'
 import { forgetTunnelState, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../lib/tunnel-state.ts'
 
-export const help = `Usage: nix-lan check [OPTION…] [CACHE…]
+export const help = `nix-lan check: start or stop the tunnels, as the boxes are there or not
+
+Usage: nix-lan check [OPTION…] [CACHE…]
 
 Asks whether the boxes are there, and starts or stops their tunnels (the systemd
 target nix-lan@CACHE.target) to match; without CACHE, all of them, at once. It
 never stops a tunnel whose ssh is alive. A timer does the same every 30 seconds,
 and nix-lan-dispatcher when the network changes.
 
-      --json     print a list with an object for each cache:
-                   {"cache": "rpi", "state": "reachable", "ms": 12,
-                    "address": "192.168.1.20", "port": 22, "tunnel": "active",
-                    "action": "none"}
-                 state: reachable or away; reason instead of address when away;
-                 tunnel: its unit as systemd calls it (active: it answers), for
-                 a box, where there are units; action: start, stop, retry (a
-                 pause after failures ends), revive (it had been given up) or
-                 none
-  -h, --help
-      --version
+Options:
+      --json     the answer for scripts, see below
+  -h, --help     show this
+      --version  show the version
+
+With --json, a list with an object for each cache:
+  cache    its name
+  state    reachable or away
+  ms       milliseconds until that was clear
+  address  where it is, and port; not when it is away
+  reason   why it is away
+  tunnel   its unit as systemd calls it (active: it answers), for a box, where
+           there are units
+  action   start, stop, retry (a pause after failures ends), revive (it had been
+           given up) or none
 
 Exit code: 0 done, whether the boxes are there or not; 1 systemd refused; 2
 wrong usage or configuration.

@@ -31,11 +31,12 @@ Actions:
                      all that was built here; with sudo
 
 Options:
-      --cache NAME     only this cache; default: each one that is reached by ssh
+      --cache CACHE    only this cache; default: each one that is reached by ssh
       --json           the answer for scripts, see below
       --full           list: sizes and signatures however long the list is
       --key-file FILE  sign: instead of the secret-key-files of nix.conf
-  -h, --help
+  -h, --help           show this
+      --version        show the version
 
 With --json, sign prints one object, list an object for each path, the others
 one for each cache:

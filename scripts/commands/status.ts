@@ -30,22 +30,25 @@ says what the last check has found. \`nix-lan\` alone does the same.
 Options:
   -w, --watch    draw it again every 2 seconds, until q or ^C
       --json     the answer for scripts, see below
-  -h, --help
-      --version
+  -h, --help     show this
+      --version  show the version
 
-With --json, one object. "check": {"timer", "last"}, whether something looks for
-boxes by itself and when it last did; null without systemd. "caches": for each
-  cache, state    its name; usable, reachable (but no answer) or away
-  since           since when; null: not known. Times are ISO 8601
-  reason          why it isn't usable, or null
-  detail, ms      when usable: such as "Nix 2.26.3", milliseconds to its answer
-  tunnel          null for a url; state (systemd's ActiveState), status (its
-                  words), failures (in a row), retry (seconds to the next try)
-  queue           null for a url; queued (how many), size (bytes; null: not
-                  known), oldest, failed (path and reason), uploading (whether),
-                  problem (why there is no queue)
-  uploaded        last (a time), today, week, all: each paths and bytes (of
-  fetched         their NARs); uploaded is null for a url, fetched too
+With --json, one object. "check" has timer (whether something looks for boxes by
+itself) and last (when it did); null without systemd. "caches" is a list with an
+object for each cache; times are ISO 8601, null is what isn't known or doesn't
+apply:
+  cache     its name
+  state     usable, reachable (but no answer) or away
+  since     since when
+  reason    why it isn't usable
+  detail    of one that is usable, such as "Nix 2.26.3"
+  ms        milliseconds until it answered
+  tunnel    state (systemd's ActiveState), status (its words), failures (in a
+            row), retry (seconds until the next attempt)
+  queue     queued (how many), size (bytes), oldest (a time), failed (path and
+            reason of each), uploading (whether), problem (why there is none)
+  uploaded  last (a time), today, week (7 days), all: paths and bytes of each
+  fetched   the same
 
 Exit code: 0 done, whatever is away; 1 something could not be asked; 2 wrong
 usage or configuration.

@@ -357,7 +357,7 @@ function commandLine(pid: string): string {
 
 runtime('--help and --version for people; a wrong argument is exit 2', () => {
   const start = (...args: string[]) => spawnSync(HOOK, args, { env: { PATH: RUNTIME }, encoding: 'utf8' })
-  assert.match(start('--help').stdout, /^Usage: post-build-hook\n[\s\S]*Example: /)
+  assert.match(start('--help').stdout, /^post-build-hook: .*\n\nUsage: post-build-hook [\s\S]*Example:\n/)
   assert.match(start('--version').stdout, /^post-build-hook \d/)
   assert.is(start('--colour').status, 2)
   assert.is(start('word').status, 2)
