@@ -3,6 +3,8 @@
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type BuildOptions, build, type Metafile } from 'esbuild'
+import { VERSION } from '../scripts/lib/version.ts'
+import { docs } from './docs.ts'
 import { readUnits, unitsDefine } from './units.ts'
 
 /** The executables: name in dist/ → the TypeScript that it runs, and the sh part in scripts/heads that starts it. */
@@ -65,6 +67,13 @@ async function products(): Promise<Products> {
     } catch (error) {
       problems.push(`dist/${name} can't be built: ${error instanceof Error ? error.message : error}`)
     }
+  }
+  if (problems.length > 0) return { files, problems }
+  try {
+    const executables = new Map([...files].filter(([name]) => name in EXECUTABLES))
+    for (const [name, text] of Object.entries(await docs(executables, VERSION))) files.set(name, text)
+  } catch (error) {
+    problems.push(`man pages and completions can't be made: ${error instanceof Error ? error.message : error}`)
   }
   return { files, problems }
 }

@@ -7,7 +7,10 @@ import { readConfigFile, SYSTEM_FILE } from './lib/config-file.ts'
 import { Failure, UsageError } from './lib/errors.ts'
 import { effectiveUid } from './lib/users.ts'
 
-const HELP = `Usage: nix-lan-dispatcher INTERFACE ACTION
+const HELP = `nix-lan-dispatcher: look for the boxes when the network changes
+
+Usage: nix-lan-dispatcher INTERFACE ACTION
+       nix-lan-dispatcher [OPTION]
 
 NetworkManager runs this when the network changes. It asks the systemd of the
 configuration's user to look which boxes are there now, and returns at once:
@@ -20,15 +23,17 @@ Actions that matter: up, down, vpn-up, vpn-down, dhcp4-change, dhcp6-change,
 reapply, connectivity-change, dns-change; all others, and those of the interface
 lo, are left alone. What it did: journalctl -t nix-lan-dispatcher
 
+Options:
       --owner    print the user of the configuration and the uid, as root, who
                  then remembers them until the configuration changes
-  -h, --help
-      --version
+  -h, --help     show this
+      --version  show the version
 
 Exit code: 0 for an event, whatever happens; else 2 for wrong usage or
 configuration.
 
-Example: sudo nix-lan-dispatcher eth0 up
+Example:
+  sudo nix-lan-dispatcher eth0 up
 `
 
 /** Where the head finds the answer of last time: in a directory that is root's alone. */

@@ -5,7 +5,7 @@ import { UsageError } from '../lib/errors.ts'
 export const help = `nix-lan setup: makes a machine on your network the Nix cache of this one
 
 Usage: sudo nix-lan setup [OPTION…] [USER@]HOST
-       sudo nix-lan setup [OPTION…]            again: mend it, or install a new version
+       sudo nix-lan setup [OPTION…]
        sudo nix-lan setup --undo [--forget-key]
 
 HOST is what you give to ssh to log in on the box: a name, or an alias of yours.

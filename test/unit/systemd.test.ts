@@ -42,7 +42,7 @@ test('is asked for the user, whose runtime directory is known without a login', 
 test('of another user is asked as that user', async () => {
   fake('runuser', 'echo "$*"')
   const asked = await systemctl(['daemon-reload'], { owner: { name: 'alice', uid: 1000 } })
-  assert.is(asked.stdout, '-u alice -- env XDG_RUNTIME_DIR=/run/user/1000 systemctl --user --no-pager daemon-reload\n')
+  assert.is(asked.stdout, '-u alice -- env XDG_RUNTIME_DIR=/run/user/1000 TZ=UTC systemctl --user --no-pager daemon-reload\n')
 })
 
 test('shows several units in one call, in order', async () => {

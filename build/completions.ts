@@ -1,0 +1,313 @@
+// Completions for bash, zsh and fish, from the --help of each command: its options, subcommands and actions, and by the words in capitals what
+// may stand in their place. The names of caches come from the configuration, by sed, since a person is waiting. Pure.
+import { entriesOf, type Help, type Option, optionsOf } from './help.ts'
+
+/** What may stand in a place: names of caches, files, a command with its own arguments, or what can't be guessed. */
+type Kind = 'caches' | 'files' | 'command' | 'users' | 'hosts' | 'none'
+
+/** A command, a subcommand or an action, as the completions see it. */
+interface Node {
+  /** As one types it: `nix-lan queue add`. */
+  name: string
+  summary: string
+  options: (Option & { kind: Kind })[]
+  /** What comes first, if it is one of a few words. */
+  children: Node[]
+  words: Kind
+}
+
+const KINDS: Record<string, Kind> = {
+  CACHE: 'caches',
+  PATH: 'files',
+  SOCKET: 'files',
+  FILE: 'files',
+  DIR: 'files',
+  COMMAND: 'command',
+  USER: 'users',
+  HOST: 'hosts',
+}
+
+/** What the words of a usage stand for: the first that is known. */
+function kindOf(usage: string): Kind {
+  for (const [word] of usage.matchAll(/[A-Z]{2,}/g)) {
+    const kind = KINDS[word]
+    if (kind !== undefined) return kind
+  }
+  return 'none'
+}
+
+/** Those that people type; the others are called by Nix and NetworkManager, by their paths. */
+const TYPED = /^nix-lan(-available|-connect|-run|-tunnel)?$/
+
+function nodesOf(helps: readonly Help[]): Node[] {
+  return helps.filter(({ name }) => TYPED.test(name)).map((help) => nodeOf(help, helps))
+}
+
+function nodeOf(help: Help, helps: readonly Help[]): Node {
+  const options = optionsOf(help).map((option) => ({ ...option, kind: kindOf(option.value ?? '') }))
+  const commands = entriesOf(help, 'Commands').flatMap(({ term }) => {
+    const found = helps.find(({ name }) => name === `${help.name} ${term}`)
+    return found ? [nodeOf(found, helps)] : []
+  })
+  const actions = entriesOf(help, 'Actions').map(({ term, text }): Node => {
+    const name = `${help.name} ${term.split(' ')[0]}`
+    return { name, summary: text, options: [], children: [], words: kindOf(term) }
+  })
+  const children = [...commands, ...actions]
+  const words = children.length > 0 ? 'none' : kindOf(help.usage.join(' ').replace(/\[OPTION…?\]|\[USER@\]/g, ''))
+  return { name: help.name, summary: help.summary, options, children, words }
+}
+
+const below = (node: Node): Node[] => [node, ...node.children.flatMap(below)]
+const lastWord = (name: string): string => name.slice(name.lastIndexOf(' ') + 1)
+const identifier = (name: string): string => `_${name.replace(/[^a-z]/g, '_')}`
+
+/** Prints the names of the caches of the configuration that counts. */
+const CACHES = `for file in "\${NIX_LAN_CONFIG-}" /etc/nix-lan/config.toml ~/.config/nix-lan/config.toml; do
+    [ -r "$file" ] || continue
+    sed -n 's/^[[:blank:]]*\\[[[:blank:]]*cache[[:blank:]]*\\.[[:blank:]]*"\\{0,1\\}\\([a-z0-9-]*\\).*/\\1/p' "$file"
+    break
+  done`
+
+const MADE = '# Made by "npm run build" from the --help of the commands: change that instead.'
+
+/** Path in dist/ → text. */
+export function completions(helps: readonly Help[]): Record<string, string> {
+  const nodes = nodesOf(helps)
+  return Object.fromEntries([
+    ...nodes.map((node) => [`completions/bash/${node.name}`, bash(node)]),
+    ['completions/zsh/_nix-lan', zsh(nodes)],
+    ...nodes.map((node) => [`completions/fish/${node.name}.fish`, fish(node)]),
+  ])
+}
+
+// ---- bash
+
+/** Each file stands by itself, since bash-completion loads the one with the command's name (bash-completion's README, "FAQ"). */
+function bash(root: Node): string {
+  const all = below(root)
+  const name = identifier(root.name)
+  const options = (node: Node): string =>
+    [...node.options, ...(parentOf(all, node)?.options ?? [])]
+      .flatMap(({ short, long }) => [`--${long}`, ...(short ? [`-${short}`] : [])])
+      .join(' ')
+  const words = (node: Node): string =>
+    node.children.length > 0 ? `words='${node.children.map((child) => lastWord(child.name)).join(' ')}'` : `kind=${node.words}`
+  const values = all.flatMap((node) =>
+    node.options
+      .filter(({ value }) => value !== undefined)
+      .map(({ short, long, kind }) => `    '${node.name}'*' --${long}'${short ? ` | '${node.name}'*' -${short}'` : ''}) kind=${kind} ;;`),
+  )
+  return `${MADE}
+# shellcheck shell=bash
+
+${name}_caches() {
+  local file
+  ${CACHES}
+}
+
+${name}() {
+  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD - 1]} command=${root.name} at kind='' words='' options=''
+  COMPREPLY=()
+${root.words === 'command' ? bashCommand(root) : ''}  for ((at = 1; at < COMP_CWORD; at++)); do
+    case "$command \${COMP_WORDS[at]}" in
+      ${
+        all
+          .slice(1)
+          .map((node) => `'${node.name}'`)
+          .join(' | ') || "''"
+      }) command="$command \${COMP_WORDS[at]}" ;;
+    esac
+  done
+  case $command in
+${all.map((node) => `    '${node.name}') options='${options(node)}' ${words(node)} ;;`).join('\n')}
+  esac
+  case "$command $prev" in
+${values.length > 0 ? values.join('\n') : '    *) ;;'}
+    *) if [[ $cur == -* ]]; then kind=words words=$options; fi ;;
+  esac
+  case $kind in
+    caches) words=$(${name}_caches) ;;
+    files)
+      compopt -o filenames 2>/dev/null
+      mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+      return
+      ;;
+    users)
+      mapfile -t COMPREPLY < <(compgen -u -- "$cur")
+      return
+      ;;
+    hosts)
+      mapfile -t COMPREPLY < <(compgen -A hostname -- "$cur")
+      return
+      ;;
+    none) words='' ;;
+  esac
+  mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+}
+
+complete -F ${name} ${root.name}
+`
+}
+
+/** Another command follows: its own completion, where bash-completion is there to find it. */
+const bashCommand = (root: Node): string =>
+  `  for ((at = 1; at <= COMP_CWORD; at++)); do
+    if [[ \${COMP_WORDS[at]} == -* ]]; then continue; fi
+    if declare -F _comp_command_offset >/dev/null; then
+      _comp_command_offset "$at"
+    elif declare -F _command_offset >/dev/null; then
+      _command_offset "$at"
+    elif ((at == COMP_CWORD)); then
+      mapfile -t COMPREPLY < <(compgen -c -- "$cur")
+    else
+      compopt -o filenames 2>/dev/null
+      mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+    fi
+    return
+  done
+`.replaceAll('${root}', root.name)
+
+const parentOf = (all: readonly Node[], node: Node): Node | undefined =>
+  node.options.length > 0 ? undefined : all.find(({ children }) => children.includes(node))
+
+// ---- zsh
+
+function zsh(nodes: readonly Node[]): string {
+  const cases = nodes.map((node) => `  ${node.name}) ${identifier(node.name)} ;;`)
+  return `#compdef ${nodes.map(({ name }) => name).join(' ')}
+${MADE}
+
+_nix_lan_caches() {
+  local file
+  local -a caches
+  caches=(\${(f)"$(
+  ${CACHES}
+  )"})
+  compadd -a "$@" caches
+}
+
+${nodes
+  .flatMap((node) => below(node).filter(({ options }) => options.length > 0))
+  .map(zshFunction)
+  .join('\n')}
+case $service in
+${cases.join('\n')}
+esac
+`
+}
+
+function zshFunction(node: Node): string {
+  const specs = node.options.map(zshOption)
+  const simple = node.children.filter(({ options }) => options.length === 0)
+  const state = node.children.length > 0
+  if (!state) {
+    return `${identifier(node.name)}() {\n  _arguments -s ${[...specs, ...zshWords(node.words)].map((spec) => `\\\n    ${spec}`).join(' ')}\n}\n`
+  }
+  const children = node.children.map((child) => `      ${quoted(`${lastWord(child.name)}:${child.summary}`)}`)
+  const branches = node.children.map((child) => {
+    const name = lastWord(child.name)
+    if (simple.includes(child))
+      return `        ${name}) _arguments -s ${[...specs, ...zshWords(child.words)].map((spec) => `\\\n          ${spec}`).join(' ')} ;;`
+    return `        ${name}) ${identifier(child.name)} ;;`
+  })
+  return `${identifier(node.name)}() {
+  local curcontext=$curcontext state line
+  local -A opt_args
+  _arguments -s -C ${[...specs, "'1: :->first'", "'*:: :->rest'"].map((spec) => `\\\n    ${spec}`).join(' ')}
+  case $state in
+    first)
+      local -a words_here
+      words_here=(
+${children.join('\n')}
+      )
+      _describe -t commands command words_here
+      ;;
+    rest)
+      case $words[1] in
+${branches.join('\n')}
+      esac
+      ;;
+  esac
+}
+`
+}
+
+const ZSH_ACTIONS: Record<Kind, string> = {
+  caches: '_nix_lan_caches',
+  files: '_files',
+  command: '_normal',
+  users: '_users',
+  hosts: '_hosts',
+  none: ' ',
+}
+
+function zshWords(kind: Kind): string[] {
+  if (kind === 'command') return ["'(-)1:command: _command_names -e'", "'*::argument: _normal'"]
+  return kind === 'none' ? [] : [quoted(`*:${kind.slice(0, -1)}:${ZSH_ACTIONS[kind]}`)]
+}
+
+function zshOption({ short, long, value, kind, text }: Option & { kind: Kind }): string {
+  const about = `[${text.replace(/[[\]\\:]/g, '\\$&')}]`
+  const more = value === undefined ? '' : `:${value.toLowerCase()}:${ZSH_ACTIONS[kind]}`
+  if (short === undefined) return quoted(`--${long}${about}${more}`)
+  return `'(-${short} --${long})'{-${short},--${long}}${quoted(`${about}${more}`)}`
+}
+
+/** In single quotes, for all three shells' own way to put a quote in there. */
+const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
+
+// ---- fish
+
+const FISH_ACTIONS: Record<Kind, string> = {
+  caches: "-x -a '(__nix_lan_caches)'",
+  files: '-r -F',
+  command: '-x',
+  users: "-x -a '(__fish_complete_users)'",
+  hosts: "-x -a '(__fish_print_hostnames)'",
+  none: '-x',
+}
+
+function fish(root: Node): string {
+  const lines = below(root).flatMap((node) => fishNode(root, node))
+  return `${MADE}
+
+function __nix_lan_caches
+    sh -c ${fishQuoted(
+      CACHES.replace(/\n */g, '; ')
+        .replace('do; ', 'do ')
+        .replace(/; done$/, '; done'),
+    )}
+end
+
+${root.words === 'command' ? '' : `complete -c ${root.name} -f\n`}${lines.join('\n')}
+`
+}
+
+const fishQuoted = (text: string): string => `'${text.replace(/['\\]/g, '\\$&')}'`
+
+function fishNode(root: Node, node: Node): string[] {
+  const start = `complete -c ${root.name}`
+  const path = node.name.split(' ').slice(1)
+  const children = node.children.map((child) => lastWord(child.name))
+  const seen = path.map((word) => `__fish_seen_subcommand_from ${word}`)
+  const here = [...seen, ...(children.length > 0 ? [`not __fish_seen_subcommand_from ${children.join(' ')}`] : [])]
+  const when = (conditions: readonly string[]): string => (conditions.length > 0 ? ` -n ${fishQuoted(conditions.join('; and '))}` : '')
+  // A subcommand's options are not its parent's; an action's are.
+  const scope = node === root && node.children.length > 0 ? here : seen
+  return [
+    ...node.children.map((child) => `${start}${when(here)} -a ${lastWord(child.name)} -d ${fishQuoted(child.summary)}`),
+    ...node.options.map(({ short, long, value, kind, text }) => {
+      const names = `${short ? ` -s ${short}` : ''} -l ${long}`
+      return `${start}${when(scope)}${names}${value === undefined ? '' : ` ${FISH_ACTIONS[kind]}`} -d ${fishQuoted(text)}`
+    }),
+    ...fishWords(start, when(here), node.words),
+  ]
+}
+
+function fishWords(start: string, when: string, kind: Kind): string[] {
+  if (kind === 'command') return [`${start} -x -a '(__fish_complete_subcommand)'`]
+  if (kind === 'caches') return [`${start}${when} -a '(__nix_lan_caches)'`]
+  if (kind === 'hosts') return [`${start}${when} -a '(__fish_print_hostnames)'`]
+  return kind === 'files' ? [`${start}${when} -F`] : []
+}
