@@ -19,11 +19,18 @@ What rests on something that has failed is not checked, and not blamed.
 Run it as yourself. With sudo it does all of that as you, and sees a little
 more: the secret key, and what nix-daemon has in its environment.
 
-      --offline    nothing over the network, and nothing that takes long
-      --json       for scripts: a list of { check, cache, state, saw, mend };
-                   state is ok, warning, failed or skipped; mend is a command,
-                   words, or null; no cache: about the machine as a whole
-  -h, --help
+Options:
+      --offline  nothing over the network, and nothing that takes long
+      --json     the answer for scripts, see below
+  -h, --help     show this
+      --version  show the version
+
+With --json, a list with an object for each check:
+  check  what was checked
+  cache  of which cache; not there: it is about the machine as a whole
+  state  ok, warning, failed or skipped
+  saw    what was seen
+  mend   what mends it: a command, words, or null
 
 Exit code: 0 nothing failed (there may be warnings); 1 something did; 2 wrong
 usage.

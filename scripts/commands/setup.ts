@@ -26,7 +26,8 @@ Options:
   -y, --yes          don't ask
       --undo         take back what setup did: every file as it was before
       --forget-key   with --undo: remove the signing key, too
-  -h, --help
+  -h, --help         show this
+      --version      show the version
 
 Exit code: 0 done; 1 something is left to do, as it says, or you said no; 2 wrong
 usage, or a machine that this isn't for; 75 the box is away: this machine is set

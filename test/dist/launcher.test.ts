@@ -87,7 +87,7 @@ function start(program: string, args: string[], { path = RUNTIME, env = {}, cwd 
 const runs = suite('every executable')
 
 runs('is there, is executable and stays in its budget', () => {
-  assert.equal(readdirSync(DIST).sort(), [...NAMES, 'package.json', 'systemd'].sort())
+  assert.equal(readdirSync(DIST).sort(), [...NAMES, 'completions', 'man', 'package.json', 'systemd'].sort())
   for (const name of NAMES) {
     const { mode, size } = statSync(join(DIST, name))
     assert.is(mode & 0o777, 0o755, `${name}: mode ${(mode & 0o777).toString(8)}`)
