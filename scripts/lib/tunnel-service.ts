@@ -151,10 +151,11 @@ export class Service {
   }
 }
 
-/** Whether our control group (cgroups(7), version 2) holds more than us and the shells that we come from; unknown: no. */
+/** Whether the unit's control group (cgroups(7), version 2) holds more than us and the shell that we come from; unknown: no. */
 function unitHoldsOthers(): boolean {
   try {
-    const [, path] = /^0::(\/.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8')) ?? []
+    const [, path] = /^0::(\/.*\/nix-lan-tunnel@[^/]*\.service)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8')) ?? []
+    if (path === undefined) return false
     const pids = readFileSync(`/sys/fs/cgroup${path}/cgroup.procs`, 'utf8').trim().split('\n')
     const others = pids.filter((pid) => Number(pid) !== process.pid && Number(pid) !== process.ppid)
     return others.some((pid) => readFileSync(`/proc/${pid}/comm`, 'utf8') !== 'sleep\n') // that is the keeper's, and ends by itself

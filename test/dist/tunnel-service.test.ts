@@ -1,0 +1,246 @@
+// The contract of `nix-lan-tunnel --service`, with a fake ssh, ssh-add, systemd-notify and systemctl: what systemd is told and when, what the
+// journal gets, what is remembered, and that it neither ends nor tries too often. The lab has the real ones. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer, type Server } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
+
+const PROGRAM = resolve('dist/nix-lan-tunnel')
+const TMP = mkdtempSync(join(tmpdir(), 'nl-service-'))
+chmodSync(TMP, 0o755)
+const BIN = folder('bin')
+const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime')
+if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(RUNTIME, 'node'))
+const RUN = folder('run', true)
+const DIRECTORY = join(RUN, 'nix-lan')
+const SOCKET = join(DIRECTORY, 'pi.sock')
+const STATE = join(DIRECTORY, 'pi.tunnel')
+/** `calls`: what the fakes were called with. `ssh`: what ssh writes down before it exits with 255; not there: it listens. `mute`: but nobody answers. */
+const WORLD = folder('world', true)
+
+/** A directory of TMP. `mine`: it belongs to the user. */
+function folder(name: string, mine = false): string {
+  const path = join(TMP, name)
+  mkdirSync(path, { recursive: true })
+  chmodSync(path, mine ? 0o700 : 0o755)
+  if (mine && ROOT) chownSync(path, USER, USER)
+  return path
+}
+
+function own(path: string, text: string): void {
+  writeFileSync(path, text)
+  if (ROOT) chownSync(path, USER, USER)
+}
+
+const tell = (name: string, text: string): void => own(join(WORLD, name), text)
+
+function script(name: string, text: string): void {
+  writeFileSync(join(BIN, name), `#!/bin/sh\nW=${WORLD}\n${text}\n`)
+  chmodSync(join(BIN, name), 0o755)
+}
+
+/** Greets as a nix-daemon of protocol 1.35 does (Nix 2.14, src/libstore/daemon.cc, processConnection), unless it is to be mute. */
+const DAEMON = `
+const u64 = (value) => Buffer.from(new BigUint64Array([BigInt(value)]).buffer)
+process.on('SIGTERM', () => process.exit(0))
+require('net').createServer((socket) => {
+  socket.on('error', () => {})
+  if (require('fs').existsSync('${WORLD}/mute')) return
+  socket.write(Buffer.concat([u64(0x6478696f), u64(0x0123)]))
+  let got = 0
+  socket.on('data', (data) => {
+    got += data.length
+    if (got >= 32) socket.write(Buffer.concat([u64(6), Buffer.from('2.14.0\\0\\0'), u64(2), u64(0x616c7473)]))
+  })
+}).listen(process.argv[2])
+`
+
+function fakes(): void {
+  writeFileSync(join(BIN, 'daemon.cjs'), DAEMON)
+  script(
+    'ssh',
+    `[ "$1" != -G ] || { echo hostname 127.0.0.1; exit; }
+for word; do case $last in -L) socket=\${word%%:*} ;; -E) log=$word ;; esac; last=$word; done
+echo "ssh agent=\${SSH_AUTH_SOCK-}" >>$W/calls
+if [ -e $W/ssh ]; then cat $W/ssh >>"$log"; exit 255; fi
+echo $$ >$W/pid
+exec '${process.execPath}' ${BIN}/daemon.cjs "$socket"`,
+  )
+  script('ssh-add', 'echo "ssh-add $SSH_AUTH_SOCK" >>$W/calls; exit "$(cat $W/agent)"')
+  script('systemd-notify', 'printf "notify %s\\n" "$*" >>$W/calls')
+  script('systemctl', 'printf "systemctl %s\\n" "$*" >>$W/calls')
+}
+
+interface Unit {
+  child: ChildProcess
+  /** What the journal gets. */
+  journal(): string
+  ended: Promise<number | string>
+}
+
+const started: Unit[] = []
+
+/** As systemd starts it: a process group stands for the control group. */
+function start(port: number, args = ['--service', 'pi'], host = '127.0.0.1'): Unit {
+  own(
+    join(TMP, 'config.toml'),
+    `[cache.pi]\nhost = "${host}"\nport = ${port}\nenv-file = "${TMP}/env"\ndeadline = "1s"\nssh = "pi@127.0.0.1"\n`,
+  )
+  const env = { PATH: `${BIN}:${RUNTIME}:/usr/bin:/bin`, HOME: TMP, NIX_LAN_CONFIG: join(TMP, 'config.toml'), XDG_RUNTIME_DIR: RUN }
+  const [program = '', ...words] = [...AS_USER, PROGRAM, ...args]
+  const child = spawn(program, words, { env, cwd: '/', stdio: ['ignore', 'pipe', 'pipe'], detached: true })
+  let text = ''
+  for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', (more: string) => (text += more))
+  const ended = new Promise<number | string>((done) => child.on('exit', (code, signal) => done(code ?? signal ?? '')))
+  const unit = { child, journal: () => text, ended }
+  started.push(unit)
+  return unit
+}
+
+/** As systemd stops it. */
+async function stop({ child, ended }: Unit, signal: NodeJS.Signals = 'SIGTERM'): Promise<number | string> {
+  try {
+    process.kill(-(child.pid ?? 0), signal)
+  } catch {
+    // it has ended
+  }
+  return await ended
+}
+
+async function until(what: string, ask: () => boolean): Promise<void> {
+  for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((done) => setTimeout(done, 20))) if (ask()) return
+  throw new Error(`waited 30 s for ${what}: ${calls().join('\n')}`)
+}
+
+const calls = (): string[] => readFileSync(join(WORLD, 'calls'), 'utf8').split('\n').slice(0, -1)
+const called = (beginning: string): string[] => calls().filter((line) => line.startsWith(beginning))
+const state = (): { failures: number; reason: string; notBefore: number; since: string } => JSON.parse(readFileSync(STATE, 'utf8'))
+const failures = (): number => (existsSync(STATE) ? state().failures : 0)
+const uptime = (): number => Number.parseFloat(readFileSync('/proc/uptime', 'utf8'))
+const ASKED = 'systemctl --user --no-pager restart --no-block -- nix-lan-check.service'
+const READY = 'notify --ready --status=Nix 2.14.0 on the box answers'
+
+let server: Server
+let port = 0
+const test = suite('nix-lan-tunnel --service')
+
+test.before(async () => {
+  fakes()
+  server = createServer((socket) => socket.on('error', () => {}).resume())
+  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
+  port = (server.address() as AddressInfo).port
+})
+test.before.each(() => {
+  for (const path of [DIRECTORY, join(TMP, 'env')]) rmSync(path, { recursive: true, force: true })
+  for (const name of ['ssh', 'mute', 'pid']) rmSync(join(WORLD, name), { force: true })
+  tell('calls', '')
+  tell('agent', '2\n')
+})
+test.after.each(async () => {
+  for (const unit of started.splice(0)) await stop(unit, 'SIGKILL')
+})
+test.after(() => void server.close())
+process.on('exit', () => rmSync(TMP, { recursive: true, force: true }))
+
+test('ready when a nix-daemon answers, not before; told to end, it says nothing more', async () => {
+  tell('mute', '')
+  const unit = start(port)
+  await until('a reason', () => existsSync(STATE))
+  assert.equal(called('notify --ready'), [])
+  assert.match(called('notify')[0] ?? '', /^notify --status=connected, but no nix-daemon answers: /)
+  assert.is(state().notBefore, 0)
+  rmSync(join(WORLD, 'mute'))
+  await until('the end of the state', () => !existsSync(STATE))
+  await until('ready', () => calls().includes(READY))
+  assert.match(unit.journal(), /^nix-lan-tunnel: pi: .*no nix-daemon answered within 1 s\n$/)
+  assert.is(await stop(unit), 0)
+  assert.not(existsSync(SOCKET))
+  assert.equal([called('systemctl'), existsSync(STATE)], [[], false])
+})
+
+test('the link is lost: exit 255, so that systemd knows; one line, a pause of a second, and the check is asked', async () => {
+  const unit = start(port)
+  await until('ready', () => calls().includes(READY))
+  process.kill(Number(readFileSync(join(WORLD, 'pid'), 'utf8')), 'SIGKILL')
+  assert.is(await unit.ended, 255)
+  // the shell has a line of its own for a child that was killed
+  assert.match(unit.journal(), /^(.*Killed.*\n)?nix-lan-tunnel: pi: the link to the box was lost \(ssh was ended by signal 9\)\n$/)
+  assert.equal([state().failures, called('systemctl')], [1, [ASKED]])
+  assert.ok(state().notBefore <= uptime() + 1)
+  assert.not(existsSync(SOCKET))
+})
+
+test('no login: it stays, with growing pauses, one line in the journal, the agent asked; and comes up by itself', async () => {
+  tell('ssh', 'pi@127.0.0.1: Permission denied (publickey).\n')
+  tell('agent', '1\n')
+  own(join(TMP, 'env'), `echo sourced >>${WORLD}/calls; SSH_AUTH_SOCK=/run/agent`)
+  const begun = uptime()
+  const unit = start(port)
+  await until('three attempts', () => failures() === 3)
+  const tried = called('ssh agent=').length
+  assert.ok(uptime() - begun > 2.9) // 1 s and 2 s
+  assert.is(tried, 3)
+  assert.equal([...new Set(called('ssh'))], ['ssh agent=/run/agent', 'ssh-add /run/agent'])
+  assert.is(called('sourced').length, 3, 'env-file may say another thing each time')
+  assert.match(called('notify').at(-1) ?? '', /^notify --status=waiting \d s: the box refuses the login, and the ssh agent holds no key/)
+  assert.equal(called('systemctl'), [], 'the box is there')
+  rmSync(join(WORLD, 'ssh'))
+  await until('ready', () => calls().includes(READY))
+  assert.not(existsSync(STATE))
+  assert.equal(unit.journal().split('\n').length, 2, unit.journal())
+  assert.match(unit.journal(), /^nix-lan-tunnel: pi: the box refuses the login, and the ssh agent holds no key: .*\n$/)
+})
+
+test('another reason is news', async () => {
+  tell('ssh', 'Host key verification failed.\n')
+  const unit = start(port)
+  await until('an attempt', () => failures() === 1)
+  tell('ssh', 'pi@127.0.0.1: Permission denied (publickey).\n')
+  await until('another', () => failures() === 2)
+  const lines = unit.journal().split('\n')
+  assert.match(lines[0] ?? '', /the host key of 127\.0\.0\.1 is not known yet/)
+  assert.match(lines[1] ?? '', /there is no ssh agent/)
+})
+
+test('away: no ssh; the check is asked, and it waits', async () => {
+  const unit = start(port, undefined, '127.0.0.2')
+  await until('the pause', () => called('notify').length > 0)
+  assert.equal(unit.journal(), `nix-lan-tunnel: pi: away: 127.0.0.2 port ${port}: connection refused\n`)
+  assert.equal([called('ssh'), called('systemctl')], [[], [ASKED]])
+  assert.is(await stop(unit), 'SIGTERM')
+})
+
+const AGO = { failures: 5, reason: 'of old', since: '2026-01-01T00:00:00.000Z' }
+
+test('a pause that is not over is kept, by the clock that nobody sets', async () => {
+  folder('run/nix-lan', true)
+  own(STATE, JSON.stringify({ ...AGO, notBefore: uptime() + 30 }))
+  const unit = start(port)
+  await until('the pause', () => called('notify').length > 0)
+  assert.match(called('notify')[0] ?? '', /^notify --status=waiting (30|29) s: of old$/)
+  await new Promise((done) => setTimeout(done, 500))
+  assert.equal([called('ssh'), unit.journal()], [[], ''])
+})
+
+test('one that is over, or further away than any pause, is none', async () => {
+  for (const notBefore of [uptime() - 1, uptime() + 100_000]) {
+    folder('run/nix-lan', true)
+    own(STATE, JSON.stringify({ ...AGO, notBefore }))
+    tell('calls', '')
+    const unit = start(port)
+    await until('ready', () => calls().includes(READY))
+    assert.is(await stop(unit), 0)
+  }
+})
+
+test('what a person has to mend is exit 2, at once', async () => {
+  const unit = start(port, ['--service', 'pie'])
+  assert.is(await unit.ended, 2)
+  assert.match(unit.journal(), /^nix-lan-tunnel: .*pie/)
+})
+
+test.run()

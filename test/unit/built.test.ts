@@ -1,0 +1,105 @@
+// What was built here and the box lacks: how it is sorted, and what that costs.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { type Built, type BuiltStores, sortBuilt } from '../../scripts/lib/built.ts'
+import type { SshCache } from '../../scripts/lib/config.ts'
+import type { PathInfo } from '../../scripts/lib/nix.ts'
+
+const H = '0123456789abcdfghijklmnpqrsvwxyz'
+const store = (name: string): string => `/nix/store/${H}-${name}`
+const CACHE = { kind: 'ssh', name: 'rpi', derivations: true, exclude: ['*-source'] } as unknown as SshCache
+const EMPTY: Built = { missing: [], onBox: [], unsigned: [], queued: [], failed: [], unwanted: [] }
+
+const info = (more: Partial<PathInfo> = {}): PathInfo => ({
+  size: 1,
+  ultimate: true,
+  contentAddressed: false,
+  signatures: ['laptop-1:x'],
+  ...more,
+})
+const all = (entries: Record<string, PathInfo>): Map<string, PathInfo> =>
+  new Map(Object.entries(entries).map(([name, one]) => [store(name), one]))
+const waiting = (...names: string[]): { path: string }[] => names.map((name) => ({ path: store(name) }))
+
+/** A box that has these; `holders`: path → what refers to it. Counts the paths that it is asked for. */
+function stores(has: string[], holders: Record<string, string[]> = {}): BuiltStores & { asked: string[][] } {
+  const asked: string[][] = []
+  return {
+    asked,
+    lacking: async (paths) => {
+      asked.push(paths)
+      const there = new Set(has.map(store))
+      return paths.filter((path) => !there.has(path))
+    },
+    holders: async (paths) => new Set(paths.flatMap((path) => [path, ...(holders[path.slice(44)] ?? []).map(store)])),
+  }
+}
+
+const test = suite('what was built here')
+
+test('built here, wanted, lacking there and not in the queue yet', async () => {
+  const infos = all({
+    new: info(),
+    'old-on-box': info(),
+    queued: info(),
+    failed: info(),
+    'x-source': info(),
+    'x.drv': info(),
+    fetched: info({ ultimate: false }),
+    byhash: info({ contentAddressed: true, signatures: [] }),
+  })
+  const queue = { queued: waiting('queued'), failed: waiting('failed') } as never
+  const sorted = await sortBuilt(infos, CACHE, queue, stores(['old-on-box']))
+  assert.equal(sorted, {
+    missing: [store('new'), store('byhash')],
+    onBox: [store('old-on-box')],
+    unsigned: [],
+    queued: [store('queued')],
+    failed: [store('failed')],
+    unwanted: [store('x-source')],
+  })
+})
+
+test('unsigned, or in need of what is unsigned and lacking: nothing for the queue, where it would stay for ever', async () => {
+  const infos = all({
+    bare: info({ signatures: [] }),
+    'needs-bare': info(),
+    foreign: info({ ultimate: false, signatures: [] }),
+    'needs-foreign': info(),
+    'bare-on-box': info({ signatures: [] }),
+    'needs-bare-on-box': info(),
+  })
+  const holders = { bare: ['needs-bare'], foreign: ['needs-foreign'], 'bare-on-box': ['needs-bare-on-box'] }
+  const sorted = await sortBuilt(infos, CACHE, { queued: [], failed: [] }, stores(['bare-on-box'], holders))
+  assert.equal(sorted, {
+    ...EMPTY,
+    missing: [store('needs-bare-on-box')],
+    onBox: [store('bare-on-box')],
+    unsigned: [store('bare'), store('needs-bare'), store('needs-foreign')],
+  })
+})
+
+test('nothing was built here: nobody is asked', async () => {
+  const box = stores([])
+  assert.equal(await sortBuilt(all({ fetched: info({ ultimate: false }) }), CACHE, { queued: [], failed: [] }, box), EMPTY)
+  assert.equal(box.asked, [])
+})
+
+test('10,000 paths: the box is asked once for each, and ten times as many take about ten times as long', async () => {
+  const time = async (count: number): Promise<number> => {
+    const infos = new Map(Array.from({ length: count }, (_, i) => [store(`p${i}`), info(i % 2 ? {} : { signatures: [] })]))
+    const queue = { queued: Array.from({ length: count / 4 }, (_, i) => ({ path: store(`p${i}`) })), failed: [] } as never
+    const box = stores([])
+    const started = performance.now()
+    await sortBuilt(infos, CACHE, queue, box)
+    const asked = box.asked.flat()
+    assert.is(new Set(asked).size, asked.length)
+    return performance.now() - started
+  }
+  await time(1000)
+  const few = Math.max(1, await time(1000))
+  const many = await time(10_000)
+  assert.ok(many < 60 * few + 200, `${few} ms, ${many} ms`) // quadratic: 100 times
+})
+
+test.run()
