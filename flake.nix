@@ -33,8 +33,13 @@
 
       overlays.default = final: prev: { nix-lan = package final; };
 
+      # Sets, since Nix 2.8's `flake check` takes no path for a module; a path inside, so that one imported twice counts once.
+      homeModules.default.imports = [ ./nix/home-manager.nix ];
+      nixosModules.default.imports = [ ./nix/nixos.nix ];
+
       checks = each (pkgs: {
         package = package pkgs;
+        vm = pkgs.testers.runNixOSTest ./nix/test.nix;
       });
 
       # For work on nix-lan itself: npm and the Node that the package has. npm brings the rest.

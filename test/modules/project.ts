@@ -12,7 +12,17 @@ export const NIXES: { nix: WorldOptions['nix']; version: string }[] = [
 ]
 
 /** What a flake's source has of the project, as far as Nix looks at it. */
-const PARTS = ['flake.nix', 'default.nix', 'package.json', 'LICENSE', 'README.md', 'nix', 'dist', 'test/modules/stub']
+const PARTS = [
+  'flake.nix',
+  'default.nix',
+  'package.json',
+  'LICENSE',
+  'README.md',
+  'nix',
+  'dist',
+  'test/modules/stub',
+  'test/modules/cases.nix',
+]
 
 /** A world and where the project lies in it. */
 export interface Project {
@@ -51,12 +61,31 @@ export const LOCAL = { NIX_REMOTE: 'local' }
 
 /** The value of a Nix expression. @throws Error with what Nix said */
 export async function evaluate(project: Project, expression: string): Promise<unknown> {
-  const args = ['--eval', '--strict', '--json', '--expr', expression]
+  // read-write: so that what a path in the answer has can be read
+  const args = ['--eval', '--read-write-mode', '--strict', '--json', '--expr', expression]
   return JSON.parse(await project.world.must('root', 'nix-instantiate', args, { env: LOCAL, cwd: project.folder }))
 }
 
 /** The same with every store path's hash replaced, so that it stays the same when dist/ changes. */
 export const withoutHashes = (text: string): string => text.replace(/(\/nix\/store\/)[0-9a-df-np-sv-z]{32}/g, '$1HASH')
+
+/**
+ * An evaluated configuration as text for people: a line for each value, by its path, in the order of the alphabet; below it the lines of a
+ * longer text and the elements of a list.
+ */
+export function flatten(tree: unknown, path = ''): string {
+  if (Array.isArray(tree))
+    return block(
+      path,
+      tree.map((one) => `- ${typeof one === 'string' ? one : JSON.stringify(one)}`),
+    )
+  if (typeof tree === 'string' && tree.includes('\n')) return block(path, tree.replace(/\n$/, '').split('\n'))
+  if (typeof tree !== 'object' || tree === null) return `${path} = ${JSON.stringify(tree)}\n`
+  const entries = Object.entries(tree).sort(([a], [b]) => (a < b ? -1 : 1))
+  return entries.map(([name, value]) => flatten(value, path ? `${path} ${name}` : name)).join('')
+}
+
+const block = (path: string, lines: string[]): string => `${path}:\n${lines.map((line) => `    ${line}`.trimEnd()).join('\n')}\n`
 
 /** A file of the project. */
 export const textOf = (file: string): string => readFileSync(file, 'utf8')

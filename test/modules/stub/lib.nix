@@ -542,6 +542,12 @@ let
     concatMapStringsSep =
       between: f: list:
       concatStringsSep between (map f list);
+    removeSuffix =
+      suffix: text:
+      let
+        rest = builtins.stringLength text - builtins.stringLength suffix;
+      in
+      if rest >= 0 && builtins.substring rest (-1) text == suffix then builtins.substring 0 rest text else text;
     escapeShellArg = text: "'${builtins.replaceStrings [ "'" ] [ "'\\''" ] (toString text)}'";
     assertMsg = condition: message: condition || throw message;
     licenses.mit = {

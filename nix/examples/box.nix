@@ -1,0 +1,11 @@
+{ nix-lan, ... }: # the flake, by specialArgs
+{
+  imports = [ nix-lan.nixosModules.default ];
+
+  services.openssh.enable = true;
+  services.nix-lan.box = {
+    enable = true;
+    trustedPublicKeys = [ "laptop-1:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=" ]; # the laptop's /etc/nix/nix-lan.public
+    users = [ "pi" ];
+  };
+}

@@ -1,0 +1,12 @@
+{ nix-lan, ... }: # the flake, by specialArgs
+{
+  imports = [ nix-lan.nixosModules.default ];
+
+  users.users.alice.uid = 1000; # what `id -u` prints
+  services.nix-lan = {
+    enable = true;
+    user = "alice";
+    caches.rpi.host = "rpi.local";
+    caches.rpi.ssh = "pi@rpi.local";
+  };
+}

@@ -1,0 +1,351 @@
+// What the Home Manager and the NixOS module make of a configuration, compared with the files in golden/ (UPDATE=1 writes them anew: the diff
+// is the review), in four versions of Nix; what they refuse, and with which words; and that nix.conf and config.toml are what Nix and nix-lan read.
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { parse } from 'smol-toml'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { parseConfig } from '../../scripts/lib/config.ts'
+import { needs } from '../lib/needs.ts'
+import { nixConf } from '../nix/world.ts'
+import { createProject, evaluate, flatten, NIXES, type Project, textOf, withoutHashes } from './project.ts'
+
+const GOLDEN = 'test/modules/golden'
+
+type Tree = { [name: string]: unknown }
+
+for (const { nix, version } of NIXES) {
+  const test = needs(suite(`modules, Nix ${version}`), ...(nix === 'host' ? ['root', 'nix'] : ['root', 'roots']))
+  let project: Project
+
+  test.before(async () => {
+    project = await createProject(nix)
+  })
+  test.after(() => project?.world.close())
+
+  test('every case gives what its golden file says', async () => {
+    const cases = (await evaluate(project, `import ${project.folder}/test/modules/cases.nix`)) as Record<string, Tree>
+    for (const [name, result] of Object.entries(cases)) golden(`${name}.txt`, withoutHashes(flatten(result)))
+    assert.equal(
+      readdirSync(GOLDEN).sort(),
+      Object.keys(cases)
+        .map((name) => `${name}.txt`)
+        .sort(),
+    )
+  })
+
+  if (version !== '2.3') {
+    test('Nix reads the nix.conf, and means by it what is meant', async () => {
+      for (const name of ['nixos-example', 'nixos-everything']) {
+        const result = (await evaluate(project, `(import ${project.folder}/test/modules/cases.nix).${name}.nix`)) as Tree
+        project.world.write('/etc/nix/nix.conf', String(result.conf))
+        const show = [...(version === '2.8' ? ['show-config'] : ['config', 'show'])]
+        const shown = await project.world.run('alice', 'nix', ['--extra-experimental-features', 'nix-command', ...show])
+        assert.is(shown.code, 0, shown.stderr)
+        assert.not.match(shown.stderr, /unknown setting|error/)
+        const settings = result.settings as Record<string, string | string[]>
+        for (const key of ['substituters', 'secret-key-files', 'post-build-hook', 'trusted-public-keys', 'trusted-substituters']) {
+          const meant = [settings[key] ?? []].flat()
+          const found = new RegExp(`^${key} = (.*)$`, 'm').exec(shown.stdout)?.[1] ?? ''
+          assert.equal(found.split(' ').filter(Boolean).sort(), [...meant].sort(), `${name}: ${key}`)
+        }
+      }
+      project.world.write('/etc/nix/nix.conf', nixConf())
+    })
+  }
+
+  test.run()
+}
+
+const test = needs(suite('modules'), 'root', 'nix')
+let project: Project
+
+test.before(async () => {
+  project = await createProject('host')
+})
+test.after(() => project?.world.close())
+
+/** config.toml of a case, as text. */
+const CONFIGS: [name: string, file: string][] = [
+  ['nixos-example', 'environment.etc'],
+  ['home-example', 'xdg.configFile'],
+]
+const ALICE = { name: 'alice', uid: 1000, home: '/home/alice' }
+
+for (const [name, file] of CONFIGS) {
+  test(`${name}: nix-lan reads the config.toml`, async () => {
+    const config = parseConfig(await configOf(name, file), 'config.toml', (user) => {
+      assert.is(user, 'alice')
+      return ALICE
+    })
+    const [cache, ...others] = config.caches
+    assert.is(others.length, 0)
+    assert.is(cache?.kind === 'ssh' && cache.name, 'rpi')
+    assert.is(cache?.kind === 'ssh' && cache.host, 'rpi.local')
+    assert.is(cache?.kind === 'ssh' && cache.ssh, 'pi@rpi.local')
+    assert.is(cache?.kind === 'ssh' && cache.port, 22)
+  })
+}
+
+test('home-everything: nix-lan reads every key', async () => {
+  const text = await configOf('home-everything', 'xdg.configFile')
+  const config = parseConfig(text, 'config.toml', (user) => ({ ...ALICE, name: user ?? '' }))
+  assert.is(config.user, 'carol')
+  assert.equal(config.caches, [
+    {
+      kind: 'ssh',
+      name: 'big-box',
+      host: '192.168.1.5',
+      ssh: 'backup',
+      port: 2222,
+      daemonSocket: '/run/nix-daemon.sock',
+      envFile: '/etc/agent.env',
+      derivations: false,
+      exclude: ['*-source', 'linux-*'],
+      deadline: 500,
+    },
+    { kind: 'url', name: 'nas', url: 'http://nas.local:5000', deadline: 3000 },
+    { ...config.caches[2], kind: 'ssh', name: 'rpi', host: 'rpi.local', ssh: 'rpi.local', deadline: 2000 },
+  ])
+})
+
+test('nixos-everything: a key that nix-lan does not know gets as far as nix-lan, which says so', async () => {
+  const text = await configOf('nixos-everything', 'environment.etc')
+  assert.throws(
+    () => parseConfig(text, 'config.toml', () => ALICE),
+    (error: Error) => /^config\.toml:\d+: cache\.rpi\.later: unknown key/.test(error.message),
+  )
+})
+
+async function configOf(name: string, files: string): Promise<string> {
+  const texts = (await evaluate(project, `(import ${project.folder}/test/modules/cases.nix).${name}.${files}`)) as Record<string, Tree>
+  return String(texts['nix-lan/config.toml']?.text)
+}
+
+test('toml.nix: what it writes is read back as it was', async () => {
+  const value = {
+    text: 'quote " backslash \\ line\nbreak\ttab \u0001 é 🏠 ${x} # [a]',
+    number: -42,
+    yes: true,
+    no: false,
+    none: [],
+    mixed: ['a', ['b'], { c: 1 }],
+    empty: {},
+    'odd key.': { ünï: 1, '': 'x' },
+    a: { b: { c: 'deep' }, d: 1, e: { f: [{ g: 'h' }] } },
+  }
+  project.world.write(`${project.folder}/value.json`, JSON.stringify(value))
+  const expression = `import ${project.folder}/nix/toml.nix (builtins.fromJSON (builtins.readFile ${project.folder}/value.json))`
+  assert.equal(JSON.parse(JSON.stringify(parse(String(await evaluate(project, expression))))), value)
+})
+
+test('without a package, the units are those of dist, and start what is in PATH', async () => {
+  const cases = `(import ${project.folder}/test/modules/cases.nix).home-everything.xdg.configFile`
+  const texts = (await evaluate(
+    project,
+    `builtins.mapAttrs (_: file: if file ? source then builtins.readFile file.source else "") ${cases}`,
+  )) as Record<string, string>
+  for (const unit of readdirSync('dist/systemd/user')) assert.is(texts[`systemd/user/${unit}`], textOf(`dist/systemd/user/${unit}`), unit)
+})
+
+test('common.nix enables what the [Install] sections say', async () => {
+  const wanted: Record<string, string[]> = {}
+  for (const unit of readdirSync('dist/systemd/user').sort()) {
+    for (const [, targets = ''] of textOf(`dist/systemd/user/${unit}`).matchAll(/^WantedBy=(.*)$/gm)) {
+      for (const target of targets.split(' ')) wanted[target] = [...(wanted[target] ?? []), unit]
+    }
+  }
+  const pkgs = `import ${project.stub}/pkgs.nix { system = "x86_64-linux"; }`
+  const common = `import ${project.folder}/nix/common.nix { pkgs = ${pkgs}; lib = import ${project.stub}/lib.nix; }`
+  assert.equal(await evaluate(project, `(${common}).wantedBy`), wanted)
+})
+
+// ---- what is refused
+
+const NIXOS =
+  '{ lib, nix-lan, ... }: { imports = [ nix-lan.nixosModules.default ]; services.nix-lan = { enable = true; user = "alice"; uid = 1; }; '
+const BOX =
+  '{ lib, nix-lan, ... }: { imports = [ nix-lan.nixosModules.default { services.openssh.enable = lib.mkDefault true; } ]; services.nix-lan.box.enable = true; '
+const HOME = '{ lib, nix-lan, ... }: { imports = [ nix-lan.homeModules.default ]; home.username = "alice"; services.nix-lan.enable = true; '
+const RPI = 'services.nix-lan.caches.rpi.host = "rpi.local"; '
+
+/** Each ends the evaluation: a module's text after the head, and the message. */
+const REFUSED: [what: string, kind: 'nixos' | 'home', module: string, message: RegExp][] = [
+  ['an option that is not there', 'nixos', `${NIXOS} services.nix-lan.chaches.rpi.host = "x"; }`, /no option services\.nix-lan\.chaches/],
+  ['the same in Home Manager', 'home', `${HOME} services.nix-lan.user = "x"; }`, /no option services\.nix-lan\.user/],
+  [
+    'a key that is not there',
+    'nixos',
+    `${NIXOS} services.nix-lan.caches.rpi.hots = "x"; }`,
+    /no option services\.nix-lan\.caches\.rpi\.hots/,
+  ],
+  [
+    'a key file with a space',
+    'nixos',
+    `${NIXOS} ${RPI} services.nix-lan.secretKeyFile = "/a b"; }`,
+    /secretKeyFile must be .*, and is "\/a b"/,
+  ],
+  [
+    'a port in quotes',
+    'nixos',
+    `${NIXOS} ${RPI} services.nix-lan.caches.rpi.port = "22"; }`,
+    /caches\.rpi\.port must be .*1 to 65535, and is "22"/,
+  ],
+  ['port 0', 'home', `${HOME} ${RPI} services.nix-lan.caches.rpi.port = 0; }`, /caches\.rpi\.port must be .*1 to 65535, and is 0/],
+  ['a host that is no text', 'home', `${HOME} services.nix-lan.caches.rpi.host = 5; }`, /caches\.rpi\.host must be .*a string, and is 5/],
+  [
+    'a deadline without a unit',
+    'home',
+    `${HOME} ${RPI} services.nix-lan.caches.rpi.deadline = "2"; }`,
+    /caches\.rpi\.deadline must be .*and is "2"/,
+  ],
+  [
+    '"yes" for true',
+    'home',
+    `${HOME} ${RPI} services.nix-lan.caches.rpi.derivations = "yes"; }`,
+    /rpi\.derivations must be .*a boolean, and is "yes"/,
+  ],
+  ['a pattern that is no list', 'home', `${HOME} ${RPI} services.nix-lan.caches.rpi.exclude = "x"; }`, /rpi\.exclude must be .*a list/],
+  [
+    'a list with a number in it',
+    'home',
+    `${HOME} ${RPI} services.nix-lan.caches.rpi.exclude = [ 1 ]; }`,
+    /rpi\.exclude.* must be a string, and is 1/,
+  ],
+  [
+    'a setting that TOML has not',
+    'home',
+    `${HOME} ${RPI} services.nix-lan.settings.x.y = null; }`,
+    /settings\.x\.y must be a value of TOML, and is null/,
+  ],
+  ['no package on NixOS', 'nixos', `${NIXOS} ${RPI} services.nix-lan.package = null; }`, /package must be a package, and is null/],
+  ['a key that is no list', 'nixos', `${BOX} services.nix-lan.box.trustedPublicKeys = "x"; }`, /trustedPublicKeys must be a list/],
+  [
+    'two hosts',
+    'nixos',
+    `${NIXOS.replace('imports = [', 'imports = [ { services.nix-lan.caches.rpi.host = "b"; }')} ${RPI} }`,
+    /caches\.rpi\.host is "(b|rpi\.local)" in .*, and "(b|rpi\.local)" in/,
+  ],
+  [
+    'another post-build-hook',
+    'nixos',
+    `${NIXOS} ${RPI} nix.settings.post-build-hook = "/mine"; }`,
+    /nix\.settings\.post-build-hook is .* and "?/,
+  ],
+  // and that the stand-in is as strict with what the modules define themselves
+  ['(stand-in) no such option of NixOS', 'nixos', `${NIXOS} ${RPI} environment.etcs.x.text = ""; }`, /no option environment\.etcs/],
+  [
+    '(stand-in) a wrong type for NixOS',
+    'nixos',
+    `${NIXOS} ${RPI} systemd.tmpfiles.rules = "d /x"; }`,
+    /systemd\.tmpfiles\.rules must be a list of a string/,
+  ],
+]
+for (const [what, kind, module, message] of REFUSED) {
+  test(`refused: ${what}`, async () => {
+    const expression = `(import ${project.stub}/eval.nix { }).${kind} [ (${module}) ]`
+    let answer: unknown
+    try {
+      answer = await evaluate(project, expression)
+    } catch (error) {
+      assert.match((error as Error).message, message)
+      return
+    }
+    assert.unreachable(`it is taken: ${JSON.stringify(answer)}`)
+  })
+}
+
+/** Each makes an assertion fail, whose text has the way out: a module's text after the head, and what the messages must say. */
+const FAILED: [what: string, kind: 'nixos' | 'home', module: string, messages: RegExp[]][] = [
+  ['all is well on NixOS', 'nixos', `${NIXOS} ${RPI} }`, []],
+  ['all is well with Home Manager', 'home', `${HOME} ${RPI} }`, []],
+  ['all is well on the box', 'nixos', `${BOX} services.nix-lan.box.users = [ "pi" ]; }`, []],
+  ['no cache', 'home', `${HOME} }`, [/has no cache; add one: services\.nix-lan\.caches\.rpi\.host = "rpi\.local"/]],
+  [
+    'a name that is no name',
+    'nixos',
+    `${NIXOS} services.nix-lan.caches.Rpi_.host = "x"; }`,
+    [/caches\.Rpi_: the name of a cache may have.*call it rpi/],
+  ],
+  [
+    'a name that is too long',
+    'home',
+    `${HOME} services.nix-lan.caches.${'a'.repeat(41)}.host = "x"; }`,
+    [/the name of a cache may have 40 characters/],
+  ],
+  [
+    'neither host nor url',
+    'home',
+    `${HOME} services.nix-lan.caches.rpi.port = 22; }`,
+    [/caches\.rpi has neither host nor url; add services\.nix-lan\.caches\.rpi\.host = /],
+  ],
+  [
+    'both host and url',
+    'home',
+    `${HOME} ${RPI} services.nix-lan.caches.rpi.url = "http://x"; }`,
+    [/caches\.rpi has both host and url; keep host/],
+  ],
+  [
+    'url and port',
+    'home',
+    `${HOME} services.nix-lan.caches.n = { url = "http://x"; port = 1; ssh = "y"; }; }`,
+    [/caches\.n has a url, with which ssh, port can't be used; remove that/],
+  ],
+  [
+    'no user',
+    'nixos',
+    `${NIXOS.replace('user = "alice"; uid = 1;', '')} ${RPI} }`,
+    [/user is not set.*Say services\.nix-lan\.user = "alice"/],
+  ],
+  [
+    'a user without a uid',
+    'nixos',
+    `${NIXOS.replace('uid = 1;', '')} ${RPI} users.users.alice = { }; }`,
+    [/the uid of alice is part of.*say users\.users\.alice\.uid = 1000, with what `id -u alice` prints/],
+  ],
+  ['a user whom NixOS does not know', 'nixos', `${NIXOS.replace('uid = 1;', '')} ${RPI} }`, [/the uid of alice/]],
+  ['Nix not managed', 'nixos', `${NIXOS} ${RPI} nix.enable = false; }`, [/nix\.enable is false; set it to true/]],
+  ['a box without sshd', 'nixos', `${BOX} services.openssh.enable = false; }`, [/services\.openssh\.enable is false; set it to true/]],
+  [
+    'a box that forwards nothing',
+    'nixos',
+    `${BOX} services.openssh.settings.AllowStreamLocalForwarding = "no"; }`,
+    [/set services\.openssh\.settings\.AllowStreamLocalForwarding = "local"/],
+  ],
+  [
+    'a box that forwards only the other way',
+    'nixos',
+    `${BOX} services.openssh.settings.AllowStreamLocalForwarding = "remote"; }`,
+    [/AllowStreamLocalForwarding/],
+  ],
+  [
+    'a box user who may not',
+    'nixos',
+    `${BOX} services.nix-lan.box.users = [ "pi" ]; nix.settings.allowed-users = [ "@wheel" ]; }`,
+    [/pi may not use the nix-daemon here; set nix\.settings\.allowed-users = \[ "pi" \]/],
+  ],
+  [
+    'a box user who may, by a group',
+    'nixos',
+    `${BOX} services.nix-lan.box.users = [ "pi" ]; users.users.pi.group = "pi"; nix.settings.allowed-users = [ "@pi" ]; }`,
+    [],
+  ],
+]
+for (const [what, kind, module, messages] of FAILED) {
+  test(`assertions: ${what}`, async () => {
+    const failed = (await evaluate(project, `((import ${project.stub}/eval.nix { }).${kind} [ (${module}) ]).failed`)) as string[]
+    assert.is(failed.length, messages.length, failed.join('\n'))
+    for (const [i, message] of messages.entries()) assert.match(failed[i] ?? '', message)
+  })
+}
+
+test.run()
+
+/** Compares with a golden file, or with UPDATE=1 writes it. */
+function golden(file: string, text: string): void {
+  const path = `${GOLDEN}/${file}`
+  if (process.env.UPDATE === '1') {
+    mkdirSync(GOLDEN, { recursive: true })
+    writeFileSync(path, text)
+  }
+  assert.is(text, readFileSync(path, 'utf8'), `${path} differs; if it should: UPDATE=1 npm test -- modules`)
+}
