@@ -80,7 +80,7 @@ export function flatten(tree: unknown, path = ''): string {
       tree.map((one) => `- ${typeof one === 'string' ? one : JSON.stringify(one)}`),
     )
   if (typeof tree === 'string' && tree.includes('\n')) return block(path, tree.replace(/\n$/, '').split('\n'))
-  if (typeof tree !== 'object' || tree === null) return `${path} = ${JSON.stringify(tree)}\n`
+  if (typeof tree !== 'object' || tree === null || Array.isArray(tree)) return `${path} = ${JSON.stringify(tree)}\n`
   const entries = Object.entries(tree).sort(([a], [b]) => (a < b ? -1 : 1))
   return entries.map(([name, value]) => flatten(value, path ? `${path} ${name}` : name)).join('')
 }

@@ -1,0 +1,184 @@
+// The story of one build on a NixOS laptop and its box, as far as it can be told without NixOS: what nix/examples/nixos.nix and box.nix come to
+// (with the stand-in for nixpkgs) is put into two worlds as NixOS would put it there, and then used. The rest is nix/test.nix, for a machine
+// with nixpkgs.
+import { readdirSync, readlinkSync, statSync } from 'node:fs'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { needs } from '../lib/needs.ts'
+import { ALICE, accepts, DAEMON_SOCKET, GREETING, nixConf, type Running, type World } from '../nix/world.ts'
+import { createProject, evaluate, LOCAL, NIXES, type Project } from './project.ts'
+
+/** What eval.nix says of a NixOS, as far as this test puts it into a world. */
+interface System {
+  failed: string[]
+  nix: { conf: string }
+  environment: { etc: Record<string, { text: string }>; systemPackages: string[] }
+  systemd: {
+    services: {
+      'nix-daemon': { path: string[] }
+      'nix-lan-key': { script: string; path: string[]; unitConfig: { ConditionPathExists: string } }
+    }
+    tmpfiles: { rules: string[] }
+  }
+}
+
+const SW = '/run/current-system/sw/bin'
+const QUEUE = '/nix/var/nix/gcroots/nix-lan/queue/rpi'
+
+for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
+  const test = needs(suite(`NixOS, Nix ${version}`), 'root', 'nix', 'ssh', 'sshd', ...(nix === 'host' ? [] : ['roots']))
+  let laptop: Project
+  let box: Project
+  let system: System
+  let tunnel: Running | undefined
+  let daemon: Running | undefined
+
+  test.before(async () => {
+    laptop = await createProject(nix)
+    box = await createProject('host')
+  })
+  test.after(async () => {
+    await laptop?.world.close()
+    await box?.world.close()
+  })
+
+  test('the configuration is put in place', async () => {
+    const { port, userKey, hostKey } = await box.world.startSshd()
+    laptop.world.write('/home/alice/.ssh/id_ed25519', userKey, { mode: 0o600, user: 'alice' })
+    laptop.world.write('/home/alice/.ssh/known_hosts', `[127.0.0.1]:${port} ${hostKey}\n`, { user: 'alice' })
+    const there = `{ host = force "127.0.0.1"; ssh = force "alice@127.0.0.1"; port = ${port}; }`
+    system = await systemOf(laptop, 'nixos', `{ services.nix-lan.caches.rpi = ${there}; }`)
+    await activate(laptop, system)
+  })
+
+  test('the key is made once, and only root can read the secret', async () => {
+    const { world } = laptop
+    const first = await makeKey(world, system)
+    assert.match(first, /^what is built here is signed from now on; for trusted-public-keys of the box: laptop-1:[A-Za-z0-9+/]{43}=\n$/)
+    assert.ok(first.endsWith(`${world.read('/etc/nix/nix-lan.public').trim()}\n`))
+    const mode = (file: string): number => statSync(world.path(file)).mode & 0o777
+    assert.is(mode('/etc/nix/nix-lan.secret'), 0o600)
+    assert.is(mode('/etc/nix/nix-lan.public'), 0o644)
+    assert.equal(readdirSync(world.path('/etc/nix')).sort(), ['nix-lan.public', 'nix-lan.secret', 'nix.conf'])
+    assert.is(system.systemd.services['nix-lan-key'].unitConfig.ConditionPathExists, '!/etc/nix/nix-lan.secret')
+  })
+
+  test('the box believes that key', async () => {
+    const key = JSON.stringify(laptop.world.read('/etc/nix/nix-lan.public').trim())
+    const more = `{ services.nix-lan.box = { trustedPublicKeys = force [ ${key} ]; users = force [ "alice" ]; }; }`
+    const found = await systemOf(box, 'box', more)
+    assert.equal(found.failed, [])
+    box.world.write('/etc/nix/nix.conf', confOf(found))
+    await box.world.startDaemon()
+  })
+
+  test('built while the box is away: no word of it, and the build is queued for alice', async () => {
+    const { world } = laptop
+    const PATH = system.systemd.services['nix-daemon'].path.map((path) => `${path}/bin`).join(':')
+    daemon = world.start('root', 'env', ['-i', `PATH=${PATH}`, '/usr/bin/nix-daemon'])
+    await accepts(world.path(DAEMON_SOCKET), daemon, GREETING)
+    const built = await world.run('alice', 'nix-build', hello)
+    assert.is(built.code, 0, built.stderr)
+    assert.not.match(built.stderr, /warning|error|unexpected/)
+    assert.ok(queued(world).includes(built.stdout.trim().replace('/nix/store/', '')), built.stderr)
+    const owner = (folder: string): number => statSync(world.path(folder)).uid
+    assert.equal([owner(QUEUE), owner(`${QUEUE}/..`), owner(`${QUEUE}/../..`)], [ALICE, 0, 0])
+  })
+
+  test('the box comes: tunnel and upload, by the commands of the units', async () => {
+    const { world } = laptop
+    // Without systemd nobody is told when it is ready, so not as a service.
+    const [program = '', ...args] = commandOf(world, 'nix-lan-tunnel@.service').filter((word) => word !== '--service')
+    tunnel = world.start('alice', program, args, { env: { PATH: undefined } })
+    await accepts(world.path(`/run/user/${ALICE}/nix-lan/rpi.sock`), tunnel, GREETING)
+    const [upload = '', ...words] = commandOf(world, 'nix-lan-upload@.service')
+    // What NixOS gives a user service, if anything: nothing of nix is in it.
+    const uploaded = await world.run('alice', upload, words, { env: { PATH: '/usr/bin:/bin', NIX_REMOTE: undefined } })
+    assert.is(uploaded.code, 0, uploaded.stderr)
+    assert.equal(queued(world), [])
+  })
+
+  test('collected, and fetched back; nix-lan-run gives Nix the very URL of nix.conf', async () => {
+    const { world } = laptop
+    const path = await world.must('alice', 'nix-build', hello)
+    await world.must('root', 'nix-store', ['--delete', path])
+    const again = await world.run('alice', 'nix-build', hello)
+    assert.is(again.stdout.trim(), path, again.stderr)
+    assert.match(again.stderr, /copying path '[^']*-hello' from 'ssh-ng:\/\//, `${again.stderr}\n${daemon?.output()}`)
+    const explained = await world.must('alice', `${SW}/nix-lan-run`, ['--explain', 'nix-build'])
+    assert.match(explained, /^cache rpi: can be used .*; already among the substituters$/m)
+  })
+
+  test('an unsigned path of the box is not believed', async () => {
+    const { world } = laptop
+    const args = [...hello.slice(0, -1), 'unsigned']
+    const path = await box.world.must('root', 'nix-build', args)
+    const built = await world.run('alice', 'nix-build', args)
+    assert.is(built.stdout.trim(), path, built.stderr)
+    assert.not.match(built.stderr, /copying path/)
+    await tunnel?.stop()
+  })
+
+  test.run()
+
+  const queued = (world: World): string[] => readdirSync(world.path(QUEUE)).filter((name) => !name.endsWith('.drv'))
+}
+
+const hello = ['/opt/nix-lan/t.nix', '--no-out-link', '--argstr', 'name', 'hello']
+
+/** What an example and a module of the test's come to. */
+async function systemOf(project: Project, example: string, more: string): Promise<System> {
+  const modules = `[ ${project.folder}/nix/examples/${example}.nix ({ lib, ... }: let force = lib.mkForce; in ${more}) ]`
+  return (await evaluate(project, `(import ${project.stub}/eval.nix { }).nixos ${modules}`)) as System
+}
+
+/** The nix.conf, with what every world needs above it; without the one cache that can't be reached from here. */
+function confOf(system: System): string {
+  const base = nixConf()
+    .split('\n')
+    .filter((line) => !/^(substituters|trusted-users) /.test(line))
+  const conf = system.nix.conf.replace(/ ?https:\/\/cache\.nixos\.org\//, '')
+  assert.is.not(conf, system.nix.conf)
+  return `${base.join('\n')}${conf}`
+}
+
+/** Does what NixOS does with a system, for the parts that nix/nixos.nix has set. */
+async function activate(project: Project, system: System): Promise<void> {
+  const { world } = project
+  assert.equal(system.failed, [])
+  const build = ['--expr', `(import ${project.stub}/eval.nix { }).flake.packages.x86_64-linux.default`, '--no-out-link']
+  const out = await world.must('root', 'nix-build', build, { env: LOCAL })
+  assert.equal(system.environment.systemPackages, [out])
+  for (const path of system.systemd.services['nix-daemon'].path) await realise(project, path)
+  await world.must('root', 'mkdir', ['-p', '/run/current-system/sw'])
+  await world.must('root', 'ln', ['-s', `${out}/bin`, SW])
+  world.write('/etc/nix/nix.conf', confOf(system))
+  for (const [file, { text }] of Object.entries(system.environment.etc)) world.write(`/etc/${file}`, text)
+  for (const rule of system.systemd.tmpfiles.rules) {
+    // tmpfiles.d(5), type d, no more of it
+    const [, path = '', mode = '', owner = '', group = ''] = /^d (\S+) (\d+) (\S+) (\S+) -$/.exec(rule) ?? []
+    assert.ok(path, `a rule of a kind that this test does not know: ${rule}`)
+    await world.must('root', 'install', ['-d', '-m', mode, '-o', owner, '-g', group, path])
+  }
+}
+
+/** Builds one of the stand-in's packages, known by its path. */
+async function realise({ world, stub }: Project, path: string): Promise<void> {
+  const name = path.replace(/^.*?-(.*)-[\d.]+$/, '$1')
+  const args = [`${stub}/pkgs.nix`, '--argstr', 'system', 'x86_64-linux', '--attr', name, '--no-out-link']
+  assert.is(await world.must('root', 'nix-build', args, { env: LOCAL }), path)
+}
+
+/** Runs the unit nix-lan-key as NixOS does: by bash -e, with the packages of its `path`. Returns what it puts into the journal. */
+async function makeKey(world: World, system: System): Promise<string> {
+  const { script } = system.systemd.services['nix-lan-key']
+  world.write('/opt/key.sh', script)
+  return `${await world.must('root', 'bash', ['-c', 'umask 0077; exec bash -e /opt/key.sh'])}\n`
+}
+
+/** The command of a unit of the package, for the box rpi. */
+function commandOf(world: World, unit: string): string[] {
+  const out = readlinkSync(world.path(SW)).replace(/\/bin$/, '')
+  const [, command = ''] = /^ExecStart=(.*)$/m.exec(world.read(`${out}/lib/systemd/user/${unit}`)) ?? []
+  return command.replaceAll('%i', 'rpi').split(' ')
+}
