@@ -20,6 +20,9 @@ pin_runtime() {
 install_programs() {
   local file folder=$out/lib/nix-lan
   mkdir -p "$out/bin" "$folder"
+  for file in nix-lan nix-lan-connect nix-lan-dispatcher post-build-hook; do
+    [ -f "$file" ] || fail "dist has no $file"
+  done
   install -m 444 package.json "$folder/package.json"
   for file in post-build-hook nix-lan*; do
     install -m 755 "$file" "$folder/$file"
@@ -46,6 +49,6 @@ install_units() {
 
 runHook preInstall
 install_programs
-if [ -d systemd/user ]; then install_units; fi
+install_units
 install -D -m 444 "$license" "$out/share/doc/nix-lan/LICENSE"
 runHook postInstall

@@ -19,6 +19,7 @@ export const PACKAGES: Record<string, string> = {
   bash: 'bash',
   ip: 'iproute2',
   busybox: 'busybox',
+  python3: 'python3-minimal',
   'systemd-nspawn': 'systemd-container',
   script: 'bsdutils',
 }

@@ -12,6 +12,7 @@ import { createProject, evaluate, LOCAL, NIXES, type Project } from './project.t
 interface System {
   failed: string[]
   nix: { conf: string }
+  networking: { networkmanager: { dispatcherScripts: { source: string }[] } }
   environment: { etc: Record<string, { text: string }>; systemPackages: string[] }
   systemd: {
     services: {
@@ -61,6 +62,16 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
     assert.is(mode('/etc/nix/nix-lan.public'), 0o644)
     assert.equal(readdirSync(world.path('/etc/nix')).sort(), ['nix-lan.public', 'nix-lan.secret', 'nix.conf'])
     assert.is(system.systemd.services['nix-lan-key'].unitConfig.ConditionPathExists, '!/etc/nix/nix-lan.secret')
+  })
+
+  test("the dispatcher works as the copy that NixOS makes of it, and takes the config.toml for root's own", async () => {
+    const { world } = laptop
+    const [script = ''] = system.networking.networkmanager.dispatcherScripts.map((one) => one.source)
+    const copy = '/etc/NetworkManager/dispatcher.d/03userscript0001' // nixos/modules/services/networking/networkmanager.nix
+    await world.must('root', 'install', ['-D', '-m', '0544', script, copy])
+    assert.is(await world.must('root', 'env', ['-i', copy, '--owner']), `alice ${ALICE}`)
+    const event = await world.run('root', 'env', ['-i', 'PATH=/nowhere', copy, 'eth0', 'up'])
+    assert.equal([event.code, event.stdout, event.stderr], [0, '', ''], 'nobody is logged in: nothing to say')
   })
 
   test('the box believes that key', async () => {

@@ -11,7 +11,7 @@ const VERSION = JSON.parse(textOf('package.json')).version
 /** What is for people and for Nix; the hook and the dispatcher are named by their path in lib/. */
 const COMMANDS = readdirSync('dist').filter((name) => name.startsWith('nix-lan') && name !== 'nix-lan-dispatcher')
 /** All that find a JavaScript runtime. */
-const PROGRAMS = [...COMMANDS, 'post-build-hook']
+const PROGRAMS = [...COMMANDS, 'nix-lan-dispatcher', 'post-build-hook']
 
 for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
   const test = needs(suite(`package, Nix ${version}`), ...(nix === 'host' ? ['root', 'nix'] : ['root', 'roots']))
@@ -27,7 +27,9 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
   test('has the commands in bin, and all files side by side in lib', () => {
     assert.equal(list('bin'), COMMANDS)
     const files = readdirSync('dist', { withFileTypes: true }).filter((entry) => entry.isFile() && entry.name !== 'demo')
-    assert.equal(list('lib/nix-lan'), files.map((entry) => entry.name).sort())
+    const names = files.map((entry) => entry.name).sort()
+    assert.equal(list('lib/nix-lan'), names)
+    assert.equal(names, [...PROGRAMS, 'package.json'].sort())
     assert.is(read('share/doc/nix-lan/LICENSE'), textOf('LICENSE'))
   })
 
@@ -45,8 +47,35 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
       const said = await project.world.must('alice', 'env', ['-i', `${out}/bin/${command}`, '--version'])
       assert.is(said, `${command} ${VERSION}`)
     }
-    const said = await project.world.must('root', 'env', ['-i', `${out}/lib/nix-lan/post-build-hook`, '--version'])
-    assert.is(said, `post-build-hook ${VERSION}`)
+    for (const program of ['post-build-hook', 'nix-lan-dispatcher']) {
+      const said = await project.world.must('root', 'env', ['-i', `${out}/lib/nix-lan/${program}`, '--version'])
+      assert.is(said, `${program} ${VERSION}`)
+    }
+  })
+
+  test('the units are those of dist, and start the programs of the package', () => {
+    assert.equal(list('lib/systemd/user'), readdirSync('dist/systemd/user').sort())
+    let started = 0
+    for (const unit of list('lib/systemd/user')) {
+      const text = read(`lib/systemd/user/${unit}`)
+      assert.is(text, textOf(`dist/systemd/user/${unit}`).replaceAll('/usr/bin/env nix-lan', `${out}/bin/nix-lan`), unit)
+      for (const [, program = ''] of text.matchAll(/^Exec\w+=[-@:+!]*(\S+)/gm)) {
+        assert.ok(program.startsWith(`${out}/bin/`), `${unit} starts ${program}`)
+        assert.ok(existsSync(project.world.path(program)), program)
+        started += 1
+      }
+    }
+    assert.ok(started >= 4, `only ${started} programs are started`)
+  })
+
+  test('a unit that starts something else by /usr/bin/env ends the build', async () => {
+    const unit = `${project.folder}/dist/systemd/user/nix-lan-check.service`
+    const good = textOf('dist/systemd/user/nix-lan-check.service')
+    project.world.write(unit, good.replace('/usr/bin/env nix-lan', '/usr/bin/env -S nix-lan'))
+    const built = await project.world.run('root', 'nix-build', buildArguments(project), { env: LOCAL })
+    project.world.write(unit, good)
+    assert.is.not(built.code, 0)
+    assert.match(built.stderr, /nix-lan: a unit starts something by \/usr\/bin\/env that is not nix-lan/)
   })
 
   test('the pinned runtime is the one that runs, whatever PATH has', async () => {

@@ -2,12 +2,13 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { run } from '../../scripts/lib/run.ts'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
-import { createProject, LOCAL, NIXES, nixFiles, type Project } from './project.ts'
+import { createProject, evaluate, LOCAL, NIXES, nixFiles, type Project } from './project.ts'
 
 for (const { nix, version } of NIXES) {
-  const wanted = nix === 'host' ? ['root', 'nix'] : ['root', 'roots']
+  const wanted = nix === 'host' ? ['root', 'nix', 'python3'] : ['root', 'roots', 'python3']
   const test = needs(suite(`Nix ${version}`), ...wanted)
   let project: Project
 
@@ -22,7 +23,7 @@ for (const { nix, version } of NIXES) {
 
   test('every .nix file parses', async () => {
     const files = nixFiles()
-    assert.ok(files.length >= 6, `only ${files.length} files`)
+    assert.ok(files.length > 15, `only ${files.length} files`)
     const parse = ['--parse', ...files.map((file) => `${project.folder}/${file}`)]
     await project.world.must('root', 'nix-instantiate', parse, { env: LOCAL })
   })
@@ -38,6 +39,14 @@ for (const { nix, version } of NIXES) {
     const pkgs = `import ${project.stub}/pkgs.nix { system = "x86_64-linux"; }`
     const args = ['--expr', `import ${project.folder} { pkgs = ${pkgs}; }`]
     assert.match(await project.world.must('root', 'nix-instantiate', args, { env: LOCAL }), /-nix-lan-\d+\.\d+\.\d+\.drv$/)
+  })
+
+  test('the virtual machine test: its nodes are configurations without a fault, its script is Python', async () => {
+    const pkgs = `import ${project.stub}/pkgs.nix { system = "x86_64-linux"; }`
+    const script = await evaluate(project, `((${pkgs}).testers.runNixOSTest ${project.folder}/nix/test.nix).testScript`)
+    const compiled = await run('python3', ['-c', 'import ast, sys; ast.parse(sys.stdin.read())'], { input: String(script) })
+    assert.is(compiled.code, 0, compiled.stderr)
+    assert.match(String(script), /^laptop\.start\(\)$/m)
   })
 
   if (version !== '2.3') {
@@ -79,6 +88,7 @@ const FOR_A_SYSTEM: Record<string, string> = {
   'apps/nix-lan': 'app',
   'apps/nix-lan-run': 'app',
   'checks/package': 'derivation',
+  'checks/vm': 'derivation',
   'devShells/default': 'derivation',
   'packages/default': 'derivation',
   'packages/nix-lan': 'derivation',
@@ -86,6 +96,8 @@ const FOR_A_SYSTEM: Record<string, string> = {
 /** What the flake has: a line for each output that Nix knows the type of. */
 const OUTPUTS = [
   ...Object.entries(FOR_A_SYSTEM).flatMap(([path, type]) => SYSTEMS.map((system) => `${path.replace('/', `/${system}/`)}: ${type}`)),
+  'homeModules: unknown',
+  'nixosModules/default: nixos-module',
   'overlays/default: nixpkgs-overlay',
 ].sort()
 

@@ -62,14 +62,36 @@ let
         meta = { };
       };
 
+    # The nodes are evaluated, and their assertions must hold; nothing is started.
     testers.runNixOSTest =
       file:
-      mkDerivation {
-        pname = "vm-test";
-        version = "0";
-        installPhase = "mkdir $out";
-        meta = { };
-      };
+      let
+        test = import file;
+        evaluated =
+          module:
+          (lib.evalModules {
+            modules = [
+              ./nixos.nix
+              module
+            ];
+            specialArgs = { inherit pkgs; };
+          }).config;
+        failed = lib.concatMap (
+          config: builtins.filter (one: !one.assertion) config.assertions
+        ) (builtins.attrValues nodes);
+        nodes = builtins.mapAttrs (_: evaluated) test.nodes;
+      in
+      if failed != [ ] then
+        throw (lib.concatMapStringsSep "\n" (one: one.message) failed)
+      else
+        mkDerivation {
+          pname = "vm-test-${test.name}";
+          version = "0";
+          inherit (test) testScript;
+          configurations = map (config: "${config.nix.conf}${toString config.environment.systemPackages}") (builtins.attrValues nodes);
+          installPhase = "mkdir $out";
+          meta = { };
+        };
   };
 in
 pkgs
