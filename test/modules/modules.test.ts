@@ -237,7 +237,7 @@ const REFUSED: [what: string, kind: 'nixos' | 'home', module: string, message: R
     '(stand-in) a wrong type for NixOS',
     'nixos',
     `${NIXOS} ${RPI} systemd.tmpfiles.rules = "d /x"; }`,
-    /systemd\.tmpfiles\.rules must be a list of a string/,
+    /systemd\.tmpfiles\.rules must be a list of strings/,
   ],
 ]
 for (const [what, kind, module, message] of REFUSED) {

@@ -120,6 +120,17 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
     assert.match(explained, /^cache rpi: can be used .*; already among the substituters$/m)
   })
 
+  test('nix-lan doctor finds no fault in what the module has set', async () => {
+    const { world } = laptop
+    const doctor = await world.run('alice', `${SW}/nix-lan`, ['doctor', '--offline', '--json'], { env: { PATH: `${SW}:/usr/bin:/bin` } })
+    const verdicts = JSON.parse(doctor.stdout) as { check: string; state: string; saw: string }[]
+    const checked = ['configuration', 'nix.conf', 'runtime', 'bash', 'hook', 'dispatcher', 'substituter', 'connect', 'queue']
+    for (const check of checked) {
+      const verdict = verdicts.find((one) => one.check === check)
+      assert.is(verdict?.state, 'ok', `${check}: ${verdict?.saw}`)
+    }
+  })
+
   test('an unsigned path of the box is not believed', async () => {
     const { world } = laptop
     const args = [...hello.slice(0, -1), 'unsigned']

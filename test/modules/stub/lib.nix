@@ -364,7 +364,9 @@ let
     bool = scalar "a boolean" builtins.isBool;
     int = scalar "an integer" builtins.isInt;
     float = scalar "a floating point number" builtins.isFloat;
-    str = scalar "a string" isString;
+    str = scalar "a string" isString // {
+      plural = "strings";
+    };
     path = scalar "an absolute path" (
       value: isPath value || isStorePath value || (isString value && builtins.substring 0 1 value == "/")
     );
