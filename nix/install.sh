@@ -16,18 +16,18 @@ pin_runtime() {
   [ "$(grep -cxF "nix_lan_pinned='$node'" "$1")" = 1 ] || fail "$1 has no line nix_lan_pinned='' where the runtime could be pinned"
 }
 
-# install_programs: all of them side by side, since they look for each other there; those for people and for Nix by links in bin.
+# install_programs: dist whole, since the programs look for each other beside themselves and `nix-lan setup` copies all of it; those for people
+# and for Nix by links in bin.
 install_programs() {
   local file folder=$out/lib/nix-lan
-  mkdir -p "$out/bin" "$folder"
   for file in nix-lan nix-lan-connect nix-lan-dispatcher post-build-hook; do
     [ -f "$file" ] || fail "dist has no $file"
   done
-  install -m 444 package.json "$folder/package.json"
+  mkdir -p "$out/bin" "$out/lib"
+  cp -r . "$folder"
+  rm "$folder/demo" # it needs a Debian and root
   for file in post-build-hook nix-lan*; do
-    install -m 755 "$file" "$folder/$file"
     pin_runtime "$folder/$file"
-    chmod 555 "$folder/$file"
     case $file in
       post-build-hook | nix-lan-dispatcher) ;;
       *) ln -s "../lib/nix-lan/$file" "$out/bin/$file" ;;

@@ -1,11 +1,11 @@
 // nix/package.nix built for real, and what it installs used as Nix and systemd would use it. The stand-in's builder runs the same install
 // phase that nixpkgs' stdenv would.
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import { accepts, DAEMON_SOCKET, GREETING, nixConf } from '../nix/world.ts'
-import { createProject, LOCAL, NIXES, type Project, textOf } from './project.ts'
+import { below, createProject, LOCAL, NIXES, type Project, textOf } from './project.ts'
 
 const VERSION = JSON.parse(textOf('package.json')).version
 /** What is for people and for Nix; the hook and the dispatcher are named by their path in lib/. */
@@ -26,10 +26,14 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
 
   test('has the commands in bin, and all files side by side in lib', () => {
     assert.equal(list('bin'), COMMANDS)
-    const files = readdirSync('dist', { withFileTypes: true }).filter((entry) => entry.isFile() && entry.name !== 'demo')
-    const names = files.map((entry) => entry.name).sort()
-    assert.equal(list('lib/nix-lan'), names)
-    assert.equal(names, [...PROGRAMS, 'package.json'].sort())
+    assert.equal(
+      below(project.world.path(`${out}/lib/nix-lan`)),
+      below('dist').filter((file) => file !== 'demo'),
+    )
+    for (const program of PROGRAMS) {
+      const { mode } = statSync(project.world.path(`${out}/lib/nix-lan/${program}`))
+      assert.is(mode & 0o777, 0o555, program)
+    }
     assert.is(read('share/doc/nix-lan/LICENSE'), textOf('LICENSE'))
   })
 

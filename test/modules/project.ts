@@ -45,15 +45,15 @@ export async function createProject(nix: WorldOptions['nix']): Promise<Project> 
 
 /** All .nix files of the project, relative to its root. */
 export function nixFiles(): string[] {
-  return ['flake.nix', 'default.nix', ...below('nix'), ...below('test/modules')].filter((file) => file.endsWith('.nix'))
+  const inFolder = (folder: string): string[] => below(folder).map((file) => `${folder}/${file}`)
+  return ['flake.nix', 'default.nix', ...inFolder('nix'), ...inFolder('test/modules')].filter((file) => file.endsWith('.nix'))
 }
 
-function below(folder: string): string[] {
-  const entries = readdirSync(folder, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))
-  return entries.flatMap((entry) => {
-    const path = `${folder}/${entry.name}`
-    return entry.isDirectory() ? below(path) : [path]
-  })
+/** The files below a folder, by their paths in it, in order. */
+export function below(folder: string, path = ''): string[] {
+  const entries = readdirSync(`${folder}/${path}`, { withFileTypes: true })
+  const files = entries.flatMap((entry) => (entry.isDirectory() ? below(folder, `${path}${entry.name}/`) : [`${path}${entry.name}`]))
+  return files.sort()
 }
 
 /** The environment for a Nix that works on the store itself, without a daemon. */
