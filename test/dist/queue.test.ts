@@ -83,7 +83,8 @@ copy) [ ! -t 2 ] || echo "a progress bar" >&2
   [ ! -e $W/slow ] || sleep $(cat $W/slow)
   if [ -e $W/fail ]; then cat $W/fail >&2; exit 1; fi
   for p in $paths; do echo $p >>$W/box; done;;
-path-info) for p in $paths; do s=me-1:x; ! grep -qx $p $W/unsigned || s=ultimate; printf '%s\\t        120\\t%s\\n' $p "$s"; done;;
+path-info) own=; case $flags in *--all*) paths=$(cat $W/valid) own='ultimate ';; esac
+  for p in $paths; do s="$own"me-1:x; ! grep -qx $p $W/unsigned || s=ultimate; printf '%s\\t        120\\t%s\\n' $p "$s"; done;;
 sign) : >$W/unsigned; echo "$key" >>$W/log;;
 config) printf 'secret-key-files = %s\\ntrusted-public-keys = me-1:abc\\n' "$(cat $W/keys)";;
 esac`
@@ -204,6 +205,8 @@ test('wrong usage: exit 2, one line that names the way out', async () => {
     [['add'], /add needs store paths/],
     [['add', './nothing'], /\.\/nothing is neither a store path nor a link to one/],
     [['add', '/etc/passwd'], /neither/],
+    [['add', '--built', store('a')], /add takes either paths or --built/],
+    [['upload', '--built'], /--built goes with add or sign, not with upload/],
     [['drop'], /drop needs either paths, or --failed, or --all/],
     [['drop', '--all', '--failed'], /either/],
     [['--cache', 'web'], /web is read only/],
@@ -252,6 +255,35 @@ test('add: a path that is not valid, and nothing is queued', async () => {
   const { code, stderr } = await queue('add', store('a'), store('nope'))
   assert.equal([code, stderr], [1, `nix-lan queue: not valid in this machine's store, nothing was queued: ${store('nope')}\n`])
   assert.equal(links(QUEUE), [])
+})
+
+test('add --built: what was built here, wanted, lacking on the box and not in the queue; 75 when the box is away', async () => {
+  const away = await queue('add', '--built')
+  assert.equal([away.code, away.stdout, /^nix-lan queue: rpi is away \(/.test(away.stderr)], [75, '', true], away.stderr)
+  await boxIsThere()
+  tell('box', `${store('b')}\n`)
+  tell('unsigned', `${store('c')}\n`)
+  tell('valid', ['a', 'b', 'c', 'd', 'e', 'a.drv', 'b-source'].map((name) => `${store(name)}\n`).join(''))
+  queued('d')
+  const { code, stdout, stderr } = await queue('add', '--built')
+  assert.is(code, 0)
+  assert.is(stdout, 'rpi: of what was built here, 2 queued, 1 on the box, 1 queued before, 1 kept out by exclude\n')
+  assert.match(stderr, /^rpi: of what was built here, 1 path can't go, for want of a signature .*: sudo nix-lan queue sign --built\n$/)
+  assert.equal(links(QUEUE), ['a', 'd', 'e'])
+  const json = await queue('add', '--built', '--cache', 'rpi', '--json')
+  const counts = { there: 3, unwanted: 1, onBox: 1, failed: 0, unsigned: 1 }
+  assert.equal([json.code, JSON.parse(json.stdout)], [0, [{ cache: 'rpi', added: [], ...counts }]])
+})
+
+test('sign --built: what was built here, though it is not queued', async () => {
+  const key = join(TMP, 'home/key')
+  writeFileSync(key, 'me-1:abc')
+  own(key)
+  tell('keys', key)
+  tell('unsigned', `${store('c')}\n`)
+  const { code, stdout } = await queue('sign', '--built')
+  assert.equal([code, stdout], [0, `1 path signed with ${key}\n`])
+  assert.ok(log().includes('sign 1'), log().join('; '))
 })
 
 test('list: a table, what is unsigned, failed or junk, with the cures; --json', async () => {
@@ -390,18 +422,12 @@ test('upload: unsigned ones stay and do not hold up the others: 75, and the cure
   assert.is((await queue('upload')).code, 0)
 })
 
-test('upload: Nix cannot be asked, or is not there: said, and all stay queued', async () => {
+test('upload: Nix cannot be asked: said, and all stay queued', async () => {
   queued('a')
   await boxIsThere()
   tell('broken', '')
   const broken = await queue('upload')
   assert.equal([broken.code, broken.stderr], [75, 'rpi: stopped: cannot connect to daemon; 1 path stays queued\n'])
-  const none = await ended(
-    launch([join(BIN, 'nix-lan'), 'queue', 'upload'], {
-      PATH: `${RUNTIME}:${folder('flock', { flock: which('flock') ?? '', sh: '/bin/sh', cat: '/bin/cat' })}`,
-    }),
-  )
-  assert.equal([none.code, none.stderr], [75, "rpi: stopped: nix can't be started (ENOENT): is it in PATH?; 1 path stays queued\n"])
   assert.equal(links(QUEUE), ['a'])
 })
 
