@@ -47,8 +47,19 @@ install_units() {
 }
 
 
+# install_texts FROM TO: the files of a folder of dist, below share.
+install_texts() {
+  local file
+  for file in "$1"/*; do install -D -m 444 -t "$out/share/$2" "$file"; done
+}
+
 runHook preInstall
 install_programs
 install_units
+install_texts man/man1 man/man1
+install_texts man/man5 man/man5
+install_texts completions/bash bash-completion/completions
+install_texts completions/zsh zsh/site-functions
+install_texts completions/fish fish/vendor_completions.d
 install -D -m 444 "$license" "$out/share/doc/nix-lan/LICENSE"
 runHook postInstall

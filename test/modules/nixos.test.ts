@@ -2,6 +2,7 @@
 // (with the stand-in for nixpkgs) is put into two worlds as NixOS would put it there, and then used. The rest is nix/test.nix, for a machine
 // with nixpkgs.
 import { readdirSync, readlinkSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
@@ -175,7 +176,15 @@ async function activate(project: Project, system: System): Promise<void> {
   await world.must('root', 'mkdir', ['-p', '/run/current-system/sw'])
   await world.must('root', 'ln', ['-s', `${out}/bin`, SW])
   world.write('/etc/nix/nix.conf', confOf(system))
-  for (const [file, { text }] of Object.entries(system.environment.etc)) world.write(`/etc/${file}`, text)
+  // A link to a link into the store, all of it root's; the store has the mode that it has there.
+  await world.must('root', 'chmod', ['1775', '/nix/store'])
+  for (const [file, { text }] of Object.entries(system.environment.etc)) {
+    world.write('/opt/etc-file', text)
+    const stored = await world.must('root', 'nix-store', ['--add', '/opt/etc-file'], { env: LOCAL })
+    for (const folder of [`/etc/${file}`, `/etc/static/${file}`]) await world.must('root', 'mkdir', ['-p', dirname(folder)])
+    await world.must('root', 'ln', ['-s', stored, `/etc/static/${file}`])
+    await world.must('root', 'ln', ['-s', `/etc/static/${file}`, `/etc/${file}`])
+  }
   for (const rule of system.systemd.tmpfiles.rules) {
     // tmpfiles.d(5), type d, no more of it
     const [, path = '', mode = '', owner = '', group = ''] = /^d (\S+) (\d+) (\S+) (\S+) -$/.exec(rule) ?? []

@@ -17,6 +17,8 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
   const test = needs(suite(`package, Nix ${version}`), ...(nix === 'host' ? ['root', 'nix'] : ['root', 'roots']))
   let project: Project
   let out = ''
+  const list = (folder: string): string[] => readdirSync(project.world.path(`${out}/${folder}`)).sort()
+  const read = (file: string): string => readFileSync(project.world.path(`${out}/${file}`), 'utf8')
 
   test.before(async () => {
     project = await createProject(nix)
@@ -70,6 +72,22 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
       }
     }
     assert.ok(started >= 4, `only ${started} programs are started`)
+  })
+
+  test('man pages and completions are where man, bash, zsh and fish look', () => {
+    const places: Record<string, string> = {
+      'man/man1': 'man/man1',
+      'man/man5': 'man/man5',
+      'completions/bash': 'bash-completion/completions',
+      'completions/zsh': 'zsh/site-functions',
+      'completions/fish': 'fish/vendor_completions.d',
+    }
+    const kinds = ['man', 'completions'].flatMap((kind) => readdirSync(`dist/${kind}`).map((folder) => `${kind}/${folder}`))
+    assert.equal(kinds.sort(), Object.keys(places).sort())
+    for (const [from, to] of Object.entries(places)) {
+      assert.equal(list(`share/${to}`), readdirSync(`dist/${from}`).sort())
+      for (const file of list(`share/${to}`)) assert.is(read(`share/${to}/${file}`), textOf(`dist/${from}/${file}`))
+    }
   })
 
   test('a unit that starts something else by /usr/bin/env ends the build', async () => {
@@ -130,16 +148,6 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
   })
 
   test.run()
-
-  function list(folder: string): string[] {
-    return readdirSync(project.world.path(`${out}/${folder}`)).sort()
-  }
-
-  function read(file: string): string {
-    const path = project.world.path(`${out}/${file}`)
-    assert.ok(existsSync(path), `${file} is not installed`)
-    return readFileSync(path, 'utf8')
-  }
 }
 
 /** Options for the stand-in's packages; `override` is Nix for what callPackage is given. */
