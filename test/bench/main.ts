@@ -10,10 +10,19 @@ import { readResults, writeResults } from './lib/docs.ts'
 import { describeMachine } from './lib/machine.ts'
 import { merge, overBudget, type Result, resultOf } from './lib/results.ts'
 import { plainTable } from './lib/tables.ts'
+import { available } from './rows/available.ts'
+import { away } from './rows/away.ts'
+import { builds } from './rows/builds.ts'
 import { fetch } from './rows/fetch.ts'
+import { growth } from './rows/growth.ts'
 import { hook } from './rows/hook.ts'
+import { lacking } from './rows/lacking.ts'
+import { memory } from './rows/memory.ts'
+import { startup } from './rows/startup.ts'
+import { upload } from './rows/upload.ts'
+import { wrapper } from './rows/wrapper.ts'
 
-const BENCHES: readonly Bench[] = [hook, fetch]
+const BENCHES: readonly Bench[] = [hook, builds, lacking, upload, fetch, away, wrapper, available, memory, growth, startup]
 
 /** The packages that only benchmarks need, by program. */
 const OWN_PACKAGES: Record<string, string> = {
@@ -41,11 +50,14 @@ async function main(argv: string[]): Promise<number> {
   const results: Result[] = []
   const failures: string[] = []
   for (const bench of chosen) {
-    const rows = await measure(bench, quick, failures)
-    const own = rows.map((row) => resultOf(bench.name, row))
+    const own: Result[] = []
+    await measure(bench, quick, failures, (row) => {
+      const result = resultOf(bench.name, row)
+      own.push(result)
+      console.log(plainTable([result]))
+      if (quick) failures.push(...overBudget(row).map((line) => `${bench.name}: ${line}`))
+    })
     results.push(...own)
-    console.log(plainTable(own))
-    if (quick) failures.push(...rows.flatMap(overBudget).map((line) => `${bench.name}: ${line}`))
     // after each: a long run that is stopped has not been for nothing
     if (!quick && own.length > 0) await keep(own)
   }
@@ -64,21 +76,20 @@ async function installMissing(benches: readonly Bench[]): Promise<void> {
   await installPackages(packages)
 }
 
-/** Runs one benchmark; what goes wrong is a failure, and the others still run. */
-async function measure(bench: Bench, quick: boolean, failures: string[]): Promise<Row[]> {
+/** Runs one benchmark, and tells each of its rows; what goes wrong is a failure, and the others still run. */
+async function measure(bench: Bench, quick: boolean, failures: string[], tell: (row: Row) => void): Promise<void> {
   const lacks = bench.needs.filter((need) => !has(need))
   if (lacks.length > 0) {
     failures.push(`${bench.name}: this machine has no ${lacks.join(', ')}`)
-    return []
+    return
   }
   const started = Date.now()
   const seconds = (): string => `${((Date.now() - started) / 1000).toFixed(0).padStart(4)} s`
   const setting: Setting = { quick, progress: (text) => console.error(`${seconds()}  ${bench.name}: ${text}`) }
   try {
-    return await bench.run(setting)
+    for await (const row of bench.run(setting)) tell(row)
   } catch (error) {
     failures.push(`${bench.name}: ${error instanceof Error ? error.message : error}`)
-    return []
   }
 }
 

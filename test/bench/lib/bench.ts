@@ -45,8 +45,8 @@ export interface Bench {
   needs: string[]
   /** Left out unless it is asked for by name. */
   onlyByName?: boolean
-  /** @throws Error when the work was not done */
-  run(setting: Setting): Promise<Row[]>
+  /** Each row as soon as it is measured. @throws Error when the work was not done */
+  run(setting: Setting): AsyncIterable<Row>
 }
 
 /** A size: the full one, or the one of --quick. */
@@ -57,17 +57,22 @@ export function ensure(condition: unknown, message: string): asserts condition {
   if (!condition) throw new Error(message)
 }
 
-/** Does each of several things in turn, so many rounds. What a thing returns is its sample. */
+/**
+ * Does each of several things in turn, so many rounds. What a thing returns is its sample.
+ * @param fewer how many rounds a way gets that takes too long for all of them
+ */
 export async function rounds<Way extends string>(
+  setting: Setting,
   count: number,
   ways: Record<Way, () => Promise<number>>,
-  setting?: Setting,
+  fewer: Partial<Record<Way, number>> = {},
 ): Promise<Record<Way, number[]>> {
   const names = Object.keys(ways) as Way[]
   const samples = Object.fromEntries(names.map((name) => [name, [] as number[]])) as Record<Way, number[]>
   for (let round = 1; round <= count; round++) {
     for (const name of names) {
-      setting?.progress(`round ${round} of ${count}: ${name}`)
+      if (round > (fewer[name] ?? count)) continue
+      setting.progress(`round ${round} of ${count}: ${name}`)
       samples[name].push(await ways[name]())
     }
   }

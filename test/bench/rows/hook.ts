@@ -22,7 +22,7 @@ export const hook: Bench = {
   name: 'hook',
   title: 'post-build-hook by itself: the ordinary case, 20 outputs and 3 caches, an empty OUT_PATHS',
   needs: ['root', 'nix', 'hyperfine', 'valgrind', 'tsp', 'sudo', 'bash'],
-  async run(setting) {
+  async *run(setting) {
     const world = await createWorld({ nix: 'host' })
     try {
       addRivals(world)
@@ -30,12 +30,11 @@ export const hook: Bench = {
       await makeQueue(world, ['box'])
       // a first job that never ends: what the spooler is given only waits, as behind a long upload
       await world.must('alice', 'sh', ['-c', 'tsp sleep 100000 >/dev/null'])
-      const one = await ordinary(world, setting, built)
-      const instructions = await counted(world, built)
+      yield await ordinary(world, setting, built)
+      yield await counted(world, built)
       await makeQueue(world, CACHES)
-      const many = await manyOutputs(world, setting, built)
-      const none = await noOutputs(world, setting, built)
-      return [one, instructions, many, none]
+      yield await manyOutputs(world, setting, built)
+      yield await noOutputs(world, setting, built)
     } finally {
       await world.close()
     }
