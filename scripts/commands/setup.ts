@@ -13,6 +13,7 @@ It shows what it will do, every file with its difference, and asks once. Then it
 copies nix-lan to a place that only root can write to, makes a key that signs
 what you build, puts one marked block at the end of nix.conf, makes the queue,
 installs and starts the systemd user units, and asks the box to trust the key.
+The end is a look at all of it by nix-lan doctor, whose exit code it takes over.
 Interrupted, it is finished by the same command; run again, it changes only what
 isn't right. Where each user has a Nix of her own, it works without sudo.
 
@@ -22,6 +23,7 @@ Options:
       --prefix DIR   where the programs go; default: /usr/local
       --no-linger    not from boot on, only while the user is logged in
       --no-sign      don't sign what was built here before
+      --no-doctor    don't look at all of it at the end
       --dry-run      show what would be done, and do nothing
   -y, --yes          don't ask
       --undo         take back what setup did: every file as it was before
@@ -42,7 +44,7 @@ Examples:
 /** The subcommand. @param argv what follows `setup` @returns the exit code */
 export async function setup(argv: string[]): Promise<number> {
   const options = parse(argv, {
-    boolean: ['dry-run', 'yes', 'undo', 'forget-key', 'no-linger', 'no-sign'],
+    boolean: ['dry-run', 'yes', 'undo', 'forget-key', 'no-linger', 'no-sign', 'no-doctor'],
     string: ['name', 'user', 'prefix'],
     alias: { y: 'yes' },
   })
@@ -63,6 +65,7 @@ export async function setup(argv: string[]): Promise<number> {
     yes: options.flag('yes'),
     linger: !options.flag('no-linger'),
     sign: !options.flag('no-sign'),
+    doctor: !options.flag('no-doctor'),
     forgetKey: options.flag('forget-key'),
   }
   // Late: other subcommands run often, and need none of it.

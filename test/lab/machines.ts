@@ -136,7 +136,7 @@ function unitFiles(dist: string): [name: string, text: string][] {
 }
 
 /** The files below a folder, relative to it; none when it isn't there. */
-function filesBelow(folder: string): string[] {
+export function filesBelow(folder: string): string[] {
   try {
     return readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
       entry.isDirectory() ? filesBelow(`${folder}/${entry.name}`).map((file) => `${entry.name}/${file}`) : [entry.name],

@@ -18,6 +18,7 @@ export interface Options {
   yes: boolean
   linger: boolean
   sign: boolean
+  doctor: boolean
   forgetKey: boolean
 }
 

@@ -24,6 +24,7 @@ import { agreed } from './dialogue.ts'
 import { daemonPid, daemonState, findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
 import { isRight, look, markOf, put, type Seen, type Want } from './files.ts'
 import { keyName, newSecretKey } from './keys.ts'
+import type { Layout } from './layout.ts'
 import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
 import { hasManager, lingers, managerCame, setLinger, startUnits, timerRuns } from './manager.ts'
 import { type Box, isSsh, nameFor, type Plan, plan, type Situation } from './plan.ts'
@@ -80,7 +81,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
     if (keyless) situation.secret = await newSecretKey(keyName(hostName()))
     await carryOut(withStale(plan(situation), known), machine, person, actions, known)
   }
-  return await conclude(actions, person, machine)
+  return await conclude(actions, person, machine, options.doctor)
 }
 
 // ---- what is there
@@ -307,22 +308,28 @@ async function start(user: User): Promise<void> {
 
 // ---- the end
 
-/** Waits for the first tunnel, then says how things are. */
-async function conclude({ boxes }: Actions, person: Person, { layout }: Machine): Promise<number> {
-  const there = boxes.filter(({ answer }) => answer.kind === 'there')
-  for (const { box } of there) await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
-  if (boxes.some(({ answer }) => answer.kind === 'away')) {
-    say('When the box is there, once more, for its side: sudo nix-lan setup')
-    return 75
+/** Waits for the first tunnel, then lets the doctor look at all of it: its verdict is ours. */
+async function conclude({ boxes }: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
+  const away = boxes.some(({ answer }) => answer.kind === 'away')
+  for (const { box, answer } of boxes) {
+    if (answer.kind === 'there') await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
   }
-  return there.length === boxes.length ? 0 : 1
+  const verdict = doctor ? await examine(layout, away) : boxes.some(({ answer }) => answer.kind === 'refused') ? 1 : 0
+  if (away) say(`\n${AWAY}`)
+  return away && verdict === 0 ? 75 : verdict
 }
+
+async function examine({ bin }: Layout, away: boolean): Promise<number> {
+  say('\nnix-lan doctor looks at all of it:')
+  const looked = await run(`${bin}/nix-lan`, ['doctor', ...(away ? ['--offline'] : [])], { inherit: ['stdout', 'stderr'] })
+  return looked.code ?? 1
+}
+
+const AWAY = 'The box is away. When it is there, once more, so that it learns the key: sudo nix-lan setup'
 
 async function becomesUsable({ name }: Box, person: Person, available: string): Promise<void> {
   for (const until = Date.now() + 20_000; Date.now() < until; await sleep(300)) {
     const asked = await runAs(person, [available, '--usable', name], { timeout: 10_000 })
-    if (asked.code === 0) return say(asked.stdout.trim())
-    if (asked.code !== 1) return
+    if (asked.code !== 1) return // usable; or something is wrong that the doctor names
   }
-  say(`${name} is not usable yet; see: systemctl --user status nix-lan-tunnel@${name}`)
 }

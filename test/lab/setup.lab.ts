@@ -1,0 +1,442 @@
+// nix-lan setup and --undo on a plain laptop: a working cache in under a minute, also after a reboot; nothing changes the second time; killed
+// anywhere it can be finished or taken back; and what was there before is there again, byte for byte.
+import { readFileSync } from 'node:fs'
+import * as assert from 'uvu/assert'
+import type { Result } from '../lib/processes.ts'
+import { createLab, type Lab, labSuite, release } from './lab.ts'
+import { FAILED, filesBelow, QUEUE, T_FILE } from './machines.ts'
+
+const test = labSuite('nix-lan setup')
+let lab: Lab
+/** The laptop and the box's nix.conf as they were. */
+let pristine: Map<string, string>
+let boxConf: string
+
+/** Where the programs lie from which setup is called, as a clone of the repository would. */
+const DIST = '/opt/src/dist'
+const NIX_CONF = '/etc/nix/nix.conf'
+
+test.before(async () => {
+  lab = await createLab({ laptop: release() })
+  await lab.laptop.must('root', 'mkdir', ['-p', DIST])
+  for (const file of filesBelow('dist')) {
+    const text = readFileSync(`dist/${file}`, 'utf8')
+    lab.laptop.write(`${DIST}/${file}`, text, { mode: text.startsWith('#!') ? 0o755 : 0o644 })
+  }
+  await lab.laptop.must('root', 'loginctl', ['disable-linger', 'alice'])
+  await lab.eventually('the box by its name', async () => (await lab.laptop.run('alice', 'getent', ['hosts', 'pi.local'])).code === 0)
+  pristine = await snapshot()
+  boxConf = lab.box.read(NIX_CONF)
+})
+test.after(() => lab.close())
+
+/** As `sudo nix-lan setup …` by alice. */
+function setup(args: readonly string[], before: readonly string[] = []): Promise<Result> {
+  const [program = '', ...rest] = [...before, `${DIST}/nix-lan`, 'setup', ...args]
+  return lab.laptop.run('root', program, rest, { env: { SUDO_USER: 'alice' }, timeout: 240_000 })
+}
+
+/** The same, without the doctor, and it has to end with this code. */
+async function must(code: number, ...args: string[]): Promise<Result> {
+  const undoing = args.includes('--undo') || args.includes('--dry-run')
+  const result = await setup([...args, '--yes', ...(undoing ? [] : ['--no-doctor'])])
+  assert.is(result.code, code, `${args.join(' ')}:\n${result.stdout}${result.stderr}`)
+  return result
+}
+
+/** All that setup may touch: kind, mode, owner and content of everything there, by path. Not what nix-build itself leaves. */
+async function snapshot(): Promise<Map<string, string>> {
+  const places = '/etc /usr/local /nix/var/nix/gcroots /var/lib/nix-lan /run/nix-lan /var/lib/systemd/linger /home'
+  const sums = `find ${places} -type f -exec sha256sum {} + 2>/dev/null | sed 's,^\\([0-9a-f]*\\) *\\(.*\\),\\2\\t\\1,'`
+  const entries = `find ${places} -printf '%p\\t%y %m %U:%G %l\\n' 2>/dev/null`
+  const found = new Map<string, string>()
+  for (const line of (await lab.laptop.must('root', 'sh', ['-c', `${entries}; ${sums}; :`])).split('\n')) {
+    const [path = '', what = ''] = line.split('\t')
+    if (/\/gcroots\/auto\/|\/home\/alice\/\.(cache|nix)/.test(path)) continue
+    found.set(path, `${found.get(path) ?? ''} ${what}`)
+  }
+  assert.ok(found.size > 200, 'a snapshot of much')
+  return found
+}
+
+/** What differs, one line each. */
+function differences(before: Map<string, string>, after: Map<string, string>): string[] {
+  const paths = [...new Set([...before.keys(), ...after.keys()])].sort()
+  return paths.filter((path) => before.get(path) !== after.get(path)).map((path) => `${path}: ${before.get(path)} → ${after.get(path)}`)
+}
+
+async function asItWas(what: string): Promise<void> {
+  assert.equal(differences(pristine, await snapshot()), [], what)
+  assert.is(lab.box.read(NIX_CONF), boxConf, what)
+}
+
+const build = (name: string): Promise<Result> =>
+  lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', '--argstr', 'name', name], { timeout: 120_000 })
+
+const onBox = async (path: string): Promise<boolean> => (await lab.box.run('root', 'nix-store', ['--check-validity', path])).code === 0
+
+/** Deletes a path on the laptop, builds it again, and says whether it came from the box. */
+async function comesBack(name: string, path: string): Promise<void> {
+  await lab.laptop.must('root', 'nix-store', ['--delete', path])
+  const again = await build(name)
+  assert.is(again.stdout.trim(), path, again.stderr)
+  assert.match(again.stderr, /copying path '[^']*' from 'ssh-ng:\/\/localhost/)
+}
+
+/** A setting as a fresh nix on the laptop has it. */
+async function setting(name: string): Promise<string> {
+  const nix = ['--extra-experimental-features', 'nix-command']
+  const shown = await lab.laptop.run('root', 'sh', [
+    '-c',
+    `nix ${nix.join(' ')} config show 2>/dev/null || nix ${nix.join(' ')} show-config`,
+  ])
+  return new RegExp(`^${name} = (.*)$`, 'm').exec(shown.stdout)?.[1] ?? ''
+}
+
+test('refuses before anything is written: without root, without a yes, without a user, without a box', async () => {
+  const alice = await lab.laptop.run('alice', `${DIST}/nix-lan`, ['setup', 'pi.local'])
+  assert.is(alice.code, 2)
+  assert.match(alice.stderr, `sudo ${DIST}/nix-lan setup pi.local`)
+  const noTerminal = await setup(['pi.local'])
+  assert.is(noTerminal.code, 2, noTerminal.stderr)
+  assert.match(noTerminal.stderr, 'there is no terminal to ask on')
+  const nobody = await lab.laptop.run('root', `${DIST}/nix-lan`, ['setup', '--yes', 'pi.local'])
+  assert.match(nobody.stderr, /for which user\?/)
+  assert.match((await must(2)).stderr, /which box\?/)
+  assert.match((await must(2, '--prefix', '/home/alice/x', 'pi.local')).stderr, '/home/alice belongs to uid 1000')
+  await asItWas('refused')
+})
+
+test('refuses a runtime that only a user has, and one that is too old', async () => {
+  const node = await lab.laptop.must('root', 'readlink', ['-f', '/usr/bin/node'])
+  const here = ['sh', '-ec', `PATH=/opt/private:$PATH exec "$@"`, 'sh']
+  await lab.laptop.must('root', 'sh', [
+    '-ec',
+    `mkdir -p /opt/private; mv /usr/bin/node /opt/private/node; mv ${node} /opt/private/node 2>/dev/null || :`,
+  ])
+  try {
+    const none = await setup(['--yes', 'pi.local'], here)
+    assert.is(none.code, 1, none.stderr)
+    assert.match(
+      none.stderr,
+      /nix-daemon would find no node, deno or bun.*\n.*sudo install -m 755 \/opt\/private\/node \/usr\/local\/bin\//,
+    )
+    await lab.laptop.must('root', 'sh', [
+      '-ec',
+      'printf "#!/bin/sh\\necho v18.13.0\\n" >/usr/local/bin/node; chmod 755 /usr/local/bin/node',
+    ])
+    const old = await setup(['--yes', 'pi.local'], here)
+    assert.match(old.stderr, '/usr/local/bin/node is v18.13.0, and nix-lan needs node 18.19 or later')
+  } finally {
+    await lab.laptop.must('root', 'sh', [
+      '-ec',
+      `rm -f /usr/local/bin/node; mv /opt/private/node ${node}; [ -e /usr/bin/node ] || ln -s ${node} /usr/bin/node`,
+    ])
+  }
+  await asItWas('refused')
+})
+
+test('--dry-run shows each difference, and changes nothing', async () => {
+  const { stdout } = await must(0, '--dry-run', 'pi.local')
+  assert.match(stdout, /change \/etc\/nix\/nix\.conf\n(.*\n)+ +\+post-build-hook = \/usr\/local\/lib\/nix-lan\/post-build-hook/)
+  assert.match(stdout, 'by sudo there: change /etc/nix/nix.conf')
+  await asItWas('dry run')
+})
+
+test('set up, built and rebooted: a working cache in under a minute, with no other command', async () => {
+  const started = performance.now()
+  const done = await setup(['--yes', 'pi.local'])
+  assert.is(done.code, 0, `${done.stdout}${done.stderr}`)
+  assert.match(done.stdout, /all is well/)
+  const seconds = (since: number): string => ((performance.now() - since) / 1000).toFixed(1)
+  const setUpAfter = seconds(started)
+  const path = (await build('first')).stdout.trim()
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  const rebooted = performance.now()
+  await lab.laptop.power('reboot')
+  await lab.eventually('a tunnel', () => lab.usable(), { within: 120_000 })
+  const usableAfter = seconds(rebooted)
+  await comesBack('first', path)
+  console.log(`figure: setup ${setUpAfter} s, usable ${usableAfter} s after the reboot, working cache after ${seconds(started)} s in all`)
+  assert.ok(performance.now() - started < 240_000, 'four times the minute it may take')
+})
+
+test('again: nothing changes, not even a time', async () => {
+  const times = () => lab.laptop.must('root', 'sh', ['-c', `find /etc /usr/local ${QUEUE} ${FAILED} -printf '%p %T@ %C@\\n' | sort`])
+  const before = await times()
+  const daemon = await lab.laptop.must('root', 'systemctl', ['show', '-p', 'MainPID', 'nix-daemon'])
+  assert.match((await must(0, 'pi.local')).stdout, 'nothing has to change')
+  assert.match((await must(0)).stdout, 'nothing has to change', 'the box is known')
+  assert.is(await times(), before)
+  assert.is(await lab.laptop.must('root', 'systemctl', ['show', '-p', 'MainPID', 'nix-daemon']), daemon)
+})
+
+test('what somebody broke is mended by setting up again', async () => {
+  lab.laptop.write(NIX_CONF, `${lab.laptop.read(NIX_CONF)}substituters =\n`)
+  await lab.laptop.must('root', 'sh', [
+    '-ec',
+    'rm /etc/systemd/user/nix-lan-check.timer /usr/local/bin/nix-lan-run; chmod 777 /usr/local/lib/nix-lan/post-build-hook',
+  ])
+  assert.not.match(await setting('substituters'), 'nix-lan-connect')
+  await must(0)
+  assert.match(await setting('substituters'), 'nix-lan-connect')
+  assert.is(await lab.laptop.must('root', 'stat', ['-c', '%a', '/usr/local/lib/nix-lan/post-build-hook']), '755')
+  await lab.laptop.must('alice', 'nix-lan-run', ['true'])
+  assert.is(await lab.laptop.systemctl('is-active', 'nix-lan-check.timer'), 'active')
+})
+
+test('undo leaves no difference, on neither machine', async () => {
+  // the line that the test before put there is somebody else's work, and stays
+  const edited = await must(0, '--undo', '--forget-key')
+  assert.match(edited.stdout, 'nix-lan is gone.')
+  const left = differences(pristine, await snapshot())
+  assert.is(left.length, 1, left.join('\n'))
+  assert.match(lab.laptop.read(NIX_CONF), /^[^#]*substituters =\nsubstituters =\n$/)
+  await must(0, 'pi.local')
+  await must(0, '--undo', '--forget-key')
+  lab.laptop.write(NIX_CONF, lab.laptop.read(NIX_CONF).replace(/substituters =\n$/, ''))
+  await asItWas('undone')
+  assert.match((await must(0, '--undo')).stdout, 'Nothing is set up here.')
+  assert.is((await build('after')).code, 0, 'Nix works without it')
+})
+
+test('a key that is kept is used again', async () => {
+  await must(0, 'pi.local')
+  const key = lab.laptop.read('/etc/nix/nix-lan.public')
+  await must(0, '--undo')
+  assert.is(lab.laptop.read('/etc/nix/nix-lan.public'), key)
+  await must(0, 'pi.local')
+  assert.match(lab.laptop.read(NIX_CONF), key.trim())
+  await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+})
+
+/** Setup or undo, killed (SIGKILL) as it enters its nth call of a kind; false when it had fewer of them and came to its end. */
+async function killed(call: string, nth: number, ...args: string[]): Promise<boolean> {
+  const strace = ['strace', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${call}:signal=SIGKILL:when=${nth}`]
+  const result = await setup([...args, '--yes', ...(args.includes('--undo') ? [] : ['--no-doctor'])], strace)
+  assert.ok(result.code === 0 || result.signal === 'SIGKILL' || result.code === 137, `${call} ${nth}: ${result.code} ${result.stderr}`)
+  return result.code !== 0
+}
+
+/** Without what a new key changes. */
+async function structure(): Promise<Map<string, string>> {
+  const all = [...(await snapshot())]
+  return new Map(all.map(([path, what]) => [path, /^\/etc\/nix\/|setup\.json$/.test(path) ? what.replace(/ [0-9a-f]{64}/, '') : what]))
+}
+
+test('killed at each of its steps: finished by the next run, or taken back', async () => {
+  await must(0, 'pi.local')
+  const whole = await structure()
+  await must(0, '--undo', '--forget-key')
+  let finished = 0
+  let takenBack = 0
+  // a rename for each file, a mkdir for each directory, a clone for each program that it starts
+  for (const [call, first, step] of [
+    ['mkdir', 1, 5],
+    ['rename', 1, 6],
+    ['clone', 3, 4],
+  ] as const) {
+    for (let nth = first; await killed(call, nth, 'pi.local'); nth += step) {
+      if ((finished + takenBack) % 2 === 0) {
+        await must(0, 'pi.local')
+        assert.equal(differences(whole, await structure()), [], `finished after ${call} ${nth}`)
+        finished++
+      } else takenBack++
+      await must(0, '--undo', '--forget-key')
+      await asItWas(`${call} ${nth}`)
+    }
+    await must(0, '--undo', '--forget-key')
+  }
+  console.log(`figure: setup killed at ${finished + takenBack} points, ${finished} finished, ${takenBack} taken back at once`)
+  assert.ok(finished >= 5 && takenBack >= 5, `${finished} and ${takenBack} points`)
+})
+
+test('undo killed at each of its steps: taken back by the next run', async () => {
+  let points = 0
+  for (const [call, first, step] of [
+    ['unlink', 1, 9],
+    ['rmdir', 1, 4],
+    ['clone', 2, 3],
+  ] as const) {
+    for (let nth = first; ; nth += step) {
+      await must(0, 'pi.local')
+      if (!(await killed(call, nth, '--undo', '--forget-key'))) break
+      assert.is((await build(`undo-${call}-${nth}`)).code, 0, 'no build fails meanwhile')
+      await must(0, '--undo', '--forget-key')
+      await asItWas(`${call} ${nth}`)
+      points++
+    }
+  }
+  console.log(`figure: undo killed at ${points} points`)
+  assert.ok(points >= 8, `${points} points`)
+  await asItWas('undone')
+})
+
+test('a hook that was there is called too, and may still fail a build', async () => {
+  const former = lab.laptop.read(NIX_CONF)
+  lab.laptop.write('/etc/former-hook', '#!/bin/sh\necho "$OUT_PATHS $DRV_PATH" >>/run/former.log\ntest ! -e /run/former-fails\n', {
+    mode: 0o755,
+  })
+  lab.laptop.write(NIX_CONF, `post-build-hook = /etc/former-hook\n${former}`)
+  const before = await snapshot()
+  assert.match((await must(0, 'pi.local')).stdout, '/etc/former-hook, goes on being called')
+  const path = (await build('hooked')).stdout.trim()
+  assert.match(lab.laptop.read('/run/former.log'), '-hooked')
+  await lab.eventually('the box has it', () => onBox(path))
+  lab.laptop.write('/run/former-fails', '')
+  assert.is.not((await build('refused')).code, 0, 'as it did before')
+  await lab.laptop.must('root', 'rm', ['/run/former-fails', '/run/former.log'])
+  await must(0, '--undo', '--forget-key')
+  assert.equal(differences(before, await snapshot()), [])
+  await lab.laptop.must('root', 'rm', ['/etc/former-hook'])
+  lab.laptop.write(NIX_CONF, former)
+  await asItWas('undone')
+})
+
+for (const [name, text] of [
+  ['a list set after an addition', 'sandbox = false\nextra-substituters = http://127.0.0.1:1\nsubstituters =\n'],
+  ['no end of the last line', 'sandbox = false\nsubstituters ='],
+  ['a file that sets the list is included', 'sandbox = false\ninclude /etc/nix/more.conf\n'],
+  ['keys of its own', 'sandbox = false\nsubstituters =\ntrusted-public-keys = a-1:+0000000000000000000000000000000000000000000=\n'],
+  [
+    'a block of an older version, and lines after it',
+    '# nix-lan begin\nextra-substituters = http://127.0.0.1:1\n# nix-lan end\nsandbox = false\nsubstituters =\n',
+  ],
+  ['no nix.conf at all', undefined],
+] as const) {
+  test(`nix.conf by hand: ${name}`, async () => {
+    if (text === undefined) await lab.laptop.must('root', 'rm', [NIX_CONF])
+    else lab.laptop.write(NIX_CONF, text, { mode: 0o640 })
+    lab.laptop.write('/etc/nix/more.conf', 'substituters =\n')
+    const before = await snapshot()
+    const stale = text?.startsWith('# nix-lan') ?? false
+    await must(0, 'pi.local')
+    assert.match(await setting('substituters'), '/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/pi.sock')
+    assert.match(await setting('trusted-public-keys'), 'laptop-1:')
+    assert.is(await setting('secret-key-files'), '/etc/nix/nix-lan.secret')
+    assert.is(await setting('post-build-hook'), '/usr/local/lib/nix-lan/post-build-hook')
+    await must(0, '--undo', '--forget-key')
+    const left = differences(before, await snapshot())
+    assert.equal(stale ? left.filter((line) => !line.startsWith(NIX_CONF)) : left, [])
+    await lab.laptop.must('root', 'rm', ['/etc/nix/more.conf'])
+    lab.laptop.write(NIX_CONF, 'sandbox = false\nexperimental-features = nix-command\nsubstituters =\n')
+    await asItWas('undone')
+  })
+}
+
+test('what waits is uploaded before it is taken back; what can’t be is kept, and said', async () => {
+  await must(0, 'pi.local')
+  await lab.laptop.systemctl('stop', 'nix-lan-check.timer', 'nix-lan-upload@pi.path', 'nix-lan-upload@pi.service')
+  const path = (await build('waits')).stdout.trim()
+  assert.match((await must(0, '--undo')).stdout, /upload the \d+ paths? that wait for pi/)
+  assert.ok(await onBox(path))
+  await must(0, 'pi.local')
+  await lab.box.power('off')
+  const kept = (await build('kept')).stdout.trim()
+  const away = await must(1, '--undo', '--forget-key')
+  assert.match(away.stdout, /kept: .*queue\/pi, with \d+ path/)
+  assert.match(away.stdout, /not done on pi\.local .*by hand:\n +take out of \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-1:/)
+  assert.ok((await lab.queued()).some((name) => kept.endsWith(name)))
+  await lab.laptop.must('root', 'rm', ['-r', '/nix/var/nix/gcroots/nix-lan'])
+  await lab.box.power('on')
+  lab.box.write(NIX_CONF, boxConf)
+  await asItWas('undone')
+})
+
+test('the box is away: this machine is set up, and the rest is done when it is back', async () => {
+  await lab.box.power('off')
+  const away = await must(75, 'pi.local')
+  assert.match(away.stdout, "pi.local can't be reached now")
+  const path = (await build('away')).stdout.trim()
+  await lab.box.power('on')
+  await lab.eventually('it is set up to the end', async () => (await setup(['--yes', '--no-doctor'])).code === 0, {
+    within: 60_000,
+    every: 1000,
+  })
+  await lab.laptop.must('alice', 'nix-lan', ['queue', 'retry'])
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+})
+
+test('the box’s user may not use its daemon: put in the group, and out again', async () => {
+  await lab.box.must('root', 'gpasswd', ['-d', 'alice', 'nix-users'])
+  const members = () => lab.box.must('root', 'getent', ['group', 'nix-users'])
+  assert.match((await must(0, 'pi.local')).stdout, 'put alice in the group nix-users')
+  assert.match(await members(), 'alice')
+  const path = (await build('group')).stdout.trim()
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  await must(0, '--undo', '--forget-key')
+  assert.not.match(await members(), 'alice')
+  await lab.box.must('root', 'usermod', ['-aG', 'nix-users', 'alice'])
+  await asItWas('undone')
+})
+
+test('no sudo on the box: the lines to paste are said, and do', async () => {
+  await lab.box.must('root', 'sh', [
+    '-ec',
+    'mkdir /root/sudoers; mv /etc/sudoers.d/* /root/sudoers/; gpasswd -d alice sudo 2>/dev/null || :',
+  ])
+  const { stdout } = await must(0, 'pi.local')
+  const lines = /nix-lan may not:\n((?: {6}.*\n)+)/.exec((await setup(['--dry-run'])).stdout)?.[1] ?? ''
+  assert.match(stdout, 'nix-lan may not:')
+  assert.match(lines, /echo 'extra-trusted-public-keys = laptop-1:[^(]*' \| sudo tee -a \/etc\/nix\/nix\.conf\n/)
+  await lab.box.must('root', 'sh', ['-ec', lines])
+  assert.match((await must(0)).stdout, 'nothing has to change')
+  const path = (await build('pasted')).stdout.trim()
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  await lab.box.must('root', 'sh', ['-ec', 'mv /root/sudoers/* /etc/sudoers.d/; rmdir /root/sudoers'])
+  lab.box.write(NIX_CONF, boxConf)
+  await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+})
+
+test('a box whose host key is not known yet: said how it gets known, before anything is asked of it', async () => {
+  const known = lab.laptop.read('/home/alice/.ssh/known_hosts')
+  lab.laptop.write('/home/alice/.ssh/known_hosts', '', { user: 'alice' })
+  const { stdout } = await must(1, 'pi.local')
+  assert.match(stdout, /its host key is not known yet\.\n +Mend that: as alice, once, and say yes if that is your box: ssh pi\.local/)
+  await must(0, '--undo', '--forget-key')
+  lab.laptop.write('/home/alice/.ssh/known_hosts', known, { user: 'alice' })
+  await asItWas('undone')
+})
+
+test('what was built before there was a key is signed, on request not', async () => {
+  const path = (await build('before-the-key')).stdout.trim()
+  const signatures = () => lab.laptop.must('root', 'nix', ['--extra-experimental-features', 'nix-command', 'path-info', '--sigs', path])
+  assert.not.match(await signatures(), 'laptop-1:')
+  await must(0, '--no-sign', 'pi.local')
+  assert.not.match(await signatures(), 'laptop-1:')
+  assert.match((await must(0)).stdout, /sign \d+ paths? \(\d+ MiB\) built here before and not signed/)
+  assert.match(await signatures(), 'laptop-1:')
+  await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+})
+
+test("a Nix of alice's own, without a daemon: all of it in her home, without sudo", async () => {
+  await lab.laptop.must('root', 'sh', [
+    '-ec',
+    `systemctl disable -q --now nix-daemon.socket nix-daemon.service; rm -rf /nix/var/nix/daemon-socket
+rm -f /lib/systemd/system/nix-daemon.* /etc/nix/nix.conf; systemctl daemon-reload; chown -R alice:alice /nix; loginctl enable-linger alice`,
+  ])
+  await lab.eventually('her systemd', async () => (await lab.laptop.systemctl('is-system-running')) !== '')
+  const home = async () => new Map([...(await snapshot())].filter(([path]) => !path.startsWith('/nix/var/nix/gcroots/profiles')))
+  const before = await home()
+  const asRoot = await setup(['--yes', 'pi.local'])
+  assert.is(asRoot.code, 2)
+  assert.match(asRoot.stderr, "alice's own, without a daemon: run this as alice, without sudo")
+  const own = (...args: string[]) => lab.laptop.run('alice', `${DIST}/nix-lan`, ['setup', '--yes', ...args], { timeout: 120_000 })
+  const done = await own('--no-doctor', 'pi.local')
+  assert.is(done.code, 0, `${done.stdout}${done.stderr}`)
+  const path = (await build('own')).stdout.trim()
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  await lab.laptop.must('alice', 'nix-store', ['--delete', path])
+  assert.match((await build('own')).stderr, /copying path '[^']*' from 'ssh-ng:\/\/localhost/)
+  assert.match((await own('--no-doctor')).stdout, 'nothing has to change')
+  const undone = await own('--undo', '--forget-key')
+  assert.is(undone.code, 0, `${undone.stdout}${undone.stderr}`)
+  assert.equal(differences(before, await home()), [])
+})
+
+test.run()
