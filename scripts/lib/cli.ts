@@ -30,10 +30,13 @@ export function parse(argv: string[], options: Options): Parsed {
   }
   return {
     words: found._,
-    flag: (name) => found[name] !== undefined && !texts.includes(name),
+    flag: (name) => (found[name] !== undefined || isNegated(name, found)) && !texts.includes(name),
     value: (name) => (found[name] === undefined ? undefined : String(found[name])),
   }
 }
+
+/** mri takes --no-doctor for a `doctor` that is false. */
+const isNegated = (name: string, found: Record<string, unknown>): boolean => name.startsWith('no-') && found[name.slice(3)] === false
 
 /**
  * The same command line as `--flag`s and `--option=value`s, `--`, then the words. Left to itself mri 1.2 takes the word after a flag
