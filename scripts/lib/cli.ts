@@ -30,7 +30,7 @@ export function parse(argv: string[], options: Options): Parsed {
   }
   return {
     words: found._,
-    flag: (name) => (found[name] !== undefined || isNegated(name, found)) && !texts.includes(name),
+    flag: (name) => ((found[name] ?? false) !== false || isNegated(name, found)) && !texts.includes(name),
     value: (name) => (found[name] === undefined ? undefined : String(found[name])),
   }
 }

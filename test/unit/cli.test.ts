@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert'
 import { nearest, parse } from '../../scripts/lib/cli.ts'
 import { UsageError } from '../../scripts/lib/errors.ts'
 
-const OPTIONS = { boolean: ['quiet', 'json'], string: ['wait'], alias: { q: 'quiet', w: 'wait', j: 'json' } }
+const OPTIONS = { boolean: ['quiet', 'json', 'no-sign'], string: ['wait'], alias: { q: 'quiet', w: 'wait', j: 'json' } }
 
 // [arguments, words, flags given, --wait]
 const GOOD: [string[], string[], string[], string?][] = [
@@ -40,6 +40,7 @@ const GOOD: [string[], string[], string[], string?][] = [
   [['--', '5'], ['5'], []],
   [['-h'], [], ['help']],
   [['--version'], [], ['version']],
+  [['--no-sign', 'a'], ['a'], ['no-sign']],
 ]
 
 const BAD: [string[], string][] = [
@@ -76,7 +77,7 @@ for (const [argv, words, flags, wait] of GOOD) {
     const parsed = parse(argv, OPTIONS)
     assert.equal(parsed.words, words)
     assert.equal(
-      ['quiet', 'json', 'help', 'version', 'wait', 'other'].filter((name) => parsed.flag(name)),
+      ['quiet', 'json', 'help', 'version', 'wait', 'no-sign', 'sign', 'other'].filter((name) => parsed.flag(name)),
       flags,
     )
     assert.is(parsed.value('wait'), wait)
@@ -96,7 +97,7 @@ test('leaves its arguments as they were', () => {
   const argv = ['-qj', '--wait', '5', 'a']
   parse(argv, OPTIONS)
   assert.equal(argv, ['-qj', '--wait', '5', 'a'])
-  assert.equal(OPTIONS.boolean, ['quiet', 'json'])
+  assert.equal(OPTIONS.boolean, ['quiet', 'json', 'no-sign'])
 })
 
 const NEAREST: [string, string[], string?][] = [
