@@ -37,7 +37,7 @@ import {
   unsignedBuilds,
 } from '../../scripts/lib/setup/facts.ts'
 import { isRight, look, markOf, put, type Seen, unfinished, type Want } from '../../scripts/lib/setup/files.ts'
-import { keyName, publicHalf } from '../../scripts/lib/setup/keys.ts'
+import { clashes, keyName, publicHalf } from '../../scripts/lib/setup/keys.ts'
 import { systemLayout, userLayout } from '../../scripts/lib/setup/layout.ts'
 import { nixosText } from '../../scripts/lib/setup/machine.ts'
 import { nameFor, plan, type Situation } from '../../scripts/lib/setup/plan.ts'
@@ -266,9 +266,11 @@ machine('keys', () => {
     '/etc/x: is not a secret key',
   )
   assert.is(publicHalf(`${NIX_SECRET}\n`, 'x'), NIX_PUBLIC)
-  assert.is(keyName('laptop.lan'), 'laptop-1')
-  assert.is(keyName('a:b c'), 'abc-1')
-  assert.is(keyName(''), 'nix-lan-1')
+  assert.is(keyName('laptop.lan', ['laptop:x=', 'laptop-2:x=']), 'laptop-1')
+  assert.is(keyName('laptop.lan', ['laptop-1:x=', 'laptop-2:x=']), 'laptop-3')
+  assert.is(keyName('a:b c', []), 'abc-1')
+  assert.is(keyName('', []), 'nix-lan-1')
+  assert.equal(clashes(['a-1:x=', 'b-1:x='], ['a-1:y=', 'b-1:x=']), ['a-1:x='], 'Nix believes the first of a name only')
 })
 
 machine('NixOS is told what to write', () => {
@@ -430,6 +432,11 @@ for (const [name, changes, message] of [
   ["somebody else's machine", { config: 'user = "bob"\n[cache.pi]\nhost = "x"\n' }, /is bob, and not alice/],
   ['the name is taken', { config: 'user = "alice"\n[cache.pi]\nhost = "x"\n' }, /has a cache pi already, with ssh = "x"/],
   ['a name that is none', { box: { name: 'My Box', host: 'h', ssh: 'h', port: 22 } }, /the name of a cache may hold/],
+  [
+    'another key of our name',
+    { nixConf: { ...situation().nixConf, now: { text: 'trusted-public-keys = test-1:x=\n', mode: 0o644, uid: 0, gid: 0 } } },
+    /another key called test-1/,
+  ],
   ['a host that is none', { box: { name: 'x', host: 'a b', ssh: 'h', port: 22 } }, /cache.x.host: found the string/],
 ] as const) {
   planned(`refused: ${name}`, () =>
@@ -671,7 +678,9 @@ box('what is lacking there', () => {
   })
   assert.equal(boxNeeds({ ...FACTS, socket: 'forbidden', group: 'root' }, []), { keys: [] }, 'nobody is put into the group root')
   assert.equal(boxNeeds({ ...FACTS, socket: 'forbidden', group: '$(x)' }, []), { keys: [] })
-  assert.is(boxTroubles({ ...FACTS, nix: '', socket: 'missing' }, '/s').length, 2)
+  assert.is(boxTroubles({ ...FACTS, nix: '', socket: 'missing' }, '/s', []).length, 2)
+  assert.equal(boxNeeds(FACTS, ['a:other=']), { keys: [] }, 'a second key of one name would not be believed')
+  assert.match(boxTroubles(FACTS, '/s', ['a:other=']).join(), 'another key called a is trusted there')
 })
 
 box('lines to paste', () => {

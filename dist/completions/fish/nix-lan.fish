@@ -47,6 +47,7 @@ complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l user -x -a '(__fis
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l prefix -r -F -d 'where the programs go; default: /usr/local'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l no-linger -d 'not from boot on, only while the user is logged in'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l no-sign -d 'don\'t sign what was built here before'
+complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l no-doctor -d 'don\'t look at all of it at the end'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l dry-run -d 'show what would be done, and do nothing'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -s y -l yes -d 'don\'t ask'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l undo -d 'take back what setup did: every file as it was before'

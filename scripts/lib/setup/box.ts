@@ -5,7 +5,8 @@ import { quote } from '../become.ts'
 import { Failure } from '../errors.ts'
 import type { Outcome } from '../run.ts'
 import { type Person, runAs } from './as-user.ts'
-import type { Box } from './plan.ts'
+import { clashes } from './keys.ts'
+import { type Box, clashText } from './plan.ts'
 import type { BoxDeed } from './record.ts'
 
 /** What a box says of itself. */
@@ -127,17 +128,19 @@ function factsIn(output: string): BoxFacts | undefined {
 
 /** What root has to do on the box; pure. */
 export function boxNeeds(facts: BoxFacts, publicKeys: readonly string[]): BoxNeeds {
-  const keys = publicKeys.filter((key) => !facts.keys.includes(key))
+  const clashing = clashes(publicKeys, facts.keys)
+  const keys = publicKeys.filter((key) => !facts.keys.includes(key) && !clashing.includes(key))
   const mayJoin = facts.socket === 'forbidden' && /^[a-z_][a-z0-9_-]*$/i.test(facts.group) && facts.group !== 'root'
   return { keys, ...(mayJoin ? { member: { user: facts.user, group: facts.group } } : {}) }
 }
 
 /** What no root can do for us, but a person must know; pure. */
-export function boxTroubles(facts: BoxFacts, daemonSocket: string): string[] {
+export function boxTroubles(facts: BoxFacts, daemonSocket: string, publicKeys: readonly string[]): string[] {
   const troubles: string[] = []
   if (facts.nix === '') troubles.push('there is no nix-store in sight: install Nix there')
   if (facts.socket === 'missing')
     troubles.push(`there is no ${daemonSocket}: nix-lan needs the multi-user Nix, with nix-daemon, on the box`)
+  for (const key of clashes(publicKeys, facts.keys)) troubles.push(`${clashText(key)} of ${facts.conf}`)
   return troubles
 }
 

@@ -45,7 +45,7 @@ export function withBlock(text: string, lines: readonly string[], file: string):
 /** The settings that the block has to make, given what all files say without it. What is right already is left out. */
 export function blockLines(needs: Needs, assignments: Assignment[]): string[] {
   const urls = substitutersOf(assignments)
-  const keys = valuesOf(assignments, TRUSTED_KEYS, [])
+  const keys = trustedKeys(assignments)
   const lacking = needs.substituters.filter(({ socket }) => !urls.some((url) => isConnect(url, socket))).map(({ url }) => url)
   const untrusted = needs.publicKeys.filter((key) => !keys.includes(key))
   return [
@@ -60,6 +60,9 @@ export function blockLines(needs: Needs, assignments: Assignment[]): string[] {
 function isConnect(url: string, socket: string): boolean {
   return /[?&]remote-program=[^&]*nix-lan-connect(%20|\+| )/.test(url) && url.replaceAll('%2B', '+').includes(socket)
 }
+
+/** The public keys that are believed. */
+export const trustedKeys = (assignments: Assignment[]): string[] => valuesOf(assignments, TRUSTED_KEYS, [])
 
 /** The keys that Nix signs with. */
 export const secretKeys = (assignments: Assignment[]): string[] => valuesOf(assignments, SECRET_KEYS, [])

@@ -26,5 +26,22 @@ export async function newSecretKey(name: string): Promise<string> {
   }
 }
 
-/** A name for this machine's key. Nix and signatures part it from the rest by a colon. */
-export const keyName = (host: string): string => `${(host.split('.')[0] ?? '').replace(/[^A-Za-z0-9-]/g, '') || 'nix-lan'}-1`
+const nameOf = (key: string): string => key.slice(0, key.indexOf(':'))
+
+/**
+ * A name for this machine's key: HOST-1, or the first number that no other key has. Of two keys with one name Nix believes the first only
+ * (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc in 2.8), and a box may still know one that this machine had before.
+ * @param known public keys, here and on the boxes
+ */
+export function keyName(host: string, known: readonly string[]): string {
+  const base = (host.split('.')[0] ?? '').replace(/[^A-Za-z0-9-]/g, '') || 'nix-lan'
+  const names = new Set(known.map(nameOf))
+  let number = 1
+  while (names.has(`${base}-${number}`)) number++
+  return `${base}-${number}`
+}
+
+/** Those of our keys that another one of the same name keeps from being believed. */
+export function clashes(ours: readonly string[], trusted: readonly string[]): string[] {
+  return ours.filter((key) => !trusted.includes(key) && trusted.some((other) => nameOf(other) === nameOf(key)))
+}

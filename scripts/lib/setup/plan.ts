@@ -7,10 +7,10 @@ import type { ReadFile } from '../nix-conf.ts'
 import { failedDir, queueDir, socketPath, stateDir } from '../paths.ts'
 import { connectUrl } from '../store-url.ts'
 import type { User } from '../users.ts'
-import { assignmentsWith, blockLines, bothHooks, hookOf, secretKeys, shadowed, withBlock, withoutBlock } from './conf.ts'
+import { assignmentsWith, blockLines, bothHooks, hookOf, secretKeys, shadowed, trustedKeys, withBlock, withoutBlock } from './conf.ts'
 import type { DistFile } from './facts.ts'
 import type { Want } from './files.ts'
-import { publicHalf } from './keys.ts'
+import { clashes, publicHalf } from './keys.ts'
 import type { Layout } from './layout.ts'
 
 /** The box that was asked for: what is written below [cache.NAME]. */
@@ -54,6 +54,8 @@ export interface Plan {
   /** The keys that Nix signs with here; the box must trust them. */
   keyFiles: string[]
   publicKeys: string[]
+  /** The keys that are believed here without us. */
+  otherKeys: string[]
   /** A hook that nix.conf had, which is called too. */
   formerHook: string | undefined
 }
@@ -68,6 +70,9 @@ export function plan(situation: Situation): Plan {
   const keyFiles = listed.length > 0 ? listed : [layout.secretKey]
   const publicKeys =
     listed.length > 0 ? listed.map((file) => publicOf(file, nixConf.read)) : [publicHalf(situation.secret, layout.secretKey)]
+  const otherKeys = trustedKeys(without)
+  const [clash] = clashes(publicKeys, otherKeys)
+  if (clash) throw new Failure(`${nixConf.file}: ${clashText(clash)}`)
   const ours = `${layout.lib}/post-build-hook`
   const formerHook = otherHook(hookOf(without), ours, nixConf.read)
   const both = `${layout.etc}/post-build-hook`
@@ -93,7 +98,7 @@ export function plan(situation: Situation): Plan {
     ...directory(situation, dirname(nixConf.file)),
     { path: nixConf.file, kind: 'file' as const, content: Buffer.from(text), mode, uid, gid },
   ]
-  return { wants: unique(wants), config, keyFiles, publicKeys, formerHook }
+  return { wants: unique(wants), config, keyFiles, publicKeys, otherKeys, formerHook }
 }
 
 export const isSsh = (cache: Config['caches'][number]): cache is SshCache => cache.kind === 'ssh'
@@ -145,6 +150,11 @@ export function nameFor(host: string): string {
 }
 
 // ---- keys and hooks
+
+/** What to say of a key that another one keeps from being believed. */
+export function clashText(key: string): string {
+  return `another key called ${key.slice(0, key.indexOf(':'))} is trusted there, and of two with one name Nix believes the first only; take the old one out`
+}
 
 function publicOf(secretFile: string, read: ReadFile): string {
   const text = read(secretFile)

@@ -61,11 +61,15 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   if (known && known.user !== user.name)
     throw new UsageError(`this machine is set up for ${known.user}; take that back first: nix-lan setup --undo`)
   const situation = await gather(machine, options)
-  const draft = withStale(plan(situation), known)
-  const person = await personOf(user, draft.config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
-  const actions = await findActions(draft, situation, person, options)
-  const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)]
+  const { config, otherKeys } = plan(situation)
+  const person = await personOf(user, config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
+  const answers = await askBoxes(config.caches.filter(isSsh), person)
   const keyless = look(layout.secretKey).kind === 'missing'
+  const newKey = keyName(hostName(), [...otherKeys, ...answers.flatMap(({ answer }) => (answer.kind === 'there' ? answer.facts.keys : []))])
+  if (keyless) situation.secret = `${newKey}:${PLACEHOLDER}`
+  const draft = withStale(plan(situation), known)
+  const actions = await findActions(draft, situation, answers, options)
+  const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)]
   if (items.length === 0) say(`nix-lan ${VERSION} is set up for ${user.name} already, and nothing has to change.`)
   else {
     say(`nix-lan ${VERSION} for ${user.name} on ${hostName()}. To do:\n`)
@@ -78,7 +82,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
     return 1
   }
   if (items.length > 0) {
-    if (keyless) situation.secret = await newSecretKey(keyName(hostName()))
+    if (keyless) situation.secret = await newSecretKey(newKey)
     await carryOut(withStale(plan(situation), known), machine, person, actions, known)
   }
   return await conclude(actions, person, machine, options.doctor)
@@ -105,7 +109,7 @@ async function gather({ layout, user, gid }: Machine, options: Options): Promise
     box: options.destination === undefined ? undefined : await boxFor(options.destination, options.name, user),
     config: readText(layout.config),
     nixConf: { top, file, now: seen.kind === 'file' ? { ...seen, text: seen.content.toString() } : undefined, read: readText },
-    secret: readText(layout.secretKey) ?? `${keyName(hostName())}:${PLACEHOLDER}`,
+    secret: readText(layout.secretKey) ?? `new:${PLACEHOLDER}`,
     networkManager: layout.dispatchers !== undefined && existsSync(layout.dispatchers),
   }
 }
@@ -128,29 +132,34 @@ function withStale(planned: Plan, known: Record | undefined): Plan {
   return { ...planned, wants: [...planned.wants, ...stale.map(({ path }): Want => ({ path, kind: 'missing' }))] }
 }
 
-async function findActions(draft: Plan, { layout, user, nixConf }: Situation, person: Person, options: Options): Promise<Actions> {
+async function findActions(draft: Plan, { layout, user, nixConf }: Situation, answers: BoxWork[], options: Options): Promise<Actions> {
   const changes = (path: string): boolean => draft.wants.some((want) => want.path === path && !isRight(want, look(path)))
   const unitsChange = draft.wants.some((want) => want.path.startsWith(`${layout.units}/`) && !isRight(want, look(want.path)))
-  const boxes = await Promise.all(draft.config.caches.filter(isSsh).map((cache) => askOne(cache, draft, person)))
   return {
     restartDaemon: !layout.single && (changes(nixConf.file) || (await daemonOutdated(nixConf.file))),
     linger: options.linger && !lingers(user),
     startUnits: unitsChange || !hasManager(user) || !(await timerRuns(user)),
     sign: options.sign ? await findUnsignedBuilds() : [],
-    boxes,
+    boxes: answers.map((work) => ({ ...work, needs: needsOf(work, draft.publicKeys) })),
   }
 }
+
+const needsOf = ({ answer }: BoxWork, publicKeys: readonly string[]): BoxNeeds =>
+  answer.kind === 'there' ? boxNeeds(answer.facts, publicKeys) : { keys: [...publicKeys] }
 
 async function daemonOutdated(file: string): Promise<boolean> {
   const changed = statSync(file, { throwIfNoEntry: false })?.ctimeMs
   return changed !== undefined && daemonState(await daemonPid(), changed) === 'outdated'
 }
 
-async function askOne(cache: Box & { daemonSocket: string }, { publicKeys }: Plan, person: Person): Promise<BoxWork> {
-  process.stderr.write(`nix-lan setup: asking ${cache.ssh}\n`)
-  const answer = await askBox(person, cache, cache.daemonSocket)
-  const needs = answer.kind === 'there' ? boxNeeds(answer.facts, publicKeys) : { keys: [...publicKeys] }
-  return { box: cache, daemonSocket: cache.daemonSocket, answer, needs }
+function askBoxes(caches: readonly (Box & { daemonSocket: string })[], person: Person): Promise<BoxWork[]> {
+  process.stderr.write(`nix-lan setup: asking ${caches.map(({ ssh }) => ssh).join(', ')}\n`)
+  return Promise.all(
+    caches.map(async (box) => {
+      const answer = await askBox(person, box, box.daemonSocket)
+      return { box, daemonSocket: box.daemonSocket, answer, needs: { keys: [] } }
+    }),
+  )
 }
 
 // ---- what will be done
@@ -185,13 +194,13 @@ function actionItems(actions: Actions, { keyFiles }: Plan, { user }: Situation):
 }
 
 /** What only a person can do, said before the question. */
-function sayTroubles({ boxes }: Actions, { formerHook }: Plan): void {
+function sayTroubles({ boxes }: Actions, { formerHook, publicKeys }: Plan): void {
   if (formerHook) say(`  Your own post-build-hook, ${formerHook}, goes on being called.\n`)
   for (const { box, daemonSocket, answer, needs } of boxes) {
     if (answer.kind === 'away') say(`  ${box.ssh} can't be reached now (${answer.why}), so that its side is left for later.\n`)
     else if (answer.kind === 'refused') say(`  ${box.ssh} lets nobody in: ${answer.why}.\n  Mend that: ${answer.cure}\n`)
     else {
-      for (const trouble of boxTroubles(answer.facts, daemonSocket)) say(`  On ${box.ssh} ${trouble}.\n`)
+      for (const trouble of boxTroubles(answer.facts, daemonSocket, publicKeys)) say(`  On ${box.ssh} ${trouble}.\n`)
       if (!mayMend(answer.facts) && needsAnything(needs)) sayLines(box, needs, answer.facts)
     }
   }
