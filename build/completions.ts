@@ -53,7 +53,7 @@ function nodeOf(help: Help, helps: readonly Help[]): Node {
     const name = `${help.name} ${term.split(' ')[0]}`
     return { name, summary: text, options: [], children: [], words: kindOf(term) }
   })
-  const children = [...commands, ...actions]
+  const children = [...commands, ...actions.filter(({ name }, at) => actions.findIndex((other) => other.name === name) === at)]
   const words = children.length > 0 ? 'none' : kindOf(help.usage.join(' ').replace(/\[OPTION…?\]|\[USER@\]/g, ''))
   return { name: help.name, summary: help.summary, options, children, words }
 }
@@ -98,61 +98,57 @@ function bash(root: Node): string {
       .filter(({ value }) => value !== undefined)
       .map(({ short, long, kind }) => `    '${node.name}'*' --${long}'${short ? ` | '${node.name}'*' -${short}'` : ''}) kind=${kind} ;;`),
   )
+  const used = [...new Set(all.flatMap((node) => [node.words, ...node.options.map(({ kind }) => kind)]))]
+  const kinds = used.map((kind) => bashKind(kind, name)).join('')
+  const caches = used.includes('caches') ? `${name}_caches() {\n  local file\n  ${CACHES}\n}\n\n` : ''
+  if (root.words === 'command') return bashCommand(root, options(root))
   return `${MADE}
 # shellcheck shell=bash
 
-${name}_caches() {
-  local file
-  ${CACHES}
-}
-
-${name}() {
-  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD - 1]} command=${root.name} at kind='' words='' options=''
+${caches}${name}() {
+  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD - 1]} command=${root.name} kind='' words='' options=''
   COMPREPLY=()
-${root.words === 'command' ? bashCommand(root) : ''}  for ((at = 1; at < COMP_CWORD; at++)); do
-    case "$command \${COMP_WORDS[at]}" in
-      ${
-        all
-          .slice(1)
-          .map((node) => `'${node.name}'`)
-          .join(' | ') || "''"
-      }) command="$command \${COMP_WORDS[at]}" ;;
-    esac
-  done
-  case $command in
+${all.length > 1 ? bashPath(all) : ''}  case $command in
 ${all.map((node) => `    '${node.name}') options='${options(node)}' ${words(node)} ;;`).join('\n')}
   esac
   case "$command $prev" in
-${values.length > 0 ? values.join('\n') : '    *) ;;'}
-    *) if [[ $cur == -* ]]; then kind=words words=$options; fi ;;
+${values.map((line) => `${line}\n`).join('')}    *) if [[ $cur == -* ]]; then kind=words words=$options; fi ;;
   esac
-  case $kind in
-    caches) words=$(${name}_caches) ;;
-    files)
-      compopt -o filenames 2>/dev/null
-      mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-      return
-      ;;
-    users)
-      mapfile -t COMPREPLY < <(compgen -u -- "$cur")
-      return
-      ;;
-    hosts)
-      mapfile -t COMPREPLY < <(compgen -A hostname -- "$cur")
-      return
-      ;;
-    none) words='' ;;
-  esac
-  mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+${kinds === '' ? '' : `  case $kind in\n${kinds}  esac\n`}  mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }
 
 complete -F ${name} ${root.name}
 `
 }
 
+/** Finds the subcommand, and the action, among the words before. */
+const bashPath = (all: readonly Node[]): string => `  local at
+  for ((at = 1; at < COMP_CWORD; at++)); do
+    case "$command \${COMP_WORDS[at]}" in
+${all
+  .slice(1)
+  .map((node) => `      '${node.name}') command='${node.name}' ;;\n`)
+  .join('')}    esac
+  done
+`
+
+/** The completion for what may stand in a place. */
+function bashKind(kind: Kind, name: string): string {
+  if (kind === 'caches') return `    caches) words=$(${name}_caches) ;;\n`
+  const compgen = { files: '-f', users: '-u', hosts: '-A hostname', command: undefined, none: undefined }[kind]
+  if (compgen === undefined) return ''
+  const names = kind === 'files' ? '      compopt -o filenames 2>/dev/null\n' : ''
+  return `    ${kind})\n${names}      mapfile -t COMPREPLY < <(compgen ${compgen} -- "$cur")\n      return\n      ;;\n`
+}
+
 /** Another command follows: its own completion, where bash-completion is there to find it. */
-const bashCommand = (root: Node): string =>
-  `  for ((at = 1; at <= COMP_CWORD; at++)); do
+const bashCommand = (root: Node, options: string): string => `${MADE}
+# shellcheck shell=bash
+
+${identifier(root.name)}() {
+  local cur=\${COMP_WORDS[COMP_CWORD]} at
+  COMPREPLY=()
+  for ((at = 1; at <= COMP_CWORD; at++)); do
     if [[ \${COMP_WORDS[at]} == -* ]]; then continue; fi
     if declare -F _comp_command_offset >/dev/null; then
       _comp_command_offset "$at"
@@ -166,7 +162,11 @@ const bashCommand = (root: Node): string =>
     fi
     return
   done
-`.replaceAll('${root}', root.name)
+  mapfile -t COMPREPLY < <(compgen -W '${options}' -- "$cur")
+}
+
+complete -F ${identifier(root.name)} ${root.name}
+`
 
 const parentOf = (all: readonly Node[], node: Node): Node | undefined =>
   node.options.length > 0 ? undefined : all.find(({ children }) => children.includes(node))
@@ -197,31 +197,26 @@ esac
 `
 }
 
+/** A function for a command; its actions, which have its options, are in it. */
 function zshFunction(node: Node): string {
-  const specs = node.options.map(zshOption)
-  const simple = node.children.filter(({ options }) => options.length === 0)
-  const state = node.children.length > 0
-  if (!state) {
-    return `${identifier(node.name)}() {\n  _arguments -s ${[...specs, ...zshWords(node.words)].map((spec) => `\\\n    ${spec}`).join(' ')}\n}\n`
-  }
-  const children = node.children.map((child) => `      ${quoted(`${lastWord(child.name)}:${child.summary}`)}`)
+  const specs = (indent: string, more: readonly string[]): string => more.map((spec) => `\n${indent}${spec}`).join('')
+  const options = `  local -a specs\n  specs=(${specs('    ', node.options.map(zshOption))}\n  )\n`
+  const start = `${identifier(node.name)}() {\n${options}`
+  if (node.children.length === 0) return `${start}  _arguments -s $specs${zshWords(node.words)}\n}\n`
+  const children = node.children.map((child) => quoted(`${lastWord(child.name)}:${child.summary}`))
   const branches = node.children.map((child) => {
-    const name = lastWord(child.name)
-    if (simple.includes(child))
-      return `        ${name}) _arguments -s ${[...specs, ...zshWords(child.words)].map((spec) => `\\\n          ${spec}`).join(' ')} ;;`
-    return `        ${name}) ${identifier(child.name)} ;;`
+    const call = child.options.length > 0 ? identifier(child.name) : `_arguments -s $specs${zshWords(child.words)}`
+    return `        ${lastWord(child.name)}) ${call} ;;`
   })
-  return `${identifier(node.name)}() {
-  local curcontext=$curcontext state line
+  return `${start}  local curcontext=$curcontext state line
   local -A opt_args
-  _arguments -s -C ${[...specs, "'1: :->first'", "'*:: :->rest'"].map((spec) => `\\\n    ${spec}`).join(' ')}
+  local -a first
+  _arguments -s -C $specs '1: :->first' '*:: :->rest'
   case $state in
     first)
-      local -a words_here
-      words_here=(
-${children.join('\n')}
+      first=(${specs('        ', children)}
       )
-      _describe -t commands command words_here
+      _describe -t commands command first
       ;;
     rest)
       case $words[1] in
@@ -242,9 +237,9 @@ const ZSH_ACTIONS: Record<Kind, string> = {
   none: ' ',
 }
 
-function zshWords(kind: Kind): string[] {
-  if (kind === 'command') return ["'(-)1:command: _command_names -e'", "'*::argument: _normal'"]
-  return kind === 'none' ? [] : [quoted(`*:${kind.slice(0, -1)}:${ZSH_ACTIONS[kind]}`)]
+function zshWords(kind: Kind): string {
+  if (kind === 'command') return " '(-)1:command: _command_names -e' '*::argument: _normal'"
+  return kind === 'none' ? '' : ` ${quoted(`*:${kind.slice(0, -1)}:${ZSH_ACTIONS[kind]}`)}`
 }
 
 function zshOption({ short, long, value, kind, text }: Option & { kind: Kind }): string {

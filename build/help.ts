@@ -140,11 +140,18 @@ export interface Option {
 
 /** The options of a command. @throws Error for an entry that isn't one */
 export function optionsOf(help: Help): Option[] {
-  return entriesOf(help, 'Options').map(({ term, text }) => {
+  const entries = entriesOf(help, 'Options').flatMap(({ term, text }) => {
+    const several = /^--[a-z-]+(, --[a-z-]+)+$/.test(term) ? term.split(', ') : [term]
+    return several.map((one, at) => ({
+      term: one,
+      text: several.length > 1 ? (text.replace(/^(.*?): /, '').split('; ')[at] ?? text) : text,
+    }))
+  })
+  return entries.map(({ term, text }) => {
     const [, short, long, value] = /^(?:-([a-zA-Z]), )?--([a-z][a-z-]*)(?: ([A-Z][A-Z@[\]-]*))?$/.exec(term) ?? []
     if (long === undefined) throw new Error(`${help.name} --help: not an option: ${term}`)
     const about = text || { help: 'show the help', version: 'show the version' }[long]
     if (!about) throw new Error(`${help.name} --help: nothing is said of --${long}`)
-    return { short, long, value, text: about }
+    return { short, long, value, text: about.replace(/, see below$/, '') }
   })
 }

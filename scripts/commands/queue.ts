@@ -34,6 +34,8 @@ Options:
       --cache CACHE    only this cache; default: each one that is reached by ssh
       --json           the answer for scripts, see below
       --full           list: sizes and signatures however long the list is
+      --built          add, sign: what was built here
+      --failed, --all  drop: all that failed; all that is there
       --key-file FILE  sign: instead of the secret-key-files of nix.conf
   -h, --help           show this
       --version        show the version

@@ -31,9 +31,9 @@ Options:
   -h, --help         show this
       --version      show the version
 
-Exit code: 0 done; 1 something is left to do, as it says, or you said no; 2 wrong
-usage, or a machine that this isn't for; 75 the box is away: this machine is set
-up, the box's side is left for later.
+Exit code: 0 done; 1 something is left to do, as it says, or you said no; 2
+wrong usage, or a machine that this isn't for; 75 the box is away: this machine
+is set up, the box's side is left for later.
 
 Examples:
   sudo nix-lan setup pi@pi.local

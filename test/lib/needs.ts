@@ -22,6 +22,10 @@ export const PACKAGES: Record<string, string> = {
   python3: 'python3-minimal',
   'systemd-nspawn': 'systemd-container',
   script: 'bsdutils',
+  zsh: 'zsh',
+  fish: 'fish',
+  groff: 'groff-base',
+  mandoc: 'mandoc',
 }
 
 /** The names of tests that were skipped, and why. A global, since each test file is a bundle of its own; test/lib/one.ts makes and reads it. */
