@@ -210,8 +210,8 @@ test('by hand: help, and whose boxes they are', () => {
   )
   assert.is(
     told,
-    `Usage: nix-lan-dispatcher INTERFACE ACTION
-Usage: nix-lan-dispatcher INTERFACE ACTION
+    `nix-lan-dispatcher: look for the boxes when the network changes
+nix-lan-dispatcher: look for the boxes when the network changes
 nobody 65534
 0
 nix-lan-dispatcher: an event is an interface and an action; see --help

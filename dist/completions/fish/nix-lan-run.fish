@@ -5,7 +5,7 @@ function __nix_lan_caches
 end
 
 complete -c nix-lan-run -l explain -d 'say what would be done and why; run nothing'
-complete -c nix-lan-run -l json -d 'with --explain: the answer for scripts, see below'
+complete -c nix-lan-run -l json -d 'with --explain: the answer for scripts'
 complete -c nix-lan-run -s h -l help -d 'show this'
 complete -c nix-lan-run -l version -d 'show the version'
 complete -c nix-lan-run -x -a '(__fish_complete_subcommand)'
