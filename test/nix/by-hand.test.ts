@@ -1,15 +1,15 @@
-// The README's way to set it up by hand, run as it stands there, and then used.
+// The way to set it up by hand in docs/by-hand.md, run as it stands there, and then used.
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import { accepts, createWorld, GREETING, nixConf, type World } from './world.ts'
 
-const test = needs(suite('readme'), 'root', 'nix', 'ssh', 'sshd')
+const test = needs(suite('by hand'), 'root', 'nix', 'ssh', 'sshd')
 
 /** The lines of the block behind the comment that names this file, without the two that make no sense in a world. */
 function setUpBlock(): string[] {
-  const [, block = ''] = /<!-- test\/nix\/readme\.test\.ts[^\n]*\n```sh\n([\s\S]*?)```/.exec(readFileSync('README.md', 'utf8')) ?? []
+  const [, block = ''] = /<!-- test\/nix\/by-hand\.test\.ts[^\n]*\n```sh\n([\s\S]*?)```/.exec(readFileSync('docs/by-hand.md', 'utf8')) ?? []
   const lines = block.trim().split('\n')
   assert.ok(lines.length > 5 && lines.length < 15, `set-up by hand in under 15 lines, not ${lines.length}`)
   const kept = lines.filter((line) => !/^git clone|^systemctl restart/.test(line))
@@ -17,7 +17,7 @@ function setUpBlock(): string[] {
   return kept
 }
 
-test('set up as the README says: built, uploaded, collected, fetched back', async () => {
+test('set up by hand as the document says: built, uploaded, collected, fetched back', async () => {
   const box = await createWorld({ nix: 'host', name: 'box' })
   const client = await createWorld({ nix: 'host', name: 'client' })
   try {
