@@ -1,6 +1,6 @@
 // nix-lan-available: is the box there? Asks all caches at once, prints a line for each, and exits 0 or 1. Changes nothing but the
 // memory of a cache's last address.
-import { main, parse } from './lib/cli.ts'
+import { main, parse, print } from './lib/cli.ts'
 import { type Cache, loadConfig, namedCache } from './lib/config.ts'
 import { UsageError } from './lib/errors.ts'
 import { type Answer, reachable, usable } from './lib/reach.ts'
@@ -68,8 +68,8 @@ async function available(argv: string[]): Promise<number> {
     flag('usable') ? usable(cache, config.uid, deadline) : reachable(cache, deadline)
   const found = await Promise.all(caches.map(async (cache) => ({ cache: cache.name, answer: await patiently(cache, wait, ask) })))
   const there = flag('usable') ? 'usable' : 'reachable'
-  if (flag('json')) process.stdout.write(`${JSON.stringify(found.map((one) => plain(one, there)))}\n`)
-  else if (!flag('quiet')) process.stdout.write(found.map((one) => `${line(one, there)}\n`).join(''))
+  if (flag('json')) print(`${JSON.stringify(found.map((one) => plain(one, there)))}\n`)
+  else if (!flag('quiet')) print(found.map((one) => `${line(one, there)}\n`).join(''))
   return found.every(({ answer }) => answer.ok) ? 0 : 1
 }
 
@@ -107,4 +107,4 @@ function plain({ cache, answer: { ok, ...rest } }: Found, state: string): Record
   return { cache, state: ok ? state : 'away', ...rest }
 }
 
-void main('nix-lan-available', HELP, available)
+void main('nix-lan-available', HELP, available, false)

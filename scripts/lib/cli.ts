@@ -1,5 +1,6 @@
 // What every command has in common: options, --help, --version, and how an error becomes a line and an exit code.
 // Imports nothing but mri, so that the hot paths can afford it.
+import { writeSync } from 'node:fs'
 import mri from 'mri'
 import { Failure, UsageError } from './errors.ts'
 import { VERSION } from './version.ts'
@@ -112,15 +113,12 @@ function edits(a: string, b: string): number {
 /**
  * Runs a command and ends the process: --help and --version, then `run`, whose number is the exit code. A Failure is one line
  * on stderr and its own exit code; anything else is a bug, printed with its stack, exit 1.
+ * @param streams false: `run` writes to stdout by print() alone, so that Node's streams need not be loaded: a tenth of its start
  */
-export async function main(name: string, help: string, run: (argv: string[]) => Promise<number>): Promise<void> {
+export async function main(name: string, help: string, run: (argv: string[]) => Promise<number>, streams = true): Promise<void> {
   let code = 1
-  // Who reads may stop reading (`| head`), which is no failure; a full disk is one.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') return
-    process.stderr.write(`${name}: can't write to stdout: ${error.code}\n`)
-    process.exit(1)
-  })
+  self = name
+  if (streams) openStream()
   try {
     code = await answer(process.argv.slice(2), name, help, run)
   } catch (error) {
@@ -131,14 +129,48 @@ export async function main(name: string, help: string, run: (argv: string[]) => 
       process.stderr.write(`${name}: this is a bug in nix-lan ${VERSION}: ${error instanceof Error ? error.stack : error}\n`)
     }
   }
-  exit(code)
+  if (stream) exit(code)
+  else process.exit(code)
+}
+
+/** The command's name, for what main() doesn't see. */
+let self = ''
+/** Whether process.stdout is in use. */
+let stream = false
+
+/** Who reads may stop reading (`| head`), which is no failure; a full disk is one. */
+function openStream(): void {
+  stream = true
+  process.stdout.on('error', unwritten)
+}
+
+function unwritten(error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') return
+  process.stderr.write(`${self}: can't write to stdout: ${error.code}\n`)
+  process.exit(1)
+}
+
+/** Writes to stdout in place; where that may not be waited for (O_NONBLOCK), by the stream. */
+export function print(text: string): void {
+  const bytes = Buffer.from(text)
+  let done = 0
+  try {
+    while (!stream && done < bytes.length) done += writeSync(1, bytes, done)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EAGAIN') openStream()
+    else {
+      unwritten(error as NodeJS.ErrnoException)
+      return
+    }
+  }
+  if (done < bytes.length) process.stdout.write(bytes.subarray(done))
 }
 
 async function answer(argv: string[], name: string, help: string, run: (argv: string[]) => Promise<number>): Promise<number> {
   const end = argv.indexOf('--')
   const own = end < 0 ? argv : argv.slice(0, end)
-  if (own.includes('--help') || own.includes('-h')) process.stdout.write(help)
-  else if (own.includes('--version')) process.stdout.write(`${name} ${VERSION}\n`)
+  if (own.includes('--help') || own.includes('-h')) print(help)
+  else if (own.includes('--version')) print(`${name} ${VERSION}\n`)
   else return await run(argv)
   return 0
 }

@@ -1,8 +1,8 @@
 // The little that nix-lan-run reads of nix.conf files by itself: which substituters they name, so that nix need not be asked
 // when none of ours is among them. It never decides what is in force: that is asked of nix (wrap.ts, run.ts).
 import { readFileSync } from 'node:fs'
-import { homedir } from 'node:os'
 import { dirname, resolve } from 'node:path'
+import { effectiveUid, findUser } from './users.ts'
 
 /** A setting as it stands in a file or in NIX_CONFIG: `extra-substituters = a b` has the key `extra-substituters` and two values. */
 export interface Assignment {
@@ -63,10 +63,13 @@ export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): 
 /** The users' files, the one that counts most first. NIX_CONFIG_HOME is newer than 2.8 and unknown to it (src/libutil/users.cc, 2.26). */
 function userFiles(env: NodeJS.ProcessEnv): string[] {
   if (env.NIX_USER_CONF_FILES !== undefined) return env.NIX_USER_CONF_FILES.split(':').filter(Boolean)
-  const own = env.NIX_CONFIG_HOME || `${env.XDG_CONFIG_HOME || `${homedir()}/.config`}/nix`
+  const own = env.NIX_CONFIG_HOME || `${env.XDG_CONFIG_HOME || `${home()}/.config`}/nix`
   const others = (env.XDG_CONFIG_DIRS || '/etc/xdg').split(':').filter(Boolean)
   return [own, ...others.map((directory) => `${directory}/nix`)].map((directory) => `${directory}/nix.conf`)
 }
+
+/** As Nix has it: $HOME, else what the passwd database says. */
+const home = (): string => process.env.HOME || (findUser(effectiveUid())?.home ?? '')
 
 /** The settings by which a substituter can get into the list; `binary-caches` is the old name that Nix still knows. */
 const SUBSTITUTERS = new Set(['substituters', 'binary-caches'])

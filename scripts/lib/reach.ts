@@ -1,8 +1,7 @@
 // Whether a cache is there: the one place that decides what "reachable" (its port accepts) and "usable" (it answers as a store
 // does) mean. Never concludes from a name, a file or an old answer alone, and is never later than its deadline. A hot path: what
 // only `usable` needs is loaded when it is used.
-import { existsSync } from 'node:fs'
-import { networkInterfaces } from 'node:os'
+import { existsSync, readFileSync } from 'node:fs'
 import type { Cache, UrlCache } from './config.ts'
 import { type Memory, memoryOf } from './last-address.ts'
 import { socketPath } from './paths.ts'
@@ -60,10 +59,17 @@ function folderAnswer(folder: string, elapsed: () => number): Answer {
   return { ok: false, reason: `${file} is not there`, ms: elapsed() }
 }
 
-/** The interfaces that have an IPv6 link-local address, and so a link that one of somebody else's could be on. */
+/**
+ * The interfaces that have an IPv6 link-local address, and so a link that one of somebody else's could be on. From /proc/net/if_inet6 (Linux: address,
+ * index, prefix, scope, flags, name), since to load node:os takes longer than all the rest here.
+ */
 function linkLocalScopes(): string[] {
-  const all = Object.entries(networkInterfaces())
-  return all.filter(([, addresses]) => addresses?.some(({ address }) => /^fe80:/i.test(address))).map(([name]) => name)
+  try {
+    const lines = readFileSync('/proc/net/if_inet6', 'latin1').trim().split('\n')
+    return [...new Set(lines.filter((line) => line.startsWith('fe80')).map((line) => line.split(/\s+/).at(-1) ?? ''))]
+  } catch {
+    return [] // no IPv6
+  }
 }
 
 /**
