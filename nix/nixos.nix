@@ -164,16 +164,13 @@ in
         before = [ "nix-daemon.service" ];
         unitConfig.ConditionPathExists = "!${cfg.secretKeyFile}";
         path = [ config.nix.package ];
-        serviceConfig = {
-          Type = "oneshot";
-          UMask = "0077";
-        };
+        serviceConfig.Type = "oneshot";
+        # nix-store makes the secret 0600 and the public half 0644, whatever the umask (2.4 to 2.34).
         script = ''
           secret=${lib.escapeShellArg cfg.secretKeyFile}
           public=${lib.escapeShellArg publicKeyFile}
           mkdir -p "$(dirname "$secret")"
           nix-store --generate-binary-cache-key ${lib.escapeShellArg cfg.keyName} "$secret.new" "$public.new"
-          chmod 644 "$public.new"
           mv -f "$public.new" "$public"
           mv -f "$secret.new" "$secret"
           echo "what is built here is signed from now on; for trusted-public-keys of the box: $(cat "$public")"

@@ -12,7 +12,7 @@ import { createProject, evaluate, LOCAL, NIXES, type Project } from './project.t
 /** What eval.nix says of a NixOS, as far as this test puts it into a world. */
 interface System {
   failed: string[]
-  nix: { conf: string }
+  nix: { conf: string; 'conf-2311': string }
   networking: { networkmanager: { dispatcherScripts: { source: string }[] } }
   environment: { etc: Record<string, { text: string }>; systemPackages: string[] }
   systemd: {
@@ -23,6 +23,9 @@ interface System {
     tmpfiles: { rules: string[] }
   }
 }
+
+/** The nix.conf of a NixOS from the time of a Nix. */
+const OF_NIXOS: Record<string, 'conf' | 'conf-2311'> = { '2.8': 'conf-2311', '2.26': 'conf', '2.34': 'conf' }
 
 const SW = '/run/current-system/sw/bin'
 const QUEUE = '/nix/var/nix/gcroots/nix-lan/queue/rpi'
@@ -50,7 +53,7 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
     laptop.world.write('/home/alice/.ssh/known_hosts', `[127.0.0.1]:${port} ${hostKey}\n`, { user: 'alice' })
     const there = `{ host = force "127.0.0.1"; ssh = force "alice@127.0.0.1"; port = ${port}; }`
     system = await systemOf(laptop, 'nixos', `{ services.nix-lan.caches.rpi = ${there}; }`)
-    await activate(laptop, system)
+    await activate(laptop, system, OF_NIXOS[version])
   })
 
   test('the key is made once, and only root can read the secret', async () => {
@@ -156,17 +159,17 @@ async function systemOf(project: Project, example: string, more: string): Promis
 }
 
 /** The nix.conf, with what every world needs above it; without the one cache that can't be reached from here. */
-function confOf(system: System): string {
+function confOf(system: System, which: 'conf' | 'conf-2311' = 'conf'): string {
   const base = nixConf()
     .split('\n')
     .filter((line) => !/^(substituters|trusted-users) /.test(line))
-  const conf = system.nix.conf.replace(/ ?https:\/\/cache\.nixos\.org\//, '')
-  assert.is.not(conf, system.nix.conf)
+  const conf = system.nix[which].replace(/ ?https:\/\/cache\.nixos\.org\//, '')
+  assert.is.not(conf, system.nix[which])
   return `${base.join('\n')}${conf}`
 }
 
 /** Does what NixOS does with a system, for the parts that nix/nixos.nix has set. */
-async function activate(project: Project, system: System): Promise<void> {
+async function activate(project: Project, system: System, conf: 'conf' | 'conf-2311' = 'conf'): Promise<void> {
   const { world } = project
   assert.equal(system.failed, [])
   const build = ['--expr', `(import ${project.stub}/eval.nix { }).flake.packages.x86_64-linux.default`, '--no-out-link']
@@ -175,7 +178,7 @@ async function activate(project: Project, system: System): Promise<void> {
   for (const path of system.systemd.services['nix-daemon'].path) await realise(project, path)
   await world.must('root', 'mkdir', ['-p', '/run/current-system/sw'])
   await world.must('root', 'ln', ['-s', `${out}/bin`, SW])
-  world.write('/etc/nix/nix.conf', confOf(system))
+  world.write('/etc/nix/nix.conf', confOf(system, conf))
   // A link to a link into the store, all of it root's; the store has the mode that it has there.
   await world.must('root', 'chmod', ['1775', '/nix/store'])
   for (const [file, { text }] of Object.entries(system.environment.etc)) {
@@ -200,11 +203,11 @@ async function realise({ world, stub }: Project, path: string): Promise<void> {
   assert.is(await world.must('root', 'nix-build', args, { env: LOCAL }), path)
 }
 
-/** Runs the unit nix-lan-key as NixOS does: by bash -e, with the packages of its `path`. Returns what it puts into the journal. */
+/** Runs the unit nix-lan-key as systemd does, by bash -e as NixOS writes it. Returns what it puts into the journal. */
 async function makeKey(world: World, system: System): Promise<string> {
   const { script } = system.systemd.services['nix-lan-key']
   world.write('/opt/key.sh', script)
-  return `${await world.must('root', 'bash', ['-c', 'umask 0077; exec bash -e /opt/key.sh'])}\n`
+  return `${await world.must('root', 'bash', ['-c', 'umask 0022; exec bash -e /opt/key.sh'])}\n`
 }
 
 /** The command of a unit of the package, for the box rpi. */

@@ -57,7 +57,7 @@ let
     };
   };
 
-  # A line of nix.conf, and all of them as NixOS writes them since 24.05: extra- ones last, otherwise by name.
+  # A line of nix.conf. All of them stand in alphabetical order, since 24.05 with the extra- ones last.
   text =
     value:
     if value == null then
@@ -79,7 +79,9 @@ in
     nix = {
       enable = given types.bool true;
       package = given types.package pkgs.nix;
-      conf = given types.str ""; # only here: the text of nix.conf
+      # Only here: the text of nix.conf, and that of NixOS up to 23.11.
+      conf = given types.str "";
+      conf-2311 = given types.str "";
       settings = mkOption {
         description = "";
         default = { };
@@ -139,5 +141,6 @@ in
     trusted-users = [ "root" ];
     substituters = lib.mkAfter [ "https://cache.nixos.org/" ];
   };
+  config.nix.conf-2311 = builtins.concatStringsSep "" (linesOf (_: true));
   config.nix.conf = builtins.concatStringsSep "" (linesOf (name: !(isExtra name)) ++ linesOf isExtra);
 }
