@@ -3,7 +3,7 @@
 import { age, bytes, printable } from './queue-list.ts'
 import type { Answer } from './reach.ts'
 import type { UnitFacts } from './systemd.ts'
-import type { Counted, Sum } from './tally.ts'
+import type { Counted } from './tally.ts'
 import type { TunnelState } from './tunnel-state.ts'
 
 /** What the user's systemd says of a cache's units. */
@@ -81,7 +81,7 @@ export function assess(facts: Facts): CacheStatus {
   return {
     cache: name,
     state,
-    since: sinceWhen(state, units),
+    since: sinceWhen(state, units, facts.tunnelState),
     reason: answer.ok ? null : reasonOf(facts, answer.reason, reachable),
     detail: (answer.ok && answer.detail) || null,
     ms: answer.ok ? answer.ms : null,
@@ -89,17 +89,20 @@ export function assess(facts: Facts): CacheStatus {
   }
 }
 
-function sinceWhen(state: State, units: UnitsOf | null): number | null {
+/** systemd forgets the times of a unit that is down and that nobody refers to; the tunnel's state remains. */
+function sinceWhen(state: State, units: UnitsOf | null, tunnelState: TunnelState | undefined): number | null {
   if (!units) return null
   if (state === 'usable') return timestamp(units.tunnel.ActiveEnterTimestamp)
   if (state === 'reachable') return timestamp(units.target.ActiveEnterTimestamp)
-  return timestamp(units.target.InactiveEnterTimestamp)
+  const failed = Date.parse(tunnelState?.since ?? '')
+  return timestamp(units.target.InactiveEnterTimestamp) ?? (Number.isNaN(failed) ? null : failed)
 }
 
 function reasonOf({ name, socket, units, tunnelState }: Facts, answered: string, reachable: boolean): string {
   if (socket !== false) return answered
   if (tunnelState) return tunnelState.reason
-  if (reachable) return units?.tunnel.StatusText || 'the tunnel is being made'
+  // What a tunnel that ends has said last is of another time.
+  if (reachable) return (units?.tunnel.ActiveState === 'activating' && units.tunnel.StatusText) || 'the tunnel is on its way'
   return units ? 'the check could not reach it' : `no tunnel; make one: nix-lan-tunnel ${name}`
 }
 
@@ -210,9 +213,12 @@ const paths = (count: number): string => (count === 1 ? '1 path' : `${count} pat
 
 function countsLine({ all, week, today }: Counted, now: number): string {
   if (all.paths === 0) return 'nothing yet'
-  const part = (name: string, sum: Sum): string => (sum.paths === 0 ? '' : `${name} ${paths(sum.paths)} (${bytes(sum.bytes)})`)
-  const sums = [part('today', today), part('in 7 days', week), part('in all', all)].filter((text) => text !== '')
-  return `last ${age(now - all.last)} ago; ${sums.join(', ')}`
+  // A period that tells the same as the next is left out.
+  const parts = [
+    today.paths > 0 && today.paths < week.paths ? `today ${bytes(today.bytes)}, ` : '',
+    week.paths > 0 && week.paths < all.paths ? `7 days ${bytes(week.bytes)}, ` : '',
+  ]
+  return `${age(now - all.last)} ago; ${parts.join('')}in all ${paths(all.paths)}, ${bytes(all.bytes)}`
 }
 
 /** What the state of a box that is away rests on. */

@@ -119,7 +119,7 @@ test('nix-lan alone is status; without a configuration it is the help', async ()
     assert.is(code, 0)
     assert.match(stdout, /^rpi: away; no tunnel/)
     assert.match(stdout, /^ {2}queue {5}1 path, 1\.0 MiB, since /m)
-    assert.match(stdout, /^ {2}fetched {3}last \d+d ago; in all 7 paths \(7\.0 KiB\)$/m)
+    assert.match(stdout, /^ {2}fetched {3}\d+d ago; in all 7 paths, 7\.0 KiB$/m)
   }
   assert.match((await nixLan(['--json'])).stdout, /^\{\n/)
   assert.is((await nixLan(['--jsn'])).code, 2)

@@ -52,6 +52,22 @@ const STATES: [string, Partial<Facts>, string, number | null, string | null, str
     'inactive',
   ],
   ['reachable, the tunnel is on its way', { units: units(up, activating) }, 'reachable', ms, 'waits for the nix-daemon', 'activating'],
+  [
+    'gone, and systemd has forgotten since when',
+    { units: units({ ActiveState: 'inactive' }, {}), tunnelState: state },
+    'away',
+    ms,
+    state.reason,
+    'inactive',
+  ],
+  [
+    'reachable, a tunnel that ends',
+    { units: units(up, { ActiveState: 'deactivating', StatusText: 'Nix answers' }) },
+    'reachable',
+    ms,
+    'the tunnel is on its way',
+    'deactivating',
+  ],
   ['reachable, ssh fails', { units: units(up, activating), tunnelState: state }, 'reachable', ms, state.reason, 'activating'],
   ['reachable, a link that is mute', { socket: true, units: units(up, up) }, 'reachable', ms, NO.reason, 'active'],
   ['a url', { socket: null, answer: YES }, 'usable', null, null, null],
@@ -95,7 +111,7 @@ test('a screen', () => {
     '            1 path failed; nix-lan queue retry, or nix-lan queue drop --failed',
     '              bad: lacks a signature  [2J',
     '  uploaded  nothing yet',
-    '  fetched   last 3m ago; today 1 path (1.0 MiB), in 7 days 4 paths (4.0 MiB), in all 30 paths (30.0 MiB)',
+    '  fetched   3m ago; today 1.0 MiB, 7 days 4.0 MiB, in all 30 paths, 30.0 MiB',
     '',
   ])
 })

@@ -216,7 +216,7 @@ function programs(situation: Situation): Want[] {
 function linkFor(path: string, { bin, man, completions }: Layout): string | undefined {
   const name = path.split('/').at(-1) ?? ''
   if (/^nix-lan(-(available|connect|run|tunnel))?$/.test(path)) return `${bin}/${name}`
-  if (path.startsWith('man/man1/')) return `${man}/${name}`
+  if (path.startsWith('man/')) return `${dirname(man)}/${path.slice('man/'.length)}`
   const shell = /^completions\/(bash|zsh|fish)\/[^/]+$/.exec(path)?.[1] as keyof typeof completions | undefined
   return shell && `${completions[shell]}/${name}`
 }
