@@ -417,6 +417,14 @@ planned('what is planned is in force: again with its own result, nothing changes
   assert.equal(again.wants, first.wants)
 })
 
+planned('a box that is known by another name is not added again', () => {
+  const config = 'user = "alice"\n[cache.x]\nhost = "h"\n'
+  assert.is(
+    contentAt(plan(situation({ config, box: { name: 'h', host: 'h', ssh: 'h', port: 22 } })).wants, '/etc/nix-lan/config.toml'),
+    config,
+  )
+})
+
 const CONFIG = 'user = "alice"\n# mine\n[cache.nas]\nurl = "http://nas:5000"'
 for (const [name, config, box, expected] of [
   ['the box is added to what is there', CONFIG, { name: 'pi' }, `${CONFIG}\n\n[cache.pi]\nhost = "pi.local"\nssh = "me@pi.local"\n`],
@@ -430,6 +438,11 @@ for (const [name, config, box, expected] of [
 }
 
 for (const [name, changes, message] of [
+  [
+    'the box has another name',
+    { config: 'user = "alice"\n[cache.x]\nhost = "h"\n', box: { name: 'y', host: 'h', ssh: 'h', port: 22, named: true } },
+    /h is the cache x already/,
+  ],
   ['no box at all', { box: undefined }, 'which box?'],
   ["somebody else's machine", { config: 'user = "bob"\n[cache.pi]\nhost = "x"\n' }, /is bob, and not alice/],
   ['the name is taken', { config: 'user = "alice"\n[cache.pi]\nhost = "x"\n' }, /has a cache pi already, with ssh = "x"/],
@@ -522,7 +535,7 @@ files('the record keeps what was before the first run, whatever a later run find
   const layout = { ...systemLayout('/usr/local'), backups: `${directory}/before`, record: `${directory}/setup.json` }
   const path = `${directory}/nix.conf`
   writeFileSync(path, 'mine\n', { mode: 0o600 })
-  let record = extended(emptyRecord(ALICE, '/usr/local', path, look), [file(path, 'first\n')], look)
+  let record = extended(emptyRecord(ALICE, '/usr/local', path), [file(path, 'first\n')], look)
   writeRecord(record, layout, SELF, look)
   put(file(path, 'first\n'))
   record = extended(readRecord(layout.record) ?? record, [file(path, 'second\n'), file(`${directory}/new`, '')], look)

@@ -1,4 +1,5 @@
 // For whom and where setup works: the kind of Nix, the user, the layout. Refuses, with what to do instead, where it can't.
+import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { UsageError } from '../errors.ts'
 import { nix } from '../nix.ts'
@@ -95,6 +96,10 @@ export async function mustSuit({ layout }: Machine): Promise<void> {
   const old = nixTooOld(asked.stdout)
   if (old) throw new UsageError(old)
   if (layout.single) return
+  if (!existsSync('/run/systemd/system'))
+    throw new UsageError(
+      'this machine does not run systemd, which nix-lan needs to start by itself; the README says how to set it up by hand',
+    )
   await findRuntime()
   for (const directory of [layout.lib, layout.bin]) {
     const doubt = doubtAbout(directory)

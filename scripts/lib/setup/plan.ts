@@ -19,6 +19,8 @@ export interface Box {
   host: string
   ssh: string
   port: number
+  /** Whether a person chose the name. */
+  named?: boolean
 }
 
 /** All that decides what is written. */
@@ -120,7 +122,10 @@ function configWith({ config, box, user, layout }: Situation): string {
     if (name !== undefined && name !== user.name) throw new Error(`is ${name}, and not ${user.name}: a machine's queue belongs to one user`)
     return user
   })
-  if (!box || there.caches.some((cache) => isSsh(cache) && cache.ssh === box.ssh && cache.name === box.name)) return config
+  const known = there.caches.filter(isSsh).find(({ ssh }) => ssh === box?.ssh)
+  if (box?.named && known && known.name !== box.name)
+    throw new UsageError(`${box.ssh} is the cache ${known.name} already; rename it in ${layout.config}, and run setup again without --name`)
+  if (!box || known) return config
   if (there.caches.some(({ name }) => name === box.name)) {
     const same = namedCache(there, box.name)
     const what = isSsh(same) ? `ssh = "${same.ssh}"` : `url = "${same.url}"`

@@ -1,6 +1,6 @@
 // The record of a set-up: for every path that setup may change, what was there before, written before the first change. So an
 // interrupted set-up can be finished or taken back, and --undo leaves the files as they were.
-import { readFileSync } from 'node:fs'
+import { lstatSync, readFileSync } from 'node:fs'
 import { Failure } from '../errors.ts'
 import type { User } from '../users.ts'
 import { VERSION } from '../version.ts'
@@ -114,7 +114,7 @@ export function writeRecord(record: Record, layout: Layout, owner: { uid: number
 const HOME_DIRECTORIES = ['.local', '.local/share', '.local/share/systemd', '.local/share/systemd/timers', '.local/state']
 
 /** A record of nothing yet. */
-export function emptyRecord(user: User, prefix: string, nixConf: string, seen: (path: string) => Seen): Record {
-  const home = HOME_DIRECTORIES.map((name) => `${user.home}/${name}`).filter((path) => seen(path).kind === 'missing')
+export function emptyRecord(user: User, prefix: string, nixConf: string): Record {
+  const home = HOME_DIRECTORIES.map((name) => `${user.home}/${name}`).filter((path) => !lstatSync(path, { throwIfNoEntry: false }))
   return { version: VERSION, user: user.name, uid: user.uid, prefix, nixConf, entries: [], linger: false, box: [], home }
 }

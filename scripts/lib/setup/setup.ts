@@ -1,7 +1,9 @@
 // Setting up: reads the machine, shows what will be done, asks once, does it. Every step first looks whether it is done already.
 import { existsSync, readdirSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, UsageError } from '../errors.ts'
+import { isBusy, takeLock } from '../lock.ts'
 import { batches, errorText, nix } from '../nix.ts'
 import { readText } from '../nix-conf.ts'
 import { run } from '../run.ts'
@@ -57,6 +59,8 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   const machine = await findMachine(options, howCalled(argv))
   await mustSuit(machine)
   const { layout, user } = machine
+  const lock = layout.single ? undefined : await takeLock('/run/nix-lan-setup.lock')
+  if (lock && isBusy(lock)) throw new Failure('another nix-lan setup is running')
   const known = readRecord(layout.record)
   if (known && known.user !== user.name)
     throw new UsageError(`this machine is set up for ${known.user}; take that back first: nix-lan setup --undo`)
@@ -85,6 +89,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
     if (keyless) situation.secret = await newSecretKey(newKey)
     await carryOut(withStale(plan(situation), known), machine, person, actions, known)
   }
+  await lock?.release()
   return await conclude(actions, person, machine, options.doctor)
 }
 
@@ -118,7 +123,7 @@ async function boxFor(destination: string, name: string | undefined, user: User)
   if (!/^([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.:_-]*$/.test(destination))
     throw new UsageError(`${destination}: must be what you give to ssh to log in on the box, like pi.local, pi@pi.local or an alias`)
   const { host, port } = await resolveDestination({ ...user, env: {} }, destination)
-  return { name: name ?? nameFor(destination.replace(/^.*@/, '')), host, ssh: destination, port }
+  return { name: name ?? nameFor(destination.replace(/^.*@/, '')), host, ssh: destination, port, named: name !== undefined }
 }
 
 /** With what an earlier version put there and this one doesn't: after nix.conf, which may have named it. */
@@ -244,7 +249,7 @@ const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } =
 function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined): Record {
   const { layout, user } = machine
   const seen = (path: string): Seen => (path === layout.etc && onlyOurLeftovers(layout.etc) ? { kind: 'missing' } : look(path))
-  const record = extended(known ?? emptyRecord(user, layout.prefix, nixConf, look), wants, seen)
+  const record = extended(known ?? emptyRecord(user, layout.prefix, nixConf), wants, seen)
   for (const want of wants.filter(({ path }) => layout.etc.startsWith(path))) if (!isRight(want, look(want.path))) put(want)
   writeRecord({ ...record, nixConf }, layout, ownerOf(machine), look)
   return record
@@ -262,14 +267,21 @@ function keepDeed(record: Record, deed: Record['box'][number], machine: Machine)
 }
 
 function writeAll(wants: readonly Want[], { layout }: Machine): void {
-  let copied = 0
+  let made: string[] = []
+  const placeOf = (path: string): string => (path.startsWith(`${layout.lib}/`) ? layout.lib : dirname(path))
+  const tell = (): void => {
+    const [first = ''] = made
+    if (made.length > 0) done(made.length === 1 ? first : `${count(made.length, 'file')} in ${placeOf(first)}`)
+    made = []
+  }
   for (const want of wants) {
     if (isRight(want, look(want.path))) continue
     put(want)
-    if (want.path.startsWith(`${layout.lib}/`)) copied += want.kind === 'file' ? 1 : 0
-    else if (want.kind !== 'directory' || !want.shared) done(want.path)
+    if (want.kind === 'directory') continue
+    if (made[0] !== undefined && placeOf(made[0]) !== placeOf(want.path)) tell()
+    made.push(want.path)
   }
-  if (copied > 0) done(`${count(copied, 'file')} in ${layout.lib}`)
+  tell()
 }
 
 /** @throws Failure with what systemctl said */

@@ -2,7 +2,8 @@
 // it names goes. What somebody else has changed since stays, and is named.
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { type Config, parseConfig, type SshCache } from '../config.ts'
-import { UsageError } from '../errors.ts'
+import { Failure, UsageError } from '../errors.ts'
+import { isBusy, takeLock } from '../lock.ts'
 import { readText } from '../nix-conf.ts'
 import { failedDir, queueDir, runtimeDir } from '../paths.ts'
 import { ROOT_TALLIES, userTallies } from '../tally.ts'
@@ -86,6 +87,8 @@ export async function undo(options: Options, argv: readonly string[]): Promise<n
     say('Nothing is set up here.')
     return 0
   }
+  const lock = layout.single ? undefined : await takeLock('/run/nix-lan-setup.lock')
+  if (lock && isBusy(lock)) throw new Failure('another nix-lan setup is running')
   const user = findUser(record.user) ?? { name: record.user, uid: record.uid, home: '/' }
   const config = configOf(layout, user)
   const caches = config?.caches.filter(isSsh) ?? []
