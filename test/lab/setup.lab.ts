@@ -145,6 +145,16 @@ test('--dry-run shows each difference, and changes nothing', async () => {
   await asItWas('dry run')
 })
 
+test('on a terminal it asks, and anything but y is no', async () => {
+  for (const answer of ['n', '', 'yess']) {
+    const command = `echo '${answer}' | script -qec '${DIST}/nix-lan setup --no-doctor pi.local' /dev/null`
+    const { stdout, code } = await lab.laptop.run('root', 'sh', ['-c', command], { env: { SUDO_USER: 'alice' }, timeout: 60_000 })
+    assert.match(stdout, /Do it\? \[y\/N\] .*\s+Nothing was changed\./)
+    assert.is(code, 1)
+  }
+  await asItWas('said no')
+})
+
 test('set up, built and rebooted: a working cache in under a minute, with no other command', async () => {
   const started = performance.now()
   const done = await setup(['--yes', 'pi.local'])

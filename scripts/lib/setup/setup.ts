@@ -81,7 +81,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   }
   sayTroubles(actions, draft)
   if (options.dryRun) return 0
-  if (items.length > 0 && !(await agreed('Do it?', options.yes))) {
+  if (items.length > 0 && !(await agreed('\nDo it?', options.yes))) {
     say('Nothing was changed.')
     return 1
   }

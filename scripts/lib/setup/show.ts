@@ -15,14 +15,19 @@ export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: R
   const isCopy = ({ path, kind }: Want): boolean => kind === 'file' && (path.startsWith(`${layout.lib}/`) || isUnit(path, layout))
   const copies = open.filter((want) => isCopy(want) && want.path.startsWith(`${layout.lib}/`))
   const units = open.filter((want) => isCopy(want) && !want.path.startsWith(`${layout.lib}/`))
-  const links = open.filter(({ kind }) => kind === 'link')
+  const isShared = (path: string): boolean => path.startsWith(`${layout.prefix}/share/`)
+  const shared = open.filter(({ kind, path }) => kind === 'link' && isShared(path))
+  const links = open.filter(({ kind, path }) => kind === 'link' && !isShared(path))
+  const directories = open.filter((want) => want.kind === 'directory' && !want.shared)
   const gone = open.filter(({ kind }) => kind === 'missing')
   const items: Item[] = []
   if (copies.length > 0) items.push({ title: `copy ${count(copies.length, 'file')} (${size(copies)}) to ${layout.lib}`, lines: [] })
   for (const [directory, names] of byDirectory(links)) items.push({ title: `link in ${directory}`, lines: wrapped(names) })
+  if (shared.length > 0)
+    items.push({ title: `link ${count(shared.length, 'man page and completion')} in ${layout.prefix}/share`, lines: [] })
   if (units.length > 0) items.push({ title: `write user units in ${layout.units}`, lines: wrapped(units.map(nameOf)) })
   for (const want of open) {
-    if (want.kind === 'directory' && !want.shared) items.push({ title: `make ${want.path}`, lines: [] })
+    if (want === directories[0]) items.push({ title: 'make the queue', lines: directories.map(({ path }) => path) })
     if (want.kind === 'file' && !isCopy(want)) items.push(await fileItem(want, hidden.has(want.path)))
   }
   if (gone.length > 0) items.push({ title: 'remove', lines: gone.map(({ path }) => path) })
@@ -34,7 +39,7 @@ const isUnit = (path: string, { units }: Layout): boolean =>
 
 const nameOf = ({ path }: Want): string => path.split('/').at(-1) ?? ''
 
-export const count = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? '' : 's'}`
+export const count = (number: number, noun: string): string => `${number} ${number === 1 ? noun : noun.replace(/( and|$)/g, 's$1')}`
 
 function size(wants: readonly Want[]): string {
   const bytes = wants.reduce((sum, want) => sum + (want.kind === 'file' ? want.content.length : 0), 0)
