@@ -133,8 +133,8 @@ test('runs under any name, by a symlink', () => {
 
 test('JavaScript reads the configuration once for each text of it', () => {
   const told = inside(`for i in 1 2 3; do event eth0 up; until_ 'up of'; rm $W/journal; done; starts
-config daemon; login 1; event eth0 down; until_ 'down of'; notes journal; tail -n 4 $W/asked | head -n 1; starts
-printf '# more' >>/etc/nix-lan/config.toml; event eth0 down; sleep .2; until_ 'down of'; rm $W/journal; event eth0 up; until_ 'up of'; starts
+config daemon; login 1; event eth0 down; until_ 'down of'; notes journal; rm $W/journal; tail -n 4 $W/asked | head -n 1; starts
+printf '# more' >>/etc/nix-lan/config.toml; event eth0 down; until_ 'down of'; rm $W/journal; event eth0 up; until_ 'up of'; starts
 stat -c '%a %u' /run/nix-lan /run/nix-lan/dispatcher; ls /run/nix-lan`)
   assert.match(
     told,
