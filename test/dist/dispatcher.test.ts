@@ -61,7 +61,7 @@ mkdir $W/etc; cp -L /etc/passwd /etc/group $W/etc; mount --bind $W/etc /etc; mou
 login() { mkdir -p /run/user/$1/systemd; cp -a ${SOCKET} /run/user/$1/systemd/private; chown -R $1 /run/user/$1; chmod 700 /run/user/$1; }
 config() { mkdir -p /etc/nix-lan; printf 'user = "%s"\\n\\n[cache.rpi]\\nhost = "rpi.local"\\n' "$1" >/etc/nix-lan/config.toml; }
 login 65534; config nobody; D=${PROGRAM}
-event() { env -i W=$W PATH=${BIN}:${folder('runtime')}:/usr/sbin:/usr/bin:/sbin:/bin NM_DISPATCHER_ACTION="$2" DHCP4_DOMAIN_NAME='() { :; }' $D "$@" </dev/null; echo "exit $?"; }
+event() { env -i W=$W PATH=${BIN}:${folder('runtime')}:/usr/sbin:/usr/bin:/sbin:/bin NM_DISPATCHER_ACTION="$2" DHCP4_DOMAIN_NAME='() { :; }' $D "$@" </dev/null 2>>$W/stderr; echo "exit $?"; }
 until_() { i=0; until grep -q -- "$1" $W/journal 2>/dev/null; do i=$((i+1)); [ $i -lt 400 ] || { echo "no $1"; break; }; sleep .05; done; }
 notes() { for n in "$@"; do [ ! -e $W/$n ] || cat $W/$n; done; }
 starts() { cat $W/starts 2>/dev/null | wc -l; }
