@@ -72,6 +72,8 @@ async function here({ world, name, json, offline }: Call): Promise<number> {
   const { exitCodeOf, runChecks } = await import('../lib/doctor/check.ts')
   const { allChecks } = await import('../lib/doctor/checks.ts')
   const { Screen } = await import('../lib/doctor/screen.ts')
+  const { askAhead } = await import('../lib/doctor/world.ts')
+  askAhead(world)
   const screen = new Screen(json)
   const clean: (() => Promise<void>)[] = []
   try {

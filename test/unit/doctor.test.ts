@@ -462,6 +462,12 @@ test('the tunnel', () => {
 test('name and port', () => {
   const away = { ok: false as const, reason: 'pi.local has no address', ms: 5 }
   like(judgeName(away, 'pi.local'), 'failed', /^away: pi\.local has no address/, /switch the box on/)
+  like(
+    judgeName({ ...away, reason: 'pi was not resolved within 2 s; 10.0.0.2 port 22: no answer' }, 'pi'),
+    'failed',
+    /^away: pi was not/,
+    /switch/,
+  )
   like(judgeName({ ...away, reason: '10.0.0.2 port 22: no answer within 2 s' }, 'pi.local'), 'ok', /has an address/, null)
   like(judgeName({ ok: true, address: '10.0.0.2', ms: 1 }, 'pi.local'), 'ok', /pi\.local is 10\.0\.0\.2/, null)
   like(judgePort({ ok: true, address: 'a', port: 22, ms: 3 }, 'pi', 22), 'ok', /port 22 accepts, after 3 ms/, null)
@@ -491,7 +497,7 @@ test('login: what ssh’s log says, and what the agent does', () => {
       timedOut: false,
       byHand: 'ssh alice@pi.local',
       agent: { state: 'none', from: 'nowhere' },
-      shellAgent: false,
+      shellAgent: 'none',
       knownAs: 'pi.local',
       ...more,
     })
@@ -511,12 +517,17 @@ test('login: what ssh’s log says, and what the agent does', () => {
   )
   const locked = `${OFFERED}debug1: Server accepts key: /home/alice/.ssh/id_ed25519 ED25519 SHA256:x explicit\n${DENIED}`
   like(judged(locked), 'failed', /passphrase, and there is no agent/, /ssh-agent/)
-  like(judged(locked, { shellAgent: true }), 'failed', /your shell has an agent/, 'systemctl --user import-environment SSH_AUTH_SOCK')
   like(
-    judged(locked, { agent: { state: 'empty', from: 'the environment' } }),
+    judged(locked, { shellAgent: 'keys' }),
     'failed',
-    /agent \(the environment\) does not hold it/,
-    'ssh-add',
+    /the agent that your shell knows holds keys/,
+    'systemctl --user import-environment SSH_AUTH_SOCK',
+  )
+  like(
+    judged(locked, { agent: { state: 'empty', from: 'x', socket: '/a' } }),
+    'failed',
+    /agent \(from x\) does not hold it/,
+    'SSH_AUTH_SOCK=/a ssh-add',
   )
   like(judged(OFFERED + DENIED), 'failed', /refuses the keys/, 'ssh-copy-id alice@pi.local')
   like(judged(DENIED), 'failed', /no key to log in with/, /ssh-keygen -t ed25519/)

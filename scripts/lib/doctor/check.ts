@@ -1,5 +1,6 @@
 // What a check is, and how a list of them is run: in order, each only when what it needs is well, so that one fault is one line. Knows
 // nothing of what is checked.
+import { Failure } from '../errors.ts'
 
 export type State = 'ok' | 'warning' | 'failed' | 'skipped'
 
@@ -57,10 +58,20 @@ export async function runChecks(
     const missing = check.needs.filter((name) => ['failed', 'skipped'].includes(stateOf(findings, name, check.cache) ?? ''))
     if (missing.length > 0) return skipped(`needs ${missing.join(' and ')}`)
     starts(check)
-    const verdict = await check.run()
+    const verdict = await verdictOrFailure(check)
     if (verdict.state !== 'failed') return verdict
     const reasons = (check.excuses ?? []).filter((name) => ['failed', 'skipped'].includes(stateOf(findings, name, check.cache) ?? ''))
     return reasons.length > 0 ? skipped(`needs ${reasons.join(' and ')}`) : verdict
+  }
+}
+
+/** What a check can't ask is its failure; anything else that is thrown is a bug. */
+async function verdictOrFailure(check: Check): Promise<Verdict> {
+  try {
+    return await check.run()
+  } catch (error) {
+    if (error instanceof Failure) return failed(error.message, null)
+    throw error
   }
 }
 

@@ -1,6 +1,6 @@
 // The doctor's list: what is checked, in which order, and what each check rests on. Reading is in read-*.ts, judging in judge-*.ts.
 
-import { statSync } from 'node:fs'
+import { existsSync, realpathSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { execPath } from 'node:process'
 import type { Config, SshCache, UrlCache } from '../config.ts'
@@ -38,7 +38,7 @@ import {
   type Settings,
   wordsOf,
 } from './judge-nix.ts'
-import { lingers, timerFacts, tunnelFacts } from './read-automatic.ts'
+import { lingers, tunnelFacts } from './read-automatic.ts'
 import { code, dispatcherFacts, findIn, hookFacts, lineWith, programFacts, publicKeyBeside, queueFacts } from './read-files.ts'
 import { askBuilt } from './read-nix.ts'
 import { roundTrip } from './round-trip.ts'
@@ -61,7 +61,6 @@ const settingsOf = async (world: World): Promise<Settings> => {
 }
 
 function machineChecks(world: World, self: string): Check[] {
-  const beside = (program: string): string => join(dirname(self), program)
   const boxes = (world.config?.caches ?? []).some(({ kind }) => kind === 'ssh')
   const always: Check[] = [
     { name: 'configuration', needs: [], run: () => judgeConfig(world) },
@@ -80,7 +79,7 @@ function machineChecks(world: World, self: string): Check[] {
       name: 'hook',
       needs: ['nix.conf'],
       run: async () =>
-        judgeHook(hookFacts((await settingsOf(world)).get('post-build-hook') ?? ''), beside('post-build-hook'), world.confFile),
+        judgeHook(hookFacts((await settingsOf(world)).get('post-build-hook') ?? ''), beside(self, 'post-build-hook'), world.confFile),
     },
     { name: 'signing', needs: ['nix.conf'], run: async () => judgeKey(keyFacts(await settingsOf(world), world.confFile)) },
     {
@@ -99,6 +98,12 @@ function machineChecks(world: World, self: string): Check[] {
   return boxes || !world.config ? [...always, ...forBoxes] : always
 }
 
+/** A program of ours: beside the name that we were called by, else beside the file behind it. */
+function beside(self: string, program: string): string {
+  const places = [dirname(self), dirname(realpathSync(self))].map((directory) => join(directory, program))
+  return places.find((file) => existsSync(file)) ?? program
+}
+
 function automaticChecks(world: World): Check[] {
   const { config } = world
   const automatic = async (): Promise<boolean> => (await world.session()) !== 'ENOENT'
@@ -110,7 +115,7 @@ function automaticChecks(world: World): Check[] {
       name: 'timer',
       needs: ['session'],
       excuses: ['units'],
-      run: withSystemd(async () => await timerFacts().then(({ enabled, active }) => judgeTimer(enabled, active))),
+      run: withSystemd(async () => await world.timer().then(({ enabled, active }) => judgeTimer(enabled, active))),
     },
     { name: 'linger', needs: ['session'], run: withSystemd(() => judgeLinger(lingers(world.user), world.user)) },
     { name: 'dispatcher', needs: [], run: () => judgeDispatcher(dispatcherFacts()) },
@@ -123,7 +128,7 @@ function judgeConfig({ config, problem }: World): Verdict {
   const [, cure] = /(sudo chmod a\+r \S+), and a\+x/.exec(first) ?? []
   if (cure) return failed(first.replace(/: this user may not; .*/, ': you may not read it'), cure)
   const { saw, mend } = parted(first)
-  return failed(saw, mend ?? (more.length > 0 ? more.join('\n').trim() : null))
+  return failed(saw, mend ?? (more.length > 0 ? more.join('\n').trim() : 'mend that line; `nix-lan doctor --offline` reads it again'))
 }
 
 /** `runtime`, for the daemon's PATH as we can see it. */
@@ -131,10 +136,16 @@ export async function checkRuntime(world: World): Promise<Verdict> {
   const path = `${await world.daemonPath()}:${RUNTIME_DIRECTORIES}`
   const file = findIn(path, ['node', 'deno', 'bun'])
   if (file === undefined) return judgeRuntime({ path: [...new Set(path.split(':'))].join(':'), own: execPath })
-  const asked = await run(file, ['--version'], { env: { PATH: path }, timeout: 20_000 })
-  const version = asked.failedToStart ?? (asked.stdout.trim().split('\n')[0] || asked.stderr.trim().split('\n')[0] || '')
+  const version = realpathSync(file) === realpathSync(execPath) ? ownVersion() : await versionOf(file, path)
   const { doubt } = programFacts(file)
   return judgeRuntime({ file, version, path, own: execPath, ...(doubt === undefined ? {} : { doubt }) })
+}
+
+const ownVersion = (): string => process.versions.deno ?? process.versions.bun ?? process.version
+
+async function versionOf(file: string, path: string): Promise<string> {
+  const asked = await run(file, ['--version'], { env: { PATH: path }, timeout: 20_000 })
+  return asked.failedToStart ?? (asked.stdout.trim().split('\n')[0] || asked.stderr.trim().split('\n')[0] || '')
 }
 
 /** `bash`, likewise. */

@@ -9,7 +9,7 @@ const NAMELESS = /(has no address|was not resolved within|can't be started)/
 
 /** `name`: the box's name leads to an address. A box on mDNS that is away has none: so that is said too. */
 export function judgeName(answer: Reached, host: string): Verdict {
-  if (!answer.ok && NAMELESS.test(answer.reason) && !answer.reason.includes(' port ')) {
+  if (!answer.ok && NAMELESS.test(answer.reason)) {
     return failed(
       `away: ${answer.reason}`,
       `switch the box on, and be in its network; \`getent ahosts ${host}\` says when its name is known`,
@@ -37,9 +37,10 @@ export interface SshFacts {
   timedOut: boolean
   /** What the user types to log in by hand: `ssh pi@rpi.local`. */
   byHand: string
-  agent: { state: AgentState; from: string; problem?: string }
-  /** The user's shell has an agent, and a service of the user's has another environment. */
-  shellAgent: boolean
+  /** `socket`: where the tunnel would find it; `from`: who says so. */
+  agent: { state: AgentState; from: string; socket?: string; problem?: string }
+  /** Another agent, of which the user's shell knows, and what it holds; none where there is none or it is the same. */
+  shellAgent: AgentState
   /** The name that known_hosts has. */
   knownAs: string
 }
@@ -56,7 +57,7 @@ export function judgeLogin(facts: SshFacts): Verdict {
   const { kind, said } = endOf(withoutDebug(log), 255)
   if (kind === 'host-key-changed') {
     const [, where] = /Offending \S+ key in (\S+:\d+)/.exec(log) ?? []
-    const [, forget = `ssh-keygen -R '${facts.knownAs}'`] = /^\s+(ssh-keygen -f "[^"\n]*" -R "[^"\n]*")\s*$/m.exec(log) ?? []
+    const [, forget = `ssh-keygen -R '${facts.knownAs}'`] = /^\s+(ssh-keygen -f (["'])[^\n]*\2 -R \2[^\n]*\2)\s*$/m.exec(log) ?? []
     return failed(
       `another host key than the one in ${where ?? 'known_hosts'}: the box was set up anew, or it is not the box`,
       `${forget}    # if it is the box; then, once: ${byHand}`,
@@ -76,12 +77,15 @@ function judgeDenied({ log, agent, shellAgent, byHand }: SshFacts): Verdict {
     return failed('the ssh agent refuses to use the key: is it locked, or does it want a confirmation?', 'ssh-add -X')
   // The box would take the key, and ssh then can't use it: it wants a passphrase, and BatchMode asks for none.
   if (/Server accepts key/.test(log)) {
-    if (agent.state === 'keys' || agent.state === 'empty')
-      return failed(`the key has a passphrase, and the agent (${agent.from}) does not hold it`, 'ssh-add')
-    if (shellAgent) {
-      const saw = 'the key has a passphrase; your shell has an agent, of which the tunnel does not know'
+    if (shellAgent === 'keys' && agent.state !== 'keys') {
+      const saw = 'the key has a passphrase; the agent that your shell knows holds keys, the one that the tunnel knows does not'
       return failed(saw, 'systemctl --user import-environment SSH_AUTH_SOCK')
     }
+    if (agent.state === 'keys' || agent.state === 'empty')
+      return failed(
+        `the key has a passphrase, and the agent (from ${agent.from}) does not hold it`,
+        `SSH_AUTH_SOCK=${agent.socket ?? ''} ssh-add`,
+      )
     const saw = `the key has a passphrase, and there is no agent: SSH_AUTH_SOCK comes from ${agent.from}${problem}`
     return failed(saw, 'start an ssh-agent when you log in, set SSH_AUTH_SOCK in env-file, then: ssh-add')
   }

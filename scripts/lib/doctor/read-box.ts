@@ -9,7 +9,7 @@ import { runtimeDir } from '../paths.ts'
 import { run } from '../run.ts'
 import { searchEnv } from '../search-path.ts'
 import { isDirect, parseFacts, portOptions, sshArguments, sshOptions } from '../tunnel.ts'
-import { agentState } from '../tunnel-end.ts'
+import { type AgentState, agentState } from '../tunnel-end.ts'
 import { NoBox } from '../worker.ts'
 import { gotIn, type Handshake, parseSocket, SOCKET_SCRIPT, type SocketFacts, type SshFacts } from './judge-box.ts'
 
@@ -25,7 +25,7 @@ export interface Probe {
 
 /**
  * Logs in and asks the box's nix-daemon for its version.
- * @param agentEnv SSH_AUTH_SOCK as the tunnel's service has it; undefined: as our own environment has it
+ * @param serviceAgent SSH_AUTH_SOCK as the tunnel's service has it, undefined for none; null: there are no services, our own counts
  */
 export async function probeBox(cache: SshCache, uid: number, serviceAgent: string | undefined | null): Promise<Probe> {
   const own = process.env.SSH_AUTH_SOCK
@@ -42,15 +42,17 @@ export async function probeBox(cache: SshCache, uid: number, serviceAgent: strin
   const knownAs = cache.port === 22 || !isDirect(cache, facts) ? host : `[${host}]:${cache.port}`
   const { log, failedToStart, timedOut, handshake } = await throughSsh(cache, uid, port, env, limit)
   const denied = !gotIn(log) && failedToStart === null
-  const state = denied ? agentState((await run('ssh-add', ['-l'], { env, timeout: 5000 })).code) : 'none'
+  const held = async (SSH_AUTH_SOCK: string | undefined): Promise<AgentState> =>
+    denied && SSH_AUTH_SOCK ? agentState((await run('ssh-add', ['-l'], { env: { ...env, SSH_AUTH_SOCK }, timeout: 5000 })).code) : 'none'
+  const from = agent.env.SSH_AUTH_SOCK === undefined && given && serviceAgent ? 'the environment of your systemd' : agent.from
   const ssh: SshFacts = {
     log,
     failedToStart,
     timedOut,
     byHand,
     knownAs,
-    agent: { state, from: agent.from, ...(agent.problem ? { problem: agent.problem } : {}) },
-    shellAgent: own !== undefined && own !== '' && own !== socket,
+    agent: { state: await held(socket), from, ...(socket ? { socket } : {}), ...(agent.problem ? { problem: agent.problem } : {}) },
+    shellAgent: own === socket ? 'none' : await held(own),
   }
   if (handshake.ok || handshake.kind === 'old' || !gotIn(log)) return { ssh, handshake }
   return { ssh, handshake, socket: await askSocket(cache, port, env, limit) }

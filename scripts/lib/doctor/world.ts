@@ -5,7 +5,7 @@ import { type NixConf, readNixConf, readText } from '../nix-conf.ts'
 import { type Answer, reachable } from '../reach.ts'
 import { storeUrl } from '../store-url.ts'
 import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
-import { serviceAgent, sessionState, unitFacts } from './read-automatic.ts'
+import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automatic.ts'
 import { type Probe, probeBox } from './read-box.ts'
 import { askDaemon, askSettings, askVersion, daemonPath, daemonPid } from './read-nix.ts'
 
@@ -25,6 +25,7 @@ export interface World {
   daemonPath(): Promise<string>
   session(): Promise<string>
   units(): ReturnType<typeof unitFacts>
+  timer(): ReturnType<typeof timerFacts>
   reach(cache: SshCache): Promise<Answer>
   probe(cache: SshCache): Promise<Probe>
 }
@@ -36,7 +37,7 @@ export function lookAround(uid: number, user: string): World {
   const conf = once(() => readNixConf(process.env))
   const pid = once(daemonPid)
   const caches = (config?.caches ?? []).filter((cache): cache is SshCache => cache.kind === 'ssh')
-  return {
+  const world: World = {
     config,
     problem,
     user,
@@ -56,9 +57,18 @@ export function lookAround(uid: number, user: string): World {
     daemonPath: once(async () => await daemonPath(await pid())),
     session: once(sessionState),
     units: once(() => unitFacts(caches)),
+    timer: once(timerFacts),
     reach: perCache((cache) => reachable(cache, cache.deadline)),
     probe: perCache(async (cache) => await probeBox(cache, uid, await serviceAgent())),
   }
+  return world
+}
+
+/** Starts, all at once, the programs that most checks wait for. What can't be asked is said by the check that asks again. */
+export function askAhead(world: World): void {
+  const asked: Promise<unknown>[] = [world.nix(), world.system(), world.own(), world.daemon(), world.daemonPath(), world.session()]
+  if (world.config) asked.push(world.units(), world.timer())
+  for (const answer of asked) answer.catch(() => {})
 }
 
 function readConfig(): { config: Config | undefined; problem: string } {
