@@ -38,7 +38,8 @@ const onLaptop = (script: string) => lab.laptop.must('root', 'sh', ['-ec', scrip
 const onBox = (script: string) => lab.box.must('root', 'sh', ['-ec', script])
 const asAlice = (script: string, env: Record<string, string> = {}) => lab.laptop.must('alice', 'sh', ['-ec', script], { env })
 const CONF = '/etc/nix/nix.conf'
-const RESTART = 'systemctl restart nix-daemon'
+// systemd refuses more than five starts in ten seconds, which no person reaches.
+const RESTART = 'systemctl reset-failed nix-daemon.service nix-daemon.socket; systemctl restart nix-daemon'
 
 async function doctor(args: string[] = [], env: Record<string, string> = {}): Promise<{ code: number | null; found: Finding[] }> {
   const { code, stdout, stderr } = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--json', ...args], { env, timeout: 120_000 })
@@ -121,7 +122,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
   },
   {
     fault: 'nix-daemon was not restarted since nix.conf was changed',
-    make: () => onLaptop(`sleep 0.2; echo '# changed' >>${CONF}`),
+    make: () => onLaptop(`${RESTART}; sleep 0.2; echo '# changed' >>${CONF}`),
     check: 'daemon',
     saw: /^nix-daemon runs since before \/etc\/nix\/nix\.conf was changed, and has not read that$/,
     mend: /^sudo systemctl restart nix-daemon$/,
@@ -343,17 +344,17 @@ test('--offline takes no longer than ten empty starts of node; only what needs t
 
 for (const fault of FAULTS) {
   test(fault.fault, async () => {
-    await fault.make()
     let mended = false
     try {
+      await fault.make()
       const { code, found } = await doctor([], fault.env)
       const [first, ...others] = bad(found)
       assert.equal(others, [], 'nothing else is blamed')
       assert.match(first?.check ?? 'nothing', new RegExp(`^(${fault.check})$`), text(found))
       assert.is(first?.state, fault.state ?? 'failed')
       assert.is(code, fault.state === 'warning' ? 0 : 1)
-      assert.match(first?.saw ?? '', fault.saw)
-      assert.match(first?.mend ?? '', fault.mend)
+      assert.match(first?.saw ?? '', fault.saw, text(found))
+      assert.match(first?.mend ?? '', fault.mend, text(found))
       console.log(`figure: ${fault.fault} | ${first?.state} ${first?.check}: ${first?.saw} | ${first?.mend}`)
       await repair(fault, first?.mend ?? '')
       mended = true
@@ -389,7 +390,7 @@ test('root: all of it as the user, and what only root can see', async () => {
   const well = await asRoot()
   assert.equal([text(well.found), well.code], ['', 0])
   // a key whose other half, beside it, is another one's
-  await onLaptop('cd /etc/nix; mv nix-lan.secret kept; nix-store --generate-binary-cache-key laptop-1 nix-lan.secret /dev/null')
+  await onLaptop('cd /etc/nix; mv nix-lan.secret kept; nix-store --generate-binary-cache-key laptop-1 nix-lan.secret /root/other')
   const { found } = await asRoot()
   assert.match(
     text(found),

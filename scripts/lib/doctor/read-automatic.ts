@@ -1,5 +1,5 @@
 // Looks at what makes it happen by itself: the user's systemd and its units. Only asks.
-import { statSync } from 'node:fs'
+import { realpathSync, statSync } from 'node:fs'
 import type { SshCache } from '../config.ts'
 import { readText } from '../nix-conf.ts'
 import { problemOf, showUnits, systemctl, tunnelUnitOf } from '../systemd.ts'
@@ -33,8 +33,17 @@ export async function unitFacts(caches: readonly SshCache[]): Promise<UnitFacts[
     const text = FragmentPath === '' ? undefined : readText(FragmentPath)
     const right = UNITS[name.replace(/@.*\./, '@.')]
     const same = text === undefined || right === undefined ? {} : { same: anywhere(text) === anywhere(right) }
-    return { name, loadState: LoadState, file: FragmentPath, ...same, needsReload: NeedDaemonReload === 'yes' }
+    return { name, loadState: LoadState, file: realPath(FragmentPath), ...same, needsReload: NeedDaemonReload === 'yes' }
   })
+}
+
+/** Without links: systemd 252 says /etc/xdg/systemd/user on Debian, which is a link to /etc/systemd/user. */
+function realPath(file: string): string {
+  try {
+    return realpathSync(file)
+  } catch {
+    return file
+  }
 }
 
 const instances = (template: string, caches: readonly SshCache[]): string[] => caches.map(({ name }) => template.replace('@.', `@${name}.`))
