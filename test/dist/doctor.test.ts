@@ -137,6 +137,23 @@ test('the report for people: a heading for each cache, a last line that counts',
   for (const line of stdout.split('\n')) if (!/mend: |^ {30}|^skipped/.test(line)) assert.ok(line.length <= 100, line)
 })
 
+test('a Nix of the user’s own: no daemon, and nothing has to be root’s', () => {
+  const state = join(TMP, 'single')
+  const program = join(TMP, 'home/nix-lan-connect')
+  const hook = join(TMP, 'home/post-build-hook')
+  for (const path of [state, join(state, 'db'), join(TMP, 'home/bin')]) mkdirSync(path)
+  for (const path of [program, hook]) writeFileSync(path, '#!/bin/sh\n# nix-lan\n', { mode: 0o755 })
+  if (ROOT) for (const path of [state, join(state, 'db'), program, hook]) chownSync(path, USER, USER)
+  const url = `ssh-ng://localhost?remote-program=${program}%20${TMP}/run/nix-lan/rpi.sock`
+  const nix = NIX.replace("'post-build-hook ='", `'post-build-hook = ${hook}'`).replace('https://cache.nixos.org/', url)
+  writeFileSync(join(TMP, 'home/bin/nix'), nix, { mode: 0o755 })
+  const env = { NIX_STATE_DIR: state, PATH: `${join(TMP, 'home/bin')}:${BIN}:${RUNTIME}:/usr/bin:/bin` }
+  const { found } = findings(['--offline', 'rpi'], env)
+  assert.match(one(found, 'daemon').saw, /^none: this Nix is your own/)
+  for (const name of ['hook', 'substituter', 'connect', 'own settings']) assert.is(one(found, name).state, 'ok', one(found, name).saw)
+  assert.match(one(found, 'signing').mend ?? '', `in ${TMP}/home/.config/nix/nix.conf: `)
+})
+
 test('without nix: that is the fault, and what needs it is skipped', () => {
   const { found } = findings(['--offline'], { PATH: `${RUNTIME}:/usr/bin:/bin` })
   if (one(found, 'nix').state === 'ok') return // the machine that runs the tests has one in the usual places

@@ -224,7 +224,16 @@ test('substituter: named, taken back by a later line, only trusted, another sock
     const at = conf.split('\n').findIndex((line) => line.startsWith('substituters'))
     const replacing = at < 0 ? {} : { replacing: { file: '/etc/nix/nix.conf', number: at + 1, text: 'substituters = x' } }
     const settings = new Map([['substituters', effective]])
-    return judgeSubstituter({ cache: 'pi', socket: SOCKET, url: URL_PI, settings, system, file: '/etc/nix/nix.conf', ...replacing })
+    return judgeSubstituter({
+      cache: 'pi',
+      socket: SOCKET,
+      url: URL_PI,
+      settings,
+      system,
+      file: '/etc/nix/nix.conf',
+      after: '',
+      ...replacing,
+    })
   }
   like(
     judged(`extra-substituters = ${URL_PI}`, `https://cache.nixos.org/ ${URL_PI}`),
@@ -295,7 +304,7 @@ test('builders', () => {
     /ssh:\/\/big builds/,
     /secret-key-files/,
   )
-  like(judgeBuilders('ssh://a - ; ssh://b', none), 'warning', /ssh:\/\/a and ssh:\/\/b/, /sign/)
+  like(judgeBuilders('ssh://a - ; ssh://b', none), 'warning', /ssh:\/\/a and ssh:\/\/b/, /trust that key/)
 })
 
 // ---- files
@@ -310,25 +319,30 @@ test('what distrust() says is parted into what is wrong and the command', () => 
 
 test('programs that root runs: missing, not executable, somebody else’s', () => {
   const file = '/usr/local/bin/nix-lan-connect'
-  like(judgeConnect({ file, executable: true }, file), 'ok', /nobody but root/, null)
+  like(judgeConnect({ file, root: true, executable: true }, file, ', then'), 'ok', /nobody but root/, null)
   like(
-    judgeConnect({ file: '/gone', missing: 'ENOENT', executable: false }, file),
+    judgeConnect({ file: '/gone', root: true, missing: 'ENOENT', executable: false }, file, ', then'),
     'failed',
     /\/gone is not there.*every build fails/,
-    new RegExp(`name ${file}`),
+    new RegExp(`name ${file} in place of it, then`),
   )
-  like(judgeConnect({ file, executable: false }, file), 'failed', /not executable: every build fails/, `sudo chmod a+rx ${file}`)
   like(
-    judgeConnect({ file, executable: true, doubt: 'others can write; sudo chmod go-w /x' }, file),
+    judgeConnect({ file, root: true, executable: false }, file, ''),
+    'failed',
+    /not executable: every build fails/,
+    `sudo chmod a+rx ${file}`,
+  )
+  like(
+    judgeConnect({ file, root: true, executable: true, doubt: 'others can write; sudo chmod go-w /x' }, file, ''),
     'failed',
     /others can write/,
     'sudo chmod go-w /x',
   )
-  const hook = { file: '/h', executable: true, ours: true }
-  like(judgeHook(hook, '/right', 'c'), 'ok', /^\/h/, null)
-  like(judgeHook({ ...hook, file: '' }, '/right', 'c'), 'failed', /no post-build-hook/, 'in c: post-build-hook = /right')
-  like(judgeHook({ ...hook, executable: false }, '/right', 'c'), 'failed', /not executable: every build fails/, 'sudo chmod a+rx /h')
-  like(judgeHook({ ...hook, ours: false }, '/right', 'c'), 'failed', /does not call nix-lan/, /let it call \/right/)
+  const hook = { file: '/h', root: true, executable: true, ours: true }
+  like(judgeHook(hook, '/right', 'c', ''), 'ok', /^\/h/, null)
+  like(judgeHook({ ...hook, file: '' }, '/right', 'c', ''), 'failed', /no post-build-hook/, 'in c: post-build-hook = /right')
+  like(judgeHook({ ...hook, executable: false }, '/right', 'c', ''), 'failed', /not executable: every build fails/, 'sudo chmod a+rx /h')
+  like(judgeHook({ ...hook, ours: false }, '/right', 'c', ''), 'failed', /does not call nix-lan/, /let it call \/right/)
 })
 
 test('the runtime: none, too old, broken, a user’s', () => {
@@ -369,9 +383,8 @@ test('bash, the key, what is unsigned', () => {
     /does not believe its own key me-1/,
     'in c: extra-trusted-public-keys = me-1:abc',
   )
-  like(judgeUnsigned(0, 3, 'm'), 'ok', /all of the 3/, null)
-  like(judgeUnsigned(1, 3, 'm'), 'warning', /1 of the 3 paths.* is not signed/, 'm')
-  like(judgeUnsigned('no answer', 0, 'm'), 'warning', /no answer/, null)
+  like(judgeUnsigned(0, 3), 'ok', /all of the 3/, null)
+  like(judgeUnsigned(1, 3), 'warning', /1 of the 3 paths.* is not signed/, 'sudo nix-lan queue sign --built')
 })
 
 test('the queue’s directories', () => {
@@ -426,11 +439,11 @@ test('a unit’s text is the same wherever the programs lie, and however it is c
 })
 
 test('the dispatcher', () => {
-  const facts = { manager: true, directory: '/d', file: '/d/90-nix-lan', executable: true }
+  const facts = { manager: true, single: false, directory: '/d', file: '/d/90-nix-lan', executable: true }
   like(judgeDispatcher(facts), 'ok', /90-nix-lan/, null)
   like(judgeDispatcher({ ...facts, manager: false }), 'ok', /no NetworkManager/, null)
   like(
-    judgeDispatcher({ manager: true, directory: '/d', executable: false }),
+    judgeDispatcher({ manager: true, single: false, directory: '/d', executable: false }),
     'failed',
     /\/d has no nix-lan-dispatcher/,
     'sudo nix-lan setup',

@@ -5,7 +5,8 @@ import type { Config } from '../config.ts'
 import { Failure } from '../errors.ts'
 import { run } from '../run.ts'
 import { searchEnv } from '../search-path.ts'
-import { type Finding, failed, type Verdict } from './check.ts'
+import { publicHalf } from '../setup/keys.ts'
+import { attempt, type Finding, failed, type Verdict } from './check.ts'
 import type { World } from './world.ts'
 
 const DIRECTORIES = '/usr/local/bin:/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin'
@@ -42,25 +43,12 @@ export async function keyAsRoot(world: World): Promise<Verdict | undefined> {
   if (typeof settings === 'string') return undefined
   const [file] = (settings.get('secret-key-files') ?? '').split(' ').filter(Boolean)
   if (file === undefined) return undefined
-  const key = publicHalf(file)
-  if (key === undefined)
-    return failed(`${file} is not a secret key of Nix: every build fails`, `in ${world.confFile}: take it out of secret-key-files`)
+  const key = publicHalf(readFileSync(file, 'utf8'), file)
   if ((settings.get('trusted-public-keys') ?? '').split(' ').includes(key)) return undefined
   return failed(
     `this machine does not believe its own key ${key.split(':')[0]}`,
     `in ${world.confFile}: extra-trusted-public-keys = ${key}`,
   )
-}
-
-/** NAME:BASE64 of 64 bytes, of which the last 32 are the public half (src/libutil/signature/local-keys.cc, 2.26). */
-function publicHalf(file: string): string | undefined {
-  try {
-    const [, name, base64 = ''] = /^([^:\s]+):([A-Za-z0-9+/=]+)\s*$/.exec(readFileSync(file, 'utf8')) ?? []
-    const bytes = Buffer.from(base64, 'base64')
-    return name === undefined || bytes.length !== 64 ? undefined : `${name}:${bytes.subarray(32).toString('base64')}`
-  } catch {
-    return undefined
-  }
 }
 
 /** The user's findings, with those of the checks that root has something to add to in their place. */
@@ -70,7 +58,8 @@ export async function withRoots(
 ): Promise<Finding[]> {
   const result: Finding[] = []
   for (const finding of findings) {
-    const verdict = finding.state === 'ok' && finding.cache === undefined ? await more[finding.check]?.() : undefined
+    const ask = finding.state === 'ok' && finding.cache === undefined ? more[finding.check] : undefined
+    const verdict = ask && (await attempt(ask))
     result.push(verdict ? { ...finding, ...verdict } : finding)
   }
   return result

@@ -58,17 +58,17 @@ export async function runChecks(
     const missing = check.needs.filter((name) => ['failed', 'skipped'].includes(stateOf(findings, name, check.cache) ?? ''))
     if (missing.length > 0) return skipped(`needs ${missing.join(' and ')}`)
     starts(check)
-    const verdict = await verdictOrFailure(check)
+    const verdict = await attempt(check.run)
     if (verdict.state !== 'failed') return verdict
     const reasons = (check.excuses ?? []).filter((name) => ['failed', 'skipped'].includes(stateOf(findings, name, check.cache) ?? ''))
     return reasons.length > 0 ? skipped(`needs ${reasons.join(' and ')}`) : verdict
   }
 }
 
-/** What a check can't ask is its failure; anything else that is thrown is a bug. */
-async function verdictOrFailure(check: Check): Promise<Verdict> {
+/** What can't be asked is a failure of the check that asks; anything else that is thrown is a bug. */
+export async function attempt<T extends Verdict | undefined>(run: () => T | Promise<T>): Promise<T | Verdict> {
   try {
-    return await check.run()
+    return await run()
   } catch (error) {
     if (error instanceof Failure) return failed(error.message, null)
     throw error

@@ -26,6 +26,7 @@ import {
   parted,
 } from './judge-files.ts'
 import {
+  afterwards,
   connectFor,
   flakeReplaces,
   judgeBuilders,
@@ -79,7 +80,12 @@ function machineChecks(world: World, self: string): Check[] {
       name: 'hook',
       needs: ['nix.conf'],
       run: async () =>
-        judgeHook(hookFacts((await settingsOf(world)).get('post-build-hook') ?? ''), beside(self, 'post-build-hook'), world.confFile),
+        judgeHook(
+          hookFacts((await settingsOf(world)).get('post-build-hook') ?? '', !world.single),
+          beside(self, 'post-build-hook'),
+          world.confFile,
+          afterwards(world.single),
+        ),
     },
     { name: 'signing', needs: ['nix.conf'], run: async () => judgeKey(keyFacts(await settingsOf(world), world.confFile)) },
     {
@@ -91,7 +97,7 @@ function machineChecks(world: World, self: string): Check[] {
       name: 'unsigned',
       needs: ['nix.conf', 'daemon', 'signing'],
       online: true,
-      run: async () => await checkUnsigned(await settingsOf(world)),
+      run: checkUnsigned,
     },
     ...automaticChecks(world),
   ]
@@ -118,7 +124,7 @@ function automaticChecks(world: World): Check[] {
       run: withSystemd(async () => await world.timer().then(({ enabled, active }) => judgeTimer(enabled, active))),
     },
     { name: 'linger', needs: ['session'], run: withSystemd(() => judgeLinger(lingers(world.user), world.user)) },
-    { name: 'dispatcher', needs: [], run: () => judgeDispatcher(dispatcherFacts()) },
+    { name: 'dispatcher', needs: [], run: () => judgeDispatcher(dispatcherFacts(world.single)) },
   ]
 }
 
@@ -137,7 +143,7 @@ export async function checkRuntime(world: World): Promise<Verdict> {
   const file = findIn(path, ['node', 'deno', 'bun'])
   if (file === undefined) return judgeRuntime({ path: [...new Set(path.split(':'))].join(':'), own: execPath })
   const version = realpathSync(file) === realpathSync(execPath) ? ownVersion() : await versionOf(file, path)
-  const { doubt } = programFacts(file)
+  const { doubt } = programFacts(file, !world.single)
   return judgeRuntime({ file, version, path, own: execPath, ...(doubt === undefined ? {} : { doubt }) })
 }
 
@@ -169,13 +175,9 @@ function keyFacts(settings: Settings, conf: string): Parameters<typeof judgeKey>
   }
 }
 
-async function checkUnsigned(settings: Settings): Promise<Verdict> {
-  const found = await askBuilt()
-  if (typeof found === 'string') return judgeUnsigned(found, 0, '')
-  const [key = '/etc/nix/nix-lan.secret'] = wordsOf(settings, 'secret-key-files')
-  const few = found.unsigned.length <= 3 ? found.unsigned.join(' ') : '--all'
-  const mend = `sudo nix --extra-experimental-features nix-command store sign --key-file ${key} ${few}`
-  return judgeUnsigned(found.unsigned.length, found.built.length, mend)
+async function checkUnsigned(): Promise<Verdict> {
+  const { built, unsigned } = await askBuilt()
+  return judgeUnsigned(unsigned.length, built)
 }
 
 // ---- a box
@@ -225,6 +227,7 @@ async function checkSubstituter(world: World, cache: SshCache, uid: number): Pro
     settings: await settingsOf(world),
     system,
     file: world.confFile,
+    after: afterwards(world.single),
     ...(replacing ? { replacing } : {}),
   })
 }
@@ -232,7 +235,7 @@ async function checkSubstituter(world: World, cache: SshCache, uid: number): Pro
 async function checkConnect(world: World, cache: SshCache, uid: number): Promise<Verdict> {
   const found = connectFor(wordsOf(await settingsOf(world), 'substituters'), cache.name, socketPath(uid, cache.name))
   const [, right = 'nix-lan-connect'] = /remote-program=([^%&]*)/.exec(rightUrl(cache, uid)) ?? []
-  return judgeConnect(programFacts(found?.program ?? ''), right)
+  return judgeConnect(programFacts(found?.program ?? '', !world.single), right, afterwards(world.single))
 }
 
 async function checkOwn(world: World, cache: SshCache, socket: string): Promise<Verdict> {

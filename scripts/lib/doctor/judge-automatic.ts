@@ -54,6 +54,8 @@ export function judgeLinger(lingers: boolean, user: string): Verdict {
 export interface DispatcherFacts {
   /** Whether there is a NetworkManager at all. */
   manager: boolean
+  /** A single-user installation, which has nothing of root's. */
+  single: boolean
   directory: string
   /** The script that is nix-lan's. */
   file?: string
@@ -64,8 +66,9 @@ export interface DispatcherFacts {
 }
 
 /** `dispatcher`: NetworkManager runs only what root owns, nobody else can write, and is executable (NetworkManager-dispatcher(8)). */
-export function judgeDispatcher({ manager, directory, file, missing, executable, doubt }: DispatcherFacts): Verdict {
+export function judgeDispatcher({ manager, single, directory, file, missing, executable, doubt }: DispatcherFacts): Verdict {
   if (!manager) return ok('no NetworkManager here: the timer alone notices that the network has changed')
+  if (file === undefined && single) return ok("none, since it would be root's: the timer alone notices that the network has changed")
   if (file === undefined)
     return failed(`${directory} has no nix-lan-dispatcher, so that a change of network is noticed late`, 'sudo nix-lan setup')
   if (missing !== undefined) return failed(`${file} leads nowhere (${missing})`, 'sudo nix-lan setup')

@@ -1,9 +1,11 @@
 // Judges the files that root runs or believes, the runtime, the signing key, the queue's directories. Pure: facts in, a verdict out.
 import { failed, ok, type Verdict, warning } from './check.ts'
 
-/** A file that root runs, as it was found. */
+/** A file that nix-daemon runs, as it was found. */
 export interface ProgramFacts {
   file: string
+  /** It runs as root, and so must be root's; not in a single-user installation. */
+  root: boolean
   /** ENOENT, EACCES, …; undefined: it is there. */
   missing?: string
   executable: boolean
@@ -28,10 +30,12 @@ export function judgeProgram({ file, missing, executable, doubt }: ProgramFacts,
 }
 
 /** `connect`: the program that nix.conf names as a store. */
-export function judgeConnect(facts: ProgramFacts, right: string): Verdict {
-  const cure = `in nix.conf: name ${right} in place of it, then: sudo systemctl restart nix-daemon`
-  return judgeProgram(facts, 'every build fails while nix.conf names it', cure) ?? ok(`${facts.file}, and nobody but root can change it`)
+export function judgeConnect(facts: ProgramFacts, right: string, then: string): Verdict {
+  const cure = `in nix.conf: name ${right} in place of it${then}`
+  return judgeProgram(facts, 'every build fails while nix.conf names it', cure) ?? ok(wellKept(facts))
 }
+
+const wellKept = ({ file, root }: ProgramFacts): string => (root ? `${file}, and nobody but root can change it` : file)
 
 export interface HookFacts extends ProgramFacts {
   /** Whether it is nix-lan's own, or calls it. */
@@ -39,10 +43,10 @@ export interface HookFacts extends ProgramFacts {
 }
 
 /** `hook`: the program that Nix runs after each build. `file` is empty when there is none. `right`: nix-lan's own. */
-export function judgeHook(facts: HookFacts, right: string, conf: string): Verdict {
+export function judgeHook(facts: HookFacts, right: string, conf: string, then: string): Verdict {
   if (facts.file === '')
-    return failed(`${conf} names no post-build-hook, so that nothing is queued`, `in ${conf}: post-build-hook = ${right}`)
-  const cure = `in ${conf}: post-build-hook = ${right}, then: sudo systemctl restart nix-daemon`
+    return failed(`${conf} names no post-build-hook, so that nothing is queued`, `in ${conf}: post-build-hook = ${right}${then}`)
+  const cure = `in ${conf}: post-build-hook = ${right}${then}`
   const wrong = judgeProgram(facts, 'every build fails while nix.conf names it', cure)
   if (wrong) return wrong
   if (!facts.ours) {
@@ -51,7 +55,7 @@ export function judgeHook(facts: HookFacts, right: string, conf: string): Verdic
       `let it call ${right} with the same environment`,
     )
   }
-  return ok(`${facts.file}, and nobody but root can change it`)
+  return ok(wellKept(facts))
 }
 
 /** A runtime as nix-daemon's children would find it. */
@@ -136,12 +140,11 @@ export function judgeKey({ files, missing, mode = 0, publicKey, trusted, conf }:
 }
 
 /** `unsigned`: what was built here and carries no signature can't be taken back from anywhere. */
-export function judgeUnsigned(count: number | string, built: number, mend: string): Verdict {
-  if (typeof count === 'string') return warning(`what was built here can't be listed: ${count}`, null)
+export function judgeUnsigned(count: number, built: number): Verdict {
   if (count === 0) return ok(built === 0 ? 'nothing was built here yet' : `all of the ${built} paths that were built here are signed`)
   return warning(
     `${count} of the ${built} paths that were built here ${count === 1 ? 'is' : 'are'} not signed, and can't come back from a cache`,
-    mend,
+    'sudo nix-lan queue sign --built',
   )
 }
 

@@ -140,7 +140,12 @@ export interface SubstituterFacts {
   /** The last line that replaces the list of substituters. */
   replacing?: Line
   file: string
+  /** What makes a change of it known. */
+  after: string
 }
+
+/** What has to be done after a change of nix.conf: a daemon reads it when it starts. */
+export const afterwards = (single: boolean): string => (single ? '' : ', then: sudo systemctl restart nix-daemon')
 
 const SUBSTITUTERS = new Set(['substituters', 'binary-caches'])
 
@@ -158,10 +163,10 @@ export function judgeSubstituter(facts: SubstituterFacts): Verdict {
   if (replacing && connectFor(named, cache, socket)) {
     return failed(
       `${replacing.file}:${replacing.number} "${replacing.text}" comes after the line that names ${cache}, and takes it back`,
-      `in ${replacing.file}: move line ${replacing.number} above the line with nix-lan-connect, then: sudo systemctl restart nix-daemon`,
+      `in ${replacing.file}: move line ${replacing.number} above the line with nix-lan-connect${facts.after}`,
     )
   }
-  const line = `in ${file}: extra-substituters = ${facts.url}`
+  const line = `in ${file}: extra-substituters = ${facts.url}${facts.after}`
   if (connectFor(valuesOf([...system], new Set(['trusted-substituters', 'trusted-binary-caches']), []), cache, socket)) {
     return failed(`${cache} is only in trusted-substituters: Nix would be allowed to ask it, and doesn't`, line)
   }
@@ -217,6 +222,6 @@ export function judgeBuilders(setting: string, machines: (file: string) => strin
   if (names.length === 0) return ok('no other machine builds for this one')
   return warning(
     `${names.join(' and ')} builds for this machine, and secret-key-files does not sign what comes from there`,
-    'set secret-key-files there too, or after such builds: sudo nix-lan queue sign',
+    'set secret-key-files there too, and trust that key here and on the box',
   )
 }

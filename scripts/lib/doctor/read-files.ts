@@ -9,13 +9,13 @@ import type { DirectoryFacts, HookFacts, ProgramFacts } from './judge-files.ts'
 
 export const code = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? String(error)
 
-/** A program that root runs. */
-export function programFacts(file: string): ProgramFacts {
+/** A program that nix-daemon runs. @param root whether that is as root */
+export function programFacts(file: string, root: boolean): ProgramFacts {
   try {
     const stat = statSync(file, { bigint: true })
-    return { file, executable: stat.isFile() && (stat.mode & 0o111n) !== 0n, ...doubtOf(file, stat) }
+    return { file, root, executable: stat.isFile() && (stat.mode & 0o111n) !== 0n, ...(root ? doubtOf(file, stat) : {}) }
   } catch (error) {
-    return { file, missing: code(error), executable: false }
+    return { file, root, missing: code(error), executable: false }
   }
 }
 
@@ -29,9 +29,9 @@ function doubtOf(file: string, stat: { uid: bigint; mode: bigint; dev: bigint; i
 }
 
 /** The post-build-hook of nix.conf. It is ours when its second line says so (build/bundle.ts), or when its text names nix-lan. */
-export function hookFacts(file: string): HookFacts {
-  if (file === '') return { file, executable: false, ours: false }
-  const program = programFacts(file)
+export function hookFacts(file: string, root: boolean): HookFacts {
+  if (file === '') return { file, root, executable: false, ours: false }
+  const program = programFacts(file, root)
   return {
     ...program,
     ours: program.missing === undefined && /nix-lan|post-build-hook; set -f/.test((readText(file) ?? '').slice(0, 65536)),
@@ -87,14 +87,14 @@ function ownerOf(path: string): number {
 const DISPATCHERS = ['/etc/NetworkManager/dispatcher.d', '/usr/lib/NetworkManager/dispatcher.d']
 
 /** NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names. */
-export function dispatcherFacts(): DispatcherFacts {
+export function dispatcherFacts(single: boolean): DispatcherFacts {
   const [first = ''] = DISPATCHERS
   const manager = findIn('/usr/sbin:/usr/bin:/run/current-system/sw/bin:/sbin:/bin', ['NetworkManager', 'nmcli']) !== undefined
   for (const directory of DISPATCHERS) {
     const name = namesIn(directory).find((entry) => isOurs(`${directory}/${entry}`))
-    if (name !== undefined) return { manager, directory: first, ...programFacts(`${directory}/${name}`) }
+    if (name !== undefined) return { manager, single, directory: first, ...programFacts(`${directory}/${name}`, true) }
   }
-  return { manager, directory: first, executable: false }
+  return { manager, single, directory: first, executable: false }
 }
 
 function isOurs(file: string): boolean {

@@ -1,10 +1,11 @@
 // Asks the Nix of this machine: version, settings, daemon. Changes nothing.
 import { accessSync, constants, readFileSync, statSync } from 'node:fs'
-import { errorText, nix } from '../nix.ts'
+import { allPathInfos, errorText, nix } from '../nix.ts'
 import { readText } from '../nix-conf.ts'
 import { stateDir } from '../paths.ts'
 import { run } from '../run.ts'
 import { searchEnv } from '../search-path.ts'
+import { toSign } from '../sign.ts'
 import { effectiveUid } from '../users.ts'
 import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
 import { parseSettings, parseVersion } from './judge-nix.ts'
@@ -77,8 +78,8 @@ function startOf(pid: number): number | undefined {
 /** @param files the files that the system's settings come from */
 export async function askDaemon(user: string, files: readonly string[], pid: number | undefined): Promise<DaemonFacts> {
   const socket = `${stateDir}/daemon-socket/socket`
-  const base = { single: false, socket, user }
-  if (ownStore()) return { ...base, single: true }
+  const base = { single: isSingleUser(), socket, user }
+  if (base.single) return base
   const denied = access(socket)
   if (denied !== undefined) return { ...base, denied, ...groupOf(socket) }
   const started = pid === undefined ? undefined : startOf(pid)
@@ -94,7 +95,7 @@ export async function askDaemon(user: string, files: readonly string[], pid: num
 }
 
 /** Whether this Nix writes its store by itself: then it needs no daemon (`store = auto`, src/libstore/store-api.cc). */
-function ownStore(): boolean {
+export function isSingleUser(): boolean {
   return effectiveUid() !== 0 && access(`${stateDir}/db`) === undefined
 }
 
@@ -130,13 +131,9 @@ function lastChanged(files: readonly string[]): { file: string; time: number } |
   return last
 }
 
-/** Paths that were built here: all of them, and those without a signature; or why they can't be listed. */
-export async function askBuilt(): Promise<{ built: string[]; unsigned: string[] } | string> {
-  const { parsePathInfo } = await import('../nix.ts')
-  const { unsigned } = await import('../upload.ts')
-  const asked = await nix(['path-info', '--all', '--size', '--sigs'], { timeout: 120_000 })
-  if (asked.code !== 0) return asked.failedToStart ?? (asked.timedOut ? 'no answer' : errorText(asked.stderr))
-  const found = asked.stdout.split('\n').flatMap((line) => parsePathInfo(line) ?? [])
-  const built = found.filter(({ info }) => info.ultimate && !info.contentAddressed)
-  return { built: built.map(({ path }) => path), unsigned: built.filter(({ info }) => unsigned(info)).map(({ path }) => path) }
+/** How many paths were built here, and which of them carry no signature. @throws NixError */
+export async function askBuilt(): Promise<{ built: number; unsigned: string[] }> {
+  const infos = await allPathInfos()
+  const built = [...infos.values()].filter(({ ultimate, contentAddressed }) => ultimate && !contentAddressed).length
+  return { built, unsigned: toSign(infos).own }
 }

@@ -7,7 +7,7 @@ import { storeUrl } from '../store-url.ts'
 import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
 import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automatic.ts'
 import { type Probe, probeBox } from './read-box.ts'
-import { askDaemon, askSettings, askVersion, daemonPath, daemonPid } from './read-nix.ts'
+import { askDaemon, askSettings, askVersion, daemonPath, daemonPid, isSingleUser } from './read-nix.ts'
 
 export interface World {
   /** Undefined when it can't be had; then `problem` says why. */
@@ -15,13 +15,18 @@ export interface World {
   problem: string
   /** Whose store, queue and session. */
   user: string
-  /** nix.conf of the system. */
+  /** A Nix without a daemon, whose store and settings are the user's: nothing runs as root then. */
+  single: boolean
+  /** The file to write settings into. */
   confFile: string
   nix(): Promise<{ version?: NixVersion; why: string }>
+  /** What holds for everybody, as nix-daemon reads it; without a daemon the user's own. */
   system(): Promise<Settings | string>
   own(): Promise<Settings | string>
+  /** `system`: what `system()` comes from. */
   conf(): NixConf
   daemon(): Promise<DaemonFacts>
+  /** PATH of what starts hook and connect. */
   daemonPath(): Promise<string>
   session(): Promise<string>
   units(): ReturnType<typeof unitFacts>
@@ -34,18 +39,24 @@ export interface World {
 export function lookAround(uid: number, user: string): World {
   const { config, problem } = readConfig()
   const nix = once(askVersion)
-  const conf = once(() => readNixConf(process.env))
+  const single = isSingleUser()
+  const conf = once(() => {
+    const { system, all } = readNixConf(process.env)
+    return { system: single ? all : system, all }
+  })
+  const own = once(async () => await askSettings('own', (await nix()).version))
   const pid = once(daemonPid)
   const caches = (config?.caches ?? []).filter((cache): cache is SshCache => cache.kind === 'ssh')
   const world: World = {
     config,
     problem,
     user,
-    confFile: '/etc/nix/nix.conf',
+    single,
+    confFile: confFileOf(single, conf().system),
     nix,
     conf,
-    system: once(async () => await askSettings('system', (await nix()).version)),
-    own: once(async () => await askSettings('own', (await nix()).version)),
+    system: single ? own : once(async () => await askSettings('system', (await nix()).version)),
+    own,
     daemon: once(
       async () =>
         await askDaemon(
@@ -54,7 +65,7 @@ export function lookAround(uid: number, user: string): World {
           await pid(),
         ),
     ),
-    daemonPath: once(async () => await daemonPath(await pid())),
+    daemonPath: once(async () => (single ? (process.env.PATH ?? '') : await daemonPath(await pid()))),
     session: once(sessionState),
     units: once(() => unitFacts(caches)),
     timer: once(timerFacts),
@@ -70,6 +81,17 @@ export function askAhead(world: World): void {
   if (world.config) asked.push(world.units(), world.timer())
   for (const answer of asked) answer.catch(() => {})
 }
+
+/** Determinate's installer keeps nix.conf for itself, and has it include another one. */
+function confFileOf(single: boolean, system: NixConf['system']): string {
+  if (single) return `${process.env.HOME ?? '~'}/.config/nix/nix.conf`
+  const custom = '/etc/nix/nix.custom.conf'
+  return system.some(({ where }) => where === custom) || includesIn(MAIN).some((line) => /\snix\.custom\.conf\s*$/.test(line))
+    ? custom
+    : MAIN
+}
+
+const MAIN = '/etc/nix/nix.conf'
 
 function readConfig(): { config: Config | undefined; problem: string } {
   try {
