@@ -1,6 +1,6 @@
 // nix-lan-connect: the program that Nix runs as a store (ssh-ng://localhost?remote-program=…). Joins Nix to the box's nix-daemon through the
 // tunnel's socket, and is an empty store while the box is away. Never writes to a store, and before the handshake nothing makes it exit.
-import { lstatSync, writeSync } from 'node:fs'
+import { closeSync, constants, fstatSync, lstatSync, openSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { EndOfStream } from './lib/bytes.ts'
 import { main } from './lib/cli.ts'
@@ -110,10 +110,10 @@ async function findTarget(): Promise<Target> {
 /** @throws NoBox */
 async function dialTarget({ socket, deadline }: Target): Promise<Box> {
   tally ??= new Tally(fetchedBy(socket))
-  becomeOwner(socket)
+  const way = becomeOwner(socket)
   if (!lstatSync(socket, { throwIfNoEntry: false })) throw new NoBox('missing', noTunnel(socket))
   const { dialBox } = await import('./lib/box.ts')
-  return await dialBox(socket, deadline)
+  return await dialBox(socket, deadline, way)
 }
 
 /** @throws Away when the box isn't there; Failure when it is too old */
@@ -169,24 +169,43 @@ function patientLine(target: Target | null): Line {
   }
 }
 
+/** open(2): only the file itself, not to be read; node:fs has no name for it. */
+const O_PATH = 0o10000000
+
 /**
  * Root is needed for nothing here: become whoever owns the socket's directory, so that a socket or link which a user planted can
- * do no more than that user. Where a runtime can't (or nobody but root owns it) we stay who we are.
+ * do no more than that user. Where nobody but root owns it we stay who we are.
+ * @returns what to connect to
  */
-function becomeOwner(socket: string): void {
-  if (process.geteuid?.() !== 0) return
+function becomeOwner(socket: string): string {
+  if (process.geteuid?.() !== 0) return socket
   const owner = lstatSync(dirname(socket), { throwIfNoEntry: false })
   // Not to be looked for as root: it may be made, with a link in it, in this very moment.
   if (!owner) throw new NoBox('missing', noTunnel(socket))
-  if (owner.uid === 0) return
+  if (owner.uid === 0) return socket
   if (lstatSync(socket, { throwIfNoEntry: false })) tally?.open() // its file is root's
   try {
     process.setgroups?.([owner.gid])
     process.setgid?.(owner.gid)
     process.setuid?.(owner.uid)
-  } catch (error) {
-    report(`could not give up root's rights: ${(error as Error).message}`)
+    return socket
+  } catch {
+    return ownedBy(owner.uid, socket)
   }
+}
+
+/**
+ * As root for good: Node 20 with a libuv of the system's (Debian 13) doesn't change users, because of CVE-2024-22017. So hold on to the socket itself,
+ * see that it is that user's, and connect to just this one, wherever links lead by then.
+ * @throws NoBox
+ */
+function ownedBy(uid: number, socket: string): string {
+  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new NoBox('missing', noTunnel(socket))
+  const held = openSync(socket, O_PATH | constants.O_NOFOLLOW)
+  const stat = fstatSync(held)
+  if (stat.isSocket() && stat.uid === uid) return `/proc/self/fd/${held}`
+  closeSync(held)
+  throw new NoBox('broken', `${socket} is not a socket of the user's whose directory it is in`)
 }
 
 /** One line for the journal, of bearable length. A box's words may be in it, which mustn't move the cursor of a terminal. */

@@ -21,10 +21,11 @@ import {
  * Connects to a nix-daemon's socket and goes through the whole handshake: one that is broken off leaves an error in the box's journal each time.
  * @param path the tunnel's socket
  * @param deadline milliseconds for everything
+ * @param way another path to the same socket, to connect to
  * @throws NoBox, always by the deadline
  */
-export async function dialBox(path: string, deadline: number): Promise<Box> {
-  const { socket, reader } = openSocket(path)
+export async function dialBox(path: string, deadline: number, way = path): Promise<Box> {
+  const { socket, reader } = openSocket(path, way)
   const timer = setTimeout(() => {
     reader.finish(new NoBox('mute', `${path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`))
   }, deadline)
@@ -60,7 +61,7 @@ async function shakeHands(socket: Socket, reader: ByteReader, path: string): Pro
 const SHORT = 4096
 
 /** A socket that reads into one buffer, over and over: 50 MB of memory in a transfer instead of 84 (Node 20). */
-function openSocket(path: string): { socket: Socket; reader: ByteReader } {
+function openSocket(path: string, way: string): { socket: Socket; reader: ByteReader } {
   const onread = {
     buffer: Buffer.allocUnsafe(65536),
     callback: (length: number, buffer: Uint8Array): boolean => {
@@ -71,7 +72,7 @@ function openSocket(path: string): { socket: Socket; reader: ByteReader } {
       return false
     },
   }
-  const socket = createConnection({ path, onread, allowHalfOpen: true })
+  const socket = createConnection({ path: way, onread, allowHalfOpen: true })
   const reader = new ByteReader({ resume: () => socket.resume() })
   socket.on('error', (error: NodeJS.ErrnoException) => reader.finish(socketError(error, path)))
   // The box closed its end. (`end` comes only when all that it sent has been read.)

@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto'
 import {
   chmodSync,
   existsSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -586,6 +587,35 @@ if (process.getuid?.() === 0) {
     const [file = ''] = readdirSync(tallies()).filter((name) => name.startsWith(`fetched.${encodeURIComponent(link)}`))
     const { uid, mode } = statSync(join(tallies(), file))
     assert.equal([uid, mode & 0o777], [0, 0o644])
+  })
+
+  // Debian 13's Node
+  test('as root that can’t become another: the owner’s own socket, and no other that a link leads to', async () => {
+    const { chownSync } = await import('node:fs')
+    const { socket } = await box(honest(8))
+    const folder = join(TMP, 'theirs')
+    mkdirSync(folder, { mode: 0o755 })
+    renameSync(socket, join(folder, 'own.sock'))
+    const { socket: roots } = await box(honest(8))
+    symlinkSync(roots, join(folder, 'link.sock'))
+    linkSync(roots, join(folder, 'hard.sock'))
+    for (const path of [folder, join(folder, 'own.sock')]) chownSync(path, 65534, 65534)
+    const runtime = join(TMP, 'stubborn')
+    mkdirSync(runtime)
+    writeFileSync(join(runtime, 'refuse.cjs'), "process.setgroups = () => { throw new Error('io_uring may be enabled') }\n")
+    const node = `#!/bin/sh\nexec ${process.execPath} --require ${runtime}/refuse.cjs "$@"\n`
+    writeFileSync(join(runtime, 'node'), node, { mode: 0o755 })
+    const env = { PATH: `${runtime}:${process.env.PATH}` }
+    const own = await greeted([join(folder, 'own.sock')], env)
+    assert.ok(await has(own))
+    assert.is(await closed(own), 0)
+    assert.is(own.stderr(), '')
+    for (const name of ['link.sock', 'hard.sock']) {
+      const other = await greeted([join(folder, name)], env)
+      assert.not.ok(await has(other), name)
+      assert.is(await closed(other), 0)
+      assert.match(other.stderr(), /is not a socket of the user's whose directory it is in; going on without it\n$/)
+    }
   })
 }
 

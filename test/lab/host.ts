@@ -24,6 +24,11 @@ export interface Entry {
   env: Record<string, string | undefined>
 }
 
+/** What journalctl(1) is given for a unit of alice's: what it prints, and what systemd says of it. (--user-unit means root's own, for root.) */
+export function ofUserUnit(unit: string): string[] {
+  return [`_SYSTEMD_USER_UNIT=${unit}`, '+', `USER_UNIT=${unit}`]
+}
+
 /** One machine; made by createLab. */
 export class Host {
   /** In commands and messages: laptop, box, … */
@@ -34,6 +39,7 @@ export class Host {
   private readonly holder: Holder
   private readonly lan: Lan
   private on = false
+  private used = false
   private wentOff: (() => void)[] = []
 
   constructor(holder: Holder, lan: Lan, name: string, hostname: string, suite: Suite) {
@@ -128,7 +134,7 @@ export class Host {
 
   /**
    * Lines of the journal, oldest first, each with date, host and process. `since`: milliseconds since 1970, as Date.now() gives them. `match`: arguments of
-   * journalctl(1), such as ['--user-unit=nix-lan-tunnel@pi.service'] or ['-u', 'nix-daemon'].
+   * journalctl(1), such as ofUserUnit('nix-lan-tunnel@pi.service') or ['-u', 'nix-daemon'].
    */
   async journal({ since, match = [] }: { since?: number; match?: string[] } = {}): Promise<string[]> {
     const from = since === undefined ? [] : [`--since=@${(since / 1000).toFixed(3)}`]
@@ -158,9 +164,15 @@ export class Host {
     }
   }
 
+  /** Whether it has ever been switched on. */
+  wasOn(): boolean {
+    return this.used
+  }
+
   /** Switches it on, and doesn't wait. */
   switchOn(): void {
     this.on = true
+    this.used = true
     this.holder.switchOn(this.name, this.hostname)
   }
 

@@ -20,6 +20,7 @@
 
 import { spawn } from 'node:child_process'
 import { suite, type Test } from 'uvu'
+import { greets } from '../lib/greeting.ts'
 import { needs, PATH } from '../lib/needs.ts'
 import { finished, pause } from '../lib/processes.ts'
 import type { Suite } from '../lib/roots.ts'
@@ -27,6 +28,7 @@ import { Holder } from './holder.ts'
 import { Host } from './host.ts'
 import { Lan } from './lan.ts'
 import {
+  CACHE,
   type InRoot,
   type Installation,
   installNixLan,
@@ -34,7 +36,6 @@ import {
   makeLaptop,
   QUEUE,
   type SigningKey,
-  SOCKET,
   signingKey,
   T_FILE,
 } from './machines.ts'
@@ -121,7 +122,8 @@ export class Lab {
     await Promise.all([...(options.boxOff ? [] : boxes.map((box) => box.power('on'))), this.bootLaptop(options.away ?? false)])
   }
 
-  private async bootLaptop(away: boolean): Promise<void> {
+  /** Boots the laptop, which is off; `away`: its cable is pulled before it can have used it. */
+  async bootLaptop(away: boolean): Promise<void> {
     this.laptop.switchOn()
     if (away)
       await this.eventually('a cable to pull', async () => (await this.lan.run('ip', ['link', 'set', 'vb-laptop', 'down'])).code === 0)
@@ -160,6 +162,18 @@ export class Lab {
     return host
   }
 
+  /** Undoes what a test may have left: everybody plugged in, in range, on and awake, DNS as it should be. */
+  async mend(): Promise<void> {
+    const hosts = [this.laptop, this.box, this.nas].filter((host) => host.wasOn())
+    if (this.laptop.isOn()) this.laptop.thaw()
+    for (const host of hosts) {
+      if (!host.isOn()) await host.power('on')
+      await this.lan.cable(host.name, true)
+      await this.lan.range(host.name, true)
+    }
+    await this.lan.dns('normal')
+  }
+
   /** DHCP gives the box another address, which takes its old one's place at once. (A plain renew goes on with the old one: networkd 252 misses the NAK.) */
   async moveBox(address: string): Promise<void> {
     await this.lan.lease(this.box.hostname, address)
@@ -171,7 +185,7 @@ export class Lab {
   /** Whether store paths are valid on the box with the laptop's signature, which is what "the box has it" means. */
   async boxHas(...paths: string[]): Promise<boolean> {
     const info = await this.box.run('root', 'nix', ['--extra-experimental-features', 'nix-command', 'path-info', '--sigs', ...paths])
-    return info.code === 0 && info.stdout.split('\n').filter((line) => line.includes(' laptop-1:')).length === paths.length
+    return info.code === 0 && info.stdout.split('\n').filter((line) => line.includes('laptop-1:')).length === paths.length
   }
 
   /** The names in the queue for the box. */
@@ -184,7 +198,8 @@ export class Lab {
   async build(args: readonly string[], timeout = 300_000): Promise<{ paths: string[]; stderr: string; ms: number }> {
     const result = await this.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout })
     if (result.code === 0) return { paths: result.stdout.trim().split('\n'), stderr: result.stderr, ms: result.ms }
-    throw new Error(`the build failed${result.timedOut ? ' by taking too long' : ''}: ${result.stderr}\n${await this.report()}`)
+    console.log(`\n${await this.report()}`)
+    throw new Error(`the build failed${result.timedOut ? ' by taking too long' : ''}: ${result.stderr}`)
   }
 
   /** Whether the box's nix-daemon answers at the tunnel's socket, as nix-lan-available finds it. */
@@ -192,14 +207,14 @@ export class Lab {
     return (await this.laptop.run('alice', 'nix-lan-available', ['--usable', cache])).code === 0
   }
 
-  /** Whether there is a socket of a tunnel at all. */
-  async socketThere(): Promise<boolean> {
-    return (await this.laptop.run('alice', 'test', ['-S', SOCKET])).code === 0
+  /** Whether a nix-daemon answers at the tunnel's socket: asked by this test itself, in the worker protocol, at no cost to the laptop. */
+  answers(cache = CACHE): Promise<boolean> {
+    return greets(this.laptop.path(`/run/user/1000/nix-lan/${cache}.sock`))
   }
 
   /**
    * Asks until the answer is true, and returns after how many milliseconds it was. `within`: the limit, in milliseconds.
-   * @throws Error that names `what`, with the journals of both hosts
+   * @throws Error that names `what`; the journals of both hosts are printed
    */
   async eventually(what: string, ask: () => boolean | Promise<boolean>, { within = 30_000, every = 100 } = {}): Promise<number> {
     const started = performance.now()
@@ -208,7 +223,8 @@ export class Lab {
       if (performance.now() - started > within) break
       await pause(every)
     }
-    throw new Error(`waited ${(within / 1000).toFixed(0)} s in vain for: ${what}\n${await this.report()}`)
+    console.log(`\nwaited ${(within / 1000).toFixed(0)} s in vain for: ${what}\n${await this.report()}`)
+    throw new Error(`waited ${(within / 1000).toFixed(0)} s in vain for: ${what}`)
   }
 
   /** What there is to see when something has gone wrong: units and journals of the last two minutes. */
@@ -217,7 +233,7 @@ export class Lab {
     const part = (title: string, text: string) => `--- ${title}\n${text.trimEnd()}\n`
     const parts: string[] = []
     if (this.laptop.isOn()) {
-      const mine = ['--user-unit=nix-lan*', '+', '_SYSTEMD_UNIT=NetworkManager-dispatcher.service', '+', '_SYSTEMD_UNIT=nix-daemon.service']
+      const mine = ['_UID=1000', '+', '_SYSTEMD_UNIT=NetworkManager-dispatcher.service', '+', '_SYSTEMD_UNIT=nix-daemon.service']
       parts.push(part('alice’s units', await this.laptop.systemctl('list-units', '--all', '--no-pager', '--plain', 'nix-lan*')))
       parts.push(part('the laptop’s journal', (await this.laptop.journal({ since, match: mine })).slice(-60).join('\n')))
     } else parts.push(part('the laptop is off', this.laptop.console()))

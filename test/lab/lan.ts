@@ -2,7 +2,7 @@
 // misbehave. It lives in the lab's own network namespace and runs from a root of its own.
 import { spawn } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
-import { finished, type Result, type RunOptions } from '../lib/processes.ts'
+import { finished, pause, type Result, type RunOptions } from '../lib/processes.ts'
 import type { Holder } from './holder.ts'
 
 export const ROUTER = '10.77.0.1'
@@ -99,7 +99,10 @@ ip link set br0 up`
 
   /** A portal: on the router, something accepts at that port and never says a word. Lasts as long as the lab. */
   async portal(port: number): Promise<void> {
-    const listen = `busybox nc -lk -p ${port} -e busybox sleep 3600 </dev/null >/dev/null 2>&1 &`
+    const script = `require('node:net').createServer((socket) => socket.on('error', () => {})).listen(${port})`
+    const listen = `node -e "${script}" </dev/null >/dev/null 2>&1 &`
     await this.must('sh', ['-c', listen])
+    const busy = async () => (await this.must('ss', ['-Hltn', `sport = :${port}`])) !== ''
+    for (let i = 0; i < 100 && !(await busy()); i++) await pause(50)
   }
 }

@@ -1,8 +1,10 @@
 // The runner of npm run test:lab: each file *.lab.ts on each release, each in a process of its own with a lab of its own, several at a time, since a
-// lab mostly waits. Started by test/test.sh as: node main.mjs FOLDER [RELEASE…] [WORD…]. Ends with "N passed, N failed"; see test/lib/runner.ts.
+// lab mostly waits. Started by test/test.sh as: node main.mjs FOLDER [--write] [RELEASE…] [WORD…].
+// --write: when all have passed, what they have measured goes into docs/lab.md. Ends with "N passed, N failed"; see test/lib/runner.ts.
 import { statSync } from 'node:fs'
 
 import { bundle, endTogether, installMissing, runFile, sumUp, testFiles, unbundled } from '../lib/runner.ts'
+import { readFigures, writeTable } from './docs.ts'
 import { RELEASES, type Release } from './lab.ts'
 
 /** How many labs at a time, unless NIX_LAN_LABS says otherwise. */
@@ -13,7 +15,7 @@ const LIMIT = 18 * 60_000
 async function main(): Promise<number> {
   const [, , out = '', ...args] = process.argv
   const named = RELEASES.filter((name) => args.includes(name))
-  const words = args.filter((word) => !RELEASES.some((name) => name === word))
+  const words = args.filter((word) => word !== '--write' && !RELEASES.some((name) => name === word))
   const releases = named.length > 0 ? named : RELEASES
   const files = testFiles('test/lab', '.lab.ts').filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
   if (files.length === 0) {
@@ -27,11 +29,13 @@ async function main(): Promise<number> {
     title,
     counts: broken.has(file) ? unbundled(title) : await runJob(file, out, release, title, index),
   }))
-  return sumUp(results)
+  const code = sumUp(results)
+  if (args.includes('--write') && code === 0) writeTable(readFigures(`${out}/figures`))
+  return code
 }
 
 function runJob(file: string, out: string, release: Release, title: string, index: number) {
-  return runFile(file, out, { title, index, env: { NIX_LAN_LAB: release }, limit: LIMIT })
+  return runFile(file, out, { title, index, env: { NIX_LAN_LAB: release, NIX_LAN_FIGURES: `${out}/figures` }, limit: LIMIT })
 }
 
 /** So that no long file is left for the end; a file's size tells well enough. */

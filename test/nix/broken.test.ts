@@ -15,8 +15,8 @@ const test = needs(suite('broken'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 const PLACES = [
   ['function findTarget() {', 'there'],
   ['function becomeOwner(socket) {', 'there'],
-  ['async function dialBox(path, deadline) {', 'there'],
-  ['function openSocket(path) {', 'there'],
+  ['async function dialBox(path, deadline, way = path) {', 'there'],
+  ['function openSocket(path, way) {', 'there'],
   ['async function ask(box, { number, operation, first, misses }, line) {', 'there'],
   ['function identity(path) {', 'away'],
   ['function openNote(path) {', 'there'],

@@ -15,13 +15,15 @@
 // The network is the machine's. test/nix/pair.ts makes a client and a box of two worlds.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, chownSync, closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
-import { createConnection, createServer } from 'node:net'
+import { createServer } from 'node:net'
 import { dirname } from 'node:path'
+import { accepted, GREETING } from '../lib/greeting.ts'
 import { PATH } from '../lib/needs.ts'
 import { allProcesses, finished, kill, killTree, pause, type Result, type RunOptions } from '../lib/processes.ts'
 import { debianRoot, type Suite } from '../lib/roots.ts'
 import { T_NIX } from '../lib/t-nix.ts'
 
+export { GREETING }
 export type User = 'root' | 'alice'
 export const ALICE = 1000
 export const DAEMON_SOCKET = '/nix/var/nix/daemon-socket/socket'
@@ -362,10 +364,6 @@ function sshdConfig(port: number, keys: string): string {
   return [...lines, 'UsePAM no', 'StrictModes no', 'PasswordAuthentication no', 'KbdInteractiveAuthentication no', ''].join('\n')
 }
 
-// A whole greeting of Nix's worker protocol 1.21: magic, version, no CPU affinity, no reserved space (Nix 2.8, src/libstore/daemon.cc,
-// processConnection). One that is broken off would leave an error in the daemon's log, where tests look for errors.
-export const GREETING = Buffer.from(new BigUint64Array([0x6e697863n, 0x115n, 0n, 0n]).buffer)
-
 /**
  * Waits until something accepts at a unix socket or a local port, and answers what it is told, if it is told something.
  * @throws Error with the program's output when it ends before, or after 20 s
@@ -377,24 +375,6 @@ export async function accepts(where: string | number, program: Running, greeting
   })
   for (const end = Date.now() + 20_000; Date.now() < end && !over; await pause(10)) if (await accepted(where, greeting)) return
   throw new Error(`nothing accepts at ${where}: ${program.output()}`)
-}
-
-/** Tries once. The answer to a greeting is whole with the daemon's magic, its version and "last": 24 bytes. */
-async function accepted(where: string | number, greeting: Buffer | undefined): Promise<boolean> {
-  const socket = typeof where === 'number' ? createConnection(where, '127.0.0.1') : createConnection(where)
-  const answer = await new Promise<boolean>((resolve) => {
-    let got = 0
-    socket.setTimeout(3000, () => resolve(false))
-    socket.on('error', () => resolve(false)).on('close', () => resolve(false))
-    if (greeting) socket.write(greeting)
-    else socket.on('connect', () => resolve(true))
-    socket.on('data', (bytes) => {
-      got += bytes.length
-      if (got >= 24) resolve(true)
-    })
-  })
-  socket.destroy()
-  return answer
 }
 
 /** A TCP port on 127.0.0.1 that nobody had a moment ago. */

@@ -1,5 +1,5 @@
 // The ssh command of a tunnel, and where its agent comes from.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
@@ -112,6 +112,27 @@ async function agentOf(text: string, ours: Record<string, string> = {}, limit?: 
 test('an agent in the environment is kept', async () => {
   const found = await agentOf('SSH_AUTH_SOCK=/other', { SSH_AUTH_SOCK: '/mine' })
   assert.equal(found, { env: {}, from: 'the environment' })
+})
+
+test('an agent in the environment that holds no key gives way to one of env-file that does', async () => {
+  const bin = join(TMP, 'bin')
+  mkdirSync(bin)
+  // ssh-add(1): 0 keys, 1 none, 2 no agent
+  writeFileSync(join(bin, 'ssh-add'), '#!/bin/sh\ncase $SSH_AUTH_SOCK in /full*) exit 0 ;; /empty*) exit 1 ;; *) exit 2 ;; esac\n', {
+    mode: 0o755,
+  })
+  const path = process.env.PATH
+  process.env.PATH = `${bin}:${path}`
+  try {
+    const from = async (ours: string, file: string) => (await agentOf(`SSH_AUTH_SOCK=${file}`, { SSH_AUTH_SOCK: ours })).env.SSH_AUTH_SOCK
+    assert.is(await from('/empty', '/full'), '/full')
+    assert.is(await from('/gone', '/full'), '/full')
+    assert.is(await from('/full', '/full2'), undefined)
+    assert.is(await from('/empty', '/empty2'), undefined)
+    assert.is(await from('/empty', '/gone'), undefined)
+  } finally {
+    process.env.PATH = path
+  }
 })
 
 const FILES: [string, string, Record<string, string>, RegExp | undefined][] = [

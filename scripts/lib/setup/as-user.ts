@@ -37,15 +37,15 @@ export function runAs(person: Person, argv: readonly string[], options: RunOptio
 export const systemPath = (): string => `${searchPath(process.env.PATH)}:/usr/sbin:/sbin`
 
 /**
- * The user, with the ssh agent that the tunnel will find: that of the user's systemd, else of the file that sets it for shells (config:
- * env-file). That file is sourced as the user, never as root.
+ * The user, with the ssh agent that the tunnel will find: that of the user's systemd, else, or when that one has no key, of the file
+ * that sets it for shells (config: env-file). That file is sourced as the user, never as root.
  */
 export async function personOf(user: User, envFile: string): Promise<Person> {
   const bare = { ...user, env: {} }
   const root = effectiveUid() !== user.uid
   const shown = await systemctl(['show-environment'], root ? { owner: user } : {})
   const socket = /^SSH_AUTH_SOCK=([^$'"\s]+)$/m.exec(shown.stdout)?.[1] ?? (root ? undefined : process.env.SSH_AUTH_SOCK)
-  if (socket) return { ...bare, env: { SSH_AUTH_SOCK: socket } }
-  const { env } = await findAgent(envFile, {}, 5000, root ? (argv, options) => runAs(bare, argv, options) : undefined)
-  return { ...bare, env }
+  const given: Record<string, string> = socket ? { SSH_AUTH_SOCK: socket } : {}
+  const { env } = await findAgent(envFile, given, 5000, root ? (argv, options) => runAs(bare, argv, options) : undefined)
+  return { ...bare, env: { ...given, ...env } }
 }

@@ -1,0 +1,129 @@
+// What the scenarios share: how things are measured and told, and what must hold after each of them.
+import { appendFileSync } from 'node:fs'
+import * as assert from 'uvu/assert'
+import type { TunnelState } from '../../scripts/lib/tunnel-state.ts'
+import { ofUserUnit } from './host.ts'
+import { type Lab, release } from './lab.ts'
+import { CACHE } from './machines.ts'
+
+export const TARGET = `nix-lan@${CACHE}.target`
+export const TUNNEL = `nix-lan-tunnel@${CACHE}.service`
+
+/** What a figure is about: how long until nix-lan knows, until it works again, or how much longer a build took than at home. */
+export type Kind = 'notice' | 'recover' | 'build'
+
+/** A line of the table in docs/lab.md; see test/lab/docs.ts. */
+export interface Figure {
+  release: string
+  kind: Kind
+  what: string
+  /** Seconds that it should take at most. */
+  aim: number
+  /** Seconds that it took. */
+  took: number
+}
+
+/**
+ * Tells a figure, keeps it for the table, and fails when it is more than four times what it should be: a lab shares its processors with others.
+ * @param aim seconds @param ms what was measured, in milliseconds
+ */
+export function measured(kind: Kind, what: string, aim: number, ms: number): void {
+  const figure: Figure = { release: release(), kind, what, aim, took: Math.max(0, Number((ms / 1000).toFixed(1))) }
+  console.log(`figure: ${what}: ${figure.took.toFixed(1)} s (${kind}; aim ${aim} s)`)
+  if (process.env.NIX_LAN_FIGURES) appendFileSync(process.env.NIX_LAN_FIGURES, `${JSON.stringify(figure)}\n`)
+  assert.ok(figure.took <= 4 * aim, `${what}: ${figure.took} s is more than four times ${aim} s`)
+}
+
+/** Milliseconds in which it becomes so. It is given up after four times `aim` seconds and a little: then it isn't slow, but doesn't happen. */
+export function becomes(lab: Lab, what: string, aim: number, ask: () => boolean | Promise<boolean>): Promise<number> {
+  return lab.eventually(what, ask, { within: 4000 * aim + 2000, every: 200 })
+}
+
+/** Waits until all is as it should be at home: a nix-daemon answers, the unit says so, and nothing is queued. Milliseconds. */
+export async function atHome(lab: Lab, within = 150_000): Promise<number> {
+  return await lab.eventually(
+    'the tunnel is up and the queue empty',
+    async () =>
+      (await lab.answers()) && (await lab.queued()).length === 0 && (await lab.laptop.systemctl('is-active', TUNNEL)) === 'active',
+    { within, every: 300 },
+  )
+}
+
+/** Whether the box's target is up. */
+export async function targetUp(lab: Lab): Promise<boolean> {
+  return (await lab.laptop.systemctl('is-active', TARGET)) === 'active'
+}
+
+/** Builds that tell how much longer one takes than at home, where the box answers for each path that it hasn't got it. */
+export class Builds {
+  private readonly lab: Lab
+  private readonly name: string
+  private count = 0
+  private usual = 0
+  /** The store paths that were built. */
+  readonly paths: string[] = []
+  /** The longest delay so far, in milliseconds. */
+  longest = 0
+
+  constructor(lab: Lab, name: string) {
+    this.lab = lab
+    this.name = name
+  }
+
+  /** What a build takes when nothing is wrong: the middle one of three. */
+  async atHome(): Promise<void> {
+    const times: number[] = []
+    for (let i = 0; i < 3; i++) times.push((await this.build()).ms)
+    this.usual = times.sort((a, b) => a - b)[1] ?? 0
+    this.longest = 0
+  }
+
+  /** Builds one more, which nobody has built yet, and takes down its delay. @throws Error when it fails */
+  async build(seconds = 0): Promise<{ path: string; stderr: string; ms: number; delay: number }> {
+    this.count += 1
+    const args = ['--argstr', 'name', `${this.name}-${this.count}`, '--arg', 'seconds', String(seconds)]
+    const { paths, stderr, ms } = await this.lab.build(args)
+    const [path = ''] = paths
+    this.paths.push(path)
+    const delay = ms - this.usual - 1000 * seconds
+    this.longest = Math.max(this.longest, delay)
+    return { path, stderr, ms, delay }
+  }
+}
+
+/** What the laptop remembers about a tunnel that isn't ready: why, and how many attempts have come to nothing. */
+export function tunnelState(lab: Lab): Pick<TunnelState, 'reason' | 'failures'> {
+  try {
+    return JSON.parse(lab.laptop.read(`/run/user/1000/nix-lan/${CACHE}.tunnel`)) as TunnelState
+  } catch {
+    return { reason: '', failures: 0 } // all is well
+  }
+}
+
+/** How often systemd has started the tunnel unit since then. */
+export async function attempts(lab: Lab, since: number): Promise<number> {
+  const lines = await lab.laptop.journal({ since, match: ofUserUnit(TUNNEL) })
+  return lines.filter((line) => /systemd\[\d+\]: Starting /.test(line)).length
+}
+
+/**
+ * What must hold whatever happens: no unit of alice's or of the system's is red, no start limit was hit, what Nix starts has nothing to complain of,
+ * and the tunnel was started at most as often as its growing pauses and the checks allow.
+ */
+export async function calm(lab: Lab, since: number): Promise<void> {
+  assert.equal(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '', 'no unit of alice’s is red')
+  assert.equal(await lab.laptop.must('root', 'systemctl', ['--failed', '--no-legend', '--plain']), '', 'no unit is red')
+  const journal = await lab.laptop.journal({ since, match: ['_UID=1000'] })
+  assert.equal(
+    journal.filter((line) => /start-limit-hit|Start request repeated too quickly/.test(line)),
+    [],
+  )
+  const connect = await lab.laptop.journal({ since, match: ['-u', 'nix-daemon'] })
+  assert.equal(
+    connect.filter((line) => /nix-lan-connect: could not/.test(line)),
+    [],
+  )
+  const minutes = (Date.now() - since) / 60_000
+  const tried = await attempts(lab, since)
+  assert.ok(tried <= 10 + 6 * minutes, `${tried} starts of the tunnel in ${minutes.toFixed(1)} minutes\n${journal.join('\n')}`)
+}
