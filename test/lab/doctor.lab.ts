@@ -394,7 +394,7 @@ test('root: all of it as the user, and what only root can see', async () => {
   const { found } = await asRoot()
   assert.match(
     text(found),
-    /"check":"signing".*does not believe its own key laptop-1","mend":"in \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-1:/,
+    /"check":"signing".*does not believe its own key laptop-1, but another one of that name","mend":"in \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-1:/,
   )
   await onLaptop('mv /etc/nix/kept /etc/nix/nix-lan.secret')
 })

@@ -378,11 +378,13 @@ test('bash, the key, what is unsigned', () => {
   like(judgeKey({ ...key, missing: 'ENOENT' }), 'failed', /not there/, /put the key back/)
   like(judgeKey({ ...key, mode: 0o644 }), 'failed', /others than root can read \/k/, 'sudo chmod 600 /k')
   like(
-    judgeKey({ ...key, trusted: ['other-1:abc'] }),
+    judgeKey({ ...key, trusted: ['me-1:old', 'other-1:abc'] }),
     'failed',
-    /does not believe its own key me-1/,
-    'in c: extra-trusted-public-keys = me-1:abc',
+    /does not believe its own key me-1, but another one of that name/,
+    'in c: extra-trusted-public-keys = me-1:abc, in place of the other me-1',
   )
+  // the daemon believes a key of which it has the secret
+  like(judgeKey({ ...key, trusted: ['me-10:abc', 'other-1:abc'] }), 'ok', /signs as me-1/, null)
   like(judgeUnsigned(0, 3), 'ok', /all of the 3/, null)
   like(judgeUnsigned(1, 3), 'warning', /1 of the 3 paths.* is not signed/, 'sudo nix-lan queue sign --built')
 })

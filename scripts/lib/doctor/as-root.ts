@@ -6,7 +6,8 @@ import { Failure } from '../errors.ts'
 import { run } from '../run.ts'
 import { searchEnv } from '../search-path.ts'
 import { publicHalf } from '../setup/keys.ts'
-import { attempt, type Finding, failed, type Verdict } from './check.ts'
+import { attempt, type Finding, type Verdict } from './check.ts'
+import { believes, notBelieved } from './judge-files.ts'
 import type { World } from './world.ts'
 
 const DIRECTORIES = '/usr/local/bin:/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin'
@@ -44,11 +45,8 @@ export async function keyAsRoot(world: World): Promise<Verdict | undefined> {
   const [file] = (settings.get('secret-key-files') ?? '').split(' ').filter(Boolean)
   if (file === undefined) return undefined
   const key = publicHalf(readFileSync(file, 'utf8'), file)
-  if ((settings.get('trusted-public-keys') ?? '').split(' ').includes(key)) return undefined
-  return failed(
-    `this machine does not believe its own key ${key.split(':')[0]}`,
-    `in ${world.confFile}: extra-trusted-public-keys = ${key}`,
-  )
+  const trusted = (settings.get('trusted-public-keys') ?? '').split(' ')
+  return believes(key, trusted) ? undefined : notBelieved(key, world.confFile)
 }
 
 /** The user's findings, with those of the checks that root has something to add to in their place. */

@@ -140,11 +140,17 @@ function judgeConfig({ config, problem }: World): Verdict {
 /** `runtime`, for the daemon's PATH as we can see it. */
 export async function checkRuntime(world: World): Promise<Verdict> {
   const path = `${await world.daemonPath()}:${RUNTIME_DIRECTORIES}`
-  const file = findIn(path, ['node', 'deno', 'bun'])
+  const file = pinnedRuntime(readText(process.argv[1] ?? '') ?? '') ?? findIn(path, ['node', 'deno', 'bun'])
   if (file === undefined) return judgeRuntime({ path: [...new Set(path.split(':'))].join(':'), own: execPath })
   const version = realpathSync(file) === realpathSync(execPath) ? ownVersion() : await versionOf(file, path)
   const { doubt } = programFacts(file, !world.single)
   return judgeRuntime({ file, version, path, own: execPath, ...(doubt === undefined ? {} : { doubt }) })
+}
+
+/** The runtime that nix/package.nix has written into a program (scripts/heads/runtime.sh), if it is still there. */
+export function pinnedRuntime(program: string): string | undefined {
+  const [, file] = /^nix_lan_pinned='(\/[^']+)'$/m.exec(program) ?? []
+  return file !== undefined && existsSync(file) ? file : undefined
 }
 
 const ownVersion = (): string => process.versions.deno ?? process.versions.bun ?? process.version

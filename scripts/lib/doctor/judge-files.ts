@@ -114,6 +114,16 @@ export interface KeyFacts {
   conf: string
 }
 
+/**
+ * Whether nix-daemon believes a key whose secret is in secret-key-files: it need not be in trusted-public-keys, but another key of the same name
+ * there goes before it (src/libstore/crypto.cc, later keys.cc, getDefaultPublicKeys, 2.4 to 2.34).
+ * @param key NAME:BASE64
+ */
+export function believes(key: string, trusted: readonly string[]): boolean {
+  const name = key.slice(0, key.indexOf(':') + 1)
+  return trusted.includes(key) || !trusted.some((other) => other.startsWith(name))
+}
+
 /** `signing`: that there is a key, that it is secret, and that this machine believes it. */
 export function judgeKey({ files, missing, mode = 0, publicKey, trusted, conf }: KeyFacts): Verdict {
   const [file] = files
@@ -130,13 +140,17 @@ export function judgeKey({ files, missing, mode = 0, publicKey, trusted, conf }:
     )
   if ((mode & 0o077) !== 0) return failed(`others than root can read ${file}, and sign in its name`, `sudo chmod 600 ${file}`)
   if (publicKey === undefined) return ok(`signs with ${file} (its other half is not beside it: the round trip will tell)`)
-  if (!trusted.includes(publicKey)) {
-    return failed(
-      `this machine does not believe its own key ${publicKey.split(':')[0]}`,
-      `in ${conf}: extra-trusted-public-keys = ${publicKey}`,
-    )
-  }
+  if (!believes(publicKey, trusted)) return notBelieved(publicKey, conf)
   return ok(`signs as ${publicKey.split(':')[0]}, and believes it`)
+}
+
+/** `conf` has another key of that name. */
+export function notBelieved(publicKey: string, conf: string): Verdict {
+  const [name] = publicKey.split(':')
+  return failed(
+    `this machine does not believe its own key ${name}, but another one of that name`,
+    `in ${conf}: extra-trusted-public-keys = ${publicKey}, in place of the other ${name}`,
+  )
 }
 
 /** `unsigned`: what was built here and carries no signature can't be taken back from anywhere. */
