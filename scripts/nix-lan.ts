@@ -1,9 +1,4 @@
 // nix-lan, the command for people: a table of subcommands, each in a file of its own in commands/.
-import { check, help as checkHelp } from './commands/check.ts'
-import { doctor, help as doctorHelp } from './commands/doctor.ts'
-import { queue, help as queueHelp } from './commands/queue.ts'
-import { setup, help as setupHelp } from './commands/setup.ts'
-import { status, help as statusHelp } from './commands/status.ts'
 import { main, nearest } from './lib/cli.ts'
 import { hasConfig } from './lib/config.ts'
 import { UsageError } from './lib/errors.ts'
@@ -13,12 +8,13 @@ interface Command {
   run: (argv: string[]) => Promise<number>
 }
 
-const COMMANDS = new Map<string, Command>([
-  ['check', { help: checkHelp, run: check }],
-  ['doctor', { help: doctorHelp, run: doctor }],
-  ['queue', { help: queueHelp, run: queue }],
-  ['setup', { help: setupHelp, run: setup }],
-  ['status', { help: statusHelp, run: status }],
+/** Loaded when they are asked for: a check, which runs twice a minute, would pay a third more for all the others. */
+const COMMANDS = new Map<string, () => Promise<Command>>([
+  ['check', () => import('./commands/check.ts').then(({ check, help }) => ({ help, run: check }))],
+  ['doctor', () => import('./commands/doctor.ts').then(({ doctor, help }) => ({ help, run: doctor }))],
+  ['queue', () => import('./commands/queue.ts').then(({ queue, help }) => ({ help, run: queue }))],
+  ['setup', () => import('./commands/setup.ts').then(({ setup, help }) => ({ help, run: setup }))],
+  ['status', () => import('./commands/status.ts').then(({ status, help }) => ({ help, run: status }))],
 ])
 
 const HELP = `nix-lan: a machine on your network as a Nix cache, for one that comes and goes
@@ -46,7 +42,7 @@ Examples:
 
 async function none(argv: string[]): Promise<number> {
   const [word] = argv
-  if (word === undefined ? hasConfig() : word.startsWith('-')) return await status(argv)
+  if (word === undefined ? hasConfig() : word.startsWith('-')) return await (await import('./commands/status.ts')).status(argv)
   if (word !== undefined) {
     const near = nearest(word, [...COMMANDS.keys()])
     throw new UsageError(`there is no command ${word}${near ? `; did you mean ${near}?` : '; see nix-lan --help'}`)
@@ -55,7 +51,10 @@ async function none(argv: string[]): Promise<number> {
   return 0
 }
 
-const name = process.argv[2] ?? ''
-const command = COMMANDS.get(name)
-if (command) void main(`nix-lan ${name}`, command.help, (argv) => command.run(argv.slice(1)))
-else void main('nix-lan', HELP, none)
+async function start(name: string): Promise<void> {
+  const command = await COMMANDS.get(name)?.()
+  if (command) await main(`nix-lan ${name}`, command.help, (argv) => command.run(argv.slice(1)))
+  else await main('nix-lan', HELP, none)
+}
+
+void start(process.argv[2] ?? '')
