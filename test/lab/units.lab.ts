@@ -1,0 +1,130 @@
+// The units by themselves, on each release's systemd: that it has nothing to say against them, that an upload is neither stopped for good by many
+// quick successes nor a tight loop when it can't go, and that a stop leaves nothing red and the queue whole. The scenarios have the rest.
+import * as assert from 'uvu/assert'
+import { pause } from '../lib/processes.ts'
+import { createLab, type Lab, labSuite, release } from './lab.ts'
+import { CACHE, QUEUE, T_FILE } from './machines.ts'
+
+const test = labSuite('units')
+const UNITS = ['nix-lan@.target', 'nix-lan-tunnel@.service', 'nix-lan-upload@.path', 'nix-lan-upload@.service'].concat([
+  'nix-lan-built@.timer',
+  'nix-lan-built@.service',
+  'nix-lan-check.timer',
+  'nix-lan-check.service',
+])
+const OF_BOX = UNITS.filter((name) => name.includes('@')).map((name) => name.replace('@', `@${CACHE}`))
+const [TARGET = '', TUNNEL = '', PATH_UNIT = '', UPLOAD = ''] = OF_BOX
+let lab: Lab
+
+test.before(async () => {
+  lab = await createLab({ laptop: release(), installed: true })
+  await lab.eventually('an answer', () => lab.usable(), { within: 60_000 })
+})
+test.after(() => lab.close())
+
+const is = (unit: string): Promise<string> => lab.laptop.systemctl('is-active', unit)
+
+/** Store paths that are on the box already: an upload of them succeeds at once. */
+async function uploaded(count: number): Promise<string[]> {
+  const { paths } = await lab.build(['--argstr', 'name', `many-${count}`, '--arg', 'count', String(count)])
+  await lab.eventually('the queue is empty', async () => (await lab.queued()).length === 0, { within: 120_000 })
+  return paths
+}
+
+/** How often the upload was started since then. */
+async function uploads(since: number): Promise<number> {
+  const lines = await lab.laptop.journal({ since, match: [`USER_UNIT=${UPLOAD}`] })
+  return lines.filter((line) => /systemd\[\d+\]: Started /.test(line)).length
+}
+
+test('systemd-analyze verify has nothing to say', async () => {
+  const names = [...OF_BOX, 'nix-lan-check.timer', 'nix-lan-check.service']
+  const env = { SYSTEMD_UNIT_PATH: '/etc/systemd/user:' }
+  const options = { env, cwd: '/etc/systemd/user' }
+  const { code, stdout, stderr } = await lab.laptop.run('alice', 'systemd-analyze', ['--user', '--man=no', 'verify', ...names], options)
+  assert.equal([code, stdout, stderr], [0, '', ''])
+})
+
+test('one path each 0.3 s, then one as soon as the one before has gone, all of them there already: each goes, and the path unit stays', async () => {
+  const paths = await uploaded(60)
+  const since = Date.now()
+  const feed = `for p; do ln -s "$p" ${QUEUE}/; sleep 0.3; done`
+  await lab.laptop.must('alice', 'sh', ['-c', feed, 'sh', ...paths], { timeout: 300_000 })
+  await lab.eventually('the queue is empty', async () => (await lab.queued()).length === 0, { within: 60_000 })
+  const ends = `until [ "$(systemctl --user is-active ${UPLOAD})" = inactive ]; do sleep 0.1; done`
+  const waiting = `for p; do ${ends}; ln -s "$p" ${QUEUE}/; until [ -z "$(ls ${QUEUE})" ]; do sleep 0.1; done; done`
+  await lab.laptop.must('alice', 'sh', ['-c', waiting, 'sh', ...paths.slice(0, 12)], { timeout: 300_000 })
+  const count = await uploads(since)
+  assert.ok(count >= 12, `${count} uploads`) // systemd's own limit is five in ten seconds
+  assert.is(await is(PATH_UNIT), 'active')
+})
+
+test('what can not go is tried again in half a minute, not at once; and holds nobody up for longer', async () => {
+  await lab.laptop.must('root', 'sed', ['-i', 's/^secret-key-files/#&/', '/etc/nix/nix.conf'])
+  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  const since = Date.now()
+  await lab.build(['--argstr', 'name', 'unsigned'])
+  await lab.laptop.must('root', 'sed', ['-i', 's/^#secret-key-files/secret-key-files/', '/etc/nix/nix.conf'])
+  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.eventually('a try', async () => /auto-restart/.test(await lab.laptop.systemctl('show', '-P', 'SubState', UPLOAD)))
+  await pause(10_000)
+  const tries = await uploads(since)
+  assert.ok(tries >= 1 && tries <= 2, `${tries} tries in 10 s`)
+  assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
+  const { paths } = await lab.build(['--argstr', 'name', 'signed'])
+  await lab.eventually('it is on the box', () => lab.boxHas(...paths), { within: 90_000, every: 500 })
+  await lab.laptop.must('root', 'nix-lan', ['queue', 'sign'])
+  await lab.eventually('the queue is empty', async () => (await lab.queued()).length === 0, { within: 90_000, every: 500 })
+})
+
+test('the target is stopped in the middle of an upload: all is inactive, nothing red, the path still queued; and it goes when it is back', async () => {
+  await lab.lan.slow('box', 4)
+  const { paths } = await lab.build(['--argstr', 'name', 'large', '--arg', 'kb', '16000'])
+  await lab.eventually('an upload', async () => (await is(UPLOAD)) === 'active')
+  await pause(2000)
+  await lab.laptop.must('alice', 'systemctl', ['--user', 'stop', TARGET])
+  const states = await Promise.all(OF_BOX.map(async (unit) => `${unit} ${await is(unit)}`))
+  assert.equal(
+    states,
+    OF_BOX.map((unit) => `${unit} inactive`),
+  )
+  assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
+  assert.ok((await lab.queued()).some((name) => name.endsWith('-large')))
+  await lab.lan.slow('box', 0)
+  await lab.laptop.must('alice', 'systemctl', ['--user', 'restart', 'nix-lan-check.service'])
+  await lab.eventually('it is on the box', () => lab.boxHas(...paths), { within: 60_000, every: 500 })
+})
+
+test('ssh is killed, again and again: the tunnel comes back each time, and what hangs on it', async () => {
+  for (let round = 0; round < 6; round++) {
+    await lab.eventually('the path unit', async () => (await is(PATH_UNIT)) === 'active', { within: 90_000 })
+    await lab.laptop.must('alice', 'pkill', ['-9', '-x', 'ssh'])
+    await lab.eventually('its end', async () => (await is(PATH_UNIT)) !== 'active')
+  }
+  await lab.eventually('the path unit', async () => (await is(PATH_UNIT)) === 'active', { within: 90_000 })
+  assert.equal(await Promise.all([is(TUNNEL), is(TARGET)]), ['active', 'active'])
+})
+
+test('the nix-daemon of the box is gone: the tunnel waits and says why; and is ready when it is back', async () => {
+  await lab.box.must('root', 'systemctl', ['stop', 'nix-daemon.socket', 'nix-daemon.service'])
+  await lab.laptop.must('alice', 'systemctl', ['--user', 'restart', '--no-block', TUNNEL])
+  const status = () => lab.laptop.systemctl('show', '-P', 'StatusText', TUNNEL)
+  await lab.eventually('a reason', async () => /its nix-daemon isn't running, or that user may not use it/.test(await status()))
+  assert.is(await is(TUNNEL), 'activating')
+  await lab.box.must('root', 'systemctl', ['start', 'nix-daemon.socket'])
+  await lab.eventually('it is ready', async () => (await is(TUNNEL)) === 'active', { within: 90_000 })
+  assert.match(await status(), /^Nix [\d.]+ on the box answers$/)
+})
+
+test('once a day: what was built while there was no hook is queued, and goes', async () => {
+  await lab.eventually('the queue is empty', async () => (await lab.queued()).length === 0, { within: 90_000, every: 500 })
+  await lab.laptop.must('root', 'sed', ['-i', 's/^post-build-hook/#&/', '/etc/nix/nix.conf'])
+  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  const path = await lab.laptop.must('alice', 'nix-build', [T_FILE, '--no-out-link', '--argstr', 'name', 'forgotten'])
+  assert.equal(await lab.queued(), [])
+  assert.is(await is(`nix-lan-built@${CACHE}.timer`), 'active')
+  await lab.laptop.must('alice', 'systemctl', ['--user', 'start', `nix-lan-built@${CACHE}.service`])
+  await lab.eventually('it is on the box', () => lab.boxHas(path), { within: 60_000, every: 500 })
+})
+
+test.run()
