@@ -118,6 +118,11 @@ export class ByteReader {
     this.source.resume()
   }
 
+  /** What is at hand, without waiting; it may be nothing. Lent like peek()'s. */
+  atHand(): Buffer {
+    return this.chunk
+  }
+
   /** Exactly `length` bytes, as a copy. */
   async take(length: number): Promise<Buffer> {
     const result = Buffer.allocUnsafe(length)

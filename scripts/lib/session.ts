@@ -23,6 +23,7 @@ import {
   STDERR_LAST,
   soundInfo,
   string,
+  takeMiss,
   u64,
 } from './worker.ts'
 
@@ -72,6 +73,19 @@ export interface Line {
  */
 export async function serve(client: Client, line: Line): Promise<void> {
   await greet(client)
+  const patience: Patience = { left: SILENCE, listening: false, box: null }
+  let clock: NodeJS.Timeout | undefined // one for the session: one for each question would cost more than the question
+  try {
+    await converse(client, line, patience, () => {
+      clock ??= countDown(patience)
+    })
+  } finally {
+    clearInterval(clock)
+  }
+}
+
+/** Answers questions until Nix has no more. `wind` starts the clock that gives up a silent box. */
+async function converse(client: Client, line: Line, patience: Patience, wind: () => void): Promise<void> {
   const misses = new Map<string, number>()
   let box: Box | null = null
   for (;;) {
@@ -89,7 +103,8 @@ export async function serve(client: Client, line: Line): Promise<void> {
       continue
     }
     if (!operation.local) box ??= await line.dial()
-    box = await answer(client, box, { number, operation, ...request, misses }, line)
+    if (box) wind()
+    box = await answer(client, box, { number, operation, ...request, misses, patience }, line)
   }
   box?.socket.destroy()
 }
@@ -133,7 +148,10 @@ async function nextOperation({ reader }: Client): Promise<number | null> {
     if (error instanceof EndOfStream) return null
     throw error
   }
-  return Number((await reader.take(8)).readBigUInt64LE(0))
+  const chunk = reader.atHand()
+  if (chunk.length < 8) return Number((await reader.take(8)).readBigUInt64LE(0))
+  reader.consume(8)
+  return Number(chunk.readBigUInt64LE(0))
 }
 
 interface Question {
@@ -144,6 +162,7 @@ interface Question {
   first: string
   /** The paths that the box lacked, and when, in milliseconds of a clock that nobody sets. */
   misses: Map<string, number>
+  patience: Patience
 }
 
 /**
@@ -153,12 +172,14 @@ interface Question {
 interface Patience {
   left: number
   listening: boolean
+  box: Box | null
 }
 
-/** Counts until the box is given up; whoever starts it has to clear the interval. */
-function countDown(box: Box, patience: Patience): NodeJS.Timeout {
+/** Counts until the box is given up, whenever it is listened to; whoever starts it has to clear the interval. */
+function countDown(patience: Patience): NodeJS.Timeout {
   return setInterval(() => {
-    if (patience.listening && --patience.left <= 0) box.reader.finish(new NoBox('mute', `the box has said nothing for ${SILENCE} s`))
+    if (patience.listening && --patience.left <= 0)
+      patience.box?.reader.finish(new NoBox('mute', `the box has said nothing for ${SILENCE} s`))
   }, 1000)
 }
 
@@ -169,11 +190,11 @@ async function answer(client: Client, box: Box | null, question: Question, line:
     return box
   }
   const relayed = { bytes: 0 }
-  const patience: Patience = { left: SILENCE, listening: true }
-  const clock = countDown(box, patience)
+  const { patience } = question
+  Object.assign(patience, { box, left: SILENCE, listening: true })
   try {
     box.socket.write(Buffer.concat([u64(question.number), question.bytes]))
-    if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, line, relayed, patience)
+    if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, line, relayed)
     else {
       const found = await ask(box, question, line)
       patience.listening = false
@@ -188,7 +209,7 @@ async function answer(client: Client, box: Box | null, question: Question, line:
     await client.write(emptyAnswer(question.operation, question.first))
     return null
   } finally {
-    clearInterval(clock)
+    patience.listening = false
   }
 }
 
@@ -197,6 +218,8 @@ async function answer(client: Client, box: Box | null, question: Question, line:
  * error to the box (a database that is busy, a disk that fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr.
  */
 async function ask(box: Box, { number, operation, first, misses }: Question, line: Line): Promise<Buffer> {
+  await box.reader.peek()
+  if (number === QUERY_PATH_INFO && takeMiss(box.reader)) return miss(first, misses)
   const messages = new Recorder(box.reader)
   const ending = await readMessages(messages)
   if (ending.error) {
@@ -206,11 +229,7 @@ async function ask(box: Box, { number, operation, first, misses }: Question, lin
   }
   const found = new Recorder(box.reader)
   for (const shape of operation.answer) await found.shape(shape)
-  if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) {
-    if (misses.size >= MOST_MISSES) misses.clear()
-    misses.set(first, performance.now())
-    return notValid(first)
-  }
+  if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return miss(first, misses)
   if (number === QUERY_PATH_INFO && !line.strict && !soundInfo(found.bytes, first)) {
     line.report(`${operation.name} ${first}: the box says what no Nix can read; the path counts as missing`)
     return notValid(first)
@@ -218,15 +237,15 @@ async function ask(box: Box, { number, operation, first, misses }: Question, lin
   return Buffer.concat([messages.bytes, found.bytes])
 }
 
+/** The answer that a path is not there, which is remembered. */
+function miss(path: string, misses: Map<string, number>): Buffer {
+  if (misses.size >= MOST_MISSES) misses.clear()
+  misses.set(path, performance.now())
+  return notValid(path)
+}
+
 /** Passes a NAR on while it comes. `relayed` counts what Nix has got of it. */
-async function relayNar(
-  client: Client,
-  box: Box,
-  { first }: Question,
-  line: Line,
-  relayed: { bytes: number },
-  patience: Patience,
-): Promise<void> {
+async function relayNar(client: Client, box: Box, { first, patience }: Question, line: Line, relayed: { bytes: number }): Promise<void> {
   const messages = new Recorder(box.reader)
   if ((await readMessages(messages)).error) return await client.write(line.strict ? messages.bytes : notValid(first))
   const end = new NarEnd()
@@ -269,8 +288,8 @@ async function pipe(client: Client, box: Box | null, number: number): Promise<vo
   const { socket, reader } = box
   client.bothWays()
   // A Nix that was killed must not be outlived for as long as the box is mute. While it lives, a box may take its time over an upload.
-  const patience: Patience = { left: SILENCE, listening: false }
-  const clock = countDown(box, patience)
+  const patience: Patience = { left: SILENCE, listening: false, box }
+  const clock = countDown(patience)
   const up = (async () => {
     await send(box, u64(number))
     await pump(client.reader, (bytes) => send(box, bytes))

@@ -249,7 +249,15 @@ async function readFields(from: Recorder): Promise<void> {
 }
 
 /** The raw bytes of an operation's request, without its number, and the path it is about. */
-export async function readRequest(from: ByteReader, operation: Operation): Promise<{ bytes: Buffer; first: string }> {
+export interface Request {
+  bytes: Buffer
+  first: string
+}
+
+/** Reads a request. The usual one, a path, is mostly there already, whole: then nothing is waited for. */
+export async function readRequest(from: ByteReader, operation: Operation): Promise<Request> {
+  const whole = operation.request.length === 1 && operation.request[0] === 'string' ? stringAtHand(from) : null
+  if (whole) return whole
   const recorder = new Recorder(from)
   let first: string | undefined
   for (const shape of operation.request) {
@@ -257,6 +265,27 @@ export async function readRequest(from: ByteReader, operation: Operation): Promi
     first ??= found
   }
   return { bytes: recorder.bytes, first: first ?? '' }
+}
+
+/** A string that has come whole; null when some of it is missing, or it is one that the long way has to refuse. */
+function stringAtHand(from: ByteReader): Request | null {
+  const chunk = from.atHand()
+  if (chunk.length < 8) return null
+  const length = Number(chunk.readBigUInt64LE(0))
+  const end = 8 + Math.ceil(length / 8) * 8
+  if (length > LONGEST_STRING || chunk.length < end) return null
+  const request = { bytes: Buffer.from(chunk.subarray(0, end)), first: chunk.toString('utf8', 8, 8 + length) }
+  from.consume(end)
+  return request
+}
+
+/** Takes "I don't have that path" (STDERR_LAST, 0), the usual answer of a box to QueryPathInfo, if that is what has come; else nothing. */
+export function takeMiss(from: ByteReader): boolean {
+  const chunk = from.atHand()
+  if (chunk.length < 16 || chunk.readUInt32LE(0) !== STDERR_LAST || chunk.readUInt32LE(4) !== 0 || chunk.readBigUInt64LE(8) !== 0n)
+    return false
+  from.consume(16)
+  return true
 }
 
 // --- the box ---
