@@ -49,6 +49,11 @@ async function comesBack(pair: Pair): Promise<void> {
   assert.is(pair.starts(), 1, 'one start of nix-lan-connect')
   assert.not.match(again.stderr, /error|warning/)
   assert.not.match(client.daemonLog(), /error/)
+
+  const status = JSON.parse(await client.must('alice', `${DIST}/nix-lan`, ['status', '--json'])).caches[0]
+  assert.is(status.state, 'usable', 'the status says so')
+  assert.equal([status.queue.queued, status.fetched.all.paths], [0, 1], 'and counts, though connect was root, and was killed by Nix')
+  assert.ok(status.fetched.today.bytes > 64 * 1024 && status.uploaded.all.bytes > 64 * 1024)
 }
 
 test('an unsigned path is not accepted from the box: the signatures are looked at', async () => {
