@@ -96,7 +96,10 @@ async function box(answers: boolean): Promise<() => Promise<void>> {
   await new Promise<void>((done) => server.listen(path, done))
   chmodSync(path, 0o777)
   servers.push(server)
-  return () => new Promise((done) => void server.close(() => done()))
+  return () => {
+    rmSync(path, { force: true })
+    return new Promise((done) => void server.close(() => done()))
+  }
 }
 
 test('no tunnel, no systemd: away, and the box is not waited for; what waits and what was fetched', async () => {
@@ -129,19 +132,15 @@ test('nix-lan alone is status; without a configuration it is the help', async ()
 
 test('a box that answers is usable', async () => {
   const end = await box(true)
-  const { state, detail, reason } = await asked()
-  await end()
+  const { state, detail, reason } = await asked().finally(end)
   assert.equal([state, detail, reason], ['usable', 'Nix 2.26.3', null])
 })
 
 test('a mute box is not waited for as long as its deadline', async () => {
   const end = await box(false)
-  const { state, reason } = await asked()
-  servers.pop()
-  void end()
+  const { state, reason } = await asked().finally(() => void end())
   assert.is(state, 'away')
   assert.match(reason, /no nix-daemon answered within 0\.5 s/)
-  rmSync(join(TMP, 'run/nix-lan/rpi.sock'), { force: true })
 })
 
 test('what systemd says: since when it is reachable, and when it was last looked for', async () => {
