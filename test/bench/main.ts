@@ -19,10 +19,11 @@ import { hook } from './rows/hook.ts'
 import { lacking } from './rows/lacking.ts'
 import { memory } from './rows/memory.ts'
 import { startup } from './rows/startup.ts'
+import { status } from './rows/status.ts'
 import { upload } from './rows/upload.ts'
 import { wrapper } from './rows/wrapper.ts'
 
-const BENCHES: readonly Bench[] = [hook, builds, lacking, upload, fetch, away, wrapper, available, memory, growth, startup]
+const BENCHES: readonly Bench[] = [hook, builds, lacking, upload, fetch, away, wrapper, available, memory, status, growth, startup]
 
 /** The packages that only benchmarks need, by program. */
 const OWN_PACKAGES: Record<string, string> = {
@@ -54,7 +55,7 @@ async function main(argv: string[]): Promise<number> {
     await measure(bench, quick, failures, (row) => {
       const result = resultOf(bench.name, row)
       own.push(result)
-      console.log(plainTable([result]))
+      console.log(plainTable([result], quick))
       if (quick) failures.push(...overBudget(row).map((line) => `${bench.name}: ${line}`))
     })
     results.push(...own)

@@ -27,13 +27,15 @@ export function noteList({ rows }: Results): string {
   return rows.flatMap((row) => row.notes.map((note) => `- ${row.what}: ${note}`)).join('\n')
 }
 
-/** For the terminal. */
-export function plainTable(rows: readonly Result[]): string {
+/** For the terminal. `quick`: sizes are so small that the goals mean nothing. */
+export function plainTable(rows: readonly Result[], quick: boolean): string {
   return rows
     .flatMap((row) => [
       `${row.bench}: ${row.what}`,
       ...Object.entries(row.figures).map(([way, figure]) => `    ${way.padEnd(44)} ${measured(figure, row.unit)}`),
-      ...row.goals.map((goal) => `    ${verdict(goal) === 'met' ? '✔' : '✘'} ${goal.say}: ${ratio(goal)} (${wanted(goal)})`),
+      ...row.goals.map(
+        (goal) => `    ${quick ? ' ' : goal.met ? '✔' : '✘'} ${goal.say}: ${ratio(goal)}${quick ? '' : ` (${wanted(goal)})`}`,
+      ),
       ...row.notes.map((note) => `    note: ${note}`),
     ])
     .join('\n')

@@ -12,6 +12,7 @@ const SETTINGS = { 'extra-substituters': `ssh-ng://localhost?remote-program=${DI
 const DEADLINE = 2000
 /** How long, in milliseconds, the blog's way is waited for. */
 const PATIENCE = 20_000
+const QUICK_PATIENCE = 5000
 
 export const away: Bench = {
   name: 'away',
@@ -42,7 +43,8 @@ async function build(pair: Pair, env: Record<string, string> = {}): Promise<numb
 }
 
 /** What the forwarded socket itself does as a substituter, as the blog has it. */
-async function blog(pair: Pair): Promise<string> {
+async function blog(pair: Pair, setting: Setting): Promise<string> {
+  const timeout = size(setting, PATIENCE, QUICK_PATIENCE)
   const args = [
     '/opt/nix-lan/t.nix',
     '--no-out-link',
@@ -53,8 +55,8 @@ async function blog(pair: Pair): Promise<string> {
     'substituters',
     `unix://${SOCKET}`,
   ]
-  const done = await pair.client.run('root', 'nix-build', args, { env: { NIX_REMOTE: 'daemon' }, timeout: PATIENCE })
-  if (done.timedOut) return `the blog's way (the socket as a substituter) hangs: nothing after ${PATIENCE / 1000} s`
+  const done = await pair.client.run('root', 'nix-build', args, { env: { NIX_REMOTE: 'daemon' }, timeout })
+  if (done.timedOut) return `the blog's way (the socket as a substituter) hangs: nothing after ${timeout / 1000} s`
   return done.code === 0
     ? "the blog's way (the socket as a substituter) builds too"
     : "the blog's way (the socket as a substituter) fails the build"
@@ -82,7 +84,7 @@ async function state(pair: Pair, setting: Setting, kind: 'missing' | 'stale'): P
         budget: 8,
       },
     ],
-    notes: [await blog(pair)],
+    notes: [await blog(pair, setting)],
   }
 }
 
@@ -102,7 +104,7 @@ async function mute(pair: Pair, setting: Setting): Promise<Row> {
   }
   await pair.openPlainTunnel()
   pair.box.freezeSshd()
-  const notes = [await blog(pair)]
+  const notes = [await blog(pair, setting)]
   pair.box.thawSshd()
   await pair.closeTunnel()
   const [there, one, two] = ['the box there', 'mute: the first build', 'mute: the second']
