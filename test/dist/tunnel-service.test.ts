@@ -149,7 +149,7 @@ process.on('exit', () => rmSync(TMP, { recursive: true, force: true }))
 test('ready when a nix-daemon answers, not before; told to end, it says nothing more', async () => {
   tell('mute', '')
   const unit = start(port)
-  await until('a reason', () => existsSync(STATE))
+  await until('a reason', () => existsSync(STATE) && called('notify').length > 0)
   assert.equal(called('notify --ready'), [])
   assert.match(called('notify')[0] ?? '', /^notify --status=connected, but no nix-daemon answers: /)
   assert.is(state().notBefore, 0)
@@ -180,7 +180,7 @@ test('no login: it stays, with growing pauses, one line in the journal, the agen
   own(join(TMP, 'env'), `echo sourced >>${WORLD}/calls; SSH_AUTH_SOCK=/run/agent`)
   const begun = uptime()
   const unit = start(port)
-  await until('three attempts', () => failures() === 3)
+  await until('three attempts', () => failures() === 3 && (called('notify').at(-1) ?? '').includes('waiting 4 s'))
   const tried = called('ssh agent=').length
   assert.ok(uptime() - begun > 2.9) // 1 s and 2 s
   assert.is(tried, 3)
