@@ -98,7 +98,7 @@ async function asRoot({ world, json }: Call, config: Config, argv: readonly stri
   const { checkBash, checkRuntime } = await import('../lib/doctor/checks.ts')
   const findings = await withRoots(await askAsUser(config, argv, self()), {
     signing: () => keyAsRoot(world),
-    runtime: () => checkRuntime(world),
+    runtime: () => checkRuntime(world, self()),
     bash: () => checkBash(world),
   })
   const screen = new Screen(json)

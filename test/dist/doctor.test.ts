@@ -1,7 +1,7 @@
 // The contract of `nix-lan doctor`: exit code, stdout, stderr. Nix is a sh script; what needs a box, systemd or a real store is tried in
 // test/lab/doctor.lab.ts. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process'
-import { chmodSync, chownSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
@@ -152,6 +152,21 @@ test('a Nix of the user’s own: no daemon, and nothing has to be root’s', () 
   assert.match(one(found, 'daemon').saw, /^none: this Nix is your own/)
   for (const name of ['hook', 'substituter', 'connect', 'own settings']) assert.is(one(found, name).state, 'ok', one(found, name).saw)
   assert.match(one(found, 'signing').mend ?? '', `in ${TMP}/home/.config/nix/nix.conf: `)
+})
+
+test('a runtime that a package has written into the programs counts, wherever it lies', () => {
+  const pinned = join(TMP, 'pinned')
+  mkdirSync(join(pinned, 'bin'), { recursive: true })
+  symlinkSync(process.execPath, join(pinned, 'bin/node'))
+  for (const name of ['nix-lan', 'nix-lan-connect']) {
+    const text = readFileSync(resolve('dist', name), 'utf8').replace("nix_lan_pinned=''", `nix_lan_pinned='${pinned}/bin/node'`)
+    writeFileSync(join(pinned, name), text, { mode: 0o755 })
+  }
+  const [program = '', ...rest] = [...AS_USER, join(pinned, 'nix-lan'), 'doctor', '--offline', '--json']
+  const env = { PATH: `${BIN}:/usr/bin:/bin`, HOME: join(TMP, 'home'), NIX_LAN_CONFIG: CONFIG }
+  const { stdout } = spawnSync(program, rest, { env, encoding: 'utf8', timeout: LIMIT })
+  const { saw } = one(JSON.parse(stdout) as Finding[], 'runtime')
+  assert.match(saw, `${pinned}/bin/node`)
 })
 
 test('without nix: that is the fault, and what needs it is skipped', () => {

@@ -194,10 +194,12 @@ test('the daemon: single-user, not allowed, missing, mute, older than its config
 
 test('nix.conf: unreadable; includes where they are wrong', () => {
   const version = (minor: number) => ({ lix: false, text: `2.${minor}.0`, major: 2, minor })
-  like(judgeConf('syntax error', version(26), '/etc/nix/nix.conf', []), 'failed', /syntax error/, /mend \/etc\/nix\/nix\.conf/)
-  const states = [15, 16, 21, 22].map((minor) => judgeConf(new Map(), version(minor), 'f', ['include x']).state)
+  const facts = { settings: new Map<string, string>(), version: version(18), file: '/f', includes: ['include x'] }
+  like(judgeConf({ ...facts, settings: 'syntax error' }), 'failed', /syntax error/, /mend \/f/)
+  like(judgeConf({ ...facts, hidden: '/f' }), 'failed', /you may not read \/f/, 'sudo chmod a+r /f')
+  const states = [15, 16, 21, 22].map((minor) => judgeConf({ ...facts, version: version(minor) }).state)
   assert.equal(states, ['ok', 'warning', 'warning', 'ok'])
-  like(judgeConf(new Map(), version(18), 'f', []), 'ok', /can be read/, null)
+  like(judgeConf({ ...facts, includes: [] }), 'ok', /can be read/, null)
 })
 
 const SOCKET = '/run/user/1000/nix-lan/pi.sock'

@@ -4,6 +4,7 @@ import { existsSync, realpathSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { execPath } from 'node:process'
 import type { Config, SshCache, UrlCache } from '../config.ts'
+import { SYSTEM_FILE } from '../config-file.ts'
 import { readText, substitutersOf, valuesOf } from '../nix-conf.ts'
 import { socketPath } from '../paths.ts'
 import { howToMake, readQueue } from '../queue.ts'
@@ -40,7 +41,18 @@ import {
   wordsOf,
 } from './judge-nix.ts'
 import { lingers, tunnelFacts } from './read-automatic.ts'
-import { code, dispatcherFacts, findIn, hookFacts, lineWith, programFacts, publicKeyBeside, queueFacts } from './read-files.ts'
+import {
+  code,
+  dispatcherFacts,
+  findIn,
+  hiddenOf,
+  hookFacts,
+  lineWith,
+  pinnedIn,
+  programFacts,
+  publicKeyBeside,
+  queueFacts,
+} from './read-files.ts'
 import { askBuilt } from './read-nix.ts'
 import { roundTrip } from './round-trip.ts'
 import { includesIn, rightUrl, type World } from './world.ts'
@@ -69,12 +81,12 @@ function machineChecks(world: World, self: string): Check[] {
     {
       name: 'nix.conf',
       needs: ['nix'],
-      run: async () => judgeConf(await world.system(), (await world.nix()).version, world.confFile, includesIn(world.confFile)),
+      run: async () => await checkConf(world),
     },
     { name: 'daemon', needs: ['nix'], run: async () => judgeDaemon(await world.daemon()) },
   ]
   const forBoxes: Check[] = [
-    { name: 'runtime', needs: [], run: () => checkRuntime(world) },
+    { name: 'runtime', needs: [], run: () => checkRuntime(world, self) },
     { name: 'bash', needs: ['nix'], run: async () => await checkBash(world) },
     {
       name: 'hook',
@@ -128,7 +140,20 @@ function automaticChecks(world: World): Check[] {
   ]
 }
 
-function judgeConfig({ config, problem }: World): Verdict {
+async function checkConf(world: World): Promise<Verdict> {
+  const { confFile: file } = world
+  const hidden = hiddenOf(file)
+  const includes = includesIn(file)
+  return judgeConf({ settings: await world.system(), version: (await world.nix()).version, file, includes, ...(hidden ? { hidden } : {}) })
+}
+
+/** The configuration is the user's to read; what is root's of nix-lan believes it only when nobody else can have written it. */
+function judgeConfig({ config, problem, single }: World): Verdict {
+  const { doubt } = config?.file === SYSTEM_FILE && !single ? programFacts(config.file, true) : {}
+  if (doubt !== undefined) {
+    const { saw, mend } = parted(doubt)
+    return failed(`root does not believe ${config?.file}: ${saw}`, mend)
+  }
   if (config) return ok(`${config.file}: user ${config.user}, ${config.caches.map(({ name }) => name).join(', ')}`)
   const [first = '', ...more] = problem.split('\n')
   const [, cure] = /(sudo chmod a\+r \S+), and a\+x/.exec(first) ?? []
@@ -137,20 +162,14 @@ function judgeConfig({ config, problem }: World): Verdict {
   return failed(saw, mend ?? (more.length > 0 ? more.join('\n').trim() : 'mend that line; `nix-lan doctor --offline` reads it again'))
 }
 
-/** `runtime`, for the daemon's PATH as we can see it. */
-export async function checkRuntime(world: World): Promise<Verdict> {
+/** `runtime`, for the daemon's PATH as we can see it. @param self the name that we were called by */
+export async function checkRuntime(world: World, self: string): Promise<Verdict> {
   const path = `${await world.daemonPath()}:${RUNTIME_DIRECTORIES}`
-  const file = pinnedRuntime(readText(process.argv[1] ?? '') ?? '') ?? findIn(path, ['node', 'deno', 'bun'])
+  const file = pinnedIn(beside(self, 'nix-lan-connect')) ?? findIn(path, ['node', 'deno', 'bun'])
   if (file === undefined) return judgeRuntime({ path: [...new Set(path.split(':'))].join(':'), own: execPath })
   const version = realpathSync(file) === realpathSync(execPath) ? ownVersion() : await versionOf(file, path)
   const { doubt } = programFacts(file, !world.single)
   return judgeRuntime({ file, version, path, own: execPath, ...(doubt === undefined ? {} : { doubt }) })
-}
-
-/** The runtime that nix/package.nix has written into a program (scripts/heads/runtime.sh), if it is still there. */
-export function pinnedRuntime(program: string): string | undefined {
-  const [, file] = /^nix_lan_pinned='(\/[^']+)'$/m.exec(program) ?? []
-  return file !== undefined && existsSync(file) ? file : undefined
 }
 
 const ownVersion = (): string => process.versions.deno ?? process.versions.bun ?? process.version

@@ -102,13 +102,19 @@ export function parseSettings(output: string): Settings {
 /** The words of a setting; none when Nix doesn't know it. */
 export const wordsOf = (settings: Settings, name: string): string[] => (settings.get(name) ?? '').split(' ').filter((word) => word !== '')
 
+export interface ConfFacts {
+  settings: Settings | string
+  version: NixVersion | undefined
+  file: string
+  /** A file of the settings that the user may not read: Nix passes over it, and what follows would be about other settings than the daemon's. */
+  hidden?: string
+  /** Lines with `include`. */
+  includes: readonly string[]
+}
+
 /** `nix.conf`: that Nix can read it, and no include that some versions get wrong. */
-export function judgeConf(
-  settings: Settings | string,
-  version: NixVersion | undefined,
-  file: string,
-  includes: readonly string[],
-): Verdict {
+export function judgeConf({ settings, version, file, hidden, includes }: ConfFacts): Verdict {
+  if (hidden !== undefined) return failed(`you may not read ${hidden}, which nix-daemon reads`, `sudo chmod a+r ${hidden}`)
   if (typeof settings === 'string')
     return failed(`nix can't read its settings: ${settings}`, `mend ${file}; \`nix show-config\` says the same`)
   const [include] = includes

@@ -1,5 +1,6 @@
 // Looks at the files that root runs or believes. Reads nothing that a user could have put there while it runs as root: then only lstat.
 import { accessSync, constants, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { basename, dirname } from 'node:path'
 import { distrust } from '../config-file.ts'
 import { readText } from '../nix-conf.ts'
 import { failedDir, queueDir, stateDir } from '../paths.ts'
@@ -53,6 +54,22 @@ export function findIn(path: string, names: readonly string[]): string | undefin
     }
   }
   return undefined
+}
+
+/** The file, if it is there and we may not read it. */
+export function hiddenOf(file: string): string | undefined {
+  try {
+    accessSync(file, constants.R_OK)
+    return undefined
+  } catch (error) {
+    return code(error) === 'EACCES' ? file : undefined
+  }
+}
+
+/** The runtime that a Nix package has written into one of our programs (nix/install.sh), if it is there. */
+export function pinnedIn(program: string): string | undefined {
+  const [, file] = /^nix_lan_pinned='(\/[^']*)'$/m.exec(readText(program) ?? '') ?? []
+  return file !== undefined && findIn(dirname(file), [basename(file)]) === file ? file : undefined
 }
 
 /** What is at the places of a cache's queue, from the top. */
