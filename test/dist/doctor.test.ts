@@ -130,7 +130,7 @@ test('a box that is away is said to be away, and nothing behind it is blamed; a 
 test('the report for people: a heading for each cache, a last line that counts', () => {
   const { status, stdout, stderr } = doctor(['--offline'])
   assert.equal([status, stderr], [1, ''])
-  assert.match(stdout, /^\nthis machine:\nok {7}configuration {2}/)
+  assert.match(stdout, /^this machine:\nok {7}configuration {2}/)
   assert.match(stdout, /\n\nrpi:\nFAILED {3}substituter/)
   assert.match(stdout, /\nskipped {2}name, port, [\s\S]*\(not with --offline\)\n/)
   assert.match(stdout, /\n\n\d+ failed, (\d+ warnings?, )?\d+ not checked\n$/)

@@ -190,7 +190,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     check: 'unsigned',
     state: 'warning',
     saw: /^1 of the \d+ paths that were built here is not signed, and can't come back from a cache$/,
-    mend: /^sudo nix-lan queue sign --built$/,
+    mend: /^sudo \/usr\/local\/bin\/nix-lan queue sign --built$/,
   },
   {
     fault: 'others can write to the dispatcher script',
@@ -255,7 +255,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     make: () => onLaptop('mv /etc/systemd/user/nix-lan-upload@.service /root/').then(() => lab.laptop.systemctl('daemon-reload')),
     check: 'units',
     saw: /^systemd has no nix-lan-upload@pi\.service$/,
-    mend: /^sudo nix-lan setup$/,
+    mend: /^sudo \/usr\/local\/bin\/nix-lan setup$/,
     heed: () => onLaptop('mv /root/nix-lan-upload@.service /etc/systemd/user/').then(() => lab.laptop.systemctl('daemon-reload')),
   },
   {
@@ -263,7 +263,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     make: () => onLaptop("sed -i 's/^RestartSec=30/RestartSec=3/' /etc/systemd/user/nix-lan-upload@.service"),
     check: 'units',
     saw: /^\/etc\/systemd\/user\/nix-lan-upload@\.service is not that of this version of nix-lan$/,
-    mend: /^sudo nix-lan setup$/,
+    mend: /^sudo \/usr\/local\/bin\/nix-lan setup$/,
     heed: () =>
       onLaptop("sed -i 's/^RestartSec=3$/RestartSec=30/' /etc/systemd/user/nix-lan-upload@.service").then(() =>
         lab.laptop.systemctl('daemon-reload'),
@@ -375,7 +375,8 @@ for (const fault of FAULTS) {
       await allWell(fault)
     } finally {
       // a fault that was named wrongly is no fault of the tests that follow
-      if (!mended) await repair(fault, bad((await doctor([], fault.env)).found)[0]?.mend ?? '').catch(() => {})
+      if (!mended)
+        await repair(fault, (await doctor([], fault.env)).found.find(({ check }) => check === fault.check)?.mend ?? '').catch(() => {})
       await fault.restore?.()
     }
   })

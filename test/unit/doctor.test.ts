@@ -12,6 +12,7 @@ import {
   type Verdict,
   warning,
 } from '../../scripts/lib/doctor/check.ts'
+import { sudoFinds } from '../../scripts/lib/doctor/checks.ts'
 import {
   judgeDispatcher,
   judgeLinger,
@@ -103,6 +104,16 @@ test('a need is the same cache’s before it is the machine’s, never another c
     check('upload', ok(''), { cache: 'two', needs: ['queue'] }),
   ]
   assert.equal(await states(all), ['one/queue failed', 'two/queue ok', 'one/upload skipped', 'two/upload ok'])
+})
+
+test('what is left out names the check that has failed, however far up', async () => {
+  const chain = [check('a', failed('', null)), check('x', failed('', null)), check('b', ok(''), { needs: ['a'] })]
+  const more = [check('c', ok(''), { needs: ['b', 'x'] }), check('n', ok(''), { online: true }), check('m', ok(''), { needs: ['n'] })]
+  const findings = await runChecks([...chain, ...more], { offline: true, starts: () => {}, ended: () => {} })
+  assert.equal(
+    findings.slice(2).map(({ saw }) => saw),
+    ['needs a', 'needs a, x', 'not with --offline', 'not with --offline'],
+  )
 })
 
 test('--offline: what uses the network is not run', async () => {
@@ -389,6 +400,13 @@ test('bash, the key, what is unsigned', () => {
   like(judgeKey({ ...key, trusted: ['me-10:abc', 'other-1:abc'] }), 'ok', /signs as me-1/, null)
   like(judgeUnsigned(0, 3), 'ok', /all of the 3/, null)
   like(judgeUnsigned(1, 3), 'warning', /1 of the 3 paths.* is not signed/, 'sudo nix-lan queue sign --built')
+})
+
+test('sudo is told where nix-lan is, unless it lies where every sudo looks', () => {
+  const mend = (self: string) => sudoFinds(failed('', 'sudo nix-lan setup'), self).mend
+  assert.is(mend('/usr/local/bin/nix-lan'), 'sudo /usr/local/bin/nix-lan setup')
+  assert.is(mend('/usr/bin/nix-lan'), 'sudo nix-lan setup')
+  assert.is(sudoFinds(failed('', 'sudo chown root /etc/nix-lan/x'), '/usr/local/bin/nix-lan').mend, 'sudo chown root /etc/nix-lan/x')
 })
 
 test('the queue’s directories', () => {

@@ -45,24 +45,46 @@ export async function runChecks(
   checks: readonly Check[],
   { offline, starts, ended }: { offline: boolean; starts: (check: Check) => void; ended: (finding: Finding) => void },
 ): Promise<Finding[]> {
-  const findings: Finding[] = []
+  const done: Done[] = []
   for (const check of checks) {
-    const finding = { check: check.name, ...(check.cache === undefined ? {} : { cache: check.cache }), ...(await verdictOf(check)) }
-    findings.push(finding)
+    const { causes, ...verdict } = await look(check)
+    const finding = { check: check.name, ...(check.cache === undefined ? {} : { cache: check.cache }), ...verdict }
+    done.push({ finding, causes })
     ended(finding)
   }
-  return findings
+  return done.map(({ finding }) => finding)
 
-  async function verdictOf(check: Check): Promise<Verdict> {
-    if (check.online && offline) return skipped('not with --offline')
-    const missing = check.needs.filter((name) => ['failed', 'skipped'].includes(stateOf(findings, name, check.cache) ?? ''))
-    if (missing.length > 0) return skipped(`needs ${missing.join(' and ')}`)
+  async function look(check: Check): Promise<Verdict & { causes: string[] }> {
+    if (check.online && offline) return { ...skipped('not with --offline'), causes: [] }
+    const missing = notWell(done, check.needs, check.cache)
+    if (missing.length > 0) return left(missing)
     starts(check)
     const verdict = await attempt(check.run)
-    if (verdict.state !== 'failed') return verdict
-    const reasons = (check.excuses ?? []).filter((name) => ['failed', 'skipped'].includes(stateOf(findings, name, check.cache) ?? ''))
-    return reasons.length > 0 ? skipped(`needs ${reasons.join(' and ')}`) : verdict
+    const reasons = verdict.state === 'failed' ? notWell(done, check.excuses ?? [], check.cache) : []
+    return reasons.length > 0 ? left(reasons) : { ...verdict, causes: [check.name] }
   }
+}
+
+/** A finding, and what is to blame when it isn't well: itself, or, for one that was left out, the checks that have failed further up. */
+interface Done {
+  finding: Finding
+  causes: string[]
+}
+
+/** Those of the named checks, of the same cache or of the machine, that have failed or were left out. */
+function notWell(done: readonly Done[], names: readonly string[], cache: string | undefined): Done[] {
+  const found = names.flatMap((name) => {
+    const all = done.filter(({ finding }) => finding.check === name)
+    return all.find(({ finding }) => finding.cache === cache) ?? all.find(({ finding }) => finding.cache === undefined) ?? []
+  })
+  return found.filter(({ finding }) => finding.state === 'failed' || finding.state === 'skipped')
+}
+
+/** A check that is left out, because of those. What is only not looked at with --offline has no cause. */
+function left(because: readonly Done[]): Verdict & { causes: string[] } {
+  const causes = [...new Set(because.flatMap((one) => one.causes))]
+  const saw = causes.length > 0 ? `needs ${causes.join(', ')}` : (because[0]?.finding.saw ?? '')
+  return { ...skipped(saw), causes }
 }
 
 /** What can't be asked is a failure of the check that asks; anything else that is thrown is a bug. */
@@ -73,12 +95,6 @@ export async function attempt<T extends Verdict | undefined>(run: () => T | Prom
     if (error instanceof Failure) return failed(error.message, null)
     throw error
   }
-}
-
-/** How a check of the same cache, or of the machine, came out; undefined when there is none (yet). */
-function stateOf(findings: readonly Finding[], name: string, cache: string | undefined): State | undefined {
-  const all = findings.filter(({ check }) => check === name)
-  return (all.find((finding) => finding.cache === cache) ?? all.find((finding) => finding.cache === undefined))?.state
 }
 
 /** 0 when nothing has failed: a warning is something to know, not to mend at once. */

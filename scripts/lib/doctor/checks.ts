@@ -1,7 +1,7 @@
 // The doctor's list: what is checked, in which order, and what each check rests on. Reading is in read-*.ts, judging in judge-*.ts.
 
 import { existsSync, realpathSync, statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { execPath } from 'node:process'
 import type { Config, SshCache, UrlCache } from '../config.ts'
 import { SYSTEM_FILE } from '../config-file.ts'
@@ -62,10 +62,21 @@ const RUNTIME_DIRECTORIES = '/usr/local/bin:/usr/bin:/run/current-system/sw/bin:
 
 /** All checks, in order: the machine's, then those of each cache. @param clean collects what has to be cleaned up at the end */
 export function allChecks(world: World, caches: Config['caches'], self: string, clean: (() => Promise<void>)[]): Check[] {
-  return [
+  const checks = [
     ...machineChecks(world, self),
     ...caches.flatMap((cache) => (cache.kind === 'ssh' ? boxChecks(world, cache, clean) : urlChecks(world, cache))),
   ]
+  return checks.map((check) => ({ ...check, run: async () => sudoFinds(await check.run(), self) }))
+}
+
+/**
+ * `sudo nix-lan` with the place of nix-lan, unless sudo finds it everywhere: its secure_path need not have /usr/local/bin (Debian testing in
+ * November 2026), and who may read sudoers(5) is root.
+ */
+export function sudoFinds(verdict: Verdict, self: string): Verdict {
+  const program = resolve(self)
+  if (verdict.mend === null || ['/usr/bin', '/run/current-system/sw/bin'].includes(dirname(program))) return verdict
+  return { ...verdict, mend: verdict.mend.replaceAll('sudo nix-lan ', `sudo ${program} `) }
 }
 
 const settingsOf = async (world: World): Promise<Settings> => {

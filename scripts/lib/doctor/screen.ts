@@ -22,8 +22,8 @@ export class Screen {
     if (this.json) return
     if (this.cache === null || finding.cache !== this.cache) {
       this.flush()
+      process.stdout.write(`${this.cache === null ? '' : '\n'}${finding.cache ?? 'this machine'}:\n`)
       this.cache = finding.cache
-      process.stdout.write(`\n${finding.cache ?? 'this machine'}:\n`)
     }
     if (finding.state === 'skipped') this.waiting.push(finding)
     else {
