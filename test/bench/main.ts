@@ -16,6 +16,7 @@ import { builds } from './rows/builds.ts'
 import { fetch } from './rows/fetch.ts'
 import { growth } from './rows/growth.ts'
 import { hook } from './rows/hook.ts'
+import { lab } from './rows/lab.ts'
 import { lacking } from './rows/lacking.ts'
 import { memory } from './rows/memory.ts'
 import { startup } from './rows/startup.ts'
@@ -23,7 +24,7 @@ import { status } from './rows/status.ts'
 import { upload } from './rows/upload.ts'
 import { wrapper } from './rows/wrapper.ts'
 
-const BENCHES: readonly Bench[] = [hook, builds, lacking, upload, fetch, away, wrapper, available, memory, status, growth, startup]
+const BENCHES: readonly Bench[] = [hook, builds, lacking, upload, fetch, away, wrapper, available, memory, status, growth, startup, lab]
 
 /** The packages that only benchmarks need, by program. */
 const OWN_PACKAGES: Record<string, string> = {
@@ -32,6 +33,7 @@ const OWN_PACKAGES: Record<string, string> = {
   tsp: 'task-spooler',
   sudo: 'sudo',
   valgrind: 'valgrind',
+  'systemd-nspawn': 'systemd-container',
 }
 
 async function main(argv: string[]): Promise<number> {
