@@ -1,5 +1,6 @@
 // The one place that starts programs. No shell, ever: a program and its arguments.
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
+import { harmless } from './harmless.ts'
 
 export interface RunOptions {
   /** The environment of the program, all of it; default: ours. */
@@ -14,6 +15,10 @@ export interface RunOptions {
   input?: string
   /** Streams that go where ours go instead of being collected: for progress on a terminal. */
   inherit?: ('stdout' | 'stderr')[]
+  /** Streams whose text goes where ours go, without control characters; the program has no hold on what is there. */
+  relay?: ('stdout' | 'stderr')[]
+  /** A program that writes more characters than these to a stream is killed as if its time were up. */
+  most?: number
 }
 
 export interface Outcome {
@@ -40,10 +45,18 @@ export function run(program: string, args: readonly string[], options: RunOption
     const child = spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
     const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
     let done = false
+    // A ^C reaches only the session of the terminal.
+    function interrupt(): void {
+      if (child.pid) signalGroup(child.pid, 'SIGINT')
+      process.exit(130)
+    }
+    const apart = options.group === true && options.relay !== undefined
+    if (apart) process.once('SIGINT', interrupt)
     function finish(): void {
       if (done) return
       done = true
       clearTimeout(timer)
+      if (apart) process.off('SIGINT', interrupt)
       resolve(outcome)
     }
     // A grandchild may hold the pipes open: at the time limit we stop listening too.
@@ -55,12 +68,13 @@ export function run(program: string, args: readonly string[], options: RunOption
       child.stderr?.destroy()
       finish()
     }
-    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
-      outcome.stdout += text
-    })
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      outcome.stderr += text
-    })
+    function take(stream: 'stdout' | 'stderr', text: string): void {
+      if (options.relay?.includes(stream)) process[stream].write(harmless(text))
+      else if (outcome[stream].length + text.length > (options.most ?? Number.POSITIVE_INFINITY)) giveUp()
+      else outcome[stream] += text
+    }
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => take('stdout', text))
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => take('stderr', text))
     options.abort?.addEventListener('abort', giveUp)
     child.on('error', (error: NodeJS.ErrnoException) => {
       outcome.failedToStart = error.code ?? error.message
@@ -77,10 +91,14 @@ export function run(program: string, args: readonly string[], options: RunOption
 }
 
 function kill(child: ChildProcess, group: boolean): void {
+  if (group && child.pid) signalGroup(child.pid, 'SIGKILL')
+  child.kill('SIGKILL')
+}
+
+function signalGroup(pid: number, signal: NodeJS.Signals): void {
   try {
-    if (group && child.pid) process.kill(-child.pid, 'SIGKILL')
+    process.kill(-pid, signal)
   } catch {
     // the runtime made no group, or it has ended
   }
-  child.kill('SIGKILL')
 }

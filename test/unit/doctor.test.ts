@@ -1,6 +1,7 @@
 // What the doctor makes of what it sees: each fault is one line that names it, with what mends it; and a fault further on isn't blamed.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { findingsIn } from '../../scripts/lib/doctor/as-root.ts'
 import {
   type Check,
   exitCodeOf,
@@ -620,6 +621,16 @@ test('the round trip: what Nix says when the box, or this machine, does not beli
   like(judgeFetch('some substitutes failed'), 'failed', /did not fetch it: some/, /journalctl/)
   like(judgeFetch(`because it lacks a signature by a trusted key`), 'failed', /does not believe its own key/, /restart nix-daemon/)
   assert.match(expression('/a/b'), /manifest = "\/a\/b";/)
+})
+
+test('root takes a report from a user’s process only when it is one, and can’t move the cursor', () => {
+  const finding = { check: 'box’s daemon', cache: 'rpi', state: 'ok', saw: 'x', mend: null }
+  const from = (change: object): unknown => findingsIn(JSON.stringify([{ ...finding, ...change }]))
+  assert.equal(from({}), [finding])
+  assert.equal(from({ cache: undefined, mend: 'sudo x' }), [{ check: 'box’s daemon', state: 'ok', saw: 'x', mend: 'sudo x' }])
+  for (const change of [{ cache: 'a\u001b[2J' }, { check: 'a\u009bK' }, { check: 7 }, { state: 'toString' }, { saw: null }, { mend: {} }])
+    assert.is(from(change), undefined, JSON.stringify(change))
+  for (const text of ['', 'null', '{}', '[null]', '[{}]', '7']) assert.is(findingsIn(text), undefined, text)
 })
 
 test.run()

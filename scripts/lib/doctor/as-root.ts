@@ -8,7 +8,13 @@ import { searchEnv } from '../search-path.ts'
 import { publicHalf } from '../setup/keys.ts'
 import { attempt, type Finding, type Verdict } from './check.ts'
 import { believes, notBelieved } from './judge-files.ts'
+import { WORDS } from './report.ts'
 import type { World } from './world.ts'
+
+/** Milliseconds for all of it: each of its steps ends by itself long before, but the process is the user's, who can stop it. */
+const LIMIT = 15 * 60_000
+/** Characters of its report, and of what it says beside. */
+const MOST = 2 ** 24
 
 const DIRECTORIES = '/usr/local/bin:/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin'
 
@@ -29,13 +35,31 @@ export async function askAsUser({ user, uid, home }: Config, argv: readonly stri
   ]
   const args = ['-u', user, '--', 'env', '-i', ...env, self, 'doctor', ...argv.filter((word) => word !== '--json'), '--json']
   const PATH = `${searchEnv().PATH}:/usr/sbin:/sbin`
-  const asked = await run('runuser', args, { env: { ...process.env, PATH }, inherit: ['stderr'] })
+  if (process.stderr.isTTY) process.stderr.write(`… as ${user}`)
+  // In a session of its own and without our terminal, as in setup/as-user.ts; killed with us.
+  const options = { env: { ...process.env, PATH }, relay: ['stderr' as const], group: true, timeout: LIMIT, most: MOST }
+  const asked = await run('runuser', args, options)
   if (asked.failedToStart) throw new Failure(`runuser can't be started (${asked.failedToStart}): run it as ${user}`)
+  const findings = findingsIn(asked.stdout)
+  if (findings) return findings
+  const how = asked.timedOut ? `no end in ${LIMIT / 60_000} minutes` : `exit ${asked.code ?? asked.signal}`
+  throw new Failure(`the doctor does not run as ${user} (${how}): try sudo -u ${user} nix-lan doctor`)
+}
+
+/** What a process of the user's says that the doctor found; undefined when it is no report. Pure. */
+export function findingsIn(text: string): Finding[] | undefined {
   try {
-    return JSON.parse(asked.stdout) as Finding[]
+    const found = JSON.parse(text) as Finding[]
+    return found.every(isFinding) ? found : undefined
   } catch {
-    throw new Failure(`the doctor does not run as ${user} (exit ${asked.code ?? asked.signal}): try sudo -u ${user} nix-lan doctor`)
+    return undefined
   }
+}
+
+/** Names are shown as they are; what is said is made harmless where it is shown (report.ts). */
+function isFinding({ check, cache, state, saw, mend }: Finding): boolean {
+  const named = [check, ...(cache === undefined ? [] : [cache])].every((name) => typeof name === 'string' && /^\P{Cc}{1,60}$/u.test(name))
+  return named && Object.hasOwn(WORDS, state) && typeof saw === 'string' && (mend === null || typeof mend === 'string')
 }
 
 /** What only root can say about the signing key; undefined when it has nothing to add. */

@@ -3,7 +3,7 @@ import { printable } from '../queue-list.ts'
 import type { Finding, State } from './check.ts'
 
 const WIDTH = 100
-const WORDS: Record<State, string> = { ok: 'ok', warning: 'warning', failed: 'FAILED', skipped: 'skipped' }
+export const WORDS: Record<State, string> = { ok: 'ok', warning: 'warning', failed: 'FAILED', skipped: 'skipped' }
 const STATE = 9
 const NAME = 15
 const INDENT = ' '.repeat(STATE + NAME)

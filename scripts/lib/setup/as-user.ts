@@ -26,11 +26,19 @@ function command(person: Person, argv: readonly string[]): { argv: string[]; env
   return { argv: ['runuser', '-u', person.name, '--', ...argv], env: bare }
 }
 
-/** Runs a program as the person. Never throws: what happened is in the outcome. */
+/** Characters. Whoever the person is, or logs in to, doesn't fill our memory. */
+const MOST = 2 ** 24
+
+/**
+ * Runs a program as the person. Never throws: what happened is in the outcome. For root it has no hold on our terminal, neither as its own (it is in a
+ * session of its own) nor as an open file: who has either can type there what root's shell will read, and read what root types (TIOCSTI; ioctl_tty(2)).
+ */
 export function runAs(person: Person, argv: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   const { argv: all, env } = command(person, argv)
   const [program = '', ...args] = all
-  return run(program, args, { env, group: options.timeout !== undefined, ...options })
+  const other = effectiveUid() !== person.uid
+  const apart = other ? { group: true, most: MOST, relay: options.inherit ?? [], inherit: [] } : {}
+  return run(program, args, { env, group: options.timeout !== undefined, ...options, ...apart })
 }
 
 /** Where programs of the system are, those of the administrator too (runuser, usermod). */

@@ -1,0 +1,53 @@
+// What root's commands leave to a user's programs: nothing of root's terminal. In a mount namespace with an /etc of its own, in which `nobody` has
+// the configuration's queue and session, and a nix of their own that looks around.
+import { spawnSync } from 'node:child_process'
+import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { needs } from '../lib/needs.ts'
+
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-as-root-'))
+chmodSync(TMP, 0o755)
+process.on('exit', () => rmSync(TMP, { recursive: true, force: true }))
+// Where nobody can read them: the checkout may be in a folder that is somebody's alone.
+const DIST = join(TMP, 'dist')
+cpSync(resolve('dist'), DIST, { recursive: true })
+cpSync(process.execPath, join(TMP, 'node'))
+const HOME = join(TMP, 'a home')
+const NOTES = join(TMP, 'notes')
+mkdirSync(join(HOME, '.nix-profile/bin'), { recursive: true })
+writeFileSync(NOTES, '')
+chmodSync(NOTES, 0o666)
+
+/** Whether it may type into a terminal, and which terminals it, or who started it, has open. */
+const SPY = `#!/bin/sh
+echo "started by $(id -u)" >>'${NOTES}'
+if { : </dev/tty; } 2>/dev/null; then echo 'has a terminal of its own' >>'${NOTES}'; fi
+ls -l /proc/self/fd /proc/$PPID/fd 2>/dev/null | grep -o '/dev/pts/.*' >>'${NOTES}'
+printf 'warning: \\033]0;title\\007 of mine\\n' >&2
+exit 1
+`
+const nix = join(HOME, '.nix-profile/bin/nix')
+writeFileSync(nix, SPY)
+chmodSync(nix, 0o755)
+
+const test = needs(suite('as root'), 'root', 'unshare', 'runuser', 'script')
+
+test('the doctor gives the user’s programs no hold on root’s terminal', () => {
+  const world = `set -e
+mkdir -p ${TMP}/etc/nix-lan ${TMP}/etc/pam.d; cp -L /etc/passwd /etc/group ${TMP}/etc
+for kind in auth account session; do echo "$kind sufficient pam_permit.so"; done >${TMP}/etc/pam.d/runuser
+sed -i 's#^nobody:.*#nobody:x:65534:65534:nobody:${HOME}:/bin/sh#' ${TMP}/etc/passwd
+printf 'user = "nobody"\\n[cache.rpi]\\nhost = "127.0.0.1"\\n' >${TMP}/etc/nix-lan/config.toml
+mount --bind ${TMP}/etc /etc
+cd /; PATH=${TMP}:$PATH script -qec '${DIST}/nix-lan doctor --offline' /dev/null </dev/null`
+  const done = spawnSync('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', world], { encoding: 'utf8', timeout: 120_000 })
+  const notes = readFileSync(NOTES, 'utf8').split('\n')
+  assert.ok(notes.includes('started by 65534'), done.stdout + done.stderr)
+  assert.equal([...new Set(notes)], ['started by 65534', ''])
+  assert.match(done.stdout, /this machine:/, done.stdout)
+})
+
+test.run()
