@@ -740,12 +740,15 @@ for (const [name, before] of [
     const needs = { keys: ["k-1:it's="], member: { user: 'me', group: 'nix-users' } }
     assert.is(
       onBox(mendScript(needs, path, "alice's laptop"), directory),
-      'systemctl try-restart nix-daemon.service\nusermod -aG nix-users -- me\n',
+      'systemctl reset-failed nix-daemon.service\nsystemctl try-restart nix-daemon.service\nusermod -aG nix-users -- me\n',
     )
     assert.match(readFileSync(path, 'utf8'), "extra-trusted-public-keys = k-1:it's=\n# nix-lan end\n")
     assert.is(statSync(path).mode & 0o777, 0o640)
     const deed = { cache: 'pi', ssh: 'pi', port: 22, conf: path, key: "k-1:it's=", member: 'me nix-users' }
-    assert.is(onBox(restoreScript(deed), directory), 'systemctl try-restart nix-daemon.service\ngpasswd -d me nix-users\n')
+    assert.is(
+      onBox(restoreScript(deed), directory),
+      'systemctl reset-failed nix-daemon.service\nsystemctl try-restart nix-daemon.service\ngpasswd -d me nix-users\n',
+    )
     assert.is(readFileSync(path, 'utf8'), before)
     assert.is(statSync(path).mode & 0o777, 0o640)
   })

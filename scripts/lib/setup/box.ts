@@ -38,6 +38,9 @@ export interface BoxNeeds {
 
 const PATHS = 'PATH=$PATH:/usr/sbin:/sbin:/usr/bin:/bin:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin'
 
+/** As restartDaemon() does here. */
+const RESTART = 'systemctl reset-failed nix-daemon.service 2>/dev/null || :; systemctl try-restart nix-daemon.service'
+
 /** Each line begins with a word of ours: a login shell may print other things. */
 const PROBE = `${PATHS}
 say() { printf 'nix-lan-box %s %s\\n' "$1" "$2"; }
@@ -173,7 +176,7 @@ export function mendScript(needs: BoxNeeds, conf: string, from: string): string 
       '[ -z "$(tail -c 1 "$conf.nix-lan-new")" ] || echo >>"$conf.nix-lan-new"',
       `printf '%s\\n' ${block.map(quote).join(' ')} >>"$conf.nix-lan-new"`,
       'mv -- "$conf.nix-lan-new" "$conf"',
-      'systemctl try-restart nix-daemon.service',
+      RESTART,
     )
   }
   if (needs.member) lines.push(`usermod -aG ${quote(needs.member.group)} -- ${quote(needs.member.user)}`)
@@ -195,7 +198,7 @@ export function restoreScript(deed: BoxDeed): string {
     { print }
     END { if (held != "") print held }' "$conf" >"$conf.nix-lan-new"`,
       '  mv -- "$conf.nix-lan-new" "$conf"',
-      '  systemctl try-restart nix-daemon.service',
+      RESTART,
       'fi',
     )
   }

@@ -49,12 +49,14 @@ export async function findMachine(options: Options, action: string): Promise<Mac
 /** What to write on NixOS, whose files belong to its configuration. */
 export function nixosText({ destination = 'pi@pi.local', name, user }: Pick<Options, 'destination' | 'name' | 'user'>): string {
   const host = destination.replace(/^.*@/, '')
+  const who = user ?? sudoer() ?? 'alice'
   return `this is NixOS, where all of it belongs in the configuration. With nix-lan's flake as an input, or a checkout of it:
 
   imports = [ nix-lan.nixosModules.default ];        # or [ /path/to/nix-lan/nix/nixos.nix ]
+  users.users.${who}.uid = ${findUser(who)?.uid ?? 1000};                        # what \`id -u\` prints
   services.nix-lan = {
     enable = true;
-    user = "${user ?? sudoer() ?? 'alice'}";
+    user = "${who}";
     caches.${name ?? nameFor(host)} = { host = "${host}";${host === destination ? '' : ` ssh = "${destination}";`} };
   };
 

@@ -284,8 +284,13 @@ function writeAll(wants: readonly Want[], { layout }: Machine): void {
   tell()
 }
 
-/** @throws Failure with what systemctl said */
+/**
+ * Restarts nix-daemon if it runs. Its limit of starts (5 in 10 s, systemd.unit(5)) is reset before: several runs of setup in a row would
+ * otherwise leave the machine without one.
+ * @throws Failure with what systemctl said
+ */
 export async function restartDaemon(): Promise<void> {
+  await run('systemctl', ['reset-failed', 'nix-daemon.service'], { timeout: 60_000 })
   const asked = await run('systemctl', ['try-restart', 'nix-daemon.service'], { timeout: 60_000 })
   if (asked.code !== 0)
     throw new Failure(`nix-daemon was not restarted: ${asked.stderr.trim() || asked.failedToStart}; try: systemctl restart nix-daemon`)
@@ -332,7 +337,7 @@ async function start(user: User): Promise<void> {
 /** Waits for the first tunnel, then lets the doctor look at all of it: its verdict is ours. */
 async function conclude({ boxes }: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
   const away = boxes.some(({ answer }) => answer.kind === 'away')
-  for (const { box, answer } of boxes) {
+  for (const { box, answer } of doctor ? boxes : []) {
     if (answer.kind === 'there') await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
   }
   const verdict = doctor ? await examine(layout, away) : boxes.some(({ answer }) => answer.kind === 'refused') ? 1 : 0
