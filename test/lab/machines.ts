@@ -73,7 +73,11 @@ chown -R 1000:1000 /home/alice/.ssh`,
 export async function makeBox(host: Host, inRoot: InRoot, { trusts = '', login = '' }): Promise<void> {
   common(host)
   host.write('/etc/nix/nix.conf', `sandbox = false\nexperimental-features = nix-command\nsubstituters =\ntrusted-public-keys = ${trusts}\n`)
-  host.write('/etc/systemd/network/10-lan.network', '[Match]\nName=host0\n[Network]\nDHCP=ipv4\nMulticastDNS=no\nLLMNR=no\n')
+  // an impostor must not get the lease of who it calls itself
+  host.write(
+    '/etc/systemd/network/10-lan.network',
+    `[Match]\nName=host0\n[Network]\nDHCP=ipv4\nMulticastDNS=no\nLLMNR=no\n[DHCPv4]\nSendHostname=${login ? 'yes' : 'no'}\n`,
+  )
   host.write('/etc/resolv.conf', 'nameserver 10.77.0.1\n')
   host.write('/etc/ssh/sshd_config.d/lab.conf', 'LogLevel VERBOSE\nHostKey /etc/ssh/ssh_host_ed25519_key\n')
   if (login) host.write('/home/alice/.ssh/authorized_keys', login, { mode: 0o600, user: 'alice' })

@@ -6,7 +6,7 @@ import { builtRoot, cacheFolder, type Suite } from '../lib/roots.ts'
 const PACKAGES = [
   'systemd-sysv,dbus,dbus-user-session,libpam-systemd,sudo,procps,iproute2,iputils-ping,ca-certificates',
   'network-manager,avahi-daemon,avahi-utils,libnss-mdns,dnsmasq-base,openssh-server,openssh-client',
-  'nix-bin,nix-setup-systemd,nodejs,busybox-static,strace,faketime,man-db,bash-completion',
+  'nix-bin,nix-setup-systemd,nodejs,busybox-static,strace,man-db,bash-completion',
 ].join(',')
 
 /** What would only cost time, or wait for a network that a test has taken away. */
