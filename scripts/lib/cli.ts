@@ -1,8 +1,9 @@
 // What every command has in common: options, --help, --version, and how an error becomes a line and an exit code.
-// Imports nothing but mri, so that the hot paths can afford it.
+// Imports little but mri, so that the hot paths can afford it.
 import { writeSync } from 'node:fs'
 import mri from 'mri'
 import { Failure, UsageError } from './errors.ts'
+import { harmless } from './harmless.ts'
 import { VERSION } from './version.ts'
 
 /** The options of a command by name, without dashes. `alias` maps a short letter to its long name. */
@@ -123,7 +124,7 @@ export async function main(name: string, help: string, run: (argv: string[]) => 
     code = await answer(process.argv.slice(2), name, help, run)
   } catch (error) {
     if (error instanceof Failure) {
-      process.stderr.write(`${name}: ${error.message}\n`)
+      process.stderr.write(`${name}: ${harmless(error.message)}\n`)
       code = error.exitCode
     } else {
       process.stderr.write(`${name}: this is a bug in nix-lan ${VERSION}: ${error instanceof Error ? error.stack : error}\n`)

@@ -3,6 +3,7 @@
 // (it does: SIGKILL right after closing the pipes; 2.34.8, libstore/ssh.hh, Connection; libutil/unix/processes.cc, ~Pid). A month that nobody
 // can have open any more is rewritten as one line. Never makes anything fail: what can't be counted isn't.
 import {
+  chmodSync,
   closeSync,
   constants,
   fchmodSync,
@@ -86,6 +87,7 @@ function openTally(directory: string, name: string, now: number): number | null 
     let stat = lstatSync(directory, { throwIfNoEntry: false })
     if (!stat) {
       mkdirSync(directory, { recursive: true, mode: 0o755 })
+      if (process.geteuid?.() === 0) chmodSync(directory, 0o755) // everybody's status reads it, whatever the umask
       stat = lstatSync(directory)
     }
     if (!stat.isDirectory() || stat.uid !== process.geteuid?.() || (stat.mode & 0o022) !== 0) return null
@@ -124,7 +126,8 @@ function condense(directory: string, name: string, now: number): void {
     const lines = readLines(`${directory}/${file}`)
     if (lines.length < 2) continue
     const temporary = `${directory}/.${file}.${process.pid}`
-    writeFileSync(temporary, lineOf(total(lines)), { mode: 0o644 })
+    writeFileSync(temporary, lineOf(total(lines)))
+    chmodSync(temporary, 0o644)
     renameSync(temporary, `${directory}/${file}`)
   }
 }

@@ -378,7 +378,15 @@ for (const [path, target] of [
 planned('units name programs by absolute paths; the timer is for the one user', () => {
   const { wants } = plan(situation())
   assert.is(contentAt(wants, '/etc/systemd/user/nix-lan-check.service'), '[Service]\nExecStart=/usr/local/lib/nix-lan/nix-lan check\n')
-  assert.match(contentAt(wants, '/etc/systemd/user/nix-lan-check.timer.d/user.conf'), 'ConditionUser=alice')
+  assert.match(contentAt(wants, '/etc/systemd/user/nix-lan-check.timer.d/user.conf'), 'ConditionUser=1000\n')
+})
+
+planned('a user whose name is no plain word', () => {
+  const { wants } = plan(situation({ user: { ...ALICE, name: 'DOM\\al%"ice' } }))
+  assert.match(contentAt(wants, '/etc/nix-lan/config.toml'), 'user = "DOM\\\\al%\\"ice"\n')
+  for (const path of ['/etc/systemd/user/nix-lan-check.timer.d/user.conf', '/etc/tmpfiles.d/nix-lan.conf'])
+    assert.not.match(contentAt(wants, path).replace(/^#.*/gm, ''), 'DOM')
+  assert.match(contentAt(wants, '/etc/tmpfiles.d/nix-lan.conf'), 'queue/pi 0755 1000 root -')
 })
 
 planned('without NetworkManager there is no dispatcher', () => {
@@ -393,6 +401,14 @@ planned('a former hook is called too; one of ours from elsewhere is replaced', (
   const byHand = plan(situation({}, 'post-build-hook = /opt/hook\n', { '/opt/hook': "#!/bin/sh\n':' // post-build-hook; set -f\n" }))
   assert.is(byHand.formerHook, undefined)
   assert.match(contentAt(byHand.wants, '/etc/nix/nix.conf'), 'post-build-hook = /usr/local/lib/nix-lan/post-build-hook')
+  // The one for both, by a line outside of the block: it must not call itself.
+  const again = plan(
+    situation({}, 'post-build-hook = /etc/nix-lan/post-build-hook\n', { '/etc/nix-lan/post-build-hook': bothHooks('/o', '/etc/mine') }),
+  )
+  assert.is(again.formerHook, '/etc/mine')
+  assert.match(contentAt(again.wants, '/etc/nix-lan/post-build-hook'), "exec '/etc/mine'")
+  const loop = '/etc/nix-lan/post-build-hook'
+  assert.is(plan(situation({}, `post-build-hook = ${loop}\n`, { [loop]: bothHooks('/o', loop) })).formerHook, undefined)
   assert.match(
     messageOf(() => plan(situation({}, 'post-build-hook = mine\n'))),
     'no absolute path',

@@ -161,6 +161,9 @@ export function linesToPaste(needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'ni
   return lines
 }
 
+/** On a full disk, say. */
+const LEAVE_NOTHING = `trap 'rm -f -- "$conf.nix-lan-new"' EXIT`
+
 /** A script for root there that does it, each part whole or not at all. @param from this machine's name, for a comment */
 export function mendScript(needs: BoxNeeds, conf: string, from: string): string {
   const lines = ['set -eu', PATHS, `conf=${quote(conf)}`]
@@ -172,6 +175,7 @@ export function mendScript(needs: BoxNeeds, conf: string, from: string): string 
     ]
     lines.push(
       'mkdir -p "${conf%/*}"',
+      LEAVE_NOTHING,
       'if [ -e "$conf" ]; then cp -p -- "$conf" "$conf.nix-lan-new"; else (umask 022; : >"$conf.nix-lan-new"); fi',
       '[ -z "$(tail -c 1 "$conf.nix-lan-new")" ] || echo >>"$conf.nix-lan-new"',
       `printf '%s\\n' ${block.map(quote).join(' ')} >>"$conf.nix-lan-new"`,
@@ -191,6 +195,7 @@ export function restoreScript(deed: BoxDeed): string {
       `conf=${quote(deed.conf)} line=${quote(`extra-trusted-public-keys = ${deed.key}`)}`,
       'export line',
       'if [ -e "$conf" ]; then',
+      LEAVE_NOTHING,
       '  cp -p -- "$conf" "$conf.nix-lan-new"',
       `  awk '/^# nix-lan begin/ { held = $0; ours = 0; next }
     held != "" && /^# nix-lan end/ { if (!ours) print held "\\n" $0; held = ""; next }

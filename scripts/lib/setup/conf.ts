@@ -94,14 +94,21 @@ export function assignmentsWith(top: string, file: string, text: string, read: R
   return parseNixConf(reader(top) ?? '', top, reader)
 }
 
+const BOTH = '#!/bin/sh\n# Written by `nix-lan setup`'
+
+/** The hook of before in the text of such a script (see bothHooks); undefined for any other. */
+export function formerIn(text: string): string | undefined {
+  const [, word] = text.startsWith(BOTH) ? (/^exec '(.*)'$/m.exec(text) ?? []) : []
+  return word?.replaceAll(`'\\''`, "'")
+}
+
 /**
  * A script that calls our hook and the one that was there before. Ours goes first: it never fails, and is done in a few milliseconds. Then the
  * other one becomes the hook, with its own exit code: if that failed builds before, it still does.
  */
 export function bothHooks(ours: string, former: string): string {
   const word = (path: string): string => `'${path.replaceAll("'", `'\\''`)}'`
-  return `#!/bin/sh
-# Written by \`nix-lan setup\`: nix.conf had a post-build-hook already, so that both are called. nix-lan's never fails a build.
+  return `${BOTH}: nix.conf had a post-build-hook already, so that both are called. nix-lan's never fails a build.
 ${word(ours)}
 exec ${word(former)}
 `

@@ -1,5 +1,16 @@
 // What setup has to know of this machine before it plans anything. Reads and asks, changes nothing.
-import { accessSync, constants, existsSync, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  existsSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  type Stats,
+  statSync,
+} from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { distrust } from '../config-file.ts'
@@ -92,22 +103,38 @@ function wayOut(): string {
 }
 
 /**
- * Why a directory, or the one it will be made in, is not root's alone; undefined when it is. A group that has no members may write: that is
- * Debian's `staff` in /usr/local.
+ * Why a directory, or the one it will be made in, is not root's alone; undefined when it is. So must be all on the way to it, and the places of links
+ * on that way. A group that has no members may write: that is Debian's `staff` in /usr/local.
  */
 export function doubtAbout(directory: string, emptyGroup: (gid: number) => boolean = hasNoMembers): string | undefined {
-  let at = directory
-  while (!existsSync(at)) at = dirname(at)
-  at = realpathSync(at)
-  for (;;) {
-    const { uid, gid, mode } = lstatSync(at)
-    if (uid !== 0) return `${at} belongs to uid ${uid}; try: sudo chown root ${at}`
-    if ((mode & 0o002) !== 0 && (mode & 0o1000) === 0) return `everybody can write to ${at}; try: sudo chmod o-w ${at}`
-    if ((mode & 0o020) !== 0 && (mode & 0o1000) === 0 && gid !== 0 && !emptyGroup(gid))
-      return `a group can write to ${at}; try: sudo chmod g-w ${at}`
-    if (at === '/') return undefined
-    at = dirname(at)
+  const todo = directory.split('/').filter(Boolean)
+  let at = '/'
+  for (let links = 0; links < 40; ) {
+    const stat = lstatSync(at)
+    const doubt = doubtOf(at, stat, emptyGroup)
+    const part = todo.shift()
+    if (doubt || part === undefined) return doubt
+    const next = join(at, part)
+    const there = lstatSync(next, { throwIfNoEntry: false })
+    if (!there) return (stat.mode & 0o002) === 0 ? undefined : `everybody can make something in ${at}; choose another place`
+    if (there.isSymbolicLink()) {
+      if (there.uid !== 0) return `${next} is a link of uid ${there.uid}'s; remove it`
+      const target = readlinkSync(next)
+      todo.unshift(...target.split('/').filter(Boolean))
+      if (target.startsWith('/')) at = '/'
+      links++
+    } else if (there.isDirectory()) at = next
+    else return `${next} is not a directory; move it away`
   }
+  return 'there are too many links on the way to it'
+}
+
+function doubtOf(at: string, { uid, gid, mode }: Stats, emptyGroup: (gid: number) => boolean): string | undefined {
+  if (uid !== 0) return `${at} belongs to uid ${uid}; try: sudo chown root ${at}`
+  if ((mode & 0o1000) !== 0) return undefined
+  if ((mode & 0o002) !== 0) return `everybody can write to ${at}; try: sudo chmod o-w ${at}`
+  if ((mode & 0o020) !== 0 && gid !== 0 && !emptyGroup(gid)) return `a group can write to ${at}; try: sudo chmod g-w ${at}`
+  return undefined
 }
 
 function hasNoMembers(gid: number): boolean {

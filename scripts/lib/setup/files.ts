@@ -2,11 +2,11 @@
 // leaves each path as it was or as it was wanted; what is left of an unfinished one is found and removed by its name.
 import { createHash } from 'node:crypto'
 import {
-  chmodSync,
-  chownSync,
   closeSync,
+  constants,
   fchmodSync,
   fchownSync,
+  fstatSync,
   fsyncSync,
   lstatSync,
   lutimesSync,
@@ -93,32 +93,45 @@ export function put(want: Want, mtime?: number): void {
   }
 }
 
+/** Through an open directory: whoever could put a link in its place would be given what that leads to. */
 function putDirectory({ path, mode, uid, gid }: Want & { kind: 'directory' }): void {
   if (look(path).kind === 'missing') mkdirSync(path, { mode: 0o700 })
-  const now = lstatSync(path)
-  if (now.uid !== uid || now.gid !== gid) chownSync(path, uid, gid)
-  chmodSync(path, mode)
+  const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW)
+  try {
+    const now = fstatSync(fd)
+    if (now.uid !== uid || now.gid !== gid) fchownSync(fd, uid, gid)
+    fchmodSync(fd, mode)
+  } finally {
+    closeSync(fd)
+  }
   syncDirectory(dirname(path))
 }
 
 function putWhole(want: Want & { kind: 'file' | 'link' }, mtime: number | undefined): void {
   const temporary = unfinished(want.path)
   rmSync(temporary, { force: true })
-  if (want.kind === 'link') symlinkSync(want.target, temporary)
-  else {
-    const fd = openSync(temporary, 'wx', 0o600)
-    try {
-      for (let at = 0; at < want.content.length; ) at += writeSync(fd, want.content, at)
-      fchownSync(fd, want.uid, want.gid)
-      fchmodSync(fd, want.mode)
-      fsyncSync(fd)
-    } finally {
-      closeSync(fd)
-    }
+  try {
+    if (want.kind === 'link') symlinkSync(want.target, temporary)
+    else writeWhole(want, temporary)
+    if (mtime !== undefined) lutimesSync(temporary, mtime, mtime)
+    renameSync(temporary, want.path)
+  } catch (error) {
+    rmSync(temporary, { force: true }) // on a full disk, above all
+    throw error
   }
-  if (mtime !== undefined) lutimesSync(temporary, mtime, mtime)
-  renameSync(temporary, want.path)
   syncDirectory(dirname(want.path))
+}
+
+function writeWhole(want: Want & { kind: 'file' }, file: string): void {
+  const fd = openSync(file, 'wx', 0o600)
+  try {
+    for (let at = 0; at < want.content.length; ) at += writeSync(fd, want.content, at)
+    fchownSync(fd, want.uid, want.gid)
+    fchmodSync(fd, want.mode)
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
 }
 
 /** A directory goes only when it is empty: what somebody else put there is not ours to remove. */

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { Failure } from '../errors.ts'
 import { run } from '../run.ts'
+import { effectiveUid } from '../users.ts'
 
 /** The public half of a secret key. @throws Failure when it isn't one */
 export function publicHalf(secret: string, file: string): string {
@@ -16,7 +17,8 @@ export function publicHalf(secret: string, file: string): string {
 
 /** A new secret key, made by Nix in a directory that nobody else can read. @throws Failure with what Nix said */
 export async function newSecretKey(name: string): Promise<string> {
-  const directory = mkdtempSync(`${tmpdir()}/nix-lan-key-`)
+  // Not where TMPDIR says for root: after `su` it may be in a directory of the user's, who could put another in its place.
+  const directory = mkdtempSync(`${effectiveUid() === 0 ? '/run' : tmpdir()}/nix-lan-key-`)
   try {
     const made = await run('nix-store', ['--generate-binary-cache-key', name, `${directory}/secret`, `${directory}/public`])
     if (made.code !== 0) throw new Failure(`nix-store --generate-binary-cache-key failed: ${made.stderr.trim() || made.failedToStart}`)

@@ -103,6 +103,8 @@ export async function mustSuit({ layout }: Machine): Promise<void> {
       'this machine does not run systemd, which nix-lan needs to start by itself; the README says how to set it up by hand',
     )
   await findRuntime()
+  const own = doubtAbout(layout.etc)
+  if (own) throw new UsageError(`root believes what is in ${layout.etc}, but ${own}`)
   for (const directory of [layout.lib, layout.bin]) {
     const doubt = doubtAbout(directory)
     if (doubt)

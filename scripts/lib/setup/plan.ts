@@ -7,7 +7,18 @@ import type { ReadFile } from '../nix-conf.ts'
 import { failedDir, queueDir, socketPath, stateDir } from '../paths.ts'
 import { connectUrl } from '../store-url.ts'
 import type { User } from '../users.ts'
-import { assignmentsWith, blockLines, bothHooks, hookOf, secretKeys, shadowed, trustedKeys, withBlock, withoutBlock } from './conf.ts'
+import {
+  assignmentsWith,
+  blockLines,
+  bothHooks,
+  formerIn,
+  hookOf,
+  secretKeys,
+  shadowed,
+  trustedKeys,
+  withBlock,
+  withoutBlock,
+} from './conf.ts'
 import type { DistFile } from './facts.ts'
 import type { Want } from './files.ts'
 import { clashes, publicHalf } from './keys.ts'
@@ -116,7 +127,7 @@ function substituter(cache: SshCache, uid: number, layout: Layout): { url: strin
 function configWith({ config, box, user, layout }: Situation): string {
   if (config === undefined) {
     if (!box) throw new UsageError('which box? Say how you log in there, for example: nix-lan setup pi@pi.local')
-    return `# Written by \`nix-lan setup\`; yours to change: see the README for what else can stand here.\nuser = "${user.name}"\n\n${table(box)}`
+    return `# Written by \`nix-lan setup\`; yours to change: see the README for what else can stand here.\nuser = ${JSON.stringify(user.name)}\n\n${table(box)}`
   }
   const there = parseConfig(config, layout.config, (name) => {
     if (name !== undefined && name !== user.name) throw new Error(`is ${name}, and not ${user.name}: a machine's queue belongs to one user`)
@@ -171,7 +182,11 @@ function publicOf(secretFile: string, read: ReadFile): string {
 function otherHook(former: string, ours: string, read: ReadFile): string | undefined {
   if (former === '' || former === ours) return undefined
   if (!isAbsolute(former)) throw new Failure(`post-build-hook = ${former} in nix.conf is no absolute path: mend or remove it first`)
-  return read(former)?.split('\n')[1]?.startsWith("':' // post-build-hook;") ? undefined : former
+  const text = read(former) ?? ''
+  if (text.split('\n')[1]?.startsWith("':' // post-build-hook;")) return undefined
+  // The one for both, named by a line that isn't in our block any more: it must not come to call itself.
+  const behind = formerIn(text)
+  return behind === undefined ? former : behind === former ? undefined : otherHook(behind, ours, read)
 }
 
 function keyWants(situation: Situation, publicKey: string): Want[] {
@@ -232,7 +247,7 @@ function queue(situation: Situation, config: Config): Want[] {
   const { uid, gid } = owner(situation)
   const parents = [`${stateDir}/gcroots/nix-lan`, dirname(queueDir('x')), dirname(failedDir('x'))]
   const own = config.caches.filter(isSsh).flatMap(({ name }) => [queueDir(name), failedDir(name)])
-  const lines = [...parents.map((path) => `d ${path} 0755 root root -`), ...own.map((path) => `d ${path} 0755 ${user.name} root -`)]
+  const lines = [...parents.map((path) => `d ${path} 0755 root root -`), ...own.map((path) => `d ${path} 0755 ${user.uid} root -`)]
   const comment =
     '# Written by `nix-lan setup`: the queue, should somebody remove it. Links in it are GC roots, and nothing is removed from it.'
   return [
@@ -261,7 +276,11 @@ function units(situation: Situation): Want[] {
       ? []
       : [
           ...directory(situation, `${layout.units}/${timer}.d`),
-          file(situation, `${layout.units}/${timer}.d/user.conf`, `# Written by \`nix-lan setup\`.\n[Unit]\nConditionUser=${user.name}\n`),
+          file(
+            situation,
+            `${layout.units}/${timer}.d/user.conf`,
+            `# Written by \`nix-lan setup\` for ${user.name}.\n[Unit]\nConditionUser=${user.uid}\n`,
+          ),
         ]),
     ...directory(situation, wanted),
     { path: `${wanted}/${timer}`, kind: 'link', target: `${layout.units}/${timer}` },

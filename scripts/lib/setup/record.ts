@@ -1,10 +1,11 @@
 // The record of a set-up: for every path that setup may change, what was there before, written before the first change. So an
 // interrupted set-up can be finished or taken back, and --undo leaves the files as they were.
-import { lstatSync, readFileSync } from 'node:fs'
+import { lstatSync } from 'node:fs'
+import { readConfigFile } from '../config-file.ts'
 import { Failure } from '../errors.ts'
-import type { User } from '../users.ts'
+import { effectiveUid, type User } from '../users.ts'
 import { VERSION } from '../version.ts'
-import { look, markOf, put, type Seen, type Want } from './files.ts'
+import { isRight, look, markOf, put, type Seen, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
 
 /** What was at a path before. A file's content lies in the backups, under this name. */
@@ -49,15 +50,13 @@ export interface Record {
   home: string[]
 }
 
-/** The record of an earlier run, if there is one. @throws Failure when it can't be read: then nothing may be changed */
+/**
+ * The record of an earlier run, if there is one. It says what is written where, so that root believes only one that nobody else can have made.
+ * @throws Failure when it can't be read, or isn't root's alone: then nothing may be changed
+ */
 export function readRecord(file: string): Record | undefined {
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw new Failure(`${file}: can't be read (${(error as NodeJS.ErrnoException).code})`)
-  }
+  const text = readConfigFile(file, effectiveUid() === 0)
+  if (text === undefined) return undefined
   try {
     const record = JSON.parse(text) as Record
     if (!Array.isArray(record.entries) || typeof record.user !== 'string') throw new SyntaxError('entries or user is missing')
@@ -76,6 +75,8 @@ export function extended(record: Record, wants: readonly Want[], seen: (path: st
   for (const want of wants) {
     const known = entries.find(({ path }) => path === want.path)
     const mark = markOf(want)
+    // One that is there is left as it is, so that there is nothing to take back: who changes its mode later means it.
+    if (!known && want.kind === 'directory' && want.shared && isRight(want, seen(want.path))) continue
     if (known) {
       if (!known.ours.includes(mark)) known.ours.push(mark)
     } else {
@@ -115,6 +116,15 @@ const HOME_DIRECTORIES = ['.local', '.local/share', '.local/share/systemd', '.lo
 
 /** A record of nothing yet. */
 export function emptyRecord(user: User, prefix: string, nixConf: string): Record {
-  const home = HOME_DIRECTORIES.map((name) => `${user.home}/${name}`).filter((path) => !lstatSync(path, { throwIfNoEntry: false }))
+  const home = HOME_DIRECTORIES.map((name) => `${user.home}/${name}`).filter(isMissing)
   return { version: VERSION, user: user.name, uid: user.uid, prefix, nixConf, entries: [], linger: false, box: [], home }
+}
+
+/** Root may see nothing of a home on a file server. */
+function isMissing(path: string): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false }) === undefined
+  } catch {
+    return false
+  }
 }

@@ -3,6 +3,7 @@ import { existsSync, readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, UsageError } from '../errors.ts'
+import { harmless } from '../harmless.ts'
 import { isBusy, takeLock } from '../lock.ts'
 import { batches, errorText, nix } from '../nix.ts'
 import { readText } from '../nix-conf.ts'
@@ -51,7 +52,7 @@ interface BoxWork {
 }
 
 const say = (text: string): void => {
-  process.stdout.write(`${text}\n`)
+  process.stdout.write(`${harmless(text)}\n`)
 }
 
 /** `nix-lan setup`. @returns the exit code */
@@ -106,6 +107,7 @@ async function gather({ layout, user, gid }: Machine, options: Options): Promise
   const file = findNixConf(top, readText)
   const seen = look(file)
   if (seen.kind !== 'file' && seen.kind !== 'missing') throw new Failure(`${file} is not a regular file`)
+  if (seen.kind === 'file') mustBeUtf8(file, seen.content)
   return {
     layout,
     user,
@@ -117,6 +119,11 @@ async function gather({ layout, user, gid }: Machine, options: Options): Promise
     secret: readText(layout.secretKey) ?? `new:${PLACEHOLDER}`,
     networkManager: layout.dispatchers !== undefined && existsSync(layout.dispatchers),
   }
+}
+
+/** What isn't would be written back as something else. */
+export function mustBeUtf8(file: string, content: Buffer): void {
+  if (!Buffer.from(content.toString()).equals(content)) throw new Failure(`${file}: is not UTF-8; save it as UTF-8 text`)
 }
 
 async function boxFor(destination: string, name: string | undefined, user: User): Promise<Box> {

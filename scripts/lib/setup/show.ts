@@ -1,4 +1,5 @@
 // How a plan looks to a person: every path that changes, with its difference; what is copied whole is summed up.
+import { harmless } from '../harmless.ts'
 import { run } from '../run.ts'
 import { isRight, look, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
@@ -90,15 +91,13 @@ async function difference(path: string, text: string): Promise<string[]> {
   return lines.filter((line) => !/^(---|\+\+\+) /.test(line))
 }
 
-/** The items as text. Colours only where there is a terminal. */
+/** The items as text, with nothing in it that a terminal would obey. Colours only where there is a terminal. */
 export function textOf(items: readonly Item[], colours: boolean): string {
   const paint = (line: string): string => {
     const code = line.startsWith('+') ? 32 : line.startsWith('-') ? 31 : line.startsWith('@@') ? 36 : 0
     return colours && code ? `\u001b[${code}m${line}\u001b[0m` : line
   }
-  return items.map(({ title, lines }) => [`  ${title}`, ...lines.map((line) => `      ${paint(printable(line))}`), ''].join('\n')).join('')
+  return items
+    .map(({ title, lines }) => [`  ${harmless(title)}`, ...lines.map((line) => `      ${paint(harmless(line))}`), ''].join('\n'))
+    .join('')
 }
-
-/** A file may hold anything; a terminal should not obey it. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones to hide
-const printable = (line: string): string => line.replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, '?')

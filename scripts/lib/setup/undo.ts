@@ -3,6 +3,7 @@
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { type Config, parseConfig, type SshCache } from '../config.ts'
 import { Failure, UsageError } from '../errors.ts'
+import { harmless } from '../harmless.ts'
 import { isBusy, takeLock } from '../lock.ts'
 import { readText } from '../nix-conf.ts'
 import { failedDir, queueDir, runtimeDir } from '../paths.ts'
@@ -23,7 +24,7 @@ import { restartDaemon } from './setup.ts'
 import { count } from './show.ts'
 
 const say = (text: string): void => {
-  process.stdout.write(`${text}\n`)
+  process.stdout.write(`${harmless(text)}\n`)
 }
 const done = (what: string): void => say(`  done: ${what}`)
 
@@ -67,13 +68,13 @@ function wantOf({ path, before }: Entry, backup: (name: string) => Buffer): Want
 export function nixConfRestoration(entry: Entry, seen: Seen, backup: (name: string) => Buffer): Restoration {
   const { path, before } = entry
   if (seen.kind !== 'file') return { path, want: undefined }
-  const text = seen.content.toString()
+  const text = seen.content.toString('latin1') // bytes: what was put around the block since may be in any encoding
   const rest = withoutBlock(text, path)
-  const original = before.kind === 'file' ? backup(before.backup).toString() : ''
+  const original = before.kind === 'file' ? backup(before.backup).toString('latin1') : ''
   if (rest === original || rest === `${original}\n`) return restorationOf({ ...entry, ours: [markOf(seen)] }, seen, backup)
   if (rest === text) return { path, want: undefined }
   const { mode, uid, gid } = seen
-  return { path, want: { path, kind: 'file', content: Buffer.from(rest), mode, uid, gid } }
+  return { path, want: { path, kind: 'file', content: Buffer.from(rest, 'latin1'), mode, uid, gid } }
 }
 
 /** `nix-lan setup --undo`. @returns the exit code */
