@@ -1,5 +1,6 @@
 // nix-lan doctor: checks every link between a build here and the box, in order, and says of what is wrong what mends it. Changes nothing but
 // for the path of its round trip, which it takes away again.
+import { resolve } from 'node:path'
 import { parse } from '../lib/cli.ts'
 import { type Config, namedCache } from '../lib/config.ts'
 import type { World } from '../lib/doctor/world.ts'
@@ -66,7 +67,7 @@ interface Call {
 }
 
 /** The name by which we were called: for what lies beside us. */
-const self = (): string => process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? ''
+const self = (): string => resolve(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '')
 
 async function here({ world, name, json, offline }: Call): Promise<number> {
   const { exitCodeOf, runChecks } = await import('../lib/doctor/check.ts')
@@ -76,6 +77,7 @@ async function here({ world, name, json, offline }: Call): Promise<number> {
   askAhead(world)
   const screen = new Screen(json)
   const clean: (() => Promise<void>)[] = []
+  const sweep = sweeper(clean, () => screen.silence())
   try {
     const checks = allChecks(world, chosen(world.config, name), self(), clean)
     const findings = await runChecks(checks, {
@@ -86,8 +88,27 @@ async function here({ world, name, json, offline }: Call): Promise<number> {
     screen.conclude(findings)
     return exitCodeOf(findings)
   } finally {
+    await sweep()
+  }
+}
+
+/** Cleans up, once; also when a signal ends us in the middle of a round trip. */
+function sweeper(clean: readonly (() => Promise<void>)[], interrupted: () => void): () => Promise<void> {
+  let swept: Promise<void> | undefined
+  const all = async (): Promise<void> => {
     for (const sweep of clean) await sweep()
   }
+  const sweep = (): Promise<void> => {
+    swept ??= all()
+    return swept
+  }
+  for (const [signal, code] of [['SIGINT', 130] as const, ['SIGTERM', 143] as const, ['SIGHUP', 129] as const]) {
+    process.once(signal, () => {
+      interrupted()
+      void sweep().finally(() => process.exit(code))
+    })
+  }
+  return sweep
 }
 
 /** All of it as the user, and what only root can see. */

@@ -335,9 +335,23 @@ test('all is well; and nothing of the round trip is left, here or there', async 
     found.slice(-3).map(({ check }) => check),
     ['build', 'upload', 'fetch'],
   )
+  await nothingLeft()
+})
+
+async function nothingLeft(): Promise<void> {
   assert.equal(await lab.queued(), [])
   for (const host of [lab.laptop, lab.box])
     assert.is(await host.must('root', 'sh', ['-c', 'ls /nix/store | grep nix-lan-doctor || :']), '', host.name)
+}
+
+test('^C in the middle of the round trip: nothing of it is left either', async () => {
+  // in a process group of its own, all of which a terminal would send the signal to
+  const script =
+    'setsid nix-lan doctor >out & until grep -q "^ok *build " out; do sleep 0.02; done; kill -INT -- -$!; wait $!; echo $?; cat out'
+  const said = await lab.laptop.must('alice', 'bash', ['-c', script])
+  assert.match(said, /^130\n/)
+  assert.not.match(said, /fetch|failed/i, 'what was interrupted is not blamed')
+  await nothingLeft()
 })
 
 test('--offline takes no longer than ten empty starts of node; only what needs the network is left out', async () => {

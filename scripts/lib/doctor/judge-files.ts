@@ -139,7 +139,7 @@ export function judgeKey({ files, missing, mode = 0, publicKey, trusted, conf }:
       `in ${conf}: take it out of secret-key-files, or put the key back`,
     )
   if ((mode & 0o077) !== 0) return failed(`others than root can read ${file}, and sign in its name`, `sudo chmod 600 ${file}`)
-  if (publicKey === undefined) return ok(`signs with ${file} (its other half is not beside it: the round trip will tell)`)
+  if (publicKey === undefined) return ok(`signs with ${file} (its other half is not beside it; with sudo, the doctor looks into it)`)
   if (!believes(publicKey, trusted)) return notBelieved(publicKey, conf)
   return ok(`signs as ${publicKey.split(':')[0]}, and believes it`)
 }

@@ -8,6 +8,7 @@ export class Screen {
   private readonly live = process.stderr.isTTY === true
   private cache: string | undefined | null = null
   private waiting: Finding[] = []
+  private silent = false
 
   constructor(json: boolean) {
     this.json = json
@@ -17,9 +18,15 @@ export class Screen {
     if (this.live) process.stderr.write(`\r\u001b[K… ${cache === undefined ? '' : `${cache}: `}${name}`)
   }
 
+  /** Shows nothing more: what is interrupted fails, and that says nothing. */
+  silence(): void {
+    this.clear()
+    this.silent = true
+  }
+
   ended(finding: Finding): void {
     this.clear()
-    if (this.json) return
+    if (this.json || this.silent) return
     if (this.cache === null || finding.cache !== this.cache) {
       this.flush()
       process.stdout.write(`${this.cache === null ? '' : '\n'}${finding.cache ?? 'this machine'}:\n`)
@@ -35,6 +42,7 @@ export class Screen {
   /** The last line, or all of it as JSON. */
   conclude(findings: readonly Finding[]): void {
     this.clear()
+    if (this.silent) return
     if (this.json) process.stdout.write(`${JSON.stringify(findings, null, 2)}\n`)
     else {
       this.flush()
