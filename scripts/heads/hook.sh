@@ -71,7 +71,8 @@ if [ $# -eq 0 ]; then
     return 1
   }
 
-  # queue_paths WORD...: sets nix_lan_good to those that are paths in the store, and links them into every directory of the queue.
+  # queue_paths WORD...: sets nix_lan_good to those that are paths in the store, and links them into every directory of the queue; into
+  # several at the same time.
   queue_paths() {
     nix_lan_bad=
     for nix_lan_word in "$@"; do
@@ -85,12 +86,24 @@ if [ $# -eq 0 ]; then
     nix_lan_good=$*
     if [ -n "$nix_lan_bad" ]; then say "not queued, since not a path in $nix_lan_store:$nix_lan_bad"; fi
     if [ $# -eq 0 ]; then return; fi
+    nix_lan_jobs=
     for nix_lan_dir in "$nix_lan_queue"/*"/"; do
       if [ -L "${nix_lan_dir%/}" ]; then
         say "$nix_lan_dir is a symlink, which is no GC root and may lead anywhere: not followed; put a directory in its place"
       elif [ -d "$nix_lan_dir" ]; then
-        ln -s -- "$@" "$nix_lan_dir" 2>/dev/null || queue_again "$nix_lan_dir" "$@"
+        if [ "$nix_lan_caches" = 1 ]; then
+          ln -s -- "$@" "$nix_lan_dir" 2>/dev/null || queue_again "$nix_lan_dir" "$@"
+        else
+          ln -s -- "$@" "$nix_lan_dir" 2>/dev/null &
+          nix_lan_jobs="$nix_lan_jobs $!"
+        fi
       fi
+    done
+    nix_lan_late=
+    for nix_lan_job in $nix_lan_jobs; do wait "$nix_lan_job" || nix_lan_late=1; done
+    if [ -z "$nix_lan_late" ]; then return; fi
+    for nix_lan_dir in "$nix_lan_queue"/*"/"; do
+      if [ -d "$nix_lan_dir" ] && ! [ -L "${nix_lan_dir%/}" ]; then queue_again "$nix_lan_dir" "$@"; fi
     done
   }
 
@@ -156,6 +169,7 @@ if [ $# -eq 0 ]; then
   fi
 
   set -- "$nix_lan_queue"/*"/"
+  nix_lan_caches=$#
   if ! [ -d "$1" ]; then
     if is_told; then exit 0; fi
     nix_lan_ask="$nix_lan_ask --make-queue"
