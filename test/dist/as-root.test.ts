@@ -24,7 +24,7 @@ chmodSync(NOTES, 0o666)
 /** Whether it may type into a terminal, and which terminals it, or who started it, has open. */
 const SPY = `#!/bin/sh
 echo "started by $(id -u)" >>'${NOTES}'
-if { : </dev/tty; } 2>/dev/null; then echo 'has a terminal of its own' >>'${NOTES}'; fi
+if (: </dev/tty) 2>/dev/null; then echo 'has a terminal of its own' >>'${NOTES}'; fi
 ls -l /proc/self/fd /proc/$PPID/fd 2>/dev/null | grep -o '/dev/pts/.*' >>'${NOTES}'
 printf 'warning: \\033]0;title\\007 of mine\\n' >&2
 exit 1

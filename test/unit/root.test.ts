@@ -16,6 +16,7 @@ import {
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { Failure } from '../../scripts/lib/errors.ts'
 import { runAs } from '../../scripts/lib/setup/as-user.ts'
 import { mendScript, restoreScript } from '../../scripts/lib/setup/box.ts'
 import { bothHooks, formerIn } from '../../scripts/lib/setup/conf.ts'
@@ -25,7 +26,7 @@ import { newSecretKey } from '../../scripts/lib/setup/keys.ts'
 import { emptyRecord, extended, readRecord } from '../../scripts/lib/setup/record.ts'
 import { mustBeUtf8 } from '../../scripts/lib/setup/setup.ts'
 import { textOf } from '../../scripts/lib/setup/show.ts'
-import { nixConfRestoration } from '../../scripts/lib/setup/undo.ts'
+import { attempt, nixConfRestoration } from '../../scripts/lib/setup/undo.ts'
 import { fetchedBy, Tally } from '../../scripts/lib/tally.ts'
 import { needs } from '../lib/needs.ts'
 
@@ -107,6 +108,21 @@ any('a script for the box that fails leaves nothing there', () => {
   const needs = { keys: ['a-1:KEY='] }
   for (const script of [mendScript(needs, '/c', 'laptop'), restoreScript({ cache: 'c', ssh: 's', port: 22, conf: '/c', key: 'a-1:KEY=' })])
     assert.match(script, `trap 'rm -f -- "$conf.nix-lan-new"' EXIT`)
+})
+
+any('a step of --undo that hangs on the user’s systemd is a line, and the others are done', async () => {
+  const written: string[] = []
+  const { write } = process.stdout
+  process.stdout.write = ((text: string) => written.push(text) > 0) as typeof write
+  try {
+    assert.is(await attempt('stopped', async () => {}), 0)
+    assert.is(await attempt('stopped', () => Promise.reject(new Failure('no answer'))), 1)
+    const bug = await attempt('x', () => Promise.reject(new Error('bug'))).catch((error) => error.message)
+    assert.is(bug, 'bug')
+  } finally {
+    process.stdout.write = write
+  }
+  assert.equal(written, ['  done: stopped\n', '  not done: no answer\n'])
 })
 
 any.run()
