@@ -34,15 +34,27 @@ export async function startUnits(user: User): Promise<void> {
   await must(user, ['restart', '--no-block', 'nix-lan-check.service'])
 }
 
-/** Stops all that is ours, the sockets of tunnels with it. Units that aren't there are no failure. */
+/** Stops all that is ours, the sockets of tunnels with it. Units that aren't there are no failure (exit code 5), nor is a manager that ends. */
 export async function stopUnits(user: User): Promise<void> {
-  await must(user, ['stop', 'nix-lan-check.timer', 'nix-lan-check.service'].filter(Boolean), [5])
-  await must(user, ['stop', 'nix-lan@*.target', 'nix-lan-tunnel@*.service', 'nix-lan-upload@*', 'nix-lan-built@*'])
+  for (const units of [
+    ['nix-lan-check.timer', 'nix-lan-check.service'],
+    ['nix-lan@*.target', 'nix-lan-tunnel@*.service', 'nix-lan-upload@*', 'nix-lan-built@*'],
+  ]) {
+    const stopped = await systemctl(['stop', ...units], ownerOf(user))
+    if (stopped.code !== 0 && stopped.code !== 5 && !(await managerEnds(user)))
+      throw new Failure(`systemctl --user stop: ${problemOf(stopped)}`)
+  }
 }
 
-/** Makes it forget units that are gone, and that some had failed. */
+/** A systemd whose last session has ended still has its socket for a moment. */
+async function managerEnds(user: User): Promise<boolean> {
+  for (let tries = 0; tries < 50 && hasManager(user); tries++) await sleep(100)
+  return !hasManager(user)
+}
+
+/** Makes it forget units that are gone, and that some had failed. One that can't be asked forgets them when it reads its units next. */
 export async function forgetUnits(user: User): Promise<void> {
-  await must(user, ['daemon-reload'])
+  await systemctl(['daemon-reload'], ownerOf(user))
   await systemctl(['reset-failed', 'nix-lan*'], ownerOf(user))
 }
 
@@ -51,7 +63,7 @@ export async function timerRuns(user: User): Promise<boolean> {
   return (await systemctl(['is-active', 'nix-lan-check.timer'], ownerOf(user))).code === 0
 }
 
-async function must(user: User, args: string[], alsoFine: number[] = []): Promise<void> {
+async function must(user: User, args: string[]): Promise<void> {
   const done = await systemctl(args, ownerOf(user))
-  if (done.code !== 0 && !alsoFine.includes(done.code ?? -1)) throw new Failure(`systemctl --user ${args.join(' ')}: ${problemOf(done)}`)
+  if (done.code !== 0) throw new Failure(`systemctl --user ${args.join(' ')}: ${problemOf(done)}`)
 }

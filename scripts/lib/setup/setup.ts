@@ -330,13 +330,20 @@ async function sign(paths: string[], keyFiles: readonly string[]): Promise<void>
   done(`${count(paths.length, 'path')} signed`)
 }
 
+/** The user's systemd may just be ending, and start anew for the lingering: so it is tried for a while. */
 async function start(user: User): Promise<void> {
-  if (!hasManager(user) && !(lingers(user) && (await managerCame(user)))) {
-    say(`  ${user.name} has no systemd running; the units start at the next login.`)
-    return
+  for (const until = Date.now() + 15_000; ; await sleep(300)) {
+    if (!hasManager(user) && !(lingers(user) && (await managerCame(user)))) {
+      say(`  ${user.name} has no systemd running; the units start at the next login.`)
+      return
+    }
+    try {
+      await startUnits(user)
+      return done(`nix-lan-check.timer runs for ${user.name}`)
+    } catch (error) {
+      if (!(error instanceof Failure) || Date.now() > until) throw error
+    }
   }
-  await startUnits(user)
-  done(`nix-lan-check.timer runs for ${user.name}`)
 }
 
 // ---- the end

@@ -150,8 +150,8 @@ const entriesIn = (directory: string): number => (existsSync(directory) ? readdi
 function sayPlan({ user, nixConf, box, linger }: Record, waiting: readonly Waiting[], { forgetKey }: Options): void {
   say(`nix-lan was set up for ${user}. To do:\n`)
   for (const { cache, paths, usable } of waiting) {
-    if (usable) say(`  upload the ${count(paths, 'path')} that wait for ${cache.name}`)
-    else say(`  leave the ${count(paths, 'path')} that wait for ${cache.name}, which is away, in ${queueDir(cache.name)}`)
+    if (usable) say(`  upload what waits for ${cache.name}: ${count(paths, 'path')}`)
+    else say(`  leave what waits for ${cache.name}, which is away: ${count(paths, 'path')} in ${queueDir(cache.name)}`)
   }
   say(`  take our block out of ${nixConf} and restart nix-daemon`)
   say(`  stop the units of ${user}`)
@@ -176,11 +176,12 @@ async function takeBack(record: Record, layout: Layout, person: Person, options:
   let problems = 0
   if (hasManager(person)) problems += await attempt('units stopped', () => stopUnits(person))
   problems += await restoreBoxes(record, person)
-  if (record.linger && lingers(person)) problems += await attempt(`lingering of ${person.name} is off`, () => setLinger(person, false))
-  writeRecord({ ...record, linger: false, box: [] }, layout, owner, look)
+  writeRecord({ ...record, box: [] }, layout, owner, look)
   problems += restoreFiles(record, layout, backup, options.forgetKey)
-  if (hasManager(person)) problems += await attempt('', () => forgetUnits(person))
+  if (hasManager(person)) await forgetUnits(person)
   await removeTraces(record, layout, person)
+  // Last, since it ends the systemd that was asked for all that.
+  if (record.linger && lingers(person)) problems += await attempt(`lingering of ${person.name} is off`, () => setLinger(person, false))
   sayQueue(record)
   removeRecord(record, layout)
   say(problems === 0 ? 'nix-lan is gone.' : 'nix-lan is gone, but for what is named above.')
