@@ -471,7 +471,7 @@ test("a Nix of alice's own, without a daemon: all of it in her home, without sud
   await lab.laptop.must('root', 'sh', [
     '-ec',
     `systemctl disable -q --now nix-daemon.socket nix-daemon.service; rm -rf /nix/var/nix/daemon-socket
-rm -f /lib/systemd/system/nix-daemon.* /etc/nix/nix.conf; systemctl daemon-reload; chown -R alice:alice /nix; loginctl enable-linger alice`,
+rm -f /lib/systemd/system/nix-daemon.*; systemctl daemon-reload; chown -R alice:alice /nix; loginctl enable-linger alice`,
   ])
   await lab.eventually('her systemd', async () => (await lab.laptop.systemctl('is-system-running')) !== '')
   const home = async () => new Map([...(await snapshot())].filter(([path]) => !path.startsWith('/nix/var/nix/gcroots/profiles')))
