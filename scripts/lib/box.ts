@@ -40,12 +40,12 @@ export async function dialBox(path: string, deadline: number, way = path): Promi
 }
 
 async function shakeHands(socket: Socket, reader: ByteReader, path: string): Promise<Box> {
-  socket.write(u64(MAGIC_CLIENT))
+  // All that we have to say at once: our version, no CPU affinity (1.14), no reserved space (1.11). Not only does that save a journey: a daemon that is told
+  // piece by piece answers piece by piece, and sshd, which leaves Nagle's algorithm on for forwarded sockets, holds the last piece back for 40 ms.
+  socket.write(Buffer.concat([u64(MAGIC_CLIENT), u64(OUR_VERSION), u64(0), u64(0)]))
   const greeting = new Recorder(reader)
   if ((await greeting.u64()) !== MAGIC_SERVER) throw new NoBox('broken', `${path} answers, but not as a nix-daemon does`)
   const version = Math.min(await greeting.u64(), OUR_VERSION)
-  // Our version, no CPU affinity (1.14), no reserved space (1.11).
-  socket.write(Buffer.concat([u64(OUR_VERSION), u64(0), u64(0)]))
   if (version < OLDEST_BOX) {
     const spoken = `${version >> 8}.${version & 255}`
     throw new NoBox('old', `the Nix on the box is too old: it speaks protocol ${spoken}; 1.32 (Nix 2.4) is the oldest that will do`)
