@@ -1,5 +1,6 @@
 // A race for a TCP port: all addresses of a name at once, and the first that accepts wins. Names are asked of getent in a child that
-// can be killed: Node's own look-up can't be given up, and a process doesn't end before it (6 s measured).
+// can be killed: Node's own look-up can't be given up, and a process doesn't end before it (6 s measured). Names in .local are asked of avahi
+// too, which knows them: libnss-mdns asks the DNS server for the SOA of `local` first, and waits 10 s for one that is silent.
 import { createConnection, isIPv4, isIPv6, type Socket } from 'node:net'
 import { run } from './run.ts'
 import { searchEnv } from './search-path.ts'
@@ -12,6 +13,9 @@ export type Winner = { address: string } | { reason: string }
  * machine may have that address; a name service that is silent (10 s with mDNS behind a dead DNS server) must not keep us.
  */
 const CONFIRMATION = 250
+
+/** Where avahi-daemon answers questions, a line each (its avahi-daemon/simple-protocol.c). */
+const AVAHI = '/run/avahi-daemon/socket'
 
 /** More reasons than these help nobody. */
 const MOST_REASONS = 3
@@ -40,6 +44,12 @@ export const needsScope = (address: string): boolean => /^fe[89ab][0-9a-f]:/i.te
 export const lists = (addresses: readonly string[], address: string): boolean =>
   addresses.includes(address) || addresses.includes(address.replace(/%.*/, ''))
 
+/** The address in avahi's answer, `+ INTERFACE PROTOCOL NAME ADDRESS`; pure. Anything else is none. */
+export function addressFromAvahi(answer: string): string | undefined {
+  const [sign, , , , address = ''] = answer.trim().split(/\s+/)
+  return sign === '+' && isAddress(address) ? address : undefined
+}
+
 /** Milliseconds as a person would say them. */
 export const inSeconds = (ms: number): string => `${Math.round(ms / 10) / 100} s`
 
@@ -49,6 +59,7 @@ export class Race {
   private readonly port: number
   private readonly deadline: number
   private readonly scopes: () => string[]
+  private readonly avahi: string
   private readonly abort = new AbortController()
   private readonly sockets = new Map<string, Socket>()
   private readonly failures = new Map<string, string>()
@@ -56,7 +67,9 @@ export class Race {
   private readonly pending = new Map<string, boolean>()
   private readonly timers: ReturnType<typeof setTimeout>[] = []
   private remembered: string | undefined
-  /** What the name service said; undefined while it hasn't. */
+  /** How many have not yet said what they know of the name. */
+  private asked = 0
+  /** What the name service, or avahi before it, said; undefined while they haven't. */
   private listed: string[] | undefined
   private nameProblem: string | undefined
   /** The remembered address has accepted, and waits for the name service. */
@@ -67,12 +80,14 @@ export class Race {
    * @param host a name, or an address, which is then the only one
    * @param deadline milliseconds for everything
    * @param scopes the interfaces by which an IPv6 link-local address is tried that comes without one
+   * @param avahi where avahi-daemon listens, if it does
    */
-  constructor(host: string, port: number, deadline: number, scopes: () => string[]) {
+  constructor(host: string, port: number, deadline: number, scopes: () => string[], avahi = AVAHI) {
     this.host = host
     this.port = port
     this.deadline = deadline
     this.scopes = scopes
+    this.avahi = avahi
   }
 
   /** Runs it. `remembered`: the address of last time, tried without waiting for the name service. */
@@ -89,17 +104,41 @@ export class Race {
       this.remembered = remembered
       if (remembered !== undefined) this.dial(remembered)
       if (isAddress(this.host)) this.names([this.host])
-      else void this.lookUp()
+      else {
+        if (/\.local\.?$/i.test(this.host)) this.askAvahi()
+        void this.lookUp()
+      }
+    })
+  }
+
+  /** Asks avahi for the IPv4 address. No avahi, or no such name: then the name service says the same. */
+  private askAvahi(): void {
+    this.asked += 1
+    let answer = ''
+    const socket = createConnection(this.avahi, () => socket.write(`RESOLVE-HOSTNAME-IPV4 ${this.host}\n`))
+    this.sockets.set(this.avahi, socket) // so that it is closed with the race
+    socket.setEncoding('latin1').on('data', (text: string) => {
+      answer += text
+      if (answer.includes('\n') || answer.length > 1000) socket.destroy()
+    })
+    socket.on('error', () => {}) // no avahi
+    socket.on('close', () => {
+      this.asked -= 1
+      const address = addressFromAvahi(answer)
+      if (address === undefined) this.settle()
+      else if (this.listed === undefined) this.names([address])
     })
   }
 
   private async lookUp(): Promise<void> {
+    this.asked += 1
     const env = { ...searchEnv(), LC_ALL: 'C' } // else it reads a dozen files of a locale, for nothing
     const asked = await run('getent', ['ahosts', this.host], { env, timeout: this.deadline + 1000, abort: this.abort.signal })
+    this.asked -= 1
     if (asked.timedOut) return // the race is over
     if (asked.failedToStart) this.nameProblem = `getent, which resolves ${this.host}, can't be started (${asked.failedToStart})`
     else this.nameProblem = `${this.host} has no address`
-    this.names(addressesIn(asked.stdout))
+    this.names([...new Set([...(this.listed ?? []), ...addressesIn(asked.stdout)])])
   }
 
   /** The name service has answered. An address of last time that it doesn't list any more is somebody else's by now. */
@@ -160,7 +199,7 @@ export class Race {
 
   /** Ends the race when nothing is open any more. */
   private settle(): void {
-    if (this.listed !== undefined && this.pending.size === 0) this.end({ reason: this.reasons() })
+    if (this.asked === 0 && this.listed !== undefined && this.pending.size === 0) this.end({ reason: this.reasons() })
   }
 
   private giveUp(): void {

@@ -40,9 +40,10 @@ export class Lan {
 
   /** Makes the bridge and starts the router. */
   async start(): Promise<void> {
-    // without a querier, snooping would keep mDNS from those who haven't asked for it yet
+    // Without a querier, snooping would keep mDNS from those who haven't asked for it yet. Without an address of its own, the bridge would take
+    // another one when a machine comes or goes, and nobody would find the router for a minute.
     const bridge = `ip link set lo up
-ip link add br0 type bridge mcast_snooping 0 forward_delay 0
+ip link add br0 address 02:00:0a:4d:00:01 type bridge mcast_snooping 0 forward_delay 0
 ip addr add ${ROUTER}/24 dev br0
 ip link set br0 up`
     await this.must('sh', ['-ec', bridge])

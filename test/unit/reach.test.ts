@@ -1,8 +1,12 @@
 // What reachable() takes from a configuration, from getent and from the network's errors.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer, type Server } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Cache } from '../../scripts/lib/config.ts'
-import { addressesIn, inSeconds, lists, needsScope } from '../../scripts/lib/race.ts'
+import { addressesIn, addressFromAvahi, inSeconds, lists, needsScope, Race } from '../../scripts/lib/race.ts'
 import { placeOf } from '../../scripts/lib/reach.ts'
 
 const test = suite('reach')
@@ -50,6 +54,62 @@ test('an address of last time is confirmed by the same one, with or without the 
   assert.ok(lists(['10.0.0.1', 'fe80::1'], 'fe80::1%wlan0'))
   assert.ok(lists(['10.0.0.1'], '10.0.0.1'))
   assert.not(lists(['10.0.0.11'], '10.0.0.1'))
+})
+
+test('what avahi answers', () => {
+  assert.is(addressFromAvahi('+ 2 0 pi.local 192.168.1.20\n'), '192.168.1.20')
+  for (const answer of ['', '-15 Timeout reached\n', '+ 2 0 pi.local garbage\n', 'hello'])
+    assert.is(addressFromAvahi(answer), undefined, answer)
+})
+
+/** A server on loopback, for as long as `use` takes. */
+async function listening<T>(server: Server, where: string | number, use: () => Promise<T>): Promise<T> {
+  await new Promise<void>((resolve) => {
+    if (typeof where === 'number') server.listen(where, '127.0.0.1', resolve)
+    else server.listen(where, resolve)
+  })
+  try {
+    return await use()
+  } finally {
+    server.close()
+  }
+}
+
+test('avahi knows the name while the name service is silent; a name that avahi lacks is the name service’s affair', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'nix-lan-reach-'))
+  const socket = join(folder, 'avahi')
+  const path = process.env.PATH
+  const getent = (script: string) => writeFileSync(join(folder, 'getent'), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+  const box = createServer()
+  const questions: string[] = []
+  const avahi = createServer((client) => {
+    client.setEncoding('latin1').on('data', (line: string) => {
+      questions.push(line)
+      client.end(line.includes(' pi.local') ? '+ 2 0 pi.local 127.0.0.1\n' : '-15 Timeout reached\n')
+    })
+  })
+  process.env.PATH = `${folder}:${path}`
+  try {
+    await listening(box, 0, async () => {
+      const { port } = box.address() as AddressInfo
+      const race = (host: string) => new Race(host, port, 1000, () => [], socket).run()
+      await listening(avahi, socket, async () => {
+        getent('sleep 5')
+        assert.equal(await race('pi.local'), { address: '127.0.0.1' })
+        assert.equal(questions, ['RESOLVE-HOSTNAME-IPV4 pi.local\n'])
+        getent('echo 127.0.0.1 STREAM')
+        assert.equal(await race('other.local'), { address: '127.0.0.1' })
+        assert.equal(await race('pi.lan'), { address: '127.0.0.1' })
+        assert.is(questions.length, 2, 'only .local is avahi’s')
+      })
+      assert.equal(await race('pi.local'), { address: '127.0.0.1' }, 'no avahi')
+      getent('exit 2')
+      assert.equal(await race('pi.local'), { reason: 'pi.local has no address' })
+    })
+  } finally {
+    process.env.PATH = path
+    rmSync(folder, { recursive: true })
+  }
 })
 
 test('times for people', () => {
