@@ -89,9 +89,9 @@ export function reasonOf({ kind, said }: End, about: Circumstances, log = ''): s
   }
 }
 
-/** ssh prints the command that removes the old key, since the file may be another than ~/.ssh/known_hosts. */
+/** ssh prints the command that removes the old key, since the file may be another than ~/.ssh/known_hosts; OpenSSH 10 with single quotes. */
 function forgetCommand(log: string): string | undefined {
-  return /^\s+(ssh-keygen -f ".*" -R ".*")\s*$/m.exec(log)?.[1]
+  return /^\s+(ssh-keygen -f (["']).*\2 -R \2.*\2)\s*$/m.exec(log)?.[1]
 }
 
 function denied(said: string, { byHand, agent, envFile }: Circumstances): string {

@@ -105,6 +105,8 @@ test('a host key that changed: nothing was sent, and the way out is the command 
   const reason = reasonOf(endOf(CHANGED, 255), ABOUT, CHANGED)
   assert.match(reason, /^another machine calls itself pi\.local, or the box was set up anew: .* nothing was sent to it/)
   assert.match(reason, /ssh-keygen -f "\/home\/alice\/\.ssh\/known_hosts" -R "pi\.local" and then, once by hand: ssh alice@pi\.local$/)
+  const quoted = CHANGED.replaceAll('"', "'") // OpenSSH 10
+  assert.match(reasonOf(endOf(quoted, 255), ABOUT, quoted), /ssh-keygen -f '\/home\/alice\/\.ssh\/known_hosts' -R 'pi\.local' and then/)
 })
 
 const AGENTS: [number | null, RegExp][] = [
