@@ -1,6 +1,6 @@
 // The little that nix-lan-run reads of nix.conf files by itself: which substituters they name, so that nix need not be asked
 // when none of ours is among them. It never decides what is in force: that is asked of nix (wrap.ts, run.ts).
-import { readFileSync } from 'node:fs'
+import { closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { effectiveUid, findUser } from './users.ts'
 
@@ -97,9 +97,13 @@ export function valuesOf(assignments: Assignment[], names: Set<string>, defaults
 
 /** A file's text, or undefined for one that is missing or unreadable. */
 export function readText(path: string): string | undefined {
+  let file: number | undefined
   try {
-    return readFileSync(path, 'utf8')
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK) // a FIFO that somebody put there would keep us waiting
+    return readFileSync(file, 'utf8')
   } catch {
     return undefined
+  } finally {
+    if (file !== undefined) closeSync(file)
   }
 }

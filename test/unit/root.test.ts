@@ -1,4 +1,5 @@
 // What root does where somebody else could have prepared something: setup's files, record and directories, and what it starts.
+import { spawn, spawnSync } from 'node:child_process'
 import {
   chmodSync,
   chownSync,
@@ -17,6 +18,7 @@ import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Failure } from '../../scripts/lib/errors.ts'
+import { readText } from '../../scripts/lib/nix-conf.ts'
 import { runAs } from '../../scripts/lib/setup/as-user.ts'
 import { mendScript, restoreScript } from '../../scripts/lib/setup/box.ts'
 import { bothHooks, formerIn } from '../../scripts/lib/setup/conf.ts'
@@ -108,6 +110,19 @@ any('a script for the box that fails leaves nothing there', () => {
   const needs = { keys: ['a-1:KEY='] }
   for (const script of [mendScript(needs, '/c', 'laptop'), restoreScript({ cache: 'c', ssh: 's', port: 22, conf: '/c', key: 'a-1:KEY=' })])
     assert.match(script, `trap 'rm -f -- "$conf.nix-lan-new"' EXIT`)
+})
+
+any('a FIFO in the place of a nix.conf keeps nobody waiting', () => {
+  const fifo = `${fresh()}/nix.conf`
+  assert.is(spawnSync('mkfifo', [fifo]).status, 0)
+  const writer = spawn('sh', ['-c', 'sleep 3; echo late >"$0"', fifo], { stdio: 'ignore' })
+  try {
+    assert.not.match(readText(fifo) ?? '', 'late')
+  } finally {
+    writer.kill()
+  }
+  assert.is(readText(fresh()), undefined) // a directory
+  assert.match(readText('/proc/self/status') ?? '', 'Name:')
 })
 
 any('a step of --undo that hangs on the user’s systemd is a line, and the others are done', async () => {

@@ -116,7 +116,7 @@ export function doubtAbout(directory: string, emptyGroup: (gid: number) => boole
     if (doubt || part === undefined) return doubt
     const next = join(at, part)
     const there = lstatSync(next, { throwIfNoEntry: false })
-    if (!there) return (stat.mode & 0o002) === 0 ? undefined : `everybody can make something in ${at}; choose another place`
+    if (!there) return (stat.mode & 0o002) === 0 ? undefined : `everybody can make something in ${at}`
     if (there.isSymbolicLink()) {
       if (there.uid !== 0) return `${next} is a link of uid ${there.uid}'s; remove it`
       const target = readlinkSync(next)
