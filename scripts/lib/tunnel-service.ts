@@ -10,6 +10,7 @@ import { usable } from './reach.ts'
 import { run } from './run.ts'
 import { searchEnv, searchPath } from './search-path.ts'
 import { ask } from './systemd.ts'
+import { FRESH_LOGIN } from './tunnel.ts'
 import { agentState, endOf, READY_MARK, reasonOf, whyNotReady } from './tunnel-end.ts'
 import { afterFailure, forgetTunnelState, pauseLeft, readTunnelState, uptime, writeTunnelState } from './tunnel-state.ts'
 
@@ -100,6 +101,7 @@ export class Service {
    * @param byHand the ssh command for a person
    */
   async ended(code: number, byHand: () => Promise<string>): Promise<number> {
+    if (code === FRESH_LOGIN) return await this.again()
     const log = this.readLog()
     const end = endOf(log, code)
     const agent = end.kind === 'denied' ? agentState((await run('ssh-add', ['-l'], { env: searchEnv(), timeout: PATIENCE })).code) : 'none'
@@ -110,6 +112,13 @@ export class Service {
     await this.note(reason, mayBeAway)
     await this.status(reason)
     return code === 0 ? 0 : LINK_LOST
+  }
+
+  /** The keeper has ended an ssh through which no nix-daemon answered, for a fresh login: no news, and no long pause. @returns the exit code */
+  private async again(): Promise<number> {
+    const before = readTunnelState(this.uid, this.cache.name)
+    if (before) writeTunnelState(this.uid, this.cache.name, { ...before, notBefore: uptime() + 1 })
+    return !unitHoldsOthers() && (await this.waits()) ? 0 : 75
   }
 
   /** After an attempt that came to nothing: a pause, and then the next. @returns the exit code */

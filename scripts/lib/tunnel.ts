@@ -100,12 +100,16 @@ export function otherForwardings(facts: SshFacts): string[] {
   return keywords.flatMap((keyword) => (facts.get(keyword.toLowerCase()) ?? []).map((value) => `${keyword} ${value}`))
 }
 
+/** What the keeper says instead of ssh's exit code (0, 255 or that of a signal) when it has ended ssh itself, for a fresh login. */
+export const FRESH_LOGIN = 75
+
 /**
  * sh code that runs ssh and removes its socket: ssh leaves it behind however it ends (OpenSSH 9.2: TERM, INT, HUP, lost link, KILL).
  * $1: the socket; $2: what to say when ssh failed before it made that; $3 and $4: under systemd this program and the cache, else empty; then
  * the command. Signals become TERM for ssh (a background child ignores INT), and ssh's exit code is ours.
  * Under systemd somebody asks through the socket, with growing pauses, until the box answers (not ssh's LocalCommand: that is run by the
- * user's own shell, whatever it is, and ssh waits for it); and when ssh ends without having been told to, `--ended` has the last word.
+ * user's own shell, whatever it is, and ssh waits for it). Who gets no answer for a minute logs in anew: the groups of a user, on which the
+ * use of a nix-daemon may depend, are those of the login. And when ssh ends without having been told to, `--ended` has the last word.
  * A socket that somebody listens on by then is another tunnel's, and stays (proc_pid_net(5), /proc/net/unix: flag 00010000, path last).
  */
 export const KEEPER = `socket=$1 hint=$2 self=$3 cache=$4 pid= stop= told= asking=
@@ -117,16 +121,28 @@ pid=$!
 if [ -n "$self" ]; then
   (
     while ! [ -S "$socket" ]; do sleep 0.1; done
-    for pause in 0.2 0.4 0.8 1.5 3 6; do
-      if "$self" --ready "$cache"; then exit; fi
+    for pause in 0.2 0.4 0.8 1.5 3 6 12 12 12 12; do
+      "$self" --ready "$cache"
+      said=$?
+      [ $said != 0 ] || exit 0
       sleep "$pause"
     done
-    until "$self" --ready "$cache"; do sleep 12; done
+    if [ $said != 75 ]; then # it is systemd that can't be told
+      until "$self" --ready "$cache"; do sleep 12; done
+      exit 0
+    fi
+    trap '' TERM
+    kill "$pid"
+    exit ${FRESH_LOGIN}
   ) &
   asking=$!
 fi
 while stop=; wait "$pid"; code=$?; [ -n "$stop" ]; do :; done
-[ -z "$asking" ] || kill "$asking" 2>/dev/null
+if [ -n "$asking" ]; then
+  kill "$asking" 2>/dev/null
+  wait "$asking" 2>/dev/null
+  [ $? != ${FRESH_LOGIN} ] || code=${FRESH_LOGIN}
+fi
 [ -n "$self" ] || [ "$code" != 255 ] || [ -S "$socket" ] || printf '%s\\n' "$hint" >&2
 ours=1
 while read -r _ _ _ flags _ _ _ path; do

@@ -162,6 +162,22 @@ test('ready when a nix-daemon answers, not before; told to end, it says nothing 
   assert.equal([called('systemctl'), existsSync(STATE)], [[], false])
 })
 
+test('connected, and for a minute nobody answers: a fresh login, with which groups come; no news, and the unit goes on', async () => {
+  tell('mute', '')
+  script('sleep', 'case $1 in 0.1 | 0.2 | 1.0) exec /bin/sleep $1 ;; *) echo "sleep $1" >>$W/calls; exec /bin/sleep 0.1 ;; esac')
+  const unit = start(port)
+  await until('the minute', () => called('sleep 12').length === 4)
+  assert.is(called('ssh agent=').length, 1)
+  await until('another login', () => called('ssh agent=').length === 2)
+  assert.is(unit.child.exitCode, null)
+  rmSync(join(WORLD, 'mute'))
+  await until('ready', () => calls().includes(READY))
+  rmSync(join(BIN, 'sleep'))
+  assert.match(unit.journal(), /^nix-lan-tunnel: pi: [^\n]*no nix-daemon answered within 1 s\n$/)
+  assert.equal([called('systemctl'), existsSync(STATE)], [[], false])
+  assert.is(await stop(unit), 0)
+})
+
 test('the link is lost: exit 255, so that systemd knows; one line, a pause of a second, and the check is asked', async () => {
   const unit = start(port)
   await until('ready', () => calls().includes(READY))
