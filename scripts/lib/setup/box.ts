@@ -14,7 +14,7 @@ export interface BoxFacts {
   user: string
   /** How the user can become root there without being asked anything. */
   root: 'is root' | 'sudo' | 'no'
-  /** What `nix-store --version` says; '' when there is none in sight. */
+  /** What `nix-store --version` says, or where it is: up to Nix 2.8 at least, it fails for who may not use the daemon. '' when there is none. */
   nix: string
   socket: 'usable' | 'forbidden' | 'missing'
   /** The group that may use the daemon, when the user may not. */
@@ -46,7 +46,7 @@ const PROBE = `${PATHS}
 say() { printf 'nix-lan-box %s %s\\n' "$1" "$2"; }
 say user "$(id -un)"
 if [ "$(id -u)" = 0 ]; then say root 'is root'; elif sudo -n true 2>/dev/null; then say root sudo; else say root no; fi
-say nix "$(nix-store --version 2>/dev/null)"
+say nix "$(nix-store --version 2>/dev/null || command -v nix-store)"
 directory=\${socket%/*}
 if [ -S "$socket" ] && [ -w "$socket" ]; then say socket usable
 elif [ -S "$socket" ] || { [ -d "$directory" ] && ! [ -x "$directory" ]; }; then

@@ -127,7 +127,7 @@ function substituter(cache: SshCache, uid: number, layout: Layout): { url: strin
 function configWith({ config, box, user, layout }: Situation): string {
   if (config === undefined) {
     if (!box) throw new UsageError('which box? Say how you log in there, for example: nix-lan setup pi@pi.local')
-    return `# Written by \`nix-lan setup\`; yours to change: see the README for what else can stand here.\nuser = ${JSON.stringify(user.name)}\n\n${table(box)}`
+    return `# Written by \`nix-lan setup\`; yours to change: what else can stand here is in man nix-lan-config.\nuser = ${JSON.stringify(user.name)}\n\n${table(box)}`
   }
   const there = parseConfig(config, layout.config, (name) => {
     if (name !== undefined && name !== user.name) throw new Error(`is ${name}, and not ${user.name}: a machine's queue belongs to one user`)

@@ -91,7 +91,9 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
     await carryOut(withStale(plan(situation), known), machine, person, actions, known)
   }
   await lock?.release()
-  return await conclude(actions, person, machine, options.doctor)
+  const verdict = await conclude(actions, person, machine, options.doctor)
+  if (items.length > 0) sayLeft(actions, plan(situation))
+  return verdict
 }
 
 // ---- what is there
@@ -224,6 +226,17 @@ function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nix
   say('')
 }
 
+/** What is left to do on the boxes, once more and last: now there is a key to paste, and all that was said before has scrolled away. */
+function sayLeft({ boxes }: Actions, { publicKeys }: Plan): void {
+  for (const { box, answer } of boxes) {
+    if (answer.kind !== 'there' || mayMend(answer.facts)) continue
+    const needs = boxNeeds(answer.facts, publicKeys)
+    if (!needsAnything(needs)) continue
+    say('')
+    sayLines(box, needs, answer.facts)
+  }
+}
+
 // ---- doing it
 
 async function carryOut(final: Plan, machine: Machine, person: Person, actions: Actions, known: Record | undefined): Promise<void> {
@@ -351,8 +364,9 @@ async function start(user: User): Promise<void> {
 /** Waits for the first tunnel, then lets the doctor look at all of it: its verdict is ours. */
 async function conclude({ boxes }: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
   const away = boxes.some(({ answer }) => answer.kind === 'away')
-  for (const { box, answer } of doctor ? boxes : []) {
-    if (answer.kind === 'there') await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
+  for (const { box, answer, needs } of doctor ? boxes : []) {
+    if (answer.kind !== 'there' || (needs.member && !mayMend(answer.facts))) continue // nobody whom its daemon lets in: it won't be
+    await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
   }
   const verdict = doctor ? await examine(layout, away) : boxes.some(({ answer }) => answer.kind === 'refused') ? 1 : 0
   if (away) say(`\n${AWAY}`)
