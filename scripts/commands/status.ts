@@ -81,7 +81,7 @@ export async function status(argv: string[]): Promise<number> {
   const draw = async (): Promise<string> => {
     const { all, check } = await look(config, caches)
     if (flag('json')) return `${JSON.stringify(plain(all, check), null, 2)}\n`
-    return screen(all, check, { now: Date.now(), width: stdout.isTTY ? stdout.columns || 80 : null, colour })
+    return screen(all, check, { now: Date.now(), width: flag('watch') ? stdout.columns || 80 : null, colour })
   }
   if (flag('watch')) return await watch(draw, REDRAW)
   stdout.write(await draw())

@@ -102,6 +102,7 @@ function reasonOf({ name, socket, units, tunnelState }: Facts, answered: string,
   if (socket !== false) return answered
   if (tunnelState) return tunnelState.reason
   // What a tunnel that ends has said last is of another time.
+  if (reachable && units?.tunnel.ActiveState === 'inactive') return 'its tunnel is stopped'
   if (reachable) return (units?.tunnel.ActiveState === 'activating' && units.tunnel.StatusText) || 'the tunnel is on its way'
   return units ? 'the check could not reach it' : `no tunnel; make one: nix-lan-tunnel ${name}`
 }
@@ -110,7 +111,7 @@ function tunnelOf({ socket, units, tunnelState, uptime }: Facts): Tunnel {
   const wait = tunnelState ? Math.ceil(tunnelState.notBefore - uptime) : 0
   return {
     state: units?.tunnel.ActiveState ?? (socket ? 'active' : 'inactive'),
-    status: units?.tunnel.StatusText || null,
+    status: (units?.tunnel.ActiveState !== 'inactive' && units?.tunnel.StatusText) || null, // systemd keeps the words of one that has ended
     failures: tunnelState?.failures ?? 0,
     retry: wait > 0 && wait < 3600 ? wait : null,
   }
@@ -141,7 +142,7 @@ export interface Shown {
 export interface Look {
   /** Milliseconds since 1970. */
   now: number
-  /** Columns; lines are cut there. null: not a terminal, nothing is cut. */
+  /** Columns; lines are cut there, since --watch counts them. null: nothing is cut. */
   width: number | null
   colour: boolean
 }

@@ -155,7 +155,8 @@ export function notBelieved(publicKey: string, conf: string): Verdict {
 
 /** `unsigned`: what was built here and carries no signature can't be taken back from anywhere. */
 export function judgeUnsigned(count: number, built: number): Verdict {
-  if (count === 0) return ok(built === 0 ? 'nothing was built here yet' : `all of the ${built} paths that were built here are signed`)
+  if (count === 0)
+    return ok(built === 0 ? 'nothing was built here yet' : `all that was built here is signed (${built} ${built === 1 ? 'path' : 'paths'})`)
   return warning(
     `${count} of the ${built} paths that were built here ${count === 1 ? 'is' : 'are'} not signed, and can't come back from a cache`,
     'sudo nix-lan queue sign --built',
