@@ -46,7 +46,7 @@ export const builds: Bench = {
         id: 'builds',
         what: `${count} trivial derivations`,
         unit: 'ms',
-        samples: await rounds(setting, size(setting, 5, 1), ways, { [BLOG]: 2 }),
+        samples: await rounds(setting, size(setting, 4, 1), ways, { [BLOG]: 1 }),
         goals: [
           { say: `${OURS} / ${EMPTY}`, formula: (of) => of(OURS) / of(EMPTY), most: 1.3, budget: 4 },
           { say: `${OURS} / ${NONE}`, formula: (of) => of(OURS) / of(NONE), most: 2 },

@@ -91,8 +91,8 @@ async function measure(pair: Pair, cache: HttpCache, setting: Setting, paths: st
     [HTTP]: fetch(cache.url),
   }
   // many small ones take half a minute each time
-  const few = paths.length > 1
-  return await rounds(setting, size(setting, few ? 3 : 5, 1), ways, few ? { [SSH]: 1, [HTTP]: 1 } : {})
+  const many = paths.length > 1
+  return await rounds(setting, size(setting, many ? 2 : 3, 1), ways, many ? { [SSH]: 1, [HTTP]: 1 } : {})
 }
 
 function largeRow(samples: Samples, mib: number): Row {

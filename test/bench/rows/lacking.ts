@@ -152,7 +152,7 @@ async function paths(pair: Pair, cache: HttpCache, setting: Setting, { count, ki
     id: `lacking-paths-${count}-${kib}-${warm ? 'warm' : 'cold'}`,
     what: `fetching ${count} paths that another cache has, ${rest}`,
     unit: 'ms',
-    samples: await rounds(setting, size(setting, count > 1000 ? 3 : 5, 1), ways, { [SOCAT]: 1 }),
+    samples: await rounds(setting, size(setting, count > 1000 ? 2 : 5, 1), ways, { [SOCAT]: 1 }),
     goals: ratios(),
     ...(kib > 0 ? { chart: { label: `fetching ${count} paths of another cache`, ours: OURS, floor: NONE, rival: SOCAT } } : {}),
   }
