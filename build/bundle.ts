@@ -124,14 +124,15 @@ function headText(file: string): string {
 /**
  * The bundle as a function of `require`, so that it runs as CommonJS (where there is one) and as an ES module (where there is none: under
  * Deno, and wherever the nearest package.json says "module").
+ * The function is in parentheses, by which V8 knows that it is called at once: else it reads through all of it twice, which is 1 to 2 ms.
  */
 function wrapped(body: string): string {
   return `;(function (start) {
   if (typeof require === 'function') start(require)
   else import('node:module').then((m) => start(m.createRequire('file:///')))
-})(function (require) {
+})((function (require) {
 ${body.trimEnd()}
-})
+}))
 `
 }
 
