@@ -316,8 +316,10 @@ for (const [name, text] of [
 
 test('what waits is uploaded before it is taken back; what can’t be is kept, and said', async () => {
   await must(0, 'pi.local')
+  await lab.eventually('a tunnel', () => lab.usable())
   await lab.laptop.systemctl('stop', 'nix-lan-check.timer', 'nix-lan-upload@pi.path', 'nix-lan-upload@pi.service')
   const path = await built('waits')
+  await lab.eventually('a tunnel', () => lab.usable())
   assert.match((await must(0, '--undo')).stdout, /upload what waits for pi: \d+ path/)
   assert.ok(await onBox(path))
   await must(0, 'pi.local')
@@ -471,7 +473,9 @@ test("a Nix of alice's own, without a daemon: all of it in her home, without sud
   await lab.laptop.must('root', 'sh', [
     '-ec',
     `systemctl disable -q --now nix-daemon.socket nix-daemon.service; rm -rf /nix/var/nix/daemon-socket
-rm -f /lib/systemd/system/nix-daemon.*; systemctl daemon-reload; chown -R alice:alice /nix; loginctl enable-linger alice`,
+rm -f /lib/systemd/system/nix-daemon.*
+# Debian's package says NIX_REMOTE=daemon to every session.
+rm -f /usr/lib/environment.d/nix-daemon.conf; systemctl daemon-reload; chown -R alice:alice /nix; loginctl enable-linger alice; systemctl restart user@1000`,
   ])
   await lab.eventually('her systemd', async () => (await lab.laptop.systemctl('is-system-running')) !== '')
   const home = async () => new Map([...(await snapshot())].filter(([path]) => !path.startsWith('/nix/var/nix/gcroots/profiles')))
