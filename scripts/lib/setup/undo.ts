@@ -288,5 +288,7 @@ function sayQueue({ entries }: Record): void {
 function removeRecord(record: Record, layout: Layout): void {
   rmSync(layout.backups, { recursive: true, force: true })
   put({ path: layout.record, kind: 'missing' })
-  if (record.entries.find(({ path }) => path === layout.etc)?.before.kind === 'missing') put({ path: layout.etc, kind: 'missing' })
+  // Our directory, and then what it was made in: it could not go before.
+  const upwards = [...record.entries].reverse().filter(({ path }) => `${layout.etc}/`.startsWith(`${path}/`))
+  for (const { path, before } of upwards) if (before.kind === 'missing') put({ path, kind: 'missing' })
 }
