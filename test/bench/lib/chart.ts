@@ -14,10 +14,13 @@ interface Dot {
 const OURS = 'nix-lan'
 const FLOOR = 'the least it could be'
 const RIVAL = 'what one would use instead'
+const POWERS: number[] = [0.01, 0.1, 1, 10, 100, 1000]
 const THEMES = {
   light: { text: '#1f2328', grid: '#d0d7de', dots: ['#0969da', '#6e7781', '#bc4c00'] },
   dark: { text: '#e6edf3', grid: '#3d444d', dots: ['#4493f8', '#9198a1', '#f0883e'] },
 } as const
+
+type LabelLayer = Extract<TopLevelSpec, { layer: unknown }>['layer'][number]
 
 /** An SVG with a transparent background. */
 export async function chart(results: Results, theme: keyof typeof THEMES): Promise<string> {
@@ -36,24 +39,30 @@ export async function chart(results: Results, theme: keyof typeof THEMES): Promi
     type: 'quantitative',
     scale: { type: 'log' },
     title: 'time or memory, nix-lan = 1 (logarithmic; left is less)',
-    axis: { tickCount: 6, format: '~g' },
+    axis: { values: POWERS, format: '~g' },
   } as const
   const color = {
     field: 'who',
     type: 'nominal',
     scale: { domain: [OURS, FLOOR, RIVAL], range: [...dots] },
     title: null,
-    legend: { orient: 'top' },
+    legend: { orient: 'top', labelLimit: 300 },
   } as const
+  const label = (who: string, dy: number): LabelLayer => ({
+    transform: [{ filter: { field: 'who', equal: who } }],
+    mark: { type: 'text', dy, fontSize: 9.5 },
+    encoding: { x, y, text: { field: 'text', type: 'nominal' }, color },
+  })
   const spec: TopLevelSpec = {
     width: 460,
-    height: { step: 26 },
+    height: { step: 34 },
     background: 'transparent',
     padding: 8,
     data: { values },
     layer: [
       { mark: { type: 'point', filled: true, size: 90, opacity: 1 }, encoding: { x, y, color } },
-      { mark: { type: 'text', dy: -10, fontSize: 9.5 }, encoding: { x, y, text: { field: 'text', type: 'nominal' }, color } },
+      label(RIVAL, -11),
+      label(FLOOR, 12), // below its dot, since the two may lie close together
     ],
     config: {
       font: 'system-ui, sans-serif',
