@@ -110,6 +110,7 @@ export const FRESH_LOGIN = 75
  * Under systemd somebody asks through the socket, with growing pauses, until the box answers (not ssh's LocalCommand: that is run by the
  * user's own shell, whatever it is, and ssh waits for it). Who gets no answer for a minute logs in anew: the groups of a user, on which the
  * use of a nix-daemon may depend, are those of the login. And when ssh ends without having been told to, `--ended` has the last word.
+ * The one who asks also ends by itself when ssh has: a TERM in the first moment of its life is lost, since the trap is still ours then.
  * A socket that somebody listens on by then is another tunnel's, and stays (proc_pid_net(5), /proc/net/unix: flag 00010000, path last).
  */
 export const KEEPER = `socket=$1 hint=$2 self=$3 cache=$4 pid= stop= told= asking=
@@ -120,7 +121,10 @@ pid=$!
 [ -z "$stop" ] || kill "$pid"
 if [ -n "$self" ]; then
   (
-    while ! [ -S "$socket" ]; do sleep 0.1; done
+    while ! [ -S "$socket" ]; do
+      kill -0 "$pid" 2>/dev/null || exit 0
+      sleep 0.1
+    done
     for pause in 0.2 0.4 0.8 1.5 3 6 12 12 12 12; do
       "$self" --ready "$cache"
       said=$?

@@ -6,10 +6,12 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { findAgent } from '../../scripts/lib/agent-env.ts'
 import type { SshCache } from '../../scripts/lib/config.ts'
+import { run } from '../../scripts/lib/run.ts'
 import {
   addressOptions,
   changesNothingElse,
   isDirect,
+  KEEPER,
   otherForwardings,
   parseFacts,
   portOptions,
@@ -169,6 +171,15 @@ test('an env-file that waits is ended with all that it started', async () => {
 test('no env-file is no problem', async () => {
   const found = await findAgent(join(TMP, 'none'), {})
   assert.equal([found.env, found.problem], [{}, undefined])
+})
+
+test('an ssh that ends at once does not leave the keeper waiting for the one who asks', async () => {
+  // one in ten did: whoever asks had not yet let go of the keeper's trap when it was told to end
+  for (let n = 0; n < 60; n++) {
+    const args = ['-c', KEEPER, 'keeper', '/nonexistent/pi.sock', '', 'true', 'pi', 'sh', '-c', 'exit 255']
+    const { timedOut } = await run('sh', args, { timeout: 20_000 })
+    assert.not(timedOut, `it hangs, at attempt ${n + 1}`)
+  }
 })
 
 test.run()
