@@ -77,17 +77,17 @@ export function nixEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.Pro
   return rest
 }
 
-/** The PATH of sudo or of a service need not have Nix, where its installer put it. */
-const environment = (): Record<string, string | undefined> => ({ ...nixEnvironment(), PATH: searchPath(process.env.PATH) })
+/** Runs a program of Nix's. The PATH of sudo or of a service need not have them, where the installer put them. */
+export function nixProgram(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  return run(program, args, { env: { ...nixEnvironment(), PATH: searchPath(process.env.PATH) }, ...options })
+}
 
 /** Runs `nix SUBCOMMAND …` with the commands enabled, however nix.conf has them. */
 export function nix(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
-  return run('nix', ['--option', 'extra-experimental-features', 'nix-command', ...args], { env: environment(), ...options })
+  return nixProgram('nix', ['--option', 'extra-experimental-features', 'nix-command', ...args], options)
 }
 
-function nixStore(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
-  return run('nix-store', args, { env: environment(), ...options })
-}
+const nixStore = (args: readonly string[], options: RunOptions = {}): Promise<Outcome> => nixProgram('nix-store', args, options)
 
 /** How a question may be asked: of another store, and for how many milliseconds at most (each batch). */
 export interface Asking {

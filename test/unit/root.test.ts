@@ -251,5 +251,15 @@ withNix('a new key is not made where TMPDIR says', async () => {
   )
 })
 
+withNix('a key is made although the PATH of sudo has no Nix', async () => {
+  const before = process.env.PATH
+  process.env.PATH = '/nonexistent'
+  try {
+    assert.match(await newSecretKey('test-2'), /^test-2:/)
+  } finally {
+    process.env.PATH = before
+  }
+})
+
 withNix.run()
 root.run()

@@ -3,9 +3,9 @@
 import { randomBytes } from 'node:crypto'
 import { lstatSync, readlinkSync, unlinkSync } from 'node:fs'
 import type { Config, SshCache } from '../config.ts'
-import { errorText, invalidPaths, nix, nixEnvironment, pathInfos } from '../nix.ts'
+import { errorText, invalidPaths, nix, nixProgram, pathInfos } from '../nix.ts'
 import { failedDir, queueDir } from '../paths.ts'
-import { type Outcome, run } from '../run.ts'
+import type { Outcome } from '../run.ts'
 import { storeUrl } from '../store-url.ts'
 import { storesOf } from '../stores.ts'
 import { drain, type Ledger } from '../upload.ts'
@@ -128,7 +128,7 @@ const NO_LEDGER: Ledger = { uploaded: () => {}, failed: () => {}, vanished: () =
 
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1)
 
-const store = (program: string, args: readonly string[]): Promise<Outcome> => run(program, args, { env: nixEnvironment(), timeout: STEP })
+const store = (program: string, args: readonly string[]): Promise<Outcome> => nixProgram(program, args, { timeout: STEP })
 
 const why = (outcome: Outcome): string =>
   outcome.failedToStart

@@ -3,7 +3,7 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { Failure } from '../errors.ts'
-import { run } from '../run.ts'
+import { nixProgram } from '../nix.ts'
 import { effectiveUid } from '../users.ts'
 
 /** The public half of a secret key. @throws Failure when it isn't one */
@@ -20,7 +20,7 @@ export async function newSecretKey(name: string): Promise<string> {
   // Not where TMPDIR says for root: after `su` it may be in a directory of the user's, who could put another in its place.
   const directory = mkdtempSync(`${effectiveUid() === 0 ? '/run' : tmpdir()}/nix-lan-key-`)
   try {
-    const made = await run('nix-store', ['--generate-binary-cache-key', name, `${directory}/secret`, `${directory}/public`])
+    const made = await nixProgram('nix-store', ['--generate-binary-cache-key', name, `${directory}/secret`, `${directory}/public`])
     if (made.code !== 0) throw new Failure(`nix-store --generate-binary-cache-key failed: ${made.stderr.trim() || made.failedToStart}`)
     return readFileSync(`${directory}/secret`, 'utf8').trim()
   } finally {
