@@ -9,7 +9,7 @@ import { listens } from '../lib/listening.ts'
 import { socketPath } from '../lib/paths.ts'
 import { type Answer, reachable } from '../lib/reach.ts'
 import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../lib/systemd.ts'
-import { forgetTunnelState, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../lib/tunnel-state.ts'
+import { forgetTunnelState, pauseLeft, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../lib/tunnel-state.ts'
 
 export const help = `nix-lan check: start or stop the tunnels, as the boxes are there or not
 
@@ -45,7 +45,7 @@ Example:
 `
 
 /** Properties of units that are asked for. */
-const PROPERTIES = ['LoadState', 'ActiveState', 'SubState', 'StateChangeTimestampMonotonic']
+const PROPERTIES = ['LoadState', 'ActiveState', 'StateChangeTimestampMonotonic']
 /** A configuration that was changed less than so many milliseconds ago is news; longer than the timer's period. */
 const RECENT = 60_000
 
@@ -163,11 +163,11 @@ async function checkBox(cache: SshCache, uid: number, occasion: Occasion, units:
   }
 }
 
-/** How long the tunnel still pauses. A pause that ends later than any does is a mistake (state of another boot), and none. */
+/** How long the tunnel still pauses. */
 function pauseOf(uid: number, cache: string): Facts['pause'] {
   const state = readTunnelState(uid, cache)
-  const left = state ? state.notBefore - uptime() : 0
-  if (!state || left <= 0) return NO_PAUSE
+  const left = pauseLeft(state, uptime())
+  if (!state || left === 0) return NO_PAUSE
   const failed = lstatSync(tunnelStateFile(uid, cache), { throwIfNoEntry: false })?.mtimeMs ?? 0
   return { left, age: (Date.now() - failed) / 1000, reason: state.reason }
 }

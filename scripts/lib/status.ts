@@ -4,7 +4,7 @@ import { age, bytes, printable } from './queue-list.ts'
 import type { Answer } from './reach.ts'
 import type { UnitFacts } from './systemd.ts'
 import type { Counted } from './tally.ts'
-import type { TunnelState } from './tunnel-state.ts'
+import { pauseLeft, type TunnelState } from './tunnel-state.ts'
 
 /** What the user's systemd says of a cache's units. */
 export interface UnitsOf {
@@ -108,12 +108,12 @@ function reasonOf({ name, socket, units, tunnelState }: Facts, answered: string,
 }
 
 function tunnelOf({ socket, units, tunnelState, uptime }: Facts): Tunnel {
-  const wait = tunnelState ? Math.ceil(tunnelState.notBefore - uptime) : 0
+  const wait = Math.ceil(pauseLeft(tunnelState, uptime))
   return {
     state: units?.tunnel.ActiveState ?? (socket ? 'active' : 'inactive'),
     status: (units?.tunnel.ActiveState !== 'inactive' && units?.tunnel.StatusText) || null, // systemd keeps the words of one that has ended
     failures: tunnelState?.failures ?? 0,
-    retry: wait > 0 && wait < 3600 ? wait : null,
+    retry: wait > 0 ? wait : null,
   }
 }
 

@@ -25,6 +25,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { uptime } from '../../scripts/lib/tunnel-state.ts'
 import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
 
@@ -209,7 +210,7 @@ process.on('exit', () => {
 
 const FOUND = (port: number): string => `rpi: reachable at 127.0.0.1 port ${port} (N ms)`
 const REFUSED = (port: number): string => `rpi: away: 127.0.0.1 port ${port}: connection refused`
-const PAUSE = { failures: 5, reason: 'Permission denied', since: '2026-01-01T00:00:00Z', notBefore: 1e9 }
+const PAUSE = { failures: 5, reason: 'Permission denied', since: '2026-01-01T00:00:00Z', notBefore: 0 }
 
 test('a box that has come: its target starts, and the failures of before are forgotten', async () => {
   file(STATE, JSON.stringify(PAUSE))
@@ -376,28 +377,37 @@ test('the timer asks no box whose tunnel is well; everybody else does', async ()
 
 // ---- pauses
 
-/** The tunnel has failed so many seconds ago, and pauses. */
-function pauses(seconds: number): void {
+/** The tunnel has failed so many seconds ago, and pauses, for as long as from now. Returns until when. */
+function pauses(seconds: number, length = 50): number {
   units('active', 'activating')
-  file(STATE, JSON.stringify(PAUSE))
+  const end = uptime() + length
+  file(STATE, JSON.stringify({ ...PAUSE, notBefore: end }))
   const then = Date.now() / 1000 - seconds
   utimesSync(STATE, then, then)
+  return end
 }
 const notBefore = (): number => JSON.parse(readFileSync(STATE, 'utf8')).notBefore
 
 test('a pause ends when somebody asks, not by the timer', async () => {
-  pauses(20)
-  assert.equal([(await check(box(here), BY_TIMER)).asked, notBefore()], [[], 1e9])
+  const end = pauses(20)
+  assert.equal([(await check(box(here), BY_TIMER)).asked, notBefore()], [[], end])
   const { stdout, asked } = await check(box(here), { journal: true })
   assert.is(stdout, `${FOUND(here)}; its tunnel tries again at once (Permission denied)\n`)
   assert.equal([asked, notBefore()], [['restart --no-block -- nix-lan-tunnel@rpi.service'], 0])
   assert.is(JSON.parse(readFileSync(STATE, 'utf8')).failures, 5)
 })
 
-test('a tunnel that has failed this moment keeps its pause', async () => {
-  pauses(0)
+test('a pause longer than any is a mistake, and none: the tunnel tries again by itself', async () => {
+  const end = pauses(20, 3600)
   const { stdout, asked } = await check(box(here))
-  assert.equal([asked, notBefore()], [[], 1e9])
+  assert.equal([asked, notBefore()], [[], end])
+  assert.is(stdout, `${FOUND(here)}; its tunnel is being made\n`)
+})
+
+test('a tunnel that has failed this moment keeps its pause', async () => {
+  const end = pauses(0)
+  const { stdout, asked } = await check(box(here))
+  assert.equal([asked, notBefore()], [[], end])
   assert.match(stdout, /; its tunnel tries again in \d+ s: Permission denied\n$/)
 })
 

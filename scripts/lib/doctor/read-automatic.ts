@@ -64,7 +64,7 @@ export async function timerFacts(): Promise<{ enabled: string; active: string }>
 
 /** What systemd says of a tunnel: its state, and what its status line says. */
 export async function tunnelFacts(cache: string): Promise<{ state: string; status: string }> {
-  const [facts] = await showUnits([tunnelUnitOf(cache)], ['ActiveState', 'SubState', 'StatusText'], { limit: PATIENCE })
+  const [facts] = await showUnits([tunnelUnitOf(cache)], ['ActiveState', 'StatusText'], { limit: PATIENCE })
   return { state: facts?.ActiveState ?? '', status: facts?.StatusText ?? '' }
 }
 
