@@ -3,7 +3,7 @@
 import { chmodSync, chownSync, lstatSync, mkdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { main, parse } from './lib/cli.ts'
-import { type Config, loadConfig } from './lib/config.ts'
+import { type Config, isSsh, loadConfig } from './lib/config.ts'
 import { Failure, UsageError } from './lib/errors.ts'
 import { type Entry, isStorePath, outputsOf, outputsPrinted, planDirectory } from './lib/hook.ts'
 import { failedDir, queueDir, stateDir } from './lib/paths.ts'
@@ -105,7 +105,7 @@ function makeQueue(): string[] {
 
 /** Makes queue and failed directories of all caches that take uploads. Returns what could not be made, and the way out. */
 function makeDirectories(config: Config): string[] {
-  const caches = config.caches.filter((cache) => cache.kind === 'ssh')
+  const caches = config.caches.filter(isSsh)
   if (caches.length === 0) return [`${config.file} names no cache that takes uploads, so that nothing is queued; add one with host = "…"`]
   const parents = [`${stateDir}/gcroots/nix-lan`, dirname(queueDir('x')), dirname(failedDir('x'))]
   const wrong: string[] = []

@@ -6,7 +6,7 @@ import { dirname } from 'node:path'
 import { findAgent } from './lib/agent-env.ts'
 import { becomeProgram, quote } from './lib/become.ts'
 import { main, parse } from './lib/cli.ts'
-import { type Config, loadConfig, namedCache, type SshCache } from './lib/config.ts'
+import { type Config, isSsh, loadConfig, namedCache, type SshCache } from './lib/config.ts'
 import { Away, Failure, UsageError } from './lib/errors.ts'
 import { socketPath } from './lib/paths.ts'
 import { type Answer, reachable } from './lib/reach.ts'
@@ -130,7 +130,7 @@ async function ended(service: Service, cache: SshCache, code: number): Promise<n
 
 /** The box with that name; without one, the only box, however many other caches there are. */
 function boxNamed(config: Config, name: string | undefined): SshCache {
-  const boxes = { ...config, caches: config.caches.filter((cache) => cache.kind === 'ssh') }
+  const boxes = { ...config, caches: config.caches.filter(isSsh) }
   if (name === undefined && boxes.caches.length === 0) throw new UsageError(`${config.file} has no box (a cache with host = "…")`)
   const cache = namedCache(name === undefined ? boxes : config, name)
   if (cache.kind === 'ssh') return cache

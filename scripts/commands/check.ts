@@ -3,7 +3,7 @@
 import { fstatSync, lstatSync, lutimesSync, statSync } from 'node:fs'
 import { type Action, describe, type Facts, needsNoAnswer, plan } from '../lib/check.ts'
 import { parse } from '../lib/cli.ts'
-import { type Cache, type Config, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
+import { type Cache, type Config, isSsh, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
 import { Failure, UsageError } from '../lib/errors.ts'
 import { listens } from '../lib/listening.ts'
 import { socketPath } from '../lib/paths.ts'
@@ -108,7 +108,7 @@ function isRecent(file: string): boolean {
 }
 
 async function checkAll(caches: Cache[], uid: number, occasion: Occasion): Promise<Done[]> {
-  const boxes = caches.filter((cache): cache is SshCache => cache.kind === 'ssh')
+  const boxes = caches.filter(isSsh)
   const units = hasUserManager() ? unitsOf(boxes) : Promise.resolve(new Map<string, Facts['units']>())
   units.catch(() => {}) // each box says so
   const done = await Promise.all(

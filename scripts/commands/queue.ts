@@ -3,11 +3,11 @@ import { lstatSync, mkdirSync, readlinkSync, realpathSync } from 'node:fs'
 import { basename, dirname, resolve } from 'node:path'
 import { type Built, sortBuilt } from '../lib/built.ts'
 import { nearest, type Parsed, parse } from '../lib/cli.ts'
-import { type Config, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
+import { type Config, isSsh, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
 import { Away, Failure, UsageError } from '../lib/errors.ts'
 import { type Busy, isBusy, takeLock } from '../lib/lock.ts'
 import { allPathInfos, holdersOf, invalidPaths, isStoreName, NixError, storeDir } from '../lib/nix.ts'
-import { queueDir, runtimeDir } from '../lib/paths.ts'
+import { queueDir, runtimeDir, uploadLock } from '../lib/paths.ts'
 import { type Entry, enqueue, putBack, type Queue, readQueue, remove, setAside } from '../lib/queue.ts'
 import { age, askNix, CHEAP, type Known, NOTHING_KNOWN, printable, type Row, rowsOf, table } from '../lib/queue-list.ts'
 import { signClosures, toSign } from '../lib/sign.ts'
@@ -15,6 +15,7 @@ import { storesOf } from '../lib/stores.ts'
 import { Tally, uploadedTo } from '../lib/tally.ts'
 import { drain, exitCode, type Ledger, type Summary, wanted } from '../lib/upload.ts'
 import { effectiveUid } from '../lib/users.ts'
+import { count } from '../lib/words.ts'
 
 export const help = `nix-lan queue: what waits to be uploaded to the box, and what could not be
 
@@ -105,7 +106,7 @@ function chosenCaches(config: Config, name: string | undefined): SshCache[] {
     if (cache.kind !== 'ssh') throw new UsageError(`${name} is read only (${cache.url}): nothing is uploaded to it`)
     return [cache]
   }
-  const caches = config.caches.filter((cache): cache is SshCache => cache.kind === 'ssh')
+  const caches = config.caches.filter(isSsh)
   if (caches.length === 0) throw new UsageError(`${config.file} has no cache that is reached by ssh: nothing is uploaded to the others`)
   return caches
 }
@@ -188,14 +189,13 @@ async function addBuilt({ config, caches, words, json }: Call): Promise<number> 
   for (const cache of caches) {
     const sorted = await builtFor(cache, config)
     const added = sorted.missing.map((path) => basename(path)).filter((name) => enqueue(cache.name, name, config.user))
-    const count = (list: string[]): number => list.length
     const { onBox, unsigned, queued, failed, unwanted } = sorted
     const counts = {
-      there: count(queued),
-      unwanted: count(unwanted),
-      onBox: count(onBox),
-      failed: count(failed),
-      unsigned: count(unsigned),
+      there: queued.length,
+      unwanted: unwanted.length,
+      onBox: onBox.length,
+      failed: failed.length,
+      unsigned: unsigned.length,
     }
     answers.push({ cache: cache.name, added, ...counts })
     if (!json) print(`${cache.name}: ${builtLine(added.length, counts)}`)
@@ -386,7 +386,7 @@ function conclude(cache: string, summary: Summary, left: number): void {
   if (stopped !== undefined) say(`${cache}: stopped: ${stopped}; ${stay(left)}`)
 }
 
-const paths = (count: number): string => (count === 1 ? '1 path' : `${count} paths`)
+const paths = (number: number): string => count(number, 'path')
 const stay = (count: number): string => (count === 1 ? '1 path stays queued' : `${count} paths stay queued`)
 
 function holder({ pid, since }: Busy): string {
@@ -394,7 +394,7 @@ function holder({ pid, since }: Busy): string {
   return `: process ${pid}, since ${new Date(since).toLocaleTimeString('en-GB')} (${age(Date.now() - since)})`
 }
 
-/** The lock of a cache lies with its socket, in a directory that only the user can write. */
+/** The lock of a cache, with its directory. */
 function lockFile(config: Config, cache: SshCache): string {
   const dir = runtimeDir(config.uid)
   try {
@@ -405,7 +405,7 @@ function lockFile(config: Config, cache: SshCache): string {
       `${dir} can't be made (${code}): it takes a login session of ${config.user}'s, or loginctl enable-linger ${config.user}`,
     )
   }
-  return `${dir}/${cache.name}.upload.lock`
+  return uploadLock(config.uid, cache.name)
 }
 
 const print = (text: string): void => void process.stdout.write(`${printable(text)}\n`)

@@ -2,11 +2,11 @@
 // what is said of one rests on what the check has found, and on the tunnel's socket.
 import { existsSync } from 'node:fs'
 import { parse } from '../lib/cli.ts'
-import { type Cache, type Config, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
+import { type Cache, type Config, isSsh, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
 import { Failure, noTunnel, UsageError } from '../lib/errors.ts'
 import { isLocked } from '../lib/lock.ts'
 import { sizesOf } from '../lib/nix.ts'
-import { runtimeDir, socketPath } from '../lib/paths.ts'
+import { socketPath, uploadLock } from '../lib/paths.ts'
 import { type Queue, readQueue } from '../lib/queue.ts'
 import { CHEAP } from '../lib/queue-list.ts'
 import { type Answer, usable } from '../lib/reach.ts'
@@ -90,7 +90,7 @@ export async function status(argv: string[]): Promise<number> {
 
 /** Everything that can be told about the caches, asked all at once. */
 async function look(config: Config, caches: readonly Cache[]): Promise<{ all: Shown[]; check: CheckFacts | null }> {
-  const boxes = caches.filter((cache): cache is SshCache => cache.kind === 'ssh')
+  const boxes = caches.filter(isSsh)
   const systemd = boxes.length > 0 ? askSystemd(config, boxes) : Promise.resolve(NO_SYSTEMD)
   const all = await Promise.all(
     caches.map((cache) => (cache.kind === 'ssh' ? lookAtBox(config, cache, systemd) : lookAtUrl(cache, config.uid))),
@@ -143,7 +143,7 @@ async function queueOf(config: Config, cache: SshCache): Promise<QueueStatus> {
     size: await sizeOf(queued.map((entry) => entry.path)),
     oldest: queued[0]?.added ?? null,
     failed: queue.failed.map(({ path, reason }) => ({ path, reason: reason ?? '' })),
-    uploading: isLocked(`${runtimeDir(config.uid)}/${cache.name}.upload.lock`),
+    uploading: isLocked(uploadLock(config.uid, cache.name)),
     problem: null,
   }
 }
@@ -181,7 +181,7 @@ const PROPERTIES = ['LoadState', 'ActiveState', 'ActiveEnterTimestamp', 'Inactiv
 async function askSystemd(config: Config, boxes: readonly SshCache[]): Promise<Systemd> {
   const uid = effectiveUid()
   const owner = uid !== config.uid && uid === 0 ? { name: config.user, uid: config.uid } : undefined
-  if (owner ? !existsSync(`/run/user/${config.uid}/systemd/private`) : uid !== config.uid || !hasUserManager()) return NO_SYSTEMD
+  if ((!owner && uid !== config.uid) || !hasUserManager(owner ? { owner } : {})) return NO_SYSTEMD
   const three = boxes.flatMap(({ name }) => [targetOf(name), tunnelUnitOf(name), `nix-lan-upload@${name}.service`])
   let facts: UnitFacts[]
   try {

@@ -84,6 +84,9 @@ export function loadConfig(): Config {
   throw new ConfigError(howToWriteOne(files))
 }
 
+/** Whether a cache is a box: one that is reached by ssh, has a tunnel, and takes uploads. */
+export const isSsh = (cache: Cache): cache is SshCache => cache.kind === 'ssh'
+
 /** Whether there is a configuration to be read, be it a bad one. */
 export function hasConfig(): boolean {
   const { files, named } = candidates(effectiveUid() === 0, process.env.NIX_LAN_CONFIG, process.env.HOME)

@@ -126,9 +126,13 @@ export async function pathInfos(
 
 /** What this machine's store knows of all its valid paths, derivations too: one call (`--all` means each path itself, in every version). */
 export async function allPathInfos(): Promise<Map<string, PathInfo>> {
-  const lines = succeeded(await nix(['path-info', '--all', '--size', '--sigs'])).split('\n')
-  const found = lines.map(parsePathInfo).filter((one) => one !== null)
-  return new Map(found.map(({ path, info }) => [path, info]))
+  return parsePathInfos(succeeded(await nix(['path-info', '--all', '--size', '--sigs'])))
+}
+
+/** All the lines that `nix path-info --size --sigs` prints, by path. */
+export function parsePathInfos(output: string): Map<string, PathInfo> {
+  const found = output.split('\n').map(parsePathInfo)
+  return new Map(found.flatMap((one) => (one === null ? [] : [[one.path, one.info]])))
 }
 
 /** Sizes in bytes of NARs of valid paths, derivations too (`nix path-info X.drv` means the outputs up to 2.14, nix-store never did). */

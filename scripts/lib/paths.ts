@@ -15,5 +15,8 @@ export function runtimeDir(uid: number): string {
   return `${own || `/run/user/${uid}`}/nix-lan`
 }
 
+/** What the one upload to a cache that runs has locked: beside its socket, in a directory that only the user can write. */
+export const uploadLock = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.upload.lock`
+
 /** The socket that the tunnel of a cache listens on. */
 export const socketPath = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.sock`

@@ -8,5 +8,8 @@ export function searchPath(path: string | undefined): string {
   return path === DIRECTORIES || path.endsWith(`:${DIRECTORIES}`) ? path : `${path}:${DIRECTORIES}`
 }
 
+/** The same, and where programs of the administrator's are (runuser, usermod). */
+export const systemPath = (): string => `${searchPath(process.env.PATH)}:/usr/sbin:/sbin`
+
 /** Our environment with that PATH, for a program to be started in. */
 export const searchEnv = (): Record<string, string | undefined> => ({ ...process.env, PATH: searchPath(process.env.PATH) })

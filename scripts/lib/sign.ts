@@ -33,13 +33,17 @@ export async function signClosures(paths: readonly string[], keyFile: string | u
   const gone = new Set(await invalidPaths(paths))
   const valid = paths.filter((path) => !gone.has(path))
   const { own, foreign } = toSign(await pathInfos(valid, { closure: true }))
-  for (const file of keyFiles) for (const batch of batches(own)) await sign(file, batch)
+  await sign(own, keyFiles)
   return { signed: own, foreign, keyFiles }
 }
 
-async function sign(keyFile: string, paths: string[]): Promise<void> {
-  const outcome = await nix(['store', 'sign', '--key-file', keyFile, ...paths])
-  if (outcome.code !== 0) throw new NixError(`signing with ${keyFile} failed: ${errorText(outcome.stderr)}`, outcome.stderr)
+/** Signs these paths, and nothing that they refer to, with each of the keys. @throws NixError when Nix refuses */
+export async function sign(paths: readonly string[], keyFiles: readonly string[]): Promise<void> {
+  for (const file of keyFiles)
+    for (const batch of batches(paths)) {
+      const outcome = await nix(['store', 'sign', '--key-file', file, ...batch])
+      if (outcome.code !== 0) throw new NixError(`signing with ${file} failed: ${errorText(outcome.stderr)}`, outcome.stderr)
+    }
 }
 
 function mustBeReadable(file: string): void {

@@ -5,6 +5,7 @@ import type { Answer } from './reach.ts'
 import type { UnitFacts } from './systemd.ts'
 import type { Counted } from './tally.ts'
 import { pauseLeft, type TunnelState } from './tunnel-state.ts'
+import { count } from './words.ts'
 
 /** What the user's systemd says of a cache's units. */
 export interface UnitsOf {
@@ -210,7 +211,7 @@ function queueLines({ queued, size, oldest, failed, uploading, problem }: QueueS
 /** A store path without what is the same in all of them. */
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 34)
 
-const paths = (count: number): string => (count === 1 ? '1 path' : `${count} paths`)
+const paths = (number: number): string => count(number, 'path')
 
 function countsLine({ all, week, today }: Counted, now: number): string {
   if (all.paths === 0) return 'nothing yet'

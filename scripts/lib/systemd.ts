@@ -5,7 +5,7 @@ import { dirname } from 'node:path'
 import { Failure } from './errors.ts'
 import { runtimeDir } from './paths.ts'
 import { type Outcome, run } from './run.ts'
-import { searchPath } from './search-path.ts'
+import { systemPath } from './search-path.ts'
 
 /** Whose manager root asks; without one, our own. */
 export interface Owner {
@@ -30,20 +30,24 @@ export const targetOf = (cache: string): string => `nix-lan@${cache}.target`
 export const tunnelUnitOf = (cache: string): string => `nix-lan-tunnel@${cache}.service`
 
 /**
- * Whether we have a systemd user manager: the socket by which systemctl reaches it (systemd, src/shared/bus-util.c,
+ * Whether we have a systemd user manager, or the owner has: the socket by which systemctl reaches it (systemd, src/shared/bus-util.c,
  * bus_connect_user_systemd; the same from 247 to 258). None in a container, on another init, or when nobody of that name is logged in or lingers.
  */
-export function hasUserManager(): boolean {
+export function hasUserManager({ owner }: Pick<AskOptions, 'owner'> = {}): boolean {
   const uid = process.getuid?.()
+  if (owner) return existsSync(`/run/user/${owner.uid}/systemd/private`)
   return uid !== undefined && existsSync(`${dirname(runtimeDir(uid))}/systemd/private`)
 }
+
+/** Whether the user's systemd runs from boot on, without a login: loginctl's own record (systemd, src/login/logind-user.c), so that nobody is asked. */
+export const lingers = (user: string): boolean => existsSync(`/var/lib/systemd/linger/${user}`)
 
 /** Runs `systemctl --user ARGS…` to its end. Never throws: what happened is in the outcome. */
 export function systemctl(args: readonly string[], { limit = LIMIT, owner }: AskOptions = {}): Promise<Outcome> {
   const uid = owner?.uid ?? process.getuid?.() ?? 0
   // The names of the directories, not what they hold: as root, nothing of the user's is looked at. runuser is in sbin.
   const XDG_RUNTIME_DIR = owner ? `/run/user/${uid}` : dirname(runtimeDir(uid))
-  const PATH = `${searchPath(process.env.PATH)}:/usr/sbin:/sbin`
+  const PATH = systemPath()
   const command = ['systemctl', '--user', '--no-pager', ...args]
   // Times in UTC, which can be read; LC_ALL doesn't change them (systemd, src/basic/time-util.c, format_timestamp_style).
   if (!owner) return bounded(command, { ...process.env, PATH, XDG_RUNTIME_DIR, TZ: 'UTC' }, limit)

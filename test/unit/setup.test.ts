@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { parseNixConf } from '../../scripts/lib/nix-conf.ts'
+import { daemonState } from '../../scripts/lib/nix-daemon.ts'
 import {
   answerOf,
   type BoxFacts,
@@ -27,15 +28,7 @@ import {
   sshCommand,
 } from '../../scripts/lib/setup/box.ts'
 import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/lib/setup/conf.ts'
-import {
-  daemonState,
-  doubtAbout,
-  findNixConf,
-  installation,
-  nixTooOld,
-  runtimeProblem,
-  unsignedBuilds,
-} from '../../scripts/lib/setup/facts.ts'
+import { doubtAbout, findNixConf, installation, nixTooOld, runtimeProblem, unsignedBuilds } from '../../scripts/lib/setup/facts.ts'
 import { isRight, look, markOf, put, type Seen, unfinished, type Want } from '../../scripts/lib/setup/files.ts'
 import { clashes, keyName, publicHalf } from '../../scripts/lib/setup/keys.ts'
 import { systemLayout, userLayout } from '../../scripts/lib/setup/layout.ts'
@@ -230,7 +223,7 @@ machine('a directory that others can write to is found out, up to the root', () 
 })
 
 machine('a daemon older than its configuration is outdated', () => {
-  assert.is(daemonState(0, Date.now()), 'not running')
+  assert.is(daemonState(undefined, Date.now()), 'not running')
   assert.is(daemonState(process.pid, Date.now()), 'outdated')
   assert.is(daemonState(process.pid, Date.now() - process.uptime() * 1000 - 60_000), 'up to date')
 })

@@ -3,8 +3,8 @@
 import { readFileSync } from 'node:fs'
 import type { Config } from '../config.ts'
 import { Failure } from '../errors.ts'
-import { run } from '../run.ts'
-import { searchEnv } from '../search-path.ts'
+import { searchPath } from '../search-path.ts'
+import { runAs } from '../setup/as-user.ts'
 import { publicHalf } from '../setup/keys.ts'
 import { attempt, type Finding, type Verdict } from './check.ts'
 import { believes, notBelieved } from './judge-files.ts'
@@ -13,10 +13,6 @@ import type { World } from './world.ts'
 
 /** Milliseconds for all of it: each of its steps ends by itself long before, but the process is the user's, who can stop it. */
 const LIMIT = 15 * 60_000
-/** Characters of its report, and of what it says beside. */
-const MOST = 2 ** 24
-
-const DIRECTORIES = '/usr/local/bin:/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin'
 
 /**
  * Runs the doctor as the user whose queue it is, with nothing of root's environment.
@@ -29,16 +25,14 @@ export async function askAsUser({ user, uid, home }: Config, argv: readonly stri
     `HOME=${home}`,
     `USER=${user}`,
     `LOGNAME=${user}`,
-    `PATH=${home}/.nix-profile/bin:${DIRECTORIES}`,
+    `PATH=${home}/.nix-profile/bin:${searchPath(undefined)}`,
     `XDG_RUNTIME_DIR=/run/user/${uid}`,
     ...kept,
   ]
-  const args = ['-u', user, '--', 'env', '-i', ...env, self, 'doctor', ...argv.filter((word) => word !== '--json'), '--json']
-  const PATH = `${searchEnv().PATH}:/usr/sbin:/sbin`
+  const doctor = [self, 'doctor', ...argv.filter((word) => word !== '--json'), '--json']
   if (process.stderr.isTTY) process.stderr.write(`… as ${user}`)
-  // In a session of its own and without our terminal, as in setup/as-user.ts; killed with us.
-  const options = { env: { ...process.env, PATH }, relay: ['stderr' as const], group: true, timeout: LIMIT, most: MOST }
-  const asked = await run('runuser', args, options)
+  const person = { name: user, uid, home, env: {} }
+  const asked = await runAs(person, ['env', '-i', ...env, ...doctor], { inherit: ['stderr'], timeout: LIMIT })
   if (asked.failedToStart) throw new Failure(`runuser can't be started (${asked.failedToStart}): run it as ${user}`)
   const findings = findingsIn(asked.stdout)
   if (findings) return findings

@@ -3,13 +3,15 @@
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { execPath } from 'node:process'
-import type { Config, SshCache, UrlCache } from '../config.ts'
+import { type Config, isSsh, type SshCache, type UrlCache } from '../config.ts'
 import { SYSTEM_FILE } from '../config-file.ts'
 import { readText, substitutersOf, valuesOf } from '../nix-conf.ts'
 import { socketPath } from '../paths.ts'
 import { howToMake, readQueue } from '../queue.ts'
 import { usable } from '../reach.ts'
 import { run } from '../run.ts'
+import { findIn, RUNTIME_DIRECTORIES, RUNTIMES } from '../runtime.ts'
+import { lingers } from '../systemd.ts'
 import { readTunnelState } from '../tunnel-state.ts'
 import { wanted } from '../upload.ts'
 import { type Check, failed, ok, type Verdict, warning } from './check.ts'
@@ -40,25 +42,11 @@ import {
   type Settings,
   wordsOf,
 } from './judge-nix.ts'
-import { lingers, tunnelFacts } from './read-automatic.ts'
-import {
-  code,
-  dispatcherFacts,
-  findIn,
-  hiddenOf,
-  hookFacts,
-  lineWith,
-  pinnedIn,
-  programFacts,
-  publicKeyBeside,
-  queueFacts,
-} from './read-files.ts'
+import { tunnelFacts } from './read-automatic.ts'
+import { code, dispatcherFacts, hiddenOf, hookFacts, lineWith, pinnedIn, programFacts, publicKeyBeside, queueFacts } from './read-files.ts'
 import { askBuilt } from './read-nix.ts'
 import { roundTrip } from './round-trip.ts'
 import { includesIn, rightUrl, type World } from './world.ts'
-
-/** Where a runtime lies when PATH is a daemon's and has none (scripts/heads/runtime.sh). */
-const RUNTIME_DIRECTORIES = '/usr/local/bin:/usr/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin'
 
 /** All checks, in order: the machine's, then those of each cache. @param clean collects what has to be cleaned up at the end */
 export function allChecks(world: World, caches: Config['caches'], self: string, clean: (() => Promise<void>)[]): Check[] {
@@ -85,7 +73,7 @@ const settingsOf = async (world: World): Promise<Settings> => {
 }
 
 function machineChecks(world: World, self: string): Check[] {
-  const boxes = (world.config?.caches ?? []).some(({ kind }) => kind === 'ssh')
+  const boxes = (world.config?.caches ?? []).some(isSsh)
   const always: Check[] = [
     { name: 'configuration', needs: [], run: () => judgeConfig(world) },
     { name: 'nix', needs: [], run: async () => await world.nix().then(({ version, why }) => judgeVersion(version, why)) },
@@ -175,9 +163,10 @@ function judgeConfig({ config, problem, single }: World): Verdict {
 
 /** `runtime`, for the daemon's PATH as we can see it. @param self the name that we were called by */
 export async function checkRuntime(world: World, self: string): Promise<Verdict> {
-  const path = `${await world.daemonPath()}:${RUNTIME_DIRECTORIES}`
-  const file = pinnedIn(beside(self, 'nix-lan-connect')) ?? findIn(path, ['node', 'deno', 'bun'])
-  if (file === undefined) return judgeRuntime({ path: [...new Set(path.split(':'))].join(':'), own: execPath })
+  const directories = [...new Set([...(await world.daemonPath()).split(':'), ...RUNTIME_DIRECTORIES])]
+  const path = directories.join(':')
+  const file = pinnedIn(beside(self, 'nix-lan-connect')) ?? findIn(directories, RUNTIMES)
+  if (file === undefined) return judgeRuntime({ path, own: execPath })
   const version = realpathSync(file) === realpathSync(execPath) ? ownVersion() : await versionOf(file, path)
   const { doubt } = programFacts(file, !world.single)
   return judgeRuntime({ file, version, path, own: execPath, ...(doubt === undefined ? {} : { doubt }) })
@@ -194,7 +183,7 @@ async function versionOf(file: string, path: string): Promise<string> {
 export async function checkBash(world: World): Promise<Verdict> {
   const { version } = await world.nix()
   const path = await world.daemonPath()
-  return judgeBash(version !== undefined && needsBash(version), findIn(path, ['bash']), path)
+  return judgeBash(version !== undefined && needsBash(version), findIn(path.split(':'), ['bash']), path)
 }
 
 function keyFacts(settings: Settings, conf: string): Parameters<typeof judgeKey>[0] {

@@ -1,4 +1,5 @@
 // Judges the files that root runs or believes, the runtime, the signing key, the queue's directories. Pure: facts in, a verdict out.
+import { needsNewer } from '../runtime.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
 
 /** A file that nix-daemon runs, as it was found. */
@@ -80,11 +81,8 @@ export function judgeRuntime({ file, version = '', doubt, path, own }: RuntimeFa
       `${cure}, or link yours: sudo ln -s ${own || 'NODE'} /usr/local/bin/`,
     )
   }
-  const name = file.slice(file.lastIndexOf('/') + 1)
-  const [, major, minor] = /(\d+)\.(\d+)/.exec(version) ?? []
-  if (major === undefined) return failed(`${file} does not run: ${version || 'it says no version'}`, cure)
-  const old = name === 'node' ? Number(major) < 18 || (major === '18' && Number(minor) < 19) : name === 'deno' && Number(major) < 2
-  if (old) return failed(`${file} is ${version}: too old`, cure)
+  if (!/\d+\.\d+/.test(version)) return failed(`${file} does not run: ${version || 'it says no version'}`, cure)
+  if (needsNewer(file, version)) return failed(`${file} is ${version}: too old`, cure)
   if (doubt !== undefined) {
     const { saw, mend } = parted(doubt)
     return failed(`root runs ${file}, but ${saw}`, mend)

@@ -1,5 +1,5 @@
 // Looks at what makes it happen by itself: the user's systemd and its units. Only asks.
-import { realpathSync, statSync } from 'node:fs'
+import { realpathSync } from 'node:fs'
 import type { SshCache } from '../config.ts'
 import { readText } from '../nix-conf.ts'
 import { problemOf, showUnits, systemctl, tunnelUnitOf } from '../systemd.ts'
@@ -67,6 +67,3 @@ export async function tunnelFacts(cache: string): Promise<{ state: string; statu
   const [facts] = await showUnits([tunnelUnitOf(cache)], ['ActiveState', 'StatusText'], { limit: PATIENCE })
   return { state: facts?.ActiveState ?? '', status: facts?.StatusText ?? '' }
 }
-
-/** loginctl's own record (systemd, src/login/logind-user.c): no program has to be asked. */
-export const lingers = (user: string): boolean => statSync(`/var/lib/systemd/linger/${user}`, { throwIfNoEntry: false }) !== undefined

@@ -1,10 +1,11 @@
 // Looks at the way to the box: one ssh connection, made just as the tunnel makes it but with a socket of its own, and a handshake
 // through it. Leaves the real tunnel alone.
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { findAgent } from '../agent-env.ts'
 import { dialBox } from '../box.ts'
 import type { SshCache } from '../config.ts'
+import { readText } from '../nix-conf.ts'
 import { runtimeDir } from '../paths.ts'
 import { run } from '../run.ts'
 import { searchEnv } from '../search-path.ts'
@@ -84,7 +85,7 @@ async function throughSsh(
     if (there && !handshake.ok) await new Promise((done) => setTimeout(done, 100))
     stop.abort()
     const { failedToStart } = await ssh
-    return { log: textOf(logFile), failedToStart, timedOut, handshake }
+    return { log: readText(logFile) ?? '', failedToStart, timedOut, handshake }
   } finally {
     stop.abort()
     rmSync(directory, { recursive: true, force: true })
@@ -121,11 +122,3 @@ function placeFor(uid: number): string {
 }
 
 const isThere = (path: string): boolean => statSync(path, { throwIfNoEntry: false }) !== undefined
-
-function textOf(file: string): string {
-  try {
-    return readFileSync(file, 'utf8')
-  } catch {
-    return ''
-  }
-}

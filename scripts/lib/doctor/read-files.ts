@@ -4,6 +4,7 @@ import { basename, dirname } from 'node:path'
 import { distrust } from '../config-file.ts'
 import { readText } from '../nix-conf.ts'
 import { failedDir, queueDir, stateDir } from '../paths.ts'
+import { findIn } from '../runtime.ts'
 import { effectiveUid } from '../users.ts'
 import type { DispatcherFacts } from './judge-automatic.ts'
 import type { DirectoryFacts, HookFacts, ProgramFacts } from './judge-files.ts'
@@ -39,23 +40,6 @@ export function hookFacts(file: string, root: boolean): HookFacts {
   }
 }
 
-/** The first program with one of these names, by directory, then by name: as scripts/heads/runtime.sh looks. */
-export function findIn(path: string, names: readonly string[]): string | undefined {
-  for (const directory of path.split(':')) {
-    if (!directory.startsWith('/')) continue
-    for (const name of names) {
-      const file = `${directory}/${name}`
-      try {
-        accessSync(file, constants.X_OK)
-        if (statSync(file).isFile()) return file
-      } catch {
-        // not in this one
-      }
-    }
-  }
-  return undefined
-}
-
 /** The file, if it is there and we may not read it. */
 export function hiddenOf(file: string): string | undefined {
   try {
@@ -69,7 +53,7 @@ export function hiddenOf(file: string): string | undefined {
 /** The runtime that a Nix package has written into one of our programs (nix/install.sh), if it is there. */
 export function pinnedIn(program: string): string | undefined {
   const [, file] = /^nix_lan_pinned='(\/[^']*)'$/m.exec(readText(program) ?? '') ?? []
-  return file !== undefined && findIn(dirname(file), [basename(file)]) === file ? file : undefined
+  return file !== undefined && findIn([dirname(file)], [basename(file)]) === file ? file : undefined
 }
 
 /** What is at the places of a cache's queue, from the top. */
@@ -106,7 +90,8 @@ const DISPATCHERS = ['/etc/NetworkManager/dispatcher.d', '/usr/lib/NetworkManage
 /** NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names. */
 export function dispatcherFacts(single: boolean): DispatcherFacts {
   const [first = ''] = DISPATCHERS
-  const manager = findIn('/usr/sbin:/usr/bin:/run/current-system/sw/bin:/sbin:/bin', ['NetworkManager', 'nmcli']) !== undefined
+  const manager =
+    findIn(['/usr/sbin', '/usr/bin', '/run/current-system/sw/bin', '/sbin', '/bin'], ['NetworkManager', 'nmcli']) !== undefined
   for (const directory of DISPATCHERS) {
     const name = namesIn(directory).find((entry) => isOurs(`${directory}/${entry}`))
     if (name !== undefined) return { manager, single, directory: first, ...programFacts(`${directory}/${name}`, true) }

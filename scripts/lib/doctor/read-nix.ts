@@ -1,7 +1,8 @@
 // Asks the Nix of this machine: version, settings, daemon. Changes nothing.
-import { accessSync, constants, readFileSync, statSync } from 'node:fs'
+import { accessSync, constants, statSync } from 'node:fs'
 import { allPathInfos, errorText, nix } from '../nix.ts'
 import { readText } from '../nix-conf.ts'
+import { startOf } from '../nix-daemon.ts'
 import { stateDir } from '../paths.ts'
 import { run } from '../run.ts'
 import { searchEnv } from '../search-path.ts'
@@ -53,26 +54,6 @@ export async function daemonPath(pid: number | undefined): Promise<string> {
   const [, inUnit] = /[= "]PATH=([^\s"]+)/.exec(unit.stdout) ?? []
   const [, inManager] = /^PATH=(.*)$/m.exec(manager.stdout) ?? []
   return inUnit ?? inManager ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-}
-
-/** The process id of the nix-daemon that listens, if one runs: with socket activation there may be none yet. */
-export async function daemonPid(): Promise<number | undefined> {
-  const asked = await run('systemctl', ['show', '--property=MainPID', 'nix-daemon.service'], { env: searchEnv(), timeout: PATIENCE })
-  const pid = Number(/^MainPID=(\d+)$/m.exec(asked.stdout)?.[1] ?? 0)
-  return pid > 0 ? pid : undefined
-}
-
-/** When a process started, in milliseconds since 1970; undefined when there is none. */
-function startOf(pid: number): number | undefined {
-  try {
-    // Field 22 (proc_pid_stat(5)): ticks since boot, hundredths of a second for every program on Linux. The name in field 2 may hold spaces.
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
-    const ticks = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
-    const uptime = Number(readFileSync('/proc/uptime', 'latin1').split(' ')[0])
-    return Date.now() - (uptime - ticks / 100) * 1000
-  } catch {
-    return undefined
-  }
 }
 
 /** @param files the files that the system's settings come from */

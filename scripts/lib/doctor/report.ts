@@ -1,5 +1,6 @@
 // How the doctor's findings look on a terminal: a line each, what mends it below, nothing wider than it must be. Pure.
 import { printable } from '../queue-list.ts'
+import { wrapped } from '../words.ts'
 import type { Finding, State } from './check.ts'
 
 const WIDTH = 100
@@ -34,15 +35,4 @@ export function summary(findings: readonly Finding[]): string {
     left > 0 ? `${left} not checked` : '',
   ]
   return `${bad === 0 ? 'nothing failed; ' : ''}${parts.filter(Boolean).join(', ')}\n`
-}
-
-/** A text in lines of at most so many characters, broken at spaces; a longer word stays whole. */
-function wrapped(text: string, width: number): string[] {
-  const result: string[] = []
-  for (const word of text.split(' ')) {
-    const last = result[result.length - 1]
-    if (last !== undefined && last.length + 1 + word.length <= width) result[result.length - 1] = `${last} ${word}`
-    else result.push(word)
-  }
-  return result
 }

@@ -2,7 +2,7 @@
 // everywhere. One that nobody else has (a random name in it), so that nothing is found where it should not be.
 import { randomBytes } from 'node:crypto'
 import { lstatSync, readlinkSync, unlinkSync } from 'node:fs'
-import type { Config, SshCache } from '../config.ts'
+import { type Config, isSsh, type SshCache } from '../config.ts'
 import { errorText, invalidPaths, nix, nixProgram, pathInfos } from '../nix.ts'
 import { failedDir, queueDir } from '../paths.ts'
 import type { Outcome } from '../run.ts'
@@ -116,7 +116,7 @@ export function roundTrip(config: Config, cache: SshCache, seen: { publicKey?: s
 
   /** The links that the hook made, for every cache; only those two names. */
   function unqueue(): void {
-    for (const { name } of config.caches.filter(({ kind }) => kind === 'ssh')) {
+    for (const { name } of config.caches.filter(isSsh)) {
       for (const directory of [queueDir(name), failedDir(name)])
         for (const path of [out, drv]) if (path !== '') unlink(`${directory}/${nameOf(path)}`)
     }

@@ -1,13 +1,14 @@
 // What the checks look at, each asked at most once and all that is cheap asked at once. Where reading and judging meet: checks.ts.
-import { type Config, loadConfig, type SshCache } from '../config.ts'
+import { type Config, isSsh, loadConfig, type SshCache } from '../config.ts'
 import { ConfigError, Failure } from '../errors.ts'
 import { type NixConf, readNixConf, readText } from '../nix-conf.ts'
+import { daemonPid } from '../nix-daemon.ts'
 import { type Answer, reachable } from '../reach.ts'
 import { storeUrl } from '../store-url.ts'
 import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
 import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automatic.ts'
 import { type Probe, probeBox } from './read-box.ts'
-import { askDaemon, askSettings, askVersion, daemonPath, daemonPid, isSingleUser } from './read-nix.ts'
+import { askDaemon, askSettings, askVersion, daemonPath, isSingleUser } from './read-nix.ts'
 
 export interface World {
   /** Undefined when it can't be had; then `problem` says why. */
@@ -46,7 +47,7 @@ export function lookAround(uid: number, user: string): World {
   })
   const own = once(async () => await askSettings('own', (await nix()).version))
   const pid = once(daemonPid)
-  const caches = (config?.caches ?? []).filter((cache): cache is SshCache => cache.kind === 'ssh')
+  const caches = (config?.caches ?? []).filter(isSsh)
   const world: World = {
     config,
     problem,

@@ -1,7 +1,7 @@
-// Programs that setup, run by root, starts as the user: with that user's rights, home and ssh agent, and nothing of root's environment.
+// Programs that setup and doctor, run by root, start as the user: with that user's rights, home and ssh agent, and nothing of root's environment.
 import { findAgent } from '../agent-env.ts'
 import { type Outcome, type RunOptions, run } from '../run.ts'
-import { searchPath } from '../search-path.ts'
+import { systemPath } from '../search-path.ts'
 import { systemctl } from '../systemd.ts'
 import { effectiveUid, type User } from '../users.ts'
 
@@ -40,9 +40,6 @@ export function runAs(person: Person, argv: readonly string[], options: RunOptio
   const apart = other ? { group: true, most: MOST, relay: options.inherit ?? [], inherit: [] } : {}
   return run(program, args, { env, group: options.timeout !== undefined, ...options, ...apart })
 }
-
-/** Where programs of the system are, those of the administrator too (runuser, usermod). */
-export const systemPath = (): string => `${searchPath(process.env.PATH)}:/usr/sbin:/sbin`
 
 /**
  * The user, with the ssh agent that the tunnel will find: that of the user's systemd, else, or when that one has no key, of the file

@@ -4,6 +4,7 @@
 import { quote } from '../become.ts'
 import { Failure } from '../errors.ts'
 import type { Outcome } from '../run.ts'
+import { endOf } from '../tunnel-end.ts'
 import { type Person, runAs } from './as-user.ts'
 import { clashes } from './keys.ts'
 import { type Box, clashText } from './plan.ts'
@@ -89,14 +90,15 @@ export function answerOf(
   const said = asked.stderr.trim().split('\n').filter(Boolean)
   const why = asked.timedOut ? 'no answer in time' : (said.at(-1) ?? asked.failedToStart ?? `ssh ended with ${asked.code}`).trim()
   const login = `ssh ${box.port === 22 ? '' : `-p ${box.port} `}${box.ssh}`
-  if (/Host key verification failed|REMOTE HOST IDENTIFICATION/.test(asked.stderr)) {
-    const changed = /REMOTE HOST IDENTIFICATION/.test(asked.stderr)
+  const { kind } = endOf(asked.stderr, asked.code ?? 255)
+  if (kind === 'host-key-changed' || kind === 'host-key-unknown') {
+    const changed = kind === 'host-key-changed'
     const cure = changed
       ? `if the box was installed anew, as ${user}: ssh-keygen -R ${box.host}, then ${login}`
       : `as ${user}, once, and say yes if that is your box: ${login}`
     return { kind: 'refused', why: changed ? 'its host key has changed' : 'its host key is not known yet', cure }
   }
-  if (/Permission denied/.test(asked.stderr)) {
+  if (kind === 'denied') {
     return {
       kind: 'refused',
       why,

@@ -1,4 +1,5 @@
 // Our block in nix.conf: what stands in it, and how it gets in and out of the text. Pure.
+import { quote } from '../become.ts'
 import { Failure } from '../errors.ts'
 import { type Assignment, parseNixConf, type ReadFile, substitutersOf, valuesOf } from '../nix-conf.ts'
 
@@ -107,9 +108,8 @@ export function formerIn(text: string): string | undefined {
  * other one becomes the hook, with its own exit code: if that failed builds before, it still does.
  */
 export function bothHooks(ours: string, former: string): string {
-  const word = (path: string): string => `'${path.replaceAll("'", `'\\''`)}'`
   return `${BOTH}: nix.conf had a post-build-hook already, so that both are called. nix-lan's never fails a build.
-${word(ours)}
-exec ${word(former)}
+${quote(ours)}
+exec ${quote(former)}
 `
 }

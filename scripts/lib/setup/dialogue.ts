@@ -1,6 +1,15 @@
-// Asking a person yes or no.
+// What setup says to a person, and asks.
 import { createInterface } from 'node:readline'
 import { UsageError } from '../errors.ts'
+import { harmless } from '../harmless.ts'
+
+/** Says a line. */
+export function say(text: string): void {
+  process.stdout.write(`${harmless(text)}\n`)
+}
+
+/** Says that something is done. */
+export const done = (what: string): void => say(`  done: ${what}`)
 
 /**
  * One question on the terminal; anything but y or yes is no.

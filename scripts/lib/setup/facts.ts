@@ -1,31 +1,15 @@
 // What setup has to know of this machine before it plans anything. Reads and asks, changes nothing.
-import {
-  accessSync,
-  constants,
-  existsSync,
-  lstatSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  realpathSync,
-  type Stats,
-  statSync,
-} from 'node:fs'
+import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync, type Stats, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { distrust } from '../config-file.ts'
 import { Failure, UsageError } from '../errors.ts'
-import { nix, type PathInfo, parsePathInfo } from '../nix.ts'
+import { nix, parsePathInfos } from '../nix.ts'
 import { readText } from '../nix-conf.ts'
 import { run } from '../run.ts'
-import { unsigned } from '../upload.ts'
+import { findIn, needsNewer, RUNTIME_DIRECTORIES, RUNTIMES } from '../runtime.ts'
+import { toSign } from '../sign.ts'
 import type { User } from '../users.ts'
-
-/** Where the heads look for a runtime when PATH has none (scripts/heads/runtime.sh). */
-const BARE_PATH = ['/usr/local/bin', '/usr/bin', '/run/current-system/sw/bin', '/nix/var/nix/profiles/default/bin']
-
-/** The oldest runtimes that dist/ runs on. */
-const OLDEST = { node: [18, 19], deno: [2, 0], bun: [1, 0] } as const
 
 /** Kinds of installations, by what they need from setup. */
 export type Installation = 'daemon' | { owner: number } | 'nixos' | 'none'
@@ -52,28 +36,18 @@ export function nixTooOld(output: string): string | undefined {
   return `this is Nix ${major}.${minor}, which can't start a program as a store; nix-lan needs Nix 2.4 or later`
 }
 
-/** A runtime as a daemon finds it. */
-export interface Runtime {
-  program: string
-  version: string
-}
-
 /** Why a runtime will not do; undefined when it will. Pure. @param output of `PROGRAM --version` */
 export function runtimeProblem(program: string, output: string): string | undefined {
-  const name = program.split('/').at(-1) as keyof typeof OLDEST
-  const [, major = '0', minor = '0'] = /(\d+)\.(\d+)/.exec(output) ?? []
-  const [leastMajor, leastMinor] = OLDEST[name]
-  const enough = Number(major) > leastMajor || (Number(major) === leastMajor && Number(minor) >= leastMinor)
-  if (enough) return undefined
-  return `${program} is ${output.trim().split('\n')[0] || 'of no version'}, and nix-lan needs ${name} ${leastMajor}.${leastMinor} or later`
+  const needed = needsNewer(program, output)
+  return needed && `${program} is ${output.trim().split('\n')[0] || 'of no version'}, and nix-lan needs ${needed} or later`
 }
 
 /**
- * The runtime that programs started by nix-daemon will find: the first in the list of the heads, whatever our own PATH is.
+ * Looks at the runtime that programs started by nix-daemon will find: the first in the list of the heads, whatever our own PATH is.
  * @throws Failure when there is none, it is too old, or somebody but root can change it; with the way out
  */
-export async function findRuntime(directories = BARE_PATH): Promise<Runtime> {
-  const program = directories.flatMap((directory) => Object.keys(OLDEST).map((name) => `${directory}/${name}`)).find(isProgram)
+export async function mustHaveRuntime(directories = RUNTIME_DIRECTORIES): Promise<void> {
+  const program = findIn(directories, RUNTIMES)
   if (!program) {
     throw new Failure(`nix-daemon would find no node, deno or bun: it looks in ${directories.join(', ')} only.${wayOut()}`)
   }
@@ -83,22 +57,12 @@ export async function findRuntime(directories = BARE_PATH): Promise<Runtime> {
   const problem =
     asked.code === 0 ? runtimeProblem(program, asked.stdout) : `${program} doesn't run: ${asked.stderr || asked.failedToStart}`
   if (problem) throw new Failure(`${problem}.${wayOut()}`)
-  return { program, version: (asked.stdout.trim().split('\n')[0] ?? '').replace(/^v/, '') }
-}
-
-function isProgram(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK)
-    return statSync(path).isFile()
-  } catch {
-    return false
-  }
 }
 
 /** What to type to get one. Node, Deno and Bun are each one file that runs from anywhere: a copy of the one that runs us will do. */
 function wayOut(): string {
   const own = process.execPath
-  const copy = BARE_PATH.includes(dirname(own)) ? '' : `, or copy the one you have:\n  sudo install -m 755 ${own} /usr/local/bin/`
+  const copy = RUNTIME_DIRECTORIES.includes(dirname(own)) ? '' : `, or copy the one you have:\n  sudo install -m 755 ${own} /usr/local/bin/`
   return ` Install one for the whole machine (on Debian: sudo apt install nodejs)${copy}`
 }
 
@@ -191,39 +155,11 @@ function behindLink(file: string): string {
   }
 }
 
-/** Whether nix-daemon runs, and has been started before its configuration was changed last. */
-export type Daemon = 'not running' | 'up to date' | 'outdated'
-
-/** @param pid of nix-daemon, 0 if it doesn't run @param changed milliseconds since 1970 */
-export function daemonState(pid: number, changed: number): Daemon {
-  if (pid === 0) return 'not running'
-  const started = startOf(pid)
-  return started === undefined || started <= changed ? 'outdated' : 'up to date'
-}
-
-/** When a process started, in milliseconds since 1970, to 10 ms (proc_pid_stat(5), field 22; USER_HZ is 100 on all of Linux's common platforms). */
-function startOf(pid: number): number | undefined {
-  const stat = readText(`/proc/${pid}/stat`)
-  const uptime = Number(readText('/proc/uptime')?.split(' ')[0])
-  const ticks = Number(stat?.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
-  return Number.isNaN(uptime + ticks) ? undefined : Date.now() - uptime * 1000 + ticks * 10
-}
-
-/** The process id of nix-daemon by systemd's word; 0 when it doesn't run. */
-export async function daemonPid(): Promise<number> {
-  const asked = await run('systemctl', ['show', '--property=MainPID', 'nix-daemon.service'], { timeout: 10_000 })
-  return Number(/^MainPID=(\d+)$/m.exec(asked.stdout)?.[1] ?? 0)
-}
-
 /** What was built here and carries no signature, from the lines of `nix path-info --all --size --sigs`; pure. */
 export function unsignedBuilds(output: string): { path: string; size: number }[] {
-  return output.split('\n').flatMap((line) => {
-    const found = parsePathInfo(line)
-    return found && isOwnUnsigned(found.info) ? [{ path: found.path, size: found.info.size }] : []
-  })
+  const infos = parsePathInfos(output)
+  return toSign(infos).own.map((path) => ({ path, size: infos.get(path)?.size ?? 0 }))
 }
-
-const isOwnUnsigned = (info: PathInfo): boolean => info.ultimate && unsigned(info)
 
 /** Those of this machine's store. A store that can't be asked yet has none. */
 export async function findUnsignedBuilds(): Promise<{ path: string; size: number }[]> {

@@ -55,6 +55,10 @@ export function userLayout({ home }: User, prefix = `${home}/.local`): Layout {
   }
 }
 
+/** Who owns what setup writes: root, or the user (and group) whose own the Nix is. */
+export const ownerIn = ({ single }: Layout, uid: number, gid: number): { uid: number; gid: number } =>
+  single ? { uid, gid } : { uid: 0, gid: 0 }
+
 function below(prefix: string): Pick<Layout, 'prefix' | 'lib' | 'bin' | 'man' | 'completions'> {
   return {
     prefix,

@@ -4,7 +4,7 @@ import { basename } from 'node:path'
 import { UsageError } from '../errors.ts'
 import { nix } from '../nix.ts'
 import { effectiveUid, findUser, type User } from '../users.ts'
-import { doubtAbout, findInstallation, findRuntime, groupOf, type Installation, nixTooOld } from './facts.ts'
+import { doubtAbout, findInstallation, groupOf, type Installation, mustHaveRuntime, nixTooOld } from './facts.ts'
 import { type Layout, systemLayout, userLayout } from './layout.ts'
 import { nameFor } from './plan.ts'
 import { readRecord } from './record.ts'
@@ -102,7 +102,7 @@ export async function mustSuit({ layout }: Machine): Promise<void> {
     throw new UsageError(
       'this machine does not run systemd, which nix-lan needs to start by itself; the README says how to set it up by hand',
     )
-  await findRuntime()
+  await mustHaveRuntime()
   const own = doubtAbout(layout.etc)
   if (own) throw new UsageError(`root believes what is in ${layout.etc}, but ${own}`)
   for (const directory of [layout.lib, layout.bin]) {

@@ -1,13 +1,9 @@
 // The user's systemd, seen from setup: lingering, and starting and stopping our units there.
-import { existsSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from '../errors.ts'
 import { run } from '../run.ts'
-import { type AskOptions, problemOf, systemctl } from '../systemd.ts'
+import { type AskOptions, hasUserManager, problemOf, systemctl } from '../systemd.ts'
 import { effectiveUid, type User } from '../users.ts'
-
-/** Whether the user's systemd runs from boot on, without a login (loginctl(1), enable-linger). */
-export const lingers = (user: User): boolean => existsSync(`/var/lib/systemd/linger/${user.name}`)
 
 /** Switches lingering on or off. @throws Failure with what loginctl said */
 export async function setLinger(user: User, on: boolean): Promise<void> {
@@ -19,7 +15,7 @@ export async function setLinger(user: User, on: boolean): Promise<void> {
 const ownerOf = (user: User): AskOptions => (effectiveUid() === user.uid ? { limit: 20_000 } : { owner: user, limit: 20_000 })
 
 /** Whether the user's systemd is there to be asked. The directory is one that only it can make. */
-export const hasManager = (user: User): boolean => existsSync(`/run/user/${user.uid}/systemd/private`)
+export const hasManager = (user: User): boolean => hasUserManager({ owner: user })
 
 /** Waits until it is, as it is a moment after lingering was switched on. @returns whether it came */
 export async function managerCame(user: User, limit = 15_000): Promise<boolean> {

@@ -1,7 +1,7 @@
 // What setup wants to lie where: from what the machine is like to a list of paths with their content, in the order in which they
 // are made. Pure: facts in, wants out.
 import { dirname, isAbsolute } from 'node:path'
-import { type Config, namedCache, parseConfig, type SshCache } from '../config.ts'
+import { type Config, isSsh, namedCache, parseConfig, type SshCache } from '../config.ts'
 import { Failure, UsageError } from '../errors.ts'
 import type { ReadFile } from '../nix-conf.ts'
 import { failedDir, queueDir, socketPath, stateDir } from '../paths.ts'
@@ -22,7 +22,7 @@ import {
 import type { DistFile } from './facts.ts'
 import type { Want } from './files.ts'
 import { clashes, publicHalf } from './keys.ts'
-import type { Layout } from './layout.ts'
+import { type Layout, ownerIn } from './layout.ts'
 
 /** The box that was asked for: what is written below [cache.NAME]. */
 export interface Box {
@@ -114,8 +114,6 @@ export function plan(situation: Situation): Plan {
   return { wants: unique(wants), config, keyFiles, publicKeys, otherKeys, formerHook }
 }
 
-export const isSsh = (cache: Config['caches'][number]): cache is SshCache => cache.kind === 'ssh'
-
 function substituter(cache: SshCache, uid: number, layout: Layout): { url: string; socket: string } {
   const socket = layout.single ? socketPath(uid, cache.name) : `/run/user/${uid}/nix-lan/${cache.name}.sock`
   return { url: connectUrl(`${layout.bin}/nix-lan-connect`, socket, false), socket }
@@ -200,8 +198,7 @@ function keyWants(situation: Situation, publicKey: string): Want[] {
 
 // ---- files
 
-const owner = ({ layout, user, gid }: Situation): { mode?: number; uid: number; gid: number } =>
-  layout.single ? { uid: user.uid, gid } : { uid: 0, gid: 0 }
+const owner = ({ layout, user, gid }: Situation): { mode?: number; uid: number; gid: number } => ownerIn(layout, user.uid, gid)
 
 function file(situation: Situation, path: string, content: Buffer | string, mode = 0o644): Want {
   const { uid, gid } = owner(situation)

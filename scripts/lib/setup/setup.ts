@@ -2,14 +2,17 @@
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isSsh } from '../config.ts'
 import { Failure, UsageError } from '../errors.ts'
-import { harmless } from '../harmless.ts'
 import { isBusy, takeLock } from '../lock.ts'
-import { batches, errorText, nix } from '../nix.ts'
 import { readText } from '../nix-conf.ts'
+import { daemonPid, daemonState } from '../nix-daemon.ts'
 import { run } from '../run.ts'
+import { sign } from '../sign.ts'
+import { lingers } from '../systemd.ts'
 import type { User } from '../users.ts'
 import { VERSION } from '../version.ts'
+import { count } from '../words.ts'
 import { type Person, personOf, runAs } from './as-user.ts'
 import {
   askBox,
@@ -23,16 +26,16 @@ import {
   resolveDestination,
   runOnBox,
 } from './box.ts'
-import { agreed } from './dialogue.ts'
-import { daemonPid, daemonState, findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
+import { agreed, done, say } from './dialogue.ts'
+import { findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
 import { isRight, look, markOf, put, type Seen, type Want } from './files.ts'
 import { keyName, newSecretKey } from './keys.ts'
-import type { Layout } from './layout.ts'
+import { type Layout, ownerIn } from './layout.ts'
 import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
-import { hasManager, lingers, managerCame, setLinger, startUnits, timerRuns } from './manager.ts'
-import { type Box, isSsh, nameFor, type Plan, plan, type Situation } from './plan.ts'
+import { hasManager, managerCame, setLinger, startUnits, timerRuns } from './manager.ts'
+import { type Box, nameFor, type Plan, plan, type Situation } from './plan.ts'
 import { emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
-import { count, type Item, itemsFor, textOf } from './show.ts'
+import { type Item, itemsFor, textOf } from './show.ts'
 
 /** What will be done besides writing files. */
 interface Actions {
@@ -49,10 +52,6 @@ interface BoxWork {
   daemonSocket: string
   answer: BoxAnswer
   needs: BoxNeeds
-}
-
-const say = (text: string): void => {
-  process.stdout.write(`${harmless(text)}\n`)
 }
 
 /** `nix-lan setup`. @returns the exit code */
@@ -151,7 +150,7 @@ async function findActions(draft: Plan, { layout, user, nixConf }: Situation, an
   const unitsChange = draft.wants.some((want) => want.path.startsWith(`${layout.units}/`) && !isRight(want, look(want.path)))
   return {
     restartDaemon: !layout.single && (changes(nixConf.file) || (await daemonOutdated(nixConf.file))),
-    linger: options.linger && !lingers(user),
+    linger: options.linger && !lingers(user.name),
     startUnits: unitsChange || !hasManager(user) || !(await timerRuns(user)),
     sign: options.sign ? await findUnsignedBuilds() : [],
     boxes: answers.map((work) => ({ ...work, needs: needsOf(work, draft.publicKeys) })),
@@ -246,11 +245,11 @@ async function carryOut(final: Plan, machine: Machine, person: Person, actions: 
   writeAll(final.wants, machine)
   if (actions.restartDaemon || (!layout.single && (await daemonOutdated(nixConf)))) await restartDaemon()
   for (const work of actions.boxes) await mendBox(work, final, person, (deed) => keepDeed(record, deed, machine))
-  if (actions.sign.length > 0)
-    await sign(
-      actions.sign.map(({ path }) => path),
-      final.keyFiles,
-    )
+  if (actions.sign.length > 0) {
+    const paths = actions.sign.map(({ path }) => path)
+    await sign(paths, final.keyFiles)
+    done(`${count(paths.length, 'path')} signed`)
+  }
   if (actions.linger) {
     record.linger = true
     writeRecord(record, layout, ownerOf(machine), look)
@@ -260,10 +259,7 @@ async function carryOut(final: Plan, machine: Machine, person: Person, actions: 
   if (actions.startUnits) await start(user)
 }
 
-const done = (what: string): void => say(`  done: ${what}`)
-
-const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } =>
-  layout.single ? { uid: user.uid, gid } : { uid: 0, gid: 0 }
+const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } => ownerIn(layout, user.uid, gid)
 
 /** The record is there before anything else is. */
 function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined): Record {
@@ -334,19 +330,10 @@ async function mendBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep
   done(`${box.ssh} trusts what is built here${needs.member ? `, and ${needs.member.user} may use its nix-daemon` : ''}`)
 }
 
-async function sign(paths: string[], keyFiles: readonly string[]): Promise<void> {
-  for (const file of keyFiles)
-    for (const batch of batches(paths)) {
-      const signed = await nix(['store', 'sign', '--key-file', file, ...batch])
-      if (signed.code !== 0) throw new Failure(`signing with ${file} failed: ${errorText(signed.stderr)}`)
-    }
-  done(`${count(paths.length, 'path')} signed`)
-}
-
 /** The user's systemd may just be ending, and start anew for the lingering: so it is tried for a while. */
 async function start(user: User): Promise<void> {
   for (const until = Date.now() + 15_000; ; await sleep(300)) {
-    if (!hasManager(user) && !(lingers(user) && (await managerCame(user)))) {
+    if (!hasManager(user) && !(lingers(user.name) && (await managerCame(user)))) {
       say(`  ${user.name} has no systemd running; the units start at the next login.`)
       return
     }

@@ -1,8 +1,12 @@
 // How a plan looks to a person: every path that changes, with its difference; what is copied whole is summed up.
 import { harmless } from '../harmless.ts'
 import { run } from '../run.ts'
+import { count, wrapped } from '../words.ts'
 import { isRight, look, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
+
+/** Characters of a line of names. */
+const WIDTH = 69
 
 /** One thing that will be done, and what there is to see of it. */
 export interface Item {
@@ -23,10 +27,10 @@ export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: R
   const gone = open.filter(({ kind }) => kind === 'missing')
   const items: Item[] = []
   if (copies.length > 0) items.push({ title: `copy ${count(copies.length, 'file')} (${size(copies)}) to ${layout.lib}`, lines: [] })
-  for (const [directory, names] of byDirectory(links)) items.push({ title: `link in ${directory}`, lines: wrapped(names) })
+  for (const [directory, names] of byDirectory(links)) items.push({ title: `link in ${directory}`, lines: wrapped(names.join(' '), WIDTH) })
   if (shared.length > 0)
     items.push({ title: `link ${count(shared.length, 'man page and completion')} in ${layout.prefix}/share`, lines: [] })
-  if (units.length > 0) items.push({ title: `write user units in ${layout.units}`, lines: wrapped(units.map(nameOf)) })
+  if (units.length > 0) items.push({ title: `write user units in ${layout.units}`, lines: wrapped(units.map(nameOf).join(' '), WIDTH) })
   for (const want of open) {
     if (want === directories[0]) items.push({ title: 'make the queue', lines: directories.map(({ path }) => path) })
     if (want.kind === 'file' && !isCopy(want)) items.push(await fileItem(want, hidden.has(want.path)))
@@ -40,8 +44,6 @@ const isUnit = (path: string, { units }: Layout): boolean =>
 
 const nameOf = ({ path }: Want): string => path.split('/').at(-1) ?? ''
 
-export const count = (number: number, noun: string): string => `${number} ${number === 1 ? noun : noun.replace(/( and|$)/g, 's$1')}`
-
 function size(wants: readonly Want[]): string {
   const bytes = wants.reduce((sum, want) => sum + (want.kind === 'file' ? want.content.length : 0), 0)
   return `${Math.ceil(bytes / 1024)} KiB`
@@ -54,17 +56,6 @@ function byDirectory(wants: readonly Want[]): Map<string, string[]> {
     found.set(directory, [...(found.get(directory) ?? []), nameOf(want)])
   }
   return found
-}
-
-/** Names in lines of at most 70 characters. */
-function wrapped(names: readonly string[]): string[] {
-  const lines: string[] = []
-  for (const name of names) {
-    const last = lines.at(-1)
-    if (last !== undefined && last.length + name.length < 69) lines[lines.length - 1] = `${last} ${name}`
-    else lines.push(name)
-  }
-  return lines
 }
 
 async function fileItem(want: Want & { kind: 'file' }, secret: boolean): Promise<Item> {

@@ -1,32 +1,26 @@
 // Taking it back: what the record says was there before is there again. nix.conf goes first, and the daemon is restarted, before anything that
 // it names goes. What somebody else has changed since stays, and is named.
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
-import { type Config, parseConfig, type SshCache } from '../config.ts'
+import { type Config, isSsh, parseConfig, type SshCache } from '../config.ts'
 import { Failure, UsageError } from '../errors.ts'
-import { harmless } from '../harmless.ts'
 import { isBusy, takeLock } from '../lock.ts'
 import { readText } from '../nix-conf.ts'
+import { daemonPid, daemonState } from '../nix-daemon.ts'
 import { failedDir, queueDir, runtimeDir } from '../paths.ts'
+import { lingers } from '../systemd.ts'
 import { ROOT_TALLIES, userTallies } from '../tally.ts'
 import { effectiveUid, findUser, type User } from '../users.ts'
+import { count } from '../words.ts'
 import { type Person, personOf, runAs } from './as-user.ts'
 import { askBox, restoreScript, runOnBox } from './box.ts'
 import { withoutBlock } from './conf.ts'
-import { agreed } from './dialogue.ts'
-import { daemonPid, daemonState } from './facts.ts'
+import { agreed, done, say } from './dialogue.ts'
 import { isRight, look, markOf, put, type Seen, unfinished, type Want } from './files.ts'
-import { type Layout, systemLayout, userLayout } from './layout.ts'
+import { type Layout, ownerIn, systemLayout, userLayout } from './layout.ts'
 import { howCalled, type Options } from './machine.ts'
-import { forgetUnits, hasManager, lingers, setLinger, stopUnits } from './manager.ts'
-import { isSsh } from './plan.ts'
+import { forgetUnits, hasManager, setLinger, stopUnits } from './manager.ts'
 import { type BoxDeed, type Entry, type Record, readRecord, writeRecord } from './record.ts'
 import { restartDaemon } from './setup.ts'
-import { count } from './show.ts'
-
-const say = (text: string): void => {
-  process.stdout.write(`${harmless(text)}\n`)
-}
-const done = (what: string): void => say(`  done: ${what}`)
 
 /** What becomes of one path: `want` undefined when it is as it was, or isn't ours to change. */
 export interface Restoration {
@@ -171,7 +165,7 @@ async function uploadFirst({ name }: SshCache, person: Person, { bin }: Layout):
 
 async function takeBack(record: Record, layout: Layout, person: Person, options: Options): Promise<number> {
   const backup = (name: string): Buffer => readFileSync(`${layout.backups}/${name}`)
-  const owner = layout.single ? { uid: person.uid, gid: statSync(layout.etc).gid } : { uid: 0, gid: 0 }
+  const owner = ownerIn(layout, person.uid, statSync(layout.etc).gid)
   await restoreNixConf(record, layout, backup)
   let problems = 0
   if (hasManager(person)) problems += await attempt('units stopped', () => stopUnits(person))
@@ -181,7 +175,7 @@ async function takeBack(record: Record, layout: Layout, person: Person, options:
   if (hasManager(person)) await forgetUnits(person)
   await removeTraces(record, layout, person)
   // Last, since it ends the systemd that was asked for all that.
-  if (record.linger && lingers(person)) problems += await attempt(`lingering of ${person.name} is off`, () => setLinger(person, false))
+  if (record.linger && lingers(person.name)) problems += await attempt(`lingering of ${person.name} is off`, () => setLinger(person, false))
   sayQueue(record)
   removeRecord(record, layout)
   say(problems === 0 ? 'nix-lan is gone.' : 'nix-lan is gone, but for what is named above.')
