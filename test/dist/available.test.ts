@@ -2,7 +2,7 @@
 // is a fake getent in PATH; what listens is on loopback, and a black hole is a listener whose queue is full. NIX_LAN_TEST_RUNTIME: see
 // launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer as createHttp } from 'node:http'
 import { type AddressInfo, createConnection, createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -10,25 +10,16 @@ import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { string, u64 } from '../../scripts/lib/worker.ts'
-import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
+import { AS_USER, foldersIn, give, runtimeIn } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
 
 const PROGRAM = resolve('dist/nix-lan-available')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-available-'))
 chmodSync(TMP, 0o755)
-const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime')
-if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(RUNTIME, 'node'))
+const folder = foldersIn(TMP)
+const RUNTIME = runtimeIn(folder)
 /** What a start may take, beside the deadline, on a machine that is busy with other tests. Only a hang takes longer. */
 const SLACK = 4000
-
-/** A directory of TMP. `mine`: it belongs to the user. */
-function folder(name: string, mine = false): string {
-  const path = join(TMP, name)
-  mkdirSync(path, { recursive: true })
-  chmodSync(path, mine ? 0o700 : 0o755)
-  if (mine && ROOT) chownSync(path, USER, USER)
-  return path
-}
 
 interface Said {
   code: number | null
@@ -59,7 +50,7 @@ async function ask(toml: string, args: string[], names: Names = {}, launcher: st
   chmodSync(join(bin, 'getent'), 0o755)
   const config = join(TMP, `config${runs}.toml`)
   writeFileSync(config, toml)
-  if (ROOT) chownSync(config, USER, USER)
+  give(config)
   const env = { PATH: `${bin}:${RUNTIME}:/usr/bin:/bin`, HOME: TMP, NIX_LAN_CONFIG: config, XDG_RUNTIME_DIR: RUN }
   return await say([...launcher, ...AS_USER, PROGRAM, ...args], env)
 }

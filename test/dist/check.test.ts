@@ -4,7 +4,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import {
   chmodSync,
-  chownSync,
   closeSync,
   existsSync,
   lstatSync,
@@ -26,33 +25,20 @@ import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { uptime } from '../../scripts/lib/tunnel-state.ts'
-import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
+import { AS_USER, foldersIn, give, runtimeIn } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
 
 const PROGRAM = resolve('dist/nix-lan')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-check-'))
 chmodSync(TMP, 0o755)
-const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime')
-if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(RUNTIME, 'node'))
+const folder = foldersIn(TMP)
+const RUNTIME = runtimeIn(folder)
 /** What a start may take, beside the deadline, on a machine that is busy with other tests. Only a hang takes longer. */
 const SLACK = 4000
 
-/** A directory of TMP. `mine`: it belongs to the user. */
-function folder(name: string, mine = false): string {
-  const path = join(TMP, name)
-  mkdirSync(path, { recursive: true })
-  chmodSync(path, mine ? 0o700 : 0o755)
-  if (mine) own(path)
-  return path
-}
-
-function own(path: string): void {
-  if (ROOT) chownSync(path, USER, USER)
-}
-
 function file(path: string, text: string): string {
   writeFileSync(path, text)
-  own(path)
+  give(path)
   return path
 }
 
@@ -158,7 +144,7 @@ async function listen(where: string | number, onConnection: () => void = () => {
   servers.push(server)
   await new Promise<void>((done) => (typeof where === 'string' ? server.listen(where, done) : server.listen(where, '127.0.0.1', done)))
   if (typeof where !== 'string') return (server.address() as AddressInfo).port
-  own(where)
+  give(where)
   return 0
 }
 
@@ -196,7 +182,7 @@ test.before.each(() => {
   for (const path of [SOCKET, STATE]) rmSync(path, { force: true })
   mkdirSync(join(RUN, 'systemd'), { recursive: true })
   file(join(RUN, 'systemd/private'), '')
-  own(join(RUN, 'systemd'))
+  give(join(RUN, 'systemd'))
   units('inactive', 'inactive')
   dials = 0
 })

@@ -1,20 +1,20 @@
 // The contract of `nix-lan-tunnel --service`, with a fake ssh, ssh-add, systemd-notify and systemctl: what systemd is told and when, what the
 // journal gets, what is remembered, and that it neither ends nor tries too often. The lab has the real ones. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
+import { AS_USER, foldersIn, give, runtimeIn } from '../lib/as-user.ts'
 
 const PROGRAM = resolve('dist/nix-lan-tunnel')
 const TMP = mkdtempSync(join(tmpdir(), 'nl-service-'))
 chmodSync(TMP, 0o755)
+const folder = foldersIn(TMP)
 const BIN = folder('bin')
-const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime')
-if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(RUNTIME, 'node'))
+const RUNTIME = runtimeIn(folder)
 const RUN = folder('run', true)
 const DIRECTORY = join(RUN, 'nix-lan')
 const SOCKET = join(DIRECTORY, 'pi.sock')
@@ -22,18 +22,9 @@ const STATE = join(DIRECTORY, 'pi.tunnel')
 /** `calls`: what the fakes were called with. `ssh`: what ssh writes down before it exits with 255; not there: it listens. `mute`: but nobody answers. */
 const WORLD = folder('world', true)
 
-/** A directory of TMP. `mine`: it belongs to the user. */
-function folder(name: string, mine = false): string {
-  const path = join(TMP, name)
-  mkdirSync(path, { recursive: true })
-  chmodSync(path, mine ? 0o700 : 0o755)
-  if (mine && ROOT) chownSync(path, USER, USER)
-  return path
-}
-
 function own(path: string, text: string): void {
   writeFileSync(path, text)
-  if (ROOT) chownSync(path, USER, USER)
+  give(path)
 }
 
 const tell = (name: string, text: string): void => own(join(WORLD, name), text)

@@ -1,41 +1,21 @@
 // The contract of dist/nix-lan-tunnel with a fake ssh: what that is started with, what is refused and why, and the socket's life.
 // test/nix/tunnel.test.ts has the real ssh. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
-import {
-  chmodSync,
-  chownSync,
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, existsSync, lstatSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
+import { AS_USER, foldersIn, give, USER } from '../lib/as-user.ts'
 
 const PROGRAM = resolve('dist/nix-lan-tunnel')
 const TMP = mkdtempSync(join(tmpdir(), 'nl-tunnel-'))
 chmodSync(TMP, 0o755)
+const folder = foldersIn(TMP)
 const BIN = folder('bin')
 const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? BIN
 if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(BIN, 'node'))
-
-/** A directory of TMP. `mine`: it belongs to the user. */
-function folder(name: string, mine = false): string {
-  const path = join(TMP, name)
-  mkdirSync(path, { recursive: true })
-  chmodSync(path, mine ? 0o700 : 0o755)
-  if (mine && ROOT) chownSync(path, USER, USER)
-  return path
-}
 
 function script(name: string, text: string): void {
   const path = join(BIN, name)
@@ -47,7 +27,7 @@ function script(name: string, text: string): void {
 function own(name: string, text: string): string {
   const path = join(TMP, name)
   writeFileSync(path, text)
-  if (ROOT) chownSync(path, USER, USER)
+  give(path)
   return path
 }
 

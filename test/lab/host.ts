@@ -1,7 +1,7 @@
 // One machine of a lab: what is run on it, its files, its journal, its power.
 import { spawn } from 'node:child_process'
-import { chmodSync, chownSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { placeFile } from '../lib/as-user.ts'
 import { finished, kill, pause, type Result, type RunOptions } from '../lib/processes.ts'
 import type { Suite } from '../lib/roots.ts'
 import type { Holder } from './holder.ts'
@@ -74,13 +74,7 @@ export class Host {
 
   /** Writes a file, with its folders. Default: root's, 0644; with `user` 'alice' hers. */
   write(inside: string, text: string, { mode = 0o644, user = 'root' as User } = {}): void {
-    const file = this.path(inside)
-    const owner = user === 'root' ? 0 : ALICE
-    const first = mkdirSync(dirname(file), { recursive: true })
-    if (first) for (let folder = dirname(file); folder.length >= first.length; folder = dirname(folder)) chownSync(folder, owner, owner)
-    writeFileSync(file, text)
-    chmodSync(file, mode)
-    chownSync(file, owner, owner)
+    placeFile(this.path(inside), text, user === 'root' ? 0 : ALICE, mode)
   }
 
   /** The text of a file. */

@@ -14,9 +14,9 @@
 // Everything else is an overlay that only the world sees: the host's own root ('host'), or that of a Debian release.
 // The network is the machine's. test/nix/pair.ts makes a client and a box of two worlds.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, chownSync, closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { dirname } from 'node:path'
+import { placeFile } from '../lib/as-user.ts'
 import { accepted, GREETING } from '../lib/greeting.ts'
 import { PATH } from '../lib/needs.ts'
 import { allProcesses, finished, kill, killTree, pause, type Result, type RunOptions } from '../lib/processes.ts'
@@ -196,13 +196,7 @@ export class World {
 
   /** Writes a file in the world, with its folders. Default: root's, 0644; with `user` 'alice' hers. */
   write(inside: string, text: string, { mode = 0o644, user = 'root' as User } = {}): void {
-    const file = this.path(inside)
-    const owner = user === 'root' ? 0 : ALICE
-    const first = mkdirSync(dirname(file), { recursive: true })
-    if (first) for (let folder = dirname(file); folder.length >= first.length; folder = dirname(folder)) chownSync(folder, owner, owner)
-    writeFileSync(file, text)
-    chmodSync(file, mode)
-    chownSync(file, owner, owner)
+    placeFile(this.path(inside), text, user === 'root' ? 0 : ALICE, mode)
   }
 
   /** The text of a file of the world. */
