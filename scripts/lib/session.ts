@@ -251,6 +251,7 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
   const end = new NarEnd()
   await box.reader.peek() // a box that is lost before the first byte can still be a miss
   let late: Promise<void> | undefined
+  let before = 0
   const pass = (bytes: Buffer): void => {
     late = client.write(bytes)
     relayed.bytes += bytes.length
@@ -258,6 +259,8 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
   }
   const take = (chunk: Buffer): number => {
     const length = end.scan(chunk)
+    // before the last byte: with that Nix has what it wants, and may kill us
+    if (end.done) line.fetched?.(relayed.bytes - before + length)
     pass(chunk.subarray(0, length))
     return length
   }
@@ -270,12 +273,11 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
   }
   pass(messages.bytes)
   await delivered()
-  const before = relayed.bytes
+  before = relayed.bytes
   while (!end.done) {
     await box.reader.stream(take, () => end.done || late !== undefined)
     await delivered()
   }
-  line.fetched?.(relayed.bytes - before)
 }
 
 /** From an operation that we don't know to the end of the connection: bytes to and fro, each direction closed when its source is. */

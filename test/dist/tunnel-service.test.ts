@@ -202,6 +202,16 @@ test('no login: it stays, with growing pauses, one line in the journal, the agen
   assert.match(unit.journal(), /^nix-lan-tunnel: pi: the box refuses the login, and the ssh agent holds no key: .*\n$/)
 })
 
+test('env-file is asked anew for each attempt, also when the agent that it named has keys', async () => {
+  tell('ssh', 'pi@127.0.0.1: Permission denied (publickey).\n')
+  tell('agent', '0\n')
+  own(join(TMP, 'env'), 'SSH_AUTH_SOCK=/run/agent')
+  start(port)
+  await until('an attempt', () => called('ssh agent=').length > 0)
+  own(join(TMP, 'env'), 'SSH_AUTH_SOCK=/run/another')
+  await until('one with the other agent', () => called('ssh agent=').includes('ssh agent=/run/another'))
+})
+
 test('another reason is news', async () => {
   tell('ssh', 'Host key verification failed.\n')
   const unit = start(port)

@@ -172,6 +172,24 @@ test('a Nix that takes its time in mid-NAR is no silence of the box', async () =
   })
 })
 
+test('a NAR is counted before Nix has the last byte of it, and may kill us', async () => {
+  for (const size of [1, 100, 65536]) {
+    const client = clientOf(Buffer.concat([hello(), narFromPath]))
+    const counted: number[] = []
+    let missing = WELCOME.length + LAST.length + NAR.length
+    const write = async (bytes: Buffer): Promise<void> => {
+      missing -= bytes.length
+      assert.equal(counted, missing === 0 ? [NAR.length] : [], `${missing} bytes from the end, in chunks of ${size}`)
+      await client.write(bytes)
+    }
+    const box = boxOf(Buffer.concat([LAST, NAR]), size)
+    const fetched = (bytes: number): number => counted.push(bytes)
+    await serve({ ...client, write }, { dial: async () => box, lost: () => {}, report: () => {}, fetched, strict: false })
+    assert.is(missing, 0)
+    same(client.got().subarray(WELCOME.length), Buffer.concat([LAST, NAR]))
+  }
+})
+
 test('a box that falls silent is given up, before an answer and in the middle of a NAR', async () => {
   const silent = (bytes: Buffer): ReturnType<typeof boxOf> => {
     const reader = new ByteReader({ resume: () => {} })
