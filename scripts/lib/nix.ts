@@ -10,14 +10,8 @@ export const storeDir = process.env.NIX_STORE_DIR || '/nix/store'
 /** Arguments of one call, in bytes: far below the 128 KiB that one argument, and the 2 MiB that all of them may take. */
 const ARGUMENT_BYTES = 100 * 1024
 
-/** Nix could not answer. `output` is its whole stderr, for whoever looks for the culprit in it. */
-export class NixError extends Failure {
-  readonly output: string
-  constructor(message: string, output: string) {
-    super(message)
-    this.output = output
-  }
-}
+/** Nix could not answer, here or on the box. */
+export class NixError extends Failure {}
 
 /** What Nix knows of a valid path. */
 export interface PathInfo {
@@ -89,34 +83,59 @@ export function nix(args: readonly string[], options: RunOptions = {}): Promise<
 
 const nixStore = (args: readonly string[], options: RunOptions = {}): Promise<Outcome> => nixProgram('nix-store', args, options)
 
-/** How a question may be asked: of another store, and for how many milliseconds at most (each batch). */
+/** For how many milliseconds at most a question may be asked (each batch). */
 export interface Asking {
-  store?: string
   timeout?: number
 }
 
-/** Those of the paths that aren't valid in a store. @throws NixError when the store can't be asked */
-export async function invalidPaths(paths: readonly string[], asking: Asking = {}): Promise<string[]> {
-  const args = [...(asking.store ? ['--store', asking.store] : []), '--check-validity', '--print-invalid']
-  return (await inBatches(paths, asking, (batch, limit) => nixStore([...args, ...batch], limit))).filter((line) => line !== '')
+/**
+ * Those of the paths that aren't valid in a store.
+ * @param store another one than this machine's
+ * @throws NixError when the store can't be asked
+ */
+export async function invalidPaths(paths: readonly string[], { store, timeout }: Asking & { store?: string } = {}): Promise<string[]> {
+  const args = [...(store ? ['--store', store] : []), '--check-validity', '--print-invalid']
+  return (await inBatches(paths, timeout, (batch, limit) => nixStore([...args, ...batch], limit))).filter((line) => line !== '')
+}
+
+/** What a store knows of paths and all they refer to, and which of the paths aren't valid in it. */
+export interface Closure {
+  gone: string[]
+  infos: Map<string, PathInfo>
 }
 
 /**
- * What a store knows of these paths, all of which must be valid there. Derivations stand for themselves, not for their outputs.
+ * What this machine's store knows of paths and all they refer to. Nearly always all are valid, and one question does; Nix gives up at the
+ * first one that isn't, and then those are found first.
+ * @throws NixError when the store can't be asked
+ */
+export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
+  try {
+    return { gone: [], infos: await pathInfos(paths, { closure: true, ...asking }) }
+  } catch {
+    const gone = await invalidPaths(paths, asking)
+    const missing = new Set(gone)
+    const valid = paths.filter((path) => !missing.has(path))
+    return { gone, infos: await pathInfos(valid, { closure: true, ...asking }) }
+  }
+}
+
+/**
+ * What this machine's store knows of these paths, all of which must be valid. Derivations stand for themselves, not for their outputs.
  * @param closure of everything they refer to as well
  * @throws NixError, also when one of them isn't valid
  */
 export async function pathInfos(
   paths: readonly string[],
-  { closure = false, ...asking }: Asking & { closure?: boolean } = {},
+  { closure = false, timeout }: Asking & { closure?: boolean } = {},
 ): Promise<Map<string, PathInfo>> {
-  const args = ['path-info', '--size', '--sigs', ...(closure ? ['--recursive'] : []), ...(asking.store ? ['--store', asking.store] : [])]
+  const args = ['path-info', '--size', '--sigs', ...(closure ? ['--recursive'] : [])]
   const infos = new Map<string, PathInfo>()
   // Without --derivation, 2.4–2.14 take X.drv for its outputs; with it, every version takes an output for its derivation.
   for (const derivations of [false, true]) {
     const group = paths.filter((path) => isDerivation(path) === derivations)
     const flags = derivations ? ['--derivation'] : []
-    for (const line of await inBatches(group, asking, (batch, limit) => nix([...args, ...flags, ...batch], limit))) {
+    for (const line of await inBatches(group, timeout, (batch, limit) => nix([...args, ...flags, ...batch], limit))) {
       const found = parsePathInfo(line)
       if (found) infos.set(found.path, found.info)
     }
@@ -136,14 +155,14 @@ export function parsePathInfos(output: string): Map<string, PathInfo> {
 }
 
 /** Sizes in bytes of NARs of valid paths, derivations too (`nix path-info X.drv` means the outputs up to 2.14, nix-store never did). */
-export async function sizesOf(paths: readonly string[], asking: Asking = {}): Promise<number[]> {
-  const lines = await inBatches(paths, asking, (batch, limit) => nixStore(['--query', '--size', ...batch], limit))
+export async function sizesOf(paths: readonly string[], { timeout }: Asking = {}): Promise<number[]> {
+  const lines = await inBatches(paths, timeout, (batch, limit) => nixStore(['--query', '--size', ...batch], limit))
   return lines.filter((line) => line !== '').map(Number)
 }
 
 /** The paths themselves and everything here that refers to them, directly or not. @throws NixError when one of them isn't valid */
 export async function holdersOf(paths: readonly string[]): Promise<Set<string>> {
-  return new Set(await inBatches(paths, {}, (batch, limit) => nixStore(['--query', '--referrers-closure', ...batch], limit)))
+  return new Set(await inBatches(paths, undefined, (batch, limit) => nixStore(['--query', '--referrers-closure', ...batch], limit)))
 }
 
 /** A setting as Nix itself takes it, words split at spaces. `nix config show` from 2.20, `nix show-config` before. */
@@ -161,7 +180,7 @@ export async function setting(name: string): Promise<string[]> {
 
 async function inBatches(
   paths: readonly string[],
-  { timeout }: Asking,
+  timeout: number | undefined,
   ask: (batch: string[], limit: RunOptions) => Promise<Outcome>,
 ): Promise<string[]> {
   const lines: string[] = []
@@ -174,9 +193,9 @@ async function inBatches(
 
 /** Its stdout. @throws NixError with Nix's own message */
 function succeeded(outcome: Outcome): string {
-  if (outcome.failedToStart) throw new NixError(`nix can't be started (${outcome.failedToStart}): is it in PATH?`, '')
-  if (outcome.timedOut) throw new NixError('nix gave no answer in time', outcome.stderr)
-  if (outcome.code !== 0) throw new NixError(errorText(outcome.stderr), outcome.stderr)
+  if (outcome.failedToStart) throw new NixError(`nix can't be started (${outcome.failedToStart}): is it in PATH?`)
+  if (outcome.timedOut) throw new NixError('nix gave no answer in time')
+  if (outcome.code !== 0) throw new NixError(errorText(outcome.stderr))
   return outcome.stdout
 }
 

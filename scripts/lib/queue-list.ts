@@ -1,5 +1,5 @@
 // What `nix-lan queue list` shows: rows from the queue's directories and, where that is cheap, from Nix.
-import { invalidPaths, pathInfos, sizesOf } from './nix.ts'
+import { closureOf } from './nix.ts'
 import type { Entry, Junk, Queue } from './queue.ts'
 import { unsigned } from './upload.ts'
 
@@ -33,15 +33,11 @@ export const NOTHING_KNOWN: Known = { sizes: new Map(), unsigned: new Set(), gon
 
 /** Asks Nix about entries: a handful of processes for each thousand of them. @throws NixError */
 export async function askNix(entries: readonly Entry[], holders: (paths: string[]) => Promise<Set<string>>): Promise<Known> {
-  const asking = { timeout: PATIENCE }
   const paths = [...new Set(entries.map((entry) => entry.path))]
-  const gone = new Set(await invalidPaths(paths, asking))
-  const valid = paths.filter((path) => !gone.has(path))
-  const numbers = await sizesOf(valid, asking)
-  const sizes = new Map(valid.map((path, index) => [path, numbers[index] ?? 0]))
-  const infos = await pathInfos(valid, { closure: true, ...asking })
+  const { gone, infos } = await closureOf(paths, { timeout: PATIENCE })
+  const sizes = new Map([...infos].map(([path, { size }]) => [path, size]))
   const bare = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
-  return { sizes, gone, unsigned: bare.length > 0 ? await holders(bare) : new Set() }
+  return { sizes, gone: new Set(gone), unsigned: bare.length > 0 ? await holders(bare) : new Set() }
 }
 
 /** The rows of a cache: what waits, oldest first, then what failed, then what doesn't belong there. */

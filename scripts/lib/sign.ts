@@ -2,7 +2,7 @@
 // for a person to judge.
 import { accessSync, constants } from 'node:fs'
 import { UsageError } from './errors.ts'
-import { batches, errorText, invalidPaths, NixError, nix, type PathInfo, pathInfos, setting } from './nix.ts'
+import { batches, closureOf, errorText, NixError, nix, type PathInfo, setting } from './nix.ts'
 import { unsigned } from './upload.ts'
 
 /** What was signed, and what was left because it wasn't built here. */
@@ -30,9 +30,7 @@ export async function signClosures(paths: readonly string[], keyFile: string | u
   const keyFiles = keyFile === undefined ? await setting('secret-key-files') : [keyFile]
   if (keyFiles.length === 0) throw new UsageError(NO_KEY)
   for (const file of keyFiles) mustBeReadable(file)
-  const gone = new Set(await invalidPaths(paths))
-  const valid = paths.filter((path) => !gone.has(path))
-  const { own, foreign } = toSign(await pathInfos(valid, { closure: true }))
+  const { own, foreign } = toSign((await closureOf(paths)).infos)
   await sign(own, keyFiles)
   return { signed: own, foreign, keyFiles }
 }
@@ -42,7 +40,7 @@ export async function sign(paths: readonly string[], keyFiles: readonly string[]
   for (const file of keyFiles)
     for (const batch of batches(paths)) {
       const outcome = await nix(['store', 'sign', '--key-file', file, ...batch])
-      if (outcome.code !== 0) throw new NixError(`signing with ${file} failed: ${errorText(outcome.stderr)}`, outcome.stderr)
+      if (outcome.code !== 0) throw new NixError(`signing with ${file} failed: ${errorText(outcome.stderr)}`)
     }
 }
 

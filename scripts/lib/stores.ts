@@ -1,11 +1,14 @@
-// The two stores of an upload as draining (upload.ts) sees them: this machine's, and the box's through nix-lan-connect --strict.
+// The two stores of an upload as draining (upload.ts) sees them: this machine's, asked through Nix, and the box's, asked at the tunnel's socket and
+// copied to by Nix through nix-lan-connect --strict.
+import { infosOnBox, validOnBox } from './ask-box.ts'
 import type { SshCache } from './config.ts'
-import { errorText, holdersOf, invalidPaths, NixError, nix, type PathInfo, pathInfos, setting } from './nix.ts'
+import { closureOf, errorText, holdersOf, invalidPaths, NixError, nix, setting } from './nix.ts'
+import { socketPath } from './paths.ts'
 import { usable } from './reach.ts'
 import { storeUrl } from './store-url.ts'
 import type { Stores } from './upload.ts'
 
-/** A question to the box is given up after so many milliseconds for each batch: a link can go mute, and Nix would wait for ever. */
+/** A question to the box is given up after so many milliseconds: a link can go mute, and Nix would wait for ever. */
 const QUESTION = 120_000
 
 /**
@@ -16,7 +19,8 @@ const QUESTION = 120_000
  */
 export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
   const store = storeUrl(cache, uid, { strict: true })
-  const box = { store, timeout: QUESTION }
+  const socket = socketPath(uid, cache.name)
+  const limits = { deadline: cache.deadline, whole: QUESTION }
   let keys: Promise<string[]> | undefined
   return {
     async away() {
@@ -24,10 +28,16 @@ export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
       return answer.ok ? undefined : answer.reason
     },
     vanished: (paths) => invalidPaths(paths),
-    closure: (paths) => pathInfos(paths, { closure: true }),
+    closure: (paths) => closureOf(paths),
     holders: (paths) => holdersOf(paths),
-    lacking: (paths) => invalidPaths(paths, box),
-    onBox: (paths) => onBox(paths, box),
+    async lacking(paths) {
+      const there = await validOnBox(socket, paths, limits)
+      return paths.filter((path) => !there.has(path))
+    },
+    onBox: (paths) => infosOnBox(socket, paths, limits),
+    async mustTakeNix(path) {
+      await invalidPaths([path], { store, timeout: QUESTION })
+    },
     async deliver(paths) {
       const outcome = await nix(['store', 'copy-sigs', '--store', store, '--substituter', 'auto', ...paths], { timeout: QUESTION })
       return outcome.code === 0 ? undefined : errorText(outcome.stderr)
@@ -37,21 +47,6 @@ export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
       keys ??= setting('trusted-public-keys').then((words) => words.map((word) => word.slice(0, word.indexOf(':'))))
       return keys
     },
-  }
-}
-
-/**
- * After a copy all of them are there, and one question does. `nix path-info` gives up at the first path that isn't (deleted again by the
- * box's garbage collection): then those are found first.
- */
-async function onBox(paths: string[], box: { store: string; timeout: number }): Promise<Map<string, PathInfo>> {
-  try {
-    return await pathInfos(paths, box)
-  } catch (error) {
-    const missing = new Set(await invalidPaths(paths, box))
-    if (missing.size === 0) throw error
-    const there = paths.filter((path) => !missing.has(path))
-    return await pathInfos(there, box)
   }
 }
 
@@ -67,6 +62,6 @@ async function copy(store: string, paths: string[], derivations: boolean, live: 
     // What it said is on the terminal; once more, to read it.
   }
   const outcome = await nix(args)
-  if (outcome.failedToStart) throw new NixError(`nix can't be started (${outcome.failedToStart}): is it in PATH?`, '')
+  if (outcome.failedToStart) throw new NixError(`nix can't be started (${outcome.failedToStart}): is it in PATH?`)
   return outcome.code === 0 ? undefined : outcome.stderr || `error: nix copy ended with ${outcome.signal ?? outcome.code}`
 }

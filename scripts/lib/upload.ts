@@ -6,7 +6,7 @@
 import type { SshCache } from './config.ts'
 import { Failure } from './errors.ts'
 import { excluded } from './glob.ts'
-import { batches, errorText, isDerivation, type PathInfo, pathsInError } from './nix.ts'
+import { batches, type Closure, errorText, isDerivation, type PathInfo, pathsInError } from './nix.ts'
 import type { Entry } from './queue.ts'
 
 /** What draining asks of the two stores. Each may throw a Failure when a store can't be asked. */
@@ -15,8 +15,8 @@ export interface Stores {
   away(): Promise<string | undefined>
   /** Those that aren't valid in this store. */
   vanished(paths: string[]): Promise<string[]>
-  /** What this store knows of the paths and all they refer to. */
-  closure(paths: string[]): Promise<Map<string, PathInfo>>
+  /** What this store knows of the paths and all they refer to, and which aren't valid in it. */
+  closure(paths: string[]): Promise<Closure>
   /** The paths and everything in this store that refers to them, directly or not. */
   holders(paths: string[]): Promise<Set<string>>
   /** Those that the box lacks. */
@@ -27,6 +27,8 @@ export interface Stores {
   deliver(paths: string[]): Promise<string | undefined>
   /** Copies the closures. @returns undefined, or the stderr of Nix when it failed */
   copy(paths: string[], derivations: boolean): Promise<string | undefined>
+  /** @throws Failure when Nix itself, as it copies, can't ask the box about a path */
+  mustTakeNix(path: string): Promise<void>
   /** Names of the keys that this machine believes. */
   trustedKeys(): Promise<string[]>
 }
@@ -126,7 +128,7 @@ class Drain {
       await this.stopIfAway()
       for (const derivations of [false, true]) {
         const kind = kept.filter((entry) => isDerivation(entry.name) === derivations)
-        for (const group of groups(kind)) await this.upload(await this.keepValid(group), derivations)
+        for (const group of groups(kind)) await this.upload(group, derivations)
       }
     } catch (error) {
       if (error instanceof Failure) await this.stopOnFailure(error)
@@ -144,18 +146,16 @@ class Drain {
     return entries.filter((entry) => wanted(this.cache, entry.path))
   }
 
-  async keepValid(entries: Entry[]): Promise<Entry[]> {
-    const gone = new Set(await this.stores.vanished(pathsOf(entries)))
-    for (const entry of entries.filter((entry) => gone.has(entry.path))) {
+  async upload(entries: Entry[], derivations: boolean): Promise<void> {
+    const { gone, infos } = await this.stores.closure(pathsOf(entries))
+    this.here = infos
+    const missing = new Set(gone)
+    for (const entry of entries.filter((entry) => missing.has(entry.path))) {
       this.summary.vanished.push(entry.path)
       this.ledger.vanished(entry)
     }
-    return entries.filter((entry) => !gone.has(entry.path))
-  }
-
-  async upload(entries: Entry[], derivations: boolean): Promise<void> {
-    this.here = await this.stores.closure(pathsOf(entries))
-    await this.copyAll(await this.keepSigned(entries), derivations)
+    const valid = entries.filter((entry) => !missing.has(entry.path))
+    await this.copyAll(await this.keepSigned(valid), derivations)
   }
 
   /** Without this, one unsigned path in a closure would make the whole copy fail. What the box has doesn't count. */
@@ -206,7 +206,7 @@ class Drain {
     this.suspects = []
     await this.half(entries, derivations, stderr)
     // When everything fails alike, or the box can't even be asked, the fault is elsewhere, and nothing is set aside.
-    if (!this.succeeded) await this.stores.lacking(pathsOf(entries.slice(0, 1)))
+    if (!this.succeeded && entries[0]) await this.stores.mustTakeNix(entries[0].path)
     if (this.suspects.length > 1 && !this.succeeded) this.stop(errorText(this.suspects[0]?.stderr ?? stderr))
     for (const { entry, stderr } of this.suspects) this.setAside(entry, errorText(stderr))
   }

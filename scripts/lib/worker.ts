@@ -6,6 +6,7 @@
 import type { Socket } from 'node:net'
 import type { ByteReader } from './bytes.ts'
 import { isStorePath } from './hook.ts'
+import type { PathInfo } from './nix.ts'
 
 /** Sent by the client (worker-protocol.hh, WORKER_MAGIC_1: "nixc") and by the server (WORKER_MAGIC_2: "dxio"). */
 export const MAGIC_CLIENT = 0x6e697863
@@ -61,6 +62,7 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operat
   [43, { name: 'QueryRealisation', request: ['string'], answer: ['strings'], empty: u64(0) }],
 ])
 export const QUERY_PATH_INFO = 26
+const QUERY_VALID_PATHS = 31
 
 /** Deriver, NAR hash, references, registration time, NAR size, ultimate, signatures, content address (2.8.0, path-info.cc). */
 const INFO: readonly Shape[] = ['string', 'string', 'strings', 'u64', 'u64', 'u64', 'strings', 'string']
@@ -165,13 +167,19 @@ export class Recorder {
   }
 }
 
-/**
- * Whether an answer to QueryPathInfo about `path` can be read by Nix, which takes a bad one for an error and fails the build (2.8.0, remote-store.cc,
- * path-info.cc): deriver and references are paths of the same store, the NAR's hash is SHA-256 in base 16.
- * @param answer a whole one, as Recorder has collected it
- */
-export function soundInfo(answer: Buffer, path: string): boolean {
-  const store = path.slice(0, path.lastIndexOf('/'))
+/** What an answer to QueryPathInfo says of a path (INFO), as far as anybody here wants to know it. */
+interface Fields {
+  deriver: string
+  hash: string
+  references: string[]
+  size: number
+  ultimate: boolean
+  signatures: string[]
+  contentAddress: string
+}
+
+/** @param answer a whole one that says "I have it", as Recorder has collected it */
+function fieldsOf(answer: Buffer): Fields {
   let at = 8 // after "I have it"
   const number = (): number => {
     at += 8
@@ -183,12 +191,40 @@ export function soundInfo(answer: Buffer, path: string): boolean {
     at += Math.ceil(length / 8) * 8
     return answer.toString('latin1', from, from + length)
   }
-  const deriver = text()
-  const hash = text()
-  if ((deriver !== '' && !isStorePath(deriver, store)) || !/^[0-9a-f]{64}$/.test(hash)) return false
-  for (let left = number(); left > 0; left--) if (!isStorePath(text(), store)) return false
-  return true
+  const texts = (): string[] => Array.from({ length: number() }, text)
+  const [deriver, hash, references] = [text(), text(), texts()]
+  number() // when it was registered
+  return { deriver, hash, references, size: number(), ultimate: number() !== 0, signatures: texts(), contentAddress: text() }
 }
+
+/**
+ * Whether an answer to QueryPathInfo about `path` can be read by Nix, which takes a bad one for an error and fails the build (2.8.0, remote-store.cc,
+ * path-info.cc): deriver and references are paths of the same store, the NAR's hash is SHA-256 in base 16.
+ * @param answer a whole one, as Recorder has collected it
+ */
+export function soundInfo(answer: Buffer, path: string): boolean {
+  const store = path.slice(0, path.lastIndexOf('/'))
+  const { deriver, hash, references } = fieldsOf(answer)
+  const sound = (deriver === '' || isStorePath(deriver, store)) && /^[0-9a-f]{64}$/.test(hash)
+  return sound && references.every((reference) => isStorePath(reference, store))
+}
+
+/** The question what a store knows of a path. */
+export const pathInfoQuestion = (path: string): Buffer => Buffer.concat([u64(QUERY_PATH_INFO), string(path)])
+
+/** Its answer, after the messages; null for a path that isn't valid there. */
+export async function readPathInfo(from: Recorder): Promise<PathInfo | null> {
+  const start = from.bytes.length
+  await from.shape('info')
+  const answer = from.bytes.subarray(start)
+  if (answer.readBigUInt64LE(0) === 0n) return null
+  const { size, ultimate, signatures, contentAddress } = fieldsOf(answer)
+  return { size, ultimate, signatures, contentAddressed: /^(text|fixed):/.test(contentAddress) }
+}
+
+/** The question which of these paths a store has, without looking for them elsewhere; the answer is paths. */
+export const validPathsQuestion = (paths: readonly string[]): Buffer =>
+  Buffer.concat([u64(QUERY_VALID_PATHS), u64(paths.length), ...paths.map(string), u64(0)])
 
 /** How the messages before an answer ended: with the answer, or with an error in its place. */
 export type Ending = { error: false } | { error: true; message: string }

@@ -1,5 +1,5 @@
-// The contract of `nix-lan queue`: exit code, stdout, stderr. Nix is two sh scripts that answer from files, the box a socket that greets as
-// a nix-daemon does. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+// The contract of `nix-lan queue`: exit code, stdout, stderr. Nix is two sh scripts that answer from files, the box a nix-daemon in this
+// process that knows what they copied. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
 import {
   chmodSync,
@@ -13,11 +13,12 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { createServer, type Server } from 'node:net'
+import type { Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { fakeDaemon } from '../lib/fake-daemon.ts'
 import { needs, which } from '../lib/needs.ts'
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-queue-'))
@@ -83,36 +84,29 @@ copy) [ ! -t 2 ] || echo "a progress bar" >&2
   [ ! -e $W/slow ] || sleep $(cat $W/slow)
   if [ -e $W/fail ]; then cat $W/fail >&2; exit 1; fi
   for p in $paths; do echo $p >>$W/box; done;;
-path-info) own=; case $flags in *--all*) paths=$(cat $W/valid) own='ultimate ';; esac
+path-info) [ ! -e $W/broken ] || { echo 'error: cannot connect to daemon' >&2; exit 1; }
+  for p in $paths; do grep -qx $p $W/valid || { echo "error: path '$p' is not valid" >&2; exit 1; }; done
+  own=; case $flags in *--all*) paths=$(cat $W/valid) own='ultimate ';; esac
   for p in $paths; do s="$own"me-1:x; ! grep -qx $p $W/unsigned || s=ultimate; printf '%s\\t        120\\t%s\\n' $p "$s"; done;;
 sign) : >$W/unsigned; echo "$key" >>$W/log;;
 config) printf 'secret-key-files = %s\\ntrusted-public-keys = me-1:abc\\n' "$(cat $W/keys)";;
 esac`
 
 const NIX_STORE = `[ ! -e $W/broken ] || { echo 'error: cannot connect to daemon' >&2; exit 1; }
-known=$W/valid
-while [ $# -gt 0 ]; do case $1 in --store) known=$W/box; shift;; --*) verb=$1;; *) break;; esac; shift; done
+while [ $# -gt 0 ]; do case $1 in --*) verb=$1;; *) break;; esac; shift; done
 echo "$verb $#" >>$W/log
 case $verb in
---print-invalid) printf '%s\\n' "$@" | grep -vxFf $known || :;;
+--print-invalid) printf '%s\\n' "$@" | grep -vxFf $W/valid || :;;
 --size) for p; do echo 120; done;;
 --referrers-closure) printf '%s\\n' "$@";;
 esac`
 
 let server: Server | undefined
 
-/** A box that is there: the greeting of protocol 1.35 (Nix 2.14, src/libstore/daemon.cc, processConnection). */
+/** A box that is there, and has what was copied to it. */
 async function boxIsThere(): Promise<void> {
-  const u64 = (value: number): Buffer => Buffer.from(new BigUint64Array([BigInt(value)]).buffer)
-  server = createServer((socket) => {
-    socket.on('error', () => {})
-    socket.write(Buffer.concat([u64(0x6478696f), u64(0x0123)]))
-    let got = 0
-    socket.on('data', (data) => {
-      got += data.length
-      if (got >= 32) socket.write(Buffer.concat([u64(6), Buffer.from('2.14.0\0\0'), u64(2), u64(0x616c7473)]))
-    })
-  })
+  const lines = (name: string): string[] => readFileSync(join(WORLD, name), 'utf8').split('\n')
+  server = fakeDaemon((path) => (!lines('box').includes(path) ? undefined : lines('unsigned').includes(path) ? [] : ['me-1:x']))
   await new Promise<void>((done) => server?.listen(SOCKET, () => done()))
   own(SOCKET)
 }

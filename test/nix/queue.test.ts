@@ -67,13 +67,16 @@ class Stage {
   }
 }
 
+/** While it is there, no `nix copy` goes on: so that one lasts as long as a test needs it. */
+const HOLD = '/tmp/hold'
+
 async function on(nix: 'host' | 'bookworm' | 'trixie' | 'forky', play: (stage: Stage) => Promise<void>): Promise<void> {
   const pair = await createPair({ client: nix, box: nix })
   try {
     const real = await pair.client.must('root', 'sh', ['-c', 'command -v nix'])
     pair.client.write('/opt/needs.nix', NEEDS)
-    const count = '#!/bin/sh\nfor word; do [ "$word" != copy ] || echo "$$" >>/tmp/copies; done\n'
-    pair.client.write('/usr/local/bin/nix', `${count}exec ${real} "$@"\n`, { mode: 0o755 })
+    const count = `[ "$word" != copy ] || { echo "$$" >>/tmp/copies; while [ -e ${HOLD} ]; do sleep 0.1; done; }`
+    pair.client.write('/usr/local/bin/nix', `#!/bin/sh\nfor word; do ${count}; done\nexec ${real} "$@"\n`, { mode: 0o755 })
     pair.client.write('/tmp/copies', '', { mode: 0o666 })
     await pair.openPlainTunnel()
     await play(new Stage(pair))
@@ -214,8 +217,9 @@ test('the box goes away in mid-copy: 75, nothing is lost or failed; when it is b
 
 test('two uploads at once: one goes, the other says so; one that is killed blocks nobody', () =>
   on('host', async (stage) => {
-    const { paths } = await stage.pair.build(['--argstr', 'name', 'big', '--arg', 'count', '2', '--arg', 'kb', '100000'])
+    const { paths } = await stage.pair.build(['--argstr', 'name', 'held', '--arg', 'count', '2'])
     await stage.queue('add', ...paths)
+    stage.pair.client.write(HOLD, '', { mode: 0o666 })
     const first = stage.queue('upload')
     await until('the copy', 20_000, () => stage.copies() > 0)
     const second = await stage.queue('upload')
@@ -224,6 +228,7 @@ test('two uploads at once: one goes, the other says so; one that is killed block
     const pid = Number(/process (\d+)/.exec(second.stderr)?.[1])
     await stage.pair.client.must('root', 'kill', ['-9', String(pid)])
     await first
+    await stage.pair.client.must('root', 'rm', [HOLD])
     let third = await stage.queue('upload')
     for (let tries = 0; third.code === 75 && tries < 50; tries++) {
       await pause(100)

@@ -4,8 +4,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { SshCache } from '../../scripts/lib/config.ts'
 import { UsageError } from '../../scripts/lib/errors.ts'
-import type { PathInfo } from '../../scripts/lib/nix.ts'
-import { NixError } from '../../scripts/lib/nix.ts'
+import { type Closure, NixError, type PathInfo } from '../../scripts/lib/nix.ts'
 import type { Entry } from '../../scripts/lib/queue.ts'
 import { acceptable, boxIsAtFault, drain, exitCode, type Ledger, type Stores, type Summary, wanted } from '../../scripts/lib/upload.ts'
 
@@ -76,10 +75,15 @@ class Fake implements Stores {
 
   away = async (): Promise<string | undefined> => this.reason
   vanished = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.made[path.slice(44)])
-  closure = async (paths: string[]) => new Map([...this.reach(paths)].map((path) => [path, this.infoOf(path)]))
+  async closure(paths: string[]): Promise<Closure> {
+    const gone = await this.vanished(paths)
+    const valid = paths.filter((path) => !gone.includes(path))
+    return { gone, infos: new Map([...this.reach(valid)].map((path) => [path, this.infoOf(path)])) }
+  }
   lacking = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.box.has(path))
   onBox = async (paths: string[]) => new Map([...this.box].filter(([path]) => paths.includes(path)))
   trustedKeys = async (): Promise<string[]> => this.trusted
+  mustTakeNix = async (): Promise<void> => {}
 
   async holders(paths: string[]): Promise<Set<string>> {
     const all = Object.keys(this.made).map(store)
@@ -232,8 +236,8 @@ drains('two paths, both fail alike, nothing else goes: not to blame either', asy
 drains('a single path fails, and the box cannot be asked either: the path is not to blame', async () => {
   const fake = new Fake({ a: {} })
   fake.always = 'error: program ended'
-  fake.lacking = async () => {
-    throw new NixError('program ended', '')
+  fake.mustTakeNix = async () => {
+    throw new NixError('program ended')
   }
   const summary = await drained(fake, ['a'])
   assert.equal([summary.stopped, summary.failed], ['program ended', []])
@@ -317,18 +321,18 @@ drains('a key that the box does not know is named', async () => {
 drains('a question that Nix does not answer stops it: away if the box is away, else with the message; a bug is not swallowed', async () => {
   const fake = new Fake({ a: {} })
   fake.closure = async () => {
-    throw new NixError('daemon is down', '')
+    throw new NixError('daemon is down')
   }
   assert.is((await drained(fake, ['a'])).stopped, 'daemon is down')
   fake.onBox = async () => {
     fake.reason = 'gone'
-    throw new NixError('eof', '')
+    throw new NixError('eof')
   }
-  fake.closure = async () => new Map([[store('a'), info()]])
+  fake.closure = async () => ({ gone: [], infos: new Map([[store('a'), info()]]) })
   const summary = await drained(fake, ['a'])
   assert.equal([summary.away, summary.stopped], ['gone', undefined])
   fake.reason = undefined
-  fake.vanished = async () => {
+  fake.onBox = async () => {
     throw new TypeError('bug')
   }
   let caught: unknown

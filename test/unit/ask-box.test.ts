@@ -1,0 +1,123 @@
+// Questions to the box's nix-daemon at the tunnel's socket: that all of a call go out before the first answer comes, and what becomes of bad ones.
+import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer, type Server, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { infosOnBox, validOnBox } from '../../scripts/lib/ask-box.ts'
+import { NixError } from '../../scripts/lib/nix.ts'
+import { errorAnswer, MAGIC_SERVER, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
+import { hello, same } from '../lib/wire.ts'
+
+const test = suite('ask-box')
+const FOLDER = mkdtempSync(join(tmpdir(), 'nix-lan-ask-box-'))
+const SOCKET = join(FOLDER, 'box.sock')
+const LIMITS = { deadline: 2000, whole: 20_000 }
+const A = '/nix/store/00000000000000000000000000000000-a'
+const B = '/nix/store/00000000000000000000000000000000-b.drv'
+const LAST = u64(STDERR_LAST)
+const strings = (...all: string[]): Buffer => Buffer.concat([u64(all.length), ...all.map(string)])
+const info = (size: number, ultimate: number, signatures: string[], ca: string): Buffer =>
+  Buffer.concat([
+    LAST,
+    u64(1),
+    string(B),
+    string('0'.repeat(64)),
+    strings(A, B),
+    u64(9),
+    u64(size),
+    u64(ultimate),
+    strings(...signatures),
+    string(ca),
+  ])
+const asks = (path: string): Buffer => Buffer.concat([u64(26), string(path)])
+
+let server: Server | undefined
+let connections = 0
+const sockets = new Set<Socket>()
+test.before.each(() => {
+  connections = 0
+})
+test.after.each(() => {
+  for (const socket of sockets) socket.destroy()
+  server?.close()
+  server = undefined
+  rmSync(SOCKET, { force: true })
+})
+test.after(() => rmSync(FOLDER, { recursive: true }))
+
+/** A nix-daemon of protocol 1.32 that answers when it has got all of `questions`, not before. */
+function daemon(questions: Buffer, answers: Buffer): Promise<void> {
+  const all = Buffer.concat([hello(0x0123), questions])
+  server = createServer((socket) => {
+    connections++
+    sockets.add(socket)
+    let got = Buffer.alloc(0)
+    socket.on('error', () => {})
+    socket.on('data', (bytes) => {
+      const before = got.length
+      got = Buffer.concat([got, bytes])
+      const hellos = hello().length
+      if (before < hellos && got.length >= hellos) socket.write(Buffer.concat([u64(MAGIC_SERVER), u64(0x0120), LAST]))
+      if (got.length < all.length) return
+      same(got, all, 'what was asked')
+      socket.write(answers)
+    })
+  })
+  return new Promise((resolve) => server?.listen(SOCKET, resolve))
+}
+
+test('what the box knows: all paths are asked for at once, over one connection; one that it lacks is left out', async () => {
+  const answers = [info(120, 0, ['k:sig', 'l:sig'], ''), info(7, 1, [], 'fixed:r:sha256:00'), Buffer.concat([LAST, u64(0)])]
+  await daemon(Buffer.concat([asks(A), asks(B), asks(`${A}a`)]), Buffer.concat(answers))
+  const infos = await infosOnBox(SOCKET, [A, B, `${A}a`], LIMITS)
+  assert.equal(
+    [...infos],
+    [
+      [A, { size: 120, ultimate: false, contentAddressed: false, signatures: ['k:sig', 'l:sig'] }],
+      [B, { size: 7, ultimate: true, contentAddressed: true, signatures: [] }],
+    ],
+  )
+  assert.is(connections, 1)
+})
+
+test('what the box has: ten thousand paths a question, nothing fetched from elsewhere', async () => {
+  const paths = Array.from({ length: 10_001 }, (_, n) => `/nix/store/${String(n).padStart(32, '0')}-x`)
+  const question = (group: string[]): Buffer => Buffer.concat([u64(31), strings(...group), u64(0)])
+  const last = paths.slice(-1)
+  const questions = Buffer.concat([question(paths.slice(0, -1)), question(last)])
+  await daemon(questions, Buffer.concat([LAST, strings(paths[5] ?? ''), LAST, strings(...last)]))
+  assert.equal([...(await validOnBox(SOCKET, paths, LIMITS))], [paths[5], ...last])
+  assert.is(connections, 1)
+})
+
+test('no question, no connection', async () => {
+  assert.equal([...(await validOnBox(SOCKET, [], LIMITS)), ...(await infosOnBox(SOCKET, [], LIMITS))], [])
+})
+
+test('an error of the box, a lost and a mute one, and no tunnel: each is a NixError that says what happened', async () => {
+  const refusal = async (): Promise<string> => {
+    const error = await infosOnBox(SOCKET, [A], { deadline: 2000, whole: 300 }).then(
+      () => undefined,
+      (reason) => reason,
+    )
+    assert.instance(error, NixError)
+    return error.message
+  }
+  assert.match(await refusal(), /box\.sock does not exist/)
+  await daemon(asks(A), errorAnswer('the database is locked'))
+  assert.is(await refusal(), 'the box says: the database is locked')
+  server?.close()
+  await daemon(asks(A), LAST)
+  assert.is(await refusal(), 'the box has not answered within 0.3 s')
+  server?.close()
+  await daemon(asks(A), Buffer.alloc(0))
+  const lost = refusal()
+  setTimeout(() => {
+    for (const socket of sockets) socket.destroy()
+  }, 100)
+  assert.match(await lost, /^the box was lost: /)
+})
+
+test.run()
