@@ -32,9 +32,10 @@ export const hook: Bench = {
       await world.must('alice', 'sh', ['-c', 'tsp sleep 100000 >/dev/null'])
       yield await ordinary(world, setting, built)
       yield await counted(world, built)
+      yield await noOutputs(world, setting, built, 'one cache')
       await makeQueue(world, CACHES)
       yield await manyOutputs(world, setting, built)
-      yield await noOutputs(world, setting, built)
+      yield await noOutputs(world, setting, built, `${CACHES.length} caches`)
     } finally {
       await world.close()
     }
@@ -158,7 +159,7 @@ async function manyOutputs(world: World, setting: Setting, { paths, drv }: Built
   }
 }
 
-async function noOutputs(world: World, setting: Setting, { drv }: Built): Promise<Row> {
+async function noOutputs(world: World, setting: Setting, { drv }: Built, caches: string): Promise<Row> {
   const env = { ...(await environment(world, [], drv)), OUT_PATHS: '' }
   ensure(
     (await links(world, HOOK, env)).every((count) => count === 2),
@@ -175,8 +176,8 @@ async function noOutputs(world: World, setting: Setting, { drv }: Built): Promis
     { env },
   )
   return {
-    id: 'hook-no-outputs',
-    what: 'the hook: an empty OUT_PATHS (every build on Nix 2.8.0), 3 caches',
+    id: `hook-no-outputs-${caches.replace(/ .*/, '')}`,
+    what: `the hook: an empty OUT_PATHS (every build on Nix 2.8.0), ${caches}`,
     unit: 'ms',
     samples,
     goals: [
