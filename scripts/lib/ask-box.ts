@@ -2,7 +2,7 @@
 // is waited for. `nix path-info --store` would start Nix and nix-lan-connect, and wait out the link's whole round trip for each path, one after the other.
 import { dialBox } from './box.ts'
 import { NixError, type PathInfo } from './nix.ts'
-import { type Box, NoBox, pathInfoQuestion, Recorder, readMessages, readPathInfo, validPathsQuestion } from './worker.ts'
+import { type Box, NoBox, pathInfoQuestion, Recorder, readMessages, readPathInfo, say, validPathsQuestion } from './worker.ts'
 
 /** How long a call may take, in milliseconds: until the box has answered the first time, and for everything. A link can go mute. */
 export interface Limits {
@@ -55,7 +55,7 @@ async function ask(
     box = await dialBox(socket, limits.deadline)
     const { reader } = box
     timer = setTimeout(() => reader.finish(new NixError(`the box has not answered within ${limits.whole / 1000} s`)), limits.whole)
-    box.socket.write(Buffer.concat(questions))
+    await say(box, Buffer.concat(questions))
     for (const n of questions.keys()) {
       const answer = new Recorder(reader)
       const ending = await readMessages(answer)

@@ -12,49 +12,76 @@ import {
   OUR_VERSION,
   Recorder,
   readMessages,
+  say,
   u64,
   VERSION_WITH_NIX_VERSION,
   VERSION_WITH_TRUST,
 } from './worker.ts'
 
 /**
- * Connects to a nix-daemon's socket and goes through the whole handshake: one that is broken off leaves an error in the box's journal each time.
+ * Connects to a nix-daemon's socket. Comes back when the daemon has said its name and version; what else it says before it takes questions comes
+ * while say() sends the first of them. Whoever has none uses greetBox().
  * @param path the tunnel's socket
- * @param deadline milliseconds for everything
+ * @param deadline milliseconds for everything, the rest of the handshake too
  * @param way another path to the same socket, to connect to
- * @throws NoBox, always by the deadline
+ * @throws NoBox, always by the deadline; so does Box.handshake, and say()
  */
 export async function dialBox(path: string, deadline: number, way = path): Promise<Box> {
   const { socket, reader } = openSocket(path, way)
   const timer = setTimeout(() => {
     reader.finish(new NoBox('mute', `${path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`))
   }, deadline)
-  try {
-    return await shakeHands(socket, reader, path)
-  } catch (error) {
-    socket.destroy()
-    throw error instanceof NoBox ? error : new NoBox('broken', `${path} is not the socket of a nix-daemon: ${(error as Error).message}`)
-  } finally {
-    clearTimeout(timer)
+  const guarded = async <T>(step: Promise<T>): Promise<T> => {
+    try {
+      return await step
+    } catch (error) {
+      clearTimeout(timer)
+      socket.destroy()
+      throw error instanceof NoBox ? error : new NoBox('broken', `${path} is not the socket of a nix-daemon: ${(error as Error).message}`)
+    }
   }
+  const greeting = new Recorder(reader)
+  const box: Box = { version: await guarded(hear(socket, greeting, path)), nix: '', socket, reader, handshake: null }
+  box.handshake = guarded(welcome(box, greeting)).then(() => {
+    clearTimeout(timer)
+    box.handshake = null
+  })
+  box.handshake.catch(() => {}) // whoever asks hears of it; until then it must not count as unhandled
+  return box
 }
 
-async function shakeHands(socket: Socket, reader: ByteReader, path: string): Promise<Box> {
-  // All that we have to say at once: our version, no CPU affinity (1.14), no reserved space (1.11). Not only does that save a journey: a daemon that is told
-  // piece by piece answers piece by piece, and sshd, which leaves Nagle's algorithm on for forwarded sockets, holds the last piece back for 40 ms.
+/**
+ * Whether a nix-daemon answers at a socket, and which: its protocol, its version of Nix. The handshake is gone through to its end, since one that is
+ * broken off leaves an error in the box's journal each time.
+ * @param deadline milliseconds
+ * @throws NoBox, always by the deadline
+ */
+export async function greetBox(path: string, deadline: number): Promise<{ version: number; nix: string }> {
+  const box = await dialBox(path, deadline)
+  // The first byte of an operation that never comes: a nix-daemon whose client ends before its number is complete ends without a word (2.8.0, 2.34.8,
+  // daemon.cc, processConnection).
+  await say(box, Buffer.of(0))
+  box.socket.destroy()
+  return { version: box.version, nix: box.nix }
+}
+
+/** Says our hello and hears the daemon's. @returns the protocol that both speak */
+async function hear(socket: Socket, greeting: Recorder, path: string): Promise<number> {
+  // All that we have to say at once, which saves a journey: our version, no CPU affinity (1.14), no reserved space (1.11).
   socket.write(Buffer.concat([u64(MAGIC_CLIENT), u64(OUR_VERSION), u64(0), u64(0)]))
-  const greeting = new Recorder(reader)
   if ((await greeting.u64()) !== MAGIC_SERVER) throw new NoBox('broken', `${path} answers, but not as a nix-daemon does`)
   const version = Math.min(await greeting.u64(), OUR_VERSION)
-  if (version < OLDEST_BOX) {
-    const spoken = `${version >> 8}.${version & 255}`
-    throw new NoBox('old', `the Nix on the box is too old: it speaks protocol ${spoken}; 1.32 (Nix 2.4) is the oldest that will do`)
-  }
-  const nix = version >= VERSION_WITH_NIX_VERSION ? await greeting.string() : ''
-  if (version >= VERSION_WITH_TRUST) await greeting.u64()
+  if (version >= OLDEST_BOX) return version
+  const spoken = `${version >> 8}.${version & 255}`
+  throw new NoBox('old', `the Nix on the box is too old: it speaks protocol ${spoken}; 1.32 (Nix 2.4) is the oldest that will do`)
+}
+
+/** Hears what else the daemon says before it takes questions. */
+async function welcome(box: Box, greeting: Recorder): Promise<void> {
+  if (box.version >= VERSION_WITH_NIX_VERSION) box.nix = await greeting.string()
+  if (box.version >= VERSION_WITH_TRUST) await greeting.u64()
   const ending = await readMessages(greeting)
   if (ending.error) throw new NoBox('broken', `the nix-daemon on the box refuses: ${ending.message}`)
-  return { version, nix, socket, reader }
 }
 
 /** Shorter messages are copied out of the buffer, which is cheaper than to stop reading until they are read. */

@@ -86,11 +86,10 @@ export async function usable(cache: Cache, uid: number, deadline: number): Promi
 
 async function usableTunnel(socket: string, deadline: number): Promise<Answer> {
   const elapsed = stopwatch()
-  const { dialBox } = await import('./box.ts')
+  const { greetBox } = await import('./box.ts')
   try {
-    const box = await dialBox(socket, deadline)
-    box.socket.destroy()
-    return { ok: true, address: socket, ms: elapsed(), ...(box.nix ? { detail: `Nix ${box.nix}` } : {}) }
+    const { nix } = await greetBox(socket, deadline)
+    return { ok: true, address: socket, ms: elapsed(), ...(nix ? { detail: `Nix ${nix}` } : {}) }
   } catch (error) {
     return { ok: false, reason: error instanceof Error ? error.message : String(error), ms: elapsed() }
   }

@@ -21,6 +21,7 @@ import {
   readMessages,
   readRequest,
   STDERR_LAST,
+  say,
   soundInfo,
   string,
   takeMiss,
@@ -123,7 +124,11 @@ export async function serveStrictly(client: Client, box: Box, fetched?: Line['fe
     ...(fetched && { fetched }),
     strict: true,
   }
-  await serve(client, line)
+  try {
+    await serve(client, line)
+  } catch (error) {
+    throw error instanceof NoBox ? new Away(error.message) : error
+  }
 }
 
 /** The server's side of the handshake (2.34.8, worker-protocol-connection.cc, BasicServerConnection). */
@@ -193,7 +198,7 @@ async function answer(client: Client, box: Box | null, question: Question, line:
   const { patience } = question
   Object.assign(patience, { box, left: SILENCE, listening: true })
   try {
-    box.socket.write(Buffer.concat([u64(question.number), question.bytes]))
+    await say(box, Buffer.concat([u64(question.number), question.bytes]))
     if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, line, relayed)
     else {
       const found = await ask(box, question, line)
@@ -288,22 +293,23 @@ async function pipe(client: Client, box: Box | null, number: number): Promise<vo
     return
   }
   const { socket, reader } = box
+  await say(box, u64(number))
   client.bothWays()
   // A Nix that was killed must not be outlived for as long as the box is mute. While it lives, a box may take its time over an upload.
   const patience: Patience = { left: SILENCE, listening: false, box }
   const clock = countDown(patience)
   const up = (async () => {
-    await send(box, u64(number))
     await pump(client.reader, (bytes) => send(box, bytes))
     socket.end()
     patience.listening = true
   })()
   up.catch(() => {}) // handled below; until then it must not count as unhandled
-  await pump(reader, async (bytes) => {
+  const down = async (bytes: Buffer): Promise<void> => {
     patience.left = Number.POSITIVE_INFINITY
     await client.write(bytes)
     patience.left = SILENCE
-  }).finally(() => clearInterval(clock))
+  }
+  await pump(reader, down).finally(() => clearInterval(clock))
   client.end()
   // A box that is gone takes nothing any more, which ends `up`; one that only has no more to say still gets what is on its way.
   await Promise.race([up.catch(() => {}), new Promise((resolve) => setTimeout(resolve, LAST_WORDS))])

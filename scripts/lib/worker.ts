@@ -329,10 +329,28 @@ export function takeMiss(from: ByteReader): boolean {
 export interface Box {
   /** The protocol that was agreed on, for example 0x0122 for 1.34. */
   version: number
-  /** The box's version of Nix; empty when it is too old to say. */
+  /** The box's version of Nix, when the handshake has ended; empty when it is too old to say. */
   nix: string
   socket: Socket
   reader: ByteReader
+  /** What the daemon has yet to say before it takes questions; null when it has said all. Rejects with NoBox. */
+  handshake: Promise<void> | null
+}
+
+/**
+ * Sends a box the first bytes of an operation or more, and has its handshake behind it then. sshd leaves Nagle's algorithm on for forwarded sockets
+ * (RFC 896), and so holds back each small piece that follows another until that is acknowledged, which the other end puts off for 40 ms, unless
+ * it has something to say itself. So the first byte goes ahead, and acknowledges the daemon's hello.
+ * @throws NoBox when the handshake fails
+ */
+export async function say(box: Box, bytes: Buffer): Promise<void> {
+  if (!box.handshake) {
+    box.socket.write(bytes)
+    return
+  }
+  box.socket.write(bytes.subarray(0, 1))
+  await box.handshake
+  box.socket.write(bytes.subarray(1))
 }
 
 /** Why there is no box behind a socket. `mute`: it accepted and said nothing until the deadline. */

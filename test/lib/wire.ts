@@ -53,6 +53,7 @@ export function boxOf(bytes: Buffer, size?: number): Box & { asked(): Buffer; en
     nix: '2.8.0',
     socket: socket as unknown as Box['socket'],
     reader: readerOf(bytes, size),
+    handshake: null,
     asked: () => Buffer.concat(written),
     ended: () => ended,
   }

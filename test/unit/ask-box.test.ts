@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { infosOnBox, validOnBox } from '../../scripts/lib/ask-box.ts'
+import { greetBox } from '../../scripts/lib/box.ts'
 import { NixError } from '../../scripts/lib/nix.ts'
 import { errorAnswer, MAGIC_SERVER, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
 import { hello, same } from '../lib/wire.ts'
@@ -47,7 +48,10 @@ test.after.each(() => {
 })
 test.after(() => rmSync(FOLDER, { recursive: true }))
 
-/** A nix-daemon of protocol 1.32 that answers when it has got all of `questions`, not before. */
+/**
+ * A nix-daemon of protocol 1.32 that answers when it has got all of `questions`, not before. The end of its handshake comes when something was said
+ * after its hello, as it does when sshd's Nagle waits for an acknowledgement.
+ */
 function daemon(questions: Buffer, answers: Buffer): Promise<void> {
   const all = Buffer.concat([hello(0x0123), questions])
   server = createServer((socket) => {
@@ -59,7 +63,8 @@ function daemon(questions: Buffer, answers: Buffer): Promise<void> {
       const before = got.length
       got = Buffer.concat([got, bytes])
       const hellos = hello().length
-      if (before < hellos && got.length >= hellos) socket.write(Buffer.concat([u64(MAGIC_SERVER), u64(0x0120), LAST]))
+      if (before < hellos && got.length >= hellos) socket.write(Buffer.concat([u64(MAGIC_SERVER), u64(0x0120)]))
+      if (before <= hellos && got.length > hellos) socket.write(LAST)
       if (got.length < all.length) return
       same(got, all, 'what was asked')
       socket.write(answers)
@@ -90,6 +95,11 @@ test('what the box has: ten thousand paths a question, nothing fetched from else
   await daemon(questions, Buffer.concat([LAST, strings(paths[5] ?? ''), LAST, strings(...last)]))
   assert.equal([...(await validOnBox(SOCKET, paths, LIMITS))], [paths[5], ...last])
   assert.is(connections, 1)
+})
+
+test('whether it answers: one byte of an operation, so that the end of the handshake comes, and no more', async () => {
+  await daemon(Buffer.of(0), Buffer.alloc(0))
+  assert.equal(await greetBox(SOCKET, 2000), { version: 0x0120, nix: '' })
 })
 
 test('no question, no connection', async () => {

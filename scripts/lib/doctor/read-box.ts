@@ -3,7 +3,7 @@
 import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { findAgent } from '../agent-env.ts'
-import { dialBox } from '../box.ts'
+import { greetBox } from '../box.ts'
 import type { SshCache } from '../config.ts'
 import { readText } from '../nix-conf.ts'
 import { runtimeDir } from '../paths.ts'
@@ -94,9 +94,7 @@ async function throughSsh(
 
 async function shake(socket: string, limit: number): Promise<Handshake> {
   try {
-    const box = await dialBox(socket, limit)
-    box.socket.destroy()
-    return { ok: true, version: box.version, nix: box.nix }
+    return { ok: true, ...(await greetBox(socket, limit)) }
   } catch (error) {
     return { ok: false, kind: error instanceof NoBox ? error.kind : 'broken', reason: (error as Error).message }
   }

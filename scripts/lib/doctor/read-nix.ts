@@ -65,11 +65,10 @@ export async function askDaemon(user: string, files: readonly string[], pid: num
   if (denied !== undefined) return { ...base, denied, ...groupOf(socket) }
   const started = pid === undefined ? undefined : startOf(pid)
   const changed = lastChanged(files)
-  const { dialBox } = await import('../box.ts')
+  const { greetBox } = await import('../box.ts')
   try {
-    const box = await dialBox(socket, PATIENCE)
-    box.socket.destroy()
-    return { ...base, protocol: box.version, ...(started === undefined ? {} : { started }), ...(changed ? { changed } : {}) }
+    const { version } = await greetBox(socket, PATIENCE)
+    return { ...base, protocol: version, ...(started === undefined ? {} : { started }), ...(changed ? { changed } : {}) }
   } catch (error) {
     return { ...base, problem: (error as Error).message }
   }
