@@ -119,7 +119,9 @@ async function dialTarget({ socket, deadline }: Target): Promise<Box> {
 /** @throws Away when the box isn't there; Failure when it is too old */
 async function dialStrictly(target: Target): Promise<Box> {
   try {
-    return await dialTarget(target)
+    const box = await dialTarget(target)
+    await box.handshake // to its end: while we wait for Nix, which may take its time, we are deaf to the box
+    return box
   } catch (error) {
     const message = (error as Error).message
     throw error instanceof NoBox && error.kind === 'old' ? new Failure(message) : new Away(message)
@@ -149,7 +151,9 @@ function patientLine(target: Target | null): Line {
     try {
       if (outage?.heldBack(Date.now())) return null
       const box = await dialTarget(target)
-      outage?.ended()
+      Promise.resolve(box.handshake)
+        .then(() => outage?.ended())
+        .catch(() => {}) // why a handshake fails is told to lost()
       return box
     } catch (error) {
       lost(error as Error)

@@ -4,10 +4,10 @@ import { dialBox } from './box.ts'
 import { NixError, type PathInfo } from './nix.ts'
 import { type Box, NoBox, pathInfoQuestion, Recorder, readMessages, readPathInfo, say, validPathsQuestion } from './worker.ts'
 
-/** How long a call may take, in milliseconds: until the box has answered the first time, and for everything. A link can go mute. */
+/** For how many milliseconds the box may keep us waiting: until the handshake has ended, and for each answer. A link can go mute. */
 export interface Limits {
   deadline: number
-  whole: number
+  patience: number
 }
 
 /** Paths in one question: a store of any size fits the longest answer that is listened to (worker.ts). */
@@ -54,13 +54,14 @@ async function ask(
   try {
     box = await dialBox(socket, limits.deadline)
     const { reader } = box
-    timer = setTimeout(() => reader.finish(new NixError(`the box has not answered within ${limits.whole / 1000} s`)), limits.whole)
+    timer = setTimeout(() => reader.finish(new NixError(`the box has not answered within ${limits.patience / 1000} s`)), limits.patience)
     await say(box, Buffer.concat(questions))
     for (const n of questions.keys()) {
       const answer = new Recorder(reader)
       const ending = await readMessages(answer)
       if (ending.error) throw new NixError(`the box says: ${ending.message}`)
       await read(answer, n)
+      timer.refresh()
     }
   } catch (error) {
     if (error instanceof NixError) throw error

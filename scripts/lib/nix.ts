@@ -13,6 +13,9 @@ const ARGUMENT_BYTES = 100 * 1024
 /** Nix could not answer, here or on the box. */
 export class NixError extends Failure {}
 
+/** Nix didn't start, or didn't end in time: there is no use in asking it something else. */
+class NoAnswer extends NixError {}
+
 /** What Nix knows of a valid path. */
 export interface PathInfo {
   /** Bytes of its NAR. */
@@ -112,7 +115,8 @@ export interface Closure {
 export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
   try {
     return { gone: [], infos: await pathInfos(paths, { closure: true, ...asking }) }
-  } catch {
+  } catch (error) {
+    if (!(error instanceof NixError) || error instanceof NoAnswer) throw error
     const gone = await invalidPaths(paths, asking)
     const missing = new Set(gone)
     const valid = paths.filter((path) => !missing.has(path))
@@ -193,8 +197,8 @@ async function inBatches(
 
 /** Its stdout. @throws NixError with Nix's own message */
 function succeeded(outcome: Outcome): string {
-  if (outcome.failedToStart) throw new NixError(`nix can't be started (${outcome.failedToStart}): is it in PATH?`)
-  if (outcome.timedOut) throw new NixError('nix gave no answer in time')
+  if (outcome.failedToStart) throw new NoAnswer(`nix can't be started (${outcome.failedToStart}): is it in PATH?`)
+  if (outcome.timedOut) throw new NoAnswer('nix gave no answer in time')
   if (outcome.code !== 0) throw new NixError(errorText(outcome.stderr))
   return outcome.stdout
 }

@@ -94,7 +94,7 @@ async function converse(client: Client, line: Line, patience: Patience, wind: ()
     if (number === null) break
     const operation = OPERATIONS.get(number)
     if (!operation) {
-      await pipe(client, box ?? (await line.dial()), number)
+      await pipe(client, box ?? (await line.dial()), number, line)
       break
     }
     const request = await readRequest(client.reader, operation)
@@ -124,11 +124,7 @@ export async function serveStrictly(client: Client, box: Box, fetched?: Line['fe
     ...(fetched && { fetched }),
     strict: true,
   }
-  try {
-    await serve(client, line)
-  } catch (error) {
-    throw error instanceof NoBox ? new Away(error.message) : error
-  }
+  await serve(client, line)
 }
 
 /** The server's side of the handshake (2.34.8, worker-protocol-connection.cc, BasicServerConnection). */
@@ -286,14 +282,14 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
 }
 
 /** From an operation that we don't know to the end of the connection: bytes to and fro, each direction closed when its source is. */
-async function pipe(client: Client, box: Box | null, number: number): Promise<void> {
-  if (!box) {
+async function pipe(client: Client, box: Box | null, number: number, line: Line): Promise<void> {
+  const there = box && (await say(box, u64(number)).then(() => true, line.lost))
+  if (!box || !there) {
     // Without knowing the operation there is no telling where its request ends: answer, and hang up.
     await client.write(errorAnswer('the box is away, and nix-lan is an empty store: it can be asked for paths, nothing else'))
     return
   }
   const { socket, reader } = box
-  await say(box, u64(number))
   client.bothWays()
   // A Nix that was killed must not be outlived for as long as the box is mute. While it lives, a box may take its time over an upload.
   const patience: Patience = { left: SILENCE, listening: false, box }

@@ -20,7 +20,7 @@ const QUESTION = 120_000
 export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
   const store = storeUrl(cache, uid, { strict: true })
   const socket = socketPath(uid, cache.name)
-  const limits = { deadline: cache.deadline, whole: QUESTION }
+  const limits = { deadline: cache.deadline, patience: QUESTION }
   let keys: Promise<string[]> | undefined
   return {
     async away() {

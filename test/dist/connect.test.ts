@@ -135,11 +135,15 @@ const servers: Server[] = []
 let count = 0
 
 /** A box listening on a new socket. */
-async function box(behaviour: Behaviour, version = 0x0122): Promise<{ socket: string; connections: () => number }> {
+async function box(
+  behaviour: Behaviour,
+  version = 0x0122,
+  welcome: () => Buffer | Promise<Buffer> = () => LAST,
+): Promise<{ socket: string; connections: () => number }> {
   let connections = 0
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     connections++
-    serve(socket, behaviour, version).catch(() => socket.destroy())
+    serve(socket, behaviour, version, welcome).catch(() => socket.destroy())
   })
   return { socket: await listening(server), connections: () => connections }
 }
@@ -151,13 +155,13 @@ async function listening(server: Server): Promise<string> {
   return socket
 }
 
-async function serve(socket: Socket, behaviour: Behaviour, version: number): Promise<void> {
+async function serve(socket: Socket, behaviour: Behaviour, version: number, welcome: () => Buffer | Promise<Buffer>): Promise<void> {
   const reader = readerOf(socket)
   socket.on('error', () => {})
   await reader.take(8)
   socket.write(Buffer.concat([u64(0x6478696f), u64(version)]))
   await reader.take(24)
-  socket.write(Buffer.concat([string('2.8.0'), LAST]))
+  socket.write(Buffer.concat([string('2.8.0'), await welcome()]))
   for (;;) {
     const from = new Recorder(reader)
     const answer = await behaviour(await from.u64(), from, socket, reader)
@@ -442,6 +446,20 @@ test('a daemon that hangs up, or is none, or is too old: an empty store, and a l
   }
 })
 
+test('a daemon that refuses after its hello: away for whatever is asked, and one line in all', async () => {
+  const { socket } = await box(honest(), 0x0122, () => errorAnswer('you are not welcome'))
+  const lines: string[] = []
+  for (const question of [pathInfo(), pathInfo(), u64(7)]) {
+    const nix = await greeted([socket])
+    nix.send(question)
+    const ending = await readMessages(new Recorder(nix.reader))
+    assert.ok(ending.error, 'a miss, or for what is no question: that the box is away')
+    assert.is(await closed(nix), 0)
+    lines.push(nix.stderr())
+  }
+  assert.equal(lines, [`nix-lan-connect: the nix-daemon on the box refuses: you are not welcome; going on without it\n`, '', ''])
+})
+
 test('a box that dies between two questions: the second is a miss', async () => {
   let asked = 0
   const { socket } = await box(async (...args) => (asked++ === 0 ? await honest()(...args) : null))
@@ -535,6 +553,18 @@ test('no configuration, a broken one, an unknown cache, strange options: an empt
   const nix = await greeted(['--an-option-of-tomorrow', join(TMP, 'none.sock')])
   assert.not(await has(nix))
   assert.is(await closed(nix), 0)
+})
+
+test('strictly: a Nix that asks late is answered, though the welcome came late too', async () => {
+  const { socket } = await box(honest(), 0x0122, async () => {
+    await new Promise((done) => setTimeout(done, 50))
+    return LAST
+  })
+  const nix = await greeted(['--strict', socket, '--deadline', '1'])
+  await new Promise((done) => setTimeout(done, 1500))
+  assert.ok(await has(nix))
+  assert.is(await closed(nix), 0)
+  assert.is(nix.stderr(), '')
 })
 
 test('strictly: 75 when the box is away, 2 when the configuration is wrong, 1 when the box is too old', async () => {

@@ -93,7 +93,7 @@ config) printf 'secret-key-files = %s\\ntrusted-public-keys = me-1:abc\\n' "$(ca
 esac`
 
 const NIX_STORE = `[ ! -e $W/broken ] || { echo 'error: cannot connect to daemon' >&2; exit 1; }
-while [ $# -gt 0 ]; do case $1 in --*) verb=$1;; *) break;; esac; shift; done
+while [ $# -gt 0 ]; do case $1 in --store) [ ! -e $W/nobox ] || { echo 'error: cannot open connection' >&2; exit 1; }; shift;; --*) verb=$1;; *) break;; esac; shift; done
 echo "$verb $#" >>$W/log
 case $verb in
 --print-invalid) printf '%s\\n' "$@" | grep -vxFf $W/valid || :;;
@@ -423,6 +423,18 @@ test('upload: Nix cannot be asked: said, and all stay queued', async () => {
   const broken = await queue('upload')
   assert.equal([broken.code, broken.stderr], [75, 'rpi: stopped: cannot connect to daemon; 1 path stays queued\n'])
   assert.equal(links(QUEUE), ['a'])
+})
+
+test('upload: one path fails with a message that names none: set aside, unless Nix can not get to the box at all', async () => {
+  queued('a')
+  await boxIsThere()
+  tell('fail', 'error: program ended\n')
+  tell('nobox', '')
+  const unreached = await queue('upload')
+  assert.equal([unreached.code, unreached.stderr], [75, 'rpi: stopped: cannot open connection; 1 path stays queued\n'])
+  rmSync(join(WORLD, 'nobox'))
+  assert.is((await queue('upload')).code, 1)
+  assert.equal(links(FAILED), ['a'])
 })
 
 test('upload: what is added meanwhile goes too', async () => {

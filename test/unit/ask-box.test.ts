@@ -14,7 +14,7 @@ import { hello, same } from '../lib/wire.ts'
 const test = suite('ask-box')
 const FOLDER = mkdtempSync(join(tmpdir(), 'nix-lan-ask-box-'))
 const SOCKET = join(FOLDER, 'box.sock')
-const LIMITS = { deadline: 2000, whole: 20_000 }
+const LIMITS = { deadline: 2000, patience: 20_000 }
 const A = '/nix/store/00000000000000000000000000000000-a'
 const B = '/nix/store/00000000000000000000000000000000-b.drv'
 const LAST = u64(STDERR_LAST)
@@ -108,7 +108,7 @@ test('no question, no connection', async () => {
 
 test('an error of the box, a lost and a mute one, and no tunnel: each is a NixError that says what happened', async () => {
   const refusal = async (): Promise<string> => {
-    const error = await infosOnBox(SOCKET, [A], { deadline: 2000, whole: 300 }).then(
+    const error = await infosOnBox(SOCKET, [A], { deadline: 2000, patience: 300 }).then(
       () => undefined,
       (reason) => reason,
     )
