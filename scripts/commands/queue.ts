@@ -387,7 +387,7 @@ function conclude(cache: string, summary: Summary, left: number): void {
 }
 
 const paths = (number: number): string => count(number, 'path')
-const stay = (count: number): string => (count === 1 ? '1 path stays queued' : `${count} paths stay queued`)
+const stay = (number: number): string => `${paths(number)} ${number === 1 ? 'stays' : 'stay'} queued`
 
 function holder({ pid, since }: Busy): string {
   if (pid === undefined || since === undefined) return ''

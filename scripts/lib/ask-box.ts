@@ -1,7 +1,7 @@
 // What the box's store has, asked of its nix-daemon at the tunnel's socket: all questions of a call over one connection, sent before the first answer
 // is waited for. `nix path-info --store` would start Nix and nix-lan-connect, and wait out the link's whole round trip for each path, one after the other.
 import { dialBox } from './box.ts'
-import { NixError, type PathInfo } from './nix.ts'
+import { batches, NixError, type PathInfo } from './nix.ts'
 import { type Box, NoBox, pathInfoQuestion, Recorder, readMessages, readPathInfo, say, validPathsQuestion } from './worker.ts'
 
 /** For how many milliseconds the box may keep us waiting: until the handshake has ended, and for each answer. A link can go mute. */
@@ -10,8 +10,8 @@ export interface Limits {
   patience: number
 }
 
-/** Paths in one question: a store of any size fits the longest answer that is listened to (worker.ts). */
-const AT_ONCE = 10_000
+/** Bytes of paths in one question, far below the longest answer that is listened to (worker.ts): so a store of any size may be asked for. */
+const AT_ONCE = 460_000
 
 /**
  * Those of the paths that the box has.
@@ -19,9 +19,8 @@ const AT_ONCE = 10_000
  * @throws NixError when the box can't be asked, or refuses
  */
 export async function validOnBox(socket: string, paths: readonly string[], limits: Limits): Promise<Set<string>> {
-  const groups = Array.from({ length: Math.ceil(paths.length / AT_ONCE) }, (_, n) => paths.slice(n * AT_ONCE, (n + 1) * AT_ONCE))
   const valid = new Set<string>()
-  await ask(socket, groups.map(validPathsQuestion), limits, async (answer) => {
+  await ask(socket, batches(paths, AT_ONCE).map(validPathsQuestion), limits, async (answer) => {
     for (const path of await answer.strings()) valid.add(path)
   })
   return valid

@@ -103,7 +103,7 @@ export async function invalidPaths(paths: readonly string[], { store, timeout }:
 
 /** What a store knows of paths and all they refer to, and which of the paths aren't valid in it. */
 export interface Closure {
-  gone: string[]
+  gone: ReadonlySet<string>
   infos: Map<string, PathInfo>
 }
 
@@ -114,12 +114,11 @@ export interface Closure {
  */
 export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
   try {
-    return { gone: [], infos: await pathInfos(paths, { closure: true, ...asking }) }
+    return { gone: new Set(), infos: await pathInfos(paths, { closure: true, ...asking }) }
   } catch (error) {
     if (!(error instanceof NixError) || error instanceof NoAnswer) throw error
-    const gone = await invalidPaths(paths, asking)
-    const missing = new Set(gone)
-    const valid = paths.filter((path) => !missing.has(path))
+    const gone = new Set(await invalidPaths(paths, asking))
+    const valid = paths.filter((path) => !gone.has(path))
     return { gone, infos: await pathInfos(valid, { closure: true, ...asking }) }
   }
 }

@@ -37,7 +37,7 @@ export async function askNix(entries: readonly Entry[], holders: (paths: string[
   const { gone, infos } = await closureOf(paths, { timeout: PATIENCE })
   const sizes = new Map([...infos].map(([path, { size }]) => [path, size]))
   const bare = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
-  return { sizes, gone: new Set(gone), unsigned: bare.length > 0 ? await holders(bare) : new Set() }
+  return { sizes, gone, unsigned: bare.length > 0 ? await holders(bare) : new Set() }
 }
 
 /** The rows of a cache: what waits, oldest first, then what failed, then what doesn't belong there. */

@@ -252,7 +252,6 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
   const end = new NarEnd()
   await box.reader.peek() // a box that is lost before the first byte can still be a miss
   let late: Promise<void> | undefined
-  let before = 0
   const pass = (bytes: Buffer): void => {
     late = client.write(bytes)
     relayed.bytes += bytes.length
@@ -261,7 +260,7 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
   const take = (chunk: Buffer): number => {
     const length = end.scan(chunk)
     // before the last byte: with that Nix has what it wants, and may kill us
-    if (end.done) line.fetched?.(relayed.bytes - before + length)
+    if (end.done) line.fetched?.(relayed.bytes - messages.bytes.length + length)
     pass(chunk.subarray(0, length))
     return length
   }
@@ -274,7 +273,6 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
   }
   pass(messages.bytes)
   await delivered()
-  before = relayed.bytes
   while (!end.done) {
     await box.reader.stream(take, () => end.done || late !== undefined)
     await delivered()
@@ -283,8 +281,13 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
 
 /** From an operation that we don't know to the end of the connection: bytes to and fro, each direction closed when its source is. */
 async function pipe(client: Client, box: Box | null, number: number, line: Line): Promise<void> {
-  const there = box && (await say(box, u64(number)).then(() => true, line.lost))
-  if (!box || !there) {
+  try {
+    if (box) await say(box, u64(number))
+  } catch (error) {
+    line.lost(error as Error)
+    return await pipe(client, null, number, line)
+  }
+  if (!box) {
     // Without knowing the operation there is no telling where its request ends: answer, and hang up.
     await client.write(errorAnswer('the box is away, and nix-lan is an empty store: it can be asked for paths, nothing else'))
     return

@@ -149,12 +149,11 @@ class Drain {
   async upload(entries: Entry[], derivations: boolean): Promise<void> {
     const { gone, infos } = await this.stores.closure(pathsOf(entries))
     this.here = infos
-    const missing = new Set(gone)
-    for (const entry of entries.filter((entry) => missing.has(entry.path))) {
+    for (const entry of entries.filter((entry) => gone.has(entry.path))) {
       this.summary.vanished.push(entry.path)
       this.ledger.vanished(entry)
     }
-    const valid = entries.filter((entry) => !missing.has(entry.path))
+    const valid = entries.filter((entry) => !gone.has(entry.path))
     await this.copyAll(await this.keepSigned(valid), derivations)
   }
 

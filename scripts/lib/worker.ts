@@ -85,6 +85,9 @@ export function string(text: string): Buffer {
   return padded
 }
 
+/** Several strings: how many, then each. */
+export const strings = (texts: readonly string[]): Buffer => Buffer.concat([u64(texts.length), ...texts.map(string)])
+
 /** The answer "that is an error", in the form of protocol 1.26 and later (2.8.0, serialise.cc): type, level, name, message, no position, no traces. */
 export function errorAnswer(message: string): Buffer {
   return Buffer.concat([u64(STDERR_ERROR), string('Error'), u64(0), string('Error'), string(message), u64(0), u64(0)])
@@ -223,8 +226,7 @@ export async function readPathInfo(from: Recorder): Promise<PathInfo | null> {
 }
 
 /** The question which of these paths a store has, without looking for them elsewhere; the answer is paths. */
-export const validPathsQuestion = (paths: readonly string[]): Buffer =>
-  Buffer.concat([u64(QUERY_VALID_PATHS), u64(paths.length), ...paths.map(string), u64(0)])
+export const validPathsQuestion = (paths: readonly string[]): Buffer => Buffer.concat([u64(QUERY_VALID_PATHS), strings(paths), u64(0)])
 
 /** How the messages before an answer ended: with the answer, or with an error in its place. */
 export type Ending = { error: false } | { error: true; message: string }

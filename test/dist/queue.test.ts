@@ -1,40 +1,17 @@
 // The contract of `nix-lan queue`: exit code, stdout, stderr. Nix is two sh scripts that answer from files, the box a nix-daemon in this
 // process that knows what they copied. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
-import {
-  chmodSync,
-  chownSync,
-  copyFileSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import type { Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { AS_USER, give, ROOT } from '../lib/as-user.ts'
 import { fakeDaemon } from '../lib/fake-daemon.ts'
-import { needs, which } from '../lib/needs.ts'
+import { needs } from '../lib/needs.ts'
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-queue-'))
-const ROOT = process.getuid?.() === 0
-const USER = ROOT ? 65534 : (process.getuid?.() ?? 65534)
-// As root NIX_LAN_CONFIG is ignored. The capability: so that programs in root's folders can be run by somebody else.
-const AS_USER = ROOT
-  ? [
-      which('setpriv') ?? '',
-      '--reuid=65534',
-      '--regid=65534',
-      '--clear-groups',
-      '--inh-caps=+dac_read_search',
-      '--ambient-caps=+dac_read_search',
-    ]
-  : []
 /** Longer than anything here takes; only a hang reaches it. */
 const LIMIT = 60_000
 
@@ -56,13 +33,9 @@ function folder(name: string, links: Record<string, string> = {}): string {
   chmodSync(TMP, 0o755)
   const path = join(TMP, name)
   mkdirSync(path, { recursive: true })
-  for (let at = path; at !== TMP; at = join(at, '..')) own(at)
+  for (let at = path; at !== TMP; at = join(at, '..')) give(at)
   for (const [link, target] of Object.entries(links)) symlinkSync(target, join(path, link))
   return path
-}
-
-function own(path: string): void {
-  if (ROOT) chownSync(path, USER, USER)
 }
 
 function script(path: string, text: string): void {
@@ -108,7 +81,7 @@ async function boxIsThere(): Promise<void> {
   const lines = (name: string): string[] => readFileSync(join(WORLD, name), 'utf8').split('\n')
   server = fakeDaemon((path) => (!lines('box').includes(path) ? undefined : lines('unsigned').includes(path) ? [] : ['me-1:x']))
   await new Promise<void>((done) => server?.listen(SOCKET, () => done()))
-  own(SOCKET)
+  give(SOCKET)
 }
 
 async function boxIsAway(): Promise<void> {
@@ -139,7 +112,7 @@ async function fresh(): Promise<void> {
 
 function tell(name: string, text: string): void {
   writeFileSync(join(WORLD, name), text)
-  own(join(WORLD, name))
+  give(join(WORLD, name))
 }
 
 function queued(...names: string[]): void {
@@ -272,7 +245,7 @@ test('add --built: what was built here, wanted, lacking on the box and not in th
 test('sign --built: what was built here, though it is not queued', async () => {
   const key = join(TMP, 'home/key')
   writeFileSync(key, 'me-1:abc')
-  own(key)
+  give(key)
   tell('keys', key)
   tell('unsigned', `${store('c')}\n`)
   const { code, stdout } = await queue('sign', '--built')

@@ -9,15 +9,10 @@ import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { VERSION } from '../../scripts/lib/version.ts'
+import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-run-'))
-const ROOT = process.getuid?.() === 0
-const USER = ROOT ? 65534 : (process.getuid?.() ?? 65534)
-// As root NIX_LAN_CONFIG is ignored. The capability: so that programs in root's folders can be run by somebody else.
-const AS_USER = ROOT
-  ? ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
-  : []
 /** Longer than anything here takes; only a hang reaches it. */
 const LIMIT = 30_000
 

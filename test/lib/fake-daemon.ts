@@ -1,10 +1,9 @@
 // A nix-daemon in this process that knows a few paths: for the contract of what asks one, where no Nix is needed.
 import { createServer, type Server, type Socket } from 'node:net'
 import { ByteReader } from '../../scripts/lib/bytes.ts'
-import { MAGIC_SERVER, Recorder, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
+import { MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/lib/worker.ts'
 
 const LAST = u64(STDERR_LAST)
-const strings = (all: readonly string[]): Buffer => Buffer.concat([u64(all.length), ...all.map(string)])
 
 /**
  * A server that speaks protocol 1.35 (Nix 2.15) and answers QueryPathInfo and QueryValidPaths, as 2.15's src/libstore/daemon.cc does.

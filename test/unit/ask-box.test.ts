@@ -8,7 +8,7 @@ import * as assert from 'uvu/assert'
 import { infosOnBox, validOnBox } from '../../scripts/lib/ask-box.ts'
 import { greetBox } from '../../scripts/lib/box.ts'
 import { NixError } from '../../scripts/lib/nix.ts'
-import { errorAnswer, MAGIC_SERVER, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
+import { errorAnswer, MAGIC_SERVER, STDERR_LAST, string, strings, u64 } from '../../scripts/lib/worker.ts'
 import { hello, same } from '../lib/wire.ts'
 
 const test = suite('ask-box')
@@ -18,18 +18,17 @@ const LIMITS = { deadline: 2000, patience: 20_000 }
 const A = '/nix/store/00000000000000000000000000000000-a'
 const B = '/nix/store/00000000000000000000000000000000-b.drv'
 const LAST = u64(STDERR_LAST)
-const strings = (...all: string[]): Buffer => Buffer.concat([u64(all.length), ...all.map(string)])
 const info = (size: number, ultimate: number, signatures: string[], ca: string): Buffer =>
   Buffer.concat([
     LAST,
     u64(1),
     string(B),
     string('0'.repeat(64)),
-    strings(A, B),
+    strings([A, B]),
     u64(9),
     u64(size),
     u64(ultimate),
-    strings(...signatures),
+    strings(signatures),
     string(ca),
   ])
 const asks = (path: string): Buffer => Buffer.concat([u64(26), string(path)])
@@ -52,7 +51,7 @@ test.after(() => rmSync(FOLDER, { recursive: true }))
  * A nix-daemon of protocol 1.32 that answers when it has got all of `questions`, not before. The end of its handshake comes when something was said
  * after its hello, as it does when sshd's Nagle waits for an acknowledgement.
  */
-function daemon(questions: Buffer, answers: Buffer): Promise<void> {
+function daemon(questions: Buffer, answers: Buffer | ((socket: Socket) => void)): Promise<void> {
   const all = Buffer.concat([hello(0x0123), questions])
   server = createServer((socket) => {
     connections++
@@ -67,7 +66,8 @@ function daemon(questions: Buffer, answers: Buffer): Promise<void> {
       if (before <= hellos && got.length > hellos) socket.write(LAST)
       if (got.length < all.length) return
       same(got, all, 'what was asked')
-      socket.write(answers)
+      if (typeof answers === 'function') answers(socket)
+      else socket.write(answers)
     })
   })
   return new Promise((resolve) => server?.listen(SOCKET, resolve))
@@ -89,10 +89,10 @@ test('what the box knows: all paths are asked for at once, over one connection; 
 
 test('what the box has: ten thousand paths a question, nothing fetched from elsewhere', async () => {
   const paths = Array.from({ length: 10_001 }, (_, n) => `/nix/store/${String(n).padStart(32, '0')}-x`)
-  const question = (group: string[]): Buffer => Buffer.concat([u64(31), strings(...group), u64(0)])
+  const question = (group: string[]): Buffer => Buffer.concat([u64(31), strings(group), u64(0)])
   const last = paths.slice(-1)
   const questions = Buffer.concat([question(paths.slice(0, -1)), question(last)])
-  await daemon(questions, Buffer.concat([LAST, strings(paths[5] ?? ''), LAST, strings(...last)]))
+  await daemon(questions, Buffer.concat([LAST, strings([paths[5] ?? '']), LAST, strings(last)]))
   assert.equal([...(await validOnBox(SOCKET, paths, LIMITS))], [paths[5], ...last])
   assert.is(connections, 1)
 })
@@ -100,6 +100,16 @@ test('what the box has: ten thousand paths a question, nothing fetched from else
 test('whether it answers: one byte of an operation, so that the end of the handshake comes, and no more', async () => {
   await daemon(Buffer.of(0), Buffer.alloc(0))
   assert.equal(await greetBox(SOCKET, 2000), { version: 0x0120, nix: '' })
+})
+
+test('a box that takes its time for each of many answers is not given up', async () => {
+  const paths = [A, B, `${A}a`, `${A}b`]
+  let answering: NodeJS.Timeout | undefined
+  await daemon(Buffer.concat(paths.map(asks)), (socket) => {
+    answering = setInterval(() => socket.write(info(120, 0, ['k:sig'], '')), 1000)
+  })
+  const infos = await infosOnBox(SOCKET, paths, { deadline: 60_000, patience: 3000 }).finally(() => clearInterval(answering))
+  assert.is(infos.size, 4)
 })
 
 test('no question, no connection', async () => {

@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert'
 import { ByteReader } from '../../scripts/lib/bytes.ts'
 import { Away } from '../../scripts/lib/errors.ts'
 import { type Line, serve, serveStrictly } from '../../scripts/lib/session.ts'
-import { type Box, errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
+import { type Box, errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from '../../scripts/lib/worker.ts'
 import { boxOf, clientOf, hello, nar, readerOf, same } from '../lib/wire.ts'
 
 const test = suite('session')
@@ -227,7 +227,7 @@ test('an error of the box is a miss to Nix, and a line for the journal', async (
 
 test('what Nix could not read about a path, which would fail the build, is a miss and a line', async () => {
   const info = (deriver: string, hash: string, ...references: string[]): Buffer => {
-    const before = [string(deriver), string(hash), u64(references.length), ...references.map(string)]
+    const before = [string(deriver), string(hash), strings(references)]
     return Buffer.concat([LAST, u64(1), ...before, u64(1), u64(120), u64(0), u64(0), string('')])
   }
   const good = '0'.repeat(64)

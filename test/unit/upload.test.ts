@@ -76,8 +76,8 @@ class Fake implements Stores {
   away = async (): Promise<string | undefined> => this.reason
   vanished = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.made[path.slice(44)])
   async closure(paths: string[]): Promise<Closure> {
-    const gone = await this.vanished(paths)
-    const valid = paths.filter((path) => !gone.includes(path))
+    const gone = new Set(await this.vanished(paths))
+    const valid = paths.filter((path) => !gone.has(path))
     return { gone, infos: new Map([...this.reach(valid)].map((path) => [path, this.infoOf(path)])) }
   }
   lacking = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.box.has(path))
@@ -328,7 +328,7 @@ drains('a question that Nix does not answer stops it: away if the box is away, e
     fake.reason = 'gone'
     throw new NixError('eof')
   }
-  fake.closure = async () => ({ gone: [], infos: new Map([[store('a'), info()]]) })
+  fake.closure = async () => ({ gone: new Set(), infos: new Map([[store('a'), info()]]) })
   const summary = await drained(fake, ['a'])
   assert.equal([summary.away, summary.stopped], ['gone', undefined])
   fake.reason = undefined

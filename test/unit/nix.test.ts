@@ -1,0 +1,58 @@
+// How often Nix is asked, with two fakes of it that note their calls: each start costs what a hot path has not.
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { closureOf, NixError } from '../../scripts/lib/nix.ts'
+
+const test = suite('nix')
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-nix-'))
+const { PATH } = process.env
+const store = (name: string): string => `/nix/store/${'0'.repeat(32)}-${name}`
+
+/** Fakes of nix and nix-store: whatever is called `gone` isn't valid; while there is a file `hang`, nix does not answer. */
+function prepare(): void {
+  const fake = (name: string, text: string): void => {
+    writeFileSync(join(TMP, name), `#!/bin/sh\necho ${name} >>${TMP}/log\n${text}\n`)
+    chmodSync(join(TMP, name), 0o755)
+  }
+  fake(
+    'nix',
+    `[ ! -e ${TMP}/hang ] || exec sleep 100
+for word; do case $word in *-gone) echo "error: path '$word' is not valid" >&2; exit 1;; esac; done
+for word; do case $word in /*) printf '%s\\t 120\\tme-1:x\\n' "$word";; esac; done`,
+  )
+  fake('nix-store', 'for word; do case $word in *-gone) echo "$word";; esac; done')
+  process.env.PATH = `${TMP}:${PATH}`
+}
+
+test.before(prepare)
+test.before.each(() => writeFileSync(join(TMP, 'log'), ''))
+test.after(() => {
+  process.env.PATH = PATH
+  rmSync(TMP, { recursive: true })
+})
+
+const calls = (): string[] => readFileSync(join(TMP, 'log'), 'utf8').split('\n').slice(0, -1)
+
+test('a closure of paths that are all valid is asked for once', async () => {
+  const { gone, infos } = await closureOf([store('a'), store('b')])
+  assert.equal([[...gone], [...infos.keys()], calls()], [[], [store('a'), store('b')], ['nix']])
+})
+
+test('what is gone is found, and the closure of the rest', async () => {
+  const { gone, infos } = await closureOf([store('a'), store('gone')])
+  assert.equal([[...gone], [...infos.keys()], calls()], [[store('gone')], [store('a')], ['nix', 'nix-store', 'nix']])
+})
+
+test('a Nix that does not answer is not asked something else', async () => {
+  writeFileSync(join(TMP, 'hang'), '')
+  const error = await closureOf([store('a')], { timeout: 500 }).catch((reason) => reason)
+  rmSync(join(TMP, 'hang'))
+  assert.instance(error, NixError)
+  assert.is(error.message, 'nix gave no answer in time')
+  assert.equal(calls(), ['nix'])
+})
+
+test.run()
