@@ -3,20 +3,20 @@
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type BuildOptions, build, type Metafile } from 'esbuild'
-import { VERSION } from '../scripts/lib/version.ts'
+import { VERSION } from '../scripts/cli/version.ts'
 import { docs } from './docs.ts'
 import { readUnits, unitsDefine } from './units.ts'
 
 /** The executables: name in dist/ → the TypeScript that it runs, and the sh part in scripts/heads that starts it. */
 const EXECUTABLES: Record<string, { source: string; head: string }> = {
-  demo: { source: 'test/demo/demo.ts', head: 'run.sh' },
-  'nix-lan': { source: 'scripts/nix-lan.ts', head: 'run.sh' },
-  'nix-lan-available': { source: 'scripts/available.ts', head: 'run.sh' },
-  'nix-lan-connect': { source: 'scripts/connect.ts', head: 'connect.sh' },
-  'nix-lan-dispatcher': { source: 'scripts/dispatcher.ts', head: 'dispatcher.sh' },
-  'nix-lan-run': { source: 'scripts/run.ts', head: 'run-command.sh' },
-  'nix-lan-tunnel': { source: 'scripts/tunnel.ts', head: 'become.sh' },
-  'post-build-hook': { source: 'scripts/post-build-hook.ts', head: 'hook.sh' },
+  demo: { source: 'test/demo/demo.ts', head: 'command.sh' },
+  'nix-lan': { source: 'scripts/bin/nix-lan.ts', head: 'command.sh' },
+  'nix-lan-available': { source: 'scripts/bin/nix-lan-available.ts', head: 'command.sh' },
+  'nix-lan-connect': { source: 'scripts/bin/nix-lan-connect.ts', head: 'nix-lan-connect.sh' },
+  'nix-lan-dispatcher': { source: 'scripts/bin/nix-lan-dispatcher.ts', head: 'nix-lan-dispatcher.sh' },
+  'nix-lan-run': { source: 'scripts/bin/nix-lan-run.ts', head: 'nix-lan-run.sh' },
+  'nix-lan-tunnel': { source: 'scripts/bin/nix-lan-tunnel.ts', head: 'nix-lan-tunnel.sh' },
+  'post-build-hook': { source: 'scripts/bin/post-build-hook.ts', head: 'post-build-hook.sh' },
 }
 
 /** The other files of dist/, which nobody executes: path in dist/ → text. */

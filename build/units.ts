@@ -9,5 +9,5 @@ export function readUnits(): Record<string, string> {
   return Object.fromEntries(names.map((name) => [name, readFileSync(`${FOLDER}/${name}`, 'utf8')]))
 }
 
-/** What esbuild puts in for the constant of scripts/lib/units.ts, in those bundles that use it. */
+/** What esbuild puts in for the constant of scripts/system/units.ts, in those bundles that use it. */
 export const unitsDefine = (): Record<string, string> => ({ NIX_LAN_UNITS: JSON.stringify(readUnits()) })

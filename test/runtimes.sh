@@ -29,11 +29,11 @@ count() {
 # unbundled PROGRAM ARGUMENT…: a source runs as it is.
 unbundled() {
   expected="nix-lan-available $(node -p 'require("./package.json").version')"
-  if [ "$("$@" scripts/available.ts --version)" = "$expected" ]; then
-    echo 'ok      scripts/available.ts, unbundled'
+  if [ "$("$@" scripts/bin/nix-lan-available.ts --version)" = "$expected" ]; then
+    echo 'ok      scripts/bin/nix-lan-available.ts, unbundled'
     count '1 passed, 0 failed'
   else
-    echo "FAILED  scripts/available.ts, unbundled: expected $expected"
+    echo "FAILED  scripts/bin/nix-lan-available.ts, unbundled: expected $expected"
     count '0 passed, 1 failed'
   fi
 }

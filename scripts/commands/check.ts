@@ -1,15 +1,15 @@
 // nix-lan check: is each box there, and is its target as it should be? A timer runs this every 30 seconds, NetworkManager's dispatcher when the
 // network changes, a tunnel when it ends, a person when in doubt. So: little work, never longer than a deadline, and no word without news.
 import { fstatSync, lstatSync, lutimesSync, statSync } from 'node:fs'
-import { type Action, describe, type Facts, needsNoAnswer, plan } from '../lib/check.ts'
-import { parse } from '../lib/cli.ts'
-import { type Cache, type Config, isSsh, loadConfig, namedCache, type SshCache } from '../lib/config.ts'
-import { Failure, UsageError } from '../lib/errors.ts'
-import { listens } from '../lib/listening.ts'
-import { socketPath } from '../lib/paths.ts'
-import { type Answer, reachable } from '../lib/reach.ts'
-import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../lib/systemd.ts'
-import { forgetTunnelState, pauseLeft, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../lib/tunnel-state.ts'
+import { parse } from '../cli/command.ts'
+import { Failure, UsageError } from '../cli/errors.ts'
+import { type Cache, type Config, isSsh, loadConfig, namedCache, type SshCache } from '../config/config.ts'
+import { listens } from '../reach/listening.ts'
+import { type Answer, reachable } from '../reach/reach.ts'
+import { socketPath } from '../state/paths.ts'
+import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../system/systemd.ts'
+import { type Action, describe, type Facts, needsNoAnswer, plan } from '../tunnel/decide.ts'
+import { forgetTunnelState, pauseLeft, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../tunnel/state.ts'
 
 export const help = `nix-lan check: start or stop the tunnels, as the boxes are there or not
 

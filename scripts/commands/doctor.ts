@@ -1,11 +1,11 @@
 // nix-lan doctor: checks every link between a build here and the box, in order, and says of what is wrong what mends it. Changes nothing but
 // for the path of its round trip, which it takes away again.
 import { resolve } from 'node:path'
-import { parse } from '../lib/cli.ts'
-import { type Config, namedCache } from '../lib/config.ts'
-import type { World } from '../lib/doctor/world.ts'
-import { UsageError } from '../lib/errors.ts'
-import { effectiveUid, findUser } from '../lib/users.ts'
+import { parse } from '../cli/command.ts'
+import { UsageError } from '../cli/errors.ts'
+import { type Config, namedCache } from '../config/config.ts'
+import type { World } from '../doctor/world.ts'
+import { effectiveUid, findUser } from '../system/users.ts'
 
 export const help = `nix-lan doctor: what is wrong, and what mends it
 
@@ -48,7 +48,7 @@ export async function doctor(argv: string[]): Promise<number> {
   const [name, another] = options.words
   if (another !== undefined) throw new UsageError('one cache at a time, or all of them; see --help')
   const uid = effectiveUid()
-  const { lookAround } = await import('../lib/doctor/world.ts')
+  const { lookAround } = await import('../doctor/world.ts')
   const world = lookAround(uid, findUser(uid)?.name ?? String(uid))
   if (world.config && name !== undefined) namedCache(world.config, name)
   const call: Call = { world, name, json: options.flag('json'), offline: options.flag('offline') }
@@ -70,10 +70,10 @@ interface Call {
 const self = (): string => resolve(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '')
 
 async function here({ world, name, json, offline }: Call): Promise<number> {
-  const { exitCodeOf, runChecks } = await import('../lib/doctor/check.ts')
-  const { allChecks } = await import('../lib/doctor/checks.ts')
-  const { Screen } = await import('../lib/doctor/screen.ts')
-  const { askAhead } = await import('../lib/doctor/world.ts')
+  const { exitCodeOf, runChecks } = await import('../doctor/check.ts')
+  const { allChecks } = await import('../doctor/checks.ts')
+  const { Screen } = await import('../doctor/screen.ts')
+  const { askAhead } = await import('../doctor/world.ts')
   askAhead(world)
   const screen = new Screen(json)
   const clean: (() => Promise<void>)[] = []
@@ -113,10 +113,10 @@ function sweeper(clean: readonly (() => Promise<void>)[], interrupted: () => voi
 
 /** All of it as the user, and what only root can see. */
 async function asRoot({ world, json }: Call, config: Config, argv: readonly string[]): Promise<number> {
-  const { exitCodeOf } = await import('../lib/doctor/check.ts')
-  const { askAsUser, keyAsRoot, withRoots } = await import('../lib/doctor/as-root.ts')
-  const { Screen } = await import('../lib/doctor/screen.ts')
-  const { checkBash, checkRuntime } = await import('../lib/doctor/checks.ts')
+  const { exitCodeOf } = await import('../doctor/check.ts')
+  const { askAsUser, keyAsRoot, withRoots } = await import('../doctor/as-root.ts')
+  const { Screen } = await import('../doctor/screen.ts')
+  const { checkBash, checkRuntime } = await import('../doctor/checks.ts')
   const findings = await withRoots(await askAsUser(config, argv, self()), {
     signing: () => keyAsRoot(world),
     runtime: () => checkRuntime(world, self()),

@@ -1,6 +1,6 @@
 // nix-lan setup: installs nix-lan on this machine, or takes it away again.
-import { parse } from '../lib/cli.ts'
-import { UsageError } from '../lib/errors.ts'
+import { parse } from '../cli/command.ts'
+import { UsageError } from '../cli/errors.ts'
 
 export const help = `nix-lan setup: makes a machine on your network the Nix cache of this one
 
@@ -69,6 +69,6 @@ export async function setup(argv: string[]): Promise<number> {
     forgetKey: options.flag('forget-key'),
   }
   // Late: other subcommands run often, and need none of it.
-  if (undoing) return await (await import('../lib/setup/undo.ts')).undo(chosen, argv)
-  return await (await import('../lib/setup/setup.ts')).setUp(chosen, argv)
+  if (undoing) return await (await import('../setup/undo.ts')).undo(chosen, argv)
+  return await (await import('../setup/setup.ts')).setUp(chosen, argv)
 }

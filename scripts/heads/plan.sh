@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# How a head does what its JavaScript decides. Included by a line `. ./plan.sh`; the other side is scripts/lib/become.ts.
+# How a head does what its JavaScript decides. Included by a line `. ./plan.sh`; the other side is scripts/system/handover.ts.
 
 # follow_javascript ARGUMENT...: runs the JavaScript with nothing on stdin, so that it can't take what is meant for the program,
 # and with its stdout kept. If that begins with the line below it is sh code that sets the environment and ends in exec; it comes

@@ -3,8 +3,8 @@
 // install Debian packages, after saying so) and leaves nothing behind. Ends with exit code 1 at the first step that does not hold.
 import { realpathSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { main, parse } from '../../scripts/lib/cli.ts'
-import { Failure } from '../../scripts/lib/errors.ts'
+import { main, parse } from '../../scripts/cli/command.ts'
+import { Failure } from '../../scripts/cli/errors.ts'
 import { installPackages } from '../lib/apt.ts'
 import { has, missing, PACKAGES, which } from '../lib/needs.ts'
 import { createPair, DIST, type Pair } from '../nix/pair.ts'

@@ -1,4 +1,4 @@
-// How a head becomes what its JavaScript decides (scripts/heads/plan.sh, scripts/lib/become.ts): every byte arrives, the text and exit
+// How a head becomes what its JavaScript decides (scripts/heads/plan.sh, scripts/system/handover.ts): every byte arrives, the text and exit
 // code of what isn't a plan too, and nothing else changes. In every sh that is here.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { becomeProgram, type Program, quote } from '../../scripts/lib/become.ts'
+import { becomeProgram, type Program, quote } from '../../scripts/system/handover.ts'
 import { which } from '../lib/needs.ts'
 
 const SHELLS = [['dash'], ['bash', '--posix'], ['busybox', 'sh']].filter(([name = '']) => which(name))
@@ -33,12 +33,12 @@ if (!runtime) {
 }
 
 /**
- * Runs the head become.sh in a shell, as it would stand in a bundle whose JavaScript prints `text` and exits with `code`. `before` is
+ * Runs the head nix-lan-tunnel.sh in a shell, as it would stand in a bundle whose JavaScript prints `text` and exits with `code`. `before` is
  * sh code that runs first: what is around when somebody starts the bundle. stdout comes back as latin1: a character for each byte.
  */
 function head(shell: string[], text: string, { code = 0, args = [] as string[], env = {}, before = ':', input = '' } = {}) {
   const [name = '', ...options] = shell
-  const done = spawnSync(which(name) ?? name, [...options, '-c', `${before}\n. ./become.sh`, PROGRAM, ...args], {
+  const done = spawnSync(which(name) ?? name, [...options, '-c', `${before}\n. ./nix-lan-tunnel.sh`, PROGRAM, ...args], {
     cwd: HEADS,
     env: { PATH: runtime, HOME: TMP, TEXT: text, CODE: String(code), ...env },
     input,
@@ -117,7 +117,7 @@ for (const shell of SHELLS) {
 
   test('the program has stdin, descriptors, limits and exit code for itself', () => {
     const script = 'read -r line; echo "$line"; cat <&3; ulimit -Sn; exit 42'
-    const before = 'ulimit -Sn 321; exec 3<./run.sh 4>&1; read -r first <&3'
+    const before = 'ulimit -Sn 321; exec 3<./command.sh 4>&1; read -r first <&3'
     const { code, stdout, stderr } = head(shell, becomeProgram({ program: '/bin/sh', args: ['-c', script] }), {
       before,
       input: 'hello\n',

@@ -24,7 +24,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { uptime } from '../../scripts/lib/tunnel-state.ts'
+import { uptime } from '../../scripts/tunnel/state.ts'
 import { AS_USER, foldersIn, give, runtimeIn } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
 

@@ -23,9 +23,9 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ByteReader, EndOfStream } from '../../scripts/lib/bytes.ts'
-import { NarEnd } from '../../scripts/lib/nar.ts'
-import { errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/lib/worker.ts'
+import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
+import { NarEnd } from '../../scripts/protocol/nar-end.ts'
+import { errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/protocol/worker.ts'
 import { hello, nar, same } from '../lib/wire.ts'
 
 const test = suite('connect')

@@ -8,7 +8,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { entriesOf, optionsOf, parseHelp } from '../../build/help.ts'
 import { pageName } from '../../build/man.ts'
-import { VERSION } from '../../scripts/lib/version.ts'
+import { VERSION } from '../../scripts/cli/version.ts'
 import { needs, PATH } from '../lib/needs.ts'
 
 const DIST = resolve('dist')

@@ -18,7 +18,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { VERSION } from '../../scripts/lib/version.ts'
+import { VERSION } from '../../scripts/cli/version.ts'
 
 /** What a bundle may weigh, in KiB: so that nobody makes a hot path heavy without noticing. About a quarter more than it needs. */
 const BUDGET: Record<string, number> = {

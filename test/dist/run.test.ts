@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { VERSION } from '../../scripts/lib/version.ts'
+import { VERSION } from '../../scripts/cli/version.ts'
 import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
 

@@ -1,7 +1,7 @@
 // What the scenarios share: how things are measured and told, and what must hold after each of them.
 import { appendFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
-import type { TunnelState } from '../../scripts/lib/tunnel-state.ts'
+import type { TunnelState } from '../../scripts/tunnel/state.ts'
 import { ofUserUnit } from './host.ts'
 import { type Lab, release } from './lab.ts'
 import { CACHE } from './machines.ts'

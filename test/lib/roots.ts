@@ -3,7 +3,7 @@
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname } from 'node:path'
-import { run } from '../../scripts/lib/run.ts'
+import { run } from '../../scripts/system/exec.ts'
 import { PATH } from './needs.ts'
 
 /** A Debian release and what `nix --version` says in it (when this was written): 2.3.7 (which only reads nix/), 2.8.0, 2.26.3, 2.34.8. */

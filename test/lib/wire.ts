@@ -1,7 +1,8 @@
 // Ends of a worker-protocol connection that live in memory, and NARs made by the book: for tests of what relays them.
-import { ByteReader, EndOfStream } from '../../scripts/lib/bytes.ts'
-import type { Client } from '../../scripts/lib/session.ts'
-import { type Box, MAGIC_CLIENT, string, u64 } from '../../scripts/lib/worker.ts'
+
+import type { Client } from '../../scripts/connect/session.ts'
+import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
+import { type Box, MAGIC_CLIENT, string, u64 } from '../../scripts/protocol/worker.ts'
 
 /** A reader that gives `bytes` in chunks of `size`, then the end. */
 export function readerOf(bytes: Buffer, size = 65536): ByteReader {

@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { run } from '../../scripts/lib/run.ts'
+import { run } from '../../scripts/system/exec.ts'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
 import { createProject, evaluate, LOCAL, NIXES, nixFiles, type Project } from './project.ts'

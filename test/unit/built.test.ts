@@ -1,9 +1,9 @@
 // What was built here and the box lacks: how it is sorted, and what that costs.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { type Built, type BuiltStores, sortBuilt } from '../../scripts/lib/built.ts'
-import type { SshCache } from '../../scripts/lib/config.ts'
-import type { PathInfo } from '../../scripts/lib/nix.ts'
+import type { SshCache } from '../../scripts/config/config.ts'
+import type { PathInfo } from '../../scripts/nix/nix.ts'
+import { type Built, type BuiltStores, sortBuilt } from '../../scripts/queue/built.ts'
 
 const H = '0123456789abcdfghijklmnpqrsvwxyz'
 const store = (name: string): string => `/nix/store/${H}-${name}`

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { type Action, describe, type Facts, needsNoAnswer, plan } from '../../scripts/lib/check.ts'
-import { accepts, listedIn, listens } from '../../scripts/lib/listening.ts'
+import { accepts, listedIn, listens } from '../../scripts/reach/listening.ts'
+import { type Action, describe, type Facts, needsNoAnswer, plan } from '../../scripts/tunnel/decide.ts'
 
 const test = suite('plan')
 

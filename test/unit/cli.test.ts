@@ -1,8 +1,8 @@
 // Command lines: what is read from them, and what is refused with which words.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { nearest, parse } from '../../scripts/lib/cli.ts'
-import { UsageError } from '../../scripts/lib/errors.ts'
+import { nearest, parse } from '../../scripts/cli/command.ts'
+import { UsageError } from '../../scripts/cli/errors.ts'
 
 const OPTIONS = { boolean: ['quiet', 'json', 'no-sign'], string: ['wait'], alias: { q: 'quiet', w: 'wait', j: 'json' } }
 

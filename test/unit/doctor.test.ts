@@ -1,19 +1,9 @@
 // What the doctor makes of what it sees: each fault is one line that names it, with what mends it; and a fault further on isn't blamed.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { findingsIn } from '../../scripts/lib/doctor/as-root.ts'
-import {
-  type Check,
-  exitCodeOf,
-  failed,
-  ok,
-  runChecks,
-  type State,
-  skipped,
-  type Verdict,
-  warning,
-} from '../../scripts/lib/doctor/check.ts'
-import { sudoFinds } from '../../scripts/lib/doctor/checks.ts'
+import { findingsIn } from '../../scripts/doctor/as-root.ts'
+import { type Check, exitCodeOf, failed, ok, runChecks, type State, skipped, type Verdict, warning } from '../../scripts/doctor/check.ts'
+import { sudoFinds } from '../../scripts/doctor/checks.ts'
 import {
   judgeDispatcher,
   judgeLinger,
@@ -22,8 +12,8 @@ import {
   judgeTunnel,
   judgeUnits,
   type UnitFacts,
-} from '../../scripts/lib/doctor/judge-automatic.ts'
-import { judgeBox, judgeLogin, judgeName, judgePort, parseSocket, type SshFacts } from '../../scripts/lib/doctor/judge-box.ts'
+} from '../../scripts/doctor/judge-automatic.ts'
+import { judgeBox, judgeLogin, judgeName, judgePort, parseSocket, type SshFacts } from '../../scripts/doctor/judge-box.ts'
 import {
   type DirectoryFacts,
   judgeBash,
@@ -35,7 +25,7 @@ import {
   judgeRuntime,
   judgeUnsigned,
   parted,
-} from '../../scripts/lib/doctor/judge-files.ts'
+} from '../../scripts/doctor/judge-files.ts'
 import {
   type DaemonFacts,
   flakeReplaces,
@@ -48,12 +38,12 @@ import {
   needsBash,
   parseSettings,
   parseVersion,
-} from '../../scripts/lib/doctor/judge-nix.ts'
-import { anywhere } from '../../scripts/lib/doctor/read-automatic.ts'
-import { lines, skippedLine, summary } from '../../scripts/lib/doctor/report.ts'
-import { expression, judgeFetch, judgeUpload } from '../../scripts/lib/doctor/round-trip.ts'
-import { connectIn } from '../../scripts/lib/doctor/store-program.ts'
-import { parseNixConf } from '../../scripts/lib/nix-conf.ts'
+} from '../../scripts/doctor/judge-nix.ts'
+import { anywhere } from '../../scripts/doctor/read-automatic.ts'
+import { lines, skippedLine, summary } from '../../scripts/doctor/report.ts'
+import { expression, judgeFetch, judgeUpload } from '../../scripts/doctor/round-trip.ts'
+import { connectIn } from '../../scripts/doctor/store-program.ts'
+import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
 
 const test = suite('doctor')
 

@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert'
 import { completions } from '../../build/completions.ts'
 import { entriesOf, optionsOf, parseHelp, sectionOf } from '../../build/help.ts'
 import { commandPage, markdownPage, pageName, roff } from '../../build/man.ts'
-import { parseConfig, type SshCache } from '../../scripts/lib/config.ts'
+import { parseConfig, type SshCache } from '../../scripts/config/config.ts'
 
 const test = suite('helps')
 

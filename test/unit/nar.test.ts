@@ -1,8 +1,8 @@
 // Where a NAR ends, however it is cut into chunks and whatever its names and contents look like.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { NarEnd } from '../../scripts/lib/nar.ts'
-import { string } from '../../scripts/lib/worker.ts'
+import { NarEnd } from '../../scripts/protocol/nar-end.ts'
+import { string } from '../../scripts/protocol/worker.ts'
 import { nar, type Tree } from '../lib/wire.ts'
 
 const test = suite('nar')

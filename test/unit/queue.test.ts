@@ -4,16 +4,16 @@ import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, s
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { Lock } from '../../scripts/lib/lock.ts'
-import type { Entry, Queue } from '../../scripts/lib/queue.ts'
+import type { Entry, Queue } from '../../scripts/queue/queue.ts'
+import type { Lock } from '../../scripts/state/lock.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-queue-`)
 process.env.NIX_STATE_DIR = TMP // before paths.ts is loaded, hence the import()s
-const { enqueue, putBack, readQueue, remove, setAside } = await import('../../scripts/lib/queue.ts')
-const { batches, errorText, isStoreName, nixEnvironment, parsePathInfo, pathsInError } = await import('../../scripts/lib/nix.ts')
-const { age, bytes, NOTHING_KNOWN, printable, rowsOf, table } = await import('../../scripts/lib/queue-list.ts')
-const { isBusy, takeLock } = await import('../../scripts/lib/lock.ts')
-const { toSign } = await import('../../scripts/lib/sign.ts')
+const { enqueue, putBack, readQueue, remove, setAside } = await import('../../scripts/queue/queue.ts')
+const { batches, errorText, isStoreName, nixEnvironment, parsePathInfo, pathsInError } = await import('../../scripts/nix/nix.ts')
+const { age, bytes, NOTHING_KNOWN, printable, rowsOf, table } = await import('../../scripts/queue/list.ts')
+const { isBusy, takeLock } = await import('../../scripts/state/lock.ts')
+const { toSign } = await import('../../scripts/nix/signing.ts')
 
 const H = '0123456789abcdfghijklmnpqrsvwxyz'
 const QUEUE = `${TMP}/gcroots/nix-lan/queue/rpi`

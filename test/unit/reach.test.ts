@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { Cache } from '../../scripts/lib/config.ts'
-import { addressesIn, addressFromAvahi, inSeconds, lists, needsScope, Race } from '../../scripts/lib/race.ts'
-import { placeOf } from '../../scripts/lib/reach.ts'
+import type { Cache } from '../../scripts/config/config.ts'
+import { addressesIn, addressFromAvahi, inSeconds, lists, needsScope, Race } from '../../scripts/reach/connect-race.ts'
+import { placeOf } from '../../scripts/reach/reach.ts'
 
 const test = suite('reach')
 

@@ -1,10 +1,20 @@
 // What Nix is answered: from a box that answers, that lacks a path, that fails, that dies at any byte, and without one.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ByteReader } from '../../scripts/lib/bytes.ts'
-import { Away } from '../../scripts/lib/errors.ts'
-import { type Line, serve, serveStrictly } from '../../scripts/lib/session.ts'
-import { type Box, errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from '../../scripts/lib/worker.ts'
+import { Away } from '../../scripts/cli/errors.ts'
+import { type Line, serve, serveStrictly } from '../../scripts/connect/session.ts'
+import { ByteReader } from '../../scripts/protocol/byte-reader.ts'
+import {
+  type Box,
+  errorAnswer,
+  notValid,
+  Recorder,
+  readMessages,
+  STDERR_LAST,
+  string,
+  strings,
+  u64,
+} from '../../scripts/protocol/worker.ts'
 import { boxOf, clientOf, hello, nar, readerOf, same } from '../lib/wire.ts'
 
 const test = suite('session')

@@ -15,8 +15,9 @@ import {
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { parseNixConf } from '../../scripts/lib/nix-conf.ts'
-import { daemonState } from '../../scripts/lib/nix-daemon.ts'
+import { daemonState } from '../../scripts/nix/daemon.ts'
+import { clashes, keyName, publicHalf } from '../../scripts/nix/keys.ts'
+import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
 import {
   answerOf,
   type BoxFacts,
@@ -26,17 +27,16 @@ import {
   mendScript,
   restoreScript,
   sshCommand,
-} from '../../scripts/lib/setup/box.ts'
-import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/lib/setup/conf.ts'
-import { doubtAbout, findNixConf, installation, nixTooOld, runtimeProblem, unsignedBuilds } from '../../scripts/lib/setup/facts.ts'
-import { isRight, look, markOf, put, type Seen, unfinished, type Want } from '../../scripts/lib/setup/files.ts'
-import { clashes, keyName, publicHalf } from '../../scripts/lib/setup/keys.ts'
-import { systemLayout, userLayout } from '../../scripts/lib/setup/layout.ts'
-import { nixosText } from '../../scripts/lib/setup/machine.ts'
-import { nameFor, plan, type Situation } from '../../scripts/lib/setup/plan.ts'
-import { emptyRecord, extended, readRecord, writeRecord } from '../../scripts/lib/setup/record.ts'
-import { itemsFor, textOf } from '../../scripts/lib/setup/show.ts'
-import { nixConfRestoration, restorationOf } from '../../scripts/lib/setup/undo.ts'
+} from '../../scripts/setup/box.ts'
+import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/setup/conf.ts'
+import { doubtAbout, findNixConf, installation, nixTooOld, runtimeProblem, unsignedBuilds } from '../../scripts/setup/facts.ts'
+import { isRight, look, markOf, put, type Seen, unfinished, type Want } from '../../scripts/setup/files.ts'
+import { systemLayout, userLayout } from '../../scripts/setup/layout.ts'
+import { nixosText } from '../../scripts/setup/machine.ts'
+import { nameFor, plan, type Situation } from '../../scripts/setup/plan.ts'
+import { emptyRecord, extended, readRecord, writeRecord } from '../../scripts/setup/record.ts'
+import { itemsFor, textOf } from '../../scripts/setup/show.ts'
+import { nixConfRestoration, restorationOf } from '../../scripts/setup/undo.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-setup-`)
 const SELF = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }

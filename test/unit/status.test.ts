@@ -1,6 +1,7 @@
 // What status makes of what it was told, and how that looks on a terminal.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { fitted } from '../../scripts/cli/watch.ts'
 import {
   assess,
   type CheckFacts,
@@ -11,8 +12,7 @@ import {
   type Shown,
   screen,
   timestamp,
-} from '../../scripts/lib/status.ts'
-import { fitted } from '../../scripts/lib/watch.ts'
+} from '../../scripts/status/status.ts'
 
 const test = suite('status')
 

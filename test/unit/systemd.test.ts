@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ask, hasUserManager, parseShow, showUnits, systemctl } from '../../scripts/lib/systemd.ts'
-import { forgetTunnelState, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../../scripts/lib/tunnel-state.ts'
+import { ask, hasUserManager, parseShow, showUnits, systemctl } from '../../scripts/system/systemd.ts'
+import { forgetTunnelState, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../../scripts/tunnel/state.ts'
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-systemd-'))
 const BIN = join(TMP, 'bin')

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { counted, fetchedBy, Tally, userTallies } from '../../scripts/lib/tally.ts'
+import { counted, fetchedBy, Tally, userTallies } from '../../scripts/state/transfers.ts'
 
 const test = suite('tally')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-tally-'))

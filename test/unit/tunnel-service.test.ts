@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { searchPath } from '../../scripts/lib/search-path.ts'
-import { agentState, type Circumstances, endOf, type Kind, READY_MARK, reasonOf, whyNotReady } from '../../scripts/lib/tunnel-end.ts'
+import { searchPath } from '../../scripts/system/search-path.ts'
+import { agentState, type Circumstances, endOf, type Kind, READY_MARK, reasonOf, whyNotReady } from '../../scripts/tunnel/failure.ts'
 import {
   afterFailure,
   LONGEST_PAUSE,
@@ -15,7 +15,7 @@ import {
   type TunnelState,
   tunnelStateFile,
   uptime,
-} from '../../scripts/lib/tunnel-state.ts'
+} from '../../scripts/tunnel/state.ts'
 
 const CHANGED = `@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
 @    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { findAgent } from '../../scripts/lib/agent-env.ts'
-import type { SshCache } from '../../scripts/lib/config.ts'
-import { run } from '../../scripts/lib/run.ts'
+import type { SshCache } from '../../scripts/config/config.ts'
+import { run } from '../../scripts/system/exec.ts'
+import { findAgent } from '../../scripts/tunnel/agent.ts'
 import {
   addressOptions,
   changesNothingElse,
@@ -16,7 +16,7 @@ import {
   parseFacts,
   portOptions,
   sshArguments,
-} from '../../scripts/lib/tunnel.ts'
+} from '../../scripts/tunnel/ssh.ts'
 
 const CACHE: SshCache = {
   kind: 'ssh',

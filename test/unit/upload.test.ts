@@ -2,11 +2,11 @@
 // or none.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { SshCache } from '../../scripts/lib/config.ts'
-import { UsageError } from '../../scripts/lib/errors.ts'
-import { type Closure, NixError, type PathInfo } from '../../scripts/lib/nix.ts'
-import type { Entry } from '../../scripts/lib/queue.ts'
-import { acceptable, boxIsAtFault, drain, exitCode, type Ledger, type Stores, type Summary, wanted } from '../../scripts/lib/upload.ts'
+import { UsageError } from '../../scripts/cli/errors.ts'
+import type { SshCache } from '../../scripts/config/config.ts'
+import { type Closure, NixError, type PathInfo } from '../../scripts/nix/nix.ts'
+import type { Entry } from '../../scripts/queue/queue.ts'
+import { acceptable, boxIsAtFault, drain, exitCode, type Ledger, type Stores, type Summary, wanted } from '../../scripts/queue/upload.ts'
 
 const cache = (more: Partial<SshCache> = {}): SshCache => ({
   kind: 'ssh',

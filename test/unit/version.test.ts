@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { VERSION } from '../../scripts/lib/version.ts'
+import { VERSION } from '../../scripts/cli/version.ts'
 
 const test = suite('version')
 test('VERSION is that of package.json', () => {

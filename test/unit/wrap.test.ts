@@ -1,8 +1,8 @@
 // What nix-lan-run decides, as tables: how nix.conf is read, which entry means which cache, what NIX_CONFIG gets, which program is meant.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { SshCache, UrlCache } from '../../scripts/lib/config.ts'
-import { namedSubstituters, parseNixConf, readNixConf, substitutersOf } from '../../scripts/lib/nix-conf.ts'
+import type { SshCache, UrlCache } from '../../scripts/config/config.ts'
+import { namedSubstituters, parseNixConf, readNixConf, substitutersOf } from '../../scripts/nix/nix-conf.ts'
 import {
   appendix,
   type CacheFacts,
@@ -16,7 +16,7 @@ import {
   kinship,
   planSubstituters,
   readInvocation,
-} from '../../scripts/lib/wrap.ts'
+} from '../../scripts/wrapper/wrap.ts'
 
 const NIXOS = 'https://cache.nixos.org/'
 const SOCKET = '/run/user/1000/nix-lan/rpi.sock'

@@ -1,0 +1,110 @@
+// nix-lan-available: is the box there? Asks all caches at once, prints a line for each, and exits 0 or 1. Changes nothing but the
+// memory of a cache's last address.
+import { main, parse, print } from '../cli/command.ts'
+import { UsageError } from '../cli/errors.ts'
+import { type Cache, loadConfig, namedCache } from '../config/config.ts'
+import { type Answer, reachable, usable } from '../reach/reach.ts'
+
+const HELP = `nix-lan-available: which caches are there now
+
+Usage: nix-lan-available [OPTION…] [CACHE…]
+
+Asks the caches that are named, or all of the configuration, at once.
+Reachable: the name resolves and the port accepts, within the cache's deadline.
+Usable (--usable): the box's nix-daemon answers through the tunnel, or the URL
+answers as a Nix cache.
+
+Options:
+  -u, --usable        ask whether Nix could use it now, not only whether it is
+                      reachable
+  -w, --wait SECONDS  ask again until then; it is also the limit for everything
+  -q, --quiet         print nothing, only exit
+      --json          the answer for scripts, see below
+  -h, --help          show this
+      --version       show the version
+
+With --json, a list with an object for each cache:
+  cache    its name
+  state    reachable, usable or away
+  ms       milliseconds until that was clear
+  address  where it is: an address, a socket or a folder; not when it is away
+  port     where there is one
+  detail   where there is more to say, such as "Nix 2.8.0"
+  reason   why it is away
+
+Exit code: 0 all of them are there; 1 one or more is not; 2 wrong usage or
+configuration.
+
+Examples:
+  nix-lan-available                rpi: reachable at 192.168.1.20 port 22, 12 ms
+  nix-lan-available rpi --wait 60  waits until the box has booted
+  nix-lan-available -uq rpi && nix copy --to … ./result
+`
+
+/** Milliseconds between two attempts. */
+const PAUSE = 250
+/** An attempt with less time than this says nothing. */
+const SHORTEST = 100
+/** setTimeout takes no more milliseconds than this (HTML standard and Node: a signed 32-bit number). */
+const LONGEST_WAIT = 2 ** 31 / 1000 - 1
+
+interface Found {
+  cache: string
+  answer: Answer
+}
+
+async function available(argv: string[]): Promise<number> {
+  const { words, flag, value } = parse(argv, {
+    boolean: ['usable', 'quiet', 'json'],
+    string: ['wait'],
+    alias: { u: 'usable', w: 'wait', q: 'quiet' },
+  })
+  if (flag('quiet') && flag('json')) throw new UsageError('--quiet and --json exclude each other; see --help')
+  const wait = milliseconds(value('wait'))
+  const config = loadConfig()
+  const names = [...new Set(words)]
+  const caches = names.length > 0 ? names.map((name) => namedCache(config, name)) : config.caches
+  const ask = (cache: Cache, deadline: number): Promise<Answer> =>
+    flag('usable') ? usable(cache, config.uid, deadline) : reachable(cache, deadline)
+  const found = await Promise.all(caches.map(async (cache) => ({ cache: cache.name, answer: await patiently(cache, wait, ask) })))
+  const there = flag('usable') ? 'usable' : 'reachable'
+  if (flag('json')) print(`${JSON.stringify(found.map((one) => plain(one, there)))}\n`)
+  else if (!flag('quiet')) print(found.map((one) => `${line(one, there)}\n`).join(''))
+  return found.every(({ answer }) => answer.ok) ? 0 : 1
+}
+
+/** The value of --wait in milliseconds. @throws UsageError */
+function milliseconds(seconds: string | undefined): number | undefined {
+  if (seconds === undefined) return undefined
+  if (/^\d+(\.\d+)?$/.test(seconds) && Number(seconds) > 0 && Number(seconds) <= LONGEST_WAIT) return Math.ceil(Number(seconds) * 1000)
+  throw new UsageError(`--wait ${seconds}: must be a number of seconds, like 30 or 0.5`)
+}
+
+/** Asks once, by the cache's own deadline; with a wait, again and again until it is there or the wait is over. */
+async function patiently(
+  cache: Cache,
+  wait: number | undefined,
+  ask: (cache: Cache, deadline: number) => Promise<Answer>,
+): Promise<Answer> {
+  if (wait === undefined) return await ask(cache, cache.deadline)
+  const started = performance.now()
+  for (;;) {
+    const answer = await ask(cache, Math.min(cache.deadline, wait - (performance.now() - started)))
+    const spent = performance.now() - started
+    if (answer.ok || wait - spent < PAUSE + SHORTEST) return { ...answer, ms: Math.round(spent) }
+    await new Promise((resolve) => setTimeout(resolve, PAUSE))
+  }
+}
+
+function line({ cache, answer }: Found, state: string): string {
+  if (!answer.ok) return `${cache}: away: ${answer.reason}`
+  const at = `${answer.address}${answer.port === undefined ? '' : ` port ${answer.port}`}`
+  return `${cache}: ${state} at ${at}, ${answer.ms} ms${answer.detail ? ` (${answer.detail})` : ''}`
+}
+
+/** As documented in --help. */
+function plain({ cache, answer: { ok, ...rest } }: Found, state: string): Record<string, unknown> {
+  return { cache, state: ok ? state : 'away', ...rest }
+}
+
+void main('nix-lan-available', HELP, available, false)

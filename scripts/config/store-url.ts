@@ -1,0 +1,44 @@
+// The store URL by which Nix is told of a cache.
+import { existsSync, realpathSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { Failure } from '../cli/errors.ts'
+import { socketPath } from '../state/paths.ts'
+import type { Cache } from './config.ts'
+
+/**
+ * The URL of a cache as nix.conf, NIX_CONFIG and `nix copy --to` take it.
+ * @param uid whose tunnel is meant
+ * @param strict for uploads: connect exits 75 when the box is away, instead of being an empty store
+ * @throws Failure when nix-lan-connect isn't there, or lies where Nix couldn't start it
+ */
+export function storeUrl(cache: Cache, uid: number, { strict = false } = {}): string {
+  return cache.kind === 'url' ? cache.url : connectUrl(connectProgram(), socketPath(uid, cache.name), strict)
+}
+
+/**
+ * Nix starts no ssh for the host name localhost, it runs the program (src/libstore/ssh.cc, 2.4–2.35): through `bash -c` up to 2.19, split at
+ * spaces from 2.20. So nothing may stand in the paths that either of them, or the URL, would take apart.
+ */
+export function connectUrl(program: string, socket: string, strict: boolean): string {
+  for (const path of [program, socket]) {
+    if (!/^\/[A-Za-z0-9_./+-]+$/.test(path))
+      throw new Failure(`${path}: Nix can't be given a path with such characters; keep to letters, digits and . _ + -`)
+  }
+  // In a URL's query a plus sign may be read as a space.
+  const word = (text: string): string => text.replaceAll('+', '%2B')
+  return `ssh-ng://localhost?remote-program=${word(program)}%20${strict ? '--strict%20' : ''}${word(socket)}`
+}
+
+/**
+ * nix-lan-connect beside the program that runs: first beside the name it was called by, so that a link in a stable place
+ * (/usr/local/bin, /run/current-system/sw/bin) gives the URL that nix.conf has; else beside the file behind the link.
+ */
+function connectProgram(): string {
+  const self = process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '' // Bun resolves links in argv; the head says how it was called
+  const places = [dirname(self), dirname(realpathSync(self)), join(dirname(realpathSync(self)), '../dist')]
+  for (const place of places) {
+    const program = join(place, 'nix-lan-connect')
+    if (existsSync(program)) return program
+  }
+  throw new Failure(`nix-lan-connect should lie beside ${self}, and doesn't; put all files of dist/ into one directory`)
+}

@@ -1,0 +1,336 @@
+// The conversation with Nix: answers what a substituter is asked, from the box while there is one and as an empty store while there isn't, and is a
+// plain pipe after any other operation. It shakes hands with Nix itself, so nothing that happens to the box can keep a store from opening.
+
+import { Away, Failure } from '../cli/errors.ts'
+import type { ByteReader } from '../protocol/byte-reader.ts'
+import { EndOfStream } from '../protocol/byte-reader.ts'
+import { NarEnd } from '../protocol/nar-end.ts'
+import {
+  type Box,
+  emptyAnswer,
+  errorAnswer,
+  MAGIC_CLIENT,
+  MAGIC_SERVER,
+  NoBox,
+  notValid,
+  OPERATIONS,
+  type Operation,
+  OUR_VERSION,
+  QUERY_PATH_INFO,
+  Recorder,
+  readMessages,
+  readRequest,
+  STDERR_LAST,
+  say,
+  soundInfo,
+  string,
+  takeMiss,
+  u64,
+} from '../protocol/worker.ts'
+import { ClientGone } from './stdio.ts'
+
+/** A box that says nothing for so many seconds in mid-answer is given up. Long enough for a disk to spin up; ssh gives up a dead link earlier. */
+const SILENCE = 30
+
+/** For how long, in milliseconds, a box that has closed its own direction is sent what Nix still says. */
+const LAST_WORDS = 1000
+
+/**
+ * A path that the box lacked counts as lacking for so many milliseconds: Nix 2.8 and 2.26 ask for each path three times in a row.
+ * Misses of the empty store aren't remembered, since a box that comes back may have it.
+ */
+const MISS = 10_000
+/** So many are remembered, lest a connection that lasts for days takes ever more memory. */
+const MOST_MISSES = 10_000
+
+/** The program at the other end of stdin and stdout: Nix. */
+export interface Client {
+  reader: ByteReader
+  /**
+   * Writes at once, if it may wait in place, and returns nothing; else a promise for when the bytes are out. Their memory may be used again in either
+   * case. Throws, or rejects, when nobody reads any more.
+   */
+  write(bytes: Buffer): Promise<void> | undefined
+  /** From now on it is read and written at the same time. Until then we are deaf to all else while we wait for its next question. */
+  bothWays(): void
+  /** No more answers are to come. */
+  end(): void
+}
+
+export interface Line {
+  /** Connects to the box, or says at once that it is away. Asked again for each operation while there is no box. */
+  dial(): Promise<Box | null>
+  /** Called when a box that had answered is lost, and for what it did wrong otherwise. */
+  lost(error: Error): void
+  report(line: string): void
+  /** Called when Nix has been given a path, with the bytes of its NAR. */
+  fetched?(bytes: number): void
+  /** For uploads and people: pass the box's errors on as they are. */
+  strict: boolean
+}
+
+/**
+ * Serves Nix until it closes the connection.
+ * @throws Failure when Nix speaks another protocol; Error when the box is lost in the middle of a NAR, or of an upload
+ */
+export async function serve(client: Client, line: Line): Promise<void> {
+  await greet(client)
+  const patience: Patience = { left: SILENCE, listening: false, box: null }
+  let clock: NodeJS.Timeout | undefined // one for the session: one for each question would cost more than the question
+  try {
+    await converse(client, line, patience, () => {
+      clock ??= countDown(patience)
+    })
+  } finally {
+    clearInterval(clock)
+  }
+}
+
+/** Answers questions until Nix has no more. `wind` starts the clock that gives up a silent box. */
+async function converse(client: Client, line: Line, patience: Patience, wind: () => void): Promise<void> {
+  const misses = new Map<string, number>()
+  let box: Box | null = null
+  for (;;) {
+    const number = await nextOperation(client)
+    if (number === null) break
+    const operation = OPERATIONS.get(number)
+    if (!operation) {
+      await pipe(client, box ?? (await line.dial()), number, line)
+      break
+    }
+    const request = await readRequest(client.reader, operation)
+    const missed = number === QUERY_PATH_INFO ? misses.get(request.first) : undefined
+    if (missed !== undefined && performance.now() - missed < MISS) {
+      await client.write(notValid(request.first))
+      continue
+    }
+    if (!operation.local) box ??= await line.dial()
+    if (box) wind()
+    box = await answer(client, box, { number, operation, ...request, misses, patience }, line)
+  }
+  box?.socket.destroy()
+}
+
+/**
+ * Serves an upload, or a person: no empty store, and errors as the box sends them.
+ * @throws Away at once when the box is not there
+ */
+export async function serveStrictly(client: Client, box: Box, fetched?: Line['fetched']): Promise<void> {
+  const line: Line = {
+    dial: async () => box,
+    lost: (error) => {
+      throw new Away(`the box was lost: ${error.message}`)
+    },
+    report: () => {},
+    ...(fetched && { fetched }),
+    strict: true,
+  }
+  await serve(client, line)
+}
+
+/** The server's side of the handshake (2.34.8, worker-protocol-connection.cc, BasicServerConnection). */
+async function greet({ reader, write }: Client): Promise<void> {
+  const from = new Recorder(reader)
+  if ((await from.u64()) !== MAGIC_CLIENT) throw new Failure('this is no Nix: nix-lan-connect is started by Nix, as a store; see --help')
+  await write(Buffer.concat([u64(MAGIC_SERVER), u64(OUR_VERSION)]))
+  const version = Math.min(await from.u64(), OUR_VERSION)
+  if ((await from.u64()) !== 0) await from.u64() // a CPU to run on (1.14), obsolete
+  await from.u64() // whether to reserve space (1.11), obsolete
+  const parts: Buffer[] = []
+  if (version >= 0x0121) parts.push(string('nix-lan')) // whose version of Nix this is
+  if (version >= 0x0123) parts.push(u64(0)) // whether the client is trusted: unknown
+  await write(Buffer.concat([...parts, u64(STDERR_LAST)]))
+}
+
+/** The number of the next operation; null when Nix has closed the connection. */
+async function nextOperation({ reader }: Client): Promise<number | null> {
+  try {
+    await reader.peek()
+  } catch (error) {
+    if (error instanceof EndOfStream) return null
+    throw error
+  }
+  const chunk = reader.atHand()
+  if (chunk.length < 8) return Number((await reader.take(8)).readBigUInt64LE(0))
+  reader.consume(8)
+  return Number(chunk.readBigUInt64LE(0))
+}
+
+interface Question {
+  number: number
+  operation: Operation
+  bytes: Buffer
+  /** The path it is about. */
+  first: string
+  /** The paths that the box lacked, and when, in milliseconds of a clock that nobody sets. */
+  misses: Map<string, number>
+  patience: Patience
+}
+
+/**
+ * How long the box may still be silent, in seconds. They are counted one by one and only while we listen, so that a Nix that doesn't take what came
+ * (a slow disk), or a stop of both of us (^Z), isn't held against the box.
+ */
+interface Patience {
+  left: number
+  listening: boolean
+  box: Box | null
+}
+
+/** Counts until the box is given up, whenever it is listened to; whoever starts it has to clear the interval. */
+function countDown(patience: Patience): NodeJS.Timeout {
+  return setInterval(() => {
+    if (patience.listening && --patience.left <= 0)
+      patience.box?.reader.finish(new NoBox('mute', `the box has said nothing for ${SILENCE} s`))
+  }, 1000)
+}
+
+/** Answers one question. Returns the box, or null when it was lost over it: then the empty store has answered. */
+async function answer(client: Client, box: Box | null, question: Question, line: Line): Promise<Box | null> {
+  if (!box || question.operation.local) {
+    await client.write(emptyAnswer(question.operation, question.first))
+    return box
+  }
+  const relayed = { bytes: 0 }
+  const { patience } = question
+  Object.assign(patience, { box, left: SILENCE, listening: true })
+  try {
+    await say(box, Buffer.concat([u64(question.number), question.bytes]))
+    if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, line, relayed)
+    else {
+      const found = await ask(box, question, line)
+      patience.listening = false
+      await client.write(found)
+    }
+    return box
+  } catch (error) {
+    box.socket.destroy()
+    if (error instanceof ClientGone) throw error
+    if (relayed.bytes > 0) throw new Failure(`the box was lost in the middle of ${question.first}: ${(error as Error).message}`)
+    line.lost(error as Error)
+    await client.write(emptyAnswer(question.operation, question.first))
+    return null
+  } finally {
+    patience.listening = false
+  }
+}
+
+/**
+ * Reads the whole answer before a byte of it is passed on, so that the empty store can still answer when the box is lost over it. What is an
+ * error to the box (a database that is busy, a disk that fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr.
+ */
+async function ask(box: Box, { number, operation, first, misses }: Question, line: Line): Promise<Buffer> {
+  await box.reader.peek()
+  if (number === QUERY_PATH_INFO && takeMiss(box.reader)) return miss(first, misses)
+  const messages = new Recorder(box.reader)
+  const ending = await readMessages(messages)
+  if (ending.error) {
+    if (line.strict) return messages.bytes
+    if (!ending.message.includes('is not valid')) line.report(`${operation.name} ${first}: the box says: ${ending.message}`)
+    return emptyAnswer(operation, first)
+  }
+  const found = new Recorder(box.reader)
+  for (const shape of operation.answer) await found.shape(shape)
+  if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return miss(first, misses)
+  if (number === QUERY_PATH_INFO && !line.strict && !soundInfo(found.bytes, first)) {
+    line.report(`${operation.name} ${first}: the box says what no Nix can read; the path counts as missing`)
+    return notValid(first)
+  }
+  return Buffer.concat([messages.bytes, found.bytes])
+}
+
+/** The answer that a path is not there, which is remembered. */
+function miss(path: string, misses: Map<string, number>): Buffer {
+  if (misses.size >= MOST_MISSES) misses.clear()
+  misses.set(path, performance.now())
+  return notValid(path)
+}
+
+/** Passes a NAR on while it comes. `relayed` counts what Nix has got of it. */
+async function relayNar(client: Client, box: Box, { first, patience }: Question, line: Line, relayed: { bytes: number }): Promise<void> {
+  const messages = new Recorder(box.reader)
+  if ((await readMessages(messages)).error) return await client.write(line.strict ? messages.bytes : notValid(first))
+  const end = new NarEnd()
+  await box.reader.peek() // a box that is lost before the first byte can still be a miss
+  let late: Promise<void> | undefined
+  const pass = (bytes: Buffer): void => {
+    late = client.write(bytes)
+    relayed.bytes += bytes.length
+    patience.left = SILENCE
+  }
+  const take = (chunk: Buffer): number => {
+    const length = end.scan(chunk)
+    // before the last byte: with that Nix has what it wants, and may kill us
+    if (end.done) line.fetched?.(relayed.bytes - messages.bytes.length + length)
+    pass(chunk.subarray(0, length))
+    return length
+  }
+  const delivered = async (): Promise<void> => {
+    patience.listening = false
+    await late
+    patience.listening = true
+    patience.left = SILENCE
+    late = undefined
+  }
+  pass(messages.bytes)
+  await delivered()
+  while (!end.done) {
+    await box.reader.stream(take, () => end.done || late !== undefined)
+    await delivered()
+  }
+}
+
+/** From an operation that we don't know to the end of the connection: bytes to and fro, each direction closed when its source is. */
+async function pipe(client: Client, box: Box | null, number: number, line: Line): Promise<void> {
+  try {
+    if (box) await say(box, u64(number))
+  } catch (error) {
+    line.lost(error as Error)
+    return await pipe(client, null, number, line)
+  }
+  if (!box) {
+    // Without knowing the operation there is no telling where its request ends: answer, and hang up.
+    await client.write(errorAnswer('the box is away, and nix-lan is an empty store: it can be asked for paths, nothing else'))
+    return
+  }
+  const { socket, reader } = box
+  client.bothWays()
+  // A Nix that was killed must not be outlived for as long as the box is mute. While it lives, a box may take its time over an upload.
+  const patience: Patience = { left: SILENCE, listening: false, box }
+  const clock = countDown(patience)
+  const up = (async () => {
+    await pump(client.reader, (bytes) => send(box, bytes))
+    socket.end()
+    patience.listening = true
+  })()
+  up.catch(() => {}) // handled below; until then it must not count as unhandled
+  const down = async (bytes: Buffer): Promise<void> => {
+    patience.left = Number.POSITIVE_INFINITY
+    await client.write(bytes)
+    patience.left = SILENCE
+  }
+  await pump(reader, down).finally(() => clearInterval(clock))
+  client.end()
+  // A box that is gone takes nothing any more, which ends `up`; one that only has no more to say still gets what is on its way.
+  await Promise.race([up.catch(() => {}), new Promise((resolve) => setTimeout(resolve, LAST_WORDS))])
+}
+
+/** Passes on everything until the end of the stream, one chunk at a time. */
+async function pump(from: ByteReader, write: (bytes: Buffer) => Promise<void>): Promise<void> {
+  for (;;) {
+    let chunk: Buffer
+    try {
+      chunk = await from.peek()
+    } catch {
+      return
+    }
+    await write(chunk)
+    from.consume(chunk.length)
+  }
+}
+
+function send(box: Box, bytes: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    box.socket.write(bytes, (error) => (error ? reject(error) : resolve()))
+  })
+}

@@ -1,0 +1,62 @@
+// Nix, at the other end of stdin and stdout, which are a pipe each. While we converse, question and answer, they are read and written in place:
+// Node's streams would cost a start of connect 4 ms, and each question a third more. A pipe (an upload) gets the streams.
+import { readSync, writeSync } from 'node:fs'
+import { ByteReader, EndOfStream } from '../protocol/byte-reader.ts'
+import type { Client } from './session.ts'
+
+/** Nobody reads what we write: Nix is gone, and that is no one's fault. */
+export class ClientGone extends Error {}
+
+/** The conversation with Nix. Where stdin or stdout may not be waited for in place (O_NONBLOCK), it changes to streams by itself. */
+export function stdio(): Client {
+  const buffer = Buffer.allocUnsafe(65536)
+  let streams = false
+  const reader = new ByteReader({ resume: () => (streams ? process.stdin.resume() : fill()) })
+
+  function fill(): void {
+    try {
+      const length = readSync(0, buffer)
+      if (length === 0) over()
+      else reader.lend(buffer.subarray(0, length))
+    } catch (error) {
+      if (busy(error)) bothWays()
+      else over() // some runtimes throw at the end of a file, or of a connection
+    }
+  }
+
+  function over(): void {
+    reader.finish(new EndOfStream('Nix closed the connection'))
+  }
+
+  function bothWays(): void {
+    if (streams) return
+    streams = true
+    const { stdin, stdout } = process
+    stdin.on('data', (chunk: Buffer) => {
+      if (!reader.push(chunk)) stdin.pause()
+    })
+    for (const event of ['end', 'close', 'error']) stdin.on(event, over)
+    stdout.on('error', over)
+  }
+
+  function write(bytes: Buffer): Promise<void> | undefined {
+    let at = 0
+    try {
+      while (!streams && at < bytes.length) at += writeSync(1, bytes, at)
+    } catch (error) {
+      if (!busy(error)) throw new ClientGone((error as Error).message)
+      bothWays()
+    }
+    return at < bytes.length ? writeStream(Buffer.from(bytes.subarray(at))) : undefined
+  }
+
+  function writeStream(bytes: Buffer): Promise<void> {
+    return new Promise((resolve, reject) => {
+      process.stdout.write(bytes, (error) => (error ? reject(new ClientGone(error.message)) : resolve()))
+    })
+  }
+
+  return { reader, write, bothWays, end: () => void (streams && process.stdout.end()) }
+}
+
+const busy = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'EAGAIN'

@@ -1,0 +1,69 @@
+// Looks at what makes it happen by itself: the user's systemd and its units. Only asks.
+import { realpathSync } from 'node:fs'
+import type { SshCache } from '../config/config.ts'
+import { readText } from '../nix/nix-conf.ts'
+import { problemOf, showUnits, systemctl, tunnelUnitOf } from '../system/systemd.ts'
+import { UNITS } from '../system/units.ts'
+import type { UnitFacts } from './judge-automatic.ts'
+
+/** Milliseconds: systemd answers in about 10, a machine that has just booted may take longer. */
+const PATIENCE = 10_000
+
+/** What the user's systemd says of itself: running, degraded, …; ENOENT without systemd; else why it doesn't answer. */
+export async function sessionState(): Promise<string> {
+  const asked = await systemctl(['is-system-running'], { limit: PATIENCE })
+  if (asked.failedToStart) return asked.failedToStart
+  return asked.stdout.trim().replace(/^offline$/, '') || problemOf(asked)
+}
+
+/** SSH_AUTH_SOCK as a service of the user's gets it; undefined: it gets none; null: systemd doesn't say. */
+export async function serviceAgent(): Promise<string | undefined | null> {
+  const asked = await systemctl(['show-environment'], { limit: PATIENCE })
+  if (asked.code !== 0) return null
+  const [, socket] = /^SSH_AUTH_SOCK=(.+)$/m.exec(asked.stdout) ?? []
+  return socket
+}
+
+/** The units of these caches as systemd has them, beside the text that they should have. */
+export async function unitFacts(caches: readonly SshCache[]): Promise<UnitFacts[]> {
+  const names = [...new Set(Object.keys(UNITS).flatMap((name) => (name.includes('@.') ? instances(name, caches) : [name])))]
+  const found = await showUnits(names, ['Id', 'LoadState', 'FragmentPath', 'NeedDaemonReload'], { limit: PATIENCE })
+  return names.map((name, at) => {
+    const { LoadState = '', FragmentPath = '', NeedDaemonReload } = found[at] ?? {}
+    const text = FragmentPath === '' ? undefined : readText(FragmentPath)
+    const right = UNITS[name.replace(/@.*\./, '@.')]
+    const same = text === undefined || right === undefined ? {} : { same: anywhere(text) === anywhere(right) }
+    return { name, loadState: LoadState, file: realPath(FragmentPath), ...same, needsReload: NeedDaemonReload === 'yes' }
+  })
+}
+
+/** Without links: systemd 252 says /etc/xdg/systemd/user on Debian, which is a link to /etc/systemd/user. */
+function realPath(file: string): string {
+  try {
+    return realpathSync(file)
+  } catch {
+    return file
+  }
+}
+
+const instances = (template: string, caches: readonly SshCache[]): string[] => caches.map(({ name }) => template.replace('@.', `@${name}.`))
+
+/** A unit's text without the directory of the programs, which differs from one installation to the next, and without comments. */
+export function anywhere(text: string): string {
+  return text
+    .split('\n')
+    .map((line) => line.trim().replace(/^(Exec[A-Za-z]*=)(\/usr\/bin\/env |\/\S*\/)(?=(nix-lan|post-build-hook))/, '$1'))
+    .filter((line) => line !== '' && !/^[#;]/.test(line))
+    .join('\n')
+}
+
+export async function timerFacts(): Promise<{ enabled: string; active: string }> {
+  const [facts] = await showUnits(['nix-lan-check.timer'], ['UnitFileState', 'ActiveState'], { limit: PATIENCE })
+  return { enabled: facts?.UnitFileState ?? '', active: facts?.ActiveState ?? '' }
+}
+
+/** What systemd says of a tunnel: its state, and what its status line says. */
+export async function tunnelFacts(cache: string): Promise<{ state: string; status: string }> {
+  const [facts] = await showUnits([tunnelUnitOf(cache)], ['ActiveState', 'StatusText'], { limit: PATIENCE })
+  return { state: facts?.ActiveState ?? '', status: facts?.StatusText ?? '' }
+}

@@ -1,0 +1,140 @@
+// Looks at the files that root runs or believes. Reads nothing that a user could have put there while it runs as root: then only lstat.
+import { accessSync, constants, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { basename, dirname } from 'node:path'
+import { distrust } from '../config/file.ts'
+import { readText } from '../nix/nix-conf.ts'
+import { failedDir, queueDir, stateDir } from '../state/paths.ts'
+import { findIn } from '../system/runtime.ts'
+import { effectiveUid } from '../system/users.ts'
+import type { DispatcherFacts } from './judge-automatic.ts'
+import type { DirectoryFacts, HookFacts, ProgramFacts } from './judge-files.ts'
+
+export const code = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? String(error)
+
+/** A program that nix-daemon runs. @param root whether that is as root */
+export function programFacts(file: string, root: boolean): ProgramFacts {
+  try {
+    const stat = statSync(file, { bigint: true })
+    return { file, root, executable: stat.isFile() && (stat.mode & 0o111n) !== 0n, ...(root ? doubtOf(file, stat) : {}) }
+  } catch (error) {
+    return { file, root, missing: code(error), executable: false }
+  }
+}
+
+function doubtOf(file: string, stat: { uid: bigint; mode: bigint; dev: bigint; ino: bigint }): { doubt?: string } {
+  try {
+    const doubt = distrust(file, stat)
+    return doubt === undefined ? {} : { doubt }
+  } catch (error) {
+    return { doubt: `the way to it can't be followed (${code(error)})` }
+  }
+}
+
+/** The post-build-hook of nix.conf. It is ours when its second line says so (build/bundle.ts), or when its text names nix-lan. */
+export function hookFacts(file: string, root: boolean): HookFacts {
+  if (file === '') return { file, root, executable: false, ours: false }
+  const program = programFacts(file, root)
+  return {
+    ...program,
+    ours: program.missing === undefined && /nix-lan|post-build-hook; set -f/.test((readText(file) ?? '').slice(0, 65536)),
+  }
+}
+
+/** The file, if it is there and we may not read it. */
+export function hiddenOf(file: string): string | undefined {
+  try {
+    accessSync(file, constants.R_OK)
+    return undefined
+  } catch (error) {
+    return code(error) === 'EACCES' ? file : undefined
+  }
+}
+
+/** The runtime that a Nix package has written into one of our programs (nix/install.sh), if it is there. */
+export function pinnedIn(program: string): string | undefined {
+  const [, file] = /^nix_lan_pinned='(\/[^']*)'$/m.exec(readText(program) ?? '') ?? []
+  return file !== undefined && findIn([dirname(file)], [basename(file)]) === file ? file : undefined
+}
+
+/** What is at the places of a cache's queue, from the top. */
+export function queueFacts(cache: string, uid: number): DirectoryFacts[] {
+  const own = effectiveUid()
+  // In a single-user installation, all of it is the user's.
+  const top = ownerOf(stateDir) === uid && uid === own ? uid : 0
+  const root = `${stateDir}/gcroots/nix-lan`
+  const places: [path: string, owner: number][] = [
+    [root, top],
+    [`${root}/queue`, top],
+    [queueDir(cache), uid],
+    [`${root}/failed`, top],
+    [failedDir(cache), uid],
+  ]
+  return places.map(([path, owner]) => directoryFacts(path, owner))
+}
+
+function directoryFacts(path: string, owner: number): DirectoryFacts {
+  try {
+    const stat = lstatSync(path)
+    return { path, kind: stat.isDirectory() ? 'directory' : 'other', uid: stat.uid, mode: stat.mode & 0o7777, owner }
+  } catch (error) {
+    return { path, kind: code(error) === 'ENOENT' ? 'missing' : 'hidden', uid: -1, mode: 0, owner }
+  }
+}
+
+function ownerOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.uid ?? 0
+}
+
+const DISPATCHERS = ['/etc/NetworkManager/dispatcher.d', '/usr/lib/NetworkManager/dispatcher.d']
+
+/** NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names. */
+export function dispatcherFacts(single: boolean): DispatcherFacts {
+  const [first = ''] = DISPATCHERS
+  const manager =
+    findIn(['/usr/sbin', '/usr/bin', '/run/current-system/sw/bin', '/sbin', '/bin'], ['NetworkManager', 'nmcli']) !== undefined
+  for (const directory of DISPATCHERS) {
+    const name = namesIn(directory).find((entry) => isOurs(`${directory}/${entry}`))
+    if (name !== undefined) return { manager, single, directory: first, ...programFacts(`${directory}/${name}`, true) }
+  }
+  return { manager, single, directory: first, executable: false }
+}
+
+function isOurs(file: string): boolean {
+  if (/nix-lan/.test(file)) return true
+  try {
+    return (
+      statSync(file).isFile() &&
+      (/nix-lan/.test(realpathSync(file)) || /nix-lan-dispatcher/.test(readFileSync(file, 'utf8').slice(0, 65536)))
+    )
+  } catch {
+    return false
+  }
+}
+
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory).sort()
+  } catch {
+    return []
+  }
+}
+
+/** NAME:BASE64 beside the secret key: FILE.pub, or FILE with .public or .pub in place of its ending. */
+export function publicKeyBeside(file: string): string | undefined {
+  const stem = file.replace(/\.[^./]*$/, '')
+  for (const name of [`${stem}.public`, `${stem}.pub`, `${file}.pub`, `${file}.public`]) {
+    const text = name === file ? undefined : readText(name)?.trim()
+    if (text !== undefined && /^\S+:[A-Za-z0-9+/=]+$/.test(text)) return text
+  }
+  return undefined
+}
+
+/** The last line of a file that sets something with one of these names. */
+export function lineWith(file: string, names: readonly string[]): { file: string; number: number; text: string } | undefined {
+  const lines = (readText(file) ?? '').split('\n')
+  for (let at = lines.length - 1; at >= 0; at--) {
+    const text = (lines[at] ?? '').trim()
+    if (names.some((name) => text.startsWith(name) && /^\s*=/.test(text.slice(name.length)))) return { file, number: at + 1, text }
+  }
+  return undefined
+}

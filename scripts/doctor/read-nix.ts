@@ -1,0 +1,119 @@
+// Asks the Nix of this machine: version, settings, daemon. Changes nothing.
+import { accessSync, constants, statSync } from 'node:fs'
+import { startOf } from '../nix/daemon.ts'
+import { allPathInfos, errorText, nix } from '../nix/nix.ts'
+import { readText } from '../nix/nix-conf.ts'
+import { toSign } from '../nix/signing.ts'
+import { stateDir } from '../state/paths.ts'
+import { run } from '../system/exec.ts'
+import { searchEnv } from '../system/search-path.ts'
+import { effectiveUid } from '../system/users.ts'
+import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
+import { parseSettings, parseVersion } from './judge-nix.ts'
+import { code } from './read-files.ts'
+
+/** Milliseconds for a question to a program of this machine: a machine that is busy answers late, one that hangs never. */
+const PATIENCE = 20_000
+
+/** The version, or why it can't be told. */
+export async function askVersion(): Promise<{ version?: NixVersion; why: string }> {
+  const asked = await run('nix', ['--version'], { env: searchEnv(), timeout: PATIENCE })
+  const version = parseVersion(asked.stdout)
+  const why = asked.failedToStart ?? (asked.timedOut ? 'no answer' : (asked.stdout + asked.stderr).trim().split('\n')[0] || 'no answer')
+  return version ? { version, why } : { why }
+}
+
+/**
+ * The settings in force, or why they can't be told. `nix config show` from 2.20, `nix show-config` before.
+ * @param whose the system's nix.conf alone, as the daemon reads it, or with the user's own files and environment
+ */
+export async function askSettings(whose: 'system' | 'own', version: NixVersion | undefined): Promise<Settings | string> {
+  const env = { ...searchEnv() }
+  // An empty list of files is no file (src/libstore/globals.cc, getUserConfigFiles, 2.4 to 2.34).
+  if (whose === 'system') Object.assign(env, { NIX_USER_CONF_FILES: '', NIX_CONFIG: undefined, NIX_CONF_DIR: undefined })
+  const older = version !== undefined && (version.lix || version.minor < 20) && version.major === 2
+  const commands = older ? [['show-config'], ['config', 'show']] : [['config', 'show'], ['show-config']]
+  let why = ''
+  for (const command of commands) {
+    const asked = await nix(command, { env, timeout: PATIENCE })
+    if (asked.code === 0) return parseSettings(asked.stdout)
+    why ||= asked.failedToStart ?? (asked.timedOut ? 'no answer' : errorText(asked.stderr))
+  }
+  return why
+}
+
+/** What the system's manager, or as root the daemon itself, has for PATH. */
+export async function daemonPath(pid: number | undefined): Promise<string> {
+  const own = pid === undefined ? undefined : readText(`/proc/${pid}/environ`)
+  const inProcess = own?.split('\0').find((line) => line.startsWith('PATH='))
+  if (inProcess !== undefined) return inProcess.slice(5)
+  const [unit, manager] = await Promise.all([
+    run('systemctl', ['show', '--property=Environment', 'nix-daemon.service'], { env: searchEnv(), timeout: PATIENCE }),
+    run('systemctl', ['show-environment'], { env: searchEnv(), timeout: PATIENCE }),
+  ])
+  const [, inUnit] = /[= "]PATH=([^\s"]+)/.exec(unit.stdout) ?? []
+  const [, inManager] = /^PATH=(.*)$/m.exec(manager.stdout) ?? []
+  return inUnit ?? inManager ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+}
+
+/** @param files the files that the system's settings come from */
+export async function askDaemon(user: string, files: readonly string[], pid: number | undefined): Promise<DaemonFacts> {
+  const socket = `${stateDir}/daemon-socket/socket`
+  const base = { single: isSingleUser(), socket, user }
+  if (base.single) return base
+  const denied = access(socket)
+  if (denied !== undefined) return { ...base, denied, ...groupOf(socket) }
+  const started = pid === undefined ? undefined : startOf(pid)
+  const changed = lastChanged(files)
+  const { greetBox } = await import('../protocol/dial.ts')
+  try {
+    const { version } = await greetBox(socket, PATIENCE)
+    return { ...base, protocol: version, ...(started === undefined ? {} : { started }), ...(changed ? { changed } : {}) }
+  } catch (error) {
+    return { ...base, problem: (error as Error).message }
+  }
+}
+
+/** Whether this Nix writes its store by itself: then it needs no daemon (`store = auto`, src/libstore/store-api.cc). */
+export function isSingleUser(): boolean {
+  return effectiveUid() !== 0 && access(`${stateDir}/db`) === undefined
+}
+
+function access(path: string): string | undefined {
+  try {
+    accessSync(path, constants.W_OK)
+    return undefined
+  } catch (error) {
+    return code(error)
+  }
+}
+
+/** The group that the socket, or the directory that hides it, belongs to. */
+function groupOf(socket: string): { group?: string } {
+  for (const path of [socket, socket.slice(0, socket.lastIndexOf('/'))]) {
+    try {
+      const { gid } = statSync(path)
+      const line = (readText('/etc/group') ?? '').split('\n').find((text) => text.split(':')[2] === String(gid))
+      return line === undefined ? {} : { group: line.slice(0, line.indexOf(':')) }
+    } catch {
+      // hidden: the next one
+    }
+  }
+  return {}
+}
+
+function lastChanged(files: readonly string[]): { file: string; time: number } | undefined {
+  let last: { file: string; time: number } | undefined
+  for (const file of files) {
+    const time = statSync(file, { throwIfNoEntry: false })?.mtimeMs
+    if (time !== undefined && time > (last?.time ?? 0)) last = { file, time }
+  }
+  return last
+}
+
+/** How many paths were built here, and which of them carry no signature. @throws NixError */
+export async function askBuilt(): Promise<{ built: number; unsigned: string[] }> {
+  const infos = await allPathInfos()
+  const built = [...infos.values()].filter(({ ultimate, contentAddressed }) => ultimate && !contentAddressed).length
+  return { built, unsigned: toSign(infos).own }
+}

@@ -1,0 +1,39 @@
+// How the doctor's findings look on a terminal: a line each, what mends it below, nothing wider than it must be. Pure.
+
+import { wrapped } from '../cli/words.ts'
+import { printable } from '../queue/list.ts'
+import type { Finding, State } from './check.ts'
+
+const WIDTH = 100
+export const WORDS: Record<State, string> = { ok: 'ok', warning: 'warning', failed: 'FAILED', skipped: 'skipped' }
+const STATE = 9
+const NAME = 15
+const INDENT = ' '.repeat(STATE + NAME)
+
+/** The lines of a finding, each ended. What mends it is never broken, so that it can be copied. */
+export function lines({ state, check, saw, mend }: Finding): string {
+  const [first = '', ...rest] = wrapped(printable(saw), WIDTH - STATE - NAME)
+  const head = `${WORDS[state].padEnd(STATE)}${check.padEnd(NAME - 1)} ${first}`
+  const tail = mend === null ? [] : mend.split('\n').map((line, at) => `${at === 0 ? 'mend: ' : '      '}${printable(line)}`)
+  return [head, ...[...rest, ...tail].map((line) => INDENT + line)].map((line) => `${line.trimEnd()}\n`).join('')
+}
+
+/** Several skipped checks in a row, in one line by what they wait for: they only say that somebody else is to blame. */
+export function skippedLine(findings: readonly Finding[]): string {
+  const reasons = new Map<string, string[]>()
+  for (const { saw, check } of findings) reasons.set(saw, [...(reasons.get(saw) ?? []), check])
+  return [...reasons].map(([saw, checks]) => `${WORDS.skipped.padEnd(STATE)}${checks.join(', ')} (${printable(saw)})\n`).join('')
+}
+
+/** The last line. */
+export function summary(findings: readonly Finding[]): string {
+  const count = (state: State): number => findings.filter((finding) => finding.state === state).length
+  const [bad, doubtful, left] = [count('failed'), count('warning'), count('skipped')]
+  if (bad + doubtful + left === 0) return 'all is well\n'
+  const parts = [
+    bad > 0 ? `${bad} failed` : '',
+    doubtful > 0 ? (doubtful === 1 ? '1 warning' : `${doubtful} warnings`) : '',
+    left > 0 ? `${left} not checked` : '',
+  ]
+  return `${bad === 0 ? 'nothing failed; ' : ''}${parts.filter(Boolean).join(', ')}\n`
+}

@@ -1,0 +1,136 @@
+// What the checks look at, each asked at most once and all that is cheap asked at once. Where reading and judging meet: checks.ts.
+
+import { ConfigError, Failure } from '../cli/errors.ts'
+import { type Config, isSsh, loadConfig, type SshCache } from '../config/config.ts'
+import { storeUrl } from '../config/store-url.ts'
+import { daemonPid } from '../nix/daemon.ts'
+import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
+import { type Answer, reachable } from '../reach/reach.ts'
+import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
+import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automatic.ts'
+import { type Probe, probeBox } from './read-box.ts'
+import { askDaemon, askSettings, askVersion, daemonPath, isSingleUser } from './read-nix.ts'
+
+export interface World {
+  /** Undefined when it can't be had; then `problem` says why. */
+  config: Config | undefined
+  problem: string
+  /** Whose store, queue and session. */
+  user: string
+  /** A Nix without a daemon, whose store and settings are the user's: nothing runs as root then. */
+  single: boolean
+  /** The file to write settings into. */
+  confFile: string
+  nix(): Promise<{ version?: NixVersion; why: string }>
+  /** What holds for everybody, as nix-daemon reads it; without a daemon the user's own. */
+  system(): Promise<Settings | string>
+  own(): Promise<Settings | string>
+  /** `system`: what `system()` comes from. */
+  conf(): NixConf
+  daemon(): Promise<DaemonFacts>
+  /** PATH of what starts hook and connect. */
+  daemonPath(): Promise<string>
+  session(): Promise<string>
+  units(): ReturnType<typeof unitFacts>
+  timer(): ReturnType<typeof timerFacts>
+  reach(cache: SshCache): Promise<Answer>
+  probe(cache: SshCache): Promise<Probe>
+}
+
+/** @param uid our own */
+export function lookAround(uid: number, user: string): World {
+  const { config, problem } = readConfig()
+  const nix = once(askVersion)
+  const single = isSingleUser()
+  const conf = once(() => {
+    const { system, all } = readNixConf(process.env)
+    return { system: single ? all : system, all }
+  })
+  const own = once(async () => await askSettings('own', (await nix()).version))
+  const pid = once(daemonPid)
+  const caches = (config?.caches ?? []).filter(isSsh)
+  const world: World = {
+    config,
+    problem,
+    user,
+    single,
+    confFile: confFileOf(single, conf().system),
+    nix,
+    conf,
+    system: single ? own : once(async () => await askSettings('system', (await nix()).version)),
+    own,
+    daemon: once(
+      async () =>
+        await askDaemon(
+          user,
+          conf().system.map(({ where }) => where),
+          await pid(),
+        ),
+    ),
+    daemonPath: once(async () => (single ? (process.env.PATH ?? '') : await daemonPath(await pid()))),
+    session: once(sessionState),
+    units: once(() => unitFacts(caches)),
+    timer: once(timerFacts),
+    reach: perCache((cache) => reachable(cache, cache.deadline)),
+    probe: perCache(async (cache) => await probeBox(cache, uid, await serviceAgent())),
+  }
+  return world
+}
+
+/** Starts, all at once, the programs that most checks wait for. What can't be asked is said by the check that asks again. */
+export function askAhead(world: World): void {
+  const asked: Promise<unknown>[] = [world.nix(), world.system(), world.own(), world.daemon(), world.daemonPath(), world.session()]
+  if (world.config) asked.push(world.units(), world.timer())
+  for (const answer of asked) answer.catch(() => {})
+}
+
+/** Determinate's installer keeps nix.conf for itself, and has it include another one. */
+function confFileOf(single: boolean, system: NixConf['system']): string {
+  if (single) return `${process.env.HOME ?? '~'}/.config/nix/nix.conf`
+  const custom = '/etc/nix/nix.custom.conf'
+  return system.some(({ where }) => where === custom) || includesIn(MAIN).some((line) => /\snix\.custom\.conf\s*$/.test(line))
+    ? custom
+    : MAIN
+}
+
+const MAIN = '/etc/nix/nix.conf'
+
+function readConfig(): { config: Config | undefined; problem: string } {
+  try {
+    return { config: loadConfig(), problem: '' }
+  } catch (error) {
+    if (error instanceof ConfigError) return { config: undefined, problem: error.message }
+    throw error
+  }
+}
+
+/** The same question is asked once. */
+function once<T>(ask: () => T): () => T {
+  let answer: { is: T } | undefined
+  return () => {
+    answer ??= { is: ask() }
+    return answer.is
+  }
+}
+
+function perCache<T>(ask: (cache: SshCache) => T): (cache: SshCache) => T {
+  const answers = new Map<string, () => T>()
+  return (cache) => {
+    const found = answers.get(cache.name) ?? once(() => ask(cache))
+    answers.set(cache.name, found)
+    return found()
+  }
+}
+
+/** The substituter that nix.conf should have, or, in words, why it can't be told. */
+export function rightUrl(cache: SshCache, uid: number): string {
+  try {
+    return storeUrl(cache, uid)
+  } catch (error) {
+    if (error instanceof Failure) return error.message
+    throw error
+  }
+}
+
+/** Lines with `include` in a file of nix.conf's kind. */
+export const includesIn = (file: string): string[] => (readText(file) ?? '').split('\n').filter((line) => /^\s*!?include\s/.test(line))

@@ -1,0 +1,230 @@
+#!/bin/sh
+# The head of post-build-hook. Nix runs it after every build, as root under a daemon, and waits for it; a hook that fails ends the
+# user's whole command. So: one `ln` per cache and nothing else in the ordinary case, no JavaScript that sh can do without, exit 0
+# whatever happens, and nothing left running that holds Nix's pipe.
+# The directories of the queue are a user's, so that root only lstats in them and makes links, by `ln -s -- P... DIR/`: without the
+# slash, or with a link's name as the target, ln follows what the user put there.
+# With arguments it is its JavaScript, scripts/bin/post-build-hook.ts; this head uses that too, for what sh can't do.
+
+nix_lan_ask=
+if [ $# -eq 0 ]; then
+  # Also when fork fails, which ends dash with 2, and when Nix or a terminal wants to interrupt the few milliseconds this takes: a path
+  # whose hook was cut short is valid, and Nix never runs the hook for it again.
+  trap 'ended $?' EXIT
+  trap '' HUP INT QUIT PIPE
+
+  # Bytes, not characters; and the system's own tools, whatever PATH says. All that is used: ln, rarely head and id.
+  LC_ALL=C
+  nix_lan_path=${PATH-}
+  PATH=/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin${PATH:+:$PATH}
+
+  nix_lan_store=${NIX_STORE_DIR:-/nix/store}
+  nix_lan_store=${nix_lan_store%/}
+  nix_lan_roots=${NIX_STATE_DIR:-/nix/var/nix}/gcroots/nix-lan
+  nix_lan_queue=$nix_lan_roots/queue
+  nix_lan_words=${OUT_PATHS-}
+  nix_lan_drv=${DRV_PATH-}
+
+  # Nix writes the hook's name before each line itself.
+  say() {
+    printf 'nix-lan: %.2000s\n' "$1" >&2
+  }
+
+  # shellcheck disable=SC2317 # the trap calls it
+  ended() {
+    if [ "$1" != 0 ]; then say "cut short (exit $1), so that this may not be queued: $nix_lan_words $nix_lan_drv"; fi
+    exit 0
+  }
+
+  # is_store_path WORD: STORE/HASH-NAME as Nix writes it (libstore/path.cc: 32 base-32 characters; a name of at most 211).
+  is_store_path() {
+    case $1 in "$nix_lan_store"/*) ;; *) return 1 ;; esac
+    nix_lan_base=${1#"$nix_lan_store"/}
+    nix_lan_hash=${nix_lan_base%%-*}
+    nix_lan_name=${nix_lan_base#*-}
+    case $nix_lan_hash in *[!0-9abcdfghijklmnpqrsvwxyz]*) return 1 ;; esac
+    case $nix_lan_name in '' | *[!a-zA-Z0-9+._?=-]*) return 1 ;; esac
+    [ ${#nix_lan_hash} -eq 32 ] && [ "$nix_lan_base" != "$nix_lan_hash" ] && [ ${#nix_lan_name} -le 211 ]
+  }
+
+  # read_outputs: sets nix_lan_words from a .drv, which begins with Derive([("out","/nix/store/...","",""),...],[ and has no line
+  # breaks, so that dash's `read` would read all of it, a byte at a time. Fails for what needs a parser or the database: outputs
+  # that depend on their content stand there as "", and the list may be longer than what is read here.
+  read_outputs() {
+    nix_lan_words=
+    nix_lan_text=$(head -c 4096 <"$nix_lan_drv" 2>/dev/null)
+    case $nix_lan_text in 'Derive([("'*) ;; *) return 1 ;; esac
+    nix_lan_text=${nix_lan_text#'Derive(['}
+    while :; do
+      nix_lan_text=${nix_lan_text#'("'*'","'}
+      nix_lan_found=${nix_lan_text%%'"'*}
+      is_store_path "$nix_lan_found" || break
+      nix_lan_words="$nix_lan_words $nix_lan_found"
+      nix_lan_text=${nix_lan_text#*')'}
+      case $nix_lan_text in
+        ',("'*) nix_lan_text=${nix_lan_text#,} ;;
+        '],['*) return 0 ;;
+        *) break ;;
+      esac
+    done
+    nix_lan_words=
+    return 1
+  }
+
+  # queue_paths WORD...: sets nix_lan_good to those that are paths in the store, and links them into every directory of the queue; into
+  # several at the same time.
+  queue_paths() {
+    nix_lan_bad=
+    for nix_lan_word in "$@"; do
+      shift
+      if is_store_path "$nix_lan_word" && { [ -L "$nix_lan_word" ] || [ -e "$nix_lan_word" ]; }; then
+        set -- "$@" "$nix_lan_word"
+      else
+        nix_lan_bad="$nix_lan_bad $nix_lan_word"
+      fi
+    done
+    nix_lan_good=$*
+    if [ -n "$nix_lan_bad" ]; then say "not queued, since not a path in $nix_lan_store:$nix_lan_bad"; fi
+    if [ $# -eq 0 ]; then return; fi
+    nix_lan_jobs=
+    for nix_lan_dir in "$nix_lan_queue"/*"/"; do
+      if [ -L "${nix_lan_dir%/}" ]; then
+        say "$nix_lan_dir is a symlink, which is no GC root and may lead anywhere: not followed; put a directory in its place"
+      elif [ -d "$nix_lan_dir" ]; then
+        if [ "$nix_lan_caches" = 1 ]; then
+          ln -s -- "$@" "$nix_lan_dir" 2>/dev/null || queue_again "$nix_lan_dir" "$@"
+        else
+          ln -s -- "$@" "$nix_lan_dir" 2>/dev/null &
+          nix_lan_jobs="$nix_lan_jobs $!"
+        fi
+      fi
+    done
+    nix_lan_late=
+    for nix_lan_job in $nix_lan_jobs; do wait "$nix_lan_job" || nix_lan_late=1; done
+    if [ -z "$nix_lan_late" ]; then return; fi
+    for nix_lan_dir in "$nix_lan_queue"/*"/"; do
+      if [ -d "$nix_lan_dir" ] && ! [ -L "${nix_lan_dir%/}" ]; then queue_again "$nix_lan_dir" "$@"; fi
+    done
+  }
+
+  # queue_again DIR/ PATH...: after an ln that failed. A path that is queued already is no failure; anything else is said.
+  queue_again() {
+    nix_lan_dir=$1
+    nix_lan_why=
+    shift
+    while :; do
+      for nix_lan_word in "$@"; do
+        shift
+        if ! [ -L "$nix_lan_dir${nix_lan_word##*[/]}" ]; then set -- "$@" "$nix_lan_word"; fi
+      done
+      if [ $# -eq 0 ]; then return; fi
+      if [ -n "$nix_lan_why" ]; then break; fi
+      nix_lan_why=$(ln -s -- "$@" "$nix_lan_dir" 2>&1) && return
+    done
+    say "built, but not queued in $nix_lan_dir (${nix_lan_why##*: }); when that is mended: nix-lan queue add $*"
+  }
+
+  # is_safe_for_root: the queue and its parent are real directories and, if we are root, root's: in a directory of the user's the
+  # name that ln is told could become a link between our look at it and ln's.
+  is_safe_for_root() {
+    for nix_lan_dir in "$nix_lan_roots" "$nix_lan_queue"; do
+      if [ -L "$nix_lan_dir" ]; then
+        say "$nix_lan_dir is a symlink, which is no GC root: nothing queued; put a directory in its place"
+        return 1
+      fi
+      if ! [ -O "$nix_lan_dir" ] && [ "$(id -u)" = 0 ]; then
+        say "$nix_lan_dir is not root's, so that root must not work in it: nothing queued; try: chown root $nix_lan_dir"
+        return 1
+      fi
+    done
+  }
+
+  # is_told: nobody set up a queue, --make-queue has said so since the machine started, and no configuration changed since.
+  is_told() {
+    for nix_lan_told in /run/nix-lan/no-queue "${XDG_RUNTIME_DIR:-/run}/nix-lan/no-queue"; do
+      if [ -e "$nix_lan_told" ]; then
+        for nix_lan_found in /etc/nix-lan/config.toml "${HOME-}/.config/nix-lan/config.toml" "${NIX_LAN_CONFIG-}"; do
+          # shellcheck disable=SC3013 # POSIX has -nt since 2024; dash, busybox and bash had it long before
+          if [ "$nix_lan_found" -nt "$nix_lan_told" ]; then return 1; fi
+        done
+        return 0
+      fi
+    done
+    return 1
+  }
+
+  if [ -z "$nix_lan_words$nix_lan_drv" ]; then
+    say 'neither OUT_PATHS nor DRV_PATH is set: Nix runs this after a build; see --help'
+    exit 0
+  fi
+  if [ -d "$nix_lan_queue" ]; then is_safe_for_root || exit 0; fi
+
+  # Empty in Nix 2.8.0 for each build, and in 2.30 and 2.31 with --check (NixOS/nix#6446).
+  if [ -z "$nix_lan_words" ]; then
+    if ! is_store_path "$nix_lan_drv" || ! [ -f "$nix_lan_drv" ]; then
+      say "no OUT_PATHS, and DRV_PATH is not a file in $nix_lan_store: $nix_lan_drv"
+      exit 0
+    fi
+    read_outputs || nix_lan_ask=' --outputs'
+  fi
+
+  set -- "$nix_lan_queue"/*"/"
+  nix_lan_caches=$#
+  if ! [ -d "$1" ]; then
+    if is_told; then exit 0; fi
+    nix_lan_ask="$nix_lan_ask --make-queue"
+  else
+    # A cache that was added to the configuration gets its directory; --make-queue then makes the queue the newer one.
+    # shellcheck disable=SC3013
+    if [ /etc/nix-lan/config.toml -nt "$nix_lan_queue" ] && [ -O "$nix_lan_queue" ]; then nix_lan_ask="$nix_lan_ask --make-queue"; fi
+  fi
+
+  IFS=' '
+  set -f
+  # shellcheck disable=SC2086
+  set -- $nix_lan_words $nix_lan_drv
+  set +f
+  unset IFS
+  queue_paths "$@"
+  if [ -z "$nix_lan_ask" ]; then exit 0; fi
+  PATH=$nix_lan_path
+fi
+
+. ./runtime.sh
+
+if [ -z "$nix_lan_ask" ]; then
+  if find_runtime; then become_javascript "$@"; fi
+  echo 'post-build-hook: no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun' >&2
+  exit 127
+fi
+
+nix_lan_words=
+if ! find_runtime; then
+  nix_lan_why='no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun'
+elif nix_lan_runtime=$nix_lan_found && ! find_program timeout; then
+  nix_lan_why='no program "timeout" found: install coreutils'
+else
+  # It prints store paths; what it has to say goes to stderr, but not the shell's "Killed". At the time limit its whole process
+  # group is killed, so that nothing is left that holds Nix's pipe.
+  # shellcheck disable=SC2086
+  { nix_lan_words=$("$nix_lan_found" -s KILL 0.9 /bin/sh "$0" $nix_lan_ask </dev/null 2>&3 3>&-); } 3>&2 2>/dev/null
+  case $? in
+    0 | 1 | 2) nix_lan_why= ;;
+    124 | 137) nix_lan_why="$nix_lan_runtime took more than 0.9 s and was stopped" ;;
+    *) nix_lan_why="$nix_lan_runtime failed" ;;
+  esac
+fi
+if [ -n "$nix_lan_why" ]; then
+  say "$nix_lan_why, so that this may be incomplete (post-build-hook$nix_lan_ask for $nix_lan_drv)"
+fi
+
+# All of it again: there may be directories now that weren't there before.
+if [ -d "$nix_lan_queue" ]; then
+  PATH=/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin${PATH:+:$PATH}
+  set -f
+  # shellcheck disable=SC2086
+  set -- $nix_lan_good $nix_lan_words
+  set +f
+  if is_safe_for_root; then queue_paths "$@"; fi
+fi
+exit 0

@@ -1,0 +1,36 @@
+// The nix-daemon of this machine as systemd runs it: its process, and whether that has read the nix.conf of now. Only asks.
+
+import { run } from '../system/exec.ts'
+import { searchEnv } from '../system/search-path.ts'
+import { readText } from './nix-conf.ts'
+
+/** Milliseconds: a machine that is busy answers late, one that hangs never. */
+const PATIENCE = 20_000
+
+/** The process id of the nix-daemon that runs; undefined when none does: with socket activation there may be none yet. */
+export async function daemonPid(): Promise<number | undefined> {
+  const asked = await run('systemctl', ['show', '--property=MainPID', 'nix-daemon.service'], { env: searchEnv(), timeout: PATIENCE })
+  const pid = Number(/^MainPID=(\d+)$/m.exec(asked.stdout)?.[1] ?? 0)
+  return pid > 0 ? pid : undefined
+}
+
+/**
+ * When a process started, in milliseconds since 1970, to 10 ms (proc_pid_stat(5), field 22; USER_HZ is 100 on all of Linux's common platforms);
+ * undefined when there is none. The name in field 2 may hold spaces.
+ */
+export function startOf(pid: number): number | undefined {
+  const stat = readText(`/proc/${pid}/stat`)
+  const uptime = Number(readText('/proc/uptime')?.split(' ')[0])
+  const ticks = Number(stat?.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
+  return Number.isNaN(uptime + ticks) ? undefined : Date.now() - uptime * 1000 + ticks * 10
+}
+
+/** Whether nix-daemon runs, and has been started before its configuration was changed last. */
+export type Daemon = 'not running' | 'up to date' | 'outdated'
+
+/** @param pid of nix-daemon, undefined if it doesn't run @param changed milliseconds since 1970 */
+export function daemonState(pid: number | undefined, changed: number): Daemon {
+  if (pid === undefined) return 'not running'
+  const started = startOf(pid)
+  return started === undefined || started <= changed ? 'outdated' : 'up to date'
+}

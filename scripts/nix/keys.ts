@@ -1,0 +1,49 @@
+// Signing keys as Nix writes them: NAME:BASE64, of 64 bytes for the secret one (seed and public half), 32 for the public one
+// (src/libutil/signature/local-keys.cc, 2.26; src/libstore/crypto.cc, 2.4).
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { Failure } from '../cli/errors.ts'
+import { effectiveUid } from '../system/users.ts'
+import { nixProgram } from './nix.ts'
+
+/** The public half of a secret key. @throws Failure when it isn't one */
+export function publicHalf(secret: string, file: string): string {
+  const [, name, base64 = ''] = /^([^:\s]+):([A-Za-z0-9+/=]+)\s*$/.exec(secret) ?? []
+  const bytes = Buffer.from(base64, 'base64')
+  if (name === undefined || bytes.length !== 64)
+    throw new Failure(`${file}: is not a secret key of Nix; move it away, or mend secret-key-files`)
+  return `${name}:${bytes.subarray(32).toString('base64')}`
+}
+
+/** A new secret key, made by Nix in a directory that nobody else can read. @throws Failure with what Nix said */
+export async function newSecretKey(name: string): Promise<string> {
+  // Not where TMPDIR says for root: after `su` it may be in a directory of the user's, who could put another in its place.
+  const directory = mkdtempSync(`${effectiveUid() === 0 ? '/run' : tmpdir()}/nix-lan-key-`)
+  try {
+    const made = await nixProgram('nix-store', ['--generate-binary-cache-key', name, `${directory}/secret`, `${directory}/public`])
+    if (made.code !== 0) throw new Failure(`nix-store --generate-binary-cache-key failed: ${made.stderr.trim() || made.failedToStart}`)
+    return readFileSync(`${directory}/secret`, 'utf8').trim()
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+const nameOf = (key: string): string => key.slice(0, key.indexOf(':'))
+
+/**
+ * A name for this machine's key: HOST-1, or the first number that no other key has. Of two keys with one name Nix believes the first only
+ * (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc in 2.8), and a box may still know one that this machine had before.
+ * @param known public keys, here and on the boxes
+ */
+export function keyName(host: string, known: readonly string[]): string {
+  const base = (host.split('.')[0] ?? '').replace(/[^A-Za-z0-9-]/g, '') || 'nix-lan'
+  const names = new Set(known.map(nameOf))
+  let number = 1
+  while (names.has(`${base}-${number}`)) number++
+  return `${base}-${number}`
+}
+
+/** Those of our keys that another one of the same name keeps from being believed. */
+export function clashes(ours: readonly string[], trusted: readonly string[]): string[] {
+  return ours.filter((key) => !trusted.includes(key) && trusted.some((other) => nameOf(other) === nameOf(key)))
+}

@@ -1,0 +1,109 @@
+// The little that nix-lan-run reads of nix.conf files by itself: which substituters they name, so that nix need not be asked
+// when none of ours is among them. It never decides what is in force: that is asked of nix (wrap.ts, run.ts).
+import { closeSync, constants, openSync, readFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { effectiveUid, findUser } from '../system/users.ts'
+
+/** A setting as it stands in a file or in NIX_CONFIG: `extra-substituters = a b` has the key `extra-substituters` and two values. */
+export interface Assignment {
+  key: string
+  values: string[]
+  /** The file's path, or `NIX_CONFIG`. */
+  where: string
+}
+
+/** What the files say, in the order in which Nix applies them; `system` is the part that nix-daemon reads as well. */
+export interface NixConf {
+  system: Assignment[]
+  all: Assignment[]
+}
+
+/** The text of a file, or undefined when it can't be read: Nix passes over those too. */
+export type ReadFile = (path: string) => string | undefined
+
+/** Substituters of a Nix that no file says anything to (src/libstore/globals.hh, 2.4 to 2.34). */
+const DEFAULT_SUBSTITUTERS = ['https://cache.nixos.org/']
+
+/** More than that many files inside one another is a loop. */
+const MAX_INCLUDES = 20
+
+/**
+ * The assignments of one file with those of the files that it includes, in order. Lines that Nix would refuse are passed over:
+ * it says so itself when it runs.
+ * @param where the file's path, for relative includes and for `where`
+ */
+export function parseNixConf(text: string, where: string, read: ReadFile, depth = 0): Assignment[] {
+  return text.split('\n').flatMap((line) => {
+    const [key = '', second = '', ...values] = line
+      .replace(/#.*/, '')
+      .split(/[ \t\r]+/)
+      .filter(Boolean)
+    if (key === 'include' || key === '!include')
+      return depth < MAX_INCLUDES ? include(resolve(dirname(where), second), read, depth + 1) : []
+    return second === '=' ? [{ key, values, where }] : []
+  })
+}
+
+function include(path: string, read: ReadFile, depth = 0): Assignment[] {
+  return parseNixConf(read(path) ?? '', path, read, depth)
+}
+
+/**
+ * All that is set: the system's nix.conf, the users' files (the one that counts most last), NIX_CONFIG
+ * (src/libstore/globals.cc, loadConfFile and getUserConfigFiles, 2.4 to 2.34).
+ */
+export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): NixConf {
+  const system = include(`${env.NIX_CONF_DIR || '/etc/nix'}/nix.conf`, read)
+  const users = userFiles(env)
+    .reverse()
+    .flatMap((file) => include(file, read))
+  return { system, all: [...system, ...users, ...parseNixConf(env.NIX_CONFIG ?? '', 'NIX_CONFIG', read)] }
+}
+
+/** The users' files, the one that counts most first. NIX_CONFIG_HOME is newer than 2.8 and unknown to it (src/libutil/users.cc, 2.26). */
+function userFiles(env: NodeJS.ProcessEnv): string[] {
+  if (env.NIX_USER_CONF_FILES !== undefined) return env.NIX_USER_CONF_FILES.split(':').filter(Boolean)
+  const own = env.NIX_CONFIG_HOME || `${env.XDG_CONFIG_HOME || `${home()}/.config`}/nix`
+  const others = (env.XDG_CONFIG_DIRS || '/etc/xdg').split(':').filter(Boolean)
+  return [own, ...others.map((directory) => `${directory}/nix`)].map((directory) => `${directory}/nix.conf`)
+}
+
+/** As Nix has it: $HOME, else what the passwd database says. */
+const home = (): string => process.env.HOME || (findUser(effectiveUid())?.home ?? '')
+
+/** The settings by which a substituter can get into the list; `binary-caches` is the old name that Nix still knows. */
+const SUBSTITUTERS = new Set(['substituters', 'binary-caches'])
+const isExtra = (key: string): boolean => key.startsWith('extra-')
+const plain = (key: string): string => key.replace(/^extra-/, '')
+
+/** Every substituter that is named anywhere, also where a later line takes it back: what might be in the list. */
+export function namedSubstituters(assignments: Assignment[]): { url: string; where: string }[] {
+  return assignments.filter(({ key }) => SUBSTITUTERS.has(plain(key))).flatMap(({ values, where }) => values.map((url) => ({ url, where })))
+}
+
+/** The substituters in force, as the text says it: a later `substituters =` replaces the list, `extra-substituters` adds to it. */
+export function substitutersOf(assignments: Assignment[]): string[] {
+  return valuesOf(assignments, SUBSTITUTERS, DEFAULT_SUBSTITUTERS)
+}
+
+/** The values in force of a list setting with these names. */
+export function valuesOf(assignments: Assignment[], names: Set<string>, defaults: string[]): string[] {
+  let list = defaults
+  for (const { key, values } of assignments) {
+    if (names.has(plain(key))) list = isExtra(key) ? list.concat(values) : values
+  }
+  return list
+}
+
+/** A file's text, or undefined for one that is missing or unreadable. */
+export function readText(path: string): string | undefined {
+  let file: number | undefined
+  try {
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK) // a FIFO that somebody put there would keep us waiting
+    return readFileSync(file, 'utf8')
+  } catch {
+    return undefined
+  } finally {
+    if (file !== undefined) closeSync(file)
+  }
+}

@@ -1,0 +1,73 @@
+// What the box's store has, asked of its nix-daemon at the tunnel's socket: all questions of a call over one connection, sent before the first answer
+// is waited for. `nix path-info --store` would start Nix and nix-lan-connect, and wait out the link's whole round trip for each path, one after the other.
+
+import { batches, NixError, type PathInfo } from '../nix/nix.ts'
+import { dialBox } from './dial.ts'
+import { type Box, NoBox, pathInfoQuestion, Recorder, readMessages, readPathInfo, say, validPathsQuestion } from './worker.ts'
+
+/** For how many milliseconds the box may keep us waiting: until the handshake has ended, and for each answer. A link can go mute. */
+export interface Limits {
+  deadline: number
+  patience: number
+}
+
+/** Bytes of paths in one question, far below the longest answer that is listened to (worker.ts): so a store of any size may be asked for. */
+const AT_ONCE = 460_000
+
+/**
+ * Those of the paths that the box has.
+ * @param socket the tunnel's
+ * @throws NixError when the box can't be asked, or refuses
+ */
+export async function validOnBox(socket: string, paths: readonly string[], limits: Limits): Promise<Set<string>> {
+  const valid = new Set<string>()
+  await ask(socket, batches(paths, AT_ONCE).map(validPathsQuestion), limits, async (answer) => {
+    for (const path of await answer.strings()) valid.add(path)
+  })
+  return valid
+}
+
+/**
+ * What the box knows of the paths; one that it lacks is left out.
+ * @param socket the tunnel's
+ * @throws NixError when the box can't be asked, or refuses
+ */
+export async function infosOnBox(socket: string, paths: readonly string[], limits: Limits): Promise<Map<string, PathInfo>> {
+  const infos = new Map<string, PathInfo>()
+  await ask(socket, paths.map(pathInfoQuestion), limits, async (answer, n) => {
+    const info = await readPathInfo(answer)
+    const path = paths[n]
+    if (info && path !== undefined) infos.set(path, info)
+  })
+  return infos
+}
+
+async function ask(
+  socket: string,
+  questions: readonly Buffer[],
+  limits: Limits,
+  read: (answer: Recorder, n: number) => Promise<void>,
+): Promise<void> {
+  if (questions.length === 0) return
+  let box: Box | undefined
+  let timer: NodeJS.Timeout | undefined
+  try {
+    box = await dialBox(socket, limits.deadline)
+    const { reader } = box
+    timer = setTimeout(() => reader.finish(new NixError(`the box has not answered within ${limits.patience / 1000} s`)), limits.patience)
+    await say(box, Buffer.concat(questions))
+    for (const n of questions.keys()) {
+      const answer = new Recorder(reader)
+      const ending = await readMessages(answer)
+      if (ending.error) throw new NixError(`the box says: ${ending.message}`)
+      await read(answer, n)
+      timer.refresh()
+    }
+  } catch (error) {
+    if (error instanceof NixError) throw error
+    throw new NixError(error instanceof NoBox ? error.message : `the box was lost: ${(error as Error).message}`)
+  } finally {
+    clearTimeout(timer)
+    box?.socket.destroy()
+  }
+}

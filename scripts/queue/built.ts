@@ -1,0 +1,55 @@
+// What was built on this machine and never queued: a build that ended in ^C while its hook ran, or one from before there was a queue. Finds
+// what of it the box lacks and could take. Never builds, signs or copies.
+import type { SshCache } from '../config/config.ts'
+import { isDerivation, type PathInfo } from '../nix/nix.ts'
+import type { Queue } from './queue.ts'
+import { type Stores, unsigned, wanted } from './upload.ts'
+
+/** What is asked of the two stores; as for an upload. */
+export type BuiltStores = Pick<Stores, 'lacking' | 'holders'>
+
+/** Store paths that were built here, each in exactly one of these. */
+export interface Built {
+  /** The box lacks them, and could take them. */
+  missing: string[]
+  onBox: string[]
+  /** Lacking there too, but they, or something they need that the box lacks, carry no signature. */
+  unsigned: string[]
+  queued: string[]
+  failed: string[]
+  /** Kept out by `exclude`. */
+  unwanted: string[]
+}
+
+/**
+ * Sorts what was built here. Two questions to the box at most, in batches; linear in the number of paths.
+ * @param infos what the store knows of all its valid paths (allPathInfos)
+ * @throws NixError when a store can't be asked
+ */
+export async function sortBuilt(
+  infos: ReadonlyMap<string, PathInfo>,
+  cache: SshCache,
+  queue: Pick<Queue, 'queued' | 'failed'>,
+  stores: BuiltStores,
+): Promise<Built> {
+  const built = [...infos].filter(([path, info]) => info.ultimate && !isDerivation(path)).map(([path]) => path)
+  const known = { queued: pathsOf(queue.queued), failed: pathsOf(queue.failed) }
+  const sorted: Built = { missing: [], onBox: [], unsigned: [], queued: [], failed: [], unwanted: [] }
+  const rest: string[] = []
+  for (const path of built) {
+    if (known.queued.has(path)) sorted.queued.push(path)
+    else if (known.failed.has(path)) sorted.failed.push(path)
+    else if (!wanted(cache, path)) sorted.unwanted.push(path)
+    else rest.push(path)
+  }
+  if (rest.length === 0) return sorted
+  // One unsigned path in a closure, whoever made it, and Nix copies nothing of it (see keepSigned in upload.ts).
+  const bare = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
+  const lacking = new Set(await stores.lacking([...new Set([...rest, ...bare])]))
+  const blockers = bare.filter((path) => lacking.has(path))
+  const blocked = blockers.length > 0 ? await stores.holders(blockers) : new Set<string>()
+  for (const path of rest) sorted[!lacking.has(path) ? 'onBox' : blocked.has(path) ? 'unsigned' : 'missing'].push(path)
+  return sorted
+}
+
+const pathsOf = (entries: readonly { path: string }[]): Set<string> => new Set(entries.map(({ path }) => path))

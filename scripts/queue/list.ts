@@ -1,0 +1,117 @@
+// What `nix-lan queue list` shows: rows from the queue's directories and, where that is cheap, from Nix.
+import { closureOf } from '../nix/nix.ts'
+import type { Entry, Junk, Queue } from './queue.ts'
+import { unsigned } from './upload.ts'
+
+/** One line of the list. */
+export interface Row {
+  cache: string
+  /** `gone`: the store doesn't have it any more. `unsigned`: it, or something it needs, carries no signature. */
+  state: 'queued' | 'failed' | 'unsigned' | 'gone' | 'junk'
+  path: string
+  /** When it was queued (milliseconds since 1970); for junk null. */
+  added: number | null
+  /** Bytes of its NAR; null when not asked or not known. */
+  size: number | null
+  error: string | null
+}
+
+/** Up to so many entries Nix is asked for sizes and signatures without being told to: some tenths of a second. */
+export const CHEAP = 1000
+
+// Nix may have to wait for a daemon that hangs; the list is not worth more.
+const PATIENCE = 10_000
+
+/** What Nix knows of the entries of a list. */
+export interface Known {
+  sizes: ReadonlyMap<string, number>
+  unsigned: ReadonlySet<string>
+  gone: ReadonlySet<string>
+}
+
+export const NOTHING_KNOWN: Known = { sizes: new Map(), unsigned: new Set(), gone: new Set() }
+
+/** Asks Nix about entries: a handful of processes for each thousand of them. @throws NixError */
+export async function askNix(entries: readonly Entry[], holders: (paths: string[]) => Promise<Set<string>>): Promise<Known> {
+  const paths = [...new Set(entries.map((entry) => entry.path))]
+  const { gone, infos } = await closureOf(paths, { timeout: PATIENCE })
+  const sizes = new Map([...infos].map(([path, { size }]) => [path, size]))
+  const bare = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
+  return { sizes, gone, unsigned: bare.length > 0 ? await holders(bare) : new Set() }
+}
+
+/** The rows of a cache: what waits, oldest first, then what failed, then what doesn't belong there. */
+export function rowsOf(cache: string, queue: Queue, known: Known): Row[] {
+  const junkRow = ({ file, what }: Junk): Row => ({
+    cache,
+    state: 'junk',
+    path: file,
+    added: null,
+    size: null,
+    error: `${what}: remove it by hand`,
+  })
+  return [
+    ...queue.queued.map((entry) => rowOf(entry, known)),
+    ...queue.failed.map((entry) => rowOf(entry, known)),
+    ...queue.junk.map(junkRow),
+  ]
+}
+
+function rowOf(entry: Entry, known: Known): Row {
+  const base = { cache: entry.cache, path: entry.path, added: entry.added, size: known.sizes.get(entry.path) ?? null }
+  if (known.gone.has(entry.path)) return { ...base, state: 'gone', error: entry.reason ?? 'not in the store any more' }
+  if (entry.state === 'failed') return { ...base, state: 'failed', error: entry.reason ?? '' }
+  if (known.unsigned.has(entry.path)) return { ...base, state: 'unsigned', error: 'it, or something it needs, carries no signature' }
+  return { ...base, state: 'queued', error: null }
+}
+
+/**
+ * The table, with a heading and without the rows' cache; an empty string for no rows. What went wrong has a line of its own, since the
+ * paths leave no room beside them on 80 columns; that of `unsigned` is told once, below the table.
+ * @param now milliseconds since 1970
+ */
+export function table(rows: readonly Row[], now: number): string {
+  if (rows.length === 0) return ''
+  const cells = rows.map((row) => [
+    row.state,
+    row.added === null ? '-' : age(now - row.added),
+    row.size === null ? '-' : bytes(row.size),
+    printable(row.path),
+  ])
+  const all = [['STATE', 'AGE', 'SIZE', 'PATH'], ...cells]
+  const widths = [0, 1, 2].map((column) => width(all, column))
+  const lines = all.map((row) => row.map((cell, column) => pad(cell, column, widths)).join('  '))
+  return lines.map((line, at) => `${line}\n${trouble(rows[at - 1])}`).join('')
+}
+
+const trouble = (row: Row | undefined): string => (row?.error && row.state !== 'unsigned' ? `    ${printable(row.error)}\n` : '')
+
+// Not Math.max(...): it takes its arguments on the stack, and a list may have 100,000 rows.
+const width = (rows: readonly string[][], column: number): number =>
+  rows.reduce((most, row) => Math.max(most, (row[column] ?? '').length), 0)
+
+const pad = (cell: string, column: number, widths: readonly number[]): string =>
+  column === 1 || column === 2 ? cell.padStart(widths[column] ?? 0) : cell.padEnd(widths[column] ?? 0)
+
+/** File names and messages come from elsewhere: no control character of theirs reaches the terminal. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones that must not get through
+export const printable = (text: string): string => text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ')
+
+/** A time span in its largest unit: 40s, 12m, 5h, 3d. */
+export function age(milliseconds: number): string {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000))
+  if (seconds < 100) return `${seconds}s`
+  if (seconds < 100 * 60) return `${Math.round(seconds / 60)}m`
+  if (seconds < 48 * 3600) return `${Math.round(seconds / 3600)}h`
+  return `${Math.round(seconds / 86400)}d`
+}
+
+/** A size for people: 120 B, 1.2 MiB. */
+export function bytes(count: number): string {
+  let rest = count
+  for (const unit of ['B', 'KiB', 'MiB', 'GiB']) {
+    if (rest < 1024) return unit === 'B' ? `${rest} B` : `${rest.toFixed(1)} ${unit}`
+    rest /= 1024
+  }
+  return `${rest.toFixed(1)} TiB`
+}

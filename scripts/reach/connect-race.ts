@@ -1,0 +1,225 @@
+// A race for a TCP port: all addresses of a name at once, and the first that accepts wins. Names are asked of getent in a child that
+// can be killed: Node's own look-up can't be given up, and a process doesn't end before it (6 s measured). Names in .local are asked of avahi
+// too, which knows them: libnss-mdns asks the DNS server for the SOA of `local` first, and waits 10 s for one that is silent.
+import { createConnection, isIPv4, isIPv6, type Socket } from 'node:net'
+import { run } from '../system/exec.ts'
+import { searchEnv } from '../system/search-path.ts'
+
+/** Who accepted, or why nobody did. */
+export type Winner = { address: string } | { reason: string }
+
+/**
+ * How long, in milliseconds, an address of last time that accepts waits for the name service to say the same. By then another
+ * machine may have that address; a name service that is silent (10 s with mDNS behind a dead DNS server) must not keep us.
+ */
+const CONFIRMATION = 250
+
+/** Where avahi-daemon answers questions, a line each (its avahi-daemon/simple-protocol.c). */
+const AVAHI = '/run/avahi-daemon/socket'
+
+/** More reasons than these help nobody. */
+const MOST_REASONS = 3
+
+const WORDS: Record<string, string> = {
+  ECONNREFUSED: 'connection refused',
+  EHOSTUNREACH: 'no route to it',
+  ENETUNREACH: 'no network that leads there',
+  ECONNRESET: 'connection reset',
+  ETIMEDOUT: 'no answer',
+}
+
+/** The addresses in the output of `getent ahosts`, each once, in its order; pure. Lines that begin with something else are left out. */
+export function addressesIn(output: string): string[] {
+  const words = output.split('\n').map((line) => line.trim().split(/\s+/, 1)[0] ?? '')
+  return [...new Set(words.filter(isAddress))]
+}
+
+/** Whether a text is an IP address. Node's isIP compiles a huge pattern for IPv6 (4 ms), so it is asked only about what has a colon. */
+export const isAddress = (text: string): boolean => (text.includes(':') ? isIPv6(text) : isIPv4(text))
+
+/** Whether an address only means something together with an interface. */
+export const needsScope = (address: string): boolean => /^fe[89ab][0-9a-f]:/i.test(address) && !address.includes('%')
+
+/** Whether the name service lists an address, which may have got its scope from us; pure. */
+export const lists = (addresses: readonly string[], address: string): boolean =>
+  addresses.includes(address) || addresses.includes(address.replace(/%.*/, ''))
+
+/** The address in avahi's answer, `+ INTERFACE PROTOCOL NAME ADDRESS`; pure. Anything else is none. */
+export function addressFromAvahi(answer: string): string | undefined {
+  const [sign, , , , address = ''] = answer.trim().split(/\s+/)
+  return sign === '+' && isAddress(address) ? address : undefined
+}
+
+/** Milliseconds as a person would say them. */
+export const inSeconds = (ms: number): string => `${Math.round(ms / 10) / 100} s`
+
+/** One race. It ends once, by the deadline at the latest, and leaves neither sockets nor a child behind. */
+export class Race {
+  private readonly host: string
+  private readonly port: number
+  private readonly deadline: number
+  private readonly scopes: () => string[]
+  private readonly avahi: string
+  private readonly abort = new AbortController()
+  private readonly sockets = new Map<string, Socket>()
+  private readonly failures = new Map<string, string>()
+  /** Those that have neither accepted nor failed; false: by a guessed interface. (Not socket.destroyed, which comes before the error.) */
+  private readonly pending = new Map<string, boolean>()
+  private readonly timers: ReturnType<typeof setTimeout>[] = []
+  private remembered: string | undefined
+  /** How many have not yet said what they know of the name. */
+  private asked = 0
+  /** What the name service, or avahi before it, said; undefined while they haven't. */
+  private listed: string[] | undefined
+  private nameProblem: string | undefined
+  /** The remembered address has accepted, and waits for the name service. */
+  private early = false
+  private end: (winner: Winner) => void = () => {}
+
+  /**
+   * @param host a name, or an address, which is then the only one
+   * @param deadline milliseconds for everything
+   * @param scopes the interfaces by which an IPv6 link-local address is tried that comes without one
+   * @param avahi where avahi-daemon listens, if it does
+   */
+  constructor(host: string, port: number, deadline: number, scopes: () => string[], avahi = AVAHI) {
+    this.host = host
+    this.port = port
+    this.deadline = deadline
+    this.scopes = scopes
+    this.avahi = avahi
+  }
+
+  /** Runs it. `remembered`: the address of last time, tried without waiting for the name service. */
+  run(remembered?: string): Promise<Winner> {
+    return new Promise((resolve) => {
+      this.end = (winner) => {
+        this.end = () => {}
+        for (const timer of this.timers) clearTimeout(timer)
+        for (const socket of this.sockets.values()) socket.destroy()
+        this.abort.abort()
+        resolve(winner)
+      }
+      this.timers.push(setTimeout(() => this.giveUp(), this.deadline))
+      this.remembered = remembered
+      if (remembered !== undefined) this.dial(remembered)
+      if (isAddress(this.host)) this.names([this.host])
+      else {
+        if (/\.local\.?$/i.test(this.host)) this.askAvahi()
+        void this.lookUp()
+      }
+    })
+  }
+
+  /** Asks avahi for the IPv4 address. No avahi, or no such name: then the name service says the same. */
+  private askAvahi(): void {
+    this.asked += 1
+    let answer = ''
+    const socket = createConnection(this.avahi, () => socket.write(`RESOLVE-HOSTNAME-IPV4 ${this.host}\n`))
+    this.sockets.set(this.avahi, socket) // so that it is closed with the race
+    socket.setEncoding('latin1').on('data', (text: string) => {
+      answer += text
+      if (answer.includes('\n') || answer.length > 1000) socket.destroy()
+    })
+    socket.on('error', () => {}) // no avahi
+    socket.on('close', () => {
+      this.asked -= 1
+      const address = addressFromAvahi(answer)
+      if (address === undefined) this.settle()
+      else if (this.listed === undefined) this.names([address])
+    })
+  }
+
+  private async lookUp(): Promise<void> {
+    this.asked += 1
+    const env = { ...searchEnv(), LC_ALL: 'C' } // else it reads a dozen files of a locale, for nothing
+    const asked = await run('getent', ['ahosts', this.host], { env, timeout: this.deadline + 1000, abort: this.abort.signal })
+    this.asked -= 1
+    if (asked.timedOut) return // the race is over
+    if (asked.failedToStart) this.nameProblem = `getent, which resolves ${this.host}, can't be started (${asked.failedToStart})`
+    else this.nameProblem = `${this.host} has no address`
+    this.names([...new Set([...(this.listed ?? []), ...addressesIn(asked.stdout)])])
+  }
+
+  /** The name service has answered. An address of last time that it doesn't list any more is somebody else's by now. */
+  private names(addresses: string[]): void {
+    this.listed = addresses
+    const { remembered } = this
+    if (addresses.length > 0) this.nameProblem = undefined
+    if (remembered !== undefined && addresses.length > 0 && !lists(addresses, remembered)) this.forget(remembered)
+    if (this.endEarly()) return
+    for (const address of addresses) {
+      if (!needsScope(address)) this.dial(address)
+      else for (const scope of this.scopes()) this.dial(`${address}%${scope}`, true)
+    }
+    this.settle()
+  }
+
+  private forget(address: string): void {
+    this.sockets.get(address)?.destroy()
+    this.sockets.delete(address)
+    this.failures.delete(address)
+    this.pending.delete(address)
+    this.remembered = undefined
+    this.early = false
+  }
+
+  /** Tries one address. `guess`: an interface was guessed, so a failure says nothing about the box. */
+  private dial(address: string, guess = false): void {
+    if (this.sockets.has(address)) return
+    const socket = createConnection({ host: address, port: this.port })
+    this.sockets.set(address, socket)
+    this.pending.set(address, !guess)
+    const gone = (): boolean => this.sockets.get(address) !== socket
+    socket.on('connect', () => gone() || this.accepted(address))
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      if (gone()) return
+      this.pending.delete(address)
+      const why = WORDS[error.code ?? ''] ?? error.code ?? error.message
+      if (!guess) this.failures.set(address, why)
+      // Deno 2.9 forgets the scope on its way to connect(2).
+      else if (error.code === 'EINVAL')
+        this.failures.set(address, `${process.versions.deno ? 'Deno' : 'the runtime'} can't use link-local addresses`)
+      this.settle()
+    })
+  }
+
+  private accepted(address: string): void {
+    this.early = this.listed === undefined
+    if (this.early) this.timers.push(setTimeout(() => this.endEarly(), CONFIRMATION))
+    else this.end({ address })
+  }
+
+  /** The address of last time wins, if it has accepted. */
+  private endEarly(): boolean {
+    if (!this.early || this.remembered === undefined) return false
+    this.end({ address: this.remembered })
+    return true
+  }
+
+  /** Ends the race when nothing is open any more. */
+  private settle(): void {
+    if (this.asked === 0 && this.listed !== undefined && this.pending.size === 0) this.end({ reason: this.reasons() })
+  }
+
+  private giveUp(): void {
+    if (this.endEarly()) return
+    if (this.listed === undefined) this.nameProblem = `${this.host} was not resolved within ${inSeconds(this.deadline)}`
+    for (const [address, counts] of this.pending) if (counts) this.failures.set(address, `no answer within ${inSeconds(this.deadline)}`)
+    this.end({ reason: this.reasons() })
+  }
+
+  private reasons(): string {
+    const all = this.nameProblem === undefined ? [] : [this.nameProblem]
+    for (const [address, why] of this.failures) {
+      const which = address === this.remembered && !this.listed?.length ? ' (its address of last time)' : ''
+      all.push(`${address} port ${this.port}${which}: ${why}`)
+    }
+    if (all.length === 0) {
+      const scopes = this.scopes().join(', ') || 'no interface'
+      all.push(`${this.host} has only the link-local address ${this.listed?.join(', ')}, and nobody answers there by ${scopes}`)
+    }
+    const more = all.length - MOST_REASONS
+    return `${all.slice(0, MOST_REASONS).join('; ')}${more > 0 ? `; and ${more} more` : ''}`
+  }
+}

@@ -1,0 +1,48 @@
+// The address at which a cache was reached last time, in the user's runtime directory. Only in a directory that is our own: root
+// reads nothing in a user's, and nobody believes what others could have written.
+import { lstatSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { runtimeDir } from '../state/paths.ts'
+import { isAddress } from './connect-race.ts'
+
+export interface Memory {
+  /** The address of last time, if it is known. */
+  address: string | undefined
+  /** Remembers another one. A disk that is full or read-only is no reason to fail: next time is only slower. */
+  keep(address: string): void
+}
+
+/** What is remembered of a cache; undefined where there is no directory of ours to remember it in. `host`: a memory of another one doesn't count. */
+export function memoryOf(cache: string, host: string): Memory | undefined {
+  const uid = process.getuid?.()
+  if (uid === undefined || process.geteuid?.() !== uid) return undefined
+  const directory = runtimeDir(uid)
+  if (!isOurs(directory, uid)) return undefined
+  const file = `${directory}/${cache}.address`
+  return {
+    address: recall(file, host),
+    keep: (address) => write(file, `${directory}/.${cache}.address.${process.pid}`, `${host} ${address}\n`),
+  }
+}
+
+function isOurs(directory: string, uid: number): boolean {
+  const stat = lstatSync(directory, { throwIfNoEntry: false })
+  return stat?.isDirectory() === true && stat.uid === uid && (stat.mode & 0o022) === 0
+}
+
+function recall(file: string, host: string): string | undefined {
+  try {
+    const [of, address = ''] = readFileSync(file, 'utf8').trim().split(' ')
+    return of === host && isAddress(address) ? address : undefined
+  } catch {
+    return undefined // nothing is remembered yet
+  }
+}
+
+function write(file: string, temporary: string, text: string): void {
+  try {
+    writeFileSync(temporary, text, { mode: 0o600 })
+    renameSync(temporary, file)
+  } catch {
+    // see keep
+  }
+}

@@ -1,0 +1,112 @@
+// Whether a cache is there: the one place that decides what "reachable" (its port accepts) and "usable" (it answers as a store
+// does) mean. Never concludes from a name, a file or an old answer alone, and is never later than its deadline. A hot path: what
+// only `usable` needs is loaded when it is used.
+import { existsSync, readFileSync } from 'node:fs'
+import type { Cache, UrlCache } from '../config/config.ts'
+import { socketPath } from '../state/paths.ts'
+import { isAddress, Race, type Winner } from './connect-race.ts'
+import { type Memory, memoryOf } from './last-address.ts'
+
+/** Milliseconds are from the question to the answer. `address` is an address, the path of a socket, or a folder. */
+export type Answer = { ok: true; address: string; port?: number; ms: number; detail?: string } | { ok: false; reason: string; ms: number }
+
+/** Where a cache listens, or the folder that it is. */
+export type Place = { host: string; port: number } | { folder: string }
+
+const PORTS: Record<string, number> = { 'http:': 80, 'https:': 443, 'ssh:': 22, 'ssh-ng:': 22 }
+
+/**
+ * Where to look for a cache; pure.
+ * @throws TypeError for a url that is none
+ */
+export function placeOf(cache: Cache): Place {
+  if (cache.kind === 'ssh') return { host: cache.host, port: cache.port }
+  const { protocol, hostname, port, pathname } = new URL(cache.url)
+  if (protocol === 'file:') return { folder: decodeURIComponent(pathname) }
+  return { host: hostname.replace(/^\[(.*)\]$/, '$1'), port: Number(port) || (PORTS[protocol] ?? 22) }
+}
+
+/**
+ * Whether the name resolves and the port accepts. The address of last time is tried at once, all those of the name service as soon
+ * as they are known; the first that accepts wins, and is remembered.
+ * @param deadline milliseconds for everything
+ */
+export async function reachable(cache: Cache, deadline: number): Promise<Answer> {
+  const elapsed = stopwatch()
+  try {
+    const place = placeOf(cache)
+    if ('folder' in place) return folderAnswer(place.folder, elapsed)
+    const winner = await find(cache.name, place, deadline)
+    if ('reason' in winner) return { ok: false, reason: winner.reason, ms: elapsed() }
+    return { ok: true, address: winner.address, port: place.port, ms: elapsed() }
+  } catch (error) {
+    if (!(error instanceof TypeError) || cache.kind !== 'url') throw error
+    return { ok: false, reason: `${cache.url} is not a valid URL`, ms: elapsed() }
+  }
+}
+
+async function find(name: string, place: { host: string; port: number }, deadline: number): Promise<Winner> {
+  const literal = isAddress(place.host)
+  const memory: Memory | undefined = literal ? undefined : memoryOf(name, place.host)
+  const winner = await new Race(place.host, place.port, deadline, linkLocalScopes).run(memory?.address)
+  if ('address' in winner && winner.address !== memory?.address) memory?.keep(winner.address)
+  return winner
+}
+
+function folderAnswer(folder: string, elapsed: () => number): Answer {
+  const file = `${folder.replace(/\/$/, '')}/nix-cache-info`
+  if (existsSync(file)) return { ok: true, address: folder, ms: elapsed() }
+  return { ok: false, reason: `${file} is not there`, ms: elapsed() }
+}
+
+/**
+ * The interfaces that have an IPv6 link-local address, and so a link that one of somebody else's could be on. From /proc/net/if_inet6 (Linux: address,
+ * index, prefix, scope, flags, name), since to load node:os takes longer than all the rest here.
+ */
+function linkLocalScopes(): string[] {
+  try {
+    const lines = readFileSync('/proc/net/if_inet6', 'latin1').trim().split('\n')
+    return [...new Set(lines.filter((line) => line.startsWith('fe80')).map((line) => line.split(/\s+/).at(-1) ?? ''))]
+  } catch {
+    return [] // no IPv6
+  }
+}
+
+/**
+ * Whether the cache answers as a store: an ssh cache's nix-daemon through the tunnel's socket, a url cache by its nix-cache-info.
+ * Of an ssh:// or ssh-ng:// url only the port is tried, since more would need its user's keys.
+ * @param uid whose tunnel
+ * @param deadline milliseconds for everything
+ */
+export async function usable(cache: Cache, uid: number, deadline: number): Promise<Answer> {
+  if (cache.kind === 'ssh') return await usableTunnel(socketPath(uid, cache.name), deadline)
+  if (/^https?:/i.test(cache.url)) return await usableHttp(cache, deadline)
+  return await reachable(cache, deadline)
+}
+
+async function usableTunnel(socket: string, deadline: number): Promise<Answer> {
+  const elapsed = stopwatch()
+  const { greetBox } = await import('../protocol/dial.ts')
+  try {
+    const { nix } = await greetBox(socket, deadline)
+    return { ok: true, address: socket, ms: elapsed(), ...(nix ? { detail: `Nix ${nix}` } : {}) }
+  } catch (error) {
+    return { ok: false, reason: error instanceof Error ? error.message : String(error), ms: elapsed() }
+  }
+}
+
+async function usableHttp(cache: UrlCache, deadline: number): Promise<Answer> {
+  const elapsed = stopwatch()
+  const there = await reachable(cache, deadline)
+  if (!there.ok) return there
+  const { cacheInfoProblem } = await import('./cache-info.ts')
+  // A deadline that is used up has been answered above; what is left is at least a moment.
+  const reason = await cacheInfoProblem(cache.url, there.address, Math.max(1, deadline - elapsed()), deadline)
+  return reason === undefined ? { ...there, ms: elapsed() } : { ok: false, reason, ms: elapsed() }
+}
+
+/** Milliseconds since it was made, whole. */
+function stopwatch(): () => number {
+  const started = performance.now()
+  return () => Math.round(performance.now() - started)
+}

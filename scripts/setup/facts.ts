@@ -1,0 +1,175 @@
+// What setup has to know of this machine before it plans anything. Reads and asks, changes nothing.
+import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync, type Stats, statSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { dirname, join } from 'node:path'
+import { Failure, UsageError } from '../cli/errors.ts'
+import { distrust } from '../config/file.ts'
+import { nix, parsePathInfos } from '../nix/nix.ts'
+import { readText } from '../nix/nix-conf.ts'
+import { toSign } from '../nix/signing.ts'
+import { run } from '../system/exec.ts'
+import { findIn, needsNewer, RUNTIME_DIRECTORIES, RUNTIMES } from '../system/runtime.ts'
+import type { User } from '../system/users.ts'
+
+/** Kinds of installations, by what they need from setup. */
+export type Installation = 'daemon' | { owner: number } | 'nixos' | 'none'
+
+/** What kind of Nix this machine has. @param owner of /nix/store, undefined where there is none */
+export function installation(nixos: boolean, daemon: boolean, owner: number | undefined): Installation {
+  if (nixos) return 'nixos'
+  if (daemon || owner === 0) return 'daemon'
+  return owner === undefined ? 'none' : { owner }
+}
+
+/** Asks the machine for it. Debian's Nix has no /nix/store before the first build, but its daemon's socket. */
+export function findInstallation(): Installation {
+  const units = ['/etc/systemd/system', '/usr/lib/systemd/system', '/lib/systemd/system', '/usr/local/lib/systemd/system']
+  const daemon = existsSync('/nix/var/nix/daemon-socket') || units.some((unit) => existsSync(`${unit}/nix-daemon.service`))
+  const owner = ['/nix/store', '/nix'].map((path) => statSync(path, { throwIfNoEntry: false })?.uid).find((uid) => uid !== undefined)
+  return installation(existsSync('/etc/NIXOS'), daemon, owner)
+}
+
+/** Why this Nix will not do, from the output of `nix --version` or `nix-store --version`; undefined when it will. Pure. */
+export function nixTooOld(output: string): string | undefined {
+  const [, major, minor] = /\(.*\) (\d+)\.(\d+)/.exec(output) ?? []
+  if (major === undefined || Number(major) > 2 || Number(minor) >= 4) return undefined
+  return `this is Nix ${major}.${minor}, which can't start a program as a store; nix-lan needs Nix 2.4 or later`
+}
+
+/** Why a runtime will not do; undefined when it will. Pure. @param output of `PROGRAM --version` */
+export function runtimeProblem(program: string, output: string): string | undefined {
+  const needed = needsNewer(program, output)
+  return needed && `${program} is ${output.trim().split('\n')[0] || 'of no version'}, and nix-lan needs ${needed} or later`
+}
+
+/**
+ * Looks at the runtime that programs started by nix-daemon will find: the first in the list of the heads, whatever our own PATH is.
+ * @throws Failure when there is none, it is too old, or somebody but root can change it; with the way out
+ */
+export async function mustHaveRuntime(directories = RUNTIME_DIRECTORIES): Promise<void> {
+  const program = findIn(directories, RUNTIMES)
+  if (!program) {
+    throw new Failure(`nix-daemon would find no node, deno or bun: it looks in ${directories.join(', ')} only.${wayOut()}`)
+  }
+  const doubt = distrust(program, statSync(program, { bigint: true }))
+  if (doubt) throw new Failure(`nix-daemon would run ${program} as root, but ${doubt}.${wayOut()}`)
+  const asked = await run(program, ['--version'], { timeout: 10_000 })
+  const problem =
+    asked.code === 0 ? runtimeProblem(program, asked.stdout) : `${program} doesn't run: ${asked.stderr || asked.failedToStart}`
+  if (problem) throw new Failure(`${problem}.${wayOut()}`)
+}
+
+/** What to type to get one. Node, Deno and Bun are each one file that runs from anywhere: a copy of the one that runs us will do. */
+function wayOut(): string {
+  const own = process.execPath
+  const copy = RUNTIME_DIRECTORIES.includes(dirname(own)) ? '' : `, or copy the one you have:\n  sudo install -m 755 ${own} /usr/local/bin/`
+  return ` Install one for the whole machine (on Debian: sudo apt install nodejs)${copy}`
+}
+
+/**
+ * Why a directory, or the one it will be made in, is not root's alone; undefined when it is. So must be all on the way to it, and the places of links
+ * on that way. A group that has no members may write: that is Debian's `staff` in /usr/local.
+ */
+export function doubtAbout(directory: string, emptyGroup: (gid: number) => boolean = hasNoMembers): string | undefined {
+  const todo = directory.split('/').filter(Boolean)
+  let at = '/'
+  for (let links = 0; links < 40; ) {
+    const stat = lstatSync(at)
+    const doubt = doubtOf(at, stat, emptyGroup)
+    const part = todo.shift()
+    if (doubt || part === undefined) return doubt
+    const next = join(at, part)
+    const there = lstatSync(next, { throwIfNoEntry: false })
+    if (!there) return (stat.mode & 0o002) === 0 ? undefined : `everybody can make something in ${at}`
+    if (there.isSymbolicLink()) {
+      if (there.uid !== 0) return `${next} is a link of uid ${there.uid}'s; remove it`
+      const target = readlinkSync(next)
+      todo.unshift(...target.split('/').filter(Boolean))
+      if (target.startsWith('/')) at = '/'
+      links++
+    } else if (there.isDirectory()) at = next
+    else return `${next} is not a directory; move it away`
+  }
+  return 'there are too many links on the way to it'
+}
+
+function doubtOf(at: string, { uid, gid, mode }: Stats, emptyGroup: (gid: number) => boolean): string | undefined {
+  if (uid !== 0) return `${at} belongs to uid ${uid}; try: sudo chown root ${at}`
+  if ((mode & 0o1000) !== 0) return undefined
+  if ((mode & 0o002) !== 0) return `everybody can write to ${at}; try: sudo chmod o-w ${at}`
+  if ((mode & 0o020) !== 0 && gid !== 0 && !emptyGroup(gid)) return `a group can write to ${at}; try: sudo chmod g-w ${at}`
+  return undefined
+}
+
+function hasNoMembers(gid: number): boolean {
+  const line = (readText('/etc/group') ?? '').split('\n').find((entry) => entry.split(':')[2] === String(gid))
+  const primary = (readText('/etc/passwd') ?? '').split('\n').some((entry) => entry.split(':')[3] === String(gid))
+  return line !== undefined && line.split(':')[3] === '' && !primary
+}
+
+/** A file of dist/, by its path there. */
+export interface DistFile {
+  path: string
+  content: Buffer
+  executable: boolean
+}
+
+/** The files of the directory that the running program lies in. @throws Failure when that isn't a whole dist/ */
+export function readDist(): DistFile[] {
+  const directory = dirname(realpathSync(process.argv[1] ?? ''))
+  const files = readBelow(directory, '').filter(({ path }) => path !== 'demo')
+  const lacking = ['nix-lan', 'nix-lan-connect', 'nix-lan-tunnel', 'post-build-hook', 'package.json'].filter(
+    (name) => !files.some(({ path }) => path === name),
+  )
+  if (lacking.length > 0)
+    throw new Failure(`${directory} lacks ${lacking.join(', ')}; setup copies the directory that it lies in, which is dist/`)
+  return files
+}
+
+function readBelow(directory: string, below: string): DistFile[] {
+  const entries = readdirSync(join(directory, below), { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))
+  return entries.flatMap((entry) => {
+    const path = join(below, entry.name)
+    if (entry.isDirectory()) return readBelow(directory, path)
+    if (!entry.isFile() || entry.name.startsWith('.')) return []
+    const file = join(directory, path)
+    return [{ path, content: readFileSync(file), executable: (statSync(file).mode & 0o111) !== 0 }]
+  })
+}
+
+/** The name of this machine. */
+export const hostName = (): string => hostname()
+
+/** The first file that says what is in force, and the one that takes our block: Determinate's installer owns nix.conf and includes another. */
+export function findNixConf(top: string, read: (path: string) => string | undefined): string {
+  const custom = join(dirname(top), 'nix.custom.conf')
+  const includes = /^\s*!?include\s+(\S*\/)?nix\.custom\.conf\s*(#.*)?$/m.test(read(top) ?? '')
+  return behindLink(includes ? custom : top)
+}
+
+function behindLink(file: string): string {
+  try {
+    return realpathSync(file)
+  } catch {
+    return file // not there yet
+  }
+}
+
+/** What was built here and carries no signature, from the lines of `nix path-info --all --size --sigs`; pure. */
+export function unsignedBuilds(output: string): { path: string; size: number }[] {
+  const infos = parsePathInfos(output)
+  return toSign(infos).own.map((path) => ({ path, size: infos.get(path)?.size ?? 0 }))
+}
+
+/** Those of this machine's store. A store that can't be asked yet has none. */
+export async function findUnsignedBuilds(): Promise<{ path: string; size: number }[]> {
+  return unsignedBuilds((await nix(['path-info', '--all', '--size', '--sigs'])).stdout)
+}
+
+/** The group of a user, from passwd(5). */
+export async function groupOf(user: User): Promise<number> {
+  const asked = await run('id', ['-g', user.name], { timeout: 5000 })
+  const gid = Number(asked.stdout.trim() || Number.NaN)
+  if (Number.isNaN(gid)) throw new UsageError(`the group of ${user.name} can't be found: ${asked.stderr.trim()}`)
+  return gid
+}

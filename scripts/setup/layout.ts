@@ -1,0 +1,78 @@
+// Where `nix-lan setup` puts things: one answer for a Nix with a daemon (all of it root's), one for a Nix that is one user's own.
+import type { User } from '../system/users.ts'
+
+/** The places, all absolute. Those that are undefined don't exist in that kind of installation. */
+export interface Layout {
+  /** A Nix without a daemon, whose store belongs to one user; nothing of root's is touched then. */
+  single: boolean
+  /** Given by --prefix, or the usual one. */
+  prefix: string
+  /** A copy of dist/. What nix.conf names lies here, so only its owner may write to it. */
+  lib: string
+  bin: string
+  man: string
+  completions: { bash: string; zsh: string; fish: string }
+  /** systemd's directory for user units. */
+  units: string
+  /** Our own: config.toml, the record of what was done, what was there before. */
+  etc: string
+  config: string
+  record: string
+  backups: string
+  secretKey: string
+  publicKey: string
+  /** NetworkManager's directory for dispatcher scripts. */
+  dispatchers: string | undefined
+  tmpfiles: string | undefined
+}
+
+/** The layout for a Nix with a daemon. */
+export function systemLayout(prefix: string): Layout {
+  return {
+    ...below(prefix),
+    single: false,
+    units: '/etc/systemd/user',
+    ...own('/etc/nix-lan'),
+    secretKey: '/etc/nix/nix-lan.secret',
+    publicKey: '/etc/nix/nix-lan.public',
+    dispatchers: '/etc/NetworkManager/dispatcher.d',
+    tmpfiles: '/etc/tmpfiles.d/nix-lan.conf',
+  }
+}
+
+/** The layout for a Nix that is the user's own. */
+export function userLayout({ home }: User, prefix = `${home}/.local`): Layout {
+  const etc = `${home}/.config/nix-lan`
+  return {
+    ...below(prefix),
+    single: true,
+    units: `${home}/.config/systemd/user`,
+    ...own(etc),
+    secretKey: `${etc}/nix-lan.secret`,
+    publicKey: `${etc}/nix-lan.public`,
+    dispatchers: undefined,
+    tmpfiles: undefined,
+  }
+}
+
+/** Who owns what setup writes: root, or the user (and group) whose own the Nix is. */
+export const ownerIn = ({ single }: Layout, uid: number, gid: number): { uid: number; gid: number } =>
+  single ? { uid, gid } : { uid: 0, gid: 0 }
+
+function below(prefix: string): Pick<Layout, 'prefix' | 'lib' | 'bin' | 'man' | 'completions'> {
+  return {
+    prefix,
+    lib: `${prefix}/lib/nix-lan`,
+    bin: `${prefix}/bin`,
+    man: `${prefix}/share/man/man1`,
+    completions: {
+      bash: `${prefix}/share/bash-completion/completions`,
+      zsh: `${prefix}/share/zsh/site-functions`,
+      fish: `${prefix}/share/fish/vendor_completions.d`,
+    },
+  }
+}
+
+function own(etc: string): Pick<Layout, 'etc' | 'config' | 'record' | 'backups'> {
+  return { etc, config: `${etc}/config.toml`, record: `${etc}/setup.json`, backups: `${etc}/setup.before` }
+}

@@ -1,0 +1,122 @@
+// For whom and where setup works: the kind of Nix, the user, the layout. Refuses, with what to do instead, where it can't.
+import { existsSync } from 'node:fs'
+import { basename } from 'node:path'
+import { UsageError } from '../cli/errors.ts'
+import { nix } from '../nix/nix.ts'
+import { effectiveUid, findUser, type User } from '../system/users.ts'
+import { doubtAbout, findInstallation, groupOf, type Installation, mustHaveRuntime, nixTooOld } from './facts.ts'
+import { type Layout, systemLayout, userLayout } from './layout.ts'
+import { nameFor } from './plan.ts'
+import { readRecord } from './record.ts'
+
+/** What was said on the command line. */
+export interface Options {
+  destination: string | undefined
+  user: string | undefined
+  name: string | undefined
+  prefix: string | undefined
+  dryRun: boolean
+  yes: boolean
+  linger: boolean
+  sign: boolean
+  doctor: boolean
+  forgetKey: boolean
+}
+
+/** Where and for whom. */
+export interface Machine {
+  layout: Layout
+  user: User
+  gid: number
+}
+
+const DEFAULT_PREFIX = '/usr/local'
+
+/** @param action for the message that says what to type @throws UsageError where setup is not the way */
+export async function findMachine(options: Options, action: string): Promise<Machine> {
+  const kind = findInstallation()
+  if (kind === 'none')
+    throw new UsageError('there is no Nix on this machine: neither /nix/store nor nix-daemon. Install it first: https://nixos.org/download')
+  if (kind === 'nixos') throw new UsageError(nixosText(options))
+  const self = effectiveUid()
+  if (typeof kind === 'object') return await ownNix(kind, self, options)
+  if (self !== 0) throw new UsageError(`this needs root, since nix-daemon runs as root: sudo ${action}`)
+  const layout = systemLayout(prefixOf(options.prefix) ?? readRecord('/etc/nix-lan/setup.json')?.prefix ?? DEFAULT_PREFIX)
+  const user = chosenUser(options.user ?? sudoer() ?? readRecord(layout.record)?.user)
+  return { layout, user, gid: await groupOf(user) }
+}
+
+/** What to write on NixOS, whose files belong to its configuration. */
+export function nixosText({ destination = 'pi@pi.local', name, user }: Pick<Options, 'destination' | 'name' | 'user'>): string {
+  const host = destination.replace(/^.*@/, '')
+  const who = user ?? sudoer() ?? 'alice'
+  return `this is NixOS, where all of it belongs in the configuration. With nix-lan's flake as an input, or a checkout of it:
+
+  imports = [ nix-lan.nixosModules.default ];        # or [ /path/to/nix-lan/nix/nixos.nix ]
+  users.users.${who}.uid = ${findUser(who)?.uid ?? 1000};                        # what \`id -u\` prints
+  services.nix-lan = {
+    enable = true;
+    user = "${who}";
+    caches.${name ?? nameFor(host)} = { host = "${host}";${host === destination ? '' : ` ssh = "${destination}";`} };
+  };
+
+then nixos-rebuild switch. Nothing was changed.`
+}
+
+async function ownNix({ owner }: Exclude<Installation, string>, self: number, options: Options): Promise<Machine> {
+  const user = findUser(owner)
+  const name = user?.name ?? `uid ${owner}`
+  if (self !== owner || !user)
+    throw new UsageError(`the Nix on this machine is ${name}'s own, without a daemon: run this as ${name}, without sudo`)
+  if (options.user !== undefined && options.user !== name)
+    throw new UsageError(`the Nix on this machine is ${name}'s own: --user ${options.user} can't use it`)
+  return { layout: userLayout(user, prefixOf(options.prefix)), user, gid: await groupOf(user) }
+}
+
+function prefixOf(prefix: string | undefined): string | undefined {
+  if (prefix === undefined) return undefined
+  if (!/^(\/[A-Za-z0-9_.+-]+)+$/.test(prefix))
+    throw new UsageError(`--prefix ${prefix}: must be an absolute path of letters, digits and . _ + -, like /opt/nix-lan`)
+  return prefix
+}
+
+const sudoer = (): string | undefined => (process.env.SUDO_USER === 'root' ? undefined : process.env.SUDO_USER)
+
+function chosenUser(name: string | undefined): User {
+  if (name === undefined) throw new UsageError('for which user? Run it with sudo as that user, or say --user NAME')
+  const user = /^\d+$/.test(name) || name.startsWith('-') ? undefined : findUser(name)
+  if (!user) throw new UsageError(`there is no user ${name}`)
+  if (user.uid === 0)
+    throw new UsageError('the user must be an ordinary one: whose ssh key opens the box, and whose session has the tunnel; say --user NAME')
+  return user
+}
+
+/** What has to be so before anything is written. @throws Failure with the way out */
+export async function mustSuit({ layout }: Machine): Promise<void> {
+  const asked = await nix(['--version'], { timeout: 20_000 })
+  if (asked.failedToStart) throw new UsageError('nix is not in PATH, nor where installers put it')
+  const old = nixTooOld(asked.stdout)
+  if (old) throw new UsageError(old)
+  if (layout.single) return
+  if (!existsSync('/run/systemd/system'))
+    throw new UsageError(
+      'this machine does not run systemd, which nix-lan needs to start by itself; the README says how to set it up by hand',
+    )
+  await mustHaveRuntime()
+  const own = doubtAbout(layout.etc)
+  if (own) throw new UsageError(`root believes what is in ${layout.etc}, but ${own}`)
+  for (const directory of [layout.lib, layout.bin]) {
+    const doubt = doubtAbout(directory)
+    if (doubt)
+      throw new UsageError(
+        `nix-daemon would run as root what is in ${directory}, but ${doubt}; or choose another place with --prefix, like --prefix /opt/nix-lan`,
+      )
+  }
+}
+
+/** How this program was called, for a message that says what to type. */
+export function howCalled(argv: readonly string[]): string {
+  const self = process.argv[1] ?? 'nix-lan'
+  const inPath = (process.env.PATH ?? '').split(':').some((directory) => `${directory}/${basename(self)}` === self)
+  return [inPath ? basename(self) : self, 'setup', ...argv].join(' ')
+}

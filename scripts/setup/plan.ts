@@ -1,0 +1,300 @@
+// What setup wants to lie where: from what the machine is like to a list of paths with their content, in the order in which they
+// are made. Pure: facts in, wants out.
+import { dirname, isAbsolute } from 'node:path'
+import { Failure, UsageError } from '../cli/errors.ts'
+import { type Config, isSsh, namedCache, parseConfig, type SshCache } from '../config/config.ts'
+import { connectUrl } from '../config/store-url.ts'
+import { clashes, publicHalf } from '../nix/keys.ts'
+import type { ReadFile } from '../nix/nix-conf.ts'
+import { failedDir, queueDir, socketPath, stateDir } from '../state/paths.ts'
+import type { User } from '../system/users.ts'
+import {
+  assignmentsWith,
+  blockLines,
+  bothHooks,
+  formerIn,
+  hookOf,
+  secretKeys,
+  shadowed,
+  trustedKeys,
+  withBlock,
+  withoutBlock,
+} from './conf.ts'
+import type { DistFile } from './facts.ts'
+import type { Want } from './files.ts'
+import { type Layout, ownerIn } from './layout.ts'
+
+/** The box that was asked for: what is written below [cache.NAME]. */
+export interface Box {
+  name: string
+  host: string
+  ssh: string
+  port: number
+  /** Whether a person chose the name. */
+  named?: boolean
+}
+
+/** All that decides what is written. */
+export interface Situation {
+  layout: Layout
+  user: User
+  /** The group of the user, for a Nix of her own; what is root's has group 0. */
+  gid: number
+  dist: DistFile[]
+  /** undefined: the caches that the configuration has. */
+  box: Box | undefined
+  /** The configuration that is there. */
+  config: string | undefined
+  nixConf: {
+    /** Where Nix begins to read. */
+    top: string
+    /** What takes our block. */
+    file: string
+    /** What is in that file, undefined when it isn't there; mode and owner are kept. */
+    now: { text: string; mode: number; uid: number; gid: number } | undefined
+    read: ReadFile
+  }
+  /** The secret key in the layout's place: what is there, or what has just been made. */
+  secret: string
+  networkManager: boolean
+}
+
+/** What will be there. */
+export interface Plan {
+  /** In the order in which they are made: nothing is named before it is there. nix.conf is the last. */
+  wants: Want[]
+  config: Config
+  /** The keys that Nix signs with here; the box must trust them. */
+  keyFiles: string[]
+  publicKeys: string[]
+  /** The keys that are believed here without us. */
+  otherKeys: string[]
+  /** A hook that nix.conf had, which is called too. */
+  formerHook: string | undefined
+}
+
+/** @throws Failure for what a person has to mend first */
+export function plan(situation: Situation): Plan {
+  const { layout, nixConf, user } = situation
+  const configText = configWith(situation)
+  const config = parseConfig(configText, layout.config, () => user)
+  const without = assignmentsWith(nixConf.top, nixConf.file, withoutBlock(nixConf.now?.text ?? '', nixConf.file), nixConf.read)
+  const listed = secretKeys(without)
+  const keyFiles = listed.length > 0 ? listed : [layout.secretKey]
+  const publicKeys =
+    listed.length > 0 ? listed.map((file) => publicOf(file, nixConf.read)) : [publicHalf(situation.secret, layout.secretKey)]
+  const otherKeys = trustedKeys(without)
+  const [clash] = clashes(publicKeys, otherKeys)
+  if (clash) throw new Failure(`${nixConf.file}: ${clashText(clash)}`)
+  const ours = `${layout.lib}/post-build-hook`
+  const formerHook = otherHook(hookOf(without), ours, nixConf.read)
+  const both = `${layout.etc}/post-build-hook`
+  const needs = {
+    substituters: config.caches.filter(isSsh).map((cache) => substituter(cache, config.uid, layout)),
+    publicKeys,
+    secretKey: layout.secretKey,
+    hook: formerHook === undefined ? ours : both,
+  }
+  const text = withBlock(nixConf.now?.text ?? '', blockLines(needs, without), nixConf.file)
+  const trouble = shadowed(needs, assignmentsWith(nixConf.top, nixConf.file, text, nixConf.read))
+  if (trouble) throw new Failure(trouble)
+  const { mode = 0o644, uid, gid } = nixConf.now ?? owner(situation)
+  const wants = [
+    ...programs(situation),
+    ...directory(situation, layout.etc),
+    file(situation, layout.config, configText),
+    ...(listed.length > 0 ? [] : keyWants(situation, publicKeys[0] ?? '')),
+    ...queue(situation, config),
+    ...units(situation),
+    ...dispatcher(situation),
+    ...(formerHook === undefined ? [] : [file(situation, both, bothHooks(ours, formerHook), 0o755)]),
+    ...directory(situation, dirname(nixConf.file)),
+    { path: nixConf.file, kind: 'file' as const, content: Buffer.from(text), mode, uid, gid },
+  ]
+  return { wants: unique(wants), config, keyFiles, publicKeys, otherKeys, formerHook }
+}
+
+function substituter(cache: SshCache, uid: number, layout: Layout): { url: string; socket: string } {
+  const socket = layout.single ? socketPath(uid, cache.name) : `/run/user/${uid}/nix-lan/${cache.name}.sock`
+  return { url: connectUrl(`${layout.bin}/nix-lan-connect`, socket, false), socket }
+}
+
+// ---- the configuration
+
+/** The text of config.toml: the one that is there, with the box added if it isn't in it. */
+function configWith({ config, box, user, layout }: Situation): string {
+  if (config === undefined) {
+    if (!box) throw new UsageError('which box? Say how you log in there, for example: nix-lan setup pi@pi.local')
+    return `# Written by \`nix-lan setup\`; yours to change: what else can stand here is in man nix-lan-config.\nuser = ${JSON.stringify(user.name)}\n\n${table(box)}`
+  }
+  const there = parseConfig(config, layout.config, (name) => {
+    if (name !== undefined && name !== user.name) throw new Error(`is ${name}, and not ${user.name}: a machine's queue belongs to one user`)
+    return user
+  })
+  const known = there.caches.filter(isSsh).find(({ ssh }) => ssh === box?.ssh)
+  if (box?.named && known && known.name !== box.name)
+    throw new UsageError(`${box.ssh} is the cache ${known.name} already; rename it in ${layout.config}, and run setup again without --name`)
+  if (!box || known) return config
+  if (there.caches.some(({ name }) => name === box.name)) {
+    const same = namedCache(there, box.name)
+    const what = isSsh(same) ? `ssh = "${same.ssh}"` : `url = "${same.url}"`
+    throw new UsageError(`${layout.config} has a cache ${box.name} already, with ${what}; change it there, or give this one another --name`)
+  }
+  return `${config.trimEnd()}\n\n${table(box)}`
+}
+
+/** Quoted where TOML wants it, so that what is wrong with a value is said by who reads it. */
+function table({ name, host, ssh, port }: Box): string {
+  const lines = [`[cache.${/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name)}]`, `host = ${JSON.stringify(host)}`]
+  if (ssh !== host) lines.push(`ssh = ${JSON.stringify(ssh)}`)
+  if (port !== 22) lines.push(`port = ${port}`)
+  return `${lines.join('\n')}\n`
+}
+
+/** The name of a cache from the host's: its first label, in the characters that a name may have. */
+export function nameFor(host: string): string {
+  if (/^[0-9.]+$|:/.test(host)) return 'box'
+  const name = (host.split('.')[0] ?? '').toLowerCase().replace(/[^a-z0-9]+/g, '-')
+  return (
+    name
+      .replace(/^-+|-+$/g, '')
+      .slice(0, 40)
+      .replace(/-+$/, '') || 'box'
+  )
+}
+
+// ---- keys and hooks
+
+/** What to say of a key that another one keeps from being believed. */
+export function clashText(key: string): string {
+  return `another key called ${key.slice(0, key.indexOf(':'))} is trusted there, and of two with one name Nix believes the first only; take the old one out`
+}
+
+function publicOf(secretFile: string, read: ReadFile): string {
+  const text = read(secretFile)
+  if (text === undefined) throw new Failure(`nix.conf signs with ${secretFile} (secret-key-files), which can't be read: mend that first`)
+  return publicHalf(text, secretFile)
+}
+
+/** The hook of somebody else's, which must go on being called. One of ours from another place (set up by hand) is replaced. */
+function otherHook(former: string, ours: string, read: ReadFile): string | undefined {
+  if (former === '' || former === ours) return undefined
+  if (!isAbsolute(former)) throw new Failure(`post-build-hook = ${former} in nix.conf is no absolute path: mend or remove it first`)
+  const text = read(former) ?? ''
+  if (text.split('\n')[1]?.startsWith("':' // post-build-hook;")) return undefined
+  // The one for both, named by a line that isn't in our block any more: it must not come to call itself.
+  const behind = formerIn(text)
+  return behind === undefined ? former : behind === former ? undefined : otherHook(behind, ours, read)
+}
+
+function keyWants(situation: Situation, publicKey: string): Want[] {
+  const { layout, secret } = situation
+  return [
+    ...directory(situation, dirname(layout.secretKey)),
+    file(situation, layout.secretKey, secret, 0o600),
+    file(situation, layout.publicKey, `${publicKey}\n`),
+  ]
+}
+
+// ---- files
+
+const owner = ({ layout, user, gid }: Situation): { mode?: number; uid: number; gid: number } => ownerIn(layout, user.uid, gid)
+
+function file(situation: Situation, path: string, content: Buffer | string, mode = 0o644): Want {
+  const { uid, gid } = owner(situation)
+  return { path, kind: 'file', content: Buffer.from(content), mode, uid, gid }
+}
+
+/** A directory, and those on the way to it, that must be there. */
+function directory(situation: Situation, path: string): Want[] {
+  if (path === '/') return []
+  const { uid, gid } = owner(situation)
+  return [...directory(situation, dirname(path)), { path, kind: 'directory', mode: 0o755, uid, gid, shared: true }]
+}
+
+/** The copy of dist/ and what leads to it. */
+function programs(situation: Situation): Want[] {
+  const { dist, layout } = situation
+  const links: Want[] = []
+  for (const { path } of dist) {
+    const place = linkFor(path, layout)
+    if (place) links.push(...directory(situation, dirname(place)), { path: place, kind: 'link', target: `${layout.lib}/${path}` })
+  }
+  return [
+    ...dist.flatMap(({ path, content, executable }) => {
+      const target = `${layout.lib}/${path}`
+      return [...directory(situation, dirname(target)), file(situation, target, content, executable ? 0o755 : 0o644)]
+    }),
+    ...links,
+  ]
+}
+
+/** Where a file of dist/ is to be found as well, if anywhere. */
+function linkFor(path: string, { bin, man, completions }: Layout): string | undefined {
+  const name = path.split('/').at(-1) ?? ''
+  if (/^nix-lan(-(available|connect|run|tunnel))?$/.test(path)) return `${bin}/${name}`
+  if (path.startsWith('man/')) return `${dirname(man)}/${path.slice('man/'.length)}`
+  const shell = /^completions\/(bash|zsh|fish)\/[^/]+$/.exec(path)?.[1] as keyof typeof completions | undefined
+  return shell && `${completions[shell]}/${name}`
+}
+
+/** The queue of each cache: the user's directories, in parents that are root's, so that root may work in those (post-build-hook). */
+function queue(situation: Situation, config: Config): Want[] {
+  const { user, layout } = situation
+  const { uid, gid } = owner(situation)
+  const parents = [`${stateDir}/gcroots/nix-lan`, dirname(queueDir('x')), dirname(failedDir('x'))]
+  const own = config.caches.filter(isSsh).flatMap(({ name }) => [queueDir(name), failedDir(name)])
+  const lines = [...parents.map((path) => `d ${path} 0755 root root -`), ...own.map((path) => `d ${path} 0755 ${user.uid} root -`)]
+  const comment =
+    '# Written by `nix-lan setup`: the queue, should somebody remove it. Links in it are GC roots, and nothing is removed from it.'
+  return [
+    ...directory(situation, `${stateDir}/gcroots`),
+    ...parents.map((path): Want => ({ path, kind: 'directory', mode: 0o755, uid, gid })),
+    ...own.map((path): Want => ({ path, kind: 'directory', mode: 0o755, uid: user.uid, gid })),
+    ...(layout.tmpfiles
+      ? [...directory(situation, dirname(layout.tmpfiles)), file(situation, layout.tmpfiles, `${[comment, ...lines].join('\n')}\n`)]
+      : []),
+  ]
+}
+
+/** The units with absolute paths; the timer is on for this one user, whoever else has a systemd here. */
+function units(situation: Situation): Want[] {
+  const { dist, layout, user } = situation
+  const own = dist.filter(({ path }) => path.startsWith('systemd/user/'))
+  const timer = 'nix-lan-check.timer'
+  const wanted = `${layout.units}/timers.target.wants`
+  return [
+    ...directory(situation, layout.units),
+    ...own.map(({ path, content }) => {
+      const text = content.toString().replaceAll('/usr/bin/env nix-lan', `${layout.lib}/nix-lan`)
+      return file(situation, `${layout.units}/${path.split('/').at(-1)}`, text)
+    }),
+    ...(layout.single
+      ? []
+      : [
+          ...directory(situation, `${layout.units}/${timer}.d`),
+          file(
+            situation,
+            `${layout.units}/${timer}.d/user.conf`,
+            `# Written by \`nix-lan setup\` for ${user.name}.\n[Unit]\nConditionUser=${user.uid}\n`,
+          ),
+        ]),
+    ...directory(situation, wanted),
+    { path: `${wanted}/${timer}`, kind: 'link', target: `${layout.units}/${timer}` },
+  ]
+}
+
+function dispatcher({ layout, networkManager, dist }: Situation): Want[] {
+  if (!layout.dispatchers || !networkManager || !dist.some(({ path }) => path === 'nix-lan-dispatcher')) return []
+  return [{ path: `${layout.dispatchers}/90-nix-lan`, kind: 'link', target: `${layout.lib}/nix-lan-dispatcher` }]
+}
+
+/** Each path once: directories are wanted by many. One that is wanted in a certain way counts for more than a shared one. */
+function unique(wants: Want[]): Want[] {
+  const first = new Map<string, Want>()
+  for (const want of wants) {
+    const known = first.get(want.path)
+    if (!known || (known.kind === 'directory' && known.shared)) first.set(want.path, want)
+  }
+  return [...first.values()]
+}

@@ -1,0 +1,376 @@
+// Setting up: reads the machine, shows what will be done, asks once, does it. Every step first looks whether it is done already.
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Failure, UsageError } from '../cli/errors.ts'
+import { VERSION } from '../cli/version.ts'
+import { count } from '../cli/words.ts'
+import { isSsh } from '../config/config.ts'
+import { daemonPid, daemonState } from '../nix/daemon.ts'
+import { keyName, newSecretKey } from '../nix/keys.ts'
+import { readText } from '../nix/nix-conf.ts'
+import { sign } from '../nix/signing.ts'
+import { isBusy, takeLock } from '../state/lock.ts'
+import { run } from '../system/exec.ts'
+import { lingers } from '../system/systemd.ts'
+import type { User } from '../system/users.ts'
+import { type Person, personOf, runAs } from './as-user.ts'
+import {
+  askBox,
+  type BoxAnswer,
+  type BoxFacts,
+  type BoxNeeds,
+  boxNeeds,
+  boxTroubles,
+  linesToPaste,
+  mendScript,
+  resolveDestination,
+  runOnBox,
+} from './box.ts'
+import { agreed, done, say } from './dialogue.ts'
+import { findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
+import { isRight, look, markOf, put, type Seen, type Want } from './files.ts'
+import { type Layout, ownerIn } from './layout.ts'
+import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
+import { hasManager, managerCame, setLinger, startUnits, timerRuns } from './manager.ts'
+import { type Box, nameFor, type Plan, plan, type Situation } from './plan.ts'
+import { emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
+import { type Item, itemsFor, textOf } from './show.ts'
+
+/** What will be done besides writing files. */
+interface Actions {
+  restartDaemon: boolean
+  linger: boolean
+  startUnits: boolean
+  sign: { path: string; size: number }[]
+  boxes: BoxWork[]
+}
+
+/** One box: what it says, what root has to do there. */
+interface BoxWork {
+  box: Box
+  daemonSocket: string
+  answer: BoxAnswer
+  needs: BoxNeeds
+}
+
+/** `nix-lan setup`. @returns the exit code */
+export async function setUp(options: Options, argv: readonly string[]): Promise<number> {
+  const machine = await findMachine(options, howCalled(argv))
+  await mustSuit(machine)
+  const { layout, user } = machine
+  const lock = layout.single ? undefined : await takeLock('/run/nix-lan-setup.lock')
+  if (lock && isBusy(lock)) throw new Failure('another nix-lan setup is running')
+  const known = readRecord(layout.record)
+  if (known && known.user !== user.name)
+    throw new UsageError(`this machine is set up for ${known.user}; take that back first: nix-lan setup --undo`)
+  const situation = await gather(machine, options)
+  const { config, otherKeys } = plan(situation)
+  const person = await personOf(user, config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
+  const answers = await askBoxes(config.caches.filter(isSsh), person)
+  const keyless = look(layout.secretKey).kind === 'missing'
+  const newKey = keyName(hostName(), [...otherKeys, ...answers.flatMap(({ answer }) => (answer.kind === 'there' ? answer.facts.keys : []))])
+  if (keyless) situation.secret = `${newKey}:${PLACEHOLDER}`
+  const draft = withStale(plan(situation), known)
+  const actions = await findActions(draft, situation, answers, options)
+  const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)]
+  if (items.length === 0) say(`nix-lan ${VERSION} is set up for ${user.name} already, and nothing has to change.`)
+  else {
+    say(`nix-lan ${VERSION} for ${user.name} on ${hostName()}. To do:\n`)
+    process.stdout.write(textOf(items, process.stdout.isTTY === true).replaceAll(NO_KEY, '(made now)'))
+  }
+  sayTroubles(actions, draft)
+  if (options.dryRun) return 0
+  if (items.length > 0 && !(await agreed('\nDo it?', options.yes))) {
+    say('Nothing was changed.')
+    return 1
+  }
+  if (items.length > 0) {
+    if (keyless) situation.secret = await newSecretKey(newKey)
+    await carryOut(withStale(plan(situation), known), machine, person, actions, known)
+  }
+  await lock?.release()
+  const verdict = await conclude(actions, person, machine, options.doctor)
+  if (items.length > 0) sayLeft(actions, plan(situation))
+  return verdict
+}
+
+// ---- what is there
+
+/** Stands for a key that is made only when it is wanted: 64 bytes of nothing. */
+const PLACEHOLDER = Buffer.alloc(64).toString('base64')
+
+/** Its public half. */
+const NO_KEY = Buffer.alloc(32).toString('base64')
+
+async function gather({ layout, user, gid }: Machine, options: Options): Promise<Situation> {
+  const top = layout.single ? `${user.home}/.config/nix/nix.conf` : '/etc/nix/nix.conf'
+  const file = findNixConf(top, readText)
+  const seen = look(file)
+  if (seen.kind !== 'file' && seen.kind !== 'missing') throw new Failure(`${file} is not a regular file`)
+  if (seen.kind === 'file') mustBeUtf8(file, seen.content)
+  return {
+    layout,
+    user,
+    gid,
+    dist: readDist(),
+    box: options.destination === undefined ? undefined : await boxFor(options.destination, options.name, user),
+    config: readText(layout.config),
+    nixConf: { top, file, now: seen.kind === 'file' ? { ...seen, text: seen.content.toString() } : undefined, read: readText },
+    secret: readText(layout.secretKey) ?? `new:${PLACEHOLDER}`,
+    networkManager: layout.dispatchers !== undefined && existsSync(layout.dispatchers),
+  }
+}
+
+/** What isn't would be written back as something else. */
+export function mustBeUtf8(file: string, content: Buffer): void {
+  if (!Buffer.from(content.toString()).equals(content)) throw new Failure(`${file}: is not UTF-8; save it as UTF-8 text`)
+}
+
+async function boxFor(destination: string, name: string | undefined, user: User): Promise<Box> {
+  if (!/^([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.:_-]*$/.test(destination))
+    throw new UsageError(`${destination}: must be what you give to ssh to log in on the box, like pi.local, pi@pi.local or an alias`)
+  const { host, port } = await resolveDestination({ ...user, env: {} }, destination)
+  return { name: name ?? nameFor(destination.replace(/^.*@/, '')), host, ssh: destination, port, named: name !== undefined }
+}
+
+/** With what an earlier version put there and this one doesn't: after nix.conf, which may have named it. */
+function withStale(planned: Plan, known: Record | undefined): Plan {
+  const wanted = new Set(planned.wants.map(({ path }) => path))
+  const stale = (known?.entries ?? []).filter(({ path, before, ours }) => {
+    if (wanted.has(path) || before.kind !== 'missing' || /\/nix-lan\.(secret|public)$/.test(path)) return false
+    const seen = look(path)
+    return (seen.kind === 'file' || seen.kind === 'link') && ours.includes(markOf(seen))
+  })
+  return { ...planned, wants: [...planned.wants, ...stale.map(({ path }): Want => ({ path, kind: 'missing' }))] }
+}
+
+async function findActions(draft: Plan, { layout, user, nixConf }: Situation, answers: BoxWork[], options: Options): Promise<Actions> {
+  const changes = (path: string): boolean => draft.wants.some((want) => want.path === path && !isRight(want, look(path)))
+  const unitsChange = draft.wants.some((want) => want.path.startsWith(`${layout.units}/`) && !isRight(want, look(want.path)))
+  return {
+    restartDaemon: !layout.single && (changes(nixConf.file) || (await daemonOutdated(nixConf.file))),
+    linger: options.linger && !lingers(user.name),
+    startUnits: unitsChange || !hasManager(user) || !(await timerRuns(user)),
+    sign: options.sign ? await findUnsignedBuilds() : [],
+    boxes: answers.map((work) => ({ ...work, needs: needsOf(work, draft.publicKeys) })),
+  }
+}
+
+const needsOf = ({ answer }: BoxWork, publicKeys: readonly string[]): BoxNeeds =>
+  answer.kind === 'there' ? boxNeeds(answer.facts, publicKeys) : { keys: [...publicKeys] }
+
+async function daemonOutdated(file: string): Promise<boolean> {
+  const changed = statSync(file, { throwIfNoEntry: false })?.ctimeMs
+  return changed !== undefined && daemonState(await daemonPid(), changed) === 'outdated'
+}
+
+function askBoxes(caches: readonly (Box & { daemonSocket: string })[], person: Person): Promise<BoxWork[]> {
+  process.stderr.write(`nix-lan setup: asking ${caches.map(({ ssh }) => ssh).join(', ')}\n`)
+  return Promise.all(
+    caches.map(async (box) => {
+      const answer = await askBox(person, box, box.daemonSocket)
+      return { box, daemonSocket: box.daemonSocket, answer, needs: { keys: [] } }
+    }),
+  )
+}
+
+// ---- what will be done
+
+const needsAnything = ({ keys, member }: BoxNeeds): boolean => keys.length > 0 || member !== undefined
+
+/** What we may do on the box by ourselves. */
+const mayMend = (facts: BoxFacts): boolean => facts.root !== 'no' && !facts.nixos
+
+function actionItems(actions: Actions, { keyFiles }: Plan, { user }: Situation): Item[] {
+  const items: Item[] = []
+  for (const { box, answer, needs } of actions.boxes) {
+    if (answer.kind !== 'there' || !mayMend(answer.facts) || !needsAnything(needs)) continue
+    const how = answer.facts.root === 'sudo' ? 'by sudo there' : 'as root there'
+    const lines = needs.keys.map((key) => `+extra-trusted-public-keys = ${key}`)
+    if (lines.length > 0) items.push({ title: `on ${box.ssh}, ${how}: change ${answer.facts.conf} and restart its nix-daemon`, lines })
+    if (needs.member) items.push({ title: `on ${box.ssh}, ${how}: put ${needs.member.user} in the group ${needs.member.group}`, lines: [] })
+  }
+  if (actions.restartDaemon) items.push({ title: 'restart nix-daemon, if it runs', lines: [] })
+  if (actions.sign.length > 0) {
+    const size = actions.sign.reduce((sum, { size }) => sum + size, 0)
+    const what = `${count(actions.sign.length, 'path')} (${Math.ceil(size / 1024 / 1024)} MiB) built here before and not signed`
+    items.push({ title: `sign ${what}, with ${keyFiles.join(' and ')} (--no-sign: don't)`, lines: [] })
+  }
+  if (actions.linger)
+    items.push({
+      title: `let ${user.name}'s systemd run from boot on: loginctl enable-linger ${user.name} (--no-linger: don't)`,
+      lines: [],
+    })
+  if (actions.startUnits) items.push({ title: `start nix-lan-check.timer for ${user.name}`, lines: [] })
+  return items
+}
+
+/** What only a person can do, said before the question. */
+function sayTroubles({ boxes }: Actions, { formerHook, publicKeys }: Plan): void {
+  if (formerHook) say(`  Your own post-build-hook, ${formerHook}, goes on being called.\n`)
+  for (const { box, daemonSocket, answer, needs } of boxes) {
+    if (answer.kind === 'away') say(`  ${box.ssh} can't be reached now (${answer.why}), so that its side is left for later.\n`)
+    else if (answer.kind === 'refused') say(`  ${box.ssh} lets nobody in: ${answer.why}.\n  Mend that: ${answer.cure}\n`)
+    else {
+      for (const trouble of boxTroubles(answer.facts, daemonSocket, publicKeys)) say(`  On ${box.ssh} ${trouble}.\n`)
+      if (!mayMend(answer.facts) && needsAnything(needs)) sayLines(box, needs, answer.facts)
+    }
+  }
+}
+
+function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos'>): void {
+  say(`  On ${box.ssh}, this is for you to do; nix-lan may not:`)
+  for (const line of linesToPaste(needs, facts)) say(`      ${line.replaceAll(NO_KEY, '(see /etc/nix/nix-lan.public)')}`)
+  say('')
+}
+
+/** What is left to do on the boxes, once more and last: now there is a key to paste, and all that was said before has scrolled away. */
+function sayLeft({ boxes }: Actions, { publicKeys }: Plan): void {
+  for (const { box, answer } of boxes) {
+    if (answer.kind !== 'there' || mayMend(answer.facts)) continue
+    const needs = boxNeeds(answer.facts, publicKeys)
+    if (!needsAnything(needs)) continue
+    say('')
+    sayLines(box, needs, answer.facts)
+  }
+}
+
+// ---- doing it
+
+async function carryOut(final: Plan, machine: Machine, person: Person, actions: Actions, known: Record | undefined): Promise<void> {
+  const { layout, user } = machine
+  const nixConf = final.wants.find(({ path }) => /\/nix(\.custom)?\.conf$/.test(path))?.path ?? ''
+  const record = keepRecord(final.wants, machine, nixConf, known)
+  writeAll(final.wants, machine)
+  if (actions.restartDaemon || (!layout.single && (await daemonOutdated(nixConf)))) await restartDaemon()
+  for (const work of actions.boxes) await mendBox(work, final, person, (deed) => keepDeed(record, deed, machine))
+  if (actions.sign.length > 0) {
+    const paths = actions.sign.map(({ path }) => path)
+    await sign(paths, final.keyFiles)
+    done(`${count(paths.length, 'path')} signed`)
+  }
+  if (actions.linger) {
+    record.linger = true
+    writeRecord(record, layout, ownerOf(machine), look)
+    await setLinger(user, true)
+    done(`${user.name}'s systemd runs from boot on`)
+  }
+  if (actions.startUnits) await start(user)
+}
+
+const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } => ownerIn(layout, user.uid, gid)
+
+/** The record is there before anything else is. */
+function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined): Record {
+  const { layout, user } = machine
+  const seen = (path: string): Seen => (path === layout.etc && onlyOurLeftovers(layout.etc) ? { kind: 'missing' } : look(path))
+  const record = extended(known ?? emptyRecord(user, layout.prefix, nixConf), wants, seen)
+  for (const want of wants.filter(({ path }) => layout.etc.startsWith(path))) if (!isRight(want, look(want.path))) put(want)
+  writeRecord({ ...record, nixConf }, layout, ownerOf(machine), look)
+  return record
+}
+
+/** A directory that a run was killed in before it had written the record. */
+function onlyOurLeftovers(etc: string): boolean {
+  return existsSync(etc) && readdirSync(etc).every((name) => name === 'setup.before' || name.endsWith('.nix-lan-new'))
+}
+
+function keepDeed(record: Record, deed: Record['box'][number], machine: Machine): void {
+  const same = (other: Record['box'][number]): boolean => other.cache === deed.cache && other.ssh === deed.ssh
+  record.box = [...record.box.filter((other) => !same(other)), { ...record.box.find(same), ...deed }]
+  writeRecord(record, machine.layout, ownerOf(machine), look)
+}
+
+function writeAll(wants: readonly Want[], { layout }: Machine): void {
+  let made: string[] = []
+  const placeOf = (path: string): string => (path.startsWith(`${layout.lib}/`) ? layout.lib : dirname(path))
+  const tell = (): void => {
+    const [first = ''] = made
+    if (made.length > 0) done(made.length === 1 ? first : `${count(made.length, 'file')} in ${placeOf(first)}`)
+    made = []
+  }
+  for (const want of wants) {
+    if (isRight(want, look(want.path))) continue
+    put(want)
+    if (want.kind === 'directory') continue
+    if (made[0] !== undefined && placeOf(made[0]) !== placeOf(want.path)) tell()
+    made.push(want.path)
+  }
+  tell()
+}
+
+/**
+ * Restarts nix-daemon if it runs. Its limit of starts (5 in 10 s, systemd.unit(5)) is reset before: several runs of setup in a row would
+ * otherwise leave the machine without one.
+ * @throws Failure with what systemctl said
+ */
+export async function restartDaemon(): Promise<void> {
+  await run('systemctl', ['reset-failed', 'nix-daemon.service'], { timeout: 60_000 })
+  const asked = await run('systemctl', ['try-restart', 'nix-daemon.service'], { timeout: 60_000 })
+  if (asked.code !== 0)
+    throw new Failure(`nix-daemon was not restarted: ${asked.stderr.trim() || asked.failedToStart}; try: systemctl restart nix-daemon`)
+  done('nix-daemon has its new configuration')
+}
+
+async function mendBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep: (deed: Record['box'][number]) => void): Promise<void> {
+  const { box, answer } = work
+  if (answer.kind !== 'there' || !mayMend(answer.facts)) return
+  const { facts } = answer
+  const needs = boxNeeds(facts, publicKeys)
+  if (!needsAnything(needs) || facts.root === 'no') return
+  keep({
+    cache: box.name,
+    ssh: box.ssh,
+    port: box.port,
+    ...(needs.keys.length > 0 ? { conf: facts.conf, key: needs.keys.join(' ') } : {}),
+    ...(needs.member ? { member: `${needs.member.user} ${needs.member.group}` } : {}),
+  })
+  await runOnBox(person, box, facts.root, mendScript(needs, facts.conf, hostName()))
+  done(`${box.ssh} trusts what is built here${needs.member ? `, and ${needs.member.user} may use its nix-daemon` : ''}`)
+}
+
+/** The user's systemd may just be ending, and start anew for the lingering: so it is tried for a while. */
+async function start(user: User): Promise<void> {
+  for (const until = Date.now() + 15_000; ; await sleep(300)) {
+    if (!hasManager(user) && !(lingers(user.name) && (await managerCame(user)))) {
+      say(`  ${user.name} has no systemd running; the units start at the next login.`)
+      return
+    }
+    try {
+      await startUnits(user)
+      return done(`nix-lan-check.timer runs for ${user.name}`)
+    } catch (error) {
+      if (!(error instanceof Failure) || Date.now() > until) throw error
+    }
+  }
+}
+
+// ---- the end
+
+/** Waits for the first tunnel, then lets the doctor look at all of it: its verdict is ours. */
+async function conclude({ boxes }: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
+  const away = boxes.some(({ answer }) => answer.kind === 'away')
+  for (const { box, answer, needs } of doctor ? boxes : []) {
+    if (answer.kind !== 'there' || (needs.member && !mayMend(answer.facts))) continue // nobody whom its daemon lets in: it won't be
+    await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
+  }
+  const verdict = doctor ? await examine(layout, away) : boxes.some(({ answer }) => answer.kind === 'refused') ? 1 : 0
+  if (away) say(`\n${AWAY}`)
+  return away && verdict === 0 ? 75 : verdict
+}
+
+async function examine({ bin }: Layout, away: boolean): Promise<number> {
+  say('\nnix-lan doctor looks at all of it:')
+  const looked = await run(`${bin}/nix-lan`, ['doctor', ...(away ? ['--offline'] : [])], { inherit: ['stdout', 'stderr'] })
+  return looked.code ?? 1
+}
+
+const AWAY = 'The box is away. When it is there, once more, so that it learns the key: sudo nix-lan setup'
+
+async function becomesUsable({ name }: Box, person: Person, available: string): Promise<void> {
+  for (const until = Date.now() + 20_000; Date.now() < until; await sleep(300)) {
+    const asked = await runAs(person, [available, '--usable', name], { timeout: 10_000 })
+    if (asked.code !== 1) return // usable; or something is wrong that the doctor names
+  }
+}

@@ -1,0 +1,94 @@
+// How a plan looks to a person: every path that changes, with its difference; what is copied whole is summed up.
+import { harmless } from '../cli/harmless.ts'
+import { count, wrapped } from '../cli/words.ts'
+import { run } from '../system/exec.ts'
+import { isRight, look, type Want } from './files.ts'
+import type { Layout } from './layout.ts'
+
+/** Characters of a line of names. */
+const WIDTH = 69
+
+/** One thing that will be done, and what there is to see of it. */
+export interface Item {
+  title: string
+  lines: string[]
+}
+
+/** Those of the wants that aren't so yet, as items. @param hidden paths whose content is nobody's business */
+export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: ReadonlySet<string>): Promise<Item[]> {
+  const open = wants.filter((want) => !isRight(want, look(want.path)))
+  const isCopy = ({ path, kind }: Want): boolean => kind === 'file' && (path.startsWith(`${layout.lib}/`) || isUnit(path, layout))
+  const copies = open.filter((want) => isCopy(want) && want.path.startsWith(`${layout.lib}/`))
+  const units = open.filter((want) => isCopy(want) && !want.path.startsWith(`${layout.lib}/`))
+  const isShared = (path: string): boolean => path.startsWith(`${layout.prefix}/share/`)
+  const shared = open.filter(({ kind, path }) => kind === 'link' && isShared(path))
+  const links = open.filter(({ kind, path }) => kind === 'link' && !isShared(path))
+  const directories = open.filter((want) => want.kind === 'directory' && !want.shared)
+  const gone = open.filter(({ kind }) => kind === 'missing')
+  const items: Item[] = []
+  if (copies.length > 0) items.push({ title: `copy ${count(copies.length, 'file')} (${size(copies)}) to ${layout.lib}`, lines: [] })
+  for (const [directory, names] of byDirectory(links)) items.push({ title: `link in ${directory}`, lines: wrapped(names.join(' '), WIDTH) })
+  if (shared.length > 0)
+    items.push({ title: `link ${count(shared.length, 'man page and completion')} in ${layout.prefix}/share`, lines: [] })
+  if (units.length > 0) items.push({ title: `write user units in ${layout.units}`, lines: wrapped(units.map(nameOf).join(' '), WIDTH) })
+  for (const want of open) {
+    if (want === directories[0]) items.push({ title: 'make the queue', lines: directories.map(({ path }) => path) })
+    if (want.kind === 'file' && !isCopy(want)) items.push(await fileItem(want, hidden.has(want.path)))
+  }
+  if (gone.length > 0) items.push({ title: 'remove', lines: gone.map(({ path }) => path) })
+  return items
+}
+
+const isUnit = (path: string, { units }: Layout): boolean =>
+  path.startsWith(`${units}/`) && path.split('/').length === units.split('/').length + 1
+
+const nameOf = ({ path }: Want): string => path.split('/').at(-1) ?? ''
+
+function size(wants: readonly Want[]): string {
+  const bytes = wants.reduce((sum, want) => sum + (want.kind === 'file' ? want.content.length : 0), 0)
+  return `${Math.ceil(bytes / 1024)} KiB`
+}
+
+function byDirectory(wants: readonly Want[]): Map<string, string[]> {
+  const found = new Map<string, string[]>()
+  for (const want of wants) {
+    const directory = want.path.slice(0, want.path.lastIndexOf('/'))
+    found.set(directory, [...(found.get(directory) ?? []), nameOf(want)])
+  }
+  return found
+}
+
+async function fileItem(want: Want & { kind: 'file' }, secret: boolean): Promise<Item> {
+  const seen = look(want.path)
+  const verb = seen.kind === 'missing' ? 'write' : 'change'
+  if (secret) return { title: `${verb} ${want.path} (secret, mode 600)`, lines: [] }
+  const text = want.content.toString()
+  if (seen.kind !== 'file')
+    return {
+      title: `${verb} ${want.path}`,
+      lines: text
+        .trimEnd()
+        .split('\n')
+        .map((line) => `+${line}`),
+    }
+  if (seen.content.equals(want.content)) return { title: `give ${want.path} its owner and mode back`, lines: [] }
+  return { title: `${verb} ${want.path}`, lines: await difference(want.path, text) }
+}
+
+/** The hunks of a unified diff between a file and a text; without diff(1), the text. */
+async function difference(path: string, text: string): Promise<string[]> {
+  const asked = await run('diff', ['-u', '--', path, '-'], { input: text, timeout: 10_000 })
+  const lines = (asked.code === 1 ? asked.stdout : text).trimEnd().split('\n')
+  return lines.filter((line) => !/^(---|\+\+\+) /.test(line))
+}
+
+/** The items as text, with nothing in it that a terminal would obey. Colours only where there is a terminal. */
+export function textOf(items: readonly Item[], colours: boolean): string {
+  const paint = (line: string): string => {
+    const code = line.startsWith('+') ? 32 : line.startsWith('-') ? 31 : line.startsWith('@@') ? 36 : 0
+    return colours && code ? `\u001b[${code}m${line}\u001b[0m` : line
+  }
+  return items
+    .map(({ title, lines }) => [`  ${harmless(title)}`, ...lines.map((line) => `      ${paint(harmless(line))}`), ''].join('\n'))
+    .join('')
+}

@@ -1,0 +1,288 @@
+// Taking it back: what the record says was there before is there again. nix.conf goes first, and the daemon is restarted, before anything that
+// it names goes. What somebody else has changed since stays, and is named.
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { Failure, UsageError } from '../cli/errors.ts'
+import { count } from '../cli/words.ts'
+import { type Config, isSsh, parseConfig, type SshCache } from '../config/config.ts'
+import { daemonPid, daemonState } from '../nix/daemon.ts'
+import { readText } from '../nix/nix-conf.ts'
+import { isBusy, takeLock } from '../state/lock.ts'
+import { failedDir, queueDir, runtimeDir } from '../state/paths.ts'
+import { ROOT_TALLIES, userTallies } from '../state/transfers.ts'
+import { lingers } from '../system/systemd.ts'
+import { effectiveUid, findUser, type User } from '../system/users.ts'
+import { type Person, personOf, runAs } from './as-user.ts'
+import { askBox, restoreScript, runOnBox } from './box.ts'
+import { withoutBlock } from './conf.ts'
+import { agreed, done, say } from './dialogue.ts'
+import { isRight, look, markOf, put, type Seen, unfinished, type Want } from './files.ts'
+import { type Layout, ownerIn, systemLayout, userLayout } from './layout.ts'
+import { howCalled, type Options } from './machine.ts'
+import { forgetUnits, hasManager, setLinger, stopUnits } from './manager.ts'
+import { type BoxDeed, type Entry, type Record, readRecord, writeRecord } from './record.ts'
+import { restartDaemon } from './setup.ts'
+
+/** What becomes of one path: `want` undefined when it is as it was, or isn't ours to change. */
+export interface Restoration {
+  path: string
+  want: Want | undefined
+  /** Seconds since 1970, for a file that had it before. */
+  mtime?: number
+  /** Why it is left as it is, when that is not because it is as it was. */
+  left?: string
+}
+
+/**
+ * What to do with one path; pure.
+ * @param backup reads the content of before
+ */
+export function restorationOf(entry: Entry, seen: Seen, backup: (name: string) => Buffer): Restoration {
+  const { path, before, ours } = entry
+  const known = ours.includes(markOf(seen)) || (before.kind === 'file' ? before.mark : markOf(before)) === markOf(seen)
+  if (!known) {
+    if (seen.kind === 'missing') return { path, want: undefined }
+    return { path, want: undefined, left: 'changed since setup wrote it' }
+  }
+  const want = wantOf(entry, backup)
+  return isRight(want, seen) ? { path, want: undefined } : { path, want, ...(before.kind === 'file' ? { mtime: before.mtime } : {}) }
+}
+
+function wantOf({ path, before }: Entry, backup: (name: string) => Buffer): Want {
+  if (before.kind === 'missing') return { path, kind: 'missing' }
+  if (before.kind === 'link') return { path, kind: 'link', target: before.target }
+  const { mode, uid, gid } = before
+  if (before.kind === 'directory') return { path, kind: 'directory', mode, uid, gid }
+  return { path, kind: 'file', content: backup(before.backup), mode, uid, gid }
+}
+
+/**
+ * nix.conf without our block; pure. If nothing else was changed since, it is the very file of before; else what was changed stays.
+ * @throws Failure for a block without an end
+ */
+export function nixConfRestoration(entry: Entry, seen: Seen, backup: (name: string) => Buffer): Restoration {
+  const { path, before } = entry
+  if (seen.kind !== 'file') return { path, want: undefined }
+  const text = seen.content.toString('latin1') // bytes: what was put around the block since may be in any encoding
+  const rest = withoutBlock(text, path)
+  const original = before.kind === 'file' ? backup(before.backup).toString('latin1') : ''
+  if (rest === original || rest === `${original}\n`) return restorationOf({ ...entry, ours: [markOf(seen)] }, seen, backup)
+  if (rest === text) return { path, want: undefined }
+  const { mode, uid, gid } = seen
+  return { path, want: { path, kind: 'file', content: Buffer.from(rest, 'latin1'), mode, uid, gid } }
+}
+
+/** `nix-lan setup --undo`. @returns the exit code */
+export async function undo(options: Options, argv: readonly string[]): Promise<number> {
+  const self = effectiveUid()
+  const layout = layoutOfRecord(self)
+  const record = layout && readRecord(layout.record)
+  if (!layout || !record) {
+    if (self !== 0 && existsSync('/etc/nix-lan')) throw new UsageError(`this needs root: sudo ${howCalled(argv)}`)
+    if (layout) removeLeftovers(layout)
+    say('Nothing is set up here.')
+    return 0
+  }
+  const lock = layout.single ? undefined : await takeLock('/run/nix-lan-setup.lock')
+  if (lock && isBusy(lock)) throw new Failure('another nix-lan setup is running')
+  const user = findUser(record.user) ?? { name: record.user, uid: record.uid, home: '/' }
+  const config = configOf(layout, user)
+  const caches = config?.caches.filter(isSsh) ?? []
+  const person = await personOf(user, caches[0]?.envFile ?? `${user.home}/.bashrc`)
+  const waiting = await findWaiting(caches, person, layout)
+  sayPlan(record, waiting, options)
+  if (options.dryRun) return 0
+  if (!(await agreed('Take it back?', options.yes))) {
+    say('Nothing was changed.')
+    return 1
+  }
+  for (const { cache, usable } of waiting) if (usable) await uploadFirst(cache, person, layout)
+  return await takeBack(record, layout, person, options)
+}
+
+function layoutOfRecord(self: number): Layout | undefined {
+  if (self === 0) return systemLayout(readRecord('/etc/nix-lan/setup.json')?.prefix ?? '/usr/local')
+  const user = findUser(self)
+  const own = user && userLayout(user)
+  return own && existsSync(own.record) ? own : undefined
+}
+
+/** Of a run that was killed before it had written its record. */
+function removeLeftovers({ etc, backups, record }: Layout): void {
+  rmSync(unfinished(record), { force: true })
+  if (existsSync(backups) && readdirSync(etc).every((name) => name === 'setup.before')) rmSync(backups, { recursive: true })
+  if (existsSync(etc) && readdirSync(etc).length === 0) put({ path: etc, kind: 'missing' })
+}
+
+/** The configuration as it is now; one that is broken or gone only costs knowing what waits. */
+function configOf(layout: Layout, user: User): Config | undefined {
+  try {
+    return parseConfig(readText(layout.config) ?? '', layout.config, () => user)
+  } catch {
+    return undefined
+  }
+}
+
+interface Waiting {
+  cache: SshCache
+  paths: number
+  usable: boolean
+}
+
+async function findWaiting(caches: readonly SshCache[], person: Person, { bin }: Layout): Promise<Waiting[]> {
+  const found: Waiting[] = []
+  for (const cache of caches) {
+    const paths = entriesIn(queueDir(cache.name))
+    if (paths === 0) continue
+    const asked = await runAs(person, [`${bin}/nix-lan-available`, '--usable', cache.name], { timeout: 70_000 })
+    found.push({ cache, paths, usable: asked.code === 0 })
+  }
+  return found
+}
+
+const entriesIn = (directory: string): number => (existsSync(directory) ? readdirSync(directory).length : 0)
+
+function sayPlan({ user, nixConf, box, linger }: Record, waiting: readonly Waiting[], { forgetKey }: Options): void {
+  say(`nix-lan was set up for ${user}. To do:\n`)
+  for (const { cache, paths, usable } of waiting) {
+    if (usable) say(`  upload what waits for ${cache.name}: ${count(paths, 'path')}`)
+    else say(`  leave what waits for ${cache.name}, which is away: ${count(paths, 'path')} in ${queueDir(cache.name)}`)
+  }
+  say(`  take our block out of ${nixConf} and restart nix-daemon`)
+  say(`  stop the units of ${user}`)
+  for (const deed of box)
+    say(
+      `  on ${deed.ssh}: ${[deed.key ? `no longer trust ${deed.key.replace(/:.*/, '')}` : '', deed.member ? `take ${deed.member.replace(' ', ' out of the group ')}` : ''].filter(Boolean).join(', ')}`,
+    )
+  if (linger) say(`  let ${user}'s systemd end with the last session again: loginctl disable-linger ${user}`)
+  say('  put the files back as they were')
+  say(forgetKey ? '  remove the signing key\n' : '  keep the signing key (--forget-key: remove it too)\n')
+}
+
+async function uploadFirst({ name }: SshCache, person: Person, { bin }: Layout): Promise<void> {
+  const uploaded = await runAs(person, [`${bin}/nix-lan`, 'queue', 'upload', '--cache', name], { inherit: ['stdout', 'stderr'] })
+  if (uploaded.code !== 0) say(`  not all could be uploaded to ${name}: nix-lan queue says why; the rest stays queued`)
+}
+
+async function takeBack(record: Record, layout: Layout, person: Person, options: Options): Promise<number> {
+  const backup = (name: string): Buffer => readFileSync(`${layout.backups}/${name}`)
+  const owner = ownerIn(layout, person.uid, statSync(layout.etc).gid)
+  await restoreNixConf(record, layout, backup)
+  let problems = 0
+  if (hasManager(person)) problems += await attempt('units stopped', () => stopUnits(person))
+  problems += await restoreBoxes(record, person)
+  writeRecord({ ...record, box: [] }, layout, owner, look)
+  problems += restoreFiles(record, layout, backup, options.forgetKey)
+  if (hasManager(person)) await forgetUnits(person)
+  await removeTraces(record, layout, person)
+  // Last, since it ends the systemd that was asked for all that.
+  if (record.linger && lingers(person.name)) problems += await attempt(`lingering of ${person.name} is off`, () => setLinger(person, false))
+  sayQueue(record)
+  removeRecord(record, layout)
+  say(problems === 0 ? 'nix-lan is gone.' : 'nix-lan is gone, but for what is named above.')
+  return problems === 0 ? 0 : 1
+}
+
+/**
+ * What a systemd of the user's that hangs, or a user who is gone, must not keep root from taking back the rest for. Exported for its test.
+ * @param what is said when it is done; '' for nothing
+ * @returns 0, or 1 when it could not be done, and says why
+ */
+export async function attempt(what: string, act: () => Promise<void>): Promise<number> {
+  try {
+    await act()
+    if (what !== '') done(what)
+    return 0
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    say(`  not done: ${error.message}`)
+    return 1
+  }
+}
+
+async function restoreNixConf(record: Record, layout: Layout, backup: (name: string) => Buffer): Promise<void> {
+  const entry = record.entries.find(({ path }) => path === record.nixConf)
+  if (!entry) return
+  const restoration = nixConfRestoration(entry, look(entry.path), backup)
+  if (restoration.want) {
+    put(restoration.want, restoration.mtime)
+    done(`${entry.path} is without our block`)
+  }
+  const changed = statSync(entry.path, { throwIfNoEntry: false })?.ctimeMs ?? Date.now()
+  if (!layout.single && (restoration.want || daemonState(await daemonPid(), changed) === 'outdated')) await restartDaemon()
+}
+
+/** @returns how many could not be */
+async function restoreBoxes({ box }: Record, person: Person): Promise<number> {
+  let problems = 0
+  for (const deed of box) {
+    const target = { name: deed.cache, host: deed.ssh, ssh: deed.ssh, port: deed.port }
+    const answer = await askBox(person, target, '/nix/var/nix/daemon-socket/socket')
+    try {
+      if (answer.kind !== 'there' || answer.facts.root === 'no') throw new Error(answer.kind === 'there' ? 'no sudo there' : answer.why)
+      await runOnBox(person, target, answer.facts.root, restoreScript(deed))
+      done(`${deed.ssh} is as it was`)
+    } catch (error) {
+      problems++
+      say(`  not done on ${deed.ssh} (${(error as Error).message}); there, by hand:`)
+      for (const line of byHand(deed)) say(`      ${line}`)
+    }
+  }
+  return problems
+}
+
+function byHand(deed: BoxDeed): string[] {
+  const lines: string[] = []
+  if (deed.conf && deed.key)
+    lines.push(`take out of ${deed.conf}: extra-trusted-public-keys = ${deed.key}`, 'sudo systemctl restart nix-daemon')
+  const [user, group] = deed.member?.split(' ') ?? []
+  if (user && group) lines.push(`sudo gpasswd -d ${user} ${group}`)
+  return lines
+}
+
+/** Last made, first gone. @returns how many are left as they are */
+function restoreFiles(record: Record, layout: Layout, backup: (name: string) => Buffer, forgetKey: boolean): number {
+  const keys = [layout.secretKey, layout.publicKey]
+  const skipped = new Set([record.nixConf, layout.etc, ...(forgetKey ? [] : keys)])
+  let left = 0
+  for (const entry of [...record.entries].reverse()) {
+    rmSync(unfinished(entry.path), { force: true })
+    if (skipped.has(entry.path)) continue
+    const restoration = restorationOf(entry, look(entry.path), backup)
+    if (restoration.want) put(restoration.want, restoration.mtime)
+    else if (restoration.left) {
+      left++
+      say(`  left: ${entry.path}, ${restoration.left}`)
+    }
+  }
+  if (forgetKey) for (const path of keys) put({ path, kind: 'missing' })
+  done('files are as they were')
+  return left
+}
+
+/** What ran has left: notes and counts of root's, and of the user's, whose files only the user touches. */
+async function removeTraces(record: Record, layout: Layout, person: Person): Promise<void> {
+  if (!layout.single) for (const path of ['/run/nix-lan', ROOT_TALLIES]) rmSync(path, { recursive: true, force: true })
+  const caches = record.entries.map(({ path }) => path).filter((path) => path.startsWith(queueDir('')))
+  const stamps = caches.map((path) => `${person.home}/.local/share/systemd/timers/stamp-nix-lan-built@${path.split('/').at(-1)}.timer`)
+  await runAs(person, ['rm', '-rf', '--', ...stamps, userTallies(person.home, undefined) ?? '', runtimeDir(person.uid)], {
+    timeout: 20_000,
+  })
+  // Empty ones only, and only those that weren't there.
+  for (const directory of [...record.home].reverse()) await runAs(person, ['rmdir', '--', directory], { timeout: 20_000 })
+}
+
+function sayQueue({ entries }: Record): void {
+  const queues = entries.map(({ path }) => path).filter((path) => path.startsWith(`${queueDir('')}`) || path.startsWith(failedDir('')))
+  for (const path of queues) {
+    const paths = entriesIn(path)
+    if (paths > 0) say(`  kept: ${path}, with ${count(paths, 'path')}; what is linked there is not garbage-collected until you remove it`)
+  }
+}
+
+function removeRecord(record: Record, layout: Layout): void {
+  rmSync(layout.backups, { recursive: true, force: true })
+  put({ path: layout.record, kind: 'missing' })
+  // Our directory, and then what it was made in: it could not go before.
+  const upwards = [...record.entries].reverse().filter(({ path }) => `${layout.etc}/`.startsWith(`${path}/`))
+  for (const { path, before } of upwards) if (before.kind === 'missing') put({ path, kind: 'missing' })
+}

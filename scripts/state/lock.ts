@@ -1,0 +1,71 @@
+// One at a time. The lock is the kernel's, flock(2), so that nothing that dies leaves it behind. JavaScript has no flock, and not
+// every runtime can hand an open file to a child; so a child holds it: flock(1) of util-linux, around a `cat` that ends when our
+// end of its stdin closes, which the kernel does however we end.
+import { spawn } from 'node:child_process'
+import { readFileSync, statSync } from 'node:fs'
+import { Failure } from '../cli/errors.ts'
+
+/** The lock is ours until release() is done, or we end. */
+export interface Lock {
+  release(): Promise<void>
+}
+
+/** Somebody else has it: who and since when, as far as is known. */
+export interface Busy {
+  pid?: number
+  /** Milliseconds since 1970. */
+  since?: number
+}
+
+/** $0 is our process id, $1 the time, $2 the file: written before the lock is reported. A line on stdout says that we have it. */
+const HOLD = 'echo "$0 $1" > "$2" && echo locked && exec cat'
+
+/**
+ * Takes the lock, or says who has it; does not wait.
+ * @param file is made if it isn't there, and stays; it holds the process id and the start of whoever has, or last had, the lock
+ * @throws Failure when it can't be made or flock isn't there
+ */
+export function takeLock(file: string): Promise<Lock | Busy> {
+  return new Promise((resolve, reject) => {
+    const args = ['-n', file, 'sh', '-c', HOLD, String(process.pid), String(Date.now()), file]
+    const child = spawn('flock', args, { stdio: ['pipe', 'pipe', 'pipe'] })
+    let errors = ''
+    child.on('error', () => reject(new Failure('needs flock, which is part of util-linux, in PATH')))
+    child.stdin.on('error', () => {}) // it has ended already
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      errors += text
+    })
+    const ended = new Promise<void>((done) => child.once('close', () => done()))
+    const release = (): Promise<void> => {
+      child.stdin.end()
+      return ended
+    }
+    child.stdout.once('data', () => resolve({ release }))
+    child.once('close', (code) => {
+      if (code === 1 && errors === '') resolve(readHolder(file))
+      else reject(new Failure(`${file}: can't be locked (${errors.trim() || `flock ended with ${code}`})`))
+    })
+  })
+}
+
+/** Whether somebody has the lock now (proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`), without trying to take it. */
+export function isLocked(file: string): boolean {
+  try {
+    const { ino } = statSync(file)
+    const lines = readFileSync('/proc/locks', 'latin1').split('\n')
+    return lines.some((line) => new RegExp(`^\\d+: FLOCK .* [0-9a-f]+:[0-9a-f]+:${ino} `).test(line))
+  } catch {
+    return false // no such file yet
+  }
+}
+
+export const isBusy = (lock: Lock | Busy): lock is Busy => !('release' in lock)
+
+function readHolder(file: string): Busy {
+  try {
+    const [, pid, since] = /^(\d+) (\d+)\n$/.exec(readFileSync(file, 'utf8')) ?? []
+    return pid === undefined ? {} : { pid: Number(pid), since: Number(since) }
+  } catch {
+    return {}
+  }
+}

@@ -1,0 +1,286 @@
+// What `nix-lan status` makes of what it was told: the state of each cache in one word with a reason, and one screen of text. Pure;
+// commands/status.ts asks the world.
+
+import { count } from '../cli/words.ts'
+import { age, bytes, printable } from '../queue/list.ts'
+import type { Answer } from '../reach/reach.ts'
+import type { Counted } from '../state/transfers.ts'
+import type { UnitFacts } from '../system/systemd.ts'
+import { pauseLeft, type TunnelState } from '../tunnel/state.ts'
+
+/** What the user's systemd says of a cache's units. */
+export interface UnitsOf {
+  target: UnitFacts
+  tunnel: UnitFacts
+  upload: UnitFacts
+}
+
+/** What systemd says of the check that looks for boxes. */
+export interface CheckFacts {
+  /** Whether the timer runs, which starts it twice a minute. */
+  timer: boolean
+  /** When it was last done: milliseconds since 1970; null: not since the user's systemd was started. */
+  last: number | null
+}
+
+/** What is known of one cache. */
+export interface Facts {
+  name: string
+  /** Whether Nix's question was answered just now, through the tunnel or by the url. */
+  answer: Answer
+  /** Whether the tunnel's socket is there; null: no tunnel is needed. */
+  socket: boolean | null
+  /** null: no systemd here, units that aren't installed, or nobody who may ask. */
+  units: UnitsOf | null
+  tunnelState: TunnelState | undefined
+  /** Seconds since the boot, the clock of `notBefore`. */
+  uptime: number
+}
+
+export type State = 'usable' | 'reachable' | 'away'
+
+/** One cache, as --json gives it. */
+export interface CacheStatus {
+  cache: string
+  state: State
+  /** Since when it is in this state, milliseconds since 1970; null: not known. */
+  since: number | null
+  /** Why it isn't usable; null when it is. */
+  reason: string | null
+  /** How it answered: "Nix 2.26.3"; null: not known. */
+  detail: string | null
+  /** Milliseconds until it answered just now. */
+  ms: number | null
+  tunnel: Tunnel | null
+}
+
+export interface Tunnel {
+  /** systemd's ActiveState, or without systemd `active` and `inactive`. */
+  state: string
+  /** What the unit says of itself. */
+  status: string | null
+  failures: number
+  /** Seconds until the next attempt. */
+  retry: number | null
+}
+
+/** The time in `ActiveEnterTimestamp=Sun 2026-11-22 20:35:12 UTC` (systemctl with TZ=UTC), as milliseconds since 1970. */
+export function timestamp(text: string | undefined): number | null {
+  const [, day, time] = /(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) UTC$/.exec(text ?? '') ?? []
+  return day === undefined ? null : Date.parse(`${day}T${time}Z`)
+}
+
+/**
+ * The state of one cache.
+ * - usable: it has answered just now.
+ * - reachable: systemd's target says that the check found the box, but nothing answers.
+ * - away: everything else.
+ */
+export function assess(facts: Facts): CacheStatus {
+  const { name, answer, units } = facts
+  const reachable = units?.target.ActiveState === 'active'
+  const state: State = answer.ok ? 'usable' : reachable ? 'reachable' : 'away'
+  return {
+    cache: name,
+    state,
+    since: sinceWhen(state, units, facts.tunnelState),
+    reason: answer.ok ? null : reasonOf(facts, answer.reason, reachable),
+    detail: (answer.ok && answer.detail) || null,
+    ms: answer.ok ? answer.ms : null,
+    tunnel: facts.socket === null ? null : tunnelOf(facts),
+  }
+}
+
+/** systemd forgets the times of a unit that is down and that nobody refers to; the tunnel's state remains. */
+function sinceWhen(state: State, units: UnitsOf | null, tunnelState: TunnelState | undefined): number | null {
+  if (!units) return null
+  if (state === 'usable') return timestamp(units.tunnel.ActiveEnterTimestamp)
+  if (state === 'reachable') return timestamp(units.target.ActiveEnterTimestamp)
+  const failed = Date.parse(tunnelState?.since ?? '')
+  return timestamp(units.target.InactiveEnterTimestamp) ?? (Number.isNaN(failed) ? null : failed)
+}
+
+function reasonOf({ name, socket, units, tunnelState }: Facts, answered: string, reachable: boolean): string {
+  if (socket !== false) return answered
+  if (tunnelState) return tunnelState.reason
+  // What a tunnel that ends has said last is of another time.
+  if (reachable && units?.tunnel.ActiveState === 'inactive') return 'its tunnel is stopped'
+  if (reachable) return (units?.tunnel.ActiveState === 'activating' && units.tunnel.StatusText) || 'the tunnel is on its way'
+  return units ? 'the check could not reach it' : `no tunnel; make one: nix-lan-tunnel ${name}`
+}
+
+function tunnelOf({ socket, units, tunnelState, uptime }: Facts): Tunnel {
+  const wait = Math.ceil(pauseLeft(tunnelState, uptime))
+  return {
+    state: units?.tunnel.ActiveState ?? (socket ? 'active' : 'inactive'),
+    status: (units?.tunnel.ActiveState !== 'inactive' && units?.tunnel.StatusText) || null, // systemd keeps the words of one that has ended
+    failures: tunnelState?.failures ?? 0,
+    retry: wait > 0 ? wait : null,
+  }
+}
+
+/** The queue of a cache. */
+export interface QueueStatus {
+  queued: number
+  /** Bytes of the NARs of what is queued; null: not known. */
+  size: number | null
+  /** When the oldest was queued, milliseconds since 1970; null when nothing is. */
+  oldest: number | null
+  failed: { path: string; reason: string }[]
+  uploading: boolean
+  /** Why there is no queue to look at; null when there is. */
+  problem: string | null
+}
+
+/** All that the screen shows of one cache; `queue` and `uploaded` are null for one that takes no uploads. */
+export interface Shown {
+  status: CacheStatus
+  queue: QueueStatus | null
+  fetched: Counted | null
+  uploaded: Counted | null
+}
+
+/** How the screen is drawn. */
+export interface Look {
+  /** Milliseconds since 1970. */
+  now: number
+  /** Columns; lines are cut there, since --watch counts them. null: nothing is cut. */
+  width: number | null
+  colour: boolean
+}
+
+const COLOURS = { bold: '1', dim: '2', red: '31', green: '32', yellow: '33' } as const
+type Colour = keyof typeof COLOURS
+
+/** A line as parts with a colour each, so that it can be cut by what is seen of it. */
+type Part = string | [text: string, colour: Colour]
+
+/** So many failed paths are shown; the others are in the list. */
+const MOST_FAILED = 3
+
+/** The screen. @param check null: no systemd to ask */
+export function screen(all: readonly Shown[], check: CheckFacts | null, look: Look): string {
+  const lines = all.flatMap((shown, at) => [...(at > 0 ? [['']] : []), ...linesOf(shown, look.now)])
+  return [...lines, ...footer(all, check, look.now)].map((parts) => `${draw(parts, look)}\n`).join('')
+}
+
+function linesOf({ status, queue, fetched, uploaded }: Shown, now: number): Part[][] {
+  const lines = [heading(status, now)]
+  if (status.tunnel) lines.push(['  tunnel    ', ...tunnelLine(status.tunnel)])
+  if (queue) lines.push(...queueLines(queue, now))
+  if (uploaded) lines.push(['  uploaded  ', countsLine(uploaded, now)])
+  if (fetched) lines.push(['  fetched   ', countsLine(fetched, now)])
+  return lines
+}
+
+const STATE_COLOURS: Record<State, Colour> = { usable: 'green', reachable: 'yellow', away: 'red' }
+
+function heading({ cache, state, since, reason, detail, ms }: CacheStatus, now: number): Part[] {
+  const when = since === null ? '' : ` since ${clock(since, now)} (${age(now - since)})`
+  const how = [detail ?? '', ms === null ? '' : `answers in ${ms} ms`].filter((text) => text !== '').join(', ')
+  const rest = reason ?? how
+  return [[cache, 'bold'], ': ', [state, STATE_COLOURS[state]], `${when}${rest === '' ? '' : `; ${rest}`}`]
+}
+
+function tunnelLine({ state, status, failures, retry }: Tunnel): Part[] {
+  const more = [
+    failures > 0 ? `failed ${times(failures)}` : '',
+    retry === null ? '' : `next attempt in ${retry} s`,
+    status !== null && state !== 'active' && retry === null ? status : '',
+  ].filter((text) => text !== '')
+  const shown: Part = state === 'failed' ? [state, 'red'] : state
+  return [shown, ...(more.length > 0 ? [`; ${more.join(', ')}`] : [])]
+}
+
+const times = (count: number): string => (count === 1 ? 'once' : `${count} times`)
+
+function queueLines({ queued, size, oldest, failed, uploading, problem }: QueueStatus, now: number): Part[][] {
+  if (problem !== null) return [['  queue     ', [problem, 'red']]]
+  const counts = queued === 0 ? 'empty' : `${paths(queued)}${size === null ? '' : `, ${bytes(size)}`}`
+  const waits =
+    oldest === null || queued === 0 ? '' : `, ${queued === 1 ? '' : 'the oldest '}since ${clock(oldest, now)} (${age(now - oldest)})`
+  const lines: Part[][] = [['  queue     ', `${counts}${waits}`, ...(uploading ? ['; ', ['uploading', 'green'] as Part] : [])]]
+  if (failed.length === 0) return lines
+  const word = `${paths(failed.length)} failed`
+  lines.push(['            ', [word, 'red'], '; nix-lan queue retry, or nix-lan queue drop --failed'])
+  for (const { path, reason } of failed.slice(0, MOST_FAILED))
+    lines.push(['              ', nameOf(path), reason === '' ? '' : `: ${reason}`])
+  if (failed.length > MOST_FAILED) lines.push([`              and ${failed.length - MOST_FAILED} more: nix-lan queue`])
+  return lines
+}
+
+/** A store path without what is the same in all of them. */
+const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 34)
+
+const paths = (number: number): string => count(number, 'path')
+
+function countsLine({ all, week, today }: Counted, now: number): string {
+  if (all.paths === 0) return 'nothing yet'
+  // A period that tells the same as the next is left out.
+  const parts = [
+    today.paths > 0 && today.paths < week.paths ? `today ${bytes(today.bytes)}, ` : '',
+    week.paths > 0 && week.paths < all.paths ? `7 days ${bytes(week.bytes)}, ` : '',
+  ]
+  return `${age(now - all.last)} ago; ${parts.join('')}in all ${paths(all.paths)}, ${bytes(all.bytes)}`
+}
+
+/** What the state of a box that is away rests on. */
+function footer(all: readonly Shown[], check: CheckFacts | null, now: number): Part[][] {
+  if (!check || all.every(({ status }) => status.tunnel === null)) return []
+  const last = check.last === null ? 'not looked for boxes yet' : `last looked for boxes ${age(now - check.last)} ago`
+  if (check.timer) return [[''], [[`${last}, looks twice a minute`, 'dim']]]
+  return [[''], [['nothing looks for boxes', 'yellow'], `: systemctl --user enable --now nix-lan-check.timer (${last})`]]
+}
+
+/** A time of day, with the date when it isn't today's. Not by Intl, which takes longer than all the rest. */
+export function clock(time: number, now: number): string {
+  const date = new Date(time)
+  const today = new Date(now)
+  const two = (part: number): string => String(part).padStart(2, '0')
+  const hour = `${two(date.getHours())}:${two(date.getMinutes())}`
+  if (date.toDateString() === today.toDateString()) return hour
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${hour}`
+}
+
+/** A line as the terminal gets it. Words of a box or of Nix may be in it: no control character gets through. */
+function draw(parts: readonly Part[], { width, colour }: Look): string {
+  let left = width ?? Number.POSITIVE_INFINITY
+  let line = ''
+  const total = parts.reduce((sum, part) => sum + textOf(part).length, 0)
+  if (total > left) left -= 1 // for the sign that it is cut
+  for (const part of parts) {
+    const text = textOf(part).slice(0, left)
+    left -= text.length
+    line += colour && typeof part !== 'string' && text !== '' ? `\u001b[${COLOURS[part[1]]}m${text}\u001b[0m` : text
+  }
+  return (total > (width ?? total) ? `${line}…` : line).trimEnd()
+}
+
+const textOf = (part: Part): string => printable(typeof part === 'string' ? part : part[0])
+
+/** A time as JSON has it; null stays null. */
+export const iso = (time: number | null): string | null => (time === null || time === 0 ? null : new Date(time).toISOString())
+
+/** What --json prints; times are ISO 8601. */
+export function plain(all: readonly Shown[], check: CheckFacts | null): object {
+  const sums = (counted: Counted | null): object | null =>
+    counted && {
+      last: iso(counted.all.last),
+      ...Object.fromEntries(
+        Object.entries({ today: counted.today, week: counted.week, all: counted.all }).map(([name, { paths, bytes }]) => [
+          name,
+          { paths, bytes },
+        ]),
+      ),
+    }
+  return {
+    check: check && { timer: check.timer, last: iso(check.last) },
+    caches: all.map(({ status, queue, fetched, uploaded }) => ({
+      ...status,
+      since: iso(status.since),
+      queue: queue && { ...queue, oldest: iso(queue.oldest) },
+      uploaded: sums(uploaded),
+      fetched: sums(fetched),
+    })),
+  }
+}

@@ -1,0 +1,104 @@
+// The one place that starts programs. No shell, ever: a program and its arguments.
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
+import { harmless } from '../cli/harmless.ts'
+
+export interface RunOptions {
+  /** The environment of the program, all of it; default: ours. */
+  env?: Record<string, string | undefined>
+  /** After so many milliseconds the program is killed (SIGKILL) and `timedOut` is set. */
+  timeout?: number
+  /** Kills the program too, as if the time were up. */
+  abort?: AbortSignal
+  /** The program leads a process group of its own, and is killed with all that is in it. */
+  group?: boolean
+  /** Written to the program's stdin, which is /dev/null otherwise. */
+  input?: string
+  /** Streams that go where ours go instead of being collected: for progress on a terminal. */
+  inherit?: ('stdout' | 'stderr')[]
+  /** Streams whose text goes where ours go, without control characters; the program has no hold on what is there. */
+  relay?: ('stdout' | 'stderr')[]
+  /** A program that writes more characters than these to a stream is killed as if its time were up. */
+  most?: number
+}
+
+export interface Outcome {
+  /** Exit code, or null when a signal ended it or it could not be started. */
+  code: number | null
+  signal: string | null
+  stdout: string
+  stderr: string
+  timedOut: boolean
+  /** Why it could not be started: ENOENT, EACCES, … */
+  failedToStart: string | null
+}
+
+/** Runs a program to its end. Never throws: what happened is in the outcome. */
+export function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  const inherit = options.inherit ?? []
+  const stdio: SpawnOptions['stdio'] = [
+    options.input === undefined ? 'ignore' : 'pipe',
+    inherit.includes('stdout') ? 'inherit' : 'pipe',
+    inherit.includes('stderr') ? 'inherit' : 'pipe',
+  ]
+  return new Promise((resolve) => {
+    const outcome: Outcome = { code: null, signal: null, stdout: '', stderr: '', timedOut: false, failedToStart: null }
+    const child = spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
+    const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
+    let done = false
+    // A ^C reaches only the session of the terminal.
+    function interrupt(): void {
+      if (child.pid) signalGroup(child.pid, 'SIGINT')
+      process.exit(130)
+    }
+    const apart = options.group === true && options.relay !== undefined
+    if (apart) process.once('SIGINT', interrupt)
+    function finish(): void {
+      if (done) return
+      done = true
+      clearTimeout(timer)
+      if (apart) process.off('SIGINT', interrupt)
+      resolve(outcome)
+    }
+    // A grandchild may hold the pipes open: at the time limit we stop listening too.
+    function giveUp(): void {
+      if (done) return
+      outcome.timedOut = true
+      kill(child, options.group === true)
+      child.stdout?.destroy()
+      child.stderr?.destroy()
+      finish()
+    }
+    function take(stream: 'stdout' | 'stderr', text: string): void {
+      if (options.relay?.includes(stream)) process[stream].write(harmless(text))
+      else if (outcome[stream].length + text.length > (options.most ?? Number.POSITIVE_INFINITY)) giveUp()
+      else outcome[stream] += text
+    }
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => take('stdout', text))
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => take('stderr', text))
+    options.abort?.addEventListener('abort', giveUp)
+    child.on('error', (error: NodeJS.ErrnoException) => {
+      outcome.failedToStart = error.code ?? error.message
+      finish()
+    })
+    child.on('close', (code, signal) => {
+      outcome.code = code
+      outcome.signal = signal
+      finish()
+    })
+    child.stdin?.on('error', () => {}) // a program may end without reading its input
+    child.stdin?.end(options.input)
+  })
+}
+
+function kill(child: ChildProcess, group: boolean): void {
+  if (group && child.pid) signalGroup(child.pid, 'SIGKILL')
+  child.kill('SIGKILL')
+}
+
+function signalGroup(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-pid, signal)
+  } catch {
+    // the runtime made no group, or it has ended
+  }
+}

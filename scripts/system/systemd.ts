@@ -1,0 +1,106 @@
+// The one place that knows systemctl: asks a user's systemd about units, and to start, stop and restart them. Always with --user: nothing
+// here touches the system's own units. Every call is bounded, since a manager that is busy, stopped or gone must keep nobody waiting.
+import { existsSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { Failure } from '../cli/errors.ts'
+import { runtimeDir } from '../state/paths.ts'
+import { type Outcome, run } from './exec.ts'
+import { systemPath } from './search-path.ts'
+
+/** Whose manager root asks; without one, our own. */
+export interface Owner {
+  name: string
+  uid: number
+}
+
+export interface AskOptions {
+  /** Milliseconds until systemctl is killed; default 2000. It answers in about 10. */
+  limit?: number
+  /** For root: whose manager to ask. The connecting is done as that user, whose runtime directory root must not trust. */
+  owner?: Owner
+}
+
+/** Properties of a unit as `systemctl show` prints them, by name; a property that this systemd doesn't have is missing. */
+export type UnitFacts = Readonly<Record<string, string>>
+
+const LIMIT = 2000
+
+/** The units of a cache; %i is the cache's name, in which there is nothing to escape (config.ts, checkName). */
+export const targetOf = (cache: string): string => `nix-lan@${cache}.target`
+export const tunnelUnitOf = (cache: string): string => `nix-lan-tunnel@${cache}.service`
+
+/**
+ * Whether we have a systemd user manager, or the owner has: the socket by which systemctl reaches it (systemd, src/shared/bus-util.c,
+ * bus_connect_user_systemd; the same from 247 to 258). None in a container, on another init, or when nobody of that name is logged in or lingers.
+ */
+export function hasUserManager({ owner }: Pick<AskOptions, 'owner'> = {}): boolean {
+  const uid = process.getuid?.()
+  if (owner) return existsSync(`/run/user/${owner.uid}/systemd/private`)
+  return uid !== undefined && existsSync(`${dirname(runtimeDir(uid))}/systemd/private`)
+}
+
+/** Whether the user's systemd runs from boot on, without a login: loginctl's own record (systemd, src/login/logind-user.c), so that nobody is asked. */
+export const lingers = (user: string): boolean => existsSync(`/var/lib/systemd/linger/${user}`)
+
+/** Runs `systemctl --user ARGS…` to its end. Never throws: what happened is in the outcome. */
+export function systemctl(args: readonly string[], { limit = LIMIT, owner }: AskOptions = {}): Promise<Outcome> {
+  const uid = owner?.uid ?? process.getuid?.() ?? 0
+  // The names of the directories, not what they hold: as root, nothing of the user's is looked at. runuser is in sbin.
+  const XDG_RUNTIME_DIR = owner ? `/run/user/${uid}` : dirname(runtimeDir(uid))
+  const PATH = systemPath()
+  const command = ['systemctl', '--user', '--no-pager', ...args]
+  // Times in UTC, which can be read; LC_ALL doesn't change them (systemd, src/basic/time-util.c, format_timestamp_style).
+  if (!owner) return bounded(command, { ...process.env, PATH, XDG_RUNTIME_DIR, TZ: 'UTC' }, limit)
+  // `systemctl --user --machine=USER@` only works from systemd 248 on.
+  return bounded(['runuser', '-u', owner.name, '--', 'env', `XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR}`, 'TZ=UTC', ...command], { PATH }, limit)
+}
+
+/** runuser waits for its child, so that all of the group has to go. */
+function bounded([program = '', ...args]: string[], env: Record<string, string | undefined>, limit: number): Promise<Outcome> {
+  return run(program, args, { env, timeout: limit, group: true })
+}
+
+/**
+ * Properties of several units, in one call: the facts of each, in the order of `units`. A unit that isn't installed has
+ * LoadState `not-found` and ActiveState `inactive`.
+ * @throws Failure (exit 1) when systemd does not answer
+ */
+export async function showUnits(units: readonly string[], properties: readonly string[], options: AskOptions = {}): Promise<UnitFacts[]> {
+  if (units.length === 0) return []
+  const asked = await systemctl(['show', `--property=${properties.join(',')}`, '--', ...units], options)
+  const found = asked.code === 0 ? parseShow(asked.stdout) : []
+  if (found.length === units.length) return found
+  throw new Failure(`systemd's user manager does not say how ${units.join(', ')} are: ${problemOf(asked)}`)
+}
+
+/** Reads the output of `systemctl show`: NAME=VALUE lines, an empty line between two units; pure. */
+export function parseShow(output: string): UnitFacts[] {
+  const blocks = output.split(/\n\n+/).filter((block) => block.trim() !== '')
+  return blocks.map((block) =>
+    Object.fromEntries(
+      block
+        .split('\n')
+        .filter((line) => line.includes('='))
+        .map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]),
+    ),
+  )
+}
+
+/**
+ * Asks to start, stop or restart units, and does not wait until that is done: a check that stops what it runs in, or waits for a tunnel,
+ * would hang.
+ * @throws Failure (exit 1) when systemd refuses or does not answer
+ */
+export async function ask(verb: 'start' | 'stop' | 'restart', units: readonly string[], options: AskOptions = {}): Promise<void> {
+  if (units.length === 0) return
+  const asked = await systemctl([verb, '--no-block', '--', ...units], options)
+  if (asked.code !== 0) throw new Failure(`systemd's user manager does not ${verb} ${units.join(', ')}: ${problemOf(asked)}`)
+}
+
+/** Why systemctl failed, in one line. */
+export function problemOf(asked: Outcome): string {
+  if (asked.failedToStart) return `systemctl can't be started (${asked.failedToStart})`
+  if (asked.timedOut) return 'no answer in time'
+  const said = asked.stderr.trim().split('\n')[0]
+  return said || (asked.signal ? `systemctl was ended by ${asked.signal}` : `systemctl ended with exit code ${asked.code}`)
+}

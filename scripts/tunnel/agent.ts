@@ -1,0 +1,88 @@
+// Where the ssh agent is: from our own environment, else, or when that one holds no key, from the file that sets it for the user's shells. That
+// file is sourced by a bash of its own, with its output thrown away and its time bounded: it may print, wait for a terminal, start programs, or exit.
+import { existsSync } from 'node:fs'
+import { inSeconds } from '../reach/connect-race.ts'
+import { type Outcome, type RunOptions, run } from '../system/exec.ts'
+import { searchEnv } from '../system/search-path.ts'
+
+export interface Agent {
+  /** What to add to the environment of ssh. */
+  env: Record<string, string>
+  /** Where it comes from, for people. */
+  from: string
+  /** What went wrong, and what to do; ssh is still tried, since a key may need no agent. */
+  problem?: string
+}
+
+/** Milliseconds for an env-file. */
+export const ENV_FILE_LIMIT = 5000
+/** Milliseconds for an agent to list its keys. */
+const AGENT_LIMIT = 2000
+
+// Status and values, each ended by NUL. The trap: for a file that says `exit` (in one of its functions, even that prints nothing).
+const SOURCE = [
+  `nix_lan_report() { printf '%s\\0' "$1" "\${SSH_AUTH_SOCK-}" "\${SSH_AGENT_PID-}"; }`,
+  `trap 'nix_lan_report $?' EXIT`,
+  '. "$1" >/dev/null 2>&1',
+  'set -- $?',
+  'trap - EXIT',
+  'nix_lan_report "$1"',
+].join('\n')
+
+/** Starts a program and waits for it; for root: as the user whose agent is meant. */
+type Start = (argv: string[], options: RunOptions) => Promise<Outcome>
+
+// bash reads these two by itself before it does anything else
+const startPlain: Start = ([program = '', ...args], options) =>
+  run(program, args, { env: { ...searchEnv(), BASH_ENV: undefined, ENV: undefined }, ...options })
+
+/**
+ * The agent for ssh: that of our own environment, unless it holds no key and the one that env-file names does. (Debian 13 and its kin start an
+ * empty ssh-agent with every user manager, and put it into the environment of all units; the agent with the keys is another.)
+ * @param ours our environment
+ * @param limit milliseconds for the file
+ */
+export async function findAgent(
+  envFile: string,
+  ours: Record<string, string | undefined>,
+  limit = ENV_FILE_LIMIT,
+  start = startPlain,
+): Promise<Agent> {
+  if (!ours.SSH_AUTH_SOCK) return await agentOfFile(envFile, limit, start)
+  const own: Agent = { env: {}, from: 'the environment' }
+  if (!existsSync(envFile) || (await holdsKeys(ours.SSH_AUTH_SOCK, start))) return own
+  const other = await agentOfFile(envFile, limit, start)
+  const socket = other.env.SSH_AUTH_SOCK
+  if (!socket || socket === ours.SSH_AUTH_SOCK || !(await holdsKeys(socket, start))) return own
+  return { ...other, from: `${envFile}, since the agent of the environment holds no key` }
+}
+
+/** Whether the agent at that socket has keys to show now: ssh-add(1) exits with 0. */
+async function holdsKeys(socket: string, start: Start): Promise<boolean> {
+  return (await start(['env', `SSH_AUTH_SOCK=${socket}`, 'ssh-add', '-l'], { timeout: AGENT_LIMIT })).code === 0
+}
+
+async function agentOfFile(envFile: string, limit: number, start: Start): Promise<Agent> {
+  if (!existsSync(envFile)) return { env: {}, from: `nowhere: SSH_AUTH_SOCK is not set, and there is no ${envFile}` }
+  const sourced = await start(['bash', '--noprofile', '--norc', '-c', SOURCE, 'bash', envFile], { timeout: limit, group: true })
+  const [status, socket, pid] = sourced.stdout.split('\0')
+  if (socket) return { env: { SSH_AUTH_SOCK: socket, ...(pid ? { SSH_AGENT_PID: pid } : {}) }, from: envFile }
+  const problem = problemOf(envFile, limit, sourced, status)
+  return { env: {}, from: `nowhere: ${envFile} sets no SSH_AUTH_SOCK`, ...(problem ? { problem } : {}) }
+}
+
+/** Why a file gave no SSH_AUTH_SOCK; undefined: it simply sets none, which is no failure. Status 1 is what `[ … ] && …` at its end leaves. */
+function problemOf(
+  file: string,
+  limit: number,
+  { timedOut, failedToStart, code }: { timedOut: boolean; failedToStart: string | null; code: number | null },
+  status: string | undefined,
+): string | undefined {
+  const cure = 'ssh is tried without an agent; set env-file to a file that only sets SSH_AUTH_SOCK'
+  if (failedToStart) return `env-file ${file} needs bash, which can't be started (${failedToStart}); ssh is tried without an agent`
+  if (timedOut) return `env-file ${file} was ended after ${inSeconds(limit)}: does it wait for something? ${cure}`
+  if (!status) return `env-file ${file} exited (${code ?? 'by a signal'}) before its SSH_AUTH_SOCK could be read; ${cure}`
+  if (status !== '0' && status !== '1')
+    return `env-file ${file} failed with status ${status} and set no SSH_AUTH_SOCK; try: bash -n ${file}`
+  return undefined
+}

@@ -1,0 +1,174 @@
+// nix-lan-tunnel as systemd's unit: what it says to systemd and the journal, its pauses, and what it remembers in between. All of them
+// are effects; what they are about is decided in tunnel-end.ts and tunnel-state.ts.
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { Failure } from '../cli/errors.ts'
+import type { SshCache } from '../config/config.ts'
+import { usable } from '../reach/reach.ts'
+import { runtimeDir } from '../state/paths.ts'
+import { run } from '../system/exec.ts'
+import { becomeProgram } from '../system/handover.ts'
+import { searchEnv, searchPath } from '../system/search-path.ts'
+import { ask } from '../system/systemd.ts'
+import type { Agent } from './agent.ts'
+import { agentState, endOf, READY_MARK, reasonOf, whyNotReady } from './failure.ts'
+import { FRESH_LOGIN } from './ssh.ts'
+import { afterFailure, forgetTunnelState, pauseLeft, readTunnelState, uptime, writeTunnelState } from './state.ts'
+
+/** What ssh exits with when it has lost the link, and the unit doesn't take for a failure. */
+const LINK_LOST = 255
+const CHECK = 'nix-lan-check.service'
+/** Milliseconds for a helper that should answer in a few: systemd-notify, ssh-add. */
+const PATIENCE = 2000
+/** Set while SSH_AUTH_SOCK is env-file's, which may say another thing at the next attempt. */
+const FROM_FILE = 'NIX_LAN_AGENT_FROM_FILE'
+/** Sleeps, and is nix-lan-tunnel again. */
+const WAIT = 'sleep "$1" && shift && exec "$@"'
+
+/** A server can put what it likes into a message: no control character of it reaches the journal. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones that must not get through
+const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g
+
+export class Service {
+  readonly uid: number
+  readonly cache: SshCache
+  /** The path of nix-lan-tunnel. */
+  readonly self: string
+  /** Where ssh writes what it has to say. */
+  readonly log: string
+  private readonly say: (text: string) => void
+
+  constructor(uid: number, cache: SshCache, self: string, say: (text: string) => void) {
+    this.uid = uid
+    this.cache = cache
+    this.self = self
+    this.log = `${runtimeDir(uid)}/${cache.name}.ssh.log`
+    this.say = say
+  }
+
+  /** If a pause is due, arranges for it. @returns whether it is */
+  async waits(): Promise<boolean> {
+    const state = readTunnelState(this.uid, this.cache.name)
+    const left = pauseLeft(state, uptime())
+    if (left === 0) return false
+    await this.status(`waiting ${Math.ceil(left)} s: ${state?.reason}`)
+    const env: Record<string, string | null> = process.env[FROM_FILE] ? { SSH_AUTH_SOCK: null, SSH_AGENT_PID: null, [FROM_FILE]: null } : {}
+    process.stdout.write(
+      becomeProgram({
+        program: '/bin/sh',
+        args: ['-c', WAIT, 'nix-lan-tunnel', left.toFixed(1), this.self, '--service', this.cache.name],
+        shift: process.argv.length - 2,
+        env: { ...env, PATH: searchPath(process.env.PATH) },
+      }),
+    )
+    return true
+  }
+
+  /** An empty log: ssh appends. @throws Failure */
+  newLog(): void {
+    try {
+      writeFileSync(this.log, '', { mode: 0o600 })
+    } catch (error) {
+      throw new Failure(`${this.log} can't be written (${(error as NodeJS.ErrnoException).code})`)
+    }
+  }
+
+  /** For ssh and what follows it. */
+  environment(agent: Agent): Record<string, string> {
+    return agent.env.SSH_AUTH_SOCK ? { ...agent.env, [FROM_FILE]: this.cache.envFile } : agent.env
+  }
+
+  /** Whether a nix-daemon answers now: tells systemd, or writes down why not. @returns 0 or 75 */
+  async ready(): Promise<number> {
+    const { name, daemonSocket, ssh, deadline } = this.cache
+    const answer = await usable(this.cache, this.uid, deadline)
+    if (!answer.ok) {
+      const before = readTunnelState(this.uid, name)
+      const reason = whyNotReady(this.readLog(), answer.reason, daemonSocket, ssh)
+      if (before?.reason !== reason) {
+        this.say(`${name}: ${reason}`)
+        writeTunnelState(this.uid, name, { ...afterFailure(before, reason, new Date(), 0), notBefore: 0 })
+      }
+      await this.status(`connected, but no nix-daemon answers: ${reason}`)
+      return 75
+    }
+    appendFileSync(this.log, `${READY_MARK}\n`)
+    forgetTunnelState(this.uid, name)
+    return await this.notify('--ready', `--status=${answer.detail ?? 'a nix-daemon'} on the box answers`)
+  }
+
+  /**
+   * ssh has ended without having been told to. If the tunnel was ready, systemd has to know that it isn't any more; if not, it is tried again.
+   * @param byHand the ssh command for a person
+   */
+  async ended(code: number, byHand: () => Promise<string>): Promise<number> {
+    if (code === FRESH_LOGIN) return await this.again()
+    const log = this.readLog()
+    const end = endOf(log, code)
+    const agent = end.kind === 'denied' ? agentState((await run('ssh-add', ['-l'], { env: searchEnv(), timeout: PATIENCE })).code) : 'none'
+    const { host, envFile } = this.cache
+    const reason = reasonOf(end, { host, envFile, agent, byHand: await byHand() }, log)
+    const mayBeAway = ['lost', 'unconnected', 'other'].includes(end.kind)
+    if (end.kind !== 'lost') return await this.failed(reason, mayBeAway)
+    await this.note(reason, mayBeAway)
+    await this.status(reason)
+    return code === 0 ? 0 : LINK_LOST
+  }
+
+  /** The keeper has ended an ssh through which no nix-daemon answered, for a fresh login: no news, and no long pause. @returns the exit code */
+  private async again(): Promise<number> {
+    const before = readTunnelState(this.uid, this.cache.name)
+    if (before) writeTunnelState(this.uid, this.cache.name, { ...before, notBefore: uptime() + 1 })
+    return !unitHoldsOthers() && (await this.waits()) ? 0 : 75
+  }
+
+  /** After an attempt that came to nothing: a pause, and then the next. @returns the exit code */
+  async failed(reason: string, mayBeAway: boolean): Promise<number> {
+    await this.note(reason, mayBeAway)
+    // What env-file has started (an ssh agent for each attempt, say) would add up: systemd removes it when the unit ends.
+    return !unitHoldsOthers() && (await this.waits()) ? 0 : 75
+  }
+
+  /** Remembers why, says it if it is news, and has it looked into whether the box is there at all. */
+  private async note(reason: string, mayBeAway: boolean): Promise<void> {
+    const before = readTunnelState(this.uid, this.cache.name)
+    if (before?.reason !== reason) this.say(`${this.cache.name}: ${reason}`)
+    writeTunnelState(this.uid, this.cache.name, afterFailure(before, reason, new Date(), uptime()))
+    if (!mayBeAway) return
+    await ask('restart', [CHECK]).catch((error) => {
+      if (!(error instanceof Failure)) throw error // no units installed, or no systemd: then there is nobody to ask
+    })
+  }
+
+  private readLog(): string {
+    try {
+      return readFileSync(this.log, 'utf8').replaceAll('\r', '').replace(CONTROL, ' ')
+    } catch {
+      return ''
+    }
+  }
+
+  private async status(text: string): Promise<void> {
+    await this.notify(`--status=${text}`)
+  }
+
+  /** @returns 0, or 1 when systemd can't be told */
+  private async notify(...args: string[]): Promise<number> {
+    const told = await run('systemd-notify', args, { env: searchEnv(), timeout: PATIENCE })
+    if (told.code === 0) return 0
+    this.say(`systemd-notify fails, so that systemd doesn't know how the tunnel is: ${told.failedToStart ?? told.stderr.trim()}`)
+    return 1
+  }
+}
+
+/** Whether the unit's control group (cgroups(7), version 2) holds more than us and the shell that we come from; unknown: no. */
+function unitHoldsOthers(): boolean {
+  try {
+    const [, path] = /^0::(\/.*\/nix-lan-tunnel@[^/]*\.service)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8')) ?? []
+    if (path === undefined) return false
+    const pids = readFileSync(`/sys/fs/cgroup${path}/cgroup.procs`, 'utf8').trim().split('\n')
+    const others = pids.filter((pid) => Number(pid) !== process.pid && Number(pid) !== process.ppid)
+    return others.some((pid) => readFileSync(`/proc/${pid}/comm`, 'utf8') !== 'sleep\n') // that is the keeper's, and ends by itself
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,285 @@
+// What nix-lan-run decides, as pure functions of what it found out: which caches are added to Nix's substituters, which are left
+// out, what NIX_CONFIG becomes, which program is meant, and how --explain tells it. Nothing here touches the world.
+import type { Cache } from '../config/config.ts'
+import { type Assignment, type NixConf, namedSubstituters, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
+import type { Answer } from '../reach/reach.ts'
+
+/** What was found out about a cache. */
+export interface CacheFacts {
+  cache: Cache
+  /** The tunnel's socket; '' for a url cache. */
+  socket: string
+  /** The URL that Nix would be given, or why there is none. */
+  url: { ok: true; text: string } | { ok: false; reason: string }
+  /** Whether it can be used now. */
+  usable: Answer
+  /** Whether the host itself answers; asked only when nix.conf names it without the tunnel and `usable` says no. */
+  host?: Answer
+}
+
+/** How an entry of Nix's list means a cache: through nix-lan-connect, a unix:// store, the host itself, or the cache's own URL. */
+export type Kinship = 'connect' | 'socket' | 'host' | 'url'
+
+/** How a substituter of nix.conf means this cache; undefined when it is something else. */
+export function kinship(url: string, { cache, socket }: Pick<CacheFacts, 'cache' | 'socket'>): Kinship | undefined {
+  if (cache.kind === 'url') return canonical(url) === canonical(cache.url) ? 'url' : undefined
+  const path = /^unix:\/\/([^?]*)/.exec(url)?.[1]
+  if (path !== undefined) return path === socket || namesCache(path, cache) ? 'socket' : undefined
+  const program = connectWords(url)
+  if (program !== undefined) return program.at(-1) === socket || program.at(-1) === cache.name ? 'connect' : undefined
+  const host = hostOf(url)
+  return host !== undefined && [cache.host, sshHost(cache.ssh)].some((name) => name.toLowerCase() === host) ? 'host' : undefined
+}
+
+/** A URL without what makes no difference for which store it is: parameters, slashes at the end, case of the host, usual ports. */
+export function canonical(url: string): string {
+  const [, scheme = '', host = '', path = ''] = /^([a-z0-9+.-]+:\/\/)([^/?]*)([^?]*)/i.exec(url) ?? [undefined, '', '', url]
+  const start = `${scheme}${host}`.toLowerCase().replace(/^(http:\/\/.*):80$|^(https:\/\/.*):443$/, '$1$2')
+  return start + path.replace(/\/+$/, '')
+}
+
+/** A socket anywhere whose file name has the cache's or the host's name as a word of its own, as in /tmp/nix-rpi.sock. */
+function namesCache(path: string, { name, host }: { name: string; host: string }): boolean {
+  const file = (path.split('/').at(-1) ?? '').replace(/\.(sock|socket)$/, '').toLowerCase()
+  const short = /^[0-9.]+$/.test(host) ? host : (host.split('.')[0] ?? host)
+  return [name, host, short].some((word) => `-${file.replace(/[_.@]/g, '-')}-`.includes(`-${word.toLowerCase().replace(/[_.]/g, '-')}-`))
+}
+
+/** The words of the program in `ssh-ng://localhost?remote-program=…`, if that is nix-lan-connect. */
+function connectWords(url: string): string[] | undefined {
+  const value = /^ssh-ng:\/\/localhost\/?\?(?:.*&)?remote-program=([^&]*)/.exec(url)?.[1]
+  if (value === undefined) return undefined
+  const words = decode(value).split(/\s+/).filter(Boolean)
+  return words[0]?.split('/').at(-1) === 'nix-lan-connect' ? words : undefined
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
+}
+
+/** The host that a URL goes to over the network, in lower case, without user and port. */
+function hostOf(url: string): string | undefined {
+  const authority = /^(?:ssh|ssh-ng|https?):\/\/([^/?]*)/i.exec(url)?.[1]
+  return authority
+    ?.replace(/^.*@/, '')
+    .replace(/:\d+$/, '')
+    .replace(/^\[(.*)\]$/, '$1')
+    .toLowerCase()
+}
+
+/** The host in an ssh destination: `pi@rpi.local`, `ssh://pi@rpi.local:22` or an alias. */
+const sshHost = (destination: string): string =>
+  destination
+    .replace(/^ssh:\/\//, '')
+    .replace(/^.*@/, '')
+    .replace(/:\d+$/, '')
+
+/** Why an entry of Nix's list has to go, or undefined when it may stay. */
+export function reasonToDrop(url: string, facts: CacheFacts): string | undefined {
+  switch (kinship(url, facts)) {
+    case 'socket':
+      // src/libstore/uds-remote-store.hh, 2.4 to 2.35: such a store takes the files from the own disk, and one that is missing ends the command.
+      return 'Nix can fetch nothing through a unix:// store'
+    case 'url':
+      return facts.usable.ok ? undefined : facts.usable.reason
+    case 'host':
+      return facts.usable.ok || facts.host?.ok ? undefined : (facts.host ?? (facts.usable as { reason: string })).reason
+    default:
+      return undefined // someone else's; or nix-lan-connect, which is an empty store when the box is away
+  }
+}
+
+/** An entry of Nix's list that has to go: whose it is, why, and where it stands. */
+export interface Drop {
+  url: string
+  name: string
+  reason: string
+  where: string
+}
+
+/** The cache that an entry means, if any: rather the one whose own URL it is than one that only has the same host. */
+function ownerOf(url: string, caches: CacheFacts[]): CacheFacts | undefined {
+  const kin = caches.filter((facts) => kinship(url, facts) !== undefined)
+  return kin.find((facts) => kinship(url, facts) !== 'host') ?? kin[0]
+}
+
+/** The entries that the files name and that have to go, if they are in force. */
+export function drops(caches: CacheFacts[], assignments: Assignment[]): Drop[] {
+  return namedSubstituters(assignments).flatMap(({ url, where }) => dropOf(url, where, caches))
+}
+
+function dropOf(url: string, where: string, caches: CacheFacts[]): Drop[] {
+  const owner = ownerOf(url, caches)
+  const reason = owner && reasonToDrop(url, owner)
+  return reason === undefined ? [] : [{ url, where, name: owner?.cache.name ?? '', reason }]
+}
+
+/** Whether the files name the cache's host itself, so that it has to be asked when the tunnel doesn't answer. */
+export function namesHost(facts: Pick<CacheFacts, 'cache' | 'socket'>, assignments: Assignment[]): boolean {
+  return namedSubstituters(assignments).some(({ url }) => kinship(url, facts) === 'host')
+}
+
+/** What becomes of a cache. `there`: Nix has it already. */
+export interface Decision {
+  name: string
+  action: 'add' | 'there' | 'leave out'
+  url: string | undefined
+  usable: Answer
+  /** More than `usable` says, or ''. */
+  reason: string
+}
+
+export interface Plan {
+  /** The line for NIX_CONFIG, without an end of line; undefined: nothing to change. */
+  setting: string | undefined
+  decisions: Decision[]
+  /** What of Nix's list is left out. */
+  dropped: Drop[]
+}
+
+/**
+ * The plan.
+ * @param inForce Nix's list as nix itself tells it; undefined when nobody asked, or it couldn't tell: then the files are believed, and
+ * nothing is left out
+ */
+export function planSubstituters(caches: CacheFacts[], assignments: Assignment[], inForce: string[] | undefined): Plan {
+  const list = inForce ?? substitutersOf(assignments)
+  const named = drops(caches, assignments)
+  const dropped = inForce === undefined ? [] : dropsOf(list, caches, named)
+  const kept = list.filter((url) => !dropped.some((drop) => drop.url === url))
+  const decisions = caches.map((facts) => decide(facts, kept))
+  const added = decisions.flatMap(({ action, url }) => (action === 'add' && url !== undefined ? [url] : []))
+  if (dropped.length > 0) return { setting: ['substituters =', ...kept, ...added].join(' '), decisions, dropped }
+  return { setting: added.length > 0 ? `extra-substituters = ${added.join(' ')}` : undefined, decisions, dropped }
+}
+
+/** The entries in force that have to go. From 2.34 nix writes parameters in its own order, so they are judged anew. */
+function dropsOf(list: string[], caches: CacheFacts[], named: Drop[]): Drop[] {
+  const whereOf = (url: string): string => named.find((drop) => canonical(drop.url) === canonical(url))?.where ?? 'nix.conf'
+  return list.flatMap((url) => dropOf(url, whereOf(url), caches))
+}
+
+function decide(facts: CacheFacts, kept: string[]): Decision {
+  const { cache, usable, url } = facts
+  const name = cache.name
+  const listed = kept.find((entry) => ['connect', 'url'].includes(kinship(entry, facts) ?? ''))
+  if (listed !== undefined) {
+    const reason = cache.kind === 'ssh' && !usable.ok ? 'nix-lan-connect is an empty store until the box is back' : ''
+    return { name, action: 'there', url: listed, usable, reason }
+  }
+  if (!url.ok) return { name, action: 'leave out', url: undefined, usable, reason: url.reason }
+  if (!usable.ok) return { name, action: 'leave out', url: url.text, usable, reason: '' }
+  if (/[\s#]/.test(url.text)) return { name, action: 'leave out', url: url.text, usable, reason: 'Nix ends a URL at a space or a #' }
+  return { name, action: 'add', url: url.text, usable, reason: '' }
+}
+
+/** What goes to the end of NIX_CONFIG, so that the line stands on its own. */
+export function appendix(setting: string, nixConfig: string | undefined): string {
+  return nixConfig === undefined || nixConfig === '' || nixConfig.endsWith('\n') ? setting : `\n${setting}`
+}
+
+/** Who runs the command, as far as nix-daemon is concerned. */
+export interface Who {
+  name: string
+  groups: string[]
+  /** Whether Nix's store is written without nix-daemon: then nobody's trust is asked. */
+  direct: boolean
+}
+
+/**
+ * The URLs that nix-daemon would ignore, because an untrusted user names them and the system's nix.conf doesn't
+ * (src/libstore/daemon.cc, setSubstituters, 2.4 to 2.34).
+ */
+export function ignoredFor(who: Who, urls: string[], { system }: NixConf): string[] {
+  const users = valuesOf(system, new Set(['trusted-users']), ['root'])
+  const trusted = users.some((user) => user === '*' || user === who.name || (user.startsWith('@') && who.groups.includes(user.slice(1))))
+  if (who.direct || trusted) return []
+  const allowed = [...valuesOf(system, new Set(['trusted-substituters', 'trusted-binary-caches']), []), ...substitutersOf(system)]
+  return urls.filter((url) => !allowed.includes(url) && !allowed.includes(`${url}/`))
+}
+
+/** What a file is, to who looks for a command. */
+export type Candidate = 'absent' | 'directory' | 'not executable' | 'ourselves' | 'program' | 'script'
+
+/** The program that a name means. */
+export type Found = { ok: true; program: string; script: boolean } | { ok: false; code: 126 | 127; reason: string }
+
+/**
+ * The program that a shell would start for this name, except that nix-lan-run itself under that name is passed over.
+ * @param path PATH; its empty entries mean the working directory
+ */
+export function findCommand(name: string, path: string, look: (file: string) => Candidate): Found {
+  const byPath = name.includes('/')
+  const files = byPath ? [name] : path.split(':').map((directory) => `${directory || '.'}/${name}`)
+  let refused: string | undefined
+  for (const file of files) {
+    const is = look(file)
+    // By a path of its own, nix-lan-run under another name is what was asked for: it finds the next one.
+    if (is === 'program' || is === 'script' || (is === 'ourselves' && byPath)) return { ok: true, program: file, script: is !== 'program' }
+    if (is === 'not executable') refused ??= `${file}: Permission denied`
+    if (is === 'directory' && byPath) refused ??= `${file}: Is a directory`
+  }
+  if (refused !== undefined) return { ok: false, code: 126, reason: refused }
+  return { ok: false, code: 127, reason: byPath ? `${name}: No such file or directory` : `${name}: command not found` }
+}
+
+/** What nix-lan-run's own arguments ask for, and how many arguments stand before the command's own. */
+export interface Invocation {
+  own: string[]
+  command: string | undefined
+  /** How many arguments to drop so that the command's are left. */
+  shift: number
+}
+
+/**
+ * Reads the command line. Under another name than nix-lan-run it is that command, and every argument is the command's.
+ * @param self the name by which it was called, without directories
+ */
+export function readInvocation(self: string, argv: string[]): Invocation {
+  // Unbundled (`deno run -A scripts/bin/nix-lan-run.ts`) it is nix-lan-run too.
+  if (self !== 'nix-lan-run' && !self.endsWith('.ts')) return { own: [], command: self, shift: 0 }
+  let at = argv.findIndex((argument) => argument === '--' || !argument.startsWith('-'))
+  if (at < 0) at = argv.length
+  const own = argv.slice(0, at)
+  if (argv[at] === '--') at++
+  return { own, command: argv[at], shift: at + 1 }
+}
+
+/** Whether a script starts nix-lan-run with the name it has itself: running it would come back here for ever. */
+export function callsUsFor(name: string, text: string): boolean {
+  const word = name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
+  return new RegExp(`nix-lan-run["']?[ \\t]+(?:--[ \\t]+)?["']?${word}(?![\\w.-])`).test(text)
+}
+
+/** All that --explain tells. */
+export interface Explanation {
+  command: string
+  found: Found
+  plan: Plan
+  /** Further lines: a configuration that can't be used, a user who isn't trusted, … */
+  notes: string[]
+}
+
+/** --explain for people. */
+export function explain({ command, found, plan, notes }: Explanation): string {
+  const lines = [found.ok ? `${command}: runs ${found.program}` : `${command}: can't run: ${found.reason}`]
+  for (const { name, action, url, usable, reason } of plan.decisions) {
+    const state = usable.ok ? `can be used (${usable.address}, ${Math.round(usable.ms)} ms)` : `can't be used: ${usable.reason}`
+    const does = { add: 'added', there: 'already among the substituters', 'leave out': 'left out' }[action]
+    lines.push(`cache ${name}: ${state}; ${does}${reason && `: ${reason}`}`)
+    if (url !== undefined && action !== 'leave out') lines.push(`    ${url}`)
+  }
+  for (const { url, where, reason } of plan.dropped) lines.push(`left out: ${url} (from ${where}): ${reason}`)
+  lines.push(plan.setting === undefined ? 'NIX_CONFIG: as it is' : `NIX_CONFIG: one more line\n    ${plan.setting}`)
+  return `${[...lines, ...notes.map((note) => `note: ${note}`)].join('\n')}\n`
+}
+
+/** --explain --json. */
+export function explainJson({ command, found, plan, notes }: Explanation): string {
+  const program = found.ok ? { program: found.program } : { program: null, reason: found.reason }
+  return `${JSON.stringify({ command, ...program, setting: plan.setting ?? null, caches: plan.decisions, dropped: plan.dropped, notes }, null, 2)}\n`
+}
