@@ -5,12 +5,12 @@ import { dirname } from 'node:path'
 import { main } from '../cli/command.ts'
 import { Away, Failure, noTunnel, UsageError } from '../cli/errors.ts'
 import { Outage } from '../connect/outage.ts'
-import { type Line, serve, serveStrictly } from '../connect/session.ts'
+import { NarUndelivered, serve, serveStrictly, type Upstream } from '../connect/session.ts'
 import { ClientGone, stdio } from '../connect/stdio.ts'
 import { EndOfStream } from '../protocol/byte-reader.ts'
-import { type Box, NoBox } from '../protocol/worker.ts'
+import { type Box, BoxUnavailable } from '../protocol/worker.ts'
 import { socketPath } from '../state/paths.ts'
-import { fetchedBy, Tally } from '../state/transfers.ts'
+import { fetchedBy, Transfers } from '../state/transfers.ts'
 
 const HELP = `nix-lan-connect: what Nix starts as a store; the box, or an empty store
 
@@ -55,8 +55,8 @@ interface Target {
 
 const args = process.argv.slice(2)
 const strict = args.includes('--strict')
-let tally: Tally | undefined
-const fetched = (bytes: number): void => tally?.add(1, bytes)
+let transfers: Transfers | undefined
+const fetched = (bytes: number): void => transfers?.add(1, bytes)
 if (args.includes('--help') || args.includes('-h') || args.includes('--version')) main('nix-lan-connect', HELP, async () => 0)
 else if (!args.includes('--stdio') && process.stdin.isTTY) main('nix-lan-connect', HELP, notByHand)
 else connect()
@@ -77,7 +77,8 @@ async function connect(): Promise<void> {
   } catch (error) {
     if (error instanceof ClientGone || error instanceof EndOfStream) process.exit(strict ? 75 : 0)
     else {
-      report((error as Error).message)
+      // the upstream has told it, once for each outage
+      if (strict || !(error instanceof NarUndelivered)) report((error as Error).message)
       process.exit(error instanceof Failure ? error.exitCode : 1)
     }
   }
@@ -107,11 +108,11 @@ async function findTarget(): Promise<Target> {
   return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline }
 }
 
-/** @throws NoBox */
+/** @throws BoxUnavailable */
 async function dialTarget({ socket, deadline }: Target): Promise<Box> {
-  tally ??= new Tally(fetchedBy(socket))
+  transfers ??= new Transfers(fetchedBy(socket))
   const way = becomeOwner(socket)
-  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new NoBox('missing', noTunnel(socket))
+  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
   const { dialBox } = await import('../protocol/dial.ts')
   return await dialBox(socket, deadline, way)
 }
@@ -124,12 +125,12 @@ async function dialStrictly(target: Target): Promise<Box> {
     return box
   } catch (error) {
     const message = (error as Error).message
-    throw error instanceof NoBox && error.kind === 'old' ? new Failure(message) : new Away(message)
+    throw error instanceof BoxUnavailable && error.kind === 'old' ? new Failure(message) : new Away(message)
   }
 }
 
 /** A line to the box that never fails: whatever goes wrong is an outage. */
-function patientLine(target: Target | null): Line {
+function patientLine(target: Target | null): Upstream {
   let outage: Outage | null = null
   try {
     if (target) outage = new Outage(target.socket)
@@ -137,7 +138,7 @@ function patientLine(target: Target | null): Line {
     report(`this is a bug: ${(mistake as Error).message}`) // no notes, then
   }
   function lost(error: Error): void {
-    const reason = error instanceof NoBox ? error : new NoBox('broken', error.message)
+    const reason = error instanceof BoxUnavailable ? error : new BoxUnavailable('broken', error.message)
     try {
       if (outage?.began(reason, Date.now())) report(`${reason.message}; going on without it`)
     } catch (mistake) {
@@ -185,9 +186,9 @@ function becomeOwner(socket: string): string {
   if (process.geteuid?.() !== 0) return socket
   const owner = lstatSync(dirname(socket), { throwIfNoEntry: false })
   // Not to be looked for as root: it may be made, with a link in it, in this very moment.
-  if (!owner) throw new NoBox('missing', noTunnel(socket))
+  if (!owner) throw new BoxUnavailable('missing', noTunnel(socket))
   if (owner.uid === 0) return socket
-  if (lstatSync(socket, { throwIfNoEntry: false })) tally?.open() // its file is root's
+  if (lstatSync(socket, { throwIfNoEntry: false })) transfers?.open() // its file is root's
   try {
     process.setgroups?.([owner.gid])
     process.setgid?.(owner.gid)
@@ -201,15 +202,15 @@ function becomeOwner(socket: string): string {
 /**
  * As root for good: Node 20 with a libuv of the system's (Debian 13) doesn't change users, because of CVE-2024-22017. So hold on to the socket itself,
  * see that it is that user's, and connect to just this one, wherever links lead by then.
- * @throws NoBox
+ * @throws BoxUnavailable
  */
 function ownedBy(uid: number, socket: string): string {
-  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new NoBox('missing', noTunnel(socket))
+  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
   const held = openSync(socket, O_PATH | constants.O_NOFOLLOW)
   const stat = fstatSync(held)
   if (stat.isSocket() && stat.uid === uid) return `/proc/self/fd/${held}`
   closeSync(held)
-  throw new NoBox('broken', `${socket} is not a socket of the user's whose directory it is in`)
+  throw new BoxUnavailable('broken', `${socket} is not a socket of the user's whose directory it is in`)
 }
 
 /** One line for the journal, of bearable length. A box's words may be in it, which mustn't move the cursor of a terminal. */

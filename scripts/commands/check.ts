@@ -173,7 +173,7 @@ function pauseOf(uid: number, cache: string): Facts['pause'] {
 }
 
 /**
- * After a change of the network nix-lan-connect asks a box again that it had found mute (lib/outage.ts: its note holds for the socket's times).
+ * After a change of the network nix-lan-connect asks a box again that it had found unresponsive (lib/outage.ts: its note holds for the socket's times).
  * Only a socket of our own, in whose place somebody may put a link at any time: lutimes(3) follows none.
  */
 function touch(socket: string, uid: number): void {

@@ -5,7 +5,7 @@ import { nearest, type Parsed, parse } from '../cli/command.ts'
 import { Away, Failure, UsageError } from '../cli/errors.ts'
 import { count } from '../cli/words.ts'
 import { type Config, isSsh, loadConfig, namedCache, type SshCache } from '../config/config.ts'
-import { allPathInfos, holdersOf, invalidPaths, isStoreName, NixError, storeDir } from '../nix/nix.ts'
+import { allPathInfos, invalidPaths, isStoreName, NixError, referrersClosure, storeDir } from '../nix/nix.ts'
 import { signClosures, toSign } from '../nix/signing.ts'
 import { type Built, sortBuilt } from '../queue/built.ts'
 import { age, askNix, CHEAP, type Known, NOTHING_KNOWN, printable, type Row, rowsOf, table } from '../queue/list.ts'
@@ -14,7 +14,7 @@ import { storesOf } from '../queue/stores.ts'
 import { drain, exitCode, type Ledger, type Summary, wanted } from '../queue/upload.ts'
 import { type Busy, isBusy, takeLock } from '../state/lock.ts'
 import { queueDir, runtimeDir, uploadLock } from '../state/paths.ts'
-import { Tally, uploadedTo } from '../state/transfers.ts'
+import { Transfers, uploadedTo } from '../state/transfers.ts'
 import { effectiveUid } from '../system/users.ts'
 
 export const help = `nix-lan queue: what waits to be uploaded to the box, and what could not be
@@ -46,7 +46,7 @@ one for each cache:
   list    cache, path, state, added (a time), size, error; null: not known
   add     cache, added (names), there and unwanted (how many); with --built
           onBox, failed and unsigned (how many), too
-  upload  cache, uploaded, failed, vanished, unwanted, unsigned, left, junk, and
+  upload  cache, uploaded, failed, invalid, unwanted, unsigned, left, junk, and
           away or stopped (why); or cache and running, another upload's pid
   retry   cache, queued (paths)
   drop    cache, dropped (paths)
@@ -132,7 +132,7 @@ const shown = (queue: Queue, cache: SshCache): Queue => ({ ...queue, queued: que
 /** The list is useful without Nix's answer too. */
 async function whatNixKnows(entries: Entry[]): Promise<Known> {
   try {
-    return await askNix(entries, holdersOf)
+    return await askNix(entries, referrersClosure)
   } catch (error) {
     if (!(error instanceof NixError)) throw error
     say(`sizes and signatures are not known: ${error.message}`)
@@ -141,7 +141,7 @@ async function whatNixKnows(entries: Entry[]): Promise<Known> {
 }
 
 function heading(cache: string, rows: readonly Row[], asked: boolean): string {
-  const counts = ['queued', 'unsigned', 'failed', 'gone', 'junk']
+  const counts = ['queued', 'unsigned', 'failed', 'invalid', 'junk']
     .map((state) => ({ state, count: rows.filter((row) => row.state === state).length }))
     .filter(({ count }) => count > 0)
     .map(({ state, count }) => `${count} ${state}`)
@@ -339,14 +339,14 @@ function mustBeUser({ user, uid }: Config, action: string): void {
 /** Drains until nothing new has come in meanwhile. */
 async function uploadTo(cache: SshCache, config: Config, json: boolean): Promise<Summary> {
   const live = !json && process.stderr.isTTY === true
-  const total: Summary = { uploaded: [], failed: [], vanished: [], unwanted: [], unsigned: [] }
+  const total: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
   const seen = new Set<string>()
   for (;;) {
     const fresh = readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.name))
     if (fresh.length === 0) return total
     for (const entry of fresh) seen.add(entry.name)
     const summary = await drain(fresh, cache, storesOf(cache, config.uid, live), ledger(cache.name, config.user))
-    for (const key of ['uploaded', 'vanished', 'unwanted', 'unsigned'] as const) total[key].push(...summary[key])
+    for (const key of ['uploaded', 'invalid', 'unwanted', 'unsigned'] as const) total[key].push(...summary[key])
     total.failed.push(...summary.failed)
     if (summary.away === undefined && summary.stopped === undefined) continue
     return { ...total, ...(summary.away === undefined ? { stopped: summary.stopped ?? '' } : { away: summary.away }) }
@@ -354,17 +354,17 @@ async function uploadTo(cache: SshCache, config: Config, json: boolean): Promise
 }
 
 function ledger(cache: string, user: string): Ledger {
-  const tally = new Tally(uploadedTo(cache))
+  const transfers = new Transfers(uploadedTo(cache))
   return {
     uploaded(entries, bytes) {
-      if (entries.length > 0) tally.add(entries.length, bytes)
+      if (entries.length > 0) transfers.add(entries.length, bytes)
       for (const entry of entries) remove(entry, user)
     },
     failed(entry, reason) {
       setAside(entry, reason, user)
       say(`${cache}: set aside ${entry.path}: ${reason}`)
     },
-    vanished(entry) {
+    invalid(entry) {
       remove(entry, user)
       say(`${cache}: dropped ${entry.path}, which isn't in the store any more`)
     },

@@ -12,7 +12,7 @@ import { wanted } from '../queue/upload.ts'
 import { type Answer, usable } from '../reach/reach.ts'
 import { isLocked } from '../state/lock.ts'
 import { socketPath, uploadLock } from '../state/paths.ts'
-import { type Counted, counted, fetchedBy, ownTallies, ROOT_TALLIES, uploadedTo, userTallies } from '../state/transfers.ts'
+import { type Counted, counted, fetchedBy, ownTransfers, ROOT_TRANSFERS, uploadedTo, userTransfers } from '../state/transfers.ts'
 import { assess, type CheckFacts, plain, type QueueStatus, type Shown, screen, timestamp, type UnitsOf } from '../status/status.ts'
 import { hasUserManager, showUnits, targetOf, tunnelUnitOf, type UnitFacts } from '../system/systemd.ts'
 import { effectiveUid } from '../system/users.ts'
@@ -117,8 +117,8 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   return {
     status: assess({ name: cache.name, answer, socket, units: unitsOf, tunnelState, uptime: uptime() }),
     queue,
-    fetched: tallyOf(fetchedBy(path), config),
-    uploaded: tallyOf(uploadedTo(cache.name), config),
+    fetched: transfersOf(fetchedBy(path), config),
+    uploaded: transfersOf(uploadedTo(cache.name), config),
   }
 }
 
@@ -129,9 +129,9 @@ async function ask(cache: SshCache, uid: number, path: string, socket: boolean):
 }
 
 /** What root's daemon has counted, and the user's own Nix. */
-function tallyOf(name: string, config: Config): Counted {
-  const own = effectiveUid() === config.uid ? ownTallies() : userTallies(config.home, undefined)
-  return counted(name, own === undefined ? [ROOT_TALLIES] : [ROOT_TALLIES, own], Date.now())
+function transfersOf(name: string, config: Config): Counted {
+  const own = effectiveUid() === config.uid ? ownTransfers() : userTransfers(config.home, undefined)
+  return counted(name, own === undefined ? [ROOT_TRANSFERS] : [ROOT_TRANSFERS, own], Date.now())
 }
 
 async function queueOf(config: Config, cache: SshCache): Promise<QueueStatus> {

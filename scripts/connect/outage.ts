@@ -1,17 +1,17 @@
-// Remembers, from one start of connect to the next, that a box was found away: a mute one is waited for once, and each outage is reported once.
+// Remembers, from one start of connect to the next, that a box was found away: an unresponsive one is waited for once, and each outage is reported once.
 //
 // The note is a small file in a directory that only its owner can write: root's in /run/nix-lan, a user's in the runtime directory. It is opened before
 // root's rights are given up. It holds only as long as the tunnel's socket is the same one, untouched: a new tunnel makes a new socket, and
 // `nix-lan check` touches it when the network has changed.
 import { closeSync, constants, fstatSync, ftruncateSync, lstatSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
-import type { NoBox } from '../protocol/worker.ts'
+import type { BoxUnavailable } from '../protocol/worker.ts'
 import { runtimeDir } from '../state/paths.ts'
 
-/** For how long, in milliseconds, a mute box isn't tried again: by then ssh has noticed a dead link (ServerAliveInterval × CountMax) and ended the tunnel. */
+/** For how long, in milliseconds, an unresponsive box isn't tried again: by then ssh has noticed a dead link (ServerAliveInterval × CountMax) and ended the tunnel. */
 const HOLD = 15_000
 /** So many milliseconds after bind(2), a program that wants to has called listen(2). */
 const BIND_TO_LISTEN = 2000
-/** A note that has grown to so many bytes begins anew: there is a line for each start that waited for a mute box, or met a stale socket. */
+/** A note that has grown to so many bytes begins anew: there is a line for each start that waited for an unresponsive box, or met a stale socket. */
 const LONG_NOTE = 4096
 
 /** A line of the note. */
@@ -38,21 +38,22 @@ export class Outage {
   }
 
   /**
-   * Whether asking again is in vain: the box was found mute a moment ago, or the socket stale, and nothing has changed since. Nobody can ever listen
+   * Whether asking again is in vain: the box was found unresponsive a moment ago, or the socket stale, and nothing has changed since. Nobody can ever listen
    * on a stale socket's file again, since bind(2) makes a new one; only one that was made just then may have been about to be listened on.
    */
   heldBack(now: number): boolean {
     const last = this.read().at(-1)
     if (!last || last.socket !== identity(this.path)) return false
     if (last.kind === 'refused') return last.at - lstatSync(this.path).ctimeMs > BIND_TO_LISTEN
-    return last.kind === 'mute' && now >= last.at && now - last.at < HOLD
+    return last.kind === 'unresponsive' && now >= last.at && now - last.at < HOLD
   }
 
   /** Takes down that the box is away. Returns whether it is news, for the journal. */
-  began(error: NoBox, now: number): boolean {
+  began(error: BoxUnavailable, now: number): boolean {
     if (error.kind === 'missing') return false // the target is down: that is no fault
     const socket = identity(this.path)
-    const same = ({ kind, socket: meant }: Found): boolean => kind === error.kind && meant === socket
+    // What was promised and not delivered is one outage, though the tunnel's socket goes meanwhile.
+    const same = ({ kind, socket: meant }: Found): boolean => kind === error.kind && (kind === 'broken' || meant === socket)
     const known = this.read().at(-1)
     this.append({ at: now, kind: error.kind, socket, pid: process.pid })
     if (known && same(known)) return false

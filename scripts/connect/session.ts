@@ -7,11 +7,11 @@ import { EndOfStream } from '../protocol/byte-reader.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import {
   type Box,
+  BoxUnavailable,
   emptyAnswer,
   errorAnswer,
   MAGIC_CLIENT,
   MAGIC_SERVER,
-  NoBox,
   notValid,
   OPERATIONS,
   type Operation,
@@ -21,7 +21,7 @@ import {
   readMessages,
   readRequest,
   STDERR_LAST,
-  say,
+  send,
   soundInfo,
   string,
   takeMiss,
@@ -57,7 +57,7 @@ export interface Client {
   end(): void
 }
 
-export interface Line {
+export interface Upstream {
   /** Connects to the box, or says at once that it is away. Asked again for each operation while there is no box. */
   dial(): Promise<Box | null>
   /** Called when a box that had answered is lost, and for what it did wrong otherwise. */
@@ -70,15 +70,22 @@ export interface Line {
 }
 
 /**
- * Serves Nix until it closes the connection.
- * @throws Failure when Nix speaks another protocol; Error when the box is lost in the middle of a NAR, or of an upload
+ * Nix asked for a NAR that can't be delivered: the stream has to end. Nix 2.4 to 2.22 takes no other
+ * answer for a failure: it drops the exception that STDERR_ERROR gives it, and waits for a NAR for
+ * ever (2.8.0, remote-store.cc, narFromPath; mended in 2.23.0).
  */
-export async function serve(client: Client, line: Line): Promise<void> {
+export class NarUndelivered extends Failure {}
+
+/**
+ * Serves Nix until it closes the connection.
+ * @throws Failure when Nix speaks another protocol; NarUndelivered; Error when the box is lost in the middle of an upload
+ */
+export async function serve(client: Client, upstream: Upstream): Promise<void> {
   await greet(client)
   const patience: Patience = { left: SILENCE, listening: false, box: null }
   let clock: NodeJS.Timeout | undefined // one for the session: one for each question would cost more than the question
   try {
-    await converse(client, line, patience, () => {
+    await converse(client, upstream, patience, () => {
       clock ??= countDown(patience)
     })
   } finally {
@@ -86,8 +93,8 @@ export async function serve(client: Client, line: Line): Promise<void> {
   }
 }
 
-/** Answers questions until Nix has no more. `wind` starts the clock that gives up a silent box. */
-async function converse(client: Client, line: Line, patience: Patience, wind: () => void): Promise<void> {
+/** Answers questions until Nix has no more. `startClock` starts the clock that gives up a silent box. */
+async function converse(client: Client, upstream: Upstream, patience: Patience, startClock: () => void): Promise<void> {
   const misses = new Map<string, number>()
   let box: Box | null = null
   for (;;) {
@@ -95,7 +102,7 @@ async function converse(client: Client, line: Line, patience: Patience, wind: ()
     if (number === null) break
     const operation = OPERATIONS.get(number)
     if (!operation) {
-      await pipe(client, box ?? (await line.dial()), number, line)
+      await pipe(client, box ?? (await upstream.dial()), number, upstream)
       break
     }
     const request = await readRequest(client.reader, operation)
@@ -104,9 +111,9 @@ async function converse(client: Client, line: Line, patience: Patience, wind: ()
       await client.write(notValid(request.first))
       continue
     }
-    if (!operation.local) box ??= await line.dial()
-    if (box) wind()
-    box = await answer(client, box, { number, operation, ...request, misses, patience }, line)
+    if (!operation.local) box ??= await upstream.dial()
+    if (box) startClock()
+    box = await answer(client, box, { number, operation, ...request, misses, patience }, upstream)
   }
   box?.socket.destroy()
 }
@@ -115,8 +122,8 @@ async function converse(client: Client, line: Line, patience: Patience, wind: ()
  * Serves an upload, or a person: no empty store, and errors as the box sends them.
  * @throws Away at once when the box is not there
  */
-export async function serveStrictly(client: Client, box: Box, fetched?: Line['fetched']): Promise<void> {
-  const line: Line = {
+export async function serveStrictly(client: Client, box: Box, fetched?: Upstream['fetched']): Promise<void> {
+  const upstream: Upstream = {
     dial: async () => box,
     lost: (error) => {
       throw new Away(`the box was lost: ${error.message}`)
@@ -125,7 +132,7 @@ export async function serveStrictly(client: Client, box: Box, fetched?: Line['fe
     ...(fetched && { fetched }),
     strict: true,
   }
-  await serve(client, line)
+  await serve(client, upstream)
 }
 
 /** The server's side of the handshake (2.34.8, worker-protocol-connection.cc, BasicServerConnection). */
@@ -181,12 +188,17 @@ interface Patience {
 function countDown(patience: Patience): NodeJS.Timeout {
   return setInterval(() => {
     if (patience.listening && --patience.left <= 0)
-      patience.box?.reader.finish(new NoBox('mute', `the box has said nothing for ${SILENCE} s`))
+      patience.box?.reader.finish(new BoxUnavailable('unresponsive', `the box has said nothing for ${SILENCE} s`))
   }, 1000)
 }
 
 /** Answers one question. Returns the box, or null when it was lost over it: then the empty store has answered. */
-async function answer(client: Client, box: Box | null, question: Question, line: Line): Promise<Box | null> {
+async function answer(client: Client, box: Box | null, question: Question, upstream: Upstream): Promise<Box | null> {
+  if (!box && question.operation.answer[0] === 'nar') {
+    const reason = `the box is away, and can't deliver ${question.first}`
+    upstream.lost(new BoxUnavailable('broken', reason))
+    throw new NarUndelivered(reason)
+  }
   if (!box || question.operation.local) {
     await client.write(emptyAnswer(question.operation, question.first))
     return box
@@ -195,19 +207,23 @@ async function answer(client: Client, box: Box | null, question: Question, line:
   const { patience } = question
   Object.assign(patience, { box, left: SILENCE, listening: true })
   try {
-    await say(box, Buffer.concat([u64(question.number), question.bytes]))
-    if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, line, relayed)
+    await send(box, Buffer.concat([u64(question.number), question.bytes]))
+    if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, upstream, relayed)
     else {
-      const found = await ask(box, question, line)
+      const found = await ask(box, question, upstream)
       patience.listening = false
       await client.write(found)
     }
     return box
   } catch (error) {
     box.socket.destroy()
-    if (error instanceof ClientGone) throw error
-    if (relayed.bytes > 0) throw new Failure(`the box was lost in the middle of ${question.first}: ${(error as Error).message}`)
-    line.lost(error as Error)
+    if (error instanceof ClientGone || error instanceof NarUndelivered) throw error
+    if (question.operation.answer[0] === 'nar') {
+      const reason = `the box was lost in the middle of ${question.first}: ${(error as Error).message}`
+      upstream.lost(new BoxUnavailable('broken', reason))
+      throw new NarUndelivered(reason)
+    }
+    upstream.lost(error as Error)
     await client.write(emptyAnswer(question.operation, question.first))
     return null
   } finally {
@@ -219,21 +235,21 @@ async function answer(client: Client, box: Box | null, question: Question, line:
  * Reads the whole answer before a byte of it is passed on, so that the empty store can still answer when the box is lost over it. What is an
  * error to the box (a database that is busy, a disk that fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr.
  */
-async function ask(box: Box, { number, operation, first, misses }: Question, line: Line): Promise<Buffer> {
+async function ask(box: Box, { number, operation, first, misses }: Question, upstream: Upstream): Promise<Buffer> {
   await box.reader.peek()
   if (number === QUERY_PATH_INFO && takeMiss(box.reader)) return miss(first, misses)
   const messages = new Recorder(box.reader)
   const ending = await readMessages(messages)
   if (ending.error) {
-    if (line.strict) return messages.bytes
-    if (!ending.message.includes('is not valid')) line.report(`${operation.name} ${first}: the box says: ${ending.message}`)
+    if (upstream.strict) return messages.bytes
+    if (!ending.message.includes('is not valid')) upstream.report(`${operation.name} ${first}: the box says: ${ending.message}`)
     return emptyAnswer(operation, first)
   }
   const found = new Recorder(box.reader)
   for (const shape of operation.answer) await found.shape(shape)
   if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return miss(first, misses)
-  if (number === QUERY_PATH_INFO && !line.strict && !soundInfo(found.bytes, first)) {
-    line.report(`${operation.name} ${first}: the box says what no Nix can read; the path counts as missing`)
+  if (number === QUERY_PATH_INFO && !upstream.strict && !soundInfo(found.bytes, first)) {
+    upstream.report(`${operation.name} ${first}: the box says what no Nix can read; the path counts as missing`)
     return notValid(first)
   }
   return Buffer.concat([messages.bytes, found.bytes])
@@ -247,11 +263,21 @@ function miss(path: string, misses: Map<string, number>): Buffer {
 }
 
 /** Passes a NAR on while it comes. `relayed` counts what Nix has got of it. */
-async function relayNar(client: Client, box: Box, { first, patience }: Question, line: Line, relayed: { bytes: number }): Promise<void> {
+async function relayNar(
+  client: Client,
+  box: Box,
+  { first, patience }: Question,
+  upstream: Upstream,
+  relayed: { bytes: number },
+): Promise<void> {
   const messages = new Recorder(box.reader)
-  if ((await readMessages(messages)).error) return await client.write(line.strict ? messages.bytes : notValid(first))
+  const ending = await readMessages(messages)
+  if (ending.error) {
+    const reason = `the box can't read ${first}: ${ending.message}`
+    upstream.report(reason)
+    throw new NarUndelivered(reason)
+  }
   const end = new NarEnd()
-  await box.reader.peek() // a box that is lost before the first byte can still be a miss
   let late: Promise<void> | undefined
   const pass = (bytes: Buffer): void => {
     late = client.write(bytes)
@@ -261,7 +287,7 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
   const take = (chunk: Buffer): number => {
     const length = end.scan(chunk)
     // before the last byte: with that Nix has what it wants, and may kill us
-    if (end.done) line.fetched?.(relayed.bytes - messages.bytes.length + length)
+    if (end.done) upstream.fetched?.(relayed.bytes - messages.bytes.length + length)
     pass(chunk.subarray(0, length))
     return length
   }
@@ -281,12 +307,12 @@ async function relayNar(client: Client, box: Box, { first, patience }: Question,
 }
 
 /** From an operation that we don't know to the end of the connection: bytes to and fro, each direction closed when its source is. */
-async function pipe(client: Client, box: Box | null, number: number, line: Line): Promise<void> {
+async function pipe(client: Client, box: Box | null, number: number, upstream: Upstream): Promise<void> {
   try {
-    if (box) await say(box, u64(number))
+    if (box) await send(box, u64(number))
   } catch (error) {
-    line.lost(error as Error)
-    return await pipe(client, null, number, line)
+    upstream.lost(error as Error)
+    return await pipe(client, null, number, upstream)
   }
   if (!box) {
     // Without knowing the operation there is no telling where its request ends: answer, and hang up.
@@ -295,11 +321,11 @@ async function pipe(client: Client, box: Box | null, number: number, line: Line)
   }
   const { socket, reader } = box
   client.bothWays()
-  // A Nix that was killed must not be outlived for as long as the box is mute. While it lives, a box may take its time over an upload.
+  // A Nix that was killed must not be outlived for as long as the box is unresponsive. While it lives, a box may take its time over an upload.
   const patience: Patience = { left: SILENCE, listening: false, box }
   const clock = countDown(patience)
   const up = (async () => {
-    await pump(client.reader, (bytes) => send(box, bytes))
+    await pump(client.reader, (bytes) => write(box, bytes))
     socket.end()
     patience.listening = true
   })()
@@ -329,7 +355,7 @@ async function pump(from: ByteReader, write: (bytes: Buffer) => Promise<void>): 
   }
 }
 
-function send(box: Box, bytes: Buffer): Promise<void> {
+function write(box: Box, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     box.socket.write(bytes, (error) => (error ? reject(error) : resolve()))
   })

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import type { SshCache } from '../config/config.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { greetBox } from '../protocol/dial.ts'
-import { NoBox } from '../protocol/worker.ts'
+import { BoxUnavailable } from '../protocol/worker.ts'
 import { runtimeDir } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
@@ -96,7 +96,7 @@ async function shake(socket: string, limit: number): Promise<Handshake> {
   try {
     return { ok: true, ...(await greetBox(socket, limit)) }
   } catch (error) {
-    return { ok: false, kind: error instanceof NoBox ? error.kind : 'broken', reason: (error as Error).message }
+    return { ok: false, kind: error instanceof BoxUnavailable ? error.kind : 'broken', reason: (error as Error).message }
   }
 }
 

@@ -72,7 +72,7 @@ export function roundTrip(config: Config, cache: SshCache, seen: { publicKey?: s
       summary.failed[0]?.reason ?? summary.away ?? summary.stopped ?? (summary.unsigned.length > 0 ? 'it is not signed' : undefined)
     if (reason !== undefined) return judgeUpload(reason, cache.ssh, seen.publicKey)
     if (summary.unwanted.length > 0) return skipped('exclude in the configuration keeps even nix-lan-doctor from being uploaded')
-    if (summary.uploaded.length === 0) return failed('it vanished from the store before it was uploaded', null)
+    if (summary.uploaded.length === 0) return failed('it invalid from the store before it was uploaded', null)
     return ok('the box took it')
   }
 
@@ -124,7 +124,7 @@ export function roundTrip(config: Config, cache: SshCache, seen: { publicKey?: s
 }
 
 /** The links in the queue are taken away by unqueue(), for every cache. */
-const NO_LEDGER: Ledger = { uploaded: () => {}, failed: () => {}, vanished: () => {}, unwanted: () => {} }
+const NO_LEDGER: Ledger = { uploaded: () => {}, failed: () => {}, invalid: () => {}, unwanted: () => {} }
 
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1)
 

@@ -103,7 +103,7 @@ export async function invalidPaths(paths: readonly string[], { store, timeout }:
 
 /** What a store knows of paths and all they refer to, and which of the paths aren't valid in it. */
 export interface Closure {
-  gone: ReadonlySet<string>
+  invalid: ReadonlySet<string>
   infos: Map<string, PathInfo>
 }
 
@@ -114,12 +114,12 @@ export interface Closure {
  */
 export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
   try {
-    return { gone: new Set(), infos: await pathInfos(paths, { closure: true, ...asking }) }
+    return { invalid: new Set(), infos: await pathInfos(paths, { closure: true, ...asking }) }
   } catch (error) {
     if (!(error instanceof NixError) || error instanceof NoAnswer) throw error
-    const gone = new Set(await invalidPaths(paths, asking))
-    const valid = paths.filter((path) => !gone.has(path))
-    return { gone, infos: await pathInfos(valid, { closure: true, ...asking }) }
+    const invalid = new Set(await invalidPaths(paths, asking))
+    const valid = paths.filter((path) => !invalid.has(path))
+    return { invalid, infos: await pathInfos(valid, { closure: true, ...asking }) }
   }
 }
 
@@ -164,7 +164,7 @@ export async function sizesOf(paths: readonly string[], { timeout }: Asking = {}
 }
 
 /** The paths themselves and everything here that refers to them, directly or not. @throws NixError when one of them isn't valid */
-export async function holdersOf(paths: readonly string[]): Promise<Set<string>> {
+export async function referrersClosure(paths: readonly string[]): Promise<Set<string>> {
   return new Set(await inBatches(paths, undefined, (batch, limit) => nixStore(['--query', '--referrers-closure', ...batch], limit)))
 }
 

@@ -3,9 +3,9 @@
 
 import { batches, NixError, type PathInfo } from '../nix/nix.ts'
 import { dialBox } from './dial.ts'
-import { type Box, NoBox, pathInfoQuestion, Recorder, readMessages, readPathInfo, say, validPathsQuestion } from './worker.ts'
+import { type Box, BoxUnavailable, pathInfoQuestion, Recorder, readMessages, readPathInfo, send, validPathsQuestion } from './worker.ts'
 
-/** For how many milliseconds the box may keep us waiting: until the handshake has ended, and for each answer. A link can go mute. */
+/** For how many milliseconds the box may keep us waiting: until the handshake has ended, and for each answer. A link can go unresponsive. */
 export interface Limits {
   deadline: number
   patience: number
@@ -55,7 +55,7 @@ async function ask(
     box = await dialBox(socket, limits.deadline)
     const { reader } = box
     timer = setTimeout(() => reader.finish(new NixError(`the box has not answered within ${limits.patience / 1000} s`)), limits.patience)
-    await say(box, Buffer.concat(questions))
+    await send(box, Buffer.concat(questions))
     for (const n of questions.keys()) {
       const answer = new Recorder(reader)
       const ending = await readMessages(answer)
@@ -65,7 +65,7 @@ async function ask(
     }
   } catch (error) {
     if (error instanceof NixError) throw error
-    throw new NixError(error instanceof NoBox ? error.message : `the box was lost: ${(error as Error).message}`)
+    throw new NixError(error instanceof BoxUnavailable ? error.message : `the box was lost: ${(error as Error).message}`)
   } finally {
     clearTimeout(timer)
     box?.socket.destroy()

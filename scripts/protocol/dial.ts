@@ -5,14 +5,14 @@ import { noTunnel } from '../cli/errors.ts'
 import { ByteReader, EndOfStream } from './byte-reader.ts'
 import {
   type Box,
+  BoxUnavailable,
   MAGIC_CLIENT,
   MAGIC_SERVER,
-  NoBox,
   OLDEST_BOX,
   OUR_VERSION,
   Recorder,
   readMessages,
-  say,
+  send,
   u64,
   VERSION_WITH_NIX_VERSION,
   VERSION_WITH_TRUST,
@@ -20,16 +20,16 @@ import {
 
 /**
  * Connects to a nix-daemon's socket. Comes back when the daemon has said its name and version; what else it says before it takes questions comes
- * while say() sends the first of them. Whoever has none uses greetBox().
+ * while send() sends the first of them. Whoever has none uses greetBox().
  * @param path the tunnel's socket
  * @param deadline milliseconds for everything, the rest of the handshake too
  * @param way another path to the same socket, to connect to
- * @throws NoBox, always by the deadline; so does Box.handshake, and say()
+ * @throws BoxUnavailable, always by the deadline; so does Box.handshake, and send()
  */
 export async function dialBox(path: string, deadline: number, way = path): Promise<Box> {
   const { socket, reader } = openSocket(path, way)
   const timer = setTimeout(() => {
-    reader.finish(new NoBox('mute', `${path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`))
+    reader.finish(new BoxUnavailable('unresponsive', `${path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`))
   }, deadline)
   const guarded = async <T>(step: Promise<T>): Promise<T> => {
     try {
@@ -37,7 +37,9 @@ export async function dialBox(path: string, deadline: number, way = path): Promi
     } catch (error) {
       clearTimeout(timer)
       socket.destroy()
-      throw error instanceof NoBox ? error : new NoBox('broken', `${path} is not the socket of a nix-daemon: ${(error as Error).message}`)
+      throw error instanceof BoxUnavailable
+        ? error
+        : new BoxUnavailable('broken', `${path} is not the socket of a nix-daemon: ${(error as Error).message}`)
     }
   }
   const greeting = new Recorder(reader)
@@ -54,13 +56,13 @@ export async function dialBox(path: string, deadline: number, way = path): Promi
  * Whether a nix-daemon answers at a socket, and which: its protocol, its version of Nix. The handshake is gone through to its end, since one that is
  * broken off leaves an error in the box's journal each time.
  * @param deadline milliseconds
- * @throws NoBox, always by the deadline
+ * @throws BoxUnavailable, always by the deadline
  */
 export async function greetBox(path: string, deadline: number): Promise<{ version: number; nix: string }> {
   const box = await dialBox(path, deadline)
   // The first byte of an operation that never comes: a nix-daemon whose client ends before its number is complete ends without a word (2.8.0, 2.34.8,
   // daemon.cc, processConnection).
-  await say(box, Buffer.of(0))
+  await send(box, Buffer.of(0))
   box.socket.destroy()
   return { version: box.version, nix: box.nix }
 }
@@ -69,11 +71,11 @@ export async function greetBox(path: string, deadline: number): Promise<{ versio
 async function hear(socket: Socket, greeting: Recorder, path: string): Promise<number> {
   // All that we have to say at once, which saves a journey: our version, no CPU affinity (1.14), no reserved space (1.11).
   socket.write(Buffer.concat([u64(MAGIC_CLIENT), u64(OUR_VERSION), u64(0), u64(0)]))
-  if ((await greeting.u64()) !== MAGIC_SERVER) throw new NoBox('broken', `${path} answers, but not as a nix-daemon does`)
+  if ((await greeting.u64()) !== MAGIC_SERVER) throw new BoxUnavailable('broken', `${path} answers, but not as a nix-daemon does`)
   const version = Math.min(await greeting.u64(), OUR_VERSION)
   if (version >= OLDEST_BOX) return version
   const spoken = `${version >> 8}.${version & 255}`
-  throw new NoBox('old', `the Nix on the box is too old: it speaks protocol ${spoken}; 1.32 (Nix 2.4) is the oldest that will do`)
+  throw new BoxUnavailable('old', `the Nix on the box is too old: it speaks protocol ${spoken}; 1.32 (Nix 2.4) is the oldest that will do`)
 }
 
 /** Hears what else the daemon says before it takes questions. */
@@ -81,7 +83,7 @@ async function welcome(box: Box, greeting: Recorder): Promise<void> {
   if (box.version >= VERSION_WITH_NIX_VERSION) box.nix = await greeting.string()
   if (box.version >= VERSION_WITH_TRUST) await greeting.u64()
   const ending = await readMessages(greeting)
-  if (ending.error) throw new NoBox('broken', `the nix-daemon on the box refuses: ${ending.message}`)
+  if (ending.error) throw new BoxUnavailable('broken', `the nix-daemon on the box refuses: ${ending.message}`)
 }
 
 /** Shorter messages are copied out of the buffer, which is cheaper than to stop reading until they are read. */
@@ -108,10 +110,10 @@ function openSocket(path: string, way: string): { socket: Socket; reader: ByteRe
   return { socket, reader }
 }
 
-function socketError(error: NodeJS.ErrnoException, path: string): NoBox {
-  if (error.code === 'ENOENT') return new NoBox('missing', noTunnel(path))
-  if (error.code === 'ECONNREFUSED') return new NoBox('refused', `nobody listens on ${path}: the tunnel has ended`)
+function socketError(error: NodeJS.ErrnoException, path: string): BoxUnavailable {
+  if (error.code === 'ENOENT') return new BoxUnavailable('missing', noTunnel(path))
+  if (error.code === 'ECONNREFUSED') return new BoxUnavailable('refused', `nobody listens on ${path}: the tunnel has ended`)
   if (error.code === 'ECONNRESET' || error.code === 'EPIPE')
-    return new NoBox('broken', `${path} was closed: the box's nix-daemon is not there`)
-  return new NoBox('broken', `${path}: ${error.message}`)
+    return new BoxUnavailable('broken', `${path} was closed: the box's nix-daemon is not there`)
+  return new BoxUnavailable('broken', `${path}: ${error.message}`)
 }

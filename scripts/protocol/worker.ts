@@ -41,7 +41,7 @@ export interface Operation {
   name: string
   request: readonly Shape[]
   answer: readonly Shape[]
-  /** What a store with nothing in it answers: bytes after STDERR_LAST; null: an error saying that the path, the request's first string, is not valid. */
+  /** What a store with nothing in it answers: bytes after STDERR_LAST; null: an error saying that the path, the request's first string, is not valid. NarFromPath has no such answer: session.ts ends the stream. */
   empty: Buffer | null
   /** Answered without asking the box. */
   local?: boolean
@@ -59,7 +59,8 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operat
   [31, { name: 'QueryValidPaths', request: ['strings', 'u64'], answer: ['strings'], empty: u64(0) }],
   [32, { name: 'QuerySubstitutablePaths', request: ['strings'], answer: ['strings'], empty: u64(0) }],
   [38, { name: 'NarFromPath', request: ['string'], answer: ['nar'], empty: null }],
-  [43, { name: 'QueryRealisation', request: ['string'], answer: ['strings'], empty: u64(0) }],
+  // A daemon without the feature ca-derivations aborts at this question (2.8.0, 2.26.3), and what we upload carries no realisations.
+  [43, { name: 'QueryRealisation', request: ['string'], answer: ['strings'], empty: u64(0), local: true }],
 ])
 export const QUERY_PATH_INFO = 26
 const QUERY_VALID_PATHS = 31
@@ -335,7 +336,7 @@ export interface Box {
   nix: string
   socket: Socket
   reader: ByteReader
-  /** What the daemon has yet to say before it takes questions; null when it has said all. Rejects with NoBox. */
+  /** What the daemon has yet to say before it takes questions; null when it has said all. Rejects with BoxUnavailable. */
   handshake: Promise<void> | null
 }
 
@@ -343,9 +344,9 @@ export interface Box {
  * Sends a box the first bytes of an operation or more, and has its handshake behind it then. sshd leaves Nagle's algorithm on for forwarded sockets
  * (RFC 896), and so holds back each small piece that follows another until that is acknowledged, which the other end puts off for 40 ms, unless
  * it has something to say itself. So the first byte goes ahead, and acknowledges the daemon's hello.
- * @throws NoBox when the handshake fails
+ * @throws BoxUnavailable when the handshake fails
  */
-export async function say(box: Box, bytes: Buffer): Promise<void> {
+export async function send(box: Box, bytes: Buffer): Promise<void> {
   if (!box.handshake) {
     box.socket.write(bytes)
     return
@@ -355,10 +356,10 @@ export async function say(box: Box, bytes: Buffer): Promise<void> {
   box.socket.write(bytes.subarray(1))
 }
 
-/** Why there is no box behind a socket. `mute`: it accepted and said nothing until the deadline. */
-export class NoBox extends Error {
-  readonly kind: 'missing' | 'refused' | 'mute' | 'broken' | 'old'
-  constructor(kind: NoBox['kind'], message: string) {
+/** Why there is no box behind a socket. `unresponsive`: it accepted and said nothing until the deadline. */
+export class BoxUnavailable extends Error {
+  readonly kind: 'missing' | 'refused' | 'unresponsive' | 'broken' | 'old'
+  constructor(kind: BoxUnavailable['kind'], message: string) {
     super(message)
     this.kind = kind
   }

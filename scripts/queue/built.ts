@@ -6,7 +6,7 @@ import type { Queue } from './queue.ts'
 import { type Stores, unsigned, wanted } from './upload.ts'
 
 /** What is asked of the two stores; as for an upload. */
-export type BuiltStores = Pick<Stores, 'lacking' | 'holders'>
+export type BuiltStores = Pick<Stores, 'missing' | 'referrersClosure'>
 
 /** Store paths that were built here, each in exactly one of these. */
 export interface Built {
@@ -44,11 +44,11 @@ export async function sortBuilt(
   }
   if (rest.length === 0) return sorted
   // One unsigned path in a closure, whoever made it, and Nix copies nothing of it (see keepSigned in upload.ts).
-  const bare = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
-  const lacking = new Set(await stores.lacking([...new Set([...rest, ...bare])]))
-  const blockers = bare.filter((path) => lacking.has(path))
-  const blocked = blockers.length > 0 ? await stores.holders(blockers) : new Set<string>()
-  for (const path of rest) sorted[!lacking.has(path) ? 'onBox' : blocked.has(path) ? 'unsigned' : 'missing'].push(path)
+  const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
+  const missing = new Set(await stores.missing([...new Set([...rest, ...withoutSignature])]))
+  const blockers = withoutSignature.filter((path) => missing.has(path))
+  const blocked = blockers.length > 0 ? await stores.referrersClosure(blockers) : new Set<string>()
+  for (const path of rest) sorted[!missing.has(path) ? 'onBox' : blocked.has(path) ? 'unsigned' : 'missing'].push(path)
   return sorted
 }
 

@@ -6,8 +6,8 @@ import { unsigned } from './upload.ts'
 /** One line of the list. */
 export interface Row {
   cache: string
-  /** `gone`: the store doesn't have it any more. `unsigned`: it, or something it needs, carries no signature. */
-  state: 'queued' | 'failed' | 'unsigned' | 'gone' | 'junk'
+  /** `invalid`: the store doesn't have it any more. `unsigned`: it, or something it needs, carries no signature. */
+  state: 'queued' | 'failed' | 'unsigned' | 'invalid' | 'junk'
   path: string
   /** When it was queued (milliseconds since 1970); for junk null. */
   added: number | null
@@ -26,18 +26,18 @@ const PATIENCE = 10_000
 export interface Known {
   sizes: ReadonlyMap<string, number>
   unsigned: ReadonlySet<string>
-  gone: ReadonlySet<string>
+  invalid: ReadonlySet<string>
 }
 
-export const NOTHING_KNOWN: Known = { sizes: new Map(), unsigned: new Set(), gone: new Set() }
+export const NOTHING_KNOWN: Known = { sizes: new Map(), unsigned: new Set(), invalid: new Set() }
 
 /** Asks Nix about entries: a handful of processes for each thousand of them. @throws NixError */
-export async function askNix(entries: readonly Entry[], holders: (paths: string[]) => Promise<Set<string>>): Promise<Known> {
+export async function askNix(entries: readonly Entry[], referrersClosure: (paths: string[]) => Promise<Set<string>>): Promise<Known> {
   const paths = [...new Set(entries.map((entry) => entry.path))]
-  const { gone, infos } = await closureOf(paths, { timeout: PATIENCE })
+  const { invalid, infos } = await closureOf(paths, { timeout: PATIENCE })
   const sizes = new Map([...infos].map(([path, { size }]) => [path, size]))
-  const bare = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
-  return { sizes, gone, unsigned: bare.length > 0 ? await holders(bare) : new Set() }
+  const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
+  return { sizes, invalid, unsigned: withoutSignature.length > 0 ? await referrersClosure(withoutSignature) : new Set() }
 }
 
 /** The rows of a cache: what waits, oldest first, then what failed, then what doesn't belong there. */
@@ -59,7 +59,7 @@ export function rowsOf(cache: string, queue: Queue, known: Known): Row[] {
 
 function rowOf(entry: Entry, known: Known): Row {
   const base = { cache: entry.cache, path: entry.path, added: entry.added, size: known.sizes.get(entry.path) ?? null }
-  if (known.gone.has(entry.path)) return { ...base, state: 'gone', error: entry.reason ?? 'not in the store any more' }
+  if (known.invalid.has(entry.path)) return { ...base, state: 'invalid', error: entry.reason ?? 'not in the store any more' }
   if (entry.state === 'failed') return { ...base, state: 'failed', error: entry.reason ?? '' }
   if (known.unsigned.has(entry.path)) return { ...base, state: 'unsigned', error: 'it, or something it needs, carries no signature' }
   return { ...base, state: 'queued', error: null }

@@ -3,13 +3,13 @@
 
 import type { SshCache } from '../config/config.ts'
 import { storeUrl } from '../config/store-url.ts'
-import { closureOf, errorText, holdersOf, invalidPaths, NixError, nix, setting } from '../nix/nix.ts'
+import { closureOf, errorText, invalidPaths, NixError, nix, referrersClosure, setting } from '../nix/nix.ts'
 import { infosOnBox, validOnBox } from '../protocol/ask.ts'
 import { usable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'
 import type { Stores } from './upload.ts'
 
-/** A question to the box is given up after so many milliseconds: a link can go mute, and Nix would wait for ever. */
+/** A question to the box is given up after so many milliseconds: a link can go unresponsive, and Nix would wait for ever. */
 const QUESTION = 120_000
 
 /**
@@ -28,10 +28,10 @@ export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
       const answer = await usable(cache, uid, cache.deadline)
       return answer.ok ? undefined : answer.reason
     },
-    vanished: (paths) => invalidPaths(paths),
+    invalid: (paths) => invalidPaths(paths),
     closure: (paths) => closureOf(paths),
-    holders: (paths) => holdersOf(paths),
-    async lacking(paths) {
+    referrersClosure: (paths) => referrersClosure(paths),
+    async missing(paths) {
       const there = await validOnBox(socket, paths, limits)
       return paths.filter((path) => !there.has(path))
     },

@@ -1,6 +1,6 @@
 // Draining the queue of one cache: what is decided, apart from how Nix is asked (stores.ts) and how links are moved (queue.ts),
 // which come in as arguments. The rules: a path leaves the queue only when the box has it with a signature that this machine
-// accepts, or when it is set aside with the reason, or when it is gone from this store, or unwanted. While the box is away
+// accepts, or when it is set aside with the reason, or when it is not in this store any more, or unwanted. While the box is away
 // nothing counts as a failure. One bad path never holds up the others.
 
 import { Failure } from '../cli/errors.ts'
@@ -14,13 +14,13 @@ export interface Stores {
   /** Undefined when the box can be used now, else why not. */
   away(): Promise<string | undefined>
   /** Those that aren't valid in this store. */
-  vanished(paths: string[]): Promise<string[]>
+  invalid(paths: string[]): Promise<string[]>
   /** What this store knows of the paths and all they refer to, and which aren't valid in it. */
   closure(paths: string[]): Promise<Closure>
   /** The paths and everything in this store that refers to them, directly or not. */
-  holders(paths: string[]): Promise<Set<string>>
+  referrersClosure(paths: string[]): Promise<Set<string>>
   /** Those that the box lacks. */
-  lacking(paths: string[]): Promise<string[]>
+  missing(paths: string[]): Promise<string[]>
   /** What the box knows of the paths; one that it lacks is left out. */
   onBox(paths: string[]): Promise<Map<string, PathInfo>>
   /** Gives the box the signatures that this store has. @returns undefined, or the reason why the box didn't take them */
@@ -39,7 +39,7 @@ export interface Ledger {
   uploaded(entries: Entry[], bytes: number): void
   failed(entry: Entry, reason: string): void
   /** Its path isn't in this store any more. */
-  vanished(entry: Entry): void
+  invalid(entry: Entry): void
   /** The configuration says that it isn't for this cache. */
   unwanted(entry: Entry): void
 }
@@ -48,7 +48,7 @@ export interface Ledger {
 export interface Summary {
   uploaded: string[]
   failed: { path: string; reason: string }[]
-  vanished: string[]
+  invalid: string[]
   unwanted: string[]
   /** Still queued, because they, or something they need, carry no signature. */
   unsigned: string[]
@@ -99,14 +99,14 @@ const ENOUGH_SUSPECTS = 3
 
 /** Uploads the entries of one cache; what happened is told to the ledger as it happens, and is in the summary. */
 export async function drain(entries: readonly Entry[], cache: SshCache, stores: Stores, ledger: Ledger): Promise<Summary> {
-  return await new Drain(cache, stores, ledger).run(entries)
+  return await new Upload(cache, stores, ledger).run(entries)
 }
 
 /** Thrown to stop draining where it is: everything that isn't done stays queued. */
 class Stop extends Error {}
 
-class Drain {
-  readonly summary: Summary = { uploaded: [], failed: [], vanished: [], unwanted: [], unsigned: [] }
+class Upload {
+  readonly summary: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
   readonly cache: SshCache
   readonly stores: Stores
   readonly ledger: Ledger
@@ -147,24 +147,24 @@ class Drain {
   }
 
   async upload(entries: Entry[], derivations: boolean): Promise<void> {
-    const { gone, infos } = await this.stores.closure(pathsOf(entries))
+    const { invalid, infos } = await this.stores.closure(pathsOf(entries))
     this.here = infos
-    for (const entry of entries.filter((entry) => gone.has(entry.path))) {
-      this.summary.vanished.push(entry.path)
-      this.ledger.vanished(entry)
+    for (const entry of entries.filter((entry) => invalid.has(entry.path))) {
+      this.summary.invalid.push(entry.path)
+      this.ledger.invalid(entry)
     }
-    const valid = entries.filter((entry) => !gone.has(entry.path))
+    const valid = entries.filter((entry) => !invalid.has(entry.path))
     await this.copyAll(await this.keepSigned(valid), derivations)
   }
 
   /** Without this, one unsigned path in a closure would make the whole copy fail. What the box has doesn't count. */
   async keepSigned(entries: Entry[]): Promise<Entry[]> {
-    const bare = [...this.here].filter(([, info]) => unsigned(info)).map(([path]) => path)
-    const lacking = bare.length > 0 ? await this.stores.lacking(bare) : []
-    if (lacking.length === 0) return entries
-    const holders = await this.stores.holders(lacking)
-    for (const entry of entries) if (holders.has(entry.path)) this.summary.unsigned.push(entry.path)
-    return entries.filter((entry) => !holders.has(entry.path))
+    const withoutSignature = [...this.here].filter(([, info]) => unsigned(info)).map(([path]) => path)
+    const missing = withoutSignature.length > 0 ? await this.stores.missing(withoutSignature) : []
+    if (missing.length === 0) return entries
+    const referrersClosure = await this.stores.referrersClosure(missing)
+    for (const entry of entries) if (referrersClosure.has(entry.path)) this.summary.unsigned.push(entry.path)
+    return entries.filter((entry) => !referrersClosure.has(entry.path))
   }
 
   /** Copies until all of them are there, or set aside; stops when the box is away. */
@@ -192,9 +192,9 @@ class Drain {
   /** The entries whose closure holds the first path in Nix's message that any of them does. */
   async heldBy(stderr: string, entries: Entry[]): Promise<Entry[]> {
     for (const culprit of pathsInError(stderr)) {
-      const invalid = (await this.stores.vanished([culprit])).length > 0
-      const holders = invalid ? new Set([culprit]) : await this.stores.holders([culprit])
-      const held = entries.filter((entry) => holders.has(entry.path))
+      const invalid = (await this.stores.invalid([culprit])).length > 0
+      const referrersClosure = invalid ? new Set([culprit]) : await this.stores.referrersClosure([culprit])
+      const held = entries.filter((entry) => referrersClosure.has(entry.path))
       if (held.length > 0) return held
     }
     return []
@@ -203,14 +203,14 @@ class Drain {
   /** The message names no path: the culprits are found by copying halves of the halves. */
   async searchByHalves(entries: Entry[], derivations: boolean, stderr: string): Promise<void> {
     this.suspects = []
-    await this.half(entries, derivations, stderr)
+    await this.bisect(entries, derivations, stderr)
     // When everything fails alike, or the box can't even be asked, the fault is elsewhere, and nothing is set aside.
     if (!this.succeeded && entries[0]) await this.stores.mustTakeNix(entries[0].path)
     if (this.suspects.length > 1 && !this.succeeded) this.stop(errorText(this.suspects[0]?.stderr ?? stderr))
     for (const { entry, stderr } of this.suspects) this.setAside(entry, errorText(stderr))
   }
 
-  async half(entries: Entry[], derivations: boolean, stderr: string): Promise<void> {
+  async bisect(entries: Entry[], derivations: boolean, stderr: string): Promise<void> {
     const [only] = entries
     if (only && entries.length === 1) {
       this.suspects.push({ entry: only, stderr })
@@ -225,7 +225,7 @@ class Drain {
         continue
       }
       await this.stopIfAway()
-      await this.half(part, derivations, failure)
+      await this.bisect(part, derivations, failure)
     }
   }
 
@@ -233,15 +233,15 @@ class Drain {
   async settle(entries: Entry[], derivations: boolean): Promise<void> {
     this.succeeded = true
     const unsure = derivations ? [] : entries.filter((entry) => !this.here.get(entry.path)?.contentAddressed)
-    let { missing, bare } = await this.inspect(unsure)
-    const signed = bare.filter((entry) => (this.here.get(entry.path)?.signatures.length ?? 0) > 0)
+    let { missing, withoutSignature } = await this.inspect(unsure)
+    const signed = withoutSignature.filter((entry) => (this.here.get(entry.path)?.signatures.length ?? 0) > 0)
     if (signed.length > 0) {
       const refusal = await this.stores.deliver(pathsOf(signed))
-      ;({ missing, bare } = await this.inspect(unsure))
-      for (const entry of bare) if (signed.includes(entry)) this.setAside(entry, builtThere(entry.path, refusal))
+      ;({ missing, withoutSignature } = await this.inspect(unsure))
+      for (const entry of withoutSignature) if (signed.includes(entry)) this.setAside(entry, builtThere(entry.path, refusal))
     }
-    for (const entry of bare) if (!signed.includes(entry)) this.summary.unsigned.push(entry.path)
-    const done = entries.filter((entry) => !bare.includes(entry) && !missing.includes(entry))
+    for (const entry of withoutSignature) if (!signed.includes(entry)) this.summary.unsigned.push(entry.path)
+    const done = entries.filter((entry) => !withoutSignature.includes(entry) && !missing.includes(entry))
     this.summary.uploaded.push(...pathsOf(done))
     this.ledger.uploaded(
       done,
@@ -249,9 +249,9 @@ class Drain {
     )
   }
 
-  /** `bare`: what the box has without a signature that this machine accepts. `missing`: what it has already deleted again. */
-  async inspect(entries: Entry[]): Promise<{ missing: Entry[]; bare: Entry[] }> {
-    if (entries.length === 0) return { missing: [], bare: [] }
+  /** `withoutSignature`: what the box has without a signature that this machine accepts. `missing`: what it has already deleted again. */
+  async inspect(entries: Entry[]): Promise<{ missing: Entry[]; withoutSignature: Entry[] }> {
+    if (entries.length === 0) return { missing: [], withoutSignature: [] }
     const box = await this.stores.onBox(pathsOf(entries))
     const missing = entries.filter((entry) => !box.has(entry.path))
     const doubtful = (trusted: readonly string[]) => (entry: Entry) => {
@@ -259,7 +259,7 @@ class Drain {
       return there !== undefined && !acceptable(there, this.here.get(entry.path), trusted)
     }
     const unlike = entries.filter(doubtful([])) // hardly ever any: then Nix need not be asked for its keys
-    return { missing, bare: unlike.length === 0 ? [] : unlike.filter(doubtful(await this.stores.trustedKeys())) }
+    return { missing, withoutSignature: unlike.length === 0 ? [] : unlike.filter(doubtful(await this.stores.trustedKeys())) }
   }
 
   /** Nix's message, and for a signature that the box doesn't know whose it is. */

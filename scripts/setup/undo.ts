@@ -8,7 +8,7 @@ import { daemonPid, daemonState } from '../nix/daemon.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { isBusy, takeLock } from '../state/lock.ts'
 import { failedDir, queueDir, runtimeDir } from '../state/paths.ts'
-import { ROOT_TALLIES, userTallies } from '../state/transfers.ts'
+import { ROOT_TRANSFERS, userTransfers } from '../state/transfers.ts'
 import { lingers } from '../system/systemd.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
 import { type Person, personOf, runAs } from './as-user.ts'
@@ -261,10 +261,10 @@ function restoreFiles(record: Record, layout: Layout, backup: (name: string) => 
 
 /** What ran has left: notes and counts of root's, and of the user's, whose files only the user touches. */
 async function removeTraces(record: Record, layout: Layout, person: Person): Promise<void> {
-  if (!layout.single) for (const path of ['/run/nix-lan', ROOT_TALLIES]) rmSync(path, { recursive: true, force: true })
+  if (!layout.single) for (const path of ['/run/nix-lan', ROOT_TRANSFERS]) rmSync(path, { recursive: true, force: true })
   const caches = record.entries.map(({ path }) => path).filter((path) => path.startsWith(queueDir('')))
   const stamps = caches.map((path) => `${person.home}/.local/share/systemd/timers/stamp-nix-lan-built@${path.split('/').at(-1)}.timer`)
-  await runAs(person, ['rm', '-rf', '--', ...stamps, userTallies(person.home, undefined) ?? '', runtimeDir(person.uid)], {
+  await runAs(person, ['rm', '-rf', '--', ...stamps, userTransfers(person.home, undefined) ?? '', runtimeDir(person.uid)], {
     timeout: 20_000,
   })
   // Empty ones only, and only those that weren't there.

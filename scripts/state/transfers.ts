@@ -19,7 +19,7 @@ import {
 } from 'node:fs'
 
 /** Where root's daemon counts, readable for everybody. */
-export const ROOT_TALLIES = '/var/lib/nix-lan'
+export const ROOT_TRANSFERS = '/var/lib/nix-lan'
 
 /** The name of what was fetched through a tunnel's socket. */
 export const fetchedBy = (socket: string): string => `fetched.${encodeURIComponent(socket)}`
@@ -35,7 +35,7 @@ export interface Sum {
 }
 
 /** Counts for one name. */
-export class Tally {
+export class Transfers {
   private readonly name: string
   private readonly directory: string | undefined
   private file: number | null | undefined
@@ -44,14 +44,14 @@ export class Tally {
    * @param name from fetchedBy() or uploadedTo()
    * @param directory where to count; undefined: nowhere
    */
-  constructor(name: string, directory: string | undefined = ownTallies()) {
+  constructor(name: string, directory: string | undefined = ownTransfers()) {
     this.name = name
     this.directory = directory
   }
 
   /** Opens the file now instead of at the first count: for root who is about to give up root's rights. */
   open(): void {
-    if (this.file === undefined) this.file = this.directory === undefined ? null : openTally(this.directory, this.name, Date.now())
+    if (this.file === undefined) this.file = this.directory === undefined ? null : openFile(this.directory, this.name, Date.now())
   }
 
   /** Counts so many paths and so many bytes of NARs. */
@@ -67,13 +67,13 @@ export class Tally {
 }
 
 /** Where we count ourselves: root for all, an ordinary user (XDG Base Directory Specification) for a Nix without a daemon, and for uploads. */
-export function ownTallies(): string | undefined {
-  if (process.geteuid?.() === 0) return ROOT_TALLIES
-  return userTallies(process.env.HOME, process.env.XDG_STATE_HOME)
+export function ownTransfers(): string | undefined {
+  if (process.geteuid?.() === 0) return ROOT_TRANSFERS
+  return userTransfers(process.env.HOME, process.env.XDG_STATE_HOME)
 }
 
 /** Where a user's own Nix and uploads are counted; undefined for a user without a home. */
-export function userTallies(home: string | undefined, stateHome: string | undefined): string | undefined {
+export function userTransfers(home: string | undefined, stateHome: string | undefined): string | undefined {
   if (stateHome?.startsWith('/')) return `${stateHome}/nix-lan`
   return home?.startsWith('/') ? `${home}/.local/state/nix-lan` : undefined
 }
@@ -82,7 +82,7 @@ export function userTallies(home: string | undefined, stateHome: string | undefi
  * Opens this month's file, and makes it, with its directory, when there is none. Only in a directory that is ours and that nobody else can
  * write, so that there is no link in it to anywhere. @returns null where there is no such place
  */
-function openTally(directory: string, name: string, now: number): number | null {
+function openFile(directory: string, name: string, now: number): number | null {
   try {
     let stat = lstatSync(directory, { throwIfNoEntry: false })
     if (!stat) {
@@ -155,7 +155,7 @@ function readLines(path: string): Sum[] {
     })
 }
 
-/** The text of a file that a user may have made, and root reads: '' for what is no file, or one that can't be a tally. */
+/** The text of a file that a user may have made, and root reads: '' for what is no file, or one that can't be a transfers. */
 function readSmall(path: string): string {
   const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
   try {

@@ -5,13 +5,13 @@
 export const READY_MARK = 'nix-lan: the tunnel is ready'
 
 /** What `ssh-add -l` says: keys, none (an agent that is locked has none), that there is no agent; or nothing in time. */
-export type AgentState = 'keys' | 'empty' | 'none' | 'mute'
+export type AgentState = 'keys' | 'empty' | 'none' | 'unresponsive'
 
 /** The exit code of `ssh-add -l` (ssh-add(1)); null: it was ended, or isn't there. */
 export function agentState(code: number | null): AgentState {
   if (code === 0) return 'keys'
   if (code === 1) return 'empty'
-  return code === 2 ? 'none' : 'mute'
+  return code === 2 ? 'none' : 'unresponsive'
 }
 
 /** What kind of end it was. `lost`: after the tunnel had been ready. */
@@ -102,7 +102,7 @@ function denied(said: string, { byHand, agent, envFile }: Circumstances): string
     return `the box refuses the login, and there is no ssh agent (SSH_AUTH_SOCK is not set in ${envFile}, or nobody listens there): ${closed}`
   if (agent === 'empty')
     return `the box refuses the login, and the ssh agent holds no key: it is locked, or wants \`ssh-add\`; the tunnel waits for it`
-  if (agent === 'mute') return `the box refuses the login, and the ssh agent gives no answer: ${closed}`
+  if (agent === 'unresponsive') return `the box refuses the login, and the ssh agent gives no answer: ${closed}`
   return `the box refuses the login: it takes none of the keys that the ssh agent holds (${said}); try by hand: ${byHand}`
 }
 

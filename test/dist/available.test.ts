@@ -234,7 +234,7 @@ for (const [args, expected] of USAGE) {
   })
 }
 
-test('usable: no tunnel, a stale one, a mute one, one that resets, one that works', async () => {
+test('usable: no tunnel, a stale one, an unresponsive one, one that resets, one that works', async () => {
   const toml = box('127.0.0.1', hole, '700ms')
   const socket = join(MEMORY, 'rpi.sock')
   const usable = async (): Promise<Said> => await ask(toml, ['--usable'])
@@ -280,14 +280,14 @@ test('url caches: what nix-cache-info answers', async () => {
   }
   const http = createHttp(({ url = '', headers }, response) => {
     const [status, text] = answers[url] ?? [500, '']
-    if (url === '/mute/nix-cache-info') return
+    if (url === '/unresponsive/nix-cache-info') return
     response.writeHead(headers.host?.startsWith('nas.local:') ? status : 400).end(text)
   })
   servers.push(http)
   await new Promise<void>((done) => http.listen(0, '127.0.0.1', done))
   const base = `http://nas.local:${(http.address() as AddressInfo).port}`
   const names = { lines: ['127.0.0.1 STREAM'] }
-  const caches = { a: base, b: `${base}/portal`, c: `${base}/gone/`, d: `${base}/mute`, e: `file://${TMP}` }
+  const caches = { a: base, b: `${base}/portal`, c: `${base}/gone/`, d: `${base}/unresponsive`, e: `file://${TMP}` }
   const toml = Object.entries(caches)
     .map(([name, url]) => `[cache.${name}]\nurl = "${url}"\ndeadline = "900ms"\n`)
     .join('')
@@ -297,7 +297,7 @@ test('url caches: what nix-cache-info answers', async () => {
     `a: usable at 127.0.0.1 port ${port}, N ms`,
     `b: away: ${base}/portal/nix-cache-info answers, but not as a Nix cache does (no StoreDir)`,
     `c: away: ${base}/gone/nix-cache-info answers 404 Not Found`,
-    `d: away: ${base}/mute/nix-cache-info: no answer within 0.9 s`,
+    `d: away: ${base}/unresponsive/nix-cache-info: no answer within 0.9 s`,
     `e: away: ${TMP}/nix-cache-info is not there`,
   ]
   assert.equal([code, masked(stdout)], [1, `${expected.join('\n')}\n`])

@@ -218,7 +218,7 @@ async function stale(): Promise<string> {
 }
 
 /** A socket that accepts and says nothing. */
-const mute = (): Promise<string> => listening(createServer((socket) => void socket.on('error', () => {})))
+const unresponsive = (): Promise<string> => listening(createServer((socket) => void socket.on('error', () => {})))
 
 // --- a box that is there ---
 
@@ -281,7 +281,7 @@ function peakOf({ child }: Started): number {
 }
 
 /** Where connect counts what was fetched through a socket. */
-const tallies = (): string => (process.getuid?.() === 0 ? join(TMP, 'lib/nix-lan') : join(TMP, '.local/state/nix-lan'))
+const transfers = (): string => (process.getuid?.() === 0 ? join(TMP, 'lib/nix-lan') : join(TMP, '.local/state/nix-lan'))
 
 /** Fetches a path, and returns once that is counted, with all counts of the socket: paths and bytes. */
 async function fetchedOnce(nix: Started, socket: string, paths: number): Promise<string[]> {
@@ -299,7 +299,7 @@ async function fetchedOnce(nix: Started, socket: string, paths: number): Promise
 }
 
 function countsOf(socket: string): string[] {
-  const file = join(tallies(), `fetched.${encodeURIComponent(socket)}.${new Date().toISOString().slice(0, 7)}`)
+  const file = join(transfers(), `fetched.${encodeURIComponent(socket)}.${new Date().toISOString().slice(0, 7)}`)
   const lines = existsSync(file) ? readFileSync(file, 'utf8').split('\n').slice(0, -1) : []
   return lines.map((line) => line.replace(/^\d{10} /, ''))
 }
@@ -326,8 +326,8 @@ test('each path that Nix has got is counted at once, also when Nix kills connect
 
 test('where others can write, nothing is counted, and all else goes on', async () => {
   const { socket } = await box(honest(8))
-  mkdirSync(tallies(), { recursive: true })
-  chmodSync(tallies(), 0o777)
+  mkdirSync(transfers(), { recursive: true })
+  chmodSync(transfers(), 0o777)
   try {
     const nix = await greeted([socket])
     assert.equal(await Promise.race([fetchedOnce(nix, socket, 1), new Promise((done) => setTimeout(done, 500, []))]), [])
@@ -335,7 +335,7 @@ test('where others can write, nothing is counted, and all else goes on', async (
     assert.is(await closed(nix), 0)
     assert.is(nix.stderr(), '')
   } finally {
-    chmodSync(tallies(), 0o755)
+    chmodSync(transfers(), 0o755)
   }
 })
 
@@ -413,8 +413,8 @@ test('a socket that was stale for long is not tried again, a new one at its plac
   assert.is(await closed(nix), 0)
 })
 
-test('a mute socket is waited for once; when it was touched, once more', async () => {
-  const socket = await mute()
+test('an unresponsive socket is waited for once; when it was touched, once more', async () => {
+  const socket = await unresponsive()
   const times: number[] = []
   for (const touch of [false, false, true]) {
     if (touch) utimesSync(socket, new Date(), new Date())
@@ -483,8 +483,8 @@ test('a box that dies in the middle of a NAR: connect ends and says so', async (
   assert.match(nix.stderr(), /^nix-lan-connect: the box was lost in the middle of \/nix\/store\/[^\n]+\n$/)
 })
 
-test('eight at once, as with max-connections, and a mute box: one line for all', async () => {
-  const socket = await mute()
+test('eight at once, as with max-connections, and an unresponsive box: one line for all', async () => {
+  const socket = await unresponsive()
   const all = await Promise.all(Array.from({ length: 8 }, () => greeted([socket, '--deadline', '2'])))
   for (const answer of await Promise.all(all.map((nix) => has(nix)))) assert.not(answer)
   for (const nix of all) assert.is(await closed(nix), 0)
@@ -493,7 +493,7 @@ test('eight at once, as with max-connections, and a mute box: one line for all',
 })
 
 test('an outage that nobody wants to read about: it answers, and ends', async () => {
-  const nix = await greeted([await mute(), '--deadline', '1'])
+  const nix = await greeted([await unresponsive(), '--deadline', '1'])
   nix.child.stderr?.destroy()
   assert.not(await has(nix))
   assert.not(await has(nix))
@@ -571,7 +571,7 @@ test('strictly: 75 when the box is away, 2 when the configuration is wrong, 1 wh
   const cases: [string[], number, RegExp][] = [
     [[join(TMP, 'none.sock')], 75, /does not exist: no tunnel/],
     [[await stale()], 75, /nobody listens/],
-    [[await mute(), '--deadline', '0.3'], 75, /no nix-daemon answered within 0.3 s/],
+    [[await unresponsive(), '--deadline', '0.3'], 75, /no nix-daemon answered within 0.3 s/],
     [[], 2, /\.toml/],
     [['--deadline', 'soon', '/x/y.sock'], 2, /--deadline soon/],
     [[(await box(honest(), 0x0115)).socket], 1, /too old/],
@@ -614,8 +614,8 @@ if (process.getuid?.() === 0) {
     const link = join(folder, 'link.sock')
     assert.equal(await fetchedOnce(nix, link, 1), ['1 120'])
     assert.is(await closed(nix), 0)
-    const [file = ''] = readdirSync(tallies()).filter((name) => name.startsWith(`fetched.${encodeURIComponent(link)}`))
-    const { uid, mode } = statSync(join(tallies(), file))
+    const [file = ''] = readdirSync(transfers()).filter((name) => name.startsWith(`fetched.${encodeURIComponent(link)}`))
+    const { uid, mode } = statSync(join(transfers(), file))
     assert.equal([uid, mode & 0o777], [0, 0o644])
   })
 

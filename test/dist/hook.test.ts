@@ -338,7 +338,7 @@ runtime('outputs that only the database knows: nix-store is asked, without the s
 
 runtime('nix-store does not answer: said within the second, the derivation is queued, nothing is left', () => {
   const place = new Place()
-  const nix = program('mute-nix', 'nix-store', `echo $$ >${place.dir}/pid; exec sleep 600`)
+  const nix = program('unresponsive-nix', 'nix-store', `echo $$ >${place.dir}/pid; exec sleep 600`)
   const drv = place.drv('x', '("out","","r:sha256","")')
   const said = run({ ...WITH, path: `${nix}:${RUNTIME}:/usr/bin:/bin` }, place, { DRV_PATH: drv })
   assert.match(said, /^nix-lan: .*(no answer in 600 ms|took more than 0\.9 s).*\n$/)

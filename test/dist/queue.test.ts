@@ -263,13 +263,13 @@ test('list: a table, what is unsigned, failed or junk, with the cures; --json', 
   const { code, stdout, stderr } = await queue('list')
   assert.equal([code, stderr], [0, ''])
   const lines = stdout.replace(/ +(\d+s) +/g, ' $1 ').split('\n')
-  assert.is(lines[0], 'rpi: 1 queued, 1 unsigned, 1 failed, 1 gone, 1 junk')
+  assert.is(lines[0], 'rpi: 1 queued, 1 unsigned, 1 failed, 1 invalid, 1 junk')
   assert.match(lines[1] ?? '', /^STATE +AGE +SIZE +PATH$/)
   for (const row of [
     /^queued \ds 120 B {2}\S+-a$/,
     /^unsigned \ds 120 B {2}\S+-b$/,
     /^failed \ds 120 B {2}\S+-c$/,
-    /^gone \ds - {2}\S+-gone/,
+    /^invalid \ds - {2}\S+-gone/,
   ]) {
     assert.ok(
       lines.some((line) => row.test(line.replace(/ {2,}/g, (gap) => gap.slice(0, 2)))),
@@ -292,7 +292,7 @@ test('list: a long one asks Nix nothing, unless told to; without an answer from 
   assert.is(long.code, 0)
   assert.match(long.stdout, 'rpi: 1001 queued (sizes and signatures: --full)')
   assert.equal(log(), [])
-  assert.match((await queue('list', '--full')).stdout, '1001 gone')
+  assert.match((await queue('list', '--full')).stdout, '1001 invalid')
   tell('broken', '')
   const broken = await queue('list', '--full')
   assert.equal([broken.code, broken.stdout.split('\n')[0]], [0, 'rpi: 1001 queued'])

@@ -459,11 +459,11 @@ console.log('ready=' + process.pid + ' tty=' + process.stdin.isTTY + ' on ' + re
 })
 
 terminal('^C while nix-lan-run itself still asks ends it, and no command runs', async () => {
-  const mute = createServer(() => {}) // accepts, and never answers
-  const config = join(folder('config-mute'), 'config.toml')
-  writeFileSync(config, `[cache.mute]\nurl = "http://127.0.0.1:${await listen(mute)}"\ndeadline = "20s"\n`)
+  const unresponsive = createServer(() => {}) // accepts, and never answers
+  const config = join(folder('config-unresponsive'), 'config.toml')
+  writeFileSync(config, `[cache.unresponsive]\nurl = "http://127.0.0.1:${await listen(unresponsive)}"\ndeadline = "20s"\n`)
   chownSync(config, USER, process.getgid?.() ?? USER)
-  const told = new Promise((done) => mute.on('request', done))
+  const told = new Promise((done) => unresponsive.on('request', done))
   const at = session('bash --norc --noprofile -i', { env: { PS1: '$ ', TERM: 'dumb', NIX_LAN_CONFIG: config } })
   at.type(`${RUN} nix -p '"ran" + "!"'; echo code=$?\n`)
   await told
@@ -471,8 +471,8 @@ terminal('^C while nix-lan-run itself still asks ends it, and no command runs', 
   at.type('echo done\n')
   const [seen] = await at.see(/[\s\S]*\ndone/)
   await at.end()
-  mute.closeAllConnections()
-  mute.close()
+  unresponsive.closeAllConnections()
+  unresponsive.close()
   assert.not.match(seen, 'ran!')
 })
 

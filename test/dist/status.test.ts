@@ -1,4 +1,4 @@
-// nix-lan status from outside: with no box, a box that answers, one that is mute; with systemd's words and without; as JSON and on a terminal.
+// nix-lan status from outside: with no box, a box that answers, one that is unresponsive; with systemd's words and without; as JSON and on a terminal.
 import { spawn, spawnSync } from 'node:child_process'
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
@@ -136,7 +136,7 @@ test('a box that answers is usable', async () => {
   assert.equal([state, detail, reason], ['usable', 'Nix 2.26.3', null])
 })
 
-test('a mute box is not waited for as long as its deadline', async () => {
+test('an unresponsive box is not waited for as long as its deadline', async () => {
   const end = await box(false)
   const { state, reason } = await asked().finally(() => void end())
   assert.is(state, 'away')

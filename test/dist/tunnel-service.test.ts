@@ -19,7 +19,7 @@ const RUN = folder('run', true)
 const DIRECTORY = join(RUN, 'nix-lan')
 const SOCKET = join(DIRECTORY, 'pi.sock')
 const STATE = join(DIRECTORY, 'pi.tunnel')
-/** `calls`: what the fakes were called with. `ssh`: what ssh writes down before it exits with 255; not there: it listens. `mute`: but nobody answers. */
+/** `calls`: what the fakes were called with. `ssh`: what ssh writes down before it exits with 255; not there: it listens. `unresponsive`: but nobody answers. */
 const WORLD = folder('world', true)
 
 function own(path: string, text: string): void {
@@ -34,13 +34,13 @@ function script(name: string, text: string): void {
   chmodSync(join(BIN, name), 0o755)
 }
 
-/** Greets as a nix-daemon of protocol 1.35 does (Nix 2.14, src/libstore/daemon.cc, processConnection), unless it is to be mute. */
+/** Greets as a nix-daemon of protocol 1.35 does (Nix 2.14, src/libstore/daemon.cc, processConnection), unless it is to be unresponsive. */
 const DAEMON = `
 const u64 = (value) => Buffer.from(new BigUint64Array([BigInt(value)]).buffer)
 process.on('SIGTERM', () => process.exit(0))
 require('net').createServer((socket) => {
   socket.on('error', () => {})
-  if (require('fs').existsSync('${WORLD}/mute')) return
+  if (require('fs').existsSync('${WORLD}/unresponsive')) return
   socket.write(Buffer.concat([u64(0x6478696f), u64(0x0123)]))
   let got = 0
   socket.on('data', (data) => {
@@ -127,7 +127,7 @@ test.before(async () => {
 })
 test.before.each(() => {
   for (const path of [DIRECTORY, join(TMP, 'env')]) rmSync(path, { recursive: true, force: true })
-  for (const name of ['ssh', 'mute', 'pid']) rmSync(join(WORLD, name), { force: true })
+  for (const name of ['ssh', 'unresponsive', 'pid']) rmSync(join(WORLD, name), { force: true })
   tell('calls', '')
   tell('agent', '2\n')
 })
@@ -138,13 +138,13 @@ test.after(() => void server.close())
 process.on('exit', () => rmSync(TMP, { recursive: true, force: true }))
 
 test('ready when a nix-daemon answers, not before; told to end, it says nothing more', async () => {
-  tell('mute', '')
+  tell('unresponsive', '')
   const unit = start(port)
   await until('a reason', () => existsSync(STATE) && called('notify').length > 0)
   assert.equal(called('notify --ready'), [])
   assert.match(called('notify')[0] ?? '', /^notify --status=connected, but no nix-daemon answers: /)
   assert.is(state().notBefore, 0)
-  rmSync(join(WORLD, 'mute'))
+  rmSync(join(WORLD, 'unresponsive'))
   await until('the end of the state', () => !existsSync(STATE))
   await until('ready', () => calls().includes(READY))
   assert.match(unit.journal(), /^nix-lan-tunnel: pi: .*no nix-daemon answered within 1 s\n$/)
@@ -154,14 +154,14 @@ test('ready when a nix-daemon answers, not before; told to end, it says nothing 
 })
 
 test('connected, and for a minute nobody answers: a fresh login, with which groups come; no news, and the unit goes on', async () => {
-  tell('mute', '')
+  tell('unresponsive', '')
   script('sleep', 'case $1 in 0.1 | 0.2 | 1.0) exec /bin/sleep $1 ;; *) echo "sleep $1" >>$W/calls; exec /bin/sleep 0.1 ;; esac')
   const unit = start(port)
   await until('the minute', () => called('sleep 12').length === 4)
   assert.is(called('ssh agent=').length, 1)
   await until('another login', () => called('ssh agent=').length === 2)
   assert.is(unit.child.exitCode, null)
-  rmSync(join(WORLD, 'mute'))
+  rmSync(join(WORLD, 'unresponsive'))
   await until('ready', () => calls().includes(READY))
   rmSync(join(BIN, 'sleep'))
   assert.match(unit.journal(), /^nix-lan-tunnel: pi: [^\n]*no nix-daemon answered within 1 s\n$/)

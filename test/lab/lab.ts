@@ -7,7 +7,7 @@
 //     const ms = await lab.eventually('the box has it', () => lab.boxHas(path), { within: 40_000 })
 //     await lab.lan.cable('laptop', false)     // pulled;  lan.range('laptop', false): frames vanish in silence;  lan.slow('laptop', 20)
 //     await lab.box.power('crash')             // on, off, reboot, crash
-//     await lab.lan.dns('silent')              // normal, silent, captive, none;  lan.portal(22): the router accepts there and is mute
+//     await lab.lan.dns('silent')              // normal, silent, captive, none;  lan.portal(22): the router accepts there and is unresponsive
 //     await lab.moveBox('10.77.0.77')          // DHCP gives it another address, now
 //     const other = await lab.impostor()       // another machine that is pi.local, with another host key (take the box off the network first)
 //     lab.laptop.freeze()                      // as a suspend; thaw()

@@ -133,7 +133,7 @@ async function besideImpostor(other: Host, builds: Builds): Promise<void> {
   await calm(lab, since)
 }
 
-test('a captive portal’s address for every name, refusing or mute: builds go on, and home is found again', async () => {
+test('a captive portal’s address for every name, refusing or unresponsive: builds go on, and home is found again', async () => {
   const builds = new Builds(lab, 'portal')
   await builds.atHome()
   // mDNS names no portal takes; the router's own do

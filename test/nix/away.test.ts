@@ -1,5 +1,5 @@
-// What a box that is away costs a build: the tunnel's socket missing, stale, or accepting but mute. Every build succeeds without `fallback` and
-// without a word of error; missing and stale cost hardly more than starting a JavaScript runtime, mute its deadline, once.
+// What a box that is away costs a build: the tunnel's socket missing, stale, or accepting but unresponsive. Every build succeeds without `fallback` and
+// without a word of error; missing and stale cost hardly more than starting a JavaScript runtime, unresponsive its deadline, once.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { compare } from '../lib/compare.ts'
@@ -46,7 +46,7 @@ for (const client of ['host', 'bookworm', 'trixie', 'forky'] as const) {
     }
   })
 
-  test(`${client}: accepting but mute costs the deadline, once`, async () => {
+  test(`${client}: accepting but unresponsive costs the deadline, once`, async () => {
     const pair = await createPair({ client })
     try {
       await pair.openPlainTunnel()
@@ -54,7 +54,9 @@ for (const client of ['host', 'bookworm', 'trixie', 'forky'] as const) {
       pair.box.freezeSshd()
       const first = await build(pair)
       const second = await build(pair)
-      console.log(`figure: ${client}, mute: ${usual.toFixed(0)} ms usually, then ${first.toFixed(0)} ms and ${second.toFixed(0)} ms`)
+      console.log(
+        `figure: ${client}, unresponsive: ${usual.toFixed(0)} ms usually, then ${first.toFixed(0)} ms and ${second.toFixed(0)} ms`,
+      )
       assert.ok(first > DEADLINE - 500, `the first build has waited for the box: ${first} ms`)
       assert.ok(first < DEADLINE + 5000 + usual, `but not for long: ${first} ms`)
       assert.ok(second < first - DEADLINE / 2, `the second build has not waited again: ${second} ms`)

@@ -4,7 +4,7 @@
 //     await pair.openTunnel()
 //     await pair.client.run('alice', 'nix-build', [T_FILE, '--no-out-link', '--argstr', 'name', 'x'])
 //     pair.starts()                  // how often Nix has started nix-lan-connect
-//     await pair.box.stopSshd()      // the box is away (its ssh client in the client's world ends, too); freezeSshd(): mute
+//     await pair.box.stopSshd()      // the box is away (its ssh client in the client's world ends, too); freezeSshd(): unresponsive
 //     await pair.close()
 //
 // The cache's name is "box". Both have a nix-daemon, and neither trusts alice; the client signs what it builds, the box knows the public key.

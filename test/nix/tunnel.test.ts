@@ -80,7 +80,7 @@ test('the box goes: exit 255, no socket; away: exit 75; and back again', async (
   await (await open()).stop()
 })
 
-test('a link that goes mute is given up by ssh, which says so', async () => {
+test('a link that goes unresponsive is given up by ssh, which says so', async () => {
   const tunnel = await open()
   world.freezeSshd()
   try {

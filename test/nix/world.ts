@@ -335,7 +335,7 @@ export class World {
     this.sshd = undefined
   }
 
-  /** A link that has gone mute: connections stay open, nothing is answered any more. */
+  /** A link that has gone unresponsive: connections stay open, nothing is answered any more. */
   freezeSshd(): void {
     this.signal('sshd', 'SIGSTOP')
   }

@@ -21,23 +21,23 @@ const all = (entries: Record<string, PathInfo>): Map<string, PathInfo> =>
   new Map(Object.entries(entries).map(([name, one]) => [store(name), one]))
 const waiting = (...names: string[]): { path: string }[] => names.map((name) => ({ path: store(name) }))
 
-/** A box that has these; `holders`: path → what refers to it. Counts the paths that it is asked for. */
-function stores(has: string[], holders: Record<string, string[]> = {}): BuiltStores & { asked: string[][] } {
+/** A box that has these; `referrersClosure`: path → what refers to it. Counts the paths that it is asked for. */
+function stores(has: string[], referrersClosure: Record<string, string[]> = {}): BuiltStores & { asked: string[][] } {
   const asked: string[][] = []
   return {
     asked,
-    lacking: async (paths) => {
+    missing: async (paths) => {
       asked.push(paths)
       const there = new Set(has.map(store))
       return paths.filter((path) => !there.has(path))
     },
-    holders: async (paths) => new Set(paths.flatMap((path) => [path, ...(holders[path.slice(44)] ?? []).map(store)])),
+    referrersClosure: async (paths) => new Set(paths.flatMap((path) => [path, ...(referrersClosure[path.slice(44)] ?? []).map(store)])),
   }
 }
 
 const test = suite('what was built here')
 
-test('built here, wanted, lacking there and not in the queue yet', async () => {
+test('built here, wanted, missing there and not in the queue yet', async () => {
   const infos = all({
     new: info(),
     'old-on-box': info(),
@@ -60,22 +60,26 @@ test('built here, wanted, lacking there and not in the queue yet', async () => {
   })
 })
 
-test('unsigned, or in need of what is unsigned and lacking: nothing for the queue, where it would stay for ever', async () => {
+test('unsigned, or in need of what is unsigned and missing: nothing for the queue, where it would stay for ever', async () => {
   const infos = all({
-    bare: info({ signatures: [] }),
-    'needs-bare': info(),
+    withoutSignature: info({ signatures: [] }),
+    'needs-withoutSignature': info(),
     foreign: info({ ultimate: false, signatures: [] }),
     'needs-foreign': info(),
-    'bare-on-box': info({ signatures: [] }),
-    'needs-bare-on-box': info(),
+    'withoutSignature-on-box': info({ signatures: [] }),
+    'needs-withoutSignature-on-box': info(),
   })
-  const holders = { bare: ['needs-bare'], foreign: ['needs-foreign'], 'bare-on-box': ['needs-bare-on-box'] }
-  const sorted = await sortBuilt(infos, CACHE, { queued: [], failed: [] }, stores(['bare-on-box'], holders))
+  const referrersClosure = {
+    withoutSignature: ['needs-withoutSignature'],
+    foreign: ['needs-foreign'],
+    'withoutSignature-on-box': ['needs-withoutSignature-on-box'],
+  }
+  const sorted = await sortBuilt(infos, CACHE, { queued: [], failed: [] }, stores(['withoutSignature-on-box'], referrersClosure))
   assert.equal(sorted, {
     ...EMPTY,
-    missing: [store('needs-bare-on-box')],
-    onBox: [store('bare-on-box')],
-    unsigned: [store('bare'), store('needs-bare'), store('needs-foreign')],
+    missing: [store('needs-withoutSignature-on-box')],
+    onBox: [store('withoutSignature-on-box')],
+    unsigned: [store('withoutSignature'), store('needs-withoutSignature'), store('needs-foreign')],
   })
 })
 

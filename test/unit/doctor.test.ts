@@ -176,7 +176,7 @@ test('versions: too old, Lix, what is worked around', () => {
   ])
 })
 
-test('the daemon: single-user, not allowed, missing, mute, older than its configuration', () => {
+test('the daemon: single-user, not allowed, missing, unresponsive, older than its configuration', () => {
   const facts = (more: Partial<DaemonFacts>): DaemonFacts => ({ single: false, socket: '/s', user: 'alice', protocol: 0x123, ...more })
   like(judgeDaemon(facts({ single: true })), 'ok', /your own/, null)
   like(
@@ -186,7 +186,7 @@ test('the daemon: single-user, not allowed, missing, mute, older than its config
     /^sudo usermod -aG nix alice/,
   )
   like(judgeDaemon(facts({ denied: 'ENOENT' })), 'failed', /no \/s/, /enable --now nix-daemon\.socket/)
-  like(judgeDaemon(facts({ problem: 'mute' })), 'failed', /mute/, /restart/)
+  like(judgeDaemon(facts({ problem: 'unresponsive' })), 'failed', /unresponsive/, /restart/)
   const changed = (time: number) => judgeDaemon(facts({ started: 1_000_000, changed: { file: '/etc/nix/nix.conf', time } }))
   like(changed(1_010_000), 'failed', /since before \/etc\/nix\/nix\.conf was changed/, 'sudo systemctl restart nix-daemon')
   like(changed(1_000_020), 'ok', /protocol 1\.35/, null, 'within the ticks of the clocks')

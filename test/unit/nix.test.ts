@@ -37,13 +37,13 @@ test.after(() => {
 const calls = (): string[] => readFileSync(join(TMP, 'log'), 'utf8').split('\n').slice(0, -1)
 
 test('a closure of paths that are all valid is asked for once', async () => {
-  const { gone, infos } = await closureOf([store('a'), store('b')])
-  assert.equal([[...gone], [...infos.keys()], calls()], [[], [store('a'), store('b')], ['nix']])
+  const { invalid, infos } = await closureOf([store('a'), store('b')])
+  assert.equal([[...invalid], [...infos.keys()], calls()], [[], [store('a'), store('b')], ['nix']])
 })
 
 test('what is gone is found, and the closure of the rest', async () => {
-  const { gone, infos } = await closureOf([store('a'), store('gone')])
-  assert.equal([[...gone], [...infos.keys()], calls()], [[store('gone')], [store('a')], ['nix', 'nix-store', 'nix']])
+  const { invalid, infos } = await closureOf([store('a'), store('gone')])
+  assert.equal([[...invalid], [...infos.keys()], calls()], [[store('gone')], [store('a')], ['nix', 'nix-store', 'nix']])
 })
 
 test('a Nix that does not answer is not asked something else', async () => {

@@ -274,7 +274,7 @@ nix.run()
 
 const lists = suite('list')
 
-lists('states: gone before failed before unsigned', () => {
+lists('states: invalid before failed before unsigned', () => {
   const entry = (name: string, state: Entry['state'], reason?: string): Entry => ({
     cache: 'rpi',
     name,
@@ -288,13 +288,13 @@ lists('states: gone before failed before unsigned', () => {
     failed: [entry('d', 'failed', 'boom')],
     junk: [{ file: '/q/x', what: 'not a link' }],
   }
-  const rows = rowsOf('rpi', queue, { sizes: new Map([['/p/a', 7]]), unsigned: new Set(['/p/b']), gone: new Set(['/p/c']) })
+  const rows = rowsOf('rpi', queue, { sizes: new Map([['/p/a', 7]]), unsigned: new Set(['/p/b']), invalid: new Set(['/p/c']) })
   assert.equal(
     rows.map(({ state, path, size }) => [state, path, size]),
     [
       ['queued', '/p/a', 7],
       ['unsigned', '/p/b', null],
-      ['gone', '/p/c', null],
+      ['invalid', '/p/c', null],
       ['failed', '/p/d', null],
       ['junk', '/q/x', null],
     ],

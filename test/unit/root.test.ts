@@ -29,7 +29,7 @@ import { emptyRecord, extended, readRecord } from '../../scripts/setup/record.ts
 import { mustBeUtf8 } from '../../scripts/setup/setup.ts'
 import { textOf } from '../../scripts/setup/show.ts'
 import { attempt, nixConfRestoration } from '../../scripts/setup/undo.ts'
-import { fetchedBy, Tally } from '../../scripts/state/transfers.ts'
+import { fetchedBy, Transfers } from '../../scripts/state/transfers.ts'
 import { needs } from '../lib/needs.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-root-`)
@@ -225,7 +225,7 @@ root('counts are everybody’s to read, whatever the umask', () => {
   const directory = `${fresh()}/nix-lan`
   const before = process.umask(0o077)
   try {
-    new Tally(fetchedBy('/s'), directory).add(1, 1)
+    new Transfers(fetchedBy('/s'), directory).add(1, 1)
   } finally {
     process.umask(before)
   }

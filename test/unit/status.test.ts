@@ -77,7 +77,7 @@ const STATES: [string, Partial<Facts>, string, number | null, string | null, str
     'inactive',
   ],
   ['reachable, ssh fails', { units: units(up, activating), tunnelState: state }, 'reachable', ms, state.reason, 'activating'],
-  ['reachable, a link that is mute', { socket: true, units: units(up, up) }, 'reachable', ms, NO.reason, 'active'],
+  ['reachable, a link that is unresponsive', { socket: true, units: units(up, up) }, 'reachable', ms, NO.reason, 'active'],
   ['a url', { socket: null, answer: YES }, 'usable', null, null, null],
   ['a url that is away', { socket: null }, 'away', null, NO.reason, null],
 ]

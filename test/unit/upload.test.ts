@@ -74,18 +74,18 @@ class Fake implements Stores {
   }
 
   away = async (): Promise<string | undefined> => this.reason
-  vanished = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.made[path.slice(44)])
+  invalid = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.made[path.slice(44)])
   async closure(paths: string[]): Promise<Closure> {
-    const gone = new Set(await this.vanished(paths))
-    const valid = paths.filter((path) => !gone.has(path))
-    return { gone, infos: new Map([...this.reach(valid)].map((path) => [path, this.infoOf(path)])) }
+    const invalid = new Set(await this.invalid(paths))
+    const valid = paths.filter((path) => !invalid.has(path))
+    return { invalid, infos: new Map([...this.reach(valid)].map((path) => [path, this.infoOf(path)])) }
   }
-  lacking = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.box.has(path))
+  missing = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.box.has(path))
   onBox = async (paths: string[]) => new Map([...this.box].filter(([path]) => paths.includes(path)))
   trustedKeys = async (): Promise<string[]> => this.trusted
   mustTakeNix = async (): Promise<void> => {}
 
-  async holders(paths: string[]): Promise<Set<string>> {
+  async referrersClosure(paths: string[]): Promise<Set<string>> {
     const all = Object.keys(this.made).map(store)
     return new Set(all.filter((path) => [...this.reach([path])].some((inner) => paths.includes(inner))))
   }
@@ -118,17 +118,17 @@ const names = (paths: string[]): string[] => paths.map((path) => path.slice(44))
 
 /** Drains these, and checks that each entry has exactly one fate, told to the ledger as it stands in the summary. */
 async function drained(fake: Fake, entries: string[], config = cache()): Promise<Summary> {
-  const told: Record<'uploaded' | 'failed' | 'vanished' | 'unwanted', string[]> = { uploaded: [], failed: [], vanished: [], unwanted: [] }
+  const told: Record<'uploaded' | 'failed' | 'invalid' | 'unwanted', string[]> = { uploaded: [], failed: [], invalid: [], unwanted: [] }
   const ledger: Ledger = {
     uploaded: (done) => void told.uploaded.push(...done.map(({ path }) => path)),
     failed: ({ path }) => void told.failed.push(path),
-    vanished: ({ path }) => void told.vanished.push(path),
+    invalid: ({ path }) => void told.invalid.push(path),
     unwanted: ({ path }) => void told.unwanted.push(path),
   }
   const summary = await drain(entries.map(entry), config, fake, ledger)
-  const { uploaded, failed, vanished, unwanted, unsigned } = summary
-  assert.equal({ uploaded, failed: failed.map(({ path }) => path), vanished, unwanted }, told)
-  const fates = [...uploaded, ...told.failed, ...vanished, ...unwanted, ...unsigned]
+  const { uploaded, failed, invalid, unwanted, unsigned } = summary
+  assert.equal({ uploaded, failed: failed.map(({ path }) => path), invalid, unwanted }, told)
+  const fates = [...uploaded, ...told.failed, ...invalid, ...unwanted, ...unsigned]
   assert.is(new Set(fates).size, fates.length, 'two fates')
   for (const path of uploaded) assert.ok(fake.box.has(path), `${path} left the queue and isn't on the box`)
   return summary
@@ -258,9 +258,9 @@ drains('the disk of the box is full: said, and all stay queued', async () => {
   assert.is(fake.calls.length, 1)
 })
 
-drains('a path that vanished is dropped', async () => {
+drains('a path that invalid is dropped', async () => {
   const summary = await drained(new Fake({ a: {} }), ['a', 'gone'])
-  assert.equal([names(summary.vanished), names(summary.uploaded)], [['gone'], ['a']])
+  assert.equal([names(summary.invalid), names(summary.uploaded)], [['gone'], ['a']])
 })
 
 drains('unsigned: stays queued with all that need it; the others go', async () => {
@@ -328,7 +328,7 @@ drains('a question that Nix does not answer stops it: away if the box is away, e
     fake.reason = 'gone'
     throw new NixError('eof')
   }
-  fake.closure = async () => ({ gone: new Set(), infos: new Map([[store('a'), info()]]) })
+  fake.closure = async () => ({ invalid: new Set(), infos: new Map([[store('a'), info()]]) })
   const summary = await drained(fake, ['a'])
   assert.equal([summary.away, summary.stopped], ['gone', undefined])
   fake.reason = undefined
@@ -346,7 +346,7 @@ drains('an entry that cannot be set aside stops it, and stays', async () => {
   const fake = new Fake({ a: { breaks: `error: boom '${store('a')}'` } })
   const ledger: Ledger = {
     uploaded: () => {},
-    vanished: () => {},
+    invalid: () => {},
     unwanted: () => {},
     failed: () => {
       throw new UsageError('no directory')
@@ -405,7 +405,7 @@ pure('exit code', () => {
   const summary = (failed: number): Summary => ({
     uploaded: [],
     failed: Array(failed).fill({ path: '', reason: '' }),
-    vanished: [],
+    invalid: [],
     unwanted: [],
     unsigned: [],
   })

@@ -1,4 +1,4 @@
-// What a box that is away costs a build: the tunnel's socket missing, stale (nobody listens any more), or mute (it accepts and says nothing).
+// What a box that is away costs a build: the tunnel's socket missing, stale (nobody listens any more), or unresponsive (it accepts and says nothing).
 
 import { pause } from '../../lib/processes.ts'
 import { createPair, DIST, type Pair, SOCKET } from '../../nix/pair.ts'
@@ -16,7 +16,7 @@ const QUICK_PATIENCE = 5000
 
 export const away: Bench = {
   name: 'away',
-  title: 'a build with the box away: socket missing, stale, mute',
+  title: 'a build with the box away: socket missing, stale, unresponsive',
   needs: ['root', 'nix', 'ssh', 'sshd'],
   async *run(setting) {
     const pair = await createPair({ settings: SETTINGS })
@@ -27,7 +27,7 @@ export const away: Bench = {
       await pair.client.must('alice', 'test', ['-S', SOCKET])
       await pause(2500) // only then is it known that nobody is about to listen
       yield await state(pair, setting, 'stale')
-      yield await mute(pair, setting)
+      yield await unresponsive(pair, setting)
     } finally {
       await pair.close()
     }
@@ -88,12 +88,12 @@ async function state(pair: Pair, setting: Setting, kind: 'missing' | 'stale'): P
   }
 }
 
-async function mute(pair: Pair, setting: Setting): Promise<Row> {
+async function unresponsive(pair: Pair, setting: Setting): Promise<Row> {
   const first: number[] = []
   const second: number[] = []
   const usual: number[] = []
   for (let round = 0; round < size(setting, 3, 1); round++) {
-    setting.progress(`mute, round ${round + 1}`)
+    setting.progress(`unresponsive, round ${round + 1}`)
     await pair.openPlainTunnel()
     usual.push(await build(pair))
     pair.box.freezeSshd()
@@ -107,10 +107,10 @@ async function mute(pair: Pair, setting: Setting): Promise<Row> {
   const notes = [await blog(pair, setting)]
   pair.box.thawSshd()
   await pair.closeTunnel()
-  const [there, one, two] = ['the box there', 'mute: the first build', 'mute: the second']
+  const [there, one, two] = ['the box there', 'unresponsive: the first build', 'unresponsive: the second']
   return {
-    id: 'away-mute',
-    what: 'one build with the box away: the socket is mute',
+    id: 'away-unresponsive',
+    what: 'one build with the box away: the socket is unresponsive',
     unit: 'ms',
     samples: { [there]: usual, [one]: first, [two]: second },
     goals: [

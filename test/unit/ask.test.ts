@@ -116,7 +116,7 @@ test('no question, no connection', async () => {
   assert.equal([...(await validOnBox(SOCKET, [], LIMITS)), ...(await infosOnBox(SOCKET, [], LIMITS))], [])
 })
 
-test('an error of the box, a lost and a mute one, and no tunnel: each is a NixError that says what happened', async () => {
+test('an error of the box, a lost and an unresponsive one, and no tunnel: each is a NixError that says what happened', async () => {
   const refusal = async (): Promise<string> => {
     const error = await infosOnBox(SOCKET, [A], { deadline: 2000, patience: 300 }).then(
       () => undefined,

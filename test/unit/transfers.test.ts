@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { counted, fetchedBy, Tally, userTallies } from '../../scripts/state/transfers.ts'
+import { counted, fetchedBy, Transfers, userTransfers } from '../../scripts/state/transfers.ts'
 
-const test = suite('tally')
-const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-tally-'))
+const test = suite('transfers')
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-transfers-'))
 const NAME = fetchedBy('/run/user/1000/nix-lan/rpi.sock')
 const DAY = 86_400_000
 let folders = 0
@@ -16,8 +16,8 @@ const month = (time: number): string => new Date(time).toISOString().slice(0, 7)
 
 test('what several count at once is all there, in a directory that is made', () => {
   const directory = fresh()
-  const tallies = [1, 2, 3].map(() => new Tally(NAME, directory))
-  for (let i = 0; i < 100; i++) for (const tally of tallies) tally.add(2, 1000)
+  const counters = [1, 2, 3].map(() => new Transfers(NAME, directory))
+  for (let i = 0; i < 100; i++) for (const counter of counters) counter.add(2, 1000)
   const { all, week } = counted(NAME, [directory], Date.now())
   assert.equal([all.paths, all.bytes], [600, 300_000])
   assert.equal(week, all)
@@ -27,8 +27,8 @@ test('what several count at once is all there, in a directory that is made', () 
 
 test('a name that another begins with is another', () => {
   const directory = fresh()
-  new Tally('uploaded.rpi', directory).add(1, 1)
-  new Tally('uploaded.rpi-2', directory).add(2, 2)
+  new Transfers('uploaded.rpi', directory).add(1, 1)
+  new Transfers('uploaded.rpi-2', directory).add(2, 2)
   assert.is(counted('uploaded.rpi', [directory], Date.now()).all.paths, 1)
 })
 
@@ -62,7 +62,7 @@ test('a new month: those that nobody can be counting in any more become one line
   const file = (time: number): string => join(directory, `${NAME}.${month(time)}`)
   const old = now - 100 * DAY
   for (const time of [old, before]) writeFileSync(file(time), `${Math.floor(time / 1000)} 1 10\n`.repeat(3))
-  new Tally(NAME, directory).add(1, 10)
+  new Transfers(NAME, directory).add(1, 10)
   assert.is(readFileSync(file(old), 'utf8'), `${Math.floor(old / 1000)} 3 30\n`)
   assert.is(readFileSync(file(before), 'utf8').split('\n').length, 4)
   assert.is(counted(NAME, [directory], now).all.paths, 7)
@@ -73,32 +73,32 @@ test('where others can write, or where a link stands, nothing is written', () =>
   const shared = fresh()
   mkdirSync(shared, { recursive: true })
   chmodSync(shared, 0o777)
-  new Tally(NAME, shared).add(1, 1)
+  new Transfers(NAME, shared).add(1, 1)
   assert.equal(readdirSync(shared), [])
   const linked = fresh()
   const target = fresh()
   mkdirSync(target, { recursive: true })
   mkdirSync(join(linked, '..'), { recursive: true })
   symlinkSync(target, linked)
-  new Tally(NAME, linked).add(1, 1)
+  new Transfers(NAME, linked).add(1, 1)
   assert.equal(readdirSync(target), [])
   const own = fresh()
   mkdirSync(own, { recursive: true })
   symlinkSync(join(TMP, 'elsewhere'), join(own, `${NAME}.${month(Date.now())}`))
-  new Tally(NAME, own).add(1, 1)
+  new Transfers(NAME, own).add(1, 1)
   assert.not(existsSync(join(TMP, 'elsewhere')))
 })
 
 test('nowhere to count is no error', () => {
   writeFileSync(join(TMP, 'file'), '')
-  new Tally(NAME, join(TMP, 'file/nix-lan')).add(1, 1)
+  new Transfers(NAME, join(TMP, 'file/nix-lan')).add(1, 1)
   assert.is(counted(NAME, [join(TMP, 'file/nix-lan')], Date.now()).all.paths, 0)
   assert.equal(
     [
-      userTallies('/home/a', undefined),
-      userTallies('/home/a', '/s'),
-      userTallies('/home/a', 'relative'),
-      userTallies(undefined, undefined),
+      userTransfers('/home/a', undefined),
+      userTransfers('/home/a', '/s'),
+      userTransfers('/home/a', 'relative'),
+      userTransfers(undefined, undefined),
     ],
     ['/home/a/.local/state/nix-lan', '/s/nix-lan', '/home/a/.local/state/nix-lan', undefined],
   )
