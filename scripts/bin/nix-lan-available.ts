@@ -2,7 +2,8 @@
 // memory of a cache's last address.
 import { main, parse, print } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
-import { type Cache, loadConfig, namedCache } from '../config/config.ts'
+import { loadConfig, namedCache } from '../config/config.ts'
+import type { Cache } from '../config/types.ts'
 import { type Answer, reachable, usable } from '../reach/reach.ts'
 
 const HELP = `nix-lan-available: which caches are there now

@@ -16,7 +16,7 @@ export class UsageError extends Failure {
   }
 }
 
-/** A configuration that is missing, unreadable, not to be trusted, or wrong: exit 2. config.ts re-exports it. */
+/** A configuration that is missing, unreadable, not to be trusted, or wrong: exit 2. */
 export class ConfigError extends UsageError {}
 
 /** The box is away or too busy now, nothing is lost, try again later: exit 75 (EX_TEMPFAIL, sysexits.h(3head)). */

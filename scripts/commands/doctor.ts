@@ -3,7 +3,8 @@
 import { resolve } from 'node:path'
 import { parse } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
-import { type Config, namedCache } from '../config/config.ts'
+import { namedCache } from '../config/config.ts'
+import type { Config } from '../config/types.ts'
 import type { World } from '../doctor/world.ts'
 import { effectiveUid, findUser } from '../system/users.ts'
 

@@ -1,9 +1,9 @@
 // The globs of `exclude`: `*` any characters, `?` exactly one; everything else stands for itself.
-import type { Cache } from './config.ts'
 
 /**
- * Whether a glob matches a whole name. No regular expression is made of it, so nothing in it can be special or slow:
- * on a mismatch only the last `*` takes one character more, which is at most length × length steps.
+ * Whether a glob matches a whole name. It is not made into a regular expression, so nothing in it
+ * can be special or slow: a mismatch extends only the last `*`, which bounds the steps by length ×
+ * length.
  */
 export function globMatches(glob: string, name: string): boolean {
   let g = 0
@@ -26,14 +26,14 @@ export function globMatches(glob: string, name: string): boolean {
   return g === glob.length
 }
 
-/** What stands after the hash: `/nix/store/HASH-abc-source`, or just its last part, gives `abc-source`. */
+/** The name after the hash: `abc-source` for `/nix/store/HASH-abc-source` or for its last part. */
 export function nameAfterHash(storePath: string): string {
   const base = storePath.slice(storePath.lastIndexOf('/') + 1)
   return /^[0-9a-z]{32}-/.test(base) ? base.slice(33) : base
 }
 
-/** Whether a cache's `exclude` keeps a store path (or its last part) from being uploaded. A `url` cache gets no uploads at all. */
-export function excluded(cache: Cache, storePath: string): boolean {
+/** Whether a store path (or its last part) matches one of a cache's `exclude` patterns. */
+export function excluded(patterns: readonly string[], storePath: string): boolean {
   const name = nameAfterHash(storePath)
-  return cache.kind === 'ssh' && cache.exclude.some((glob) => globMatches(glob, name))
+  return patterns.some((glob) => globMatches(glob, name))
 }

@@ -1,15 +1,19 @@
-// Finds the configuration file and reads it; for a privileged process, only if nobody but root can have written it.
+// Finds and reads the configuration file. A privileged process reads it only if nobody but root can
+// have written it.
 import { closeSync, constants, fstatSync, lstatSync, openSync, readlinkSync, readSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { ConfigError } from '../cli/errors.ts'
 
-/** The configuration of a machine; the only one that a privileged process reads. */
+/** The machine's configuration; the only one that a privileged process reads. */
 export const SYSTEM_FILE = '/etc/nix-lan/config.toml'
 
-/** More than any configuration needs; what is larger is another file by mistake. */
+/** More than any configuration needs: a larger file is there by mistake. */
 export const MAX_BYTES = 1024 * 1024
 
-/** The files to look for, in order, the first one there counts. `named`: NIX_LAN_CONFIG, which then has to be there. */
+/**
+ * The files to look for; the first that exists counts. `named` means that NIX_LAN_CONFIG names the
+ * only one, which has to exist.
+ */
 export function candidates(privileged: boolean, named: string | undefined, home: string | undefined): { files: string[]; named: boolean } {
   if (privileged) return { files: [SYSTEM_FILE], named: false }
   if (named) return { files: [resolve(named)], named: true }
@@ -18,7 +22,7 @@ export function candidates(privileged: boolean, named: string | undefined, home:
 
 /**
  * The text of a configuration file, or undefined if there is none.
- * @param privileged whether we must not believe what anybody but root can have written
+ * @param privileged refuse a file that anybody but root can have written
  * @throws ConfigError naming the file and what is wrong with it
  */
 export function readConfigFile(file: string, privileged: boolean): string | undefined {
@@ -38,18 +42,19 @@ export function readConfigFile(file: string, privileged: boolean): string | unde
   }
 }
 
-// Opened before anything is asked, so that what is checked is what is read. O_NONBLOCK: a FIFO in its place must not make us wait.
+// Opens first and checks the descriptor, so that the file checked is the file read. O_NONBLOCK: a
+// FIFO must not make us wait.
 function open(file: string): number | undefined {
   try {
     return openSync(file, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY)
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? String(error)
     if (code === 'ENOENT' && isSymlink(file)) {
-      throw new ConfigError(`${file}: is a symlink to ${readlinkSync(file)}, which is not there; mend or remove the link`)
+      throw new ConfigError(`${file}: is a symlink to ${readlinkSync(file)}, which does not exist; fix or remove the link`)
     }
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
     if (code === 'EISDIR') throw new ConfigError(`${file}: is a directory; the configuration must be a file`)
-    if (code === 'ELOOP') throw new ConfigError(`${file}: is a symlink that leads back to itself; mend or remove the link`)
+    if (code === 'ELOOP') throw new ConfigError(`${file}: is a symlink that leads back to itself; fix or remove the link`)
     const cure = code === 'EACCES' ? `this user may not; it holds no secret: sudo chmod a+r ${file}, and a+x its directories` : code
     throw new ConfigError(`${file}: can't be read: ${cure}`)
   }
@@ -75,7 +80,7 @@ function readAll(file: string, fd: number): Buffer {
   return buffer.subarray(0, length)
 }
 
-// By way of Buffer, not TextDecoder: a Node built without ICU has no `fatal`.
+// Buffer, not TextDecoder: in a Node without ICU the latter has no `fatal`.
 function decode(file: string, bytes: Buffer): string {
   const text = bytes.toString('utf8')
   if (Buffer.from(text).equals(bytes)) return text
@@ -103,10 +108,11 @@ const sticky = (stat: Stat): boolean => (stat.mode & 0o1000n) !== 0n
 const octal = (stat: Stat): string => (stat.mode & 0o7777n).toString(8).padStart(4, '0')
 
 /**
- * Why the file may not be root's own work, or undefined if it is: the file and every directory on the way to it, through every
- * symlink, must be root's and not writable by group or others. A sticky directory (the Nix store is 1775 root:nixbld, /tmp 1777)
- * is good enough for an entry of root's, which nobody else can rename or remove there.
- * @param opened fstat of the descriptor that is read, so that a file which is swapped after it was opened is noticed
+ * Why somebody other than root may have written the file, or undefined if nobody can have. The file
+ * and every directory on the way, through every symlink, must be root's and not writable by group
+ * or others. A sticky directory (the store is 1775 root:nixbld, /tmp 1777) will do for an entry of
+ * root's, which nobody else can rename or remove there.
+ * @param opened fstat of the descriptor that is read: notices a file swapped after it was opened
  */
 export function distrust(file: string, opened: Stat): string | undefined {
   if (opened.uid !== 0n) return `it belongs to uid ${opened.uid}; sudo chown root ${file}`

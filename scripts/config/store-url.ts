@@ -1,23 +1,26 @@
-// The store URL by which Nix is told of a cache.
+// The store URL that Nix knows a cache by.
 import { existsSync, realpathSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Failure } from '../cli/errors.ts'
 import { socketPath } from '../state/paths.ts'
-import type { Cache } from './config.ts'
+import type { Cache } from './types.ts'
 
 /**
  * The URL of a cache as nix.conf, NIX_CONFIG and `nix copy --to` take it.
  * @param uid whose tunnel is meant
- * @param strict for uploads: connect exits 75 when the box is away, instead of being an empty store
- * @throws Failure when nix-lan-connect isn't there, or lies where Nix couldn't start it
+ * @param strict for uploads: connect exits 75 when the box is away, instead of posing as an empty
+ *   store
+ * @throws Failure when nix-lan-connect is missing, or lies where Nix can't start it
  */
 export function storeUrl(cache: Cache, uid: number, { strict = false } = {}): string {
   return cache.kind === 'url' ? cache.url : connectUrl(connectProgram(), socketPath(uid, cache.name), strict)
 }
 
 /**
- * Nix starts no ssh for the host name localhost, it runs the program (src/libstore/ssh.cc, 2.4–2.35): through `bash -c` up to 2.19, split at
- * spaces from 2.20. So nothing may stand in the paths that either of them, or the URL, would take apart.
+ * The store URL by which Nix runs a program on this machine. For the host name localhost Nix starts
+ * no ssh but the program itself (src/libstore/ssh.cc, 2.4–2.35): through `bash -c` up to 2.19,
+ * split at spaces from 2.20. So the paths may hold no character that bash, the split or a URL would
+ * interpret.
  */
 export function connectUrl(program: string, socket: string, strict: boolean): string {
   for (const path of [program, socket]) {
@@ -30,11 +33,13 @@ export function connectUrl(program: string, socket: string, strict: boolean): st
 }
 
 /**
- * nix-lan-connect beside the program that runs: first beside the name it was called by, so that a link in a stable place
- * (/usr/local/bin, /run/current-system/sw/bin) gives the URL that nix.conf has; else beside the file behind the link.
+ * Finds nix-lan-connect beside the program that runs. The name it was called by comes first, so
+ * that a link in a stable place (/usr/local/bin, /run/current-system/sw/bin) gives the URL that
+ * nix.conf has; then the file behind the link.
  */
 function connectProgram(): string {
-  const self = process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '' // Bun resolves links in argv; the head says how it was called
+  // Bun resolves links in argv; the head says how it was called.
+  const self = process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? ''
   const places = [dirname(self), dirname(realpathSync(self)), join(dirname(realpathSync(self)), '../dist')]
   for (const place of places) {
     const program = join(place, 'nix-lan-connect')

@@ -1,18 +1,20 @@
-// The line of a key in a TOML text. smol-toml gives a line for syntax errors only, so the text is cut into its statements
-// (`[header]` or `key = value`, which may go over several lines) and each is parsed by itself. Used only to word an error.
+// Finds the line of a key in a TOML text, to word an error. smol-toml gives lines for syntax errors
+// only, so this cuts the text into statements (`[header]` or `key = value`, over one or more lines)
+// and parses each.
 import { parse, type TomlTable } from 'smol-toml'
 
 /** A key, from the top: table names and keys, and a number for an element of a list. */
 export type Path = readonly (string | number)[]
 
-// What can end a statement that goes on for several lines, so that the line of something inside it can be told too.
+// What can end a statement that spans lines: finds the line of something inside it.
 const CLOSERS = ['\n]', '\n}', '\n]}', '\n}}', '\n]}}', '\n}}}', '\n"""', "\n'''"]
 
-// Characters parsed before we give up: a list of 50,000 lines would take minutes, and its line number is not worth that.
+// Characters to parse before giving up: a list of 50,000 lines would take minutes.
 const BUDGET = 4_000_000
 
 /**
- * The line (from 1) where `path` first stands in `text`, a valid TOML document; 0 if it does not, or if that is too costly to tell.
+ * The line (from 1) where `path` first stands in `text`, a valid TOML document; 0 if it is absent
+ * or too costly to find.
  */
 export function lineOf(text: string, path: Path): number {
   const lines = text.replace(/^\ufeff/, '').split('\n')

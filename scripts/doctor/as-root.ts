@@ -2,7 +2,7 @@
 // there; then root adds what only root can see, the secret key and nix-daemon's own environment.
 import { readFileSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
-import type { Config } from '../config/config.ts'
+import type { Config } from '../config/types.ts'
 import { publicHalf } from '../nix/keys.ts'
 import { runAs } from '../setup/as-user.ts'
 import { searchPath } from '../system/search-path.ts'

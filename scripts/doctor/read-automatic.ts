@@ -1,6 +1,6 @@
 // Looks at what makes it happen by itself: the user's systemd and its units. Only asks.
 import { realpathSync } from 'node:fs'
-import type { SshCache } from '../config/config.ts'
+import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { problemOf, showUnits, systemctl, tunnelUnitOf } from '../system/systemd.ts'
 import { UNITS } from '../system/units.ts'

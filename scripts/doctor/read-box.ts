@@ -2,7 +2,7 @@
 // through it. Leaves the real tunnel alone.
 import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import type { SshCache } from '../config/config.ts'
+import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { greetBox } from '../protocol/dial.ts'
 import { BoxUnavailable } from '../protocol/worker.ts'

@@ -2,8 +2,8 @@
 // everywhere. One that nobody else has (a random name in it), so that nothing is found where it should not be.
 import { randomBytes } from 'node:crypto'
 import { lstatSync, readlinkSync, unlinkSync } from 'node:fs'
-import { type Config, isSsh, type SshCache } from '../config/config.ts'
 import { storeUrl } from '../config/store-url.ts'
+import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { errorText, invalidPaths, nix, nixProgram, pathInfos } from '../nix/nix.ts'
 import { storesOf } from '../queue/stores.ts'
 import { drain, type Ledger } from '../queue/upload.ts'

@@ -1,8 +1,9 @@
 // What the checks look at, each asked at most once and all that is cheap asked at once. Where reading and judging meet: checks.ts.
 
 import { ConfigError, Failure } from '../cli/errors.ts'
-import { type Config, isSsh, loadConfig, type SshCache } from '../config/config.ts'
+import { loadConfig } from '../config/config.ts'
 import { storeUrl } from '../config/store-url.ts'
+import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { daemonPid } from '../nix/daemon.ts'
 import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
 import { type Answer, reachable } from '../reach/reach.ts'

@@ -1,6 +1,6 @@
 // What was built on this machine and never queued: a build that ended in ^C while its hook ran, or one from before there was a queue. Finds
 // what of it the box lacks and could take. Never builds, signs or copies.
-import type { SshCache } from '../config/config.ts'
+import type { SshCache } from '../config/types.ts'
 import { isDerivation, type PathInfo } from '../nix/nix.ts'
 import type { Queue } from './queue.ts'
 import { type Stores, unsigned, wanted } from './upload.ts'

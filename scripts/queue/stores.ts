@@ -1,8 +1,8 @@
 // The two stores of an upload as draining (upload.ts) sees them: this machine's, asked through Nix, and the box's, asked at the tunnel's socket and
 // copied to by Nix through nix-lan-connect --strict.
 
-import type { SshCache } from '../config/config.ts'
 import { storeUrl } from '../config/store-url.ts'
+import type { SshCache } from '../config/types.ts'
 import { closureOf, errorText, invalidPaths, NixError, nix, referrersClosure, setting } from '../nix/nix.ts'
 import { infosOnBox, validOnBox } from '../protocol/ask.ts'
 import { usable } from '../reach/reach.ts'

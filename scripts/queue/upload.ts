@@ -4,8 +4,8 @@
 // nothing counts as a failure. One bad path never holds up the others.
 
 import { Failure } from '../cli/errors.ts'
-import type { SshCache } from '../config/config.ts'
 import { excluded } from '../config/exclude.ts'
+import type { SshCache } from '../config/types.ts'
 import { batches, type Closure, errorText, isDerivation, type PathInfo, pathsInError } from '../nix/nix.ts'
 import type { Entry } from './queue.ts'
 
@@ -60,7 +60,7 @@ export interface Summary {
 
 /** Whether the configuration wants a store path uploaded to this cache at all. */
 export function wanted(cache: SshCache, path: string): boolean {
-  return (cache.derivations || !isDerivation(path)) && !excluded(cache, path)
+  return (cache.derivations || !isDerivation(path)) && !excluded(cache.exclude, path)
 }
 
 /** Whether a path needs a signature and has none at all. */

@@ -2,7 +2,7 @@
 // does) mean. Never concludes from a name, a file or an old answer alone, and is never later than its deadline. A hot path: what
 // only `usable` needs is loaded when it is used.
 import { existsSync, readFileSync } from 'node:fs'
-import type { Cache, UrlCache } from '../config/config.ts'
+import type { Cache, UrlCache } from '../config/types.ts'
 import { socketPath } from '../state/paths.ts'
 import { isAddress, Race, type Winner } from './connect-race.ts'
 import { type Memory, memoryOf } from './last-address.ts'

@@ -2,8 +2,10 @@
 // are made. Pure: facts in, wants out.
 import { dirname, isAbsolute } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
-import { type Config, isSsh, namedCache, parseConfig, type SshCache } from '../config/config.ts'
+import { namedCache } from '../config/config.ts'
+import { parseConfig } from '../config/parse.ts'
 import { connectUrl } from '../config/store-url.ts'
+import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { clashes, publicHalf } from '../nix/keys.ts'
 import type { ReadFile } from '../nix/nix-conf.ts'
 import { failedDir, queueDir, socketPath, stateDir } from '../state/paths.ts'

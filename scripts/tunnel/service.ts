@@ -2,7 +2,7 @@
 // are effects; what they are about is decided in tunnel-end.ts and tunnel-state.ts.
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
-import type { SshCache } from '../config/config.ts'
+import type { SshCache } from '../config/types.ts'
 import { usable } from '../reach/reach.ts'
 import { runtimeDir } from '../state/paths.ts'
 import { run } from '../system/exec.ts'

@@ -1,5 +1,5 @@
 // What the tunnel is made of: the ssh command for a cache. Pure; scripts/bin/nix-lan-tunnel.ts asks the world and does it.
-import type { SshCache } from '../config/config.ts'
+import type { SshCache } from '../config/types.ts'
 
 /** What `ssh -G` says: the values of each keyword, in lower case, in its order. */
 export type SshFacts = ReadonlyMap<string, readonly string[]>

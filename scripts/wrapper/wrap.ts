@@ -1,6 +1,6 @@
 // What nix-lan-run decides, as pure functions of what it found out: which caches are added to Nix's substituters, which are left
 // out, what NIX_CONFIG becomes, which program is meant, and how --explain tells it. Nothing here touches the world.
-import type { Cache } from '../config/config.ts'
+import type { Cache } from '../config/types.ts'
 import { type Assignment, type NixConf, namedSubstituters, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import type { Answer } from '../reach/reach.ts'
 

@@ -1,7 +1,7 @@
 // What was built here and the box lacks: how it is sorted, and what that costs.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { SshCache } from '../../scripts/config/config.ts'
+import type { SshCache } from '../../scripts/config/types.ts'
 import type { PathInfo } from '../../scripts/nix/nix.ts'
 import { type Built, type BuiltStores, sortBuilt } from '../../scripts/queue/built.ts'
 

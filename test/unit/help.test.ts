@@ -5,7 +5,8 @@ import * as assert from 'uvu/assert'
 import { completions } from '../../build/completions.ts'
 import { entriesOf, optionsOf, parseHelp, sectionOf } from '../../build/help.ts'
 import { commandPage, markdownPage, pageName, roff } from '../../build/man.ts'
-import { parseConfig, type SshCache } from '../../scripts/config/config.ts'
+import { parseConfig } from '../../scripts/config/parse.ts'
+import type { SshCache } from '../../scripts/config/types.ts'
 
 const test = suite('helps')
 

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { Cache } from '../../scripts/config/config.ts'
+import type { Cache } from '../../scripts/config/types.ts'
 import { addressesIn, addressFromAvahi, inSeconds, lists, needsScope, Race } from '../../scripts/reach/connect-race.ts'
 import { placeOf } from '../../scripts/reach/reach.ts'
 

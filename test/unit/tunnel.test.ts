@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { SshCache } from '../../scripts/config/config.ts'
+import type { SshCache } from '../../scripts/config/types.ts'
 import { run } from '../../scripts/system/exec.ts'
 import { findAgent } from '../../scripts/tunnel/agent.ts'
 import {

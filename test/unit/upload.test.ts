@@ -3,7 +3,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { UsageError } from '../../scripts/cli/errors.ts'
-import type { SshCache } from '../../scripts/config/config.ts'
+import type { SshCache } from '../../scripts/config/types.ts'
 import { type Closure, NixError, type PathInfo } from '../../scripts/nix/nix.ts'
 import type { Entry } from '../../scripts/queue/queue.ts'
 import { acceptable, boxIsAtFault, drain, exitCode, type Ledger, type Stores, type Summary, wanted } from '../../scripts/queue/upload.ts'

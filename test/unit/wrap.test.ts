@@ -1,7 +1,7 @@
 // What nix-lan-run decides, as tables: how nix.conf is read, which entry means which cache, what NIX_CONFIG gets, which program is meant.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { SshCache, UrlCache } from '../../scripts/config/config.ts'
+import type { SshCache, UrlCache } from '../../scripts/config/types.ts'
 import { namedSubstituters, parseNixConf, readNixConf, substitutersOf } from '../../scripts/nix/nix-conf.ts'
 import {
   appendix,

@@ -1,0 +1,47 @@
+// The configuration once it is parsed. Every value has been checked and needs no second look.
+
+/** The user's own box, reached by ssh: fetched from and uploaded to. */
+export interface SshCache {
+  kind: 'ssh'
+  name: string
+  /** The name or address that must be reachable. Never starts with `-`, holds no white space. */
+  host: string
+  /** The destination or alias that ssh is given. Never starts with `-`, holds no white space. */
+  ssh: string
+  port: number
+  /** Absolute path on the box, free of what `ssh -L` would take for something else. */
+  daemonSocket: string
+  /** Absolute path, `~` expanded for the configured user. */
+  envFile: string
+  derivations: boolean
+  /** Globs on the name after the hash; see excluded(). */
+  exclude: string[]
+  /** Milliseconds, 100 to 60,000. */
+  deadline: number
+}
+
+/** Somebody else's cache that isn't always there: fetched from only. */
+export interface UrlCache {
+  kind: 'url'
+  name: string
+  /** A store URL of Nix: http, https, file, ssh or ssh-ng. */
+  url: string
+  /** Milliseconds, 100 to 60,000. */
+  deadline: number
+}
+
+export type Cache = SshCache | UrlCache
+
+export interface Config {
+  /** The file that it was read from. */
+  file: string
+  /** Whose ssh key, session and queue nix-lan uses. */
+  user: string
+  uid: number
+  home: string
+  /** At least one, in the order of the file. */
+  caches: Cache[]
+}
+
+/** Whether a cache is a box: reached by ssh through a tunnel, and uploaded to. */
+export const isSsh = (cache: Cache): cache is SshCache => cache.kind === 'ssh'
