@@ -1,16 +1,13 @@
 // nix-lan-connect: the program that Nix runs as a store (ssh-ng://localhost?remote-program=…). Joins Nix to the box's nix-daemon through the
 // tunnel's socket, and is an empty store while the box is away. Never writes to a store, and before the handshake nothing makes it exit.
-import { closeSync, constants, fstatSync, lstatSync, openSync, writeSync } from 'node:fs'
-import { dirname } from 'node:path'
 import { main } from '../cli/command.ts'
-import { Away, Failure, noTunnel, UsageError } from '../cli/errors.ts'
-import { Outage } from '../connect/outage.ts'
-import { NarUndelivered, serve, serveStrictly, type Upstream } from '../connect/session.ts'
-import { ClientGone, stdio } from '../connect/stdio.ts'
+import { Failure, UsageError } from '../cli/errors.ts'
+import { ClientGone } from '../connect/client.ts'
+import { NarUndelivered, serve, serveStrictly } from '../connect/session.ts'
+import { stdio } from '../connect/stdio.ts'
+import { dialOrAway, redialling, report, type Target } from '../connect/upstream.ts'
 import { EndOfStream } from '../protocol/byte-reader.ts'
-import { type Box, BoxUnavailable } from '../protocol/worker.ts'
 import { socketPath } from '../state/paths.ts'
-import { fetchedBy, Transfers } from '../state/transfers.ts'
 
 const HELP = `nix-lan-connect: what Nix starts as a store; the box, or an empty store
 
@@ -44,22 +41,11 @@ Examples:
     ./result
 `
 const DEADLINE = 2000
-const LONGEST_LINE = 1000
-const PAUSE = 1000 // milliseconds between two attempts of one process
-
-interface Target {
-  socket: string
-  /** Milliseconds. */
-  deadline: number
-}
 
 const args = process.argv.slice(2)
-const strict = args.includes('--strict')
-let transfers: Transfers | undefined
-const fetched = (bytes: number): void => transfers?.add(1, bytes)
 if (args.includes('--help') || args.includes('-h') || args.includes('--version')) main('nix-lan-connect', HELP, async () => 0)
 else if (!args.includes('--stdio') && process.stdin.isTTY) main('nix-lan-connect', HELP, notByHand)
-else connect()
+else connect(args.includes('--strict'))
 
 // Whatever breaks outside of the conversation, a build must not: the conversation goes on, and a box that no longer answers it is given up.
 process.on('uncaughtException', (error) => report(`this is a bug: ${error.message}`))
@@ -68,11 +54,13 @@ async function notByHand(): Promise<number> {
   throw new UsageError('this is started by Nix, not by hand; see --help')
 }
 
-async function connect(): Promise<void> {
+async function connect(strict: boolean): Promise<void> {
   const client = stdio()
   try {
-    if (strict) await serveStrictly(client, await dialStrictly(await findTarget()), fetched)
-    else await serve(client, patientLine(await findTarget().catch(unknown)))
+    if (strict) {
+      const { box, fetched } = await dialOrAway(await findTarget(args))
+      await serveStrictly(client, box, fetched)
+    } else await serve(client, redialling(await findTarget(args).catch(unknown)))
     process.exit(0)
   } catch (error) {
     if (error instanceof ClientGone || error instanceof EndOfStream) process.exit(strict ? 75 : 0)
@@ -94,7 +82,7 @@ function unknown(error: Error): null {
  * What the command line asks for. A socket's path needs no configuration, so that root has none to read, and Nix needn't wait while it is loaded.
  * @throws UsageError, and what loadConfig() throws
  */
-async function findTarget(): Promise<Target> {
+async function findTarget(args: readonly string[]): Promise<Target> {
   const words = args.filter((word, i) => !word.startsWith('--') && args[i - 1] !== '--deadline')
   const at = args.indexOf('--deadline')
   const given = at < 0 ? undefined : Number(args[at + 1]) * 1000
@@ -106,119 +94,4 @@ async function findTarget(): Promise<Target> {
   const cache = namedCache(config, words[0])
   if (cache.kind === 'url') throw new UsageError(`${cache.name} is a cache with a url: Nix needs no connect for it`)
   return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline }
-}
-
-/** @throws BoxUnavailable */
-async function dialTarget({ socket, deadline }: Target): Promise<Box> {
-  transfers ??= new Transfers(fetchedBy(socket))
-  const way = becomeOwner(socket)
-  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
-  const { dialBox } = await import('../protocol/dial.ts')
-  return await dialBox(socket, deadline, way)
-}
-
-/** @throws Away when the box isn't there; Failure when it is too old */
-async function dialStrictly(target: Target): Promise<Box> {
-  try {
-    const box = await dialTarget(target)
-    await box.handshake // to its end: while we wait for Nix, which may take its time, we are deaf to the box
-    return box
-  } catch (error) {
-    const message = (error as Error).message
-    throw error instanceof BoxUnavailable && error.kind === 'old' ? new Failure(message) : new Away(message)
-  }
-}
-
-/** A line to the box that never fails: whatever goes wrong is an outage. */
-function patientLine(target: Target | null): Upstream {
-  let outage: Outage | null = null
-  try {
-    if (target) outage = new Outage(target.socket)
-  } catch (mistake) {
-    report(`this is a bug: ${(mistake as Error).message}`) // no notes, then
-  }
-  function lost(error: Error): void {
-    const reason = error instanceof BoxUnavailable ? error : new BoxUnavailable('broken', error.message)
-    try {
-      if (outage?.began(reason, Date.now())) report(`${reason.message}; going on without it`)
-    } catch (mistake) {
-      report(`this is a bug: ${(mistake as Error).message}`) // taking notes must not end the conversation
-    }
-  }
-  let again = 0 // when the next attempt is worth its while: Nix may ask a thousand things in a second; by a clock that nobody sets
-  async function dial(): Promise<Box | null> {
-    if (!target || performance.now() < again) return null
-    again = performance.now() + PAUSE
-    try {
-      if (outage?.heldBack(Date.now())) return null
-      const box = await dialTarget(target)
-      Promise.resolve(box.handshake)
-        .then(() => outage?.ended())
-        .catch(() => {}) // why a handshake fails is told to lost()
-      return box
-    } catch (error) {
-      lost(error as Error)
-      return null
-    }
-  }
-  let told = false
-  return {
-    lost,
-    report: (text) => {
-      if (!told) report(text) // a box with a broken database says so for each of a thousand paths
-      told = true
-    },
-    fetched,
-    strict: false,
-    dial,
-  }
-}
-
-/** open(2): only the file itself, not to be read; node:fs has no name for it. */
-const O_PATH = 0o10000000
-
-/**
- * Root is needed for nothing here: become whoever owns the socket's directory, so that a socket or link which a user planted can
- * do no more than that user. Where nobody but root owns it we stay who we are.
- * @returns what to connect to
- */
-function becomeOwner(socket: string): string {
-  if (process.geteuid?.() !== 0) return socket
-  const owner = lstatSync(dirname(socket), { throwIfNoEntry: false })
-  // Not to be looked for as root: it may be made, with a link in it, in this very moment.
-  if (!owner) throw new BoxUnavailable('missing', noTunnel(socket))
-  if (owner.uid === 0) return socket
-  if (lstatSync(socket, { throwIfNoEntry: false })) transfers?.open() // its file is root's
-  try {
-    process.setgroups?.([owner.gid])
-    process.setgid?.(owner.gid)
-    process.setuid?.(owner.uid)
-    return socket
-  } catch {
-    return ownedBy(owner.uid, socket)
-  }
-}
-
-/**
- * As root for good: Node 20 with a libuv of the system's (Debian 13) doesn't change users, because of CVE-2024-22017. So hold on to the socket itself,
- * see that it is that user's, and connect to just this one, wherever links lead by then.
- * @throws BoxUnavailable
- */
-function ownedBy(uid: number, socket: string): string {
-  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
-  const held = openSync(socket, O_PATH | constants.O_NOFOLLOW)
-  const stat = fstatSync(held)
-  if (stat.isSocket() && stat.uid === uid) return `/proc/self/fd/${held}`
-  closeSync(held)
-  throw new BoxUnavailable('broken', `${socket} is not a socket of the user's whose directory it is in`)
-}
-
-/** One line for the journal, of bearable length. A box's words may be in it, which mustn't move the cursor of a terminal. */
-function report(line: string): void {
-  const [first = ''] = line.slice(0, LONGEST_LINE).split('\n')
-  try {
-    writeSync(2, `nix-lan-connect: ${first.replace(/\p{Cc}/gu, '?')}\n`)
-  } catch {
-    // nobody reads it (`nix build 2>&1 | head`)
-  }
 }

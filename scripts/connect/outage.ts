@@ -4,7 +4,7 @@
 // root's rights are given up. It holds only as long as the tunnel's socket is the same one, untouched: a new tunnel makes a new socket, and
 // `nix-lan check` touches it when the network has changed.
 import { closeSync, constants, fstatSync, ftruncateSync, lstatSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
-import type { BoxUnavailable } from '../protocol/worker.ts'
+import type { BoxUnavailable } from '../protocol/box.ts'
 import { runtimeDir } from '../state/paths.ts'
 
 /** For how long, in milliseconds, an unresponsive box isn't tried again: by then ssh has noticed a dead link (ServerAliveInterval × CountMax) and ended the tunnel. */

@@ -2,32 +2,24 @@
 // plain pipe after any other operation. It shakes hands with Nix itself, so nothing that happens to the box can keep a store from opening.
 
 import { Away, Failure } from '../cli/errors.ts'
+import { type Box, BoxUnavailable, send } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { EndOfStream } from '../protocol/byte-reader.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import {
-  type Box,
-  BoxUnavailable,
   emptyAnswer,
-  errorAnswer,
-  MAGIC_CLIENT,
-  MAGIC_SERVER,
   notValid,
   OPERATIONS,
   type Operation,
-  OUR_VERSION,
   QUERY_PATH_INFO,
-  Recorder,
-  readMessages,
   readRequest,
-  STDERR_LAST,
-  send,
+  readShape,
   soundInfo,
-  string,
   takeMiss,
-  u64,
-} from '../protocol/worker.ts'
-import { ClientGone } from './stdio.ts'
+} from '../protocol/operations.ts'
+import { errorAnswer, MAGIC_CLIENT, MAGIC_SERVER, OUR_VERSION, Recorder, readMessages, STDERR_LAST, string, u64 } from '../protocol/wire.ts'
+import { type Client, ClientGone } from './client.ts'
+import type { Upstream } from './upstream.ts'
 
 /** A box that says nothing for so many seconds in mid-answer is given up. Long enough for a disk to spin up; ssh gives up a dead link earlier. */
 const SILENCE = 30
@@ -42,32 +34,6 @@ const LAST_WORDS = 1000
 const MISS = 10_000
 /** So many are remembered, lest a connection that lasts for days takes ever more memory. */
 const MOST_MISSES = 10_000
-
-/** The program at the other end of stdin and stdout: Nix. */
-export interface Client {
-  reader: ByteReader
-  /**
-   * Writes at once, if it may wait in place, and returns nothing; else a promise for when the bytes are out. Their memory may be used again in either
-   * case. Throws, or rejects, when nobody reads any more.
-   */
-  write(bytes: Buffer): Promise<void> | undefined
-  /** From now on it is read and written at the same time. Until then we are deaf to all else while we wait for its next question. */
-  bothWays(): void
-  /** No more answers are to come. */
-  end(): void
-}
-
-export interface Upstream {
-  /** Connects to the box, or says at once that it is away. Asked again for each operation while there is no box. */
-  dial(): Promise<Box | null>
-  /** Called when a box that had answered is lost, and for what it did wrong otherwise. */
-  lost(error: Error): void
-  report(line: string): void
-  /** Called when Nix has been given a path, with the bytes of its NAR. */
-  fetched?(bytes: number): void
-  /** For uploads and people: pass the box's errors on as they are. */
-  strict: boolean
-}
 
 /**
  * Nix asked for a NAR that can't be delivered: the stream has to end. Nix 2.4 to 2.22 takes no other
@@ -246,7 +212,7 @@ async function ask(box: Box, { number, operation, first, misses }: Question, ups
     return emptyAnswer(operation, first)
   }
   const found = new Recorder(box.reader)
-  for (const shape of operation.answer) await found.shape(shape)
+  for (const shape of operation.answer) await readShape(found, shape)
   if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return miss(first, misses)
   if (number === QUERY_PATH_INFO && !upstream.strict && !soundInfo(found.bytes, first)) {
     upstream.report(`${operation.name} ${first}: the box says what no Nix can read; the path counts as missing`)

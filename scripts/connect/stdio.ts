@@ -2,10 +2,7 @@
 // Node's streams would cost a start of connect 4 ms, and each question a third more. A pipe (an upload) gets the streams.
 import { readSync, writeSync } from 'node:fs'
 import { ByteReader, EndOfStream } from '../protocol/byte-reader.ts'
-import type { Client } from './session.ts'
-
-/** Nobody reads what we write: Nix is gone, and that is no one's fault. */
-export class ClientGone extends Error {}
+import { type Client, ClientGone } from './client.ts'
 
 /** The conversation with Nix. Where stdin or stdout may not be waited for in place (O_NONBLOCK), it changes to streams by itself. */
 export function stdio(): Client {

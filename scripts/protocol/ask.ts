@@ -2,8 +2,10 @@
 // is waited for. `nix path-info --store` would start Nix and nix-lan-connect, and wait out the link's whole round trip for each path, one after the other.
 
 import { batches, NixError, type PathInfo } from '../nix/nix.ts'
+import { type Box, BoxUnavailable, send } from './box.ts'
 import { dialBox } from './dial.ts'
-import { type Box, BoxUnavailable, pathInfoQuestion, Recorder, readMessages, readPathInfo, send, validPathsQuestion } from './worker.ts'
+import { pathInfoQuestion, readPathInfo, validPathsQuestion } from './operations.ts'
+import { Recorder, readMessages } from './wire.ts'
 
 /** For how many milliseconds the box may keep us waiting: until the handshake has ended, and for each answer. A link can go unresponsive. */
 export interface Limits {

@@ -2,21 +2,19 @@
 // is a socket: `net` costs a start of connect 2 ms and more.
 import { createConnection, type Socket } from 'node:net'
 import { noTunnel } from '../cli/errors.ts'
+import { type Box, BoxUnavailable, send } from './box.ts'
 import { ByteReader, EndOfStream } from './byte-reader.ts'
 import {
-  type Box,
-  BoxUnavailable,
   MAGIC_CLIENT,
   MAGIC_SERVER,
   OLDEST_BOX,
   OUR_VERSION,
   Recorder,
   readMessages,
-  send,
   u64,
   VERSION_WITH_NIX_VERSION,
   VERSION_WITH_TRUST,
-} from './worker.ts'
+} from './wire.ts'
 
 /**
  * Connects to a nix-daemon's socket. Comes back when the daemon has said its name and version; what else it says before it takes questions comes

@@ -1,13 +1,7 @@
 // What the sh head of post-build-hook can't do safely: read any .drv file, and plan the directories of the queue.
 // Pure; the effects are in scripts/bin/post-build-hook.ts.
 
-/** Nix's base-32 alphabet, and the characters and length of a name (libstore/path.cc, 2.8.0 and 2.34.8). */
-const BASE_NAME = /^[0-9abcdfghijklmnpqrsvwxyz]{32}-[a-zA-Z0-9+._?=-]{1,211}$/
-
-/** Whether `path` is exactly STORE/HASH-NAME. `store` is absolute, without a slash at its end. */
-export function isStorePath(path: string, store: string): boolean {
-  return path.startsWith(`${store}/`) && BASE_NAME.test(path.slice(store.length + 1))
-}
+import { isStorePath } from '../nix/store-path.ts'
 
 /**
  * The output paths of a derivation, from the text of its .drv file (an ATerm; libstore/derivations.cc, 2.8.0 and 2.34.8):

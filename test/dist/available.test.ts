@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { string, u64 } from '../../scripts/protocol/worker.ts'
+import { string, u64 } from '../../scripts/protocol/wire.ts'
 import { AS_USER, foldersIn, give, runtimeIn } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
 

@@ -25,7 +25,8 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
 import { NarEnd } from '../../scripts/protocol/nar-end.ts'
-import { errorAnswer, notValid, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/protocol/worker.ts'
+import { notValid, readShape } from '../../scripts/protocol/operations.ts'
+import { errorAnswer, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/protocol/wire.ts'
 import { hello, nar, same } from '../lib/wire.ts'
 
 const test = suite('connect')
@@ -114,7 +115,7 @@ async function has({ reader, send }: Started, path = PATH): Promise<boolean> {
     same(from.bytes, notValid(path))
     return false
   }
-  await from.shape('info')
+  await readShape(from, 'info')
   return true
 }
 

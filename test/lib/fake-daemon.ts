@@ -1,7 +1,7 @@
 // A nix-daemon in this process that knows a few paths: for the contract of what asks one, where no Nix is needed.
 import { createServer, type Server, type Socket } from 'node:net'
 import { ByteReader } from '../../scripts/protocol/byte-reader.ts'
-import { MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/worker.ts'
+import { MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
 
 const LAST = u64(STDERR_LAST)
 

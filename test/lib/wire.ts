@@ -1,8 +1,9 @@
 // Ends of a worker-protocol connection that live in memory, and NARs made by the book: for tests of what relays them.
 
-import type { Client } from '../../scripts/connect/session.ts'
+import type { Client } from '../../scripts/connect/client.ts'
+import type { Box } from '../../scripts/protocol/box.ts'
 import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
-import { type Box, MAGIC_CLIENT, string, u64 } from '../../scripts/protocol/worker.ts'
+import { MAGIC_CLIENT, string, u64 } from '../../scripts/protocol/wire.ts'
 
 /** A reader that gives `bytes` in chunks of `size`, then the end. */
 export function readerOf(bytes: Buffer, size = 65536): ByteReader {

@@ -3,7 +3,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { OPERATIONS } from '../../scripts/protocol/worker.ts'
+import { OPERATIONS } from '../../scripts/protocol/operations.ts'
 import { needs } from '../lib/needs.ts'
 import { operationsOf, type Recorded, SIDES } from '../lib/recorded.ts'
 import { createPair, DIST, type Pair, SOCKET, T_FILE } from './pair.ts'

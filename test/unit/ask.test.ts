@@ -8,7 +8,7 @@ import * as assert from 'uvu/assert'
 import { NixError } from '../../scripts/nix/nix.ts'
 import { infosOnBox, validOnBox } from '../../scripts/protocol/ask.ts'
 import { greetBox } from '../../scripts/protocol/dial.ts'
-import { errorAnswer, MAGIC_SERVER, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/worker.ts'
+import { errorAnswer, MAGIC_SERVER, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
 import { hello, same } from '../lib/wire.ts'
 
 const test = suite('ask-box')

@@ -2,7 +2,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { NarEnd } from '../../scripts/protocol/nar-end.ts'
-import { string } from '../../scripts/protocol/worker.ts'
+import { string } from '../../scripts/protocol/wire.ts'
 import { nar, type Tree } from '../lib/wire.ts'
 
 const test = suite('nar')

@@ -2,19 +2,12 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Away } from '../../scripts/cli/errors.ts'
-import { NarUndelivered, serve, serveStrictly, type Upstream } from '../../scripts/connect/session.ts'
+import { NarUndelivered, serve, serveStrictly } from '../../scripts/connect/session.ts'
+import type { Upstream } from '../../scripts/connect/upstream.ts'
+import type { Box } from '../../scripts/protocol/box.ts'
 import { ByteReader } from '../../scripts/protocol/byte-reader.ts'
-import {
-  type Box,
-  errorAnswer,
-  notValid,
-  Recorder,
-  readMessages,
-  STDERR_LAST,
-  string,
-  strings,
-  u64,
-} from '../../scripts/protocol/worker.ts'
+import { notValid, readShape } from '../../scripts/protocol/operations.ts'
+import { errorAnswer, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
 import { boxOf, clientOf, hello, nar, readerOf, same } from '../lib/wire.ts'
 
 const test = suite('session')
@@ -266,7 +259,7 @@ test('a box that is lost at any byte of its answers: Nix still gets a whole answ
 
 /** Reads one answer: an error, or one of that shape. */
 async function answered(reader: Recorder, shape: 'info' | 'strings' | 'u64'): Promise<void> {
-  if (!(await readMessages(reader)).error) await reader.shape(shape)
+  if (!(await readMessages(reader)).error) await readShape(reader, shape)
 }
 
 /** An error in place of a NAR makes Nix 2.4 to 2.22 wait for ever. */

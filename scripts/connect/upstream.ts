@@ -1,0 +1,128 @@
+// The way from a session to the box: dialled when it is needed, dialled again after a loss, and never a reason for a build to fail.
+import { lstatSync, writeSync } from 'node:fs'
+import { Away, Failure, noTunnel } from '../cli/errors.ts'
+import { type Box, BoxUnavailable } from '../protocol/box.ts'
+import { fetchedBy, Transfers } from '../state/transfers.ts'
+import { Outage } from './outage.ts'
+import { becomeOwner } from './owner.ts'
+
+const LONGEST_LINE = 1000
+/** Milliseconds between two attempts of one process. */
+const PAUSE = 1000
+
+/** Where the box is. */
+export interface Target {
+  /** The tunnel's socket. */
+  socket: string
+  /** For how long to wait for the box's handshake, in milliseconds. */
+  deadline: number
+}
+
+export interface Upstream {
+  /** Connects to the box, or says at once that it is away. Asked again for each operation while there is no box. */
+  dial(): Promise<Box | null>
+  /** Called when a box that had answered is lost, and for what it did wrong otherwise. */
+  lost(error: Error): void
+  report(line: string): void
+  /** Called when Nix has been given a path, with the bytes of its NAR. */
+  fetched?(bytes: number): void
+  /** For uploads and people: pass the box's errors on as they are. */
+  strict: boolean
+}
+
+/** Connects to a target, as the user who owns it, and counts what is fetched from it. */
+class Dialler {
+  private readonly target: Target
+  private readonly transfers: Transfers
+
+  constructor(target: Target) {
+    this.target = target
+    this.transfers = new Transfers(fetchedBy(target.socket))
+  }
+
+  /** @throws BoxUnavailable */
+  async dial(): Promise<Box> {
+    const { socket, deadline } = this.target
+    const way = becomeOwner(socket, () => this.transfers.open()) // that file is root's
+    if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
+    const { dialBox } = await import('../protocol/dial.ts')
+    return await dialBox(socket, deadline, way)
+  }
+
+  readonly fetched = (bytes: number): void => this.transfers.add(1, bytes)
+}
+
+/**
+ * A box for a strict session, its handshake done: a session that waits for Nix is deaf to the box.
+ * @throws Away when the box isn't there; Failure when it is too old
+ */
+export async function dialOrAway(target: Target): Promise<{ box: Box; fetched(bytes: number): void }> {
+  const dialler = new Dialler(target)
+  try {
+    const box = await dialler.dial()
+    await box.handshake
+    return { box, fetched: dialler.fetched }
+  } catch (error) {
+    const message = (error as Error).message
+    throw error instanceof BoxUnavailable && error.kind === 'old' ? new Failure(message) : new Away(message)
+  }
+}
+
+/**
+ * An upstream that never fails: whatever goes wrong is an outage, reported once, and the box is dialled again later.
+ * @param target null: there is no box
+ */
+export function redialling(target: Target | null): Upstream {
+  const dialler = target && new Dialler(target)
+  let outage: Outage | null = null
+  try {
+    if (target) outage = new Outage(target.socket)
+  } catch (mistake) {
+    report(`this is a bug: ${(mistake as Error).message}`) // no notes, then
+  }
+  function lost(error: Error): void {
+    const reason = error instanceof BoxUnavailable ? error : new BoxUnavailable('broken', error.message)
+    try {
+      if (outage?.began(reason, Date.now())) report(`${reason.message}; going on without it`)
+    } catch (mistake) {
+      report(`this is a bug: ${(mistake as Error).message}`) // taking notes must not end the conversation
+    }
+  }
+  let again = 0 // when the next attempt is worth its while: Nix may ask a thousand things in a second; by a clock that nobody sets
+  async function dial(): Promise<Box | null> {
+    if (!dialler || performance.now() < again) return null
+    again = performance.now() + PAUSE
+    try {
+      if (outage?.heldBack(Date.now())) return null
+      const box = await dialler.dial()
+      Promise.resolve(box.handshake)
+        .then(() => outage?.ended())
+        .catch(() => {}) // why a handshake fails is told to lost()
+      return box
+    } catch (error) {
+      lost(error as Error)
+      return null
+    }
+  }
+  let told = false
+  return {
+    lost,
+    report: (text) => {
+      if (!told) report(text) // a box with a broken database says so for each of a thousand paths
+      told = true
+    },
+    ...(dialler && { fetched: dialler.fetched }),
+    strict: false,
+    dial,
+  }
+}
+
+/** One line for the journal, of bearable length. A box's words may be in it, which mustn't move the cursor of a terminal. */
+export function report(line: string): void {
+  const [first = ''] = line.slice(0, LONGEST_LINE).split('\n')
+  try {
+    writeSync(2, `nix-lan-connect: ${first.replace(/\p{Cc}/gu, '?')}\n`)
+  } catch {
+    // nobody reads it (`nix build 2>&1 | head`)
+  }
+}

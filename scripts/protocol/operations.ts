@@ -1,0 +1,169 @@
+// The operations of the worker protocol that a substituter is asked: their numbers, their shapes, what an empty store answers, and
+// what an answer to QueryPathInfo says. Nothing else of nix-lan knows one of their numbers. Sources: see wire.ts.
+import type { PathInfo } from '../nix/nix.ts'
+import { isStorePath } from '../nix/store-path.ts'
+import type { ByteReader } from './byte-reader.ts'
+import { errorAnswer, LONGEST_STRING, Recorder, STDERR_LAST, string, strings, u64 } from './wire.ts'
+
+/** What an operation is asked with, or answered with, after the messages. `info`: a u64, and when it is 1 the fields of a path. */
+type Shape = 'u64' | 'string' | 'strings' | 'pairs' | 'info' | 'nar'
+
+export interface Operation {
+  name: string
+  request: readonly Shape[]
+  answer: readonly Shape[]
+  /** What a store with nothing in it answers: bytes after STDERR_LAST; null: an error saying that the path, the request's first string, is not valid. NarFromPath has no such answer: session.ts ends the stream. */
+  empty: Buffer | null
+  /** Answered without asking the box. */
+  local?: boolean
+}
+
+/** The operations that Nix uses on a substituter. `nix copy` to a store uses others; see session.ts. */
+export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operation>([
+  [1, { name: 'IsValidPath', request: ['string'], answer: ['u64'], empty: u64(0) }],
+  [11, { name: 'AddTempRoot', request: ['string'], answer: ['u64'], empty: u64(1) }],
+  // keepFailed, keepGoing, tryFallback, verbosity, maxBuildJobs, maxSilentTime, useBuildHook, verboseBuild, logType, printBuildTrace, buildCores,
+  // useSubstitutes, overrides (2.8.0, remote-store.cc, setOptions). Nothing in them matters to a box that only answers questions.
+  [19, { name: 'SetOptions', request: [...new Array<Shape>(12).fill('u64'), 'pairs'], answer: [], empty: Buffer.alloc(0), local: true }],
+  [26, { name: 'QueryPathInfo', request: ['string'], answer: ['info'], empty: null }],
+  [29, { name: 'QueryPathFromHashPart', request: ['string'], answer: ['string'], empty: string('') }],
+  [31, { name: 'QueryValidPaths', request: ['strings', 'u64'], answer: ['strings'], empty: u64(0) }],
+  [32, { name: 'QuerySubstitutablePaths', request: ['strings'], answer: ['strings'], empty: u64(0) }],
+  [38, { name: 'NarFromPath', request: ['string'], answer: ['nar'], empty: null }],
+  // A daemon without the feature ca-derivations aborts at this question (2.8.0, 2.26.3), and what we upload carries no realisations.
+  [43, { name: 'QueryRealisation', request: ['string'], answer: ['strings'], empty: u64(0), local: true }],
+])
+export const QUERY_PATH_INFO = 26
+const QUERY_VALID_PATHS = 31
+
+/** Deriver, NAR hash, references, registration time, NAR size, ultimate, signatures, content address (2.8.0, path-info.cc). */
+const INFO: readonly Shape[] = ['string', 'string', 'strings', 'u64', 'u64', 'u64', 'strings', 'string']
+
+/**
+ * "I don't have that path", as every Nix from 2.4 on takes it without closing the connection. The ordinary answer (STDERR_LAST, 0) makes Nix 2.4–2.30 start
+ * the program anew for each miss: it throws while it holds the connection (2.8.0, remote-store.cc:455; mended in 2.31).
+ */
+export const notValid = (path: string): Buffer => errorAnswer(`path '${path}' is not valid`)
+
+/** What the empty store answers. `first` is the request's first string. */
+export const emptyAnswer = (operation: Operation, first: string): Buffer =>
+  operation.empty ? Buffer.concat([u64(STDERR_LAST), operation.empty]) : notValid(first)
+
+/** Reads one thing of a shape. What comes back is the first string in it, if there is one: the path that is asked for. */
+export async function readShape(from: Recorder, shape: Shape): Promise<string | undefined> {
+  switch (shape) {
+    case 'u64':
+      await from.u64()
+      return undefined
+    case 'string':
+      return await from.string()
+    case 'strings':
+      return (await from.strings())[0]
+    case 'pairs':
+      for (let left = (await from.u64()) * 2; left > 0; left--) await from.string()
+      return undefined
+    case 'info':
+      if ((await from.u64()) !== 0) for (const field of INFO) await readShape(from, field)
+      return undefined
+    case 'nar':
+      return undefined // streamed by whoever asked; see session.ts
+  }
+}
+
+/** What an answer to QueryPathInfo says of a path (INFO), as far as anybody here wants to know it. */
+interface Fields {
+  deriver: string
+  hash: string
+  references: string[]
+  size: number
+  ultimate: boolean
+  signatures: string[]
+  contentAddress: string
+}
+
+/** @param answer a whole one that says "I have it", as Recorder has collected it */
+function fieldsOf(answer: Buffer): Fields {
+  let at = 8 // after "I have it"
+  const number = (): number => {
+    at += 8
+    return Number(answer.readBigUInt64LE(at - 8))
+  }
+  const text = (): string => {
+    const length = number()
+    const from = at
+    at += Math.ceil(length / 8) * 8
+    return answer.toString('latin1', from, from + length)
+  }
+  const texts = (): string[] => Array.from({ length: number() }, text)
+  const [deriver, hash, references] = [text(), text(), texts()]
+  number() // when it was registered
+  return { deriver, hash, references, size: number(), ultimate: number() !== 0, signatures: texts(), contentAddress: text() }
+}
+
+/**
+ * Whether an answer to QueryPathInfo about `path` can be read by Nix, which takes a bad one for an error and fails the build (2.8.0, remote-store.cc,
+ * path-info.cc): deriver and references are paths of the same store, the NAR's hash is SHA-256 in base 16.
+ * @param answer a whole one, as Recorder has collected it
+ */
+export function soundInfo(answer: Buffer, path: string): boolean {
+  const store = path.slice(0, path.lastIndexOf('/'))
+  const { deriver, hash, references } = fieldsOf(answer)
+  const sound = (deriver === '' || isStorePath(deriver, store)) && /^[0-9a-f]{64}$/.test(hash)
+  return sound && references.every((reference) => isStorePath(reference, store))
+}
+
+/** The question what a store knows of a path. */
+export const pathInfoQuestion = (path: string): Buffer => Buffer.concat([u64(QUERY_PATH_INFO), string(path)])
+
+/** Its answer, after the messages; null for a path that isn't valid there. */
+export async function readPathInfo(from: Recorder): Promise<PathInfo | null> {
+  const start = from.bytes.length
+  await readShape(from, 'info')
+  const answer = from.bytes.subarray(start)
+  if (answer.readBigUInt64LE(0) === 0n) return null
+  const { size, ultimate, signatures, contentAddress } = fieldsOf(answer)
+  return { size, ultimate, signatures, contentAddressed: /^(text|fixed):/.test(contentAddress) }
+}
+
+/** The question which of these paths a store has, without looking for them elsewhere; the answer is paths. */
+export const validPathsQuestion = (paths: readonly string[]): Buffer => Buffer.concat([u64(QUERY_VALID_PATHS), strings(paths), u64(0)])
+
+/** The raw bytes of an operation's request, without its number, and the path it is about. */
+export interface Request {
+  bytes: Buffer
+  first: string
+}
+
+/** Reads a request. The usual one, a path, is mostly there already, whole: then nothing is waited for. */
+export async function readRequest(from: ByteReader, operation: Operation): Promise<Request> {
+  const whole = operation.request.length === 1 && operation.request[0] === 'string' ? stringAtHand(from) : null
+  if (whole) return whole
+  const recorder = new Recorder(from)
+  let first: string | undefined
+  for (const shape of operation.request) {
+    const found = await readShape(recorder, shape)
+    first ??= found
+  }
+  return { bytes: recorder.bytes, first: first ?? '' }
+}
+
+/** A string that has come whole; null when some of it is missing, or it is one that the long way has to refuse. */
+function stringAtHand(from: ByteReader): Request | null {
+  const chunk = from.atHand()
+  if (chunk.length < 8) return null
+  const length = Number(chunk.readBigUInt64LE(0))
+  const end = 8 + Math.ceil(length / 8) * 8
+  if (length > LONGEST_STRING || chunk.length < end) return null
+  const request = { bytes: Buffer.from(chunk.subarray(0, end)), first: chunk.toString('utf8', 8, 8 + length) }
+  from.consume(end)
+  return request
+}
+
+/** Takes "I don't have that path" (STDERR_LAST, 0), the usual answer of a box to QueryPathInfo, if that is what has come; else nothing. */
+export function takeMiss(from: ByteReader): boolean {
+  const chunk = from.atHand()
+  if (chunk.length < 16 || chunk.readUInt32LE(0) !== STDERR_LAST || chunk.readUInt32LE(4) !== 0 || chunk.readBigUInt64LE(8) !== 0n)
+    return false
+  from.consume(16)
+  return true
+}

@@ -1,0 +1,159 @@
+// The wire format of the Nix daemon's worker protocol: integers, strings, and the messages that come before an answer. The
+// operations are in operations.ts; the handshakes in dial.ts (as a client) and connect/session.ts (as a server).
+//
+// Sources: Nix 2.8.0 and 2.34.8, src/libstore/worker-protocol.hh (numbers), remote-store.cc and worker-protocol-connection.cc (the
+// client), daemon.cc (the server), src/libutil/serialise.hh (integers are u64 little-endian; a string is its length, its bytes, zeros
+// up to a multiple of 8).
+import type { ByteReader } from './byte-reader.ts'
+
+/** Sent by the client (worker-protocol.hh, WORKER_MAGIC_1: "nixc") and by the server (WORKER_MAGIC_2: "dxio"). */
+export const MAGIC_CLIENT = 0x6e697863
+export const MAGIC_SERVER = 0x6478696f
+
+/**
+ * What we speak, to Nix and to the box: 1.35 (Nix 2.15). Every Nix from 2.4 (1.32) to 2.35 and Lix from 2.94, which takes nothing less, agrees to
+ * it. From 1.32 on the operations below are the same on the wire, only the handshake grew: so a box with 1.32 can serve a client that insists on 1.35.
+ */
+export const OUR_VERSION = 0x0123
+/** Nix 2.4. An older box has other forms of errors (before 1.26) and realisations (before 1.31). */
+export const OLDEST_BOX = 0x0120
+export const VERSION_WITH_NIX_VERSION = 0x0121
+export const VERSION_WITH_TRUST = 0x0123
+
+// Messages that come before an answer (worker-protocol.hh, STDERR_*).
+export const STDERR_LAST = 0x616c7473
+const STDERR_ERROR = 0x63787470
+const STDERR_NEXT = 0x6f6c6d67
+const STDERR_START_ACTIVITY = 0x53545254
+const STDERR_STOP_ACTIVITY = 0x53544f50
+const STDERR_RESULT = 0x52534c54
+
+// Far more than any honest answer; a box that sends more is not listened to any longer.
+export const LONGEST_STRING = 16 * 2 ** 20
+const LONGEST_ANSWER = 64 * 2 ** 20
+
+/** An unsigned 64-bit integer. */
+export function u64(value: number): Buffer {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64LE(BigInt(value))
+  return bytes
+}
+
+/** A string with its length and padding. */
+export function string(text: string): Buffer {
+  const bytes = Buffer.from(text)
+  const padded = Buffer.alloc(8 + Math.ceil(bytes.length / 8) * 8)
+  padded.writeBigUInt64LE(BigInt(bytes.length))
+  bytes.copy(padded, 8)
+  return padded
+}
+
+/** Several strings: how many, then each. */
+export const strings = (texts: readonly string[]): Buffer => Buffer.concat([u64(texts.length), ...texts.map(string)])
+
+/** The answer "that is an error", in the form of protocol 1.26 and later (2.8.0, serialise.cc): type, level, name, message, no position, no traces. */
+export function errorAnswer(message: string): Buffer {
+  return Buffer.concat([u64(STDERR_ERROR), string('Error'), u64(0), string('Error'), string(message), u64(0), u64(0)])
+}
+
+/**
+ * Collects the raw bytes of what it reads, so that they can be passed on as they came: in one buffer that grows, since a piece of its own for each
+ * of the millions of integers in which a box may say nothing would take gigabytes.
+ */
+export class Recorder {
+  private buffer: Buffer = Buffer.allocUnsafe(256)
+  private length = 0
+  private readonly from: ByteReader
+
+  constructor(from: ByteReader) {
+    this.from = from
+  }
+
+  get bytes(): Buffer {
+    return this.buffer.subarray(0, this.length)
+  }
+
+  private async raw(length: number): Promise<Buffer> {
+    const end = this.length + length
+    if (end > LONGEST_ANSWER) throw new Error('an answer of more than 64 MiB')
+    const bytes = await this.from.take(length)
+    if (end > this.buffer.length) this.buffer = Buffer.concat([this.bytes], Math.max(end, 2 * this.buffer.length))
+    bytes.copy(this.buffer, this.length)
+    this.length = end
+    return bytes
+  }
+
+  async u64(): Promise<number> {
+    return Number((await this.raw(8)).readBigUInt64LE(0))
+  }
+
+  async string(): Promise<string> {
+    const length = await this.u64()
+    if (length > LONGEST_STRING) throw new Error(`a string of ${length} bytes`)
+    return (await this.raw(Math.ceil(length / 8) * 8)).toString('utf8', 0, length)
+  }
+
+  async strings(): Promise<string[]> {
+    const result: string[] = []
+    for (let left = await this.u64(); left > 0; left--) result.push(await this.string())
+    return result
+  }
+}
+
+/** How the messages before an answer ended: with the answer, or with an error in its place. */
+export type Ending = { error: false } | { error: true; message: string }
+
+/**
+ * Reads the messages that come before an answer (2.34.8, worker-protocol-connection.cc, processStderrReturn), up to and with STDERR_LAST or STDERR_ERROR.
+ * @throws Error for a message that has no business in a question or an answer
+ */
+export async function readMessages(from: Recorder): Promise<Ending> {
+  for (;;) {
+    const message = await from.u64()
+    switch (message) {
+      case STDERR_LAST:
+        return { error: false }
+      case STDERR_ERROR:
+        return { error: true, message: await readError(from) }
+      case STDERR_NEXT:
+        await from.string()
+        break
+      case STDERR_START_ACTIVITY:
+        for (let i = 0; i < 3; i++) await from.u64() // id, level, type
+        await from.string()
+        await readFields(from)
+        await from.u64() // parent
+        break
+      case STDERR_STOP_ACTIVITY:
+        await from.u64()
+        break
+      case STDERR_RESULT:
+        for (let i = 0; i < 2; i++) await from.u64() // id, type
+        await readFields(from)
+        break
+      default:
+        throw new Error(`a message of the unknown type 0x${message.toString(16)}`)
+    }
+  }
+}
+
+/** 2.8.0, serialise.cc, readError: type, level, name, message, position, traces. */
+async function readError(from: Recorder): Promise<string> {
+  await from.string()
+  await from.u64()
+  await from.string()
+  const message = await from.string()
+  await from.u64()
+  for (let left = await from.u64(); left > 0; left--) {
+    await from.u64()
+    await from.string()
+  }
+  return message
+}
+
+async function readFields(from: Recorder): Promise<void> {
+  for (let left = await from.u64(); left > 0; left--) {
+    if ((await from.u64()) === 0) await from.u64()
+    else await from.string()
+  }
+}
