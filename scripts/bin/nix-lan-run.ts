@@ -245,28 +245,18 @@ function urlOf(cache: Cache, uid: number): CacheFacts['url'] {
   }
 }
 
-/** Nix's own answer to which substituters are in force: `show-config` up to 2.19, `config show` from 2.20, which still knows the old name. */
+/** Nix's own answer to which substituters are in force. */
 async function askNix(): Promise<{ ok: true; list: string[] } | { ok: false; reason: string }> {
   const nix = find('nix')
   if (!nix.ok) return { ok: false, reason: nix.reason }
-  const { run } = await import('../system/exec.ts')
-  const options = { env: { ...process.env, [ASKED]: '1' }, timeout: 10_000 }
-  for (const words of [['show-config'], ['config', 'show']]) {
-    const { code, stdout } = await run(nix.program, ['--option', 'extra-experimental-features', 'nix-command', ...words, '--json'], options)
-    const list = code === 0 ? substitutersIn(stdout) : undefined
-    if (list !== undefined) return { ok: true, list }
-  }
-  return { ok: false, reason: `${nix.program} did not tell its substituters (nix show-config --json)` }
-}
-
-/** The substituters in the output of `nix show-config --json` (src/nix/show-config.cc, 2.8; src/nix/config.cc, 2.26). */
-function substitutersIn(json: string): string[] | undefined {
+  const { askSettings, wordsOf } = await import('../nix/settings.ts')
   try {
-    const value = JSON.parse(json).substituters.value
-    return Array.isArray(value) && value.every((url) => typeof url === 'string') ? value : undefined
-  } catch {
-    return undefined
+    const settings = await askSettings({ program: nix.program, env: { ...process.env, [ASKED]: '1' }, timeout: 10_000 })
+    if (settings.has('substituters')) return { ok: true, list: wordsOf(settings, 'substituters') }
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
   }
+  return { ok: false, reason: `${nix.program} did not tell its substituters (nix show-config)` }
 }
 
 function find(name: string): Found {

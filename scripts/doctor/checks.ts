@@ -6,6 +6,7 @@ import { execPath } from 'node:process'
 import { SYSTEM_FILE } from '../config/file.ts'
 import { type Config, isSsh, type SshCache, type UrlCache } from '../config/types.ts'
 import { readText, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
+import { type Settings, wordsOf } from '../nix/settings.ts'
 import { howToMake, readQueue } from '../queue/queue.ts'
 import { wanted } from '../queue/upload.ts'
 import { usable } from '../reach/reach.ts'
@@ -39,8 +40,6 @@ import {
   judgeSubstituter,
   judgeVersion,
   needsBash,
-  type Settings,
-  wordsOf,
 } from './judge-nix.ts'
 import { tunnelFacts } from './read-automatic.ts'
 import { code, dispatcherFacts, hiddenOf, hookFacts, lineWith, pinnedIn, programFacts, publicKeyBeside, queueFacts } from './read-files.ts'

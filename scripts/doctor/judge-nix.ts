@@ -1,5 +1,6 @@
 // Judges what was seen of Nix on this machine: its version, its daemon, its settings. Pure: facts in, a verdict out.
 import { type Assignment, valuesOf } from '../nix/nix-conf.ts'
+import { type Settings, wordsOf } from '../nix/settings.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
 import { type ConnectUrl, connectIn } from './store-program.ts'
 
@@ -85,22 +86,6 @@ export function judgeDaemon(facts: DaemonFacts): Verdict {
     `nix-daemon answers (protocol ${protocolText(facts.protocol ?? 0)})${started === undefined ? '' : ', and has read the nix.conf of now'}`,
   )
 }
-
-/** What `nix config show` prints, by name. */
-export type Settings = ReadonlyMap<string, string>
-
-/** Reads `name = value` lines. */
-export function parseSettings(output: string): Settings {
-  const settings = new Map<string, string>()
-  for (const line of output.split('\n')) {
-    const [, name, value = ''] = /^([a-z0-9-]+) = ?(.*)$/.exec(line) ?? []
-    if (name !== undefined) settings.set(name, value)
-  }
-  return settings
-}
-
-/** The words of a setting; none when Nix doesn't know it. */
-export const wordsOf = (settings: Settings, name: string): string[] => (settings.get(name) ?? '').split(' ').filter((word) => word !== '')
 
 export interface ConfFacts {
   settings: Settings | string

@@ -1,15 +1,16 @@
 // Asks the Nix of this machine: version, settings, daemon. Changes nothing.
 import { accessSync, constants, statSync } from 'node:fs'
 import { startOf } from '../nix/daemon.ts'
-import { allPathInfos, errorText, nix } from '../nix/nix.ts'
+import { NixError } from '../nix/nix.ts'
 import { readText } from '../nix/nix-conf.ts'
+import { allPathInfos } from '../nix/path-info.ts'
+import { askSettings, type Settings } from '../nix/settings.ts'
 import { toSign } from '../nix/signing.ts'
 import { stateDir } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
 import { effectiveUid } from '../system/users.ts'
-import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
-import { parseSettings, parseVersion } from './judge-nix.ts'
+import { type DaemonFacts, type NixVersion, parseVersion } from './judge-nix.ts'
 import { code } from './read-files.ts'
 
 /** Milliseconds for a question to a program of this machine: a machine that is busy answers late, one that hangs never. */
@@ -24,22 +25,18 @@ export async function askVersion(): Promise<{ version?: NixVersion; why: string 
 }
 
 /**
- * The settings in force, or why they can't be told. `nix config show` from 2.20, `nix show-config` before.
+ * The settings in force, or why they can't be told.
  * @param whose the system's nix.conf alone, as the daemon reads it, or with the user's own files and environment
  */
-export async function askSettings(whose: 'system' | 'own', version: NixVersion | undefined): Promise<Settings | string> {
-  const env = { ...searchEnv() }
+export async function settingsOf(whose: 'system' | 'own'): Promise<Settings | string> {
   // An empty list of files is no file (src/libstore/globals.cc, getUserConfigFiles, 2.4 to 2.34).
-  if (whose === 'system') Object.assign(env, { NIX_USER_CONF_FILES: '', NIX_CONFIG: undefined, NIX_CONF_DIR: undefined })
-  const older = version !== undefined && (version.lix || version.minor < 20) && version.major === 2
-  const commands = older ? [['show-config'], ['config', 'show']] : [['config', 'show'], ['show-config']]
-  let why = ''
-  for (const command of commands) {
-    const asked = await nix(command, { env, timeout: PATIENCE })
-    if (asked.code === 0) return parseSettings(asked.stdout)
-    why ||= asked.failedToStart ?? (asked.timedOut ? 'no answer' : errorText(asked.stderr))
+  const alone = whose === 'system' ? { NIX_USER_CONF_FILES: '', NIX_CONFIG: undefined, NIX_CONF_DIR: undefined } : {}
+  try {
+    return await askSettings({ env: { ...searchEnv(), ...alone }, timeout: PATIENCE })
+  } catch (error) {
+    if (error instanceof NixError) return error.message
+    throw error
   }
-  return why
 }
 
 /** What the system's manager, or as root the daemon itself, has for PATH. */

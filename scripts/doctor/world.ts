@@ -6,11 +6,12 @@ import { storeUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { daemonPid } from '../nix/daemon.ts'
 import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
+import type { Settings } from '../nix/settings.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
-import type { DaemonFacts, NixVersion, Settings } from './judge-nix.ts'
+import type { DaemonFacts, NixVersion } from './judge-nix.ts'
 import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automatic.ts'
 import { type Probe, probeBox } from './read-box.ts'
-import { askDaemon, askSettings, askVersion, daemonPath, isSingleUser } from './read-nix.ts'
+import { askDaemon, askVersion, daemonPath, isSingleUser, settingsOf } from './read-nix.ts'
 
 export interface World {
   /** Undefined when it can't be had; then `problem` says why. */
@@ -47,7 +48,7 @@ export function lookAround(uid: number, user: string): World {
     const { system, all } = readNixConf(process.env)
     return { system: single ? all : system, all }
   })
-  const own = once(async () => await askSettings('own', (await nix()).version))
+  const own = once(() => settingsOf('own'))
   const pid = once(daemonPid)
   const caches = (config?.caches ?? []).filter(isSsh)
   const world: World = {
@@ -58,7 +59,7 @@ export function lookAround(uid: number, user: string): World {
     confFile: confFileOf(single, conf().system),
     nix,
     conf,
-    system: single ? own : once(async () => await askSettings('system', (await nix()).version)),
+    system: single ? own : once(() => settingsOf('system')),
     own,
     daemon: once(
       async () =>

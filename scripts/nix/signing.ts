@@ -2,8 +2,9 @@
 // for a person to judge.
 import { accessSync, constants } from 'node:fs'
 import { UsageError } from '../cli/errors.ts'
-import { unsigned } from '../queue/upload.ts'
-import { batches, closureOf, errorText, NixError, nix, type PathInfo, setting } from './nix.ts'
+import { batches, errorText, NixError, nix } from './nix.ts'
+import { closureOf, type PathInfo, unsigned } from './path-info.ts'
+import { setting } from './settings.ts'
 
 /** What was signed, and what was left because it wasn't built here. */
 export interface Signed {

@@ -1,7 +1,8 @@
 // What the box's store has, asked of its nix-daemon at the tunnel's socket: all questions of a call over one connection, sent before the first answer
 // is waited for. `nix path-info --store` would start Nix and nix-lan-connect, and wait out the link's whole round trip for each path, one after the other.
 
-import { batches, NixError, type PathInfo } from '../nix/nix.ts'
+import { batches, NixError } from '../nix/nix.ts'
+import type { PathInfo } from '../nix/path-info.ts'
 import { type Box, BoxUnavailable, send } from './box.ts'
 import { dialBox } from './dial.ts'
 import { pathInfoQuestion, readPathInfo, validPathsQuestion } from './operations.ts'

@@ -1,6 +1,6 @@
 // The operations of the worker protocol that a substituter is asked: their numbers, their shapes, what an empty store answers, and
 // what an answer to QueryPathInfo says. Nothing else of nix-lan knows one of their numbers. Sources: see wire.ts.
-import type { PathInfo } from '../nix/nix.ts'
+import type { PathInfo } from '../nix/path-info.ts'
 import { isStorePath } from '../nix/store-path.ts'
 import type { ByteReader } from './byte-reader.ts'
 import { errorAnswer, LONGEST_STRING, Recorder, STDERR_LAST, string, strings, u64 } from './wire.ts'

@@ -1,9 +1,10 @@
 // What was built on this machine and never queued: a build that ended in ^C while its hook ran, or one from before there was a queue. Finds
 // what of it the box lacks and could take. Never builds, signs or copies.
 import type { SshCache } from '../config/types.ts'
-import { isDerivation, type PathInfo } from '../nix/nix.ts'
+import { type PathInfo, unsigned } from '../nix/path-info.ts'
+import { isDerivation } from '../nix/store-path.ts'
 import type { Queue } from './queue.ts'
-import { type Stores, unsigned, wanted } from './upload.ts'
+import { type Stores, wanted } from './upload.ts'
 
 /** What is asked of the two stores; as for an upload. */
 export type BuiltStores = Pick<Stores, 'missing' | 'referrersClosure'>

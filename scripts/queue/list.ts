@@ -1,7 +1,6 @@
 // What `nix-lan queue list` shows: rows from the queue's directories and, where that is cheap, from Nix.
-import { closureOf } from '../nix/nix.ts'
+import { closureOf, unsigned } from '../nix/path-info.ts'
 import type { Entry, Junk, Queue } from './queue.ts'
-import { unsigned } from './upload.ts'
 
 /** One line of the list. */
 export interface Row {

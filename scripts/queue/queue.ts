@@ -18,7 +18,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { Failure, UsageError } from '../cli/errors.ts'
-import { isStoreName, storeDir } from '../nix/nix.ts'
+import { isStoreName, storeDir } from '../nix/store-path.ts'
 import { failedDir, queueDir } from '../state/paths.ts'
 
 /** A store path that waits, or that was set aside. */

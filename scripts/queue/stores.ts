@@ -3,7 +3,9 @@
 
 import { storeUrl } from '../config/store-url.ts'
 import type { SshCache } from '../config/types.ts'
-import { closureOf, errorText, invalidPaths, NixError, nix, referrersClosure, setting } from '../nix/nix.ts'
+import { errorText, invalidPaths, NixError, nix, referrersClosure } from '../nix/nix.ts'
+import { closureOf } from '../nix/path-info.ts'
+import { setting } from '../nix/settings.ts'
 import { infosOnBox, validOnBox } from '../protocol/ask.ts'
 import { usable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'

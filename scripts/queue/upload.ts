@@ -6,7 +6,9 @@
 import { Failure } from '../cli/errors.ts'
 import { excluded } from '../config/exclude.ts'
 import type { SshCache } from '../config/types.ts'
-import { batches, type Closure, errorText, isDerivation, type PathInfo, pathsInError } from '../nix/nix.ts'
+import { batches, errorText, pathsInError } from '../nix/nix.ts'
+import { type Closure, type PathInfo, unsigned } from '../nix/path-info.ts'
+import { isDerivation } from '../nix/store-path.ts'
 import type { Entry } from './queue.ts'
 
 /** What draining asks of the two stores. Each may throw a Failure when a store can't be asked. */
@@ -62,9 +64,6 @@ export interface Summary {
 export function wanted(cache: SshCache, path: string): boolean {
   return (cache.derivations || !isDerivation(path)) && !excluded(cache.exclude, path)
 }
-
-/** Whether a path needs a signature and has none at all. */
-export const unsigned = (info: PathInfo): boolean => !info.contentAddressed && info.signatures.length === 0
 
 const keyName = (signature: string): string => signature.slice(0, signature.indexOf(':'))
 

@@ -233,12 +233,11 @@ choosing('a nested command adds nothing twice', async () => {
 
 /** A nix that tells its settings, and notes each time that it is asked. */
 function tellingNix(name: string, version: 'old' | 'new' | 'broken', list: string[]): string {
-  const json = JSON.stringify({ substituters: { value: list } })
-  const words = { old: '*"nix-command show-config --json"', new: '*"nix-command config show --json"', broken: 'never' }[version]
+  const words = { old: '*"nix-command show-config"', new: '*"nix-command config show"', broken: 'never' }[version]
   script(
     name,
     'nix',
-    `case "$*" in ${words}) echo "$NIX_CONFIG" >>${TMP}/${name}.log; echo '${json}';; *show*) exit 1;; *) printf %s "$NIX_CONFIG";; esac`,
+    `case "$*" in ${words}) echo "$NIX_CONFIG" >>${TMP}/${name}.log; echo 'substituters = ${list.join(' ')}';; *show*) exit 1;; *) printf %s "$NIX_CONFIG";; esac`,
   )
   writeFileSync(join(TMP, `${name}.log`), '')
   chmodSync(join(TMP, `${name}.log`), 0o666)

@@ -2,7 +2,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { SshCache } from '../../scripts/config/types.ts'
-import type { PathInfo } from '../../scripts/nix/nix.ts'
+import type { PathInfo } from '../../scripts/nix/path-info.ts'
 import { type Built, type BuiltStores, sortBuilt } from '../../scripts/queue/built.ts'
 
 const H = '0123456789abcdfghijklmnpqrsvwxyz'

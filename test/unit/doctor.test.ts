@@ -36,7 +36,6 @@ import {
   judgeSubstituter,
   judgeVersion,
   needsBash,
-  parseSettings,
   parseVersion,
 } from '../../scripts/doctor/judge-nix.ts'
 import { anywhere } from '../../scripts/doctor/read-automatic.ts'
@@ -44,6 +43,7 @@ import { lines, skippedLine, summary } from '../../scripts/doctor/report.ts'
 import { expression, judgeFetch, judgeUpload } from '../../scripts/doctor/round-trip.ts'
 import { connectIn } from '../../scripts/doctor/store-program.ts'
 import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
+import { parseSettings } from '../../scripts/nix/settings.ts'
 
 const test = suite('doctor')
 

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { closureOf, NixError } from '../../scripts/nix/nix.ts'
+import { NixError } from '../../scripts/nix/nix.ts'
+import { closureOf } from '../../scripts/nix/path-info.ts'
 
 const test = suite('nix')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-nix-'))

@@ -10,7 +10,9 @@ import type { Lock } from '../../scripts/state/lock.ts'
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-queue-`)
 process.env.NIX_STATE_DIR = TMP // before paths.ts is loaded, hence the import()s
 const { enqueue, putBack, readQueue, remove, setAside } = await import('../../scripts/queue/queue.ts')
-const { batches, errorText, isStoreName, nixEnvironment, parsePathInfo, pathsInError } = await import('../../scripts/nix/nix.ts')
+const { batches, errorText, nixEnvironment, pathsInError } = await import('../../scripts/nix/nix.ts')
+const { parsePathInfo } = await import('../../scripts/nix/path-info.ts')
+const { isStoreName } = await import('../../scripts/nix/store-path.ts')
 const { age, bytes, NOTHING_KNOWN, printable, rowsOf, table } = await import('../../scripts/queue/list.ts')
 const { isBusy, takeLock } = await import('../../scripts/state/lock.ts')
 const { toSign } = await import('../../scripts/nix/signing.ts')

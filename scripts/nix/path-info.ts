@@ -1,0 +1,88 @@
+// What this machine's store knows of its paths: size, where they were built, signatures. Asked by
+// `path-info --sigs --size`, whose text never changed; `--json` changed its shape in 2.19 and 2.33.
+import { type Asking, inBatches, invalidPaths, NixError, NoAnswer, nix, succeeded } from './nix.ts'
+import { isDerivation } from './store-path.ts'
+
+/** What Nix knows of a valid path. */
+export interface PathInfo {
+  /** Bytes of its NAR. */
+  size: number
+  /** Built on this machine, as opposed to copied here. */
+  ultimate: boolean
+  /** Content-addressed: needs no signature, its name proves it. */
+  contentAddressed: boolean
+  /** `KEY-NAME:BASE64` each. */
+  signatures: string[]
+}
+
+/** Whether a path needs a signature and has none at all. */
+export const unsigned = (info: PathInfo): boolean => !info.contentAddressed && info.signatures.length === 0
+
+/** One line of `nix path-info --size --sigs`: the path, tab, size, tab, then words: `ultimate`, `ca:…`, signatures. Null if it isn't one. */
+export function parsePathInfo(line: string): { path: string; info: PathInfo } | null {
+  const [path, size, words] = line.split('\t')
+  if (path === undefined || size === undefined || words === undefined || !/^ *\d+$/.test(size)) return null
+  const info: PathInfo = { size: Number(size), ultimate: false, contentAddressed: false, signatures: [] }
+  for (const word of words.split(' ')) {
+    if (word === 'ultimate') info.ultimate = true
+    else if (/^ca:(text|fixed):/.test(word)) info.contentAddressed = true
+    else if (word !== '') info.signatures.push(word)
+  }
+  return { path: path.trimEnd(), info }
+}
+
+/** What a store knows of paths and all they refer to, and which of the paths aren't valid in it. */
+export interface Closure {
+  invalid: ReadonlySet<string>
+  infos: Map<string, PathInfo>
+}
+
+/**
+ * What this machine's store knows of paths and all they refer to. Nearly always all are valid, and one question does; Nix gives up at the
+ * first one that isn't, and then those are found first.
+ * @throws NixError when the store can't be asked
+ */
+export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
+  try {
+    return { invalid: new Set(), infos: await pathInfos(paths, { closure: true, ...asking }) }
+  } catch (error) {
+    if (!(error instanceof NixError) || error instanceof NoAnswer) throw error
+    const invalid = new Set(await invalidPaths(paths, asking))
+    const valid = paths.filter((path) => !invalid.has(path))
+    return { invalid, infos: await pathInfos(valid, { closure: true, ...asking }) }
+  }
+}
+
+/**
+ * What this machine's store knows of these paths, all of which must be valid. Derivations stand for themselves, not for their outputs.
+ * @param closure of everything they refer to as well
+ * @throws NixError, also when one of them isn't valid
+ */
+export async function pathInfos(
+  paths: readonly string[],
+  { closure = false, timeout }: Asking & { closure?: boolean } = {},
+): Promise<Map<string, PathInfo>> {
+  const args = ['path-info', '--size', '--sigs', ...(closure ? ['--recursive'] : [])]
+  const infos = new Map<string, PathInfo>()
+  // Without --derivation, 2.4–2.14 take X.drv for its outputs; with it, every version takes an output for its derivation.
+  for (const derivations of [false, true]) {
+    const group = paths.filter((path) => isDerivation(path) === derivations)
+    const flags = derivations ? ['--derivation'] : []
+    for (const line of await inBatches(group, timeout, (batch, limit) => nix([...args, ...flags, ...batch], limit))) {
+      const found = parsePathInfo(line)
+      if (found) infos.set(found.path, found.info)
+    }
+  }
+  return infos
+}
+
+/** What this machine's store knows of all its valid paths, derivations too: one call (`--all` means each path itself, in every version). */
+export async function allPathInfos(): Promise<Map<string, PathInfo>> {
+  return parsePathInfos(succeeded(await nix(['path-info', '--all', '--size', '--sigs'])))
+}
+
+/** All the lines that `nix path-info --size --sigs` prints, by path. */
+export function parsePathInfos(output: string): Map<string, PathInfo> {
+  const found = output.split('\n').map(parsePathInfo)
+  return new Map(found.flatMap((one) => (one === null ? [] : [[one.path, one.info]])))
+}
