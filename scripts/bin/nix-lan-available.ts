@@ -2,6 +2,7 @@
 // memory of a cache's last address.
 import { main, parse, print } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
+import { oneLine, toJson } from '../cli/text.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import type { Cache } from '../config/types.ts'
 import { type Answer, reachable, usable } from '../reach/reach.ts'
@@ -69,8 +70,8 @@ async function available(argv: string[]): Promise<number> {
     flag('usable') ? usable(cache, config.uid, deadline) : reachable(cache, deadline)
   const found = await Promise.all(caches.map(async (cache) => ({ cache: cache.name, answer: await patiently(cache, wait, ask) })))
   const there = flag('usable') ? 'usable' : 'reachable'
-  if (flag('json')) print(`${JSON.stringify(found.map((one) => plain(one, there)))}\n`)
-  else if (!flag('quiet')) print(found.map((one) => `${line(one, there)}\n`).join(''))
+  if (flag('json')) print(`${toJson(found.map((one) => plain(one, there)))}\n`)
+  else if (!flag('quiet')) print(found.map((one) => `${oneLine(line(one, there))}\n`).join(''))
   return found.every(({ answer }) => answer.ok) ? 0 : 1
 }
 

@@ -6,6 +6,7 @@ import { accessSync, closeSync, constants, existsSync, openSync, readFileSync, r
 import { basename } from 'node:path'
 import { parse } from '../cli/command.ts'
 import { Failure, noTunnel, UsageError } from '../cli/errors.ts'
+import { harmless } from '../cli/text.ts'
 import { VERSION } from '../cli/version.ts'
 import { loadConfig } from '../config/config.ts'
 import { storeUrl } from '../config/store-url.ts'
@@ -121,7 +122,7 @@ function say(text: string): number {
 /** One line on stderr. That nobody can read it keeps no command from running. */
 function warn(message: string): void {
   try {
-    write(2, `${NAME}: ${message}\n`)
+    write(2, `${NAME}: ${harmless(message)}\n`)
   } catch {
     // closed, or full and not waited for
   }

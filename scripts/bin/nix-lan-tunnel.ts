@@ -5,12 +5,14 @@ import { createConnection } from 'node:net'
 import { dirname } from 'node:path'
 import { main, parse } from '../cli/command.ts'
 import { Away, Failure, UsageError } from '../cli/errors.ts'
+import { shellWord } from '../cli/text.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
+import { mustBeUser } from '../config/user.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
-import { becomeProgram, quote } from '../system/handover.ts'
+import { becomeProgram } from '../system/handover.ts'
 import { searchEnv, searchPath } from '../system/search-path.ts'
 import { findAgent } from '../tunnel/agent.ts'
 import { Service } from '../tunnel/service.ts'
@@ -65,7 +67,7 @@ async function tunnel(argv: string[]): Promise<number> {
   if (words.length > 1) throw new UsageError('one cache at a time; see --help')
   const config = loadConfig()
   const cache = boxNamed(config, words[0])
-  mustBeUser(config)
+  mustBeUser(config, 'the ssh keys of the tunnel are', NAME)
   const socket = socketFor(config.uid, cache)
   const self = process.argv[1] ?? NAME
   const service = new Service(config.uid, cache, self, say)
@@ -136,13 +138,6 @@ function boxNamed(config: Config, name: string | undefined): SshCache {
   const cache = namedCache(name === undefined ? boxes : config, name)
   if (cache.kind === 'ssh') return cache
   throw new UsageError(`${cache.name} is a URL (${cache.url}), which needs no tunnel`)
-}
-
-function mustBeUser({ user, uid, file }: Config): void {
-  if (process.getuid?.() === uid) return
-  throw new UsageError(
-    `the tunnel uses ${user}'s ssh keys (user in ${file}): run it as ${user}${process.getuid?.() === 0 ? ', not as root' : ''}`,
-  )
 }
 
 /** @throws UsageError for a path that ssh -L or Nix would take apart, or the kernel refuse */
@@ -228,8 +223,7 @@ function command(socket: string, more: readonly string[], env: Record<string, st
 function explanation(cache: SshCache, answer: Answer, from: string, env: Record<string, string>, args: readonly string[]): string {
   const there = answer.ok ? `reachable at ${answer.address} port ${answer.port}` : `away: ${answer.reason}`
   const words = [...Object.entries(env).map(([name, value]) => `${name}=${value}`), 'ssh', ...args]
-  const plain = (word: string): string => (/^[A-Za-z0-9_./:=@%+,-]+$/.test(word) ? word : quote(word))
-  return `# ${cache.name} is ${there}\n# SSH_AUTH_SOCK: from ${from}\n${words.map(plain).join(' ')}\n`
+  return `# ${cache.name} is ${there}\n# SSH_AUTH_SOCK: from ${from}\n${words.map(shellWord).join(' ')}\n`
 }
 
 void main(NAME, HELP, tunnel)

@@ -3,7 +3,7 @@
 import { writeSync } from 'node:fs'
 import mri from 'mri'
 import { Failure, UsageError } from './errors.ts'
-import { harmless } from './harmless.ts'
+import { harmless } from './text.ts'
 import { VERSION } from './version.ts'
 
 /** The options of a command by name, without dashes. `alias` maps a short letter to its long name. */
@@ -127,7 +127,9 @@ export async function main(name: string, help: string, run: (argv: string[]) => 
       process.stderr.write(`${name}: ${harmless(error.message)}\n`)
       code = error.exitCode
     } else {
-      process.stderr.write(`${name}: this is a bug in nix-lan ${VERSION}: ${error instanceof Error ? error.stack : error}\n`)
+      process.stderr.write(
+        `${name}: this is a bug in nix-lan ${VERSION}: ${harmless(String(error instanceof Error ? error.stack : error))}\n`,
+      )
     }
   }
   if (stream) exit(code)

@@ -2,9 +2,11 @@
 // network changes, a tunnel when it ends, a person when in doubt. So: little work, never longer than a deadline, and no word without news.
 import { fstatSync, lstatSync, lutimesSync, statSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
-import { Failure, UsageError } from '../cli/errors.ts'
+import { Failure } from '../cli/errors.ts'
+import { toJson } from '../cli/text.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
-import { type Cache, type Config, isSsh, type SshCache } from '../config/types.ts'
+import { type Cache, isSsh, type SshCache } from '../config/types.ts'
+import { mustBeUser } from '../config/user.ts'
 import { listens } from '../reach/listening.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'
@@ -70,7 +72,7 @@ interface Done {
 export async function check(argv: string[]): Promise<number> {
   const { words, flag } = parse(argv, { boolean: ['json'] })
   const config = loadConfig()
-  mustBeUser(config)
+  mustBeUser(config, 'the tunnels are', 'nix-lan check')
   const names = [...new Set(words)]
   const chosen = names.length > 0 ? names.map((name) => namedCache(config, name)) : config.caches
   const quiet = !flag('json') && isJournal(1)
@@ -78,19 +80,13 @@ export async function check(argv: string[]): Promise<number> {
   const caches = chosen.filter((cache) => cache.kind === 'ssh' || !quiet) // nothing is switched for the others
   const done = await checkAll(caches, config.uid, occasion)
   const problems = done.flatMap(({ problem }) => problem ?? [])
-  if (flag('json')) process.stdout.write(`${JSON.stringify(done.map(plain))}\n`)
+  if (flag('json')) process.stdout.write(`${toJson(done.map(plain))}\n`)
   else {
     const told = done.filter(({ action, problem }) => !problem && (action !== 'none' || !quiet))
     process.stdout.write(told.map(({ cache, facts, action }) => `${describe(cache.name, facts, action)}\n`).join(''))
   }
   for (const problem of new Set(problems)) process.stderr.write(`nix-lan check: ${problem}\n`)
   return problems.length > 0 ? 1 : 0
-}
-
-/** The targets, the tunnels and the queue are the user's. @throws UsageError for anybody else, root too */
-function mustBeUser({ user, uid, file }: Config): void {
-  if (process.getuid?.() === uid) return
-  throw new UsageError(`the tunnels are ${user}'s (user in ${file}): run it as ${user}${process.getuid?.() === 0 ? ', not as root' : ''}`)
 }
 
 /** Whether a file descriptor leads to the journal. JOURNAL_STREAM alone says little: every shell of a desktop has it (systemd.exec(5)). */

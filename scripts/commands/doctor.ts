@@ -5,6 +5,7 @@ import { parse } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
 import { namedCache } from '../config/config.ts'
 import type { Config } from '../config/types.ts'
+import { mustBeUser } from '../config/user.ts'
 import type { World } from '../doctor/world.ts'
 import { effectiveUid, findUser } from '../system/users.ts'
 
@@ -54,9 +55,8 @@ export async function doctor(argv: string[]): Promise<number> {
   if (world.config && name !== undefined) namedCache(world.config, name)
   const call: Call = { world, name, json: options.flag('json'), offline: options.flag('offline') }
   if (!world.config || world.config.uid === uid) return await here(call)
-  if (uid === 0) return await asRoot(call, world.config, argv)
-  const { user } = world.config
-  throw new UsageError(`tunnel, queue and ssh key are ${user}'s: sudo -u ${user} nix-lan doctor`)
+  if (uid !== 0) mustBeUser(world.config, 'the queue, the tunnel and the ssh key are', 'nix-lan doctor')
+  return await asRoot(call, world.config, argv)
 }
 
 /** What the doctor is called with. */

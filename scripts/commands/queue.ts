@@ -3,22 +3,22 @@ import { lstatSync, mkdirSync, readlinkSync, realpathSync } from 'node:fs'
 import { basename, dirname, resolve } from 'node:path'
 import { nearest, type Parsed, parse } from '../cli/command.ts'
 import { Away, Failure, UsageError } from '../cli/errors.ts'
-import { count } from '../cli/words.ts'
+import { age, count, oneLine, toJson } from '../cli/text.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
+import { mustBeUser } from '../config/user.ts'
 import { invalidPaths, NixError, referrersClosure } from '../nix/nix.ts'
 import { allPathInfos } from '../nix/path-info.ts'
 import { signClosures, toSign } from '../nix/signing.ts'
 import { isStoreName, storeDir } from '../nix/store-path.ts'
 import { type Built, sortBuilt } from '../queue/built.ts'
-import { age, askNix, CHEAP, type Known, NOTHING_KNOWN, printable, type Row, rowsOf, table } from '../queue/list.ts'
+import { askNix, CHEAP, type Known, NOTHING_KNOWN, type Row, rowsOf, table } from '../queue/list.ts'
 import { type Entry, enqueue, putBack, type Queue, readQueue, remove, setAside } from '../queue/queue.ts'
 import { storesOf } from '../queue/stores.ts'
 import { drain, exitCode, type Ledger, type Summary, wanted } from '../queue/upload.ts'
 import { type Busy, isBusy, takeLock } from '../state/lock.ts'
 import { queueDir, runtimeDir, uploadLock } from '../state/paths.ts'
 import { Transfers, uploadedTo } from '../state/transfers.ts'
-import { effectiveUid } from '../system/users.ts'
 
 export const help = `nix-lan queue: what waits to be uploaded to the box, and what could not be
 
@@ -187,7 +187,7 @@ async function add(call: Call): Promise<number> {
 
 async function addBuilt({ config, caches, words, json }: Call): Promise<number> {
   if (words.length > 0) throw new UsageError('add takes either paths or --built')
-  mustBeUser(config, 'add --built')
+  mustBeUser(config, WHOSE, 'nix-lan queue add --built')
   const answers = []
   for (const cache of caches) {
     const sorted = await builtFor(cache, config)
@@ -307,7 +307,7 @@ async function sign({ config, caches, options, json }: Call): Promise<number> {
 }
 
 async function upload({ config, caches, json }: Call): Promise<number> {
-  mustBeUser(config, 'upload')
+  mustBeUser(config, WHOSE, 'nix-lan queue upload')
   const answers: object[] = []
   const codes: number[] = []
   for (const cache of caches) {
@@ -334,10 +334,7 @@ async function upload({ config, caches, json }: Call): Promise<number> {
   return codes.includes(75) ? 75 : Math.max(0, ...codes)
 }
 
-function mustBeUser({ user, uid }: Config, action: string): void {
-  if (effectiveUid() === uid) return
-  throw new UsageError(`the queue, the tunnel and the ssh key are ${user}'s: sudo -u ${user} nix-lan queue ${action}`)
-}
+const WHOSE = 'the queue, the tunnel and the ssh key are'
 
 /** Drains until nothing new has come in meanwhile. */
 async function uploadTo(cache: SshCache, config: Config, json: boolean): Promise<Summary> {
@@ -411,6 +408,6 @@ function lockFile(config: Config, cache: SshCache): string {
   return uploadLock(config.uid, cache.name)
 }
 
-const print = (text: string): void => void process.stdout.write(`${printable(text)}\n`)
-const say = (text: string): void => void process.stderr.write(`${printable(text)}\n`)
-const printJson = (value: unknown): void => void process.stdout.write(`${JSON.stringify(value, null, 2)}\n`)
+const print = (text: string): void => void process.stdout.write(`${oneLine(text)}\n`)
+const say = (text: string): void => void process.stderr.write(`${oneLine(text)}\n`)
+const printJson = (value: unknown): void => void process.stdout.write(`${toJson(value, 2)}\n`)

@@ -3,6 +3,7 @@
 import { existsSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure, noTunnel, UsageError } from '../cli/errors.ts'
+import { toJson } from '../cli/text.ts'
 import { watch } from '../cli/watch.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { type Cache, type Config, isSsh, type SshCache } from '../config/types.ts'
@@ -81,7 +82,7 @@ export async function status(argv: string[]): Promise<number> {
   const colour = stdout.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== 'dumb'
   const draw = async (): Promise<string> => {
     const { all, check } = await look(config, caches)
-    if (flag('json')) return `${JSON.stringify(plain(all, check), null, 2)}\n`
+    if (flag('json')) return `${toJson(plain(all, check), 2)}\n`
     return screen(all, check, { now: Date.now(), width: flag('watch') ? stdout.columns || 80 : null, colour })
   }
   if (flag('watch')) return await watch(draw, REDRAW)

@@ -1,6 +1,7 @@
 // The way from a session to the box: dialled when it is needed, dialled again after a loss, and never a reason for a build to fail.
 import { lstatSync, writeSync } from 'node:fs'
 import { Away, Failure, noTunnel } from '../cli/errors.ts'
+import { oneLine } from '../cli/text.ts'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
 import { fetchedBy, Transfers } from '../state/transfers.ts'
 import { Outage } from './outage.ts'
@@ -121,7 +122,7 @@ export function redialling(target: Target | null): Upstream {
 export function report(line: string): void {
   const [first = ''] = line.slice(0, LONGEST_LINE).split('\n')
   try {
-    writeSync(2, `nix-lan-connect: ${first.replace(/\p{Cc}/gu, '?')}\n`)
+    writeSync(2, `nix-lan-connect: ${oneLine(first)}\n`)
   } catch {
     // nobody reads it (`nix build 2>&1 | head`)
   }

@@ -1,7 +1,6 @@
 // How the doctor's findings look on a terminal: a line each, what mends it below, nothing wider than it must be. Pure.
 
-import { wrapped } from '../cli/words.ts'
-import { printable } from '../queue/list.ts'
+import { oneLine, wrapped } from '../cli/text.ts'
 import type { Finding, State } from './check.ts'
 
 const WIDTH = 100
@@ -12,9 +11,9 @@ const INDENT = ' '.repeat(STATE + NAME)
 
 /** The lines of a finding, each ended. What mends it is never broken, so that it can be copied. */
 export function lines({ state, check, saw, mend }: Finding): string {
-  const [first = '', ...rest] = wrapped(printable(saw), WIDTH - STATE - NAME)
+  const [first = '', ...rest] = wrapped(oneLine(saw), WIDTH - STATE - NAME)
   const head = `${WORDS[state].padEnd(STATE)}${check.padEnd(NAME - 1)} ${first}`
-  const tail = mend === null ? [] : mend.split('\n').map((line, at) => `${at === 0 ? 'mend: ' : '      '}${printable(line)}`)
+  const tail = mend === null ? [] : mend.split('\n').map((line, at) => `${at === 0 ? 'mend: ' : '      '}${oneLine(line)}`)
   return [head, ...[...rest, ...tail].map((line) => INDENT + line)].map((line) => `${line.trimEnd()}\n`).join('')
 }
 
@@ -22,7 +21,7 @@ export function lines({ state, check, saw, mend }: Finding): string {
 export function skippedLine(findings: readonly Finding[]): string {
   const reasons = new Map<string, string[]>()
   for (const { saw, check } of findings) reasons.set(saw, [...(reasons.get(saw) ?? []), check])
-  return [...reasons].map(([saw, checks]) => `${WORDS.skipped.padEnd(STATE)}${checks.join(', ')} (${printable(saw)})\n`).join('')
+  return [...reasons].map(([saw, checks]) => `${WORDS.skipped.padEnd(STATE)}${checks.join(', ')} (${oneLine(saw)})\n`).join('')
 }
 
 /** The last line. */

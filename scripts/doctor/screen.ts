@@ -1,4 +1,5 @@
 // Shows findings as they come, and on a terminal what is being looked at now.
+import { toJson } from '../cli/text.ts'
 import type { Check, Finding } from './check.ts'
 import { lines, skippedLine, summary } from './report.ts'
 
@@ -43,7 +44,7 @@ export class Screen {
   conclude(findings: readonly Finding[]): void {
     this.clear()
     if (this.silent) return
-    if (this.json) process.stdout.write(`${JSON.stringify(findings, null, 2)}\n`)
+    if (this.json) process.stdout.write(`${toJson(findings, 2)}\n`)
     else {
       this.flush()
       process.stdout.write(`\n${summary(findings)}`)

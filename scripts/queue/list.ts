@@ -1,4 +1,5 @@
 // What `nix-lan queue list` shows: rows from the queue's directories and, where that is cheap, from Nix.
+import { age, bytes, oneLine } from '../cli/text.ts'
 import { closureOf, unsigned } from '../nix/path-info.ts'
 import type { Entry, Junk, Queue } from './queue.ts'
 
@@ -75,7 +76,7 @@ export function table(rows: readonly Row[], now: number): string {
     row.state,
     row.added === null ? '-' : age(now - row.added),
     row.size === null ? '-' : bytes(row.size),
-    printable(row.path),
+    oneLine(row.path),
   ])
   const all = [['STATE', 'AGE', 'SIZE', 'PATH'], ...cells]
   const widths = [0, 1, 2].map((column) => width(all, column))
@@ -83,7 +84,7 @@ export function table(rows: readonly Row[], now: number): string {
   return lines.map((line, at) => `${line}\n${trouble(rows[at - 1])}`).join('')
 }
 
-const trouble = (row: Row | undefined): string => (row?.error && row.state !== 'unsigned' ? `    ${printable(row.error)}\n` : '')
+const trouble = (row: Row | undefined): string => (row?.error && row.state !== 'unsigned' ? `    ${oneLine(row.error)}\n` : '')
 
 // Not Math.max(...): it takes its arguments on the stack, and a list may have 100,000 rows.
 const width = (rows: readonly string[][], column: number): number =>
@@ -91,26 +92,3 @@ const width = (rows: readonly string[][], column: number): number =>
 
 const pad = (cell: string, column: number, widths: readonly number[]): string =>
   column === 1 || column === 2 ? cell.padStart(widths[column] ?? 0) : cell.padEnd(widths[column] ?? 0)
-
-/** File names and messages come from elsewhere: no control character of theirs reaches the terminal. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones that must not get through
-export const printable = (text: string): string => text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ')
-
-/** A time span in its largest unit: 40s, 12m, 5h, 3d. */
-export function age(milliseconds: number): string {
-  const seconds = Math.max(0, Math.round(milliseconds / 1000))
-  if (seconds < 100) return `${seconds}s`
-  if (seconds < 100 * 60) return `${Math.round(seconds / 60)}m`
-  if (seconds < 48 * 3600) return `${Math.round(seconds / 3600)}h`
-  return `${Math.round(seconds / 86400)}d`
-}
-
-/** A size for people: 120 B, 1.2 MiB. */
-export function bytes(count: number): string {
-  let rest = count
-  for (const unit of ['B', 'KiB', 'MiB', 'GiB']) {
-    if (rest < 1024) return unit === 'B' ? `${rest} B` : `${rest.toFixed(1)} ${unit}`
-    rest /= 1024
-  }
-  return `${rest.toFixed(1)} TiB`
-}

@@ -1,7 +1,7 @@
 // Asks an HTTP cache for its nix-cache-info, which every Nix asks for first (2.8.0, http-binary-cache-store.cc, init).
 import { existsSync, readFileSync } from 'node:fs'
 import type { IncomingMessage, RequestOptions } from 'node:http'
-import { inSeconds } from './connect-race.ts'
+import { inSeconds } from '../cli/text.ts'
 
 /** More than any nix-cache-info has: three lines. */
 const LONGEST = 65536

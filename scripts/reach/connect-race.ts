@@ -2,6 +2,7 @@
 // can be killed: Node's own look-up can't be given up, and a process doesn't end before it (6 s measured). Names in .local are asked of avahi
 // too, which knows them: libnss-mdns asks the DNS server for the SOA of `local` first, and waits 10 s for one that is silent.
 import { createConnection, isIPv4, isIPv6, type Socket } from 'node:net'
+import { inSeconds } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
 
@@ -49,9 +50,6 @@ export function addressFromAvahi(answer: string): string | undefined {
   const [sign, , , , address = ''] = answer.trim().split(/\s+/)
   return sign === '+' && isAddress(address) ? address : undefined
 }
-
-/** Milliseconds as a person would say them. */
-export const inSeconds = (ms: number): string => `${Math.round(ms / 10) / 100} s`
 
 /** One race. It ends once, by the deadline at the latest, and leaves neither sockets nor a child behind. */
 export class Race {

@@ -3,9 +3,9 @@
 // anything. What comes from outside the script is put in as one quoted word.
 
 import { Failure } from '../cli/errors.ts'
+import { quote } from '../cli/text.ts'
 import { clashes } from '../nix/keys.ts'
 import type { Outcome } from '../system/exec.ts'
-import { quote } from '../system/handover.ts'
 import { endOf } from '../tunnel/failure.ts'
 import { type Person, runAs } from './as-user.ts'
 import { type Box, clashText } from './plan.ts'

@@ -1,8 +1,8 @@
 // Our block in nix.conf: what stands in it, and how it gets in and out of the text. Pure.
 
 import { Failure } from '../cli/errors.ts'
+import { quote } from '../cli/text.ts'
 import { type Assignment, parseNixConf, type ReadFile, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
-import { quote } from '../system/handover.ts'
 
 const BEGIN = '# nix-lan begin'
 const END = '# nix-lan end'

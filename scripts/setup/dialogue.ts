@@ -1,7 +1,7 @@
 // What setup says to a person, and asks.
 import { createInterface } from 'node:readline'
 import { UsageError } from '../cli/errors.ts'
-import { harmless } from '../cli/harmless.ts'
+import { harmless } from '../cli/text.ts'
 
 /** Says a line. */
 export function say(text: string): void {

@@ -1,6 +1,5 @@
 // How a plan looks to a person: every path that changes, with its difference; what is copied whole is summed up.
-import { harmless } from '../cli/harmless.ts'
-import { count, wrapped } from '../cli/words.ts'
+import { count, harmless, wrapped } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
 import { isRight, look, type Want } from './files.ts'
 import type { Layout } from './layout.ts'

@@ -2,7 +2,7 @@
 // it names goes. What somebody else has changed since stays, and is named.
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { Failure, UsageError } from '../cli/errors.ts'
-import { count } from '../cli/words.ts'
+import { count } from '../cli/text.ts'
 import { parseConfig } from '../config/parse.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { daemonPid, daemonState } from '../nix/daemon.ts'

@@ -1,8 +1,7 @@
 // What `nix-lan status` makes of what it was told: the state of each cache in one word with a reason, and one screen of text. Pure;
 // commands/status.ts asks the world.
 
-import { count } from '../cli/words.ts'
-import { age, bytes, printable } from '../queue/list.ts'
+import { age, bytes, count, oneLine } from '../cli/text.ts'
 import type { Answer } from '../reach/reach.ts'
 import type { Counted } from '../state/transfers.ts'
 import type { UnitFacts } from '../system/systemd.ts'
@@ -256,7 +255,7 @@ function draw(parts: readonly Part[], { width, colour }: Look): string {
   return (total > (width ?? total) ? `${line}…` : line).trimEnd()
 }
 
-const textOf = (part: Part): string => printable(typeof part === 'string' ? part : part[0])
+const textOf = (part: Part): string => oneLine(typeof part === 'string' ? part : part[0])
 
 /** A time as JSON has it; null stays null. */
 export const iso = (time: number | null): string | null => (time === null || time === 0 ? null : new Date(time).toISOString())

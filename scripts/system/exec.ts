@@ -1,6 +1,6 @@
 // The one place that starts programs. No shell, ever: a program and its arguments.
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
-import { harmless } from '../cli/harmless.ts'
+import { harmless } from '../cli/text.ts'
 
 export interface RunOptions {
   /** The environment of the program, all of it; default: ours. */

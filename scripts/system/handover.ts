@@ -11,6 +11,8 @@
 // - Arguments that come from the command line need not pass through here, where one that isn't UTF-8 would be damaged: `shift`
 //   drops the first ones, the others stay with the head.
 
+import { quote } from '../cli/text.ts'
+
 /** A program to become. */
 export interface Program {
   /** Its path, or a name for PATH (then it must not be one of our own symlinks). */
@@ -45,10 +47,4 @@ export function becomeProgram({ program, args = [], shift = 0, env = {}, append 
   if (shift > 0) lines.push(`shift ${shift}`)
   lines.push(['exec', ...[program, ...args].map(quote), '"$@"'].join(' '))
   return `${lines.join('\n')}\n`
-}
-
-/** One sh word that means exactly this text. */
-export function quote(text: string): string {
-  if (text.includes('\0')) throw new Error(`NUL in ${JSON.stringify(text)}`)
-  return `'${text.replaceAll("'", `'\\''`)}'`
 }

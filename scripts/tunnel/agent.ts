@@ -1,7 +1,7 @@
 // Where the ssh agent is: from our own environment, else, or when that one holds no key, from the file that sets it for the user's shells. That
 // file is sourced by a bash of its own, with its output thrown away and its time bounded: it may print, wait for a terminal, start programs, or exit.
 import { existsSync } from 'node:fs'
-import { inSeconds } from '../reach/connect-race.ts'
+import { inSeconds } from '../cli/text.ts'
 import { type Outcome, type RunOptions, run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
 

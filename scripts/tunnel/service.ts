@@ -2,6 +2,7 @@
 // are effects; what they are about is decided in tunnel-end.ts and tunnel-state.ts.
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
+import { harmless } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
 import { usable } from '../reach/reach.ts'
 import { runtimeDir } from '../state/paths.ts'
@@ -23,10 +24,6 @@ const PATIENCE = 2000
 const FROM_FILE = 'NIX_LAN_AGENT_FROM_FILE'
 /** Sleeps, and is nix-lan-tunnel again. */
 const WAIT = 'sleep "$1" && shift && exec "$@"'
-
-/** A server can put what it likes into a message: no control character of it reaches the journal. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones that must not get through
-const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g
 
 export class Service {
   readonly uid: number
@@ -141,7 +138,7 @@ export class Service {
 
   private readLog(): string {
     try {
-      return readFileSync(this.log, 'utf8').replaceAll('\r', '').replace(CONTROL, ' ')
+      return harmless(readFileSync(this.log, 'utf8').replaceAll('\r', ''))
     } catch {
       return ''
     }

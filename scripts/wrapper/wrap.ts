@@ -1,5 +1,6 @@
 // What nix-lan-run decides, as pure functions of what it found out: which caches are added to Nix's substituters, which are left
 // out, what NIX_CONFIG becomes, which program is meant, and how --explain tells it. Nothing here touches the world.
+import { harmless, toJson } from '../cli/text.ts'
 import type { Cache } from '../config/types.ts'
 import { type Assignment, type NixConf, namedSubstituters, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import type { Answer } from '../reach/reach.ts'
@@ -275,11 +276,11 @@ export function explain({ command, found, plan, notes }: Explanation): string {
   }
   for (const { url, where, reason } of plan.dropped) lines.push(`left out: ${url} (from ${where}): ${reason}`)
   lines.push(plan.setting === undefined ? 'NIX_CONFIG: as it is' : `NIX_CONFIG: one more line\n    ${plan.setting}`)
-  return `${[...lines, ...notes.map((note) => `note: ${note}`)].join('\n')}\n`
+  return harmless(`${[...lines, ...notes.map((note) => `note: ${note}`)].join('\n')}\n`)
 }
 
 /** --explain --json. */
 export function explainJson({ command, found, plan, notes }: Explanation): string {
   const program = found.ok ? { program: found.program } : { program: null, reason: found.reason }
-  return `${JSON.stringify({ command, ...program, setting: plan.setting ?? null, caches: plan.decisions, dropped: plan.dropped, notes }, null, 2)}\n`
+  return `${toJson({ command, ...program, setting: plan.setting ?? null, caches: plan.decisions, dropped: plan.dropped, notes }, 2)}\n`
 }

@@ -281,7 +281,8 @@ test('url caches: what nix-cache-info answers', async () => {
   const http = createHttp(({ url = '', headers }, response) => {
     const [status, text] = answers[url] ?? [500, '']
     if (url === '/unresponsive/nix-cache-info') return
-    response.writeHead(headers.host?.startsWith('nas.local:') ? status : 400).end(text)
+    const phrase = status === 404 ? 'Not\u009b2JFound' : undefined // U+009B begins what ESC [ does
+    response.writeHead(headers.host?.startsWith('nas.local:') ? status : 400, phrase).end(text)
   })
   servers.push(http)
   await new Promise<void>((done) => http.listen(0, '127.0.0.1', done))
@@ -296,7 +297,7 @@ test('url caches: what nix-cache-info answers', async () => {
   const expected = [
     `a: usable at 127.0.0.1 port ${port}, N ms`,
     `b: away: ${base}/portal/nix-cache-info answers, but not as a Nix cache does (no StoreDir)`,
-    `c: away: ${base}/gone/nix-cache-info answers 404 Not Found`,
+    `c: away: ${base}/gone/nix-cache-info answers 404 Not?2JFound`,
     `d: away: ${base}/unresponsive/nix-cache-info: no answer within 0.9 s`,
     `e: away: ${TMP}/nix-cache-info is not there`,
   ]

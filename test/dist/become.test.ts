@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { becomeProgram, type Program, quote } from '../../scripts/system/handover.ts'
+import { quote } from '../../scripts/cli/text.ts'
+import { becomeProgram, type Program } from '../../scripts/system/handover.ts'
 import { which } from '../lib/needs.ts'
 
 const SHELLS = [['dash'], ['bash', '--posix'], ['busybox', 'sh']].filter(([name = '']) => which(name))

@@ -437,7 +437,7 @@ test('nothing is touched in the place of a socket: no link is followed', async (
 test("somebody else's configuration: who should run it, exit 2", async () => {
   const { code, stdout, stderr } = await check(`user = "root"\n${box(here)}`)
   assert.equal([code, stdout], [2, ''])
-  assert.match(stderr, /^nix-lan check: the tunnels are root's \(user in .*\): run it as root\n$/)
+  assert.match(stderr, /^nix-lan check: the tunnels are root's \(user in .*\); run it as root: sudo -u root nix-lan check\n$/)
 })
 
 const asRoot = needs(suite('nix-lan check as root'), 'root', 'unshare')
@@ -453,7 +453,7 @@ mount --bind ${etc} /etc; exec ${PROGRAM} check`
   })
   assert.equal([done.status, done.stdout], [2, ''])
   const where = '/etc/nix-lan/config.toml'
-  assert.is(done.stderr, `nix-lan check: the tunnels are nobody's (user in ${where}): run it as nobody, not as root\n`)
+  assert.is(done.stderr, `nix-lan check: the tunnels are nobody's (user in ${where}); run it as nobody: sudo -u nobody nix-lan check\n`)
 })
 
 test.run()

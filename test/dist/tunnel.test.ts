@@ -226,7 +226,10 @@ test('the directory: open to others is mended, a symlink is refused, missing bel
 test('whose tunnel: only the configured user', async () => {
   const { code, stderr } = await tunnel(`user = "${USER === 1 ? 'root' : 'daemon'}"\n${toml}`)
   assert.is(code, 2)
-  assert.match(stderr, /^nix-lan-tunnel: the tunnel uses (daemon|root)'s ssh keys \(user in .*\): run it as (daemon|root)\n$/)
+  assert.match(
+    stderr,
+    /^nix-lan-tunnel: the ssh keys of the tunnel are (daemon|root)'s \(user in .*\); run it as (daemon|root): sudo -u (daemon|root) nix-lan-tunnel\n$/,
+  )
 })
 
 test('which cache: the only box, beside URLs; a URL needs none', async () => {

@@ -153,7 +153,10 @@ test("the user's ssh configuration counts: another HostKeyAlias, a block that ma
 test('root is told whose it is', async () => {
   const { code, stderr } = await world.run('root', TUNNEL)
   assert.is(code, 2)
-  assert.match(stderr, /the tunnel uses alice's ssh keys \(user in \/etc\/nix-lan\/config\.toml\): run it as alice, not as root/)
+  assert.match(
+    stderr,
+    /the ssh keys of the tunnel are alice's \(user in \/etc\/nix-lan\/config\.toml\); run it as alice: sudo -u alice nix-lan-tunnel/,
+  )
 })
 
 test.run()

@@ -132,7 +132,7 @@ test('the report: state, name, what was seen in lines of 100 characters at most,
   assert.ok(text.includes(`mend: ${mend}\n`))
   for (const line of text.split('\n')) if (!line.includes('mend:')) assert.ok(line.length <= 100, line)
   assert.is(lines({ check: 'nix', ...ok('Nix 2.8.0') }), 'ok       nix            Nix 2.8.0\n')
-  assert.is(lines({ check: 'nix', ...ok('a\u001b[31mb\nc') }), 'ok       nix            a [31mb c\n')
+  assert.is(lines({ check: 'nix', ...ok('a\u001b[31mb\nc') }), 'ok       nix            a?[31mb c\n')
   assert.match(lines({ check: 'a', ...warning('w', 'one\ntwo') }), /mend: one\n {30}two\n$/)
 })
 

@@ -13,7 +13,7 @@ const { enqueue, putBack, readQueue, remove, setAside } = await import('../../sc
 const { batches, errorText, nixEnvironment, pathsInError } = await import('../../scripts/nix/nix.ts')
 const { parsePathInfo } = await import('../../scripts/nix/path-info.ts')
 const { isStoreName } = await import('../../scripts/nix/store-path.ts')
-const { age, bytes, NOTHING_KNOWN, printable, rowsOf, table } = await import('../../scripts/queue/list.ts')
+const { NOTHING_KNOWN, rowsOf, table } = await import('../../scripts/queue/list.ts')
 const { isBusy, takeLock } = await import('../../scripts/state/lock.ts')
 const { toSign } = await import('../../scripts/nix/signing.ts')
 
@@ -305,30 +305,6 @@ lists('states: invalid before failed before unsigned', () => {
   const failed = 'STATE   AGE  SIZE  PATH\n' + 'failed  65s     -  /p/d\n' + '    boom\n'
   assert.is(table(rows.slice(3, 4), 65_000), failed)
   assert.is(table([], 0), '')
-})
-
-lists('ages and sizes', () => {
-  const ages: [number, string][] = [
-    [-5, '0s'],
-    [99_000, '99s'],
-    [100_000, '2m'],
-    [5_999_000, '100m'],
-    [6_000_000, '2h'],
-    [172_800_000, '2d'],
-  ]
-  for (const [ms, text] of ages) assert.is(age(ms), text)
-  const sizes: [number, string][] = [
-    [0, '0 B'],
-    [1023, '1023 B'],
-    [1024, '1.0 KiB'],
-    [1.5 * 1024 ** 3, '1.5 GiB'],
-    [5 * 1024 ** 4, '5.0 TiB'],
-  ]
-  for (const [count, text] of sizes) assert.is(bytes(count), text)
-})
-
-lists('nothing in a file name reaches the terminal as a command', () => {
-  assert.is(printable('a\u001b[2Jb\nc\u009bd'), 'a [2Jb c d')
 })
 
 lists.run()

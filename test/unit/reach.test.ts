@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Cache } from '../../scripts/config/types.ts'
-import { addressesIn, addressFromAvahi, inSeconds, lists, needsScope, Race } from '../../scripts/reach/connect-race.ts'
+import { addressesIn, addressFromAvahi, lists, needsScope, Race } from '../../scripts/reach/connect-race.ts'
 import { placeOf } from '../../scripts/reach/reach.ts'
 
 const test = suite('reach')
@@ -111,10 +111,6 @@ test('avahi knows the name while the name service is silent; a name that avahi l
     process.env.PATH = path
     rmSync(folder, { recursive: true })
   }
-})
-
-test('times for people', () => {
-  assert.equal([2000, 500, 1234, 60000].map(inSeconds), ['2 s', '0.5 s', '1.23 s', '60 s'])
 })
 
 test.run()

@@ -117,7 +117,7 @@ test('a screen', () => {
     '  tunnel    active',
     '  queue     2 paths, 3.0 MiB, the oldest since 20:25 (5m); uploading',
     '            1 path failed; nix-lan queue retry, or nix-lan queue drop --failed',
-    '              bad: lacks a signature  [2J',
+    '              bad: lacks a signature ?[2J',
     '  uploaded  nothing yet',
     '  fetched   3m ago; today 1.0 MiB, 7 days 4.0 MiB, in all 30 paths, 30.0 MiB',
     '',
