@@ -6,7 +6,7 @@
 import { installPackages } from '../lib/apt.ts'
 import { has, PACKAGES } from '../lib/needs.ts'
 import type { Bench, Row, Setting } from './lib/bench.ts'
-import { readResults, writeResults } from './lib/docs.ts'
+import { LINK_FILE, readResults, writeLinks, writeResults } from './lib/docs.ts'
 import { describeMachine } from './lib/machine.ts'
 import { merge, overBudget, type Result, resultOf } from './lib/results.ts'
 import { plainTable } from './lib/tables.ts'
@@ -18,13 +18,29 @@ import { growth } from './rows/growth.ts'
 import { hook } from './rows/hook.ts'
 import { lab } from './rows/lab.ts'
 import { lacking } from './rows/lacking.ts'
+import { links } from './rows/link.ts'
 import { memory } from './rows/memory.ts'
 import { startup } from './rows/startup.ts'
 import { status } from './rows/status.ts'
 import { upload } from './rows/upload.ts'
 import { wrapper } from './rows/wrapper.ts'
 
-const BENCHES: readonly Bench[] = [hook, builds, lacking, upload, fetch, away, wrapper, available, memory, status, growth, startup, lab]
+const BENCHES: readonly Bench[] = [
+  hook,
+  builds,
+  lacking,
+  upload,
+  fetch,
+  ...links,
+  away,
+  wrapper,
+  available,
+  memory,
+  status,
+  growth,
+  startup,
+  lab,
+]
 
 /** The packages that only benchmarks need, by program. */
 const OWN_PACKAGES: Record<string, string> = {
@@ -48,7 +64,9 @@ async function main(argv: string[]): Promise<number> {
     for (const { name, title } of BENCHES) console.log(`${name.padEnd(12)} ${title}`)
     return wrong.length > 0 ? 2 : 0
   }
-  const chosen = BENCHES.filter((bench) => (names.length > 0 ? names.includes(bench.name) : !bench.onlyByName))
+  const chosen = BENCHES.filter((bench) =>
+    names.length > 0 ? names.includes(bench.name) : !bench.onlyByName || (quick && bench.onlyByName === 'or quick'),
+  )
   await installMissing(chosen)
   const results: Result[] = []
   const failures: string[] = []
@@ -69,7 +87,9 @@ async function main(argv: string[]): Promise<number> {
   return failures.length > 0 ? 1 : 0
 }
 
-const find = (name: string): Bench | undefined => BENCHES.find((bench) => bench.name === name)
+/** A name means one, or those that begin with it: `link` all of link-2.8.0, link-2.26.3 and link-2.34.8. */
+const called = (bench: Bench, name: string): boolean => bench.name === name || bench.name.startsWith(`${name}-`)
+const find = (name: string): Bench | undefined => BENCHES.find((bench) => called(bench, name))
 
 async function installMissing(benches: readonly Bench[]): Promise<void> {
   const lacks = [...new Set(benches.flatMap(({ needs }) => needs))].filter((need) => !has(need))
@@ -99,7 +119,9 @@ async function measure(bench: Bench, quick: boolean, failures: string[], tell: (
 async function keep(rows: Result[]): Promise<void> {
   const newer = { machine: describeMachine(), date: new Date().toISOString().slice(0, 10), rows }
   const order = BENCHES.map(({ name }) => name)
-  await writeResults(merge(readResults(), newer, order))
+  // the links' figures take longest, and needn't come from the same machine as the others
+  if (rows.every((row) => row.link)) writeLinks(merge(readResults(LINK_FILE), newer, order))
+  else await writeResults(merge(readResults(), newer, order))
 }
 
 main(process.argv.slice(2)).then(

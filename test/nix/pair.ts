@@ -112,11 +112,12 @@ export class Pair {
     await accepts(this.client.path(SOCKET), this.tunnel, GREETING)
   }
 
-  /** A plain `ssh -L`, as alice, for what must not depend on nix-lan-tunnel. */
-  async openPlainTunnel(): Promise<void> {
+  /** A plain `ssh -L`, as alice, for what must not depend on nix-lan-tunnel. @param port where the box's sshd is reached, by default its own */
+  async openPlainTunnel(port = this.box.port): Promise<void> {
     await this.client.must('alice', 'mkdir', ['-p', '-m', '700', '/run/user/1000/nix-lan'])
     const forward = ['-o', 'StreamLocalBindUnlink=yes', '-o', 'BatchMode=yes', '-L', `${SOCKET}:/nix/var/nix/daemon-socket/socket`]
-    this.tunnel = this.client.start('alice', 'ssh', ['-N', ...forward, '-p', String(this.box.port), 'alice@127.0.0.1'])
+    const known = ['-o', 'HostKeyAlias=127.0.0.1'] // a relay's port is in no known_hosts
+    this.tunnel = this.client.start('alice', 'ssh', ['-N', ...forward, ...known, '-p', String(port), 'alice@127.0.0.1'])
     await accepts(this.client.path(SOCKET), this.tunnel, GREETING)
   }
 

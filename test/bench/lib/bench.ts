@@ -23,6 +23,8 @@ export interface Row {
   unit: Unit
   samples: Samples
   goals: Goal[]
+  /** Measured over a relay with latency: such rows have a table of their own. */
+  link?: { nix: string; travel: string; work: string }
   /** For the chart: which ways stand for nix-lan, for the least that it can cost, and for what one would use instead. */
   chart?: { label: string; ours: string; floor?: string; rival?: string }
   /** What the figures don't say by themselves. */
@@ -43,8 +45,8 @@ export interface Bench {
   title: string
   /** Programs and other things that it needs: see needs.ts. */
   needs: string[]
-  /** Left out unless it is asked for by name. */
-  onlyByName?: boolean
+  /** Left out unless it is asked for by name; `or quick`: --quick has it, too. */
+  onlyByName?: true | 'or quick'
   /** Each row as soon as it is measured. @throws Error when the work was not done */
   run(setting: Setting): AsyncIterable<Row>
 }

@@ -25,6 +25,7 @@ export interface Result {
   unit: Unit
   figures: Record<string, Figure>
   goals: Reached[]
+  link?: Row['link']
   chart?: Row['chart']
   notes: string[]
 }
@@ -52,7 +53,7 @@ export function resultOf(bench: string, row: Row): Result {
     goals,
     notes: row.notes ?? [],
   }
-  return row.chart ? { ...result, chart: row.chart } : result
+  return { ...result, ...(row.link && { link: row.link }), ...(row.chart && { chart: row.chart }) }
 }
 
 function reached({ say, formula, most, least }: Goal, row: Row): Reached {

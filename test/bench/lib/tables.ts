@@ -3,13 +3,36 @@ import type { Unit } from './bench.ts'
 import type { Figure, Reached, Result, Results } from './results.ts'
 
 /** One line for each goal: what was compared, what came out, what was to be reached. */
-export function goalTable({ rows }: Results): string {
+export function goalTable({ rows }: Results, again = true): string {
   const lines = rows.flatMap((row) =>
-    row.goals.map(
-      (goal) => `| ${row.what} | ${goal.say} | ${ratio(goal)} | ${wanted(goal)} | ${verdict(goal)} | \`npm run bench -- ${row.bench}\` |`,
-    ),
+    row.goals.map((goal) => {
+      const cells = [row.what, goal.say, ratio(goal), wanted(goal), verdict(goal), ...(again ? [`\`npm run bench -- ${row.bench}\``] : [])]
+      return `| ${cells.join(' | ')} |`
+    }),
   )
-  return ['| what | compared | measured | to reach | | again |', '|---|---|---|---|---|---|', ...lines].join('\n')
+  const more = again ? [' again |', '---|'] : ['', '']
+  return [`| what | compared | measured | to reach | |${more[0]}`, `|---|---|---|---|---|${more[1]}`, ...lines].join('\n')
+}
+
+/** The figures of links: one line for each way of each work on each Nix, one column for each link. */
+export function linkTable({ rows }: Results): string {
+  const links = [...new Set(rows.map(({ link }) => link?.travel ?? ''))]
+  const groups = new Map<string, Result[]>()
+  for (const row of rows) {
+    const group = `${row.link?.work} | ${row.link?.nix}`
+    groups.set(group, [...(groups.get(group) ?? []), row])
+  }
+  const lines = [...groups].flatMap(([group, own]) => {
+    const ways = [...new Set(own.flatMap(({ figures }) => Object.keys(figures)))]
+    return ways.map((way, index) => {
+      const cells = links.map((travel) => {
+        const figure = own.find(({ link }) => link?.travel === travel)?.figures[way]
+        return figure ? number(figure.median, 'ms') : ''
+      })
+      return `| ${index === 0 ? group : ' | '} | ${way} | ${cells.join(' | ')} |`
+    })
+  })
+  return [`| what | Nix | way | ${links.join(' | ')} |`, `|---|---|---|${'---|'.repeat(links.length)}`, ...lines].join('\n')
 }
 
 /** One line for each way of each row: the figures themselves. */

@@ -1,0 +1,258 @@
+// What a link with latency costs: on three Nixes, over a relay that holds each direction back, between ssh and sshd. Fetching many small paths,
+// that are asked for one by one or know of each other; asking for what the box lacks; building it.
+import { type Relay, startRelay } from '../../lib/delay-relay.ts'
+import type { Suite } from '../../lib/roots.ts'
+import { HttpCache } from '../../nix/http-cache.ts'
+import { createPair, DIST, type Pair, SOCKET, T_FILE } from '../../nix/pair.ts'
+import { freePort } from '../../nix/world.ts'
+import { type Bench, ensure, type Goal, type Row, rounds, type Setting, size } from '../lib/bench.ts'
+import type { Samples } from '../lib/stats.ts'
+
+const OURS = 'nix-lan-connect'
+const SSH = 'plain ssh-ng://'
+const HTTP = 'a local HTTP cache'
+const NONE = 'no such substituter'
+type Way = typeof OURS | typeof SSH | typeof HTTP | typeof NONE
+
+/** A Nix, and whether it starts the program of a store anew for each NAR (2.24 to 2.33; NixOS/nix#6950), so that its rivals take minutes. */
+interface Version {
+  suite: Suite
+  nix: string
+  startsEach: boolean
+}
+const VERSIONS: readonly Version[] = [
+  { suite: 'bookworm', nix: '2.8.0', startsEach: false },
+  { suite: 'trixie', nix: '2.26.3', startsEach: true },
+  { suite: 'forky', nix: '2.34.8', startsEach: false },
+]
+
+/** Milliseconds there and back, and Mbit/s; 0: no limit. */
+interface Travel {
+  roundTrip: number
+  rate: number
+}
+const LINKS: readonly Travel[] = [
+  { roundTrip: 0, rate: 0 },
+  { roundTrip: 10, rate: 100 },
+  { roundTrip: 40, rate: 0 },
+]
+/** Wi-Fi. */
+const QUICK: readonly Travel[] = [{ roundTrip: 10, rate: 100 }]
+
+const SHAPES = {
+  flat: 'that know nothing of each other',
+  layers: 'in eight layers that refer to each other',
+  chain: 'in one chain',
+} as const
+type Shape = keyof typeof SHAPES
+
+/** A benchmark for each Nix: all three take half an hour. */
+export const links: readonly Bench[] = VERSIONS.map((version) => ({
+  name: `link-${version.nix}`,
+  title: `links with latency: 300 small paths, 200 misses, 40 builds, on Nix ${version.nix}`,
+  needs: ['root', 'nix', 'ssh', 'sshd', 'roots'],
+  onlyByName: 'or quick',
+  async *run(setting) {
+    const stage = await Stage.make(version, setting)
+    try {
+      for (const travel of size(setting, LINKS, QUICK)) {
+        await stage.travel(travel)
+        for (const shape of Object.keys(SHAPES) as Shape[]) yield await stage.fetching(shape)
+        yield await stage.missing()
+        yield await stage.building()
+      }
+    } finally {
+      await stage.close()
+    }
+  },
+}))
+
+/** A pair whose ssh goes through the relay, a box that has the paths, and an HTTP cache that has them behind the same relay. */
+class Stage {
+  private readonly version: Version
+  private readonly setting: Setting
+  private readonly pair: Pair
+  private readonly relay: Relay
+  private readonly cache: HttpCache
+  private readonly urls: Record<Way, string>
+  private readonly shapes = new Map<Shape, { asked: string[]; all: string[] }>()
+  private now: Travel = { roundTrip: 0, rate: 0 }
+  private names = 0
+
+  private constructor(
+    version: Version,
+    setting: Setting,
+    pair: Pair,
+    relay: Relay,
+    cache: HttpCache,
+    ports: { ssh: number; http: number },
+  ) {
+    this.version = version
+    this.setting = setting
+    this.pair = pair
+    this.relay = relay
+    this.cache = cache
+    this.urls = {
+      [OURS]: `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}`,
+      [SSH]: 'ssh-ng://alice@127.0.0.1?ssh-key=/home/alice/.ssh/id_ed25519',
+      [HTTP]: `http://127.0.0.1:${ports.http}`,
+      [NONE]: '',
+    }
+  }
+
+  static async make(version: Version, setting: Setting): Promise<Stage> {
+    const pair = await createPair({ client: version.suite, box: version.suite })
+    const cache = new HttpCache(`${pair.box.dir}/http`)
+    try {
+      await cache.open()
+      const ports = { ssh: await freePort(), http: await freePort() }
+      const relay = await startRelay([ports.ssh, pair.box.port], [ports.http, Number(new URL(cache.url).port)])
+      const stage = new Stage(version, setting, pair, relay, cache, ports)
+      await pair.openPlainTunnel(ports.ssh)
+      // for the plain ssh-ng, which the daemon starts as root
+      const options = ['-p', String(ports.ssh), '-o', 'UserKnownHostsFile=/home/alice/.ssh/known_hosts', '-o', 'HostKeyAlias=127.0.0.1']
+      await pair.client.stopDaemon()
+      await pair.client.startDaemon({ NIX_SSHOPTS: options.join(' ') })
+      await stage.fill()
+      return stage
+    } catch (error) {
+      cache.close()
+      await pair.close()
+      throw error
+    }
+  }
+
+  /** Gives the box all paths, signed as if the client had built them; the HTTP cache has them too. */
+  private async fill(): Promise<void> {
+    const { pair } = this
+    const local = { env: { NIX_REMOTE: 'local' } }
+    const count = size(this.setting, 300, this.version.startsEach ? 16 : 40)
+    for (const shape of Object.keys(SHAPES) as Shape[]) {
+      const args = ['--eval', '--read-write-mode', '--strict', '--json', '-E', expression(shape, count)]
+      const all = JSON.parse(await pair.box.must('root', 'nix-instantiate', args, local)) as string[]
+      const asked = shape === 'flat' ? all : shape === 'chain' ? all.slice(-1) : all.slice(-Math.floor(count / 8))
+      this.shapes.set(shape, { asked, all })
+    }
+    // a box that has more than what is wanted, as boxes do
+    const more = ['--eval', '--read-write-mode', '--strict', '--json', '-E', expression('flat', size(this.setting, 3000, 50), 'other')]
+    await pair.box.must('root', 'nix-instantiate', more, local)
+    const input = [...this.shapes.values()].flatMap(({ all }) => all).join('\n')
+    const nix = (args: string[]) => pair.box.must('root', 'xargs', ['nix', ...args], { ...local, input, timeout: 300_000 })
+    pair.box.write('/etc/nix/secret', pair.client.read('/etc/nix/secret'), { mode: 0o600 })
+    await nix(['store', 'sign', '--key-file', '/etc/nix/secret'])
+    await nix(['copy', '--to', `file:///tmp/http?compression=none`])
+    // the box's world is not ours, where the cache is served from
+    await pair.box.must('root', 'mv', ['/tmp/http', `${pair.box.dir}/http`])
+  }
+
+  async travel(now: Travel): Promise<void> {
+    this.now = now
+    await this.relay.set({ delay: now.roundTrip / 2, rate: (now.rate * 1e6) / 8 })
+  }
+
+  async close(): Promise<void> {
+    this.relay.close()
+    this.cache.close()
+    await this.pair.close()
+  }
+
+  private nix(way: Way, command: string, args: string[], input?: string) {
+    const options = ['--option', 'substituters', this.urls[way], '--option', 'extra-substituters', '']
+    const ttl = ['--option', 'narinfo-cache-positive-ttl', '0', '--option', 'narinfo-cache-negative-ttl', '0']
+    const words = [...(input === undefined ? [] : ['xargs', '-n', '100000']), command, ...options, ...ttl, ...args]
+    const [program = '', ...rest] = words
+    return this.pair.client.run('root', program, rest, {
+      env: { NIX_REMOTE: 'daemon' },
+      timeout: 590_000,
+      ...(input === undefined ? {} : { input }),
+    })
+  }
+
+  private row(id: string, what: string, samples: Samples, goals: Goal[]): Row {
+    const { roundTrip, rate } = this.now
+    const { suite, nix } = this.version
+    const travel = `${roundTrip} ms${rate > 0 ? `, ${rate} Mbit/s` : ''}`
+    return {
+      id: `link-${id}-${suite}-${roundTrip}`,
+      what: `${what}, Nix ${nix}, ${travel}`,
+      unit: 'ms',
+      samples,
+      goals,
+      link: { nix, travel, work: what },
+    }
+  }
+
+  async fetching(shape: Shape): Promise<Row> {
+    const { pair, setting } = this
+    const { asked, all } = this.shapes.get(shape) ?? { asked: [], all: [] }
+    const fetch = (way: Way) => async (): Promise<number> => {
+      const { code, stderr, ms } = await this.nix(way, 'nix-store', ['--realise'], asked.join('\n'))
+      ensure(code === 0, `fetching with ${way} failed: ${stderr.slice(-1000)}`)
+      ensure(await pair.clientHas(...all), `${way} did not give the paths`)
+      await pair.client.must('root', 'nix-store', ['--gc'], { env: { NIX_REMOTE: 'local' } })
+      ensure(!(await pair.clientHas(all[0] ?? '')), 'the paths are still there')
+      return ms
+    }
+    const { startsEach } = this.version
+    const rivals: Way[] = startsEach ? [HTTP] : [HTTP, SSH]
+    if (startsEach && shape === 'flat') rivals.push(SSH) // minutes
+    const ways = Object.fromEntries([OURS, ...rivals].map((way) => [way, fetch(way as Way)]))
+    const few = Object.fromEntries(rivals.map((way) => [way, 1]))
+    const samples = await rounds(setting, size(setting, startsEach ? 1 : 2, 1), ways, few)
+    const goals: Goal[] = []
+    // 2 is room for a machine that does other things: today they are even
+    if (!startsEach)
+      goals.push({ say: `${OURS} / ${SSH}`, formula: (of) => of(OURS) / of(SSH), most: this.now.roundTrip === 40 ? 1 / 12 : 1, budget: 2 })
+    else if (shape === 'flat') goals.push({ say: `${OURS} / ${SSH}`, formula: (of) => of(OURS) / of(SSH), most: 1 / 12, budget: 1 })
+    if (this.now.roundTrip === 40) goals.push({ say: `${OURS} / ${HTTP}`, formula: (of) => of(OURS) / of(HTTP), most: 1 })
+    return this.row(shape, `${all.length} small paths ${SHAPES[shape]}`, samples, goals)
+  }
+
+  async missing(): Promise<Row> {
+    const count = size(this.setting, 200, 20)
+    const ask = (way: Way) => async (): Promise<number> => {
+      const { code, stderr, ms } = await this.nix(way, 'nix-build', ['--dry-run', ...this.fresh('missing', count)])
+      ensure(code === 0, `a dry run with ${way} failed: ${stderr.slice(-1000)}`)
+      ensure(stderr.includes(`these ${count} derivations will be built`), `${way} found what isn't there: ${stderr.slice(-1000)}`)
+      return ms
+    }
+    return await this.against('misses', `asking for ${count} outputs that the box lacks (--dry-run)`, ask)
+  }
+
+  async building(): Promise<Row> {
+    const count = size(this.setting, 40, 4)
+    const build = (way: Way) => async (): Promise<number> => {
+      const { code, stderr, ms } = await this.nix(way, 'nix-build', ['--no-out-link', ...this.fresh('built', count)])
+      ensure(code === 0, `a build with ${way} failed: ${stderr.slice(-1000)}`)
+      return ms
+    }
+    return await this.against('builds', `evaluating and building ${count} derivations that the box lacks`, build)
+  }
+
+  /** Derivations that nobody has seen before. */
+  private fresh(name: string, count: number): string[] {
+    return [T_FILE, '--arg', 'count', String(count), '--argstr', 'name', `${name}-${this.names++}`]
+  }
+
+  private async against(id: string, what: string, work: (way: Way) => () => Promise<number>): Promise<Row> {
+    const ways = Object.fromEntries(([NONE, OURS, HTTP] as const).map((way) => [way, work(way)]))
+    const samples = await rounds(this.setting, size(this.setting, 3, 1), ways)
+    return this.row(id, what, samples, [{ say: `${OURS} / ${NONE}`, formula: (of) => of(OURS) / of(NONE), most: 1.3 }])
+  }
+}
+
+/** A list of so many files, of some hundred bytes each, the referring after what they refer to. */
+function expression(shape: Shape, count: number, name: string = shape): string {
+  const file = (number: string, references: string): string =>
+    `builtins.toFile "${name}-\${toString (${number})}" "this is the small file number \${toString (${number})} of a benchmark ${references}"`
+  if (shape === 'flat') return `builtins.genList (n: ${file('n', '')}) ${count}`
+  if (shape === 'chain') {
+    const more = `builtins.concatLists [ all [ (${file('n', '${builtins.concatStringsSep " " (if n == 0 then [ ] else [ (builtins.elemAt all (n - 1)) ])}')}) ] ]`
+    return `builtins.foldl' (all: n: ${more}) [ ] (builtins.genList (n: n) ${count})`
+  }
+  const wide = Math.floor(count / 8)
+  const below = `if layer == 0 then [ ] else map (k: builtins.elemAt (builtins.elemAt layers (layer - 1)) (k - k / ${wide} * ${wide})) [ n (n + 1) (n + 7) ]`
+  const one = file(`layer * ${wide} + n`, `\${builtins.concatStringsSep " " (${below})}`)
+  const more = `builtins.concatLists [ layers [ (builtins.genList (n: ${one}) ${wide}) ] ]`
+  return `builtins.concatLists (builtins.foldl' (layers: layer: ${more}) [ ] (builtins.genList (n: n) 8))`
+}
