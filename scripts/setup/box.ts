@@ -5,9 +5,9 @@
 import { Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
 import { clashes } from '../nix/keys.ts'
+import { type Person, runAs } from '../system/as-user.ts'
 import type { Outcome } from '../system/exec.ts'
 import { endOf } from '../tunnel/failure.ts'
-import { type Person, runAs } from './as-user.ts'
 import { type Box, clashText } from './plan.ts'
 import type { BoxDeed } from './record.ts'
 

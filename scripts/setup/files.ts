@@ -40,7 +40,7 @@ export type Want =
   | { path: string; kind: 'missing' }
 
 /** What is at the path, without following a link. @throws Failure when it can't be read */
-export function look(path: string): Seen {
+export function inspect(path: string): Seen {
   try {
     const stat = lstatSync(path)
     const { uid, gid } = stat
@@ -95,7 +95,7 @@ export function put(want: Want, mtime?: number): void {
 
 /** Through an open directory: whoever could put a link in its place would be given what that leads to. */
 function putDirectory({ path, mode, uid, gid }: Want & { kind: 'directory' }): void {
-  if (look(path).kind === 'missing') mkdirSync(path, { mode: 0o700 })
+  if (inspect(path).kind === 'missing') mkdirSync(path, { mode: 0o700 })
   const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW)
   try {
     const now = fstatSync(fd)
@@ -137,7 +137,7 @@ function writeWhole(want: Want & { kind: 'file' }, file: string): void {
 /** A directory goes only when it is empty: what somebody else put there is not ours to remove. */
 function remove(path: string): void {
   rmSync(unfinished(path), { force: true })
-  const { kind } = look(path)
+  const { kind } = inspect(path)
   if (kind === 'missing') return
   if (kind !== 'directory') unlinkSync(path)
   else

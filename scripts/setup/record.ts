@@ -5,7 +5,7 @@ import { Failure } from '../cli/errors.ts'
 import { VERSION } from '../cli/version.ts'
 import { readConfigFile } from '../config/file.ts'
 import { effectiveUid, type User } from '../system/users.ts'
-import { isRight, look, markOf, put, type Seen, type Want } from './files.ts'
+import { inspect, isRight, markOf, put, type Seen, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
 
 /** What was at a path before. A file's content lies in the backups, under this name. */
@@ -103,7 +103,7 @@ export function writeRecord(record: Record, layout: Layout, owner: { uid: number
   for (const { path, before } of record.entries) {
     if (before.kind !== 'file') continue
     const backup = `${layout.backups}/${before.backup}`
-    if (markOf(look(backup)) === before.mark) continue
+    if (markOf(inspect(backup)) === before.mark) continue
     const now = seen(path)
     if (now.kind !== 'file' || markOf(now) !== before.mark) throw new Failure(`${backup} is lost, and with it what was in ${path} before`)
     put({ path: backup, kind: 'file', content: now.content, mode: 0o600, ...owner })

@@ -11,10 +11,10 @@ import { keyName, newSecretKey } from '../nix/keys.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { sign } from '../nix/signing.ts'
 import { isBusy, takeLock } from '../state/lock.ts'
+import { type Person, runAs } from '../system/as-user.ts'
 import { run } from '../system/exec.ts'
 import { lingers } from '../system/systemd.ts'
 import type { User } from '../system/users.ts'
-import { type Person, personOf, runAs } from './as-user.ts'
 import {
   askBox,
   type BoxAnswer,
@@ -29,10 +29,11 @@ import {
 } from './box.ts'
 import { agreed, done, say } from './dialogue.ts'
 import { findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
-import { isRight, look, markOf, put, type Seen, type Want } from './files.ts'
+import { inspect, isRight, markOf, put, type Seen, type Want } from './files.ts'
 import { type Layout, ownerIn } from './layout.ts'
 import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
 import { hasManager, managerCame, setLinger, startUnits, timerRuns } from './manager.ts'
+import { personOf } from './person.ts'
 import { type Box, nameFor, type Plan, plan, type Situation } from './plan.ts'
 import { emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
 import { type Item, itemsFor, textOf } from './show.ts'
@@ -68,7 +69,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   const { config, otherKeys } = plan(situation)
   const person = await personOf(user, config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
   const answers = await askBoxes(config.caches.filter(isSsh), person)
-  const keyless = look(layout.secretKey).kind === 'missing'
+  const keyless = inspect(layout.secretKey).kind === 'missing'
   const newKey = keyName(hostName(), [...otherKeys, ...answers.flatMap(({ answer }) => (answer.kind === 'there' ? answer.facts.keys : []))])
   if (keyless) situation.secret = `${newKey}:${PLACEHOLDER}`
   const draft = withStale(plan(situation), known)
@@ -106,7 +107,7 @@ const NO_KEY = Buffer.alloc(32).toString('base64')
 async function gather({ layout, user, gid }: Machine, options: Options): Promise<Situation> {
   const top = layout.single ? `${user.home}/.config/nix/nix.conf` : '/etc/nix/nix.conf'
   const file = findNixConf(top, readText)
-  const seen = look(file)
+  const seen = inspect(file)
   if (seen.kind !== 'file' && seen.kind !== 'missing') throw new Failure(`${file} is not a regular file`)
   if (seen.kind === 'file') mustBeUtf8(file, seen.content)
   return {
@@ -139,15 +140,15 @@ function withStale(planned: Plan, known: Record | undefined): Plan {
   const wanted = new Set(planned.wants.map(({ path }) => path))
   const stale = (known?.entries ?? []).filter(({ path, before, ours }) => {
     if (wanted.has(path) || before.kind !== 'missing' || /\/nix-lan\.(secret|public)$/.test(path)) return false
-    const seen = look(path)
+    const seen = inspect(path)
     return (seen.kind === 'file' || seen.kind === 'link') && ours.includes(markOf(seen))
   })
   return { ...planned, wants: [...planned.wants, ...stale.map(({ path }): Want => ({ path, kind: 'missing' }))] }
 }
 
 async function findActions(draft: Plan, { layout, user, nixConf }: Situation, answers: BoxWork[], options: Options): Promise<Actions> {
-  const changes = (path: string): boolean => draft.wants.some((want) => want.path === path && !isRight(want, look(path)))
-  const unitsChange = draft.wants.some((want) => want.path.startsWith(`${layout.units}/`) && !isRight(want, look(want.path)))
+  const changes = (path: string): boolean => draft.wants.some((want) => want.path === path && !isRight(want, inspect(path)))
+  const unitsChange = draft.wants.some((want) => want.path.startsWith(`${layout.units}/`) && !isRight(want, inspect(want.path)))
   return {
     restartDaemon: !layout.single && (changes(nixConf.file) || (await daemonOutdated(nixConf.file))),
     linger: options.linger && !lingers(user.name),
@@ -252,7 +253,7 @@ async function carryOut(final: Plan, machine: Machine, person: Person, actions: 
   }
   if (actions.linger) {
     record.linger = true
-    writeRecord(record, layout, ownerOf(machine), look)
+    writeRecord(record, layout, ownerOf(machine), inspect)
     await setLinger(user, true)
     done(`${user.name}'s systemd runs from boot on`)
   }
@@ -264,10 +265,10 @@ const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } =
 /** The record is there before anything else is. */
 function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined): Record {
   const { layout, user } = machine
-  const seen = (path: string): Seen => (path === layout.etc && onlyOurLeftovers(layout.etc) ? { kind: 'missing' } : look(path))
+  const seen = (path: string): Seen => (path === layout.etc && onlyOurLeftovers(layout.etc) ? { kind: 'missing' } : inspect(path))
   const record = extended(known ?? emptyRecord(user, layout.prefix, nixConf), wants, seen)
-  for (const want of wants.filter(({ path }) => layout.etc.startsWith(path))) if (!isRight(want, look(want.path))) put(want)
-  writeRecord({ ...record, nixConf }, layout, ownerOf(machine), look)
+  for (const want of wants.filter(({ path }) => layout.etc.startsWith(path))) if (!isRight(want, inspect(want.path))) put(want)
+  writeRecord({ ...record, nixConf }, layout, ownerOf(machine), inspect)
   return record
 }
 
@@ -279,7 +280,7 @@ function onlyOurLeftovers(etc: string): boolean {
 function keepDeed(record: Record, deed: Record['box'][number], machine: Machine): void {
   const same = (other: Record['box'][number]): boolean => other.cache === deed.cache && other.ssh === deed.ssh
   record.box = [...record.box.filter((other) => !same(other)), { ...record.box.find(same), ...deed }]
-  writeRecord(record, machine.layout, ownerOf(machine), look)
+  writeRecord(record, machine.layout, ownerOf(machine), inspect)
 }
 
 function writeAll(wants: readonly Want[], { layout }: Machine): void {
@@ -291,7 +292,7 @@ function writeAll(wants: readonly Want[], { layout }: Machine): void {
     made = []
   }
   for (const want of wants) {
-    if (isRight(want, look(want.path))) continue
+    if (isRight(want, inspect(want.path))) continue
     put(want)
     if (want.kind === 'directory') continue
     if (made[0] !== undefined && placeOf(made[0]) !== placeOf(want.path)) tell()

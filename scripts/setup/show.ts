@@ -1,7 +1,7 @@
 // How a plan looks to a person: every path that changes, with its difference; what is copied whole is summed up.
 import { count, harmless, wrapped } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
-import { isRight, look, type Want } from './files.ts'
+import { inspect, isRight, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
 
 /** Characters of a line of names. */
@@ -15,7 +15,7 @@ export interface Item {
 
 /** Those of the wants that aren't so yet, as items. @param hidden paths whose content is nobody's business */
 export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: ReadonlySet<string>): Promise<Item[]> {
-  const open = wants.filter((want) => !isRight(want, look(want.path)))
+  const open = wants.filter((want) => !isRight(want, inspect(want.path)))
   const isCopy = ({ path, kind }: Want): boolean => kind === 'file' && (path.startsWith(`${layout.lib}/`) || isUnit(path, layout))
   const copies = open.filter((want) => isCopy(want) && want.path.startsWith(`${layout.lib}/`))
   const units = open.filter((want) => isCopy(want) && !want.path.startsWith(`${layout.lib}/`))
@@ -58,7 +58,7 @@ function byDirectory(wants: readonly Want[]): Map<string, string[]> {
 }
 
 async function fileItem(want: Want & { kind: 'file' }, secret: boolean): Promise<Item> {
-  const seen = look(want.path)
+  const seen = inspect(want.path)
   const verb = seen.kind === 'missing' ? 'write' : 'change'
   if (secret) return { title: `${verb} ${want.path} (secret, mode 600)`, lines: [] }
   const text = want.content.toString()

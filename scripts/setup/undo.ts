@@ -10,16 +10,17 @@ import { readText } from '../nix/nix-conf.ts'
 import { isBusy, takeLock } from '../state/lock.ts'
 import { failedDir, queueDir, runtimeDir } from '../state/paths.ts'
 import { ROOT_TRANSFERS, userTransfers } from '../state/transfers.ts'
+import { type Person, runAs } from '../system/as-user.ts'
 import { lingers } from '../system/systemd.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
-import { type Person, personOf, runAs } from './as-user.ts'
 import { askBox, restoreScript, runOnBox } from './box.ts'
 import { withoutBlock } from './conf.ts'
 import { agreed, done, say } from './dialogue.ts'
-import { isRight, look, markOf, put, type Seen, unfinished, type Want } from './files.ts'
+import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from './files.ts'
 import { type Layout, ownerIn, systemLayout, userLayout } from './layout.ts'
 import { howCalled, type Options } from './machine.ts'
 import { forgetUnits, hasManager, setLinger, stopUnits } from './manager.ts'
+import { personOf } from './person.ts'
 import { type BoxDeed, type Entry, type Record, readRecord, writeRecord } from './record.ts'
 import { restartDaemon } from './setup.ts'
 
@@ -171,7 +172,7 @@ async function takeBack(record: Record, layout: Layout, person: Person, options:
   let problems = 0
   if (hasManager(person)) problems += await attempt('units stopped', () => stopUnits(person))
   problems += await restoreBoxes(record, person)
-  writeRecord({ ...record, box: [] }, layout, owner, look)
+  writeRecord({ ...record, box: [] }, layout, owner, inspect)
   problems += restoreFiles(record, layout, backup, options.forgetKey)
   if (hasManager(person)) await forgetUnits(person)
   await removeTraces(record, layout, person)
@@ -203,7 +204,7 @@ export async function attempt(what: string, act: () => Promise<void>): Promise<n
 async function restoreNixConf(record: Record, layout: Layout, backup: (name: string) => Buffer): Promise<void> {
   const entry = record.entries.find(({ path }) => path === record.nixConf)
   if (!entry) return
-  const restoration = nixConfRestoration(entry, look(entry.path), backup)
+  const restoration = nixConfRestoration(entry, inspect(entry.path), backup)
   if (restoration.want) {
     put(restoration.want, restoration.mtime)
     done(`${entry.path} is without our block`)
@@ -248,7 +249,7 @@ function restoreFiles(record: Record, layout: Layout, backup: (name: string) => 
   for (const entry of [...record.entries].reverse()) {
     rmSync(unfinished(entry.path), { force: true })
     if (skipped.has(entry.path)) continue
-    const restoration = restorationOf(entry, look(entry.path), backup)
+    const restoration = restorationOf(entry, inspect(entry.path), backup)
     if (restoration.want) put(restoration.want, restoration.mtime)
     else if (restoration.left) {
       left++

@@ -1,10 +1,8 @@
 // Programs that setup and doctor, run by root, start as the user: with that user's rights, home and ssh agent, and nothing of root's environment.
 
-import { type Outcome, type RunOptions, run } from '../system/exec.ts'
-import { systemPath } from '../system/search-path.ts'
-import { systemctl } from '../system/systemd.ts'
-import { effectiveUid, type User } from '../system/users.ts'
-import { findAgent } from '../tunnel/agent.ts'
+import { type Outcome, type RunOptions, run } from './exec.ts'
+import { systemPath } from './search-path.ts'
+import { effectiveUid, type User } from './users.ts'
 
 /** Someone to run programs as. `env`: what is added to the bare environment of a login, such as SSH_AUTH_SOCK. */
 export interface Person extends User {
@@ -40,18 +38,4 @@ export function runAs(person: Person, argv: readonly string[], options: RunOptio
   const other = effectiveUid() !== person.uid
   const apart = other ? { group: true, most: MOST, relay: options.inherit ?? [], inherit: [] } : {}
   return run(program, args, { env, group: options.timeout !== undefined, ...options, ...apart })
-}
-
-/**
- * The user, with the ssh agent that the tunnel will find: that of the user's systemd, else, or when that one has no key, of the file
- * that sets it for shells (config: env-file). That file is sourced as the user, never as root.
- */
-export async function personOf(user: User, envFile: string): Promise<Person> {
-  const bare = { ...user, env: {} }
-  const root = effectiveUid() !== user.uid
-  const shown = await systemctl(['show-environment'], root ? { owner: user } : {})
-  const socket = /^SSH_AUTH_SOCK=([^$'"\s]+)$/m.exec(shown.stdout)?.[1] ?? (root ? undefined : process.env.SSH_AUTH_SOCK)
-  const given: Record<string, string> = socket ? { SSH_AUTH_SOCK: socket } : {}
-  const { env } = await findAgent(envFile, given, 5000, root ? (argv, options) => runAs(bare, argv, options) : undefined)
-  return { ...bare, env: { ...given, ...env } }
 }

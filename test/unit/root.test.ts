@@ -20,16 +20,16 @@ import * as assert from 'uvu/assert'
 import { Failure } from '../../scripts/cli/errors.ts'
 import { newSecretKey } from '../../scripts/nix/keys.ts'
 import { readText } from '../../scripts/nix/nix-conf.ts'
-import { runAs } from '../../scripts/setup/as-user.ts'
 import { mendScript, restoreScript } from '../../scripts/setup/box.ts'
 import { bothHooks, formerIn } from '../../scripts/setup/conf.ts'
 import { doubtAbout } from '../../scripts/setup/facts.ts'
-import { look, put, type Want } from '../../scripts/setup/files.ts'
+import { inspect, put, type Want } from '../../scripts/setup/files.ts'
 import { emptyRecord, extended, readRecord } from '../../scripts/setup/record.ts'
 import { mustBeUtf8 } from '../../scripts/setup/setup.ts'
 import { textOf } from '../../scripts/setup/show.ts'
 import { attempt, nixConfRestoration } from '../../scripts/setup/undo.ts'
 import { fetchedBy, Transfers } from '../../scripts/state/transfers.ts'
+import { runAs } from '../../scripts/system/as-user.ts'
 import { needs } from '../lib/needs.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-root-`)
@@ -57,7 +57,7 @@ any('a shared directory that is there is not recorded: its mode is not put back 
   const directory = fresh()
   const want: Want = { path: directory, kind: 'directory', mode: 0o755, ...SELF, shared: true }
   const missing: Want = { ...want, path: `${directory}/new` }
-  const { entries } = extended(emptyRecord(NOBODY, '/usr/local', '/etc/nix/nix.conf'), [want, missing], look)
+  const { entries } = extended(emptyRecord(NOBODY, '/usr/local', '/etc/nix/nix.conf'), [want, missing], inspect)
   assert.equal(
     entries.map(({ path }) => path),
     [missing.path],

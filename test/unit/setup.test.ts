@@ -30,7 +30,7 @@ import {
 } from '../../scripts/setup/box.ts'
 import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/setup/conf.ts'
 import { doubtAbout, findNixConf, installation, nixTooOld, runtimeProblem, unsignedBuilds } from '../../scripts/setup/facts.ts'
-import { isRight, look, markOf, put, type Seen, unfinished, type Want } from '../../scripts/setup/files.ts'
+import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from '../../scripts/setup/files.ts'
 import { systemLayout, userLayout } from '../../scripts/setup/layout.ts'
 import { nixosText } from '../../scripts/setup/machine.ts'
 import { nameFor, plan, type Situation } from '../../scripts/setup/plan.ts'
@@ -501,9 +501,9 @@ files('put makes it so, whatever was there, and is done when it is so', () => {
     file(path, 'one'),
     { path, kind: 'missing' },
   ] as Want[]) {
-    assert.not.ok(isRight(want, look(path)), JSON.stringify(want))
+    assert.not.ok(isRight(want, inspect(path)), JSON.stringify(want))
     put(want)
-    assert.ok(isRight(want, look(path)), JSON.stringify(want))
+    assert.ok(isRight(want, inspect(path)), JSON.stringify(want))
     assert.not.ok(existsSync(unfinished(path)))
   }
 })
@@ -544,18 +544,18 @@ files('the record keeps what was before the first run, whatever a later run find
   const layout = { ...systemLayout('/usr/local'), backups: `${directory}/before`, record: `${directory}/setup.json` }
   const path = `${directory}/nix.conf`
   writeFileSync(path, 'mine\n', { mode: 0o600 })
-  let record = extended(emptyRecord(ALICE, '/usr/local', path), [file(path, 'first\n')], look)
-  writeRecord(record, layout, SELF, look)
+  let record = extended(emptyRecord(ALICE, '/usr/local', path), [file(path, 'first\n')], inspect)
+  writeRecord(record, layout, SELF, inspect)
   put(file(path, 'first\n'))
-  record = extended(readRecord(layout.record) ?? record, [file(path, 'second\n'), file(`${directory}/new`, '')], look)
-  writeRecord(record, layout, SELF, look)
+  record = extended(readRecord(layout.record) ?? record, [file(path, 'second\n'), file(`${directory}/new`, '')], inspect)
+  writeRecord(record, layout, SELF, inspect)
   put(file(path, 'second\n'))
   const backup = (name: string): Buffer => readFileSync(`${layout.backups}/${name}`)
   for (const content of ['first\n', 'second\n']) {
     writeFileSync(path, content)
     const [entry] = record.entries
     assert.ok(entry)
-    const { want, mtime } = restorationOf(entry, look(path), backup)
+    const { want, mtime } = restorationOf(entry, inspect(path), backup)
     assert.ok(want)
     put(want, mtime)
     assert.is(readFileSync(path, 'utf8'), 'mine\n')

@@ -1,0 +1,19 @@
+// The user whose ssh and systemd setup works with, seen from root.
+import { type Person, runAs } from '../system/as-user.ts'
+import { systemctl } from '../system/systemd.ts'
+import { effectiveUid, type User } from '../system/users.ts'
+import { findAgent } from '../tunnel/agent.ts'
+
+/**
+ * The user with the ssh agent that the tunnel will find: that of the user's systemd or, when there
+ * is none or it holds no key, the one that `env-file` names. The user, never root, sources that file.
+ */
+export async function personOf(user: User, envFile: string): Promise<Person> {
+  const bare = { ...user, env: {} }
+  const root = effectiveUid() !== user.uid
+  const shown = await systemctl(['show-environment'], root ? { owner: user } : {})
+  const socket = /^SSH_AUTH_SOCK=([^$'"\s]+)$/m.exec(shown.stdout)?.[1] ?? (root ? undefined : process.env.SSH_AUTH_SOCK)
+  const given: Record<string, string> = socket ? { SSH_AUTH_SOCK: socket } : {}
+  const { env } = await findAgent(envFile, given, 5000, root ? (argv, options) => runAs(bare, argv, options) : undefined)
+  return { ...bare, env: { ...given, ...env } }
+}
