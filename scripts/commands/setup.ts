@@ -1,4 +1,4 @@
-// nix-lan setup: installs nix-lan on this machine, or takes it away again.
+// nix-lan setup: installs nix-lan on this machine, or removes it.
 import { parse } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
 
@@ -8,32 +8,32 @@ Usage: sudo nix-lan setup [OPTION…] [USER@]HOST
        sudo nix-lan setup [OPTION…]
        sudo nix-lan setup --undo [--forget-key]
 
-HOST is what you give to ssh to log in on the box: a name, or an alias of yours.
-It shows what it will do, every file with its difference, and asks once. Then it
-copies nix-lan to a place that only root can write to, makes a key that signs
-what you build, puts one marked block at the end of nix.conf, makes the queue,
-installs and starts the systemd user units, and asks the box to trust the key.
-The end is a look at all of it by nix-lan doctor, whose exit code it takes over.
-Interrupted, it is finished by the same command; run again, it changes only what
-isn't right. Where each user has a Nix of her own, it works without sudo.
+HOST is what you give to ssh to log in on the box: a name, an address or an alias.
+Shows what it will do, with a diff of every file, and asks once. Then it copies
+nix-lan to a place that only root can write to, makes a key that signs what you
+build, adds one marked block to nix.conf, makes the queue, installs and starts
+the systemd user units, and makes the box trust the key. Finally runs nix-lan
+doctor and exits with its status. If it was interrupted, run it again: it
+changes only what isn't right yet. A Nix without a daemon, which belongs to one
+user, is set up by that user without sudo.
 
 Options:
-      --name CACHE   what the box is called here; default: the name of the host
-      --user USER    whose ssh key and session; default: who called sudo
-      --prefix DIR   where the programs go; default: /usr/local
-      --no-linger    not from boot on, only while the user is logged in
+      --name CACHE   name of the box here; default: the name of the host
+      --user USER    user whose ssh key and session are used; default: who called sudo
+      --prefix DIR   install the programs there; default: /usr/local
+      --no-linger    start when the user logs in, not at boot
       --no-sign      don't sign what was built here before
-      --no-doctor    don't look at all of it at the end
-      --dry-run      show what would be done, and do nothing
+      --no-doctor    don't run nix-lan doctor at the end
+      --dry-run      show the plan and exit
   -y, --yes          don't ask
-      --undo         take back what setup did: every file as it was before
-      --forget-key   with --undo: remove the signing key, too
-  -h, --help         show this
+      --undo         undo the setup: every file as it was before
+      --forget-key   with --undo: remove the signing key as well
+  -h, --help         show this help
       --version      show the version
 
-Exit code: 0 done; 1 something is left to do, as it says, or you said no; 2
-wrong usage, or a machine that this isn't for; 75 the box is away: this machine
-is set up, the box's side is left for later.
+Exit code: 0 done; 1 something is left for you to do, or you said no; 2 wrong
+usage, or this machine can't be set up; 75 the box is away: this machine is set
+up, the box's side isn't yet.
 
 Examples:
   sudo nix-lan setup pi@pi.local
@@ -49,12 +49,12 @@ export async function setup(argv: string[]): Promise<number> {
     alias: { y: 'yes' },
   })
   const [destination, surplus] = options.words
-  if (surplus !== undefined) throw new UsageError(`one box at a time: ${surplus} is too much; see --help`)
+  if (surplus !== undefined) throw new UsageError(`one box at a time; ${surplus} is one too many, see --help`)
   const undoing = options.flag('undo')
   if (options.flag('forget-key') && !undoing) throw new UsageError('--forget-key goes with --undo')
   if (undoing) {
     const extra = [...(destination ? [destination] : []), ...['name', 'user', 'prefix'].filter((name) => options.value(name) !== undefined)]
-    if (extra.length > 0) throw new UsageError(`--undo takes back all that was set up, without ${extra.join(', ')}`)
+    if (extra.length > 0) throw new UsageError(`--undo undoes the whole setup; leave out ${extra.join(', ')}`)
   }
   const chosen = {
     destination,
@@ -68,7 +68,7 @@ export async function setup(argv: string[]): Promise<number> {
     doctor: !options.flag('no-doctor'),
     forgetKey: options.flag('forget-key'),
   }
-  // Late: other subcommands run often, and need none of it.
+  // Imported late: other subcommands run often and need none of this.
   if (undoing) return await (await import('../setup/undo.ts')).undo(chosen, argv)
   return await (await import('../setup/setup.ts')).setUp(chosen, argv)
 }

@@ -1,23 +1,26 @@
-// Signing keys as Nix writes them: NAME:BASE64, of 64 bytes for the secret one (seed and public half), 32 for the public one
-// (src/libutil/signature/local-keys.cc, 2.26; src/libstore/crypto.cc, 2.4).
+// Signing keys in Nix's format: NAME:BASE64, where a secret key has 64 bytes (seed and public half)
+// and a public key 32 (src/libutil/signature/local-keys.cc, 2.26; src/libstore/crypto.cc, 2.4).
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { Failure } from '../cli/errors.ts'
 import { effectiveUid } from '../system/users.ts'
 import { nixProgram } from './nix.ts'
 
-/** The public half of a secret key. @throws Failure when it isn't one */
+/** The public half of a secret key. @throws Failure if the text is no secret key */
 export function publicHalf(secret: string, file: string): string {
   const [, name, base64 = ''] = /^([^:\s]+):([A-Za-z0-9+/=]+)\s*$/.exec(secret) ?? []
   const bytes = Buffer.from(base64, 'base64')
   if (name === undefined || bytes.length !== 64)
-    throw new Failure(`${file}: is not a secret key of Nix; move it away, or mend secret-key-files`)
+    throw new Failure(`${file}: is not a Nix secret key; move it away, or fix secret-key-files`)
   return `${name}:${bytes.subarray(32).toString('base64')}`
 }
 
-/** A new secret key, made by Nix in a directory that nobody else can read. @throws Failure with what Nix said */
+/**
+ * Makes a secret key with Nix, in a directory that nobody else can read.
+ * @throws Failure with what Nix said
+ */
 export async function newSecretKey(name: string): Promise<string> {
-  // Not where TMPDIR says for root: after `su` it may be in a directory of the user's, who could put another in its place.
+  // Root ignores TMPDIR: after `su` it may name a directory of the user's, who could swap the key.
   const directory = mkdtempSync(`${effectiveUid() === 0 ? '/run' : tmpdir()}/nix-lan-key-`)
   try {
     const made = await nixProgram('nix-store', ['--generate-binary-cache-key', name, `${directory}/secret`, `${directory}/public`])
@@ -31,8 +34,9 @@ export async function newSecretKey(name: string): Promise<string> {
 const nameOf = (key: string): string => key.slice(0, key.indexOf(':'))
 
 /**
- * A name for this machine's key: HOST-1, or the first number that no other key has. Of two keys with one name Nix believes the first only
- * (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc in 2.8), and a box may still know one that this machine had before.
+ * A name for this machine's key: HOST-1, or the first number that no other key has. Of two keys
+ * with one name Nix believes the first only (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc
+ * in 2.8), and a box may still know one that this machine had before.
  * @param known public keys, here and on the boxes
  */
 export function keyName(host: string, known: readonly string[]): string {

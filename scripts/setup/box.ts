@@ -1,6 +1,7 @@
-// The box's side: whether it lets the user in, whether that user may use its nix-daemon, whether it trusts our key; and what to do about it.
-// All of it goes through one ssh that runs `sh -s` (or `sudo -n sh -s`), with the script on its stdin: the login shell there may be
-// anything. What comes from outside the script is put in as one quoted word.
+// The box's side: whether it lets the user log in, whether that user may use its nix-daemon and
+// whether it trusts our key, and how to fix what is missing. Each step is one ssh that runs `sh -s`
+// (or `sudo -n sh -s`) with a script on stdin, since the login shell there may be anything. Every
+// value in a script is one quoted word.
 
 import { Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
@@ -11,63 +12,66 @@ import { endOf } from '../tunnel/failure.ts'
 import { type Box, clashText } from './plan.ts'
 import type { BoxDeed } from './record.ts'
 
-/** What a box says of itself. */
+/** What a box answers about itself. */
 export interface BoxFacts {
   user: string
-  /** How the user can become root there without being asked anything. */
+  /** How the user becomes root there without a password prompt. */
   root: 'is root' | 'sudo' | 'no'
-  /** What `nix-store --version` says, or where it is: up to Nix 2.8 at least, it fails for who may not use the daemon. '' when there is none. */
+  /**
+   * The output of `nix-store --version`, or the program's path (up to at least 2.8 it fails for a
+   * user who may not use the daemon); '' if there is none.
+   */
   nix: string
   socket: 'usable' | 'forbidden' | 'missing'
-  /** The group that may use the daemon, when the user may not. */
+  /** The group that may use the daemon, if the user may not. */
   group: string
   /** The public keys that its nix-daemon trusts. */
   keys: string[]
-  /** The file for settings, behind links. */
+  /** The file for settings, links resolved. */
   conf: string
   nixos: boolean
 }
 
-/** What came of asking. */
+/** The outcome of asking a box. */
 export type BoxAnswer = { kind: 'there'; facts: BoxFacts } | { kind: 'away'; why: string } | { kind: 'refused'; why: string; cure: string }
 
-/** What is wrong on the box and can be mended by root there. */
+/** What root has to fix on the box. */
 export interface BoxNeeds {
   keys: string[]
-  /** Who must get into which group. */
+  /** The user to add to a group. */
   member?: { user: string; group: string }
 }
 
 const PATHS = 'PATH=$PATH:/usr/sbin:/sbin:/usr/bin:/bin:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin'
 
-/** As restartDaemon() does here. */
+/** The same as restartDaemon() on this machine. */
 const RESTART = 'systemctl reset-failed nix-daemon.service 2>/dev/null || :; systemctl try-restart nix-daemon.service'
 
-/** Each line begins with a word of ours: a login shell may print other things. */
+/** Each answer begins with a word of ours: a login shell may print other lines. */
 const PROBE = `${PATHS}
-say() { printf 'nix-lan-box %s %s\\n' "$1" "$2"; }
-say user "$(id -un)"
-if [ "$(id -u)" = 0 ]; then say root 'is root'; elif sudo -n true 2>/dev/null; then say root sudo; else say root no; fi
-say nix "$(nix-store --version 2>/dev/null || command -v nix-store)"
+report() { printf 'nix-lan-box %s %s\\n' "$1" "$2"; }
+report user "$(id -un)"
+if [ "$(id -u)" = 0 ]; then report root 'is root'; elif sudo -n true 2>/dev/null; then report root sudo; else report root no; fi
+report nix "$(nix-store --version 2>/dev/null || command -v nix-store)"
 directory=\${socket%/*}
-if [ -S "$socket" ] && [ -w "$socket" ]; then say socket usable
+if [ -S "$socket" ] && [ -w "$socket" ]; then report socket usable
 elif [ -S "$socket" ] || { [ -d "$directory" ] && ! [ -x "$directory" ]; }; then
-  say socket forbidden
-  if [ -S "$socket" ]; then say group "$(stat -L -c %G "$socket")"; else say group "$(stat -L -c %G "$directory")"; fi
-else say socket missing; fi
+  report socket forbidden
+  if [ -S "$socket" ]; then report group "$(stat -L -c %G "$socket")"; else report group "$(stat -L -c %G "$directory")"; fi
+else report socket missing; fi
 settings=$(nix --option extra-experimental-features nix-command config show 2>/dev/null ||
   nix --option extra-experimental-features nix-command show-config 2>/dev/null)
-say keys "$(printf '%s\\n' "$settings" | sed -n 's/^trusted-public-keys = //p')"
+report keys "$(printf '%s\\n' "$settings" | sed -n 's/^trusted-public-keys = //p')"
 conf=/etc/nix/nix.conf
 if grep -Eq '^[[:space:]]*!?include[[:space:]]+([^[:space:]]*/)?nix\\.custom\\.conf' "$conf" 2>/dev/null; then conf=/etc/nix/nix.custom.conf; fi
-say conf "$(readlink -f "$conf" 2>/dev/null || echo "$conf")"
-if [ -e /etc/NIXOS ]; then say nixos yes; fi
+report conf "$(readlink -f "$conf" 2>/dev/null || echo "$conf")"
+if [ -e /etc/NIXOS ]; then report nixos yes; fi
 `
 
-/** Seconds for ssh to get there. */
+/** ssh's ConnectTimeout, in seconds. */
 const CONNECT = 10
 
-/** ssh's arguments for one command there. It asks nobody anything, and forwards nothing. */
+/** The ssh command line that runs one command there. It never prompts and forwards nothing. */
 export function sshCommand({ ssh, port }: Pick<Box, 'ssh' | 'port'>, command: string): string[] {
   const options = ['BatchMode=yes', `ConnectTimeout=${CONNECT}`, 'ClearAllForwardings=yes', 'PermitLocalCommand=no', 'RequestTTY=no']
   const portOption = port === 22 ? [] : ['-p', String(port)]
@@ -80,7 +84,7 @@ export async function askBox(person: Person, box: Box, daemonSocket: string): Pr
   return answerOf(asked, box, person.name)
 }
 
-/** What an ssh that has ended means; pure. */
+/** Tells what the outcome of ssh means; pure. */
 export function answerOf(
   asked: Pick<Outcome, 'code' | 'stdout' | 'stderr' | 'timedOut' | 'failedToStart'>,
   box: Box,
@@ -95,9 +99,9 @@ export function answerOf(
   if (kind === 'host-key-changed' || kind === 'host-key-unknown') {
     const changed = kind === 'host-key-changed'
     const cure = changed
-      ? `if the box was installed anew, as ${user}: ssh-keygen -R ${box.host}, then ${login}`
-      : `as ${user}, once, and say yes if that is your box: ${login}`
-    return { kind: 'refused', why: changed ? 'its host key has changed' : 'its host key is not known yet', cure }
+      ? `if you reinstalled the box, as ${user}: ssh-keygen -R ${box.host}, then ${login}`
+      : `as ${user}, log in once and confirm that it is your box: ${login}`
+    return { kind: 'refused', why: changed ? 'its host key has changed' : 'its host key is unknown', cure }
   }
   if (kind === 'denied') {
     return {
@@ -107,7 +111,7 @@ export function answerOf(
     }
   }
   if (asked.code === 255 || asked.timedOut) return { kind: 'away', why }
-  return { kind: 'refused', why, cure: `see what ${login} does` }
+  return { kind: 'refused', why, cure: `see what this does: ${login}` }
 }
 
 function factsIn(output: string): BoxFacts | undefined {
@@ -132,7 +136,7 @@ function factsIn(output: string): BoxFacts | undefined {
   }
 }
 
-/** What root has to do on the box; pure. */
+/** What root has to fix on the box; pure. */
 export function boxNeeds(facts: BoxFacts, publicKeys: readonly string[]): BoxNeeds {
   const clashing = clashes(publicKeys, facts.keys)
   const keys = publicKeys.filter((key) => !facts.keys.includes(key) && !clashing.includes(key))
@@ -140,17 +144,16 @@ export function boxNeeds(facts: BoxFacts, publicKeys: readonly string[]): BoxNee
   return { keys, ...(mayJoin ? { member: { user: facts.user, group: facts.group } } : {}) }
 }
 
-/** What no root can do for us, but a person must know; pure. */
+/** Problems on the box that setup can't fix, for the user to know; pure. */
 export function boxTroubles(facts: BoxFacts, daemonSocket: string, publicKeys: readonly string[]): string[] {
   const troubles: string[] = []
-  if (facts.nix === '') troubles.push('there is no nix-store in sight: install Nix there')
-  if (facts.socket === 'missing')
-    troubles.push(`there is no ${daemonSocket}: nix-lan needs the multi-user Nix, with nix-daemon, on the box`)
+  if (facts.nix === '') troubles.push('there is no nix-store: install Nix there')
+  if (facts.socket === 'missing') troubles.push(`there is no ${daemonSocket}: nix-lan needs multi-user Nix, with nix-daemon, on the box`)
   for (const key of clashes(publicKeys, facts.keys)) troubles.push(`${clashText(key)} of ${facts.conf}`)
   return troubles
 }
 
-/** The same as lines for a person to paste on the box. */
+/** The fixes as lines to paste on the box; pure. */
 export function linesToPaste(needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos'>): string[] {
   if (facts.nixos) {
     const lines =
@@ -164,11 +167,14 @@ export function linesToPaste(needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'ni
   return lines
 }
 
-/** On a full disk, say. */
+/** Cleans up after a failure, such as a full disk. */
 const LEAVE_NOTHING = `trap 'rm -f -- "$conf.nix-lan-new"' EXIT`
 
-/** A script for root there that does it, each part whole or not at all. @param from this machine's name, for a comment */
-export function mendScript(needs: BoxNeeds, conf: string, from: string): string {
+/**
+ * The script by which root on the box fixes it; each part is done completely or not at all.
+ * @param from this machine's name, for a comment
+ */
+export function fixScript(needs: BoxNeeds, conf: string, from: string): string {
   const lines = ['set -eu', PATHS, `conf=${quote(conf)}`]
   if (needs.keys.length > 0) {
     const block = [
@@ -190,7 +196,10 @@ export function mendScript(needs: BoxNeeds, conf: string, from: string): string 
   return `${lines.join('\n')}\n`
 }
 
-/** A script for root there that takes back what mendScript did. Only a block with exactly our line goes. */
+/**
+ * The script by which root on the box undoes fixScript. It removes only a block with exactly our
+ * line.
+ */
 export function restoreScript(deed: BoxDeed): string {
   const lines = ['set -eu', PATHS]
   if (deed.conf && deed.key) {
@@ -221,11 +230,13 @@ export async function runOnBox(person: Person, box: Pick<Box, 'ssh' | 'port'>, r
   if (done.code !== 0) throw new Failure(`on ${box.ssh}: ${done.stderr.trim().split('\n').at(-1) || `ssh ended with ${done.code}`}`)
 }
 
-/** Where ssh really goes for a destination, an alias say: `ssh -G` as the user. */
+/**
+ * The host and port that ssh resolves a destination to, an alias for example: `ssh -G` as the user.
+ */
 export async function resolveDestination(person: Person, destination: string): Promise<{ host: string; port: number }> {
   const asked = await runAs(person, ['ssh', '-G', '--', destination], { timeout: 10_000 })
   const value = (keyword: string): string | undefined => new RegExp(`^${keyword} (.*)$`, 'm').exec(asked.stdout)?.[1]
   const host = value('hostname')
-  if (asked.code !== 0 || !host) throw new Failure(`ssh doesn't take ${destination}: ${asked.stderr.trim() || asked.failedToStart}`)
+  if (asked.code !== 0 || !host) throw new Failure(`ssh rejects ${destination}: ${asked.stderr.trim() || asked.failedToStart}`)
   return { host, port: Number(value('port') ?? 22) }
 }

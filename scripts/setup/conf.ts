@@ -1,4 +1,4 @@
-// Our block in nix.conf: what stands in it, and how it gets in and out of the text. Pure.
+// Our block in nix.conf: its lines, and adding it to and removing it from the text. Pure.
 
 import { Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
@@ -7,16 +7,16 @@ import { type Assignment, parseNixConf, type ReadFile, substitutersOf, valuesOf 
 const BEGIN = '# nix-lan begin'
 const END = '# nix-lan end'
 
-/** The key of a box's or our own trust, under its two names (src/libstore/globals.hh, 2.4 to 2.34). */
+/** The setting for trusted keys, under both its names (src/libstore/globals.hh, 2.4 to 2.34). */
 const TRUSTED_KEYS = new Set(['trusted-public-keys', 'binary-cache-public-keys'])
 const SECRET_KEYS = new Set(['secret-key-files'])
 
-/** What nix.conf shall have in force. */
+/** What nix.conf must set. */
 export interface Needs {
-  /** A store URL for each cache, and the socket by which one that was put there by hand is known. */
+  /** A store URL for each cache, and its socket, which identifies one that was added by hand. */
   substituters: { url: string; socket: string }[]
   publicKeys: string[]
-  /** The key to sign with, when nix.conf names none. */
+  /** The key to sign with if nix.conf names none. */
   secretKey: string
   hook: string
 }
@@ -24,7 +24,7 @@ export interface Needs {
 /**
  * The text without our block.
  * @param file for the message
- * @throws Failure when the block has no end: what follows it may be the user's
+ * @throws Failure if the block has no end: the lines after it may be the user's
  */
 export function withoutBlock(text: string, file: string): string {
   const lines = text.split('\n')
@@ -36,7 +36,7 @@ export function withoutBlock(text: string, file: string): string {
   return withoutBlock(lines.join('\n'), file)
 }
 
-/** The text with these lines as our block at its end, wherever the block was before: a later line would win over it. */
+/** The text with these lines as our block, always at the end, where no later line overrides it. */
 export function withBlock(text: string, lines: readonly string[], file: string): string {
   const rest = withoutBlock(text, file)
   if (lines.length === 0) return rest
@@ -44,7 +44,10 @@ export function withBlock(text: string, lines: readonly string[], file: string):
   return `${rest}${joint}${[`${BEGIN}: written by \`nix-lan setup\`, taken out by \`nix-lan setup --undo\``, ...lines, END].join('\n')}\n`
 }
 
-/** The settings that the block has to make, given what all files say without it. What is right already is left out. */
+/**
+ * The lines that the block needs, given what all files set without it. What is right already is
+ * left out.
+ */
 export function blockLines(needs: Needs, assignments: Assignment[]): string[] {
   const urls = substitutersOf(assignments)
   const keys = trustedKeys(assignments)
@@ -63,13 +66,13 @@ function isConnect(url: string, socket: string): boolean {
   return /[?&]remote-program=[^&]*nix-lan-connect(%20|\+| )/.test(url) && url.replaceAll('%2B', '+').includes(socket)
 }
 
-/** The public keys that are believed. */
+/** The trusted public keys. */
 export const trustedKeys = (assignments: Assignment[]): string[] => valuesOf(assignments, TRUSTED_KEYS, [])
 
-/** The keys that Nix signs with. */
+/** The files of the keys that Nix signs with. */
 export const secretKeys = (assignments: Assignment[]): string[] => valuesOf(assignments, SECRET_KEYS, [])
 
-/** The hook in force; '' for none. */
+/** The hook in effect; '' for none. */
 export const hookOf = (assignments: Assignment[]): string =>
   assignments
     .filter(({ key }) => key === 'post-build-hook')
@@ -77,9 +80,10 @@ export const hookOf = (assignments: Assignment[]): string =>
     ?.values.join(' ') ?? ''
 
 /**
- * What is not in force though the block says it, since something after the block takes it back: only where the block's file is
- * included by another (2.16 to 2.18 apply an included file first of all; src/libutil/config.cc, applyConfig).
- * @returns undefined when all is well, else what to mend
+ * A setting of the block that a later line overrides. This can happen only if another file includes
+ * the block's file (2.16 to 2.18 apply an included file before anything else;
+ * src/libutil/config.cc, applyConfig).
+ * @returns undefined if there is none, else what to fix
  */
 export function shadowed(needs: Needs, assignments: Assignment[]): string | undefined {
   const [line] = blockLines(needs, assignments)
@@ -87,10 +91,10 @@ export function shadowed(needs: Needs, assignments: Assignment[]): string | unde
   const key = (line.split(' ')[0] ?? '').replace(/^extra-/, '')
   const culprit = assignments.filter((assignment) => assignment.key === key).at(-1)
   const where = culprit?.where ?? 'a file that Nix reads later'
-  return `${where} sets ${key} after our block, which takes it back; move that line in front of the include, or make it extra-${key}`
+  return `${where} sets ${key} after our block and overrides it; move that line above the include, or make it extra-${key}`
 }
 
-/** All that the system's files say when one of them has another text. */
+/** The settings of the system's files, with this text for one of them. */
 export function assignmentsWith(top: string, file: string, text: string, read: ReadFile): Assignment[] {
   const reader: ReadFile = (path) => (path === file ? text : read(path))
   return parseNixConf(reader(top) ?? '', top, reader)
@@ -98,18 +102,19 @@ export function assignmentsWith(top: string, file: string, text: string, read: R
 
 const BOTH = '#!/bin/sh\n# Written by `nix-lan setup`'
 
-/** The hook of before in the text of such a script (see bothHooks); undefined for any other. */
+/** The earlier hook in the text of a script that bothHooks wrote; undefined for any other text. */
 export function formerIn(text: string): string | undefined {
   const [, word] = text.startsWith(BOTH) ? (/^exec '(.*)'$/m.exec(text) ?? []) : []
   return word?.replaceAll(`'\\''`, "'")
 }
 
 /**
- * A script that calls our hook and the one that was there before. Ours goes first: it never fails, and is done in a few milliseconds. Then the
- * other one becomes the hook, with its own exit code: if that failed builds before, it still does.
+ * A script that calls our hook and the one that nix.conf had before. Ours runs first: it never
+ * fails and takes a few milliseconds. Then the script becomes the other hook, whose exit code
+ * counts as it did before.
  */
 export function bothHooks(ours: string, former: string): string {
-  return `${BOTH}: nix.conf had a post-build-hook already, so that both are called. nix-lan's never fails a build.
+  return `${BOTH}: nix.conf already had a post-build-hook, so this calls both. nix-lan's never fails a build.
 ${quote(ours)}
 exec ${quote(former)}
 `

@@ -1,25 +1,25 @@
-// What setup says to a person, and asks.
+// What setup prints for the user and asks.
 import { createInterface } from 'node:readline'
 import { UsageError } from '../cli/errors.ts'
 import { harmless } from '../cli/text.ts'
 
-/** Says a line. */
+/** Prints a line. */
 export function say(text: string): void {
   process.stdout.write(`${harmless(text)}\n`)
 }
 
-/** Says that something is done. */
+/** Reports that a step is done. */
 export const done = (what: string): void => say(`  done: ${what}`)
 
 /**
- * One question on the terminal; anything but y or yes is no.
- * @param yes whether --yes was given: then nobody is asked
- * @throws UsageError when there is nobody to ask
+ * Asks one question on the terminal; anything but y or yes means no.
+ * @param yes whether --yes was given: then it doesn't ask
+ * @throws UsageError if there is no terminal
  */
 export function agreed(question: string, yes: boolean): Promise<boolean> {
   if (yes) return Promise.resolve(true)
   if (process.stdin.isTTY !== true)
-    throw new UsageError('there is no terminal to ask on: --yes does it without asking, --dry-run only shows it')
+    throw new UsageError('there is no terminal to ask on; use --yes to go ahead without asking, or --dry-run to see the plan')
   const lines = createInterface({ input: process.stdin, output: process.stdout })
   return new Promise((resolve) => {
     let answer = ''

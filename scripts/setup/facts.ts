@@ -1,4 +1,4 @@
-// What setup has to know of this machine before it plans anything. Reads and asks, changes nothing.
+// What setup needs to know about this machine before it plans anything. Changes nothing.
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync, type Stats, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -12,17 +12,17 @@ import { run } from '../system/exec.ts'
 import { findIn, needsNewer, RUNTIME_DIRECTORIES, RUNTIMES } from '../system/runtime.ts'
 import type { User } from '../system/users.ts'
 
-/** Kinds of installations, by what they need from setup. */
+/** Kinds of Nix installation that setup treats differently. */
 export type Installation = 'daemon' | { owner: number } | 'nixos' | 'none'
 
-/** What kind of Nix this machine has. @param owner of /nix/store, undefined where there is none */
+/** The kind of Nix that this machine has. @param owner of /nix/store, undefined if there is none */
 export function installation(nixos: boolean, daemon: boolean, owner: number | undefined): Installation {
   if (nixos) return 'nixos'
   if (daemon || owner === 0) return 'daemon'
   return owner === undefined ? 'none' : { owner }
 }
 
-/** Asks the machine for it. Debian's Nix has no /nix/store before the first build, but its daemon's socket. */
+/** Finds it out. Debian's Nix has a daemon socket, but no /nix/store before the first build. */
 export function findInstallation(): Installation {
   const units = ['/etc/systemd/system', '/usr/lib/systemd/system', '/lib/systemd/system', '/usr/local/lib/systemd/system']
   const daemon = existsSync('/nix/var/nix/daemon-socket') || units.some((unit) => existsSync(`${unit}/nix-daemon.service`))
@@ -30,22 +30,27 @@ export function findInstallation(): Installation {
   return installation(existsSync('/etc/NIXOS'), daemon, owner)
 }
 
-/** Why this Nix will not do, from the output of `nix --version` or `nix-store --version`; undefined when it will. Pure. */
+/** Why this Nix is too old, from the output of `nix --version`; undefined if it isn't. Pure. */
 export function nixTooOld(output: string): string | undefined {
   const [, major, minor] = /\(.*\) (\d+)\.(\d+)/.exec(output) ?? []
   if (major === undefined || Number(major) > 2 || Number(minor) >= 4) return undefined
   return `this is Nix ${major}.${minor}, which can't start a program as a store; nix-lan needs Nix 2.4 or later`
 }
 
-/** Why a runtime will not do; undefined when it will. Pure. @param output of `PROGRAM --version` */
+/**
+ * Why a runtime is unsuitable; undefined if it will do. Pure.
+ * @param output of `PROGRAM --version`
+ */
 export function runtimeProblem(program: string, output: string): string | undefined {
   const needed = needsNewer(program, output)
   return needed && `${program} is ${output.trim().split('\n')[0] || 'of no version'}, and nix-lan needs ${needed} or later`
 }
 
 /**
- * Looks at the runtime that programs started by nix-daemon will find: the first in the list of the heads, whatever our own PATH is.
- * @throws Failure when there is none, it is too old, or somebody but root can change it; with the way out
+ * Checks the runtime that programs started by nix-daemon will find: the first in the list that the
+ * sh heads search, whatever our own PATH is.
+ * @throws Failure if there is none, it is too old, or somebody but root can change it; says what to
+ *   do
  */
 export async function mustHaveRuntime(directories = RUNTIME_DIRECTORIES): Promise<void> {
   const program = findIn(directories, RUNTIMES)
@@ -60,7 +65,10 @@ export async function mustHaveRuntime(directories = RUNTIME_DIRECTORIES): Promis
   if (problem) throw new Failure(`${problem}.${wayOut()}`)
 }
 
-/** What to type to get one. Node, Deno and Bun are each one file that runs from anywhere: a copy of the one that runs us will do. */
+/**
+ * What to type to get one. Node, Deno and Bun are each one file that runs from anywhere: a copy of
+ * the one that runs us will do.
+ */
 function wayOut(): string {
   const own = process.execPath
   const copy = RUNTIME_DIRECTORIES.includes(dirname(own)) ? '' : `, or copy the one you have:\n  sudo install -m 755 ${own} /usr/local/bin/`
@@ -68,8 +76,9 @@ function wayOut(): string {
 }
 
 /**
- * Why a directory, or the one it will be made in, is not root's alone; undefined when it is. So must be all on the way to it, and the places of links
- * on that way. A group that has no members may write: that is Debian's `staff` in /usr/local.
+ * Why somebody but root could change a directory, or the one in which it will be made; undefined if
+ * nobody can. Every parent counts, and the places of links on the way. A group without members may
+ * write: that is Debian's `staff` in /usr/local.
  */
 export function doubtAbout(directory: string, emptyGroup: (gid: number) => boolean = hasNoMembers): string | undefined {
   const todo = directory.split('/').filter(Boolean)
@@ -115,15 +124,17 @@ export interface DistFile {
   executable: boolean
 }
 
-/** The files of the directory that the running program lies in. @throws Failure when that isn't a whole dist/ */
+/**
+ * The files of the directory that holds the running program.
+ * @throws Failure if that isn't a complete dist/
+ */
 export function readDist(): DistFile[] {
   const directory = dirname(realpathSync(process.argv[1] ?? ''))
   const files = readBelow(directory, '').filter(({ path }) => path !== 'demo')
   const lacking = ['nix-lan', 'nix-lan-connect', 'nix-lan-tunnel', 'post-build-hook', 'package.json'].filter(
     (name) => !files.some(({ path }) => path === name),
   )
-  if (lacking.length > 0)
-    throw new Failure(`${directory} lacks ${lacking.join(', ')}; setup copies the directory that it lies in, which is dist/`)
+  if (lacking.length > 0) throw new Failure(`${directory} lacks ${lacking.join(', ')}; run setup from a complete dist/, which it copies`)
   return files
 }
 
@@ -141,7 +152,10 @@ function readBelow(directory: string, below: string): DistFile[] {
 /** The name of this machine. */
 export const hostName = (): string => hostname()
 
-/** The first file that says what is in force, and the one that takes our block: Determinate's installer owns nix.conf and includes another. */
+/**
+ * The file that gets our block: nix.conf, or the one that it includes where Determinate's installer
+ * owns nix.conf.
+ */
 export function findNixConf(top: string, read: (path: string) => string | undefined): string {
   const custom = join(dirname(top), 'nix.custom.conf')
   const includes = /^\s*!?include\s+(\S*\/)?nix\.custom\.conf\s*(#.*)?$/m.test(read(top) ?? '')
@@ -156,13 +170,16 @@ function behindLink(file: string): string {
   }
 }
 
-/** What was built here and carries no signature, from the lines of `nix path-info --all --size --sigs`; pure. */
+/**
+ * The unsigned paths that were built here, from the lines of `nix path-info --all --size --sigs`;
+ * pure.
+ */
 export function unsignedBuilds(output: string): { path: string; size: number }[] {
   const infos = parsePathInfos(output)
   return toSign(infos).own.map((path) => ({ path, size: infos.get(path)?.size ?? 0 }))
 }
 
-/** Those of this machine's store. A store that can't be asked yet has none. */
+/** The unsigned paths of this machine's store; none if Nix doesn't answer. */
 export async function findUnsignedBuilds(): Promise<{ path: string; size: number }[]> {
   return unsignedBuilds((await nix(['path-info', '--all', '--size', '--sigs'])).stdout)
 }
@@ -171,6 +188,6 @@ export async function findUnsignedBuilds(): Promise<{ path: string; size: number
 export async function groupOf(user: User): Promise<number> {
   const asked = await run('id', ['-g', user.name], { timeout: 5000 })
   const gid = Number(asked.stdout.trim() || Number.NaN)
-  if (Number.isNaN(gid)) throw new UsageError(`the group of ${user.name} can't be found: ${asked.stderr.trim()}`)
+  if (Number.isNaN(gid)) throw new UsageError(`can't find the group of ${user.name}: ${asked.stderr.trim()}`)
   return gid
 }

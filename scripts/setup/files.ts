@@ -1,5 +1,6 @@
-// The one place where setup touches files. Each change is one rename(2), mkdir(2), unlink(2) or rmdir(2), so that whatever ends us
-// leaves each path as it was or as it was wanted; what is left of an unfinished one is found and removed by its name.
+// The one place where setup touches files. Each change is one rename(2), mkdir(2), unlink(2) or
+// rmdir(2), so that an interruption leaves each path either as it was or as it should be. The name
+// of an unfinished file tells the next run to remove it.
 import { createHash } from 'node:crypto'
 import {
   closeSync,
@@ -32,14 +33,14 @@ export type Seen =
   | { kind: 'directory'; mode: number; uid: number; gid: number }
   | { kind: 'other' }
 
-/** What shall lie at a path. A `shared` directory must only exist: its mode and owner are somebody else's business. */
+/** What should be at a path. A `shared` directory only has to exist, with any mode and owner. */
 export type Want =
   | { path: string; kind: 'file'; content: Buffer; mode: number; uid: number; gid: number }
   | { path: string; kind: 'link'; target: string }
   | { path: string; kind: 'directory'; mode: number; uid: number; gid: number; shared?: boolean }
   | { path: string; kind: 'missing' }
 
-/** What is at the path, without following a link. @throws Failure when it can't be read */
+/** What is at the path, without following a link. @throws Failure if it can't be read */
 export function inspect(path: string): Seen {
   try {
     const stat = lstatSync(path)
@@ -56,29 +57,32 @@ export function inspect(path: string): Seen {
   }
 }
 
-/** Whether what lies there is what shall lie there; pure. */
+/** Whether what is there is what should be there; pure. */
 export function isRight(want: Want, seen: Seen): boolean {
   if (want.kind === 'missing' || seen.kind === 'missing') return want.kind === seen.kind
   if (want.kind === 'link') return seen.kind === 'link' && seen.target === want.target
-  if (want.kind === 'directory' && want.shared && seen.kind === 'link') return true // /usr/local/man is one, for example
+  if (want.kind === 'directory' && want.shared && seen.kind === 'link') return true // such as /usr/local/man
   if (seen.kind !== want.kind) return false
   if (want.kind === 'directory' && want.shared) return true
   if (seen.mode !== want.mode || seen.uid !== want.uid || seen.gid !== want.gid) return false
   return want.kind === 'directory' || (seen.kind === 'file' && seen.content.equals(want.content))
 }
 
-/** What identifies a state when it is met again: the content, not mode or owner. */
+/** Identifies a state: its content, not its mode or owner. */
 export function markOf(state: Seen | Want): string {
   if (state.kind === 'file') return `file ${createHash('sha256').update(state.content).digest('hex')}`
   return state.kind === 'link' ? `link ${state.target}` : state.kind
 }
 
-/** The name under which a file lies until it is whole. Hidden, and with an ending that systemd, NetworkManager and tmpfiles pass over. */
+/**
+ * The name of a file until it is complete: hidden, with an ending that systemd, NetworkManager and
+ * tmpfiles ignore.
+ */
 export const unfinished = (path: string): string => `${dirname(path)}/.${basename(path)}.nix-lan-new`
 
 /**
- * Makes it so.
- * @param mtime seconds, for a file or link that had one before
+ * Makes the path what it should be.
+ * @param mtime seconds, for a file or link to restore
  * @throws Failure naming the path
  */
 export function put(want: Want, mtime?: number): void {
@@ -93,7 +97,10 @@ export function put(want: Want, mtime?: number): void {
   }
 }
 
-/** Through an open directory: whoever could put a link in its place would be given what that leads to. */
+/**
+ * Works through an open directory: chown(2) by path would follow a link that somebody puts in its
+ * place.
+ */
 function putDirectory({ path, mode, uid, gid }: Want & { kind: 'directory' }): void {
   if (inspect(path).kind === 'missing') mkdirSync(path, { mode: 0o700 })
   const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW)
@@ -116,7 +123,7 @@ function putWhole(want: Want & { kind: 'file' | 'link' }, mtime: number | undefi
     if (mtime !== undefined) lutimesSync(temporary, mtime, mtime)
     renameSync(temporary, want.path)
   } catch (error) {
-    rmSync(temporary, { force: true }) // on a full disk, above all
+    rmSync(temporary, { force: true }) // above all on a full disk
     throw error
   }
   syncDirectory(dirname(want.path))
@@ -134,7 +141,7 @@ function writeWhole(want: Want & { kind: 'file' }, file: string): void {
   }
 }
 
-/** A directory goes only when it is empty: what somebody else put there is not ours to remove. */
+/** Removes a directory only if it is empty: what else is there belongs to somebody else. */
 function remove(path: string): void {
   rmSync(unfinished(path), { force: true })
   const { kind } = inspect(path)
@@ -150,7 +157,7 @@ function remove(path: string): void {
   syncDirectory(dirname(path))
 }
 
-/** So that after a power cut the order of what was done is the order of what is there. */
+/** Keeps the order of changes across a power cut. */
 function syncDirectory(path: string): void {
   const fd = openSync(path, 'r')
   try {

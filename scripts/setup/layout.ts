@@ -1,20 +1,24 @@
-// Where `nix-lan setup` puts things: one answer for a Nix with a daemon (all of it root's), one for a Nix that is one user's own.
+// Where `nix-lan setup` puts things: one layout for a Nix with a daemon, where everything is
+// root's, and one for a Nix that belongs to one user.
 import type { User } from '../system/users.ts'
 
-/** The places, all absolute. Those that are undefined don't exist in that kind of installation. */
+/** Absolute paths; undefined where that kind of installation has no such place. */
 export interface Layout {
-  /** A Nix without a daemon, whose store belongs to one user; nothing of root's is touched then. */
+  /**
+   * A Nix without a daemon, whose store belongs to one user: nothing outside the user's reach
+   * changes.
+   */
   single: boolean
   /** Given by --prefix, or the usual one. */
   prefix: string
-  /** A copy of dist/. What nix.conf names lies here, so only its owner may write to it. */
+  /** The copy of dist/. nix.conf names programs in here, so only its owner may write to it. */
   lib: string
   bin: string
   man: string
   completions: { bash: string; zsh: string; fish: string }
   /** systemd's directory for user units. */
   units: string
-  /** Our own: config.toml, the record of what was done, what was there before. */
+  /** Our own directory: config.toml, the record of what setup did, and the files from before. */
   etc: string
   config: string
   record: string
@@ -40,7 +44,7 @@ export function systemLayout(prefix: string): Layout {
   }
 }
 
-/** The layout for a Nix that is the user's own. */
+/** The layout for a Nix that belongs to one user. */
 export function userLayout({ home }: User, prefix = `${home}/.local`): Layout {
   const etc = `${home}/.config/nix-lan`
   return {
@@ -55,7 +59,7 @@ export function userLayout({ home }: User, prefix = `${home}/.local`): Layout {
   }
 }
 
-/** Who owns what setup writes: root, or the user (and group) whose own the Nix is. */
+/** The owner of what setup writes: root, or the user (and group) whom the Nix belongs to. */
 export const ownerIn = ({ single }: Layout, uid: number, gid: number): { uid: number; gid: number } =>
   single ? { uid, gid } : { uid: 0, gid: 0 }
 

@@ -1,4 +1,5 @@
-// For whom and where setup works: the kind of Nix, the user, the layout. Refuses, with what to do instead, where it can't.
+// Whom setup works for, and where: the kind of Nix, the user, the layout. Where setup can't work,
+// it says what to do instead.
 import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { UsageError } from '../cli/errors.ts'
@@ -9,7 +10,7 @@ import { type Layout, systemLayout, userLayout } from './layout.ts'
 import { nameFor } from './plan.ts'
 import { readRecord } from './record.ts'
 
-/** What was said on the command line. */
+/** The options on the command line. */
 export interface Options {
   destination: string | undefined
   user: string | undefined
@@ -32,11 +33,15 @@ export interface Machine {
 
 const DEFAULT_PREFIX = '/usr/local'
 
-/** @param action for the message that says what to type @throws UsageError where setup is not the way */
+/**
+ * Finds them out.
+ * @param action the command line, for a message
+ * @throws UsageError where setup can't be used
+ */
 export async function findMachine(options: Options, action: string): Promise<Machine> {
   const kind = findInstallation()
   if (kind === 'none')
-    throw new UsageError('there is no Nix on this machine: neither /nix/store nor nix-daemon. Install it first: https://nixos.org/download')
+    throw new UsageError('this machine has no Nix: neither /nix/store nor nix-daemon. Install it first: https://nixos.org/download')
   if (kind === 'nixos') throw new UsageError(nixosText(options))
   const self = effectiveUid()
   if (typeof kind === 'object') return await ownNix(kind, self, options)
@@ -46,11 +51,11 @@ export async function findMachine(options: Options, action: string): Promise<Mac
   return { layout, user, gid: await groupOf(user) }
 }
 
-/** What to write on NixOS, whose files belong to its configuration. */
+/** What to write on NixOS, where the configuration owns the files. */
 export function nixosText({ destination = 'pi@pi.local', name, user }: Pick<Options, 'destination' | 'name' | 'user'>): string {
   const host = destination.replace(/^.*@/, '')
   const who = user ?? sudoer() ?? 'alice'
-  return `this is NixOS, where all of it belongs in the configuration. With nix-lan's flake as an input, or a checkout of it:
+  return `this is NixOS, where this belongs in configuration.nix. With nix-lan's flake as an input, or a checkout of it:
 
   imports = [ nix-lan.nixosModules.default ];        # or [ /path/to/nix-lan/nix/nixos.nix ]
   users.users.${who}.uid = ${findUser(who)?.uid ?? 1000};                        # what \`id -u\` prints
@@ -60,16 +65,16 @@ export function nixosText({ destination = 'pi@pi.local', name, user }: Pick<Opti
     caches.${name ?? nameFor(host)} = { host = "${host}";${host === destination ? '' : ` ssh = "${destination}";`} };
   };
 
-then nixos-rebuild switch. Nothing was changed.`
+then run nixos-rebuild switch. Nothing was changed.`
 }
 
 async function ownNix({ owner }: Exclude<Installation, string>, self: number, options: Options): Promise<Machine> {
   const user = findUser(owner)
   const name = user?.name ?? `uid ${owner}`
   if (self !== owner || !user)
-    throw new UsageError(`the Nix on this machine is ${name}'s own, without a daemon: run this as ${name}, without sudo`)
+    throw new UsageError(`this machine's Nix has no daemon and belongs to ${name}: run this as ${name}, without sudo`)
   if (options.user !== undefined && options.user !== name)
-    throw new UsageError(`the Nix on this machine is ${name}'s own: --user ${options.user} can't use it`)
+    throw new UsageError(`this machine's Nix has no daemon and belongs to ${name}: ${options.user} can't use it`)
   return { layout: userLayout(user, prefixOf(options.prefix)), user, gid: await groupOf(user) }
 }
 
@@ -83,33 +88,30 @@ function prefixOf(prefix: string | undefined): string | undefined {
 const sudoer = (): string | undefined => (process.env.SUDO_USER === 'root' ? undefined : process.env.SUDO_USER)
 
 function chosenUser(name: string | undefined): User {
-  if (name === undefined) throw new UsageError('for which user? Run it with sudo as that user, or say --user NAME')
+  if (name === undefined) throw new UsageError('which user is this for? Run it with sudo as that user, or pass --user NAME')
   const user = /^\d+$/.test(name) || name.startsWith('-') ? undefined : findUser(name)
   if (!user) throw new UsageError(`there is no user ${name}`)
-  if (user.uid === 0)
-    throw new UsageError('the user must be an ordinary one: whose ssh key opens the box, and whose session has the tunnel; say --user NAME')
+  if (user.uid === 0) throw new UsageError("root can't be the user: nix-lan uses an ordinary user's ssh key and session; pass --user NAME")
   return user
 }
 
-/** What has to be so before anything is written. @throws Failure with the way out */
+/** Checks what must hold before anything is written. @throws Failure that says what to do */
 export async function mustSuit({ layout }: Machine): Promise<void> {
   const asked = await nix(['--version'], { timeout: 20_000 })
-  if (asked.failedToStart) throw new UsageError('nix is not in PATH, nor where installers put it')
+  if (asked.failedToStart) throw new UsageError('nix is neither in PATH nor where installers put it')
   const old = nixTooOld(asked.stdout)
   if (old) throw new UsageError(old)
   if (layout.single) return
   if (!existsSync('/run/systemd/system'))
-    throw new UsageError(
-      'this machine does not run systemd, which nix-lan needs to start by itself; the README says how to set it up by hand',
-    )
+    throw new UsageError("this machine doesn't run systemd, which setup needs; set it up by hand: docs/by-hand.md")
   await mustHaveRuntime()
   const own = doubtAbout(layout.etc)
-  if (own) throw new UsageError(`root believes what is in ${layout.etc}, but ${own}`)
+  if (own) throw new UsageError(`root trusts what is in ${layout.etc}, but ${own}`)
   for (const directory of [layout.lib, layout.bin]) {
     const doubt = doubtAbout(directory)
     if (doubt)
       throw new UsageError(
-        `nix-daemon would run as root what is in ${directory}, but ${doubt}; or choose another place with --prefix, like --prefix /opt/nix-lan`,
+        `nix-daemon would run programs in ${directory} as root, but ${doubt}; or choose another place, such as --prefix /opt/nix-lan`,
       )
   }
 }

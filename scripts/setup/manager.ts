@@ -1,11 +1,11 @@
-// The user's systemd, seen from setup: lingering, and starting and stopping our units there.
+// The user's systemd manager: lingering, and starting and stopping our units.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from '../cli/errors.ts'
 import { run } from '../system/exec.ts'
 import { type AskOptions, hasUserManager, problemOf, systemctl } from '../system/systemd.ts'
 import { effectiveUid, type User } from '../system/users.ts'
 
-/** Switches lingering on or off. @throws Failure with what loginctl said */
+/** Enables or disables lingering. @throws Failure with loginctl's message */
 export async function setLinger(user: User, on: boolean): Promise<void> {
   const verb = on ? 'enable-linger' : 'disable-linger'
   const done = await run('loginctl', [verb, user.name], { timeout: 30_000 })
@@ -14,23 +14,32 @@ export async function setLinger(user: User, on: boolean): Promise<void> {
 
 const ownerOf = (user: User): AskOptions => (effectiveUid() === user.uid ? { limit: 20_000 } : { owner: user, limit: 20_000 })
 
-/** Whether the user's systemd is there to be asked. The directory is one that only it can make. */
+/** Whether the user's systemd manager runs. */
 export const hasManager = (user: User): boolean => hasUserManager({ owner: user })
 
-/** Waits until it is, as it is a moment after lingering was switched on. @returns whether it came */
+/**
+ * Waits for the manager, which starts a moment after lingering was enabled.
+ * @returns whether it did
+ */
 export async function managerCame(user: User, limit = 15_000): Promise<boolean> {
   for (const until = Date.now() + limit; !hasManager(user); await sleep(100)) if (Date.now() > until) return false
   return true
 }
 
-/** Makes it read the units anew, starts the timer, and asks for a check now. @throws Failure with what systemctl said */
+/**
+ * Reloads the units, starts the timer and asks for a check now.
+ * @throws Failure with systemctl's message
+ */
 export async function startUnits(user: User): Promise<void> {
   await must(user, ['daemon-reload'])
   await must(user, ['start', 'nix-lan-check.timer'])
   await must(user, ['restart', '--no-block', 'nix-lan-check.service'])
 }
 
-/** Stops all that is ours, the sockets of tunnels with it. Units that aren't there are no failure (exit code 5), nor is a manager that ends. */
+/**
+ * Stops all our units, and with them the tunnels. Missing units (exit code 5) are no failure, nor
+ * is a manager that is ending.
+ */
 export async function stopUnits(user: User): Promise<void> {
   for (const units of [
     ['nix-lan-check.timer', 'nix-lan-check.service'],
@@ -42,13 +51,16 @@ export async function stopUnits(user: User): Promise<void> {
   }
 }
 
-/** A systemd whose last session has ended still has its socket for a moment. */
+/** A manager whose last session has ended keeps its socket for a moment. */
 async function managerEnds(user: User): Promise<boolean> {
   for (let tries = 0; tries < 50 && hasManager(user); tries++) await sleep(100)
   return !hasManager(user)
 }
 
-/** Makes it forget units that are gone, and that some had failed. One that can't be asked forgets them when it reads its units next. */
+/**
+ * Makes the manager forget removed and failed units. One that doesn't answer forgets them when it
+ * next reloads.
+ */
 export async function forgetUnits(user: User): Promise<void> {
   await systemctl(['daemon-reload'], ownerOf(user))
   await systemctl(['reset-failed', 'nix-lan*'], ownerOf(user))

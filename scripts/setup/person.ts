@@ -6,7 +6,8 @@ import { findAgent } from '../tunnel/agent.ts'
 
 /**
  * The user with the ssh agent that the tunnel will find: that of the user's systemd or, when there
- * is none or it holds no key, the one that `env-file` names. The user, never root, sources that file.
+ * is none or it holds no key, the one that `env-file` names. The user, never root, sources that
+ * file.
  */
 export async function personOf(user: User, envFile: string): Promise<Person> {
   const bare = { ...user, env: {} }

@@ -1,5 +1,5 @@
-// What setup wants to lie where: from what the machine is like to a list of paths with their content, in the order in which they
-// are made. Pure: facts in, wants out.
+// What setup puts where: from facts about the machine to a list of paths with their content, in the
+// order in which they are made. Pure.
 import { dirname, isAbsolute } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { namedCache } from '../config/config.ts'
@@ -26,7 +26,7 @@ import type { DistFile } from './facts.ts'
 import type { Want } from './files.ts'
 import { type Layout, ownerIn } from './layout.ts'
 
-/** The box that was asked for: what is written below [cache.NAME]. */
+/** The box to set up, as it is written below [cache.NAME]. */
 export interface Box {
   name: string
   host: string
@@ -36,46 +36,48 @@ export interface Box {
   named?: boolean
 }
 
-/** All that decides what is written. */
+/** The facts that decide what is written. */
 export interface Situation {
   layout: Layout
   user: User
-  /** The group of the user, for a Nix of her own; what is root's has group 0. */
+  /** The user's group, for a Nix that belongs to the user; root's files have group 0. */
   gid: number
   dist: DistFile[]
-  /** undefined: the caches that the configuration has. */
+  /** undefined: only the caches of the configuration. */
   box: Box | undefined
-  /** The configuration that is there. */
+  /** The text of the existing configuration. */
   config: string | undefined
   nixConf: {
     /** Where Nix begins to read. */
     top: string
-    /** What takes our block. */
+    /** The file that gets our block. */
     file: string
-    /** What is in that file, undefined when it isn't there; mode and owner are kept. */
+    /** That file, undefined if it doesn't exist; setup keeps its mode and owner. */
     now: { text: string; mode: number; uid: number; gid: number } | undefined
     read: ReadFile
   }
-  /** The secret key in the layout's place: what is there, or what has just been made. */
+  /** The secret key: the existing one, or the one just made. */
   secret: string
   networkManager: boolean
 }
 
-/** What will be there. */
+/** What setup will do. */
 export interface Plan {
-  /** In the order in which they are made: nothing is named before it is there. nix.conf is the last. */
+  /**
+   * In the order in which they are made: nothing is named before it exists. nix.conf comes last.
+   */
   wants: Want[]
   config: Config
-  /** The keys that Nix signs with here; the box must trust them. */
+  /** The files of the keys that Nix signs with here; the box must trust those keys. */
   keyFiles: string[]
   publicKeys: string[]
-  /** The keys that are believed here without us. */
+  /** The keys that this machine trusts without our block. */
   otherKeys: string[]
-  /** A hook that nix.conf had, which is called too. */
+  /** A hook that nix.conf already had, which is called too. */
   formerHook: string | undefined
 }
 
-/** @throws Failure for what a person has to mend first */
+/** Plans the setup. @throws Failure for what the user has to fix first */
 export function plan(situation: Situation): Plan {
   const { layout, nixConf, user } = situation
   const configText = configWith(situation)
@@ -123,29 +125,33 @@ function substituter(cache: SshCache, uid: number, layout: Layout): { url: strin
 
 // ---- the configuration
 
-/** The text of config.toml: the one that is there, with the box added if it isn't in it. */
+/** The text of config.toml: the existing one, with the box added if it is missing. */
 function configWith({ config, box, user, layout }: Situation): string {
   if (config === undefined) {
-    if (!box) throw new UsageError('which box? Say how you log in there, for example: nix-lan setup pi@pi.local')
-    return `# Written by \`nix-lan setup\`; yours to change: what else can stand here is in man nix-lan-config.\nuser = ${JSON.stringify(user.name)}\n\n${table(box)}`
+    if (!box) throw new UsageError('which box? Pass what you give to ssh, for example: sudo nix-lan setup pi@pi.local')
+    return `# Written by \`nix-lan setup\`, yours to edit; man nix-lan-config describes all settings.\nuser = ${JSON.stringify(user.name)}\n\n${table(box)}`
   }
   const there = parseConfig(config, layout.config, (name) => {
-    if (name !== undefined && name !== user.name) throw new Error(`is ${name}, and not ${user.name}: a machine's queue belongs to one user`)
+    if (name !== undefined && name !== user.name) throw new Error(`is ${name}, not ${user.name}: a machine's queue belongs to one user`)
     return user
   })
   const known = there.caches.filter(isSsh).find(({ ssh }) => ssh === box?.ssh)
   if (box?.named && known && known.name !== box.name)
-    throw new UsageError(`${box.ssh} is the cache ${known.name} already; rename it in ${layout.config}, and run setup again without --name`)
+    throw new UsageError(
+      `${box.ssh} is already the cache ${known.name}; rename it in ${layout.config}, then run setup again without --name`,
+    )
   if (!box || known) return config
   if (there.caches.some(({ name }) => name === box.name)) {
     const same = namedCache(there, box.name)
     const what = isSsh(same) ? `ssh = "${same.ssh}"` : `url = "${same.url}"`
-    throw new UsageError(`${layout.config} has a cache ${box.name} already, with ${what}; change it there, or give this one another --name`)
+    throw new UsageError(
+      `${layout.config} already has a cache ${box.name}, with ${what}; change it there, or choose another --name for this one`,
+    )
   }
   return `${config.trimEnd()}\n\n${table(box)}`
 }
 
-/** Quoted where TOML wants it, so that what is wrong with a value is said by who reads it. */
+/** Quotes as TOML requires, so that the parser is what reports a wrong value. */
 function table({ name, host, ssh, port }: Box): string {
   const lines = [`[cache.${/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name)}]`, `host = ${JSON.stringify(host)}`]
   if (ssh !== host) lines.push(`ssh = ${JSON.stringify(ssh)}`)
@@ -153,7 +159,9 @@ function table({ name, host, ssh, port }: Box): string {
   return `${lines.join('\n')}\n`
 }
 
-/** The name of a cache from the host's: its first label, in the characters that a name may have. */
+/**
+ * The name for a cache: the first label of the host's name, in the characters that a name may have.
+ */
 export function nameFor(host: string): string {
   if (/^[0-9.]+$|:/.test(host)) return 'box'
   const name = (host.split('.')[0] ?? '').toLowerCase().replace(/[^a-z0-9]+/g, '-')
@@ -174,17 +182,20 @@ export function clashText(key: string): string {
 
 function publicOf(secretFile: string, read: ReadFile): string {
   const text = read(secretFile)
-  if (text === undefined) throw new Failure(`nix.conf signs with ${secretFile} (secret-key-files), which can't be read: mend that first`)
+  if (text === undefined) throw new Failure(`nix.conf signs with ${secretFile} (secret-key-files), which can't be read; fix that first`)
   return publicHalf(text, secretFile)
 }
 
-/** The hook of somebody else's, which must go on being called. One of ours from another place (set up by hand) is replaced. */
+/**
+ * Somebody else's hook, which must still be called. A hook of ours from another place (set up by
+ * hand) is replaced.
+ */
 function otherHook(former: string, ours: string, read: ReadFile): string | undefined {
   if (former === '' || former === ours) return undefined
-  if (!isAbsolute(former)) throw new Failure(`post-build-hook = ${former} in nix.conf is no absolute path: mend or remove it first`)
+  if (!isAbsolute(former)) throw new Failure(`post-build-hook = ${former} in nix.conf is not an absolute path; fix or remove it first`)
   const text = read(former) ?? ''
   if (text.split('\n')[1]?.startsWith("':' // post-build-hook;")) return undefined
-  // The one for both, named by a line that isn't in our block any more: it must not come to call itself.
+  // The script for both hooks, named by a line outside of our block: it must not call itself.
   const behind = formerIn(text)
   return behind === undefined ? former : behind === former ? undefined : otherHook(behind, ours, read)
 }
@@ -207,14 +218,14 @@ function file(situation: Situation, path: string, content: Buffer | string, mode
   return { path, kind: 'file', content: Buffer.from(content), mode, uid, gid }
 }
 
-/** A directory, and those on the way to it, that must be there. */
+/** A directory that must exist, and its parents. */
 function directory(situation: Situation, path: string): Want[] {
   if (path === '/') return []
   const { uid, gid } = owner(situation)
   return [...directory(situation, dirname(path)), { path, kind: 'directory', mode: 0o755, uid, gid, shared: true }]
 }
 
-/** The copy of dist/ and what leads to it. */
+/** The copy of dist/, and the links to it. */
 function programs(situation: Situation): Want[] {
   const { dist, layout } = situation
   const links: Want[] = []
@@ -231,7 +242,7 @@ function programs(situation: Situation): Want[] {
   ]
 }
 
-/** Where a file of dist/ is to be found as well, if anywhere. */
+/** Where a file of dist/ gets a link, if anywhere. */
 function linkFor(path: string, { bin, man, completions }: Layout): string | undefined {
   const name = path.split('/').at(-1) ?? ''
   if (/^nix-lan(-(available|connect|run|tunnel))?$/.test(path)) return `${bin}/${name}`
@@ -240,7 +251,10 @@ function linkFor(path: string, { bin, man, completions }: Layout): string | unde
   return shell && `${completions[shell]}/${name}`
 }
 
-/** The queue of each cache: the user's directories, in parents that are root's, so that root may work in those (post-build-hook). */
+/**
+ * The queue of each cache: directories of the user's in parents of root's, so that root may work in
+ * the parents (post-build-hook).
+ */
 function queue(situation: Situation, config: Config): Want[] {
   const { user, layout } = situation
   const { uid, gid } = owner(situation)
@@ -248,7 +262,7 @@ function queue(situation: Situation, config: Config): Want[] {
   const own = config.caches.filter(isSsh).flatMap(({ name }) => [queueDir(name), failedDir(name)])
   const lines = [...parents.map((path) => `d ${path} 0755 root root -`), ...own.map((path) => `d ${path} 0755 ${user.uid} root -`)]
   const comment =
-    '# Written by `nix-lan setup`: the queue, should somebody remove it. Links in it are GC roots, and nothing is removed from it.'
+    '# Written by `nix-lan setup`: makes the queue again if somebody removes it, and removes nothing. Links in it are GC roots.'
   return [
     ...directory(situation, `${stateDir}/gcroots`),
     ...parents.map((path): Want => ({ path, kind: 'directory', mode: 0o755, uid, gid })),
@@ -259,7 +273,10 @@ function queue(situation: Situation, config: Config): Want[] {
   ]
 }
 
-/** The units with absolute paths; the timer is on for this one user, whoever else has a systemd here. */
+/**
+ * The units, with absolute paths. The timer is enabled for this one user, whoever else has a
+ * systemd manager.
+ */
 function units(situation: Situation): Want[] {
   const { dist, layout, user } = situation
   const own = dist.filter(({ path }) => path.startsWith('systemd/user/'))
@@ -291,7 +308,7 @@ function dispatcher({ layout, networkManager, dist }: Situation): Want[] {
   return [{ path: `${layout.dispatchers}/90-nix-lan`, kind: 'link', target: `${layout.lib}/nix-lan-dispatcher` }]
 }
 
-/** Each path once: directories are wanted by many. One that is wanted in a certain way counts for more than a shared one. */
+/** Each path once. A directory with an owner and mode takes precedence over a shared one. */
 function unique(wants: Want[]): Want[] {
   const first = new Map<string, Want>()
   for (const want of wants) {

@@ -1,5 +1,5 @@
-// The record of a set-up: for every path that setup may change, what was there before, written before the first change. So an
-// interrupted set-up can be finished or taken back, and --undo leaves the files as they were.
+// The record of a setup: what was at every path that setup may change, written before the first
+// change. With it, an interrupted setup can be finished or undone, and --undo restores the files.
 import { lstatSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
 import { VERSION } from '../cli/version.ts'
@@ -8,21 +8,24 @@ import { effectiveUid, type User } from '../system/users.ts'
 import { inspect, isRight, markOf, put, type Seen, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
 
-/** What was at a path before. A file's content lies in the backups, under this name. */
+/** What was at a path before. `backup`: the name of a file's content in the backups. */
 export type Before =
   | { kind: 'missing' }
   | { kind: 'link'; target: string }
   | { kind: 'directory'; mode: number; uid: number; gid: number }
   | { kind: 'file'; backup: string; mark: string; mode: number; uid: number; gid: number; mtime: number }
 
-/** One path. `ours`: marks (see markOf) of all that setup ever put there: what is something else is somebody else's work. */
+/**
+ * One path. `ours`: marks (see markOf) of all that setup ever put there; anything else is somebody
+ * else's.
+ */
 export interface Entry {
   path: string
   before: Before
   ours: string[]
 }
 
-/** What was done on the box of a cache, over ssh. */
+/** What setup did on the box of a cache, over ssh. */
 export interface BoxDeed {
   cache: string
   /** The ssh destination, and its port. */
@@ -31,7 +34,7 @@ export interface BoxDeed {
   /** The file there that has our block, and the keys in it. */
   conf?: string
   key?: string
-  /** `USER GROUP`: who was put into which group. */
+  /** `USER GROUP`: the user that setup added to a group. */
   member?: string
 }
 
@@ -43,16 +46,18 @@ export interface Record {
   /** The file that has our block. */
   nixConf: string
   entries: Entry[]
-  /** Whether we switched lingering on. */
+  /** Whether setup enabled lingering. */
   linger: boolean
   box: BoxDeed[]
-  /** Directories in the user's home that weren't there, and that programs make as they run. */
+  /** Directories in the user's home that didn't exist, and that our programs make as they run. */
   home: string[]
 }
 
 /**
- * The record of an earlier run, if there is one. It says what is written where, so that root believes only one that nobody else can have made.
- * @throws Failure when it can't be read, or isn't root's alone: then nothing may be changed
+ * The record of an earlier run, if there is one. Root writes where it says, so root trusts only a
+ * record that nobody else can have written.
+ * @throws Failure if it can't be read or somebody else could have written it: then nothing may
+ *   change
  */
 export function readRecord(file: string): Record | undefined {
   const text = readConfigFile(file, effectiveUid() === 0)
@@ -62,20 +67,21 @@ export function readRecord(file: string): Record | undefined {
     if (!Array.isArray(record.entries) || typeof record.user !== 'string') throw new SyntaxError('entries or user is missing')
     return record
   } catch (error) {
-    throw new Failure(`${file}: is not what setup wrote there (${(error as Error).message}); restore it, or move it away to start anew`)
+    throw new Failure(`${file}: is not what setup wrote there (${(error as Error).message}); restore it, or move it away to start afresh`)
   }
 }
 
 /**
- * The record with all that is wanted now; pure. What was before the first run stays what was before.
- * @param look what lies at a path now
+ * The record with the paths of a new plan; pure. What was there before the first run stays
+ * recorded.
+ * @param seen what is at a path now
  */
 export function extended(record: Record, wants: readonly Want[], seen: (path: string) => Seen): Record {
   const entries = record.entries.map((entry) => ({ ...entry, ours: [...entry.ours] }))
   for (const want of wants) {
     const known = entries.find(({ path }) => path === want.path)
     const mark = markOf(want)
-    // One that is there is left as it is, so that there is nothing to take back: who changes its mode later means it.
+    // Setup leaves an existing one as it is, so there is nothing to undo.
     if (!known && want.kind === 'directory' && want.shared && isRight(want, seen(want.path))) continue
     if (known) {
       if (!known.ours.includes(mark)) known.ours.push(mark)
@@ -90,14 +96,15 @@ function beforeOf(path: string, seen: Seen): Before {
   if (seen.kind === 'file') {
     const { mode, uid, gid, mtime } = seen
     const mark = markOf(seen)
-    // Named after the content: one that an interrupted run left can't be taken for another.
+    // Named after the content, so that the backup of an interrupted run can't be mistaken for
+    // another.
     return { kind: 'file', backup: mark.replace('file ', ''), mark, mode, uid, gid, mtime }
   }
-  if (seen.kind === 'other') throw new Failure(`${path} is neither a file, a link nor a directory; move it away`)
+  if (seen.kind === 'other') throw new Failure(`${path} is not a file, a link or a directory; move it away`)
   return seen
 }
 
-/** Writes the record, after the content of the files that it speaks of for the first time. */
+/** Writes the record, after backups of the files that it names for the first time. */
 export function writeRecord(record: Record, layout: Layout, owner: { uid: number; gid: number }, seen: (path: string) => Seen): void {
   put({ path: layout.backups, kind: 'directory', mode: 0o700, ...owner })
   for (const { path, before } of record.entries) {
@@ -111,16 +118,19 @@ export function writeRecord(record: Record, layout: Layout, owner: { uid: number
   put({ path: layout.record, kind: 'file', content: Buffer.from(`${JSON.stringify(record, null, 2)}\n`), mode: 0o600, ...owner })
 }
 
-/** Where what runs as the user leaves something: systemd the time of a persistent timer, uploads how much they were. Parents first. */
+/**
+ * Where programs that run as the user leave something: systemd the time of a persistent timer,
+ * uploads their counts. Parents first.
+ */
 const HOME_DIRECTORIES = ['.local', '.local/share', '.local/share/systemd', '.local/share/systemd/timers', '.local/state']
 
-/** A record of nothing yet. */
+/** A record without any path. */
 export function emptyRecord(user: User, prefix: string, nixConf: string): Record {
   const home = HOME_DIRECTORIES.map((name) => `${user.home}/${name}`).filter(isMissing)
   return { version: VERSION, user: user.name, uid: user.uid, prefix, nixConf, entries: [], linger: false, box: [], home }
 }
 
-/** Root may see nothing of a home on a file server. */
+/** Root may not be able to read a home on a file server. */
 function isMissing(path: string): boolean {
   try {
     return lstatSync(path, { throwIfNoEntry: false }) === undefined

@@ -1,4 +1,5 @@
-// Setting up: reads the machine, shows what will be done, asks once, does it. Every step first looks whether it is done already.
+// Setting up: reads the machine, shows the plan, asks once, carries it out. Each step first checks
+// whether it is already done.
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -22,8 +23,8 @@ import {
   type BoxNeeds,
   boxNeeds,
   boxTroubles,
+  fixScript,
   linesToPaste,
-  mendScript,
   resolveDestination,
   runOnBox,
 } from './box.ts'
@@ -38,7 +39,7 @@ import { type Box, nameFor, type Plan, plan, type Situation } from './plan.ts'
 import { emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
 import { type Item, itemsFor, textOf } from './show.ts'
 
-/** What will be done besides writing files. */
+/** What setup does besides writing files. */
 interface Actions {
   restartDaemon: boolean
   linger: boolean
@@ -47,7 +48,7 @@ interface Actions {
   boxes: BoxWork[]
 }
 
-/** One box: what it says, what root has to do there. */
+/** One box: its answer, and what root has to fix there. */
 interface BoxWork {
   box: Box
   daemonSocket: string
@@ -64,7 +65,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   if (lock && isBusy(lock)) throw new Failure('another nix-lan setup is running')
   const known = readRecord(layout.record)
   if (known && known.user !== user.name)
-    throw new UsageError(`this machine is set up for ${known.user}; take that back first: nix-lan setup --undo`)
+    throw new UsageError(`this machine is set up for ${known.user}; undo that first: sudo nix-lan setup --undo`)
   const situation = await gather(machine, options)
   const { config, otherKeys } = plan(situation)
   const person = await personOf(user, config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
@@ -75,7 +76,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   const draft = withStale(plan(situation), known)
   const actions = await findActions(draft, situation, answers, options)
   const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)]
-  if (items.length === 0) say(`nix-lan ${VERSION} is set up for ${user.name} already, and nothing has to change.`)
+  if (items.length === 0) say(`nix-lan ${VERSION} is already set up for ${user.name}; nothing has to change.`)
   else {
     say(`nix-lan ${VERSION} for ${user.name} on ${hostName()}. To do:\n`)
     process.stdout.write(textOf(items, process.stdout.isTTY === true).replaceAll(NO_KEY, '(made now)'))
@@ -98,7 +99,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
 
 // ---- what is there
 
-/** Stands for a key that is made only when it is wanted: 64 bytes of nothing. */
+/** Stands for a key that is made only after the yes: 64 zero bytes. */
 const PLACEHOLDER = Buffer.alloc(64).toString('base64')
 
 /** Its public half. */
@@ -123,19 +124,22 @@ async function gather({ layout, user, gid }: Machine, options: Options): Promise
   }
 }
 
-/** What isn't would be written back as something else. */
+/** Refuses a text that would change on its way through a string. */
 export function mustBeUtf8(file: string, content: Buffer): void {
   if (!Buffer.from(content.toString()).equals(content)) throw new Failure(`${file}: is not UTF-8; save it as UTF-8 text`)
 }
 
 async function boxFor(destination: string, name: string | undefined, user: User): Promise<Box> {
   if (!/^([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.:_-]*$/.test(destination))
-    throw new UsageError(`${destination}: must be what you give to ssh to log in on the box, like pi.local, pi@pi.local or an alias`)
+    throw new UsageError(`${destination}: must be what you give to ssh to log in on the box: pi.local, pi@pi.local or an alias`)
   const { host, port } = await resolveDestination({ ...user, env: {} }, destination)
   return { name: name ?? nameFor(destination.replace(/^.*@/, '')), host, ssh: destination, port, named: name !== undefined }
 }
 
-/** With what an earlier version put there and this one doesn't: after nix.conf, which may have named it. */
+/**
+ * Adds the removal of what an earlier version installed and this one doesn't; after nix.conf, which
+ * may have named it.
+ */
 function withStale(planned: Plan, known: Record | undefined): Plan {
   const wanted = new Set(planned.wants.map(({ path }) => path))
   const stale = (known?.entries ?? []).filter(({ path, before, ours }) => {
@@ -180,13 +184,13 @@ function askBoxes(caches: readonly (Box & { daemonSocket: string })[], person: P
 
 const needsAnything = ({ keys, member }: BoxNeeds): boolean => keys.length > 0 || member !== undefined
 
-/** What we may do on the box by ourselves. */
-const mayMend = (facts: BoxFacts): boolean => facts.root !== 'no' && !facts.nixos
+/** Whether setup can fix the box by itself. */
+const mayFix = (facts: BoxFacts): boolean => facts.root !== 'no' && !facts.nixos
 
 function actionItems(actions: Actions, { keyFiles }: Plan, { user }: Situation): Item[] {
   const items: Item[] = []
   for (const { box, answer, needs } of actions.boxes) {
-    if (answer.kind !== 'there' || !mayMend(answer.facts) || !needsAnything(needs)) continue
+    if (answer.kind !== 'there' || !mayFix(answer.facts) || !needsAnything(needs)) continue
     const how = answer.facts.root === 'sudo' ? 'by sudo there' : 'as root there'
     const lines = needs.keys.map((key) => `+extra-trusted-public-keys = ${key}`)
     if (lines.length > 0) items.push({ title: `on ${box.ssh}, ${how}: change ${answer.facts.conf} and restart its nix-daemon`, lines })
@@ -200,36 +204,39 @@ function actionItems(actions: Actions, { keyFiles }: Plan, { user }: Situation):
   }
   if (actions.linger)
     items.push({
-      title: `let ${user.name}'s systemd run from boot on: loginctl enable-linger ${user.name} (--no-linger: don't)`,
+      title: `start ${user.name}'s systemd at boot: loginctl enable-linger ${user.name} (--no-linger: don't)`,
       lines: [],
     })
   if (actions.startUnits) items.push({ title: `start nix-lan-check.timer for ${user.name}`, lines: [] })
   return items
 }
 
-/** What only a person can do, said before the question. */
+/** What only the user can do, said before the question. */
 function sayTroubles({ boxes }: Actions, { formerHook, publicKeys }: Plan): void {
-  if (formerHook) say(`  Your own post-build-hook, ${formerHook}, goes on being called.\n`)
+  if (formerHook) say(`  Your own post-build-hook, ${formerHook}, is still called.\n`)
   for (const { box, daemonSocket, answer, needs } of boxes) {
-    if (answer.kind === 'away') say(`  ${box.ssh} can't be reached now (${answer.why}), so that its side is left for later.\n`)
-    else if (answer.kind === 'refused') say(`  ${box.ssh} lets nobody in: ${answer.why}.\n  Mend that: ${answer.cure}\n`)
+    if (answer.kind === 'away') say(`  ${box.ssh} is away (${answer.why}); run setup again when it is there.\n`)
+    else if (answer.kind === 'refused') say(`  ${box.ssh} refuses: ${answer.why}.\n  To fix it, ${answer.cure}\n`)
     else {
       for (const trouble of boxTroubles(answer.facts, daemonSocket, publicKeys)) say(`  On ${box.ssh} ${trouble}.\n`)
-      if (!mayMend(answer.facts) && needsAnything(needs)) sayLines(box, needs, answer.facts)
+      if (!mayFix(answer.facts) && needsAnything(needs)) sayLines(box, needs, answer.facts)
     }
   }
 }
 
 function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos'>): void {
-  say(`  On ${box.ssh}, this is for you to do; nix-lan may not:`)
+  say(`  On ${box.ssh}, run this yourself; nix-lan may not:`)
   for (const line of linesToPaste(needs, facts)) say(`      ${line.replaceAll(NO_KEY, '(see /etc/nix/nix-lan.public)')}`)
   say('')
 }
 
-/** What is left to do on the boxes, once more and last: now there is a key to paste, and all that was said before has scrolled away. */
+/**
+ * Repeats at the end what is left to do on the boxes: now there is a key to paste, and the plan has
+ * scrolled away.
+ */
 function sayLeft({ boxes }: Actions, { publicKeys }: Plan): void {
   for (const { box, answer } of boxes) {
-    if (answer.kind !== 'there' || mayMend(answer.facts)) continue
+    if (answer.kind !== 'there' || mayFix(answer.facts)) continue
     const needs = boxNeeds(answer.facts, publicKeys)
     if (!needsAnything(needs)) continue
     say('')
@@ -245,7 +252,7 @@ async function carryOut(final: Plan, machine: Machine, person: Person, actions: 
   const record = keepRecord(final.wants, machine, nixConf, known)
   writeAll(final.wants, machine)
   if (actions.restartDaemon || (!layout.single && (await daemonOutdated(nixConf)))) await restartDaemon()
-  for (const work of actions.boxes) await mendBox(work, final, person, (deed) => keepDeed(record, deed, machine))
+  for (const work of actions.boxes) await fixBox(work, final, person, (deed) => keepDeed(record, deed, machine))
   if (actions.sign.length > 0) {
     const paths = actions.sign.map(({ path }) => path)
     await sign(paths, final.keyFiles)
@@ -255,14 +262,14 @@ async function carryOut(final: Plan, machine: Machine, person: Person, actions: 
     record.linger = true
     writeRecord(record, layout, ownerOf(machine), inspect)
     await setLinger(user, true)
-    done(`${user.name}'s systemd runs from boot on`)
+    done(`${user.name}'s systemd starts at boot`)
   }
   if (actions.startUnits) await start(user)
 }
 
 const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } => ownerIn(layout, user.uid, gid)
 
-/** The record is there before anything else is. */
+/** Writes the record before anything else changes. */
 function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined): Record {
   const { layout, user } = machine
   const seen = (path: string): Seen => (path === layout.etc && onlyOurLeftovers(layout.etc) ? { kind: 'missing' } : inspect(path))
@@ -272,7 +279,7 @@ function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, k
   return record
 }
 
-/** A directory that a run was killed in before it had written the record. */
+/** Whether a run was killed in this directory before it had written the record. */
 function onlyOurLeftovers(etc: string): boolean {
   return existsSync(etc) && readdirSync(etc).every((name) => name === 'setup.before' || name.endsWith('.nix-lan-new'))
 }
@@ -302,21 +309,21 @@ function writeAll(wants: readonly Want[], { layout }: Machine): void {
 }
 
 /**
- * Restarts nix-daemon if it runs. Its limit of starts (5 in 10 s, systemd.unit(5)) is reset before: several runs of setup in a row would
- * otherwise leave the machine without one.
- * @throws Failure with what systemctl said
+ * Restarts nix-daemon if it runs. Resets its start limit (5 in 10 s, systemd.unit(5)) first, or
+ * several runs of setup in a row would leave the machine without a daemon.
+ * @throws Failure with systemctl's message
  */
 export async function restartDaemon(): Promise<void> {
   await run('systemctl', ['reset-failed', 'nix-daemon.service'], { timeout: 60_000 })
   const asked = await run('systemctl', ['try-restart', 'nix-daemon.service'], { timeout: 60_000 })
   if (asked.code !== 0)
     throw new Failure(`nix-daemon was not restarted: ${asked.stderr.trim() || asked.failedToStart}; try: systemctl restart nix-daemon`)
-  done('nix-daemon has its new configuration')
+  done('nix-daemon restarted')
 }
 
-async function mendBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep: (deed: Record['box'][number]) => void): Promise<void> {
+async function fixBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep: (deed: Record['box'][number]) => void): Promise<void> {
   const { box, answer } = work
-  if (answer.kind !== 'there' || !mayMend(answer.facts)) return
+  if (answer.kind !== 'there' || !mayFix(answer.facts)) return
   const { facts } = answer
   const needs = boxNeeds(facts, publicKeys)
   if (!needsAnything(needs) || facts.root === 'no') return
@@ -327,15 +334,15 @@ async function mendBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep
     ...(needs.keys.length > 0 ? { conf: facts.conf, key: needs.keys.join(' ') } : {}),
     ...(needs.member ? { member: `${needs.member.user} ${needs.member.group}` } : {}),
   })
-  await runOnBox(person, box, facts.root, mendScript(needs, facts.conf, hostName()))
-  done(`${box.ssh} trusts what is built here${needs.member ? `, and ${needs.member.user} may use its nix-daemon` : ''}`)
+  await runOnBox(person, box, facts.root, fixScript(needs, facts.conf, hostName()))
+  done(`${box.ssh} trusts what you build here${needs.member ? `, and ${needs.member.user} may use its nix-daemon` : ''}`)
 }
 
-/** The user's systemd may just be ending, and start anew for the lingering: so it is tried for a while. */
+/** Retries for a while: the user's systemd may be ending, to start again for lingering. */
 async function start(user: User): Promise<void> {
   for (const until = Date.now() + 15_000; ; await sleep(300)) {
     if (!hasManager(user) && !(lingers(user.name) && (await managerCame(user)))) {
-      say(`  ${user.name} has no systemd running; the units start at the next login.`)
+      say(`  ${user.name} has no systemd manager running; the units start at the next login.`)
       return
     }
     try {
@@ -349,11 +356,11 @@ async function start(user: User): Promise<void> {
 
 // ---- the end
 
-/** Waits for the first tunnel, then lets the doctor look at all of it: its verdict is ours. */
+/** Waits for the first tunnel, then runs nix-lan doctor. @returns the exit code */
 async function conclude({ boxes }: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
   const away = boxes.some(({ answer }) => answer.kind === 'away')
   for (const { box, answer, needs } of doctor ? boxes : []) {
-    if (answer.kind !== 'there' || (needs.member && !mayMend(answer.facts))) continue // nobody whom its daemon lets in: it won't be
+    if (answer.kind !== 'there' || (needs.member && !mayFix(answer.facts))) continue // its daemon won't let the user in
     await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
   }
   const verdict = doctor ? await examine(layout, away) : boxes.some(({ answer }) => answer.kind === 'refused') ? 1 : 0
@@ -362,16 +369,16 @@ async function conclude({ boxes }: Actions, person: Person, { layout }: Machine,
 }
 
 async function examine({ bin }: Layout, away: boolean): Promise<number> {
-  say('\nnix-lan doctor looks at all of it:')
+  say('\nnix-lan doctor:')
   const looked = await run(`${bin}/nix-lan`, ['doctor', ...(away ? ['--offline'] : [])], { inherit: ['stdout', 'stderr'] })
   return looked.code ?? 1
 }
 
-const AWAY = 'The box is away. When it is there, once more, so that it learns the key: sudo nix-lan setup'
+const AWAY = 'The box is away. When it is back, run this again so that it trusts the key: sudo nix-lan setup'
 
 async function becomesUsable({ name }: Box, person: Person, available: string): Promise<void> {
   for (const until = Date.now() + 20_000; Date.now() < until; await sleep(300)) {
     const asked = await runAs(person, [available, '--usable', name], { timeout: 10_000 })
-    if (asked.code !== 1) return // usable; or something is wrong that the doctor names
+    if (asked.code !== 1) return // usable, or doctor names what is wrong
   }
 }

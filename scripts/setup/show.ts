@@ -1,19 +1,19 @@
-// How a plan looks to a person: every path that changes, with its difference; what is copied whole is summed up.
+// Shows a plan: every path that changes, with its diff; copies are summed up.
 import { count, harmless, wrapped } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
 import { inspect, isRight, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
 
-/** Characters of a line of names. */
+/** Characters in a line of names. */
 const WIDTH = 69
 
-/** One thing that will be done, and what there is to see of it. */
+/** One step of the plan, and its details. */
 export interface Item {
   title: string
   lines: string[]
 }
 
-/** Those of the wants that aren't so yet, as items. @param hidden paths whose content is nobody's business */
+/** The wants that aren't there yet, as items. @param hidden paths whose content is secret */
 export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: ReadonlySet<string>): Promise<Item[]> {
   const open = wants.filter((want) => !isRight(want, inspect(want.path)))
   const isCopy = ({ path, kind }: Want): boolean => kind === 'file' && (path.startsWith(`${layout.lib}/`) || isUnit(path, layout))
@@ -70,18 +70,18 @@ async function fileItem(want: Want & { kind: 'file' }, secret: boolean): Promise
         .split('\n')
         .map((line) => `+${line}`),
     }
-  if (seen.content.equals(want.content)) return { title: `give ${want.path} its owner and mode back`, lines: [] }
+  if (seen.content.equals(want.content)) return { title: `restore owner and mode of ${want.path}`, lines: [] }
   return { title: `${verb} ${want.path}`, lines: await difference(want.path, text) }
 }
 
-/** The hunks of a unified diff between a file and a text; without diff(1), the text. */
+/** The hunks of a unified diff between a file and a text; the whole text if there is no diff(1). */
 async function difference(path: string, text: string): Promise<string[]> {
   const asked = await run('diff', ['-u', '--', path, '-'], { input: text, timeout: 10_000 })
   const lines = (asked.code === 1 ? asked.stdout : text).trimEnd().split('\n')
   return lines.filter((line) => !/^(---|\+\+\+) /.test(line))
 }
 
-/** The items as text, with nothing in it that a terminal would obey. Colours only where there is a terminal. */
+/** The items as text, without control characters. @param colours for a terminal */
 export function textOf(items: readonly Item[], colours: boolean): string {
   const paint = (line: string): string => {
     const code = line.startsWith('+') ? 32 : line.startsWith('-') ? 31 : line.startsWith('@@') ? 36 : 0

@@ -1,5 +1,6 @@
-// Taking it back: what the record says was there before is there again. nix.conf goes first, and the daemon is restarted, before anything that
-// it names goes. What somebody else has changed since stays, and is named.
+// Undoing the setup: restores what the record says was there before. nix.conf comes first, with a
+// restart of the daemon, before anything that it names is removed. What somebody else has changed
+// since stays, and is reported.
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { count } from '../cli/text.ts'
@@ -24,19 +25,19 @@ import { personOf } from './person.ts'
 import { type BoxDeed, type Entry, type Record, readRecord, writeRecord } from './record.ts'
 import { restartDaemon } from './setup.ts'
 
-/** What becomes of one path: `want` undefined when it is as it was, or isn't ours to change. */
+/** What to do with one path. `want` is undefined if it is as it was, or isn't ours to change. */
 export interface Restoration {
   path: string
   want: Want | undefined
-  /** Seconds since 1970, for a file that had it before. */
+  /** Seconds since 1970: the mtime that a file had before. */
   mtime?: number
-  /** Why it is left as it is, when that is not because it is as it was. */
+  /** Why it stays, if it isn't as it was. */
   left?: string
 }
 
 /**
- * What to do with one path; pure.
- * @param backup reads the content of before
+ * Decides what to do with one path; pure.
+ * @param backup reads a backup
  */
 export function restorationOf(entry: Entry, seen: Seen, backup: (name: string) => Buffer): Restoration {
   const { path, before, ours } = entry
@@ -58,13 +59,14 @@ function wantOf({ path, before }: Entry, backup: (name: string) => Buffer): Want
 }
 
 /**
- * nix.conf without our block; pure. If nothing else was changed since, it is the very file of before; else what was changed stays.
+ * nix.conf without our block; pure. If nothing else changed since, the original is restored;
+ * otherwise the changes stay.
  * @throws Failure for a block without an end
  */
 export function nixConfRestoration(entry: Entry, seen: Seen, backup: (name: string) => Buffer): Restoration {
   const { path, before } = entry
   if (seen.kind !== 'file') return { path, want: undefined }
-  const text = seen.content.toString('latin1') // bytes: what was put around the block since may be in any encoding
+  const text = seen.content.toString('latin1') // bytes: lines that were added since may have any encoding
   const rest = withoutBlock(text, path)
   const original = before.kind === 'file' ? backup(before.backup).toString('latin1') : ''
   if (rest === original || rest === `${original}\n`) return restorationOf({ ...entry, ours: [markOf(seen)] }, seen, backup)
@@ -93,7 +95,7 @@ export async function undo(options: Options, argv: readonly string[]): Promise<n
   const waiting = await findWaiting(caches, person, layout)
   sayPlan(record, waiting, options)
   if (options.dryRun) return 0
-  if (!(await agreed('Take it back?', options.yes))) {
+  if (!(await agreed('Undo the setup?', options.yes))) {
     say('Nothing was changed.')
     return 1
   }
@@ -108,14 +110,14 @@ function layoutOfRecord(self: number): Layout | undefined {
   return own && existsSync(own.record) ? own : undefined
 }
 
-/** Of a run that was killed before it had written its record. */
+/** Removes what a run left that was killed before it had written its record. */
 function removeLeftovers({ etc, backups, record }: Layout): void {
   rmSync(unfinished(record), { force: true })
   if (existsSync(backups) && readdirSync(etc).every((name) => name === 'setup.before')) rmSync(backups, { recursive: true })
   if (existsSync(etc) && readdirSync(etc).length === 0) put({ path: etc, kind: 'missing' })
 }
 
-/** The configuration as it is now; one that is broken or gone only costs knowing what waits. */
+/** The current configuration; without it, undo only doesn't know what is queued. */
 function configOf(layout: Layout, user: User): Config | undefined {
   try {
     return parseConfig(readText(layout.config) ?? '', layout.config, () => user)
@@ -146,23 +148,23 @@ const entriesIn = (directory: string): number => (existsSync(directory) ? readdi
 function sayPlan({ user, nixConf, box, linger }: Record, waiting: readonly Waiting[], { forgetKey }: Options): void {
   say(`nix-lan was set up for ${user}. To do:\n`)
   for (const { cache, paths, usable } of waiting) {
-    if (usable) say(`  upload what waits for ${cache.name}: ${count(paths, 'path')}`)
-    else say(`  leave what waits for ${cache.name}, which is away: ${count(paths, 'path')} in ${queueDir(cache.name)}`)
+    if (usable) say(`  upload what is queued for ${cache.name}: ${count(paths, 'path')}`)
+    else say(`  keep the queue of ${cache.name}, which is away: ${count(paths, 'path')} in ${queueDir(cache.name)}`)
   }
-  say(`  take our block out of ${nixConf} and restart nix-daemon`)
+  say(`  remove our block from ${nixConf} and restart nix-daemon`)
   say(`  stop the units of ${user}`)
   for (const deed of box)
     say(
       `  on ${deed.ssh}: ${[deed.key ? `no longer trust ${deed.key.replace(/:.*/, '')}` : '', deed.member ? `take ${deed.member.replace(' ', ' out of the group ')}` : ''].filter(Boolean).join(', ')}`,
     )
-  if (linger) say(`  let ${user}'s systemd end with the last session again: loginctl disable-linger ${user}`)
-  say('  put the files back as they were')
-  say(forgetKey ? '  remove the signing key\n' : '  keep the signing key (--forget-key: remove it too)\n')
+  if (linger) say(`  no longer start ${user}'s systemd at boot: loginctl disable-linger ${user}`)
+  say('  restore the files')
+  say(forgetKey ? '  remove the signing key\n' : '  keep the signing key (--forget-key: remove it as well)\n')
 }
 
 async function uploadFirst({ name }: SshCache, person: Person, { bin }: Layout): Promise<void> {
   const uploaded = await runAs(person, [`${bin}/nix-lan`, 'queue', 'upload', '--cache', name], { inherit: ['stdout', 'stderr'] })
-  if (uploaded.code !== 0) say(`  not all could be uploaded to ${name}: nix-lan queue says why; the rest stays queued`)
+  if (uploaded.code !== 0) say(`  some paths could not be uploaded to ${name} and stay queued; nix-lan queue says why`)
 }
 
 async function takeBack(record: Record, layout: Layout, person: Person, options: Options): Promise<number> {
@@ -176,18 +178,19 @@ async function takeBack(record: Record, layout: Layout, person: Person, options:
   problems += restoreFiles(record, layout, backup, options.forgetKey)
   if (hasManager(person)) await forgetUnits(person)
   await removeTraces(record, layout, person)
-  // Last, since it ends the systemd that was asked for all that.
+  // Last, since it ends the systemd manager that the steps before need.
   if (record.linger && lingers(person.name)) problems += await attempt(`lingering of ${person.name} is off`, () => setLinger(person, false))
   sayQueue(record)
   removeRecord(record, layout)
-  say(problems === 0 ? 'nix-lan is gone.' : 'nix-lan is gone, but for what is named above.')
+  say(problems === 0 ? 'nix-lan is gone.' : 'nix-lan is gone, except for what is named above.')
   return problems === 0 ? 0 : 1
 }
 
 /**
- * What a systemd of the user's that hangs, or a user who is gone, must not keep root from taking back the rest for. Exported for its test.
- * @param what is said when it is done; '' for nothing
- * @returns 0, or 1 when it could not be done, and says why
+ * Runs one undo step; a hung user manager or a deleted user must not stop the rest. Exported for
+ * its test.
+ * @param what is reported when it is done; '' for nothing
+ * @returns 0, or 1 if it failed, after reporting why
  */
 export async function attempt(what: string, act: () => Promise<void>): Promise<number> {
   try {
@@ -207,13 +210,13 @@ async function restoreNixConf(record: Record, layout: Layout, backup: (name: str
   const restoration = nixConfRestoration(entry, inspect(entry.path), backup)
   if (restoration.want) {
     put(restoration.want, restoration.mtime)
-    done(`${entry.path} is without our block`)
+    done(`our block removed from ${entry.path}`)
   }
   const changed = statSync(entry.path, { throwIfNoEntry: false })?.ctimeMs ?? Date.now()
   if (!layout.single && (restoration.want || daemonState(await daemonPid(), changed) === 'outdated')) await restartDaemon()
 }
 
-/** @returns how many could not be */
+/** @returns the number of boxes that could not be restored */
 async function restoreBoxes({ box }: Record, person: Person): Promise<number> {
   let problems = 0
   for (const deed of box) {
@@ -222,10 +225,10 @@ async function restoreBoxes({ box }: Record, person: Person): Promise<number> {
     try {
       if (answer.kind !== 'there' || answer.facts.root === 'no') throw new Error(answer.kind === 'there' ? 'no sudo there' : answer.why)
       await runOnBox(person, target, answer.facts.root, restoreScript(deed))
-      done(`${deed.ssh} is as it was`)
+      done(`${deed.ssh} restored`)
     } catch (error) {
       problems++
-      say(`  not done on ${deed.ssh} (${(error as Error).message}); there, by hand:`)
+      say(`  not done on ${deed.ssh} (${(error as Error).message}); do it there by hand:`)
       for (const line of byHand(deed)) say(`      ${line}`)
     }
   }
@@ -235,13 +238,13 @@ async function restoreBoxes({ box }: Record, person: Person): Promise<number> {
 function byHand(deed: BoxDeed): string[] {
   const lines: string[] = []
   if (deed.conf && deed.key)
-    lines.push(`take out of ${deed.conf}: extra-trusted-public-keys = ${deed.key}`, 'sudo systemctl restart nix-daemon')
+    lines.push(`remove from ${deed.conf}: extra-trusted-public-keys = ${deed.key}`, 'sudo systemctl restart nix-daemon')
   const [user, group] = deed.member?.split(' ') ?? []
   if (user && group) lines.push(`sudo gpasswd -d ${user} ${group}`)
   return lines
 }
 
-/** Last made, first gone. @returns how many are left as they are */
+/** Removes what was made last first. @returns the number of paths that stay */
 function restoreFiles(record: Record, layout: Layout, backup: (name: string) => Buffer, forgetKey: boolean): number {
   const keys = [layout.secretKey, layout.publicKey]
   const skipped = new Set([record.nixConf, layout.etc, ...(forgetKey ? [] : keys)])
@@ -257,11 +260,11 @@ function restoreFiles(record: Record, layout: Layout, backup: (name: string) => 
     }
   }
   if (forgetKey) for (const path of keys) put({ path, kind: 'missing' })
-  done('files are as they were')
+  done('files restored')
   return left
 }
 
-/** What ran has left: notes and counts of root's, and of the user's, whose files only the user touches. */
+/** Removes what our programs left: root's counts and notes as root, the user's as the user. */
 async function removeTraces(record: Record, layout: Layout, person: Person): Promise<void> {
   if (!layout.single) for (const path of ['/run/nix-lan', ROOT_TRANSFERS]) rmSync(path, { recursive: true, force: true })
   const caches = record.entries.map(({ path }) => path).filter((path) => path.startsWith(queueDir('')))
@@ -269,7 +272,7 @@ async function removeTraces(record: Record, layout: Layout, person: Person): Pro
   await runAs(person, ['rm', '-rf', '--', ...stamps, userTransfers(person.home, undefined) ?? '', runtimeDir(person.uid)], {
     timeout: 20_000,
   })
-  // Empty ones only, and only those that weren't there.
+  // Only empty ones that didn't exist before.
   for (const directory of [...record.home].reverse()) await runAs(person, ['rmdir', '--', directory], { timeout: 20_000 })
 }
 
@@ -277,14 +280,14 @@ function sayQueue({ entries }: Record): void {
   const queues = entries.map(({ path }) => path).filter((path) => path.startsWith(`${queueDir('')}`) || path.startsWith(failedDir('')))
   for (const path of queues) {
     const paths = entriesIn(path)
-    if (paths > 0) say(`  kept: ${path}, with ${count(paths, 'path')}; what is linked there is not garbage-collected until you remove it`)
+    if (paths > 0) say(`  kept: ${path}, with ${count(paths, 'path')}; its links keep them from garbage collection until you remove them`)
   }
 }
 
 function removeRecord(record: Record, layout: Layout): void {
   rmSync(layout.backups, { recursive: true, force: true })
   put({ path: layout.record, kind: 'missing' })
-  // Our directory, and then what it was made in: it could not go before.
+  // Our directory, then the parents that setup made for it.
   const upwards = [...record.entries].reverse().filter(({ path }) => `${layout.etc}/`.startsWith(`${path}/`))
   for (const { path, before } of upwards) if (before.kind === 'missing') put({ path, kind: 'missing' })
 }

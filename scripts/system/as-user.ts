@@ -1,15 +1,22 @@
-// Programs that setup and doctor, run by root, start as the user: with that user's rights, home and ssh agent, and nothing of root's environment.
+// Runs programs as another user for root: with that user's rights, home and ssh agent, and nothing
+// of root's environment.
 
 import { type Outcome, type RunOptions, run } from './exec.ts'
 import { systemPath } from './search-path.ts'
 import { effectiveUid, type User } from './users.ts'
 
-/** Someone to run programs as. `env`: what is added to the bare environment of a login, such as SSH_AUTH_SOCK. */
+/**
+ * A user to run programs as. `env` is added to a bare login environment: SSH_AUTH_SOCK, for
+ * example.
+ */
 export interface Person extends User {
   env: Record<string, string>
 }
 
-/** The program and arguments that run a command as the person, and its environment: nothing when that is who we are. */
+/**
+ * The command line and environment that run a command as the person; unchanged if we are that
+ * person.
+ */
 function command(person: Person, argv: readonly string[]): { argv: string[]; env: Record<string, string | undefined> } {
   if (effectiveUid() === person.uid) return { argv: [...argv], env: { ...process.env, ...person.env } }
   const bare = {
@@ -25,12 +32,15 @@ function command(person: Person, argv: readonly string[]): { argv: string[]; env
   return { argv: ['runuser', '-u', person.name, '--', ...argv], env: bare }
 }
 
-/** Characters. Whoever the person is, or logs in to, doesn't fill our memory. */
+/**
+ * Characters of output, so that neither the person nor a machine they log in to fills our memory.
+ */
 const MOST = 2 ** 24
 
 /**
- * Runs a program as the person. Never throws: what happened is in the outcome. For root it has no hold on our terminal, neither as its own (it is in a
- * session of its own) nor as an open file: who has either can type there what root's shell will read, and read what root types (TIOCSTI; ioctl_tty(2)).
+ * Runs a program as the person. Never throws: the outcome tells what happened. For root, the
+ * program gets a session of its own and no open file of our terminal: with either, it could type
+ * what root's shell reads and read what root types (TIOCSTI; ioctl_tty(2)).
  */
 export function runAs(person: Person, argv: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   const { argv: all, env } = command(person, argv)

@@ -20,7 +20,7 @@ import * as assert from 'uvu/assert'
 import { Failure } from '../../scripts/cli/errors.ts'
 import { newSecretKey } from '../../scripts/nix/keys.ts'
 import { readText } from '../../scripts/nix/nix-conf.ts'
-import { mendScript, restoreScript } from '../../scripts/setup/box.ts'
+import { fixScript, restoreScript } from '../../scripts/setup/box.ts'
 import { bothHooks, formerIn } from '../../scripts/setup/conf.ts'
 import { doubtAbout } from '../../scripts/setup/facts.ts'
 import { inspect, put, type Want } from '../../scripts/setup/files.ts'
@@ -108,7 +108,7 @@ any('a home that can’t be looked into has all it needs', () => {
 
 any('a script for the box that fails leaves nothing there', () => {
   const needs = { keys: ['a-1:KEY='] }
-  for (const script of [mendScript(needs, '/c', 'laptop'), restoreScript({ cache: 'c', ssh: 's', port: 22, conf: '/c', key: 'a-1:KEY=' })])
+  for (const script of [fixScript(needs, '/c', 'laptop'), restoreScript({ cache: 'c', ssh: 's', port: 22, conf: '/c', key: 'a-1:KEY=' })])
     assert.match(script, `trap 'rm -f -- "$conf.nix-lan-new"' EXIT`)
 })
 

@@ -23,8 +23,8 @@ import {
   type BoxFacts,
   boxNeeds,
   boxTroubles,
+  fixScript,
   linesToPaste,
-  mendScript,
   restoreScript,
   sshCommand,
 } from '../../scripts/setup/box.ts'
@@ -256,7 +256,7 @@ machine('keys', () => {
   const secret = 'test-1:SECRET64'
   assert.match(
     messageOf(() => publicHalf(secret, '/etc/x')),
-    '/etc/x: is not a secret key',
+    '/etc/x: is not a Nix secret key',
   )
   assert.is(publicHalf(`${NIX_SECRET}\n`, 'x'), NIX_PUBLIC)
   assert.is(keyName('laptop.lan', ['laptop:x=', 'laptop-2:x=']), 'laptop-1')
@@ -404,7 +404,7 @@ planned('a former hook is called too; one of ours from elsewhere is replaced', (
   assert.is(plan(situation({}, `post-build-hook = ${loop}\n`, { [loop]: bothHooks('/o', loop) })).formerHook, undefined)
   assert.match(
     messageOf(() => plan(situation({}, 'post-build-hook = mine\n'))),
-    'no absolute path',
+    'is not an absolute path',
   )
 })
 
@@ -450,11 +450,11 @@ for (const [name, changes, message] of [
   [
     'the box has another name',
     { config: 'user = "alice"\n[cache.x]\nhost = "h"\n', box: { name: 'y', host: 'h', ssh: 'h', port: 22, named: true } },
-    /h is the cache x already/,
+    /h is already the cache x/,
   ],
   ['no box at all', { box: undefined }, 'which box?'],
-  ["somebody else's machine", { config: 'user = "bob"\n[cache.pi]\nhost = "x"\n' }, /is bob, and not alice/],
-  ['the name is taken', { config: 'user = "alice"\n[cache.pi]\nhost = "x"\n' }, /has a cache pi already, with ssh = "x"/],
+  ["somebody else's machine", { config: 'user = "bob"\n[cache.pi]\nhost = "x"\n' }, /is bob, not alice/],
+  ['the name is taken', { config: 'user = "alice"\n[cache.pi]\nhost = "x"\n' }, /already has a cache pi, with ssh = "x"/],
   ['a name that is none', { box: { name: 'My Box', host: 'h', ssh: 'h', port: 22 } }, /the name of a cache may hold/],
   [
     'another key of our name',
@@ -673,7 +673,7 @@ for (const [name, outcome, kind, text] of [
     'unknown host key',
     asked(255, '', 'No ED25519 host key is known for pi.local\nHost key verification failed.\n'),
     'refused',
-    'as alice, once',
+    'as alice, log in once',
   ],
   [
     'changed host key',
@@ -684,7 +684,7 @@ for (const [name, outcome, kind, text] of [
   ['no key', asked(255, '', 'me@pi.local: Permission denied (publickey).\n'), 'refused', 'ssh-copy-id me@pi.local'],
   ['away', asked(255, '', 'ssh: connect to host pi.local port 22: No route to host\n'), 'away', 'No route to host'],
   ['no time', { ...asked(0, ''), timedOut: true }, 'away', 'no answer in time'],
-  ['an answer cut short', asked(0, 'nix-lan-box user me\n'), 'refused', 'see what ssh me@pi.local does'],
+  ['an answer cut short', asked(0, 'nix-lan-box user me\n'), 'refused', 'see what this does: ssh me@pi.local'],
 ] as const) {
   box(name, () => {
     const answer = answerOf(outcome, BOX, 'alice')
@@ -748,7 +748,7 @@ for (const [name, before] of [
     writeFileSync(path, before, { mode: 0o640 })
     const needs = { keys: ["k-1:it's="], member: { user: 'me', group: 'nix-users' } }
     assert.is(
-      onBox(mendScript(needs, path, "alice's laptop"), directory),
+      onBox(fixScript(needs, path, "alice's laptop"), directory),
       'systemctl reset-failed nix-daemon.service\nsystemctl try-restart nix-daemon.service\nusermod -aG nix-users -- me\n',
     )
     assert.match(readFileSync(path, 'utf8'), "extra-trusted-public-keys = k-1:it's=\n# nix-lan end\n")
@@ -766,10 +766,10 @@ for (const [name, before] of [
 box('a line without an end is ended first; a file that is not there is made', () => {
   const directory = fresh()
   const path = `${directory}/etc/nix.conf`
-  onBox(mendScript({ keys: ['k:k='] }, path, 'laptop'), directory)
+  onBox(fixScript({ keys: ['k:k='] }, path, 'laptop'), directory)
   assert.match(readFileSync(path, 'utf8'), /^# nix-lan begin.*\nextra-trusted-public-keys = k:k=\n# nix-lan end\n$/)
   writeFileSync(path, 'a = 1')
-  onBox(mendScript({ keys: ['k:k='] }, path, 'laptop'), directory)
+  onBox(fixScript({ keys: ['k:k='] }, path, 'laptop'), directory)
   assert.match(readFileSync(path, 'utf8'), /^a = 1\n# nix-lan begin/)
 })
 
