@@ -8,7 +8,7 @@ Usage: sudo nix-lan setup [OPTION…] [USER@]HOST
        sudo nix-lan setup [OPTION…]
        sudo nix-lan setup --undo [--forget-key]
 
-HOST is what you give to ssh to log in on the box: a name, an address or an alias.
+HOST is what you give to ssh to log in on the box: a name, address or alias.
 Shows what it will do, with a diff of every file, and asks once. Then it copies
 nix-lan to a place that only root can write to, makes a key that signs what you
 build, adds one marked block to nix.conf, makes the queue, installs and starts
@@ -19,7 +19,7 @@ user, is set up by that user without sudo.
 
 Options:
       --name CACHE   name of the box here; default: the name of the host
-      --user USER    user whose ssh key and session are used; default: who called sudo
+      --user USER    whose ssh key and session to use; default: who called sudo
       --prefix DIR   install the programs there; default: /usr/local
       --no-linger    start when the user logs in, not at boot
       --no-sign      don't sign what was built here before
