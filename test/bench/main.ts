@@ -121,7 +121,7 @@ async function keep(rows: Result[]): Promise<void> {
   const order = BENCHES.map(({ name }) => name)
   // the links' figures take longest, and needn't come from the same machine as the others
   if (rows.every((row) => row.link)) writeLinks(merge(readResults(LINK_FILE), newer, order))
-  else await writeResults(merge(readResults(), newer, order))
+  else writeResults(merge(readResults(), newer, order))
 }
 
 main(process.argv.slice(2)).then(

@@ -25,8 +25,8 @@ export interface Row {
   goals: Goal[]
   /** Measured over a relay with latency: such rows have a table of their own. */
   link?: { nix: string; travel: string; work: string }
-  /** For the chart: which ways stand for nix-lan, for the least that it can cost, and for what one would use instead. */
-  chart?: { label: string; ours: string; floor?: string; rival?: string }
+  /** For the chart: which ways stand for nix-lan, the baseline, and what one would use instead; and whether the README's table shows it. */
+  chart?: { label: string; ours: string; floor?: string; rival?: string; readme?: true }
   /** What the figures don't say by themselves. */
   notes?: string[]
 }

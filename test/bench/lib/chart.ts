@@ -1,88 +1,78 @@
-// The chart of the README: for each main row a line of dots, nix-lan, the least it could cost, and what one would use instead, on a scale on
-// which nix-lan is 1. Drawn by vega-lite, once for a light page and once for a dark one.
-import { parse, View } from 'vega'
-import { compile, type TopLevelSpec } from 'vega-lite'
+// The chart of the README: a line of dots for each main row, on a logarithmic scale where nix-lan is
+// 1: nix-lan, the baseline, and what one would use instead. Pure; one SVG for a light page, one for a
+// dark page.
 import type { Result, Results } from './results.ts'
 
-interface Dot {
-  row: string
-  who: string
-  ratio: number
-  text: string
-}
-
-const OURS = 'nix-lan'
-const FLOOR = 'the least it could be'
-const RIVAL = 'what one would use instead'
-const POWERS: number[] = [0.01, 0.1, 1, 10, 100, 1000]
+const WHO = ['nix-lan', 'baseline', 'what one would use instead'] as const
 const THEMES = {
   light: { text: '#1f2328', grid: '#d0d7de', dots: ['#0969da', '#6e7781', '#bc4c00'] },
   dark: { text: '#e6edf3', grid: '#3d444d', dots: ['#4493f8', '#9198a1', '#f0883e'] },
 } as const
 
-type LabelLayer = Extract<TopLevelSpec, { layer: unknown }>['layer'][number]
+// Pixels.
+const LEFT = 306
+const TOP = 44
+const WIDTH = 460
+const ROW = 34
+const MARGIN = 48
+/** An average letter at 11 px: fonts differ, so the legend leaves room. */
+const LETTER = 6.5
 
 /** An SVG with a transparent background. */
-export async function chart(results: Results, theme: keyof typeof THEMES): Promise<string> {
+export function chart(results: Results, theme: keyof typeof THEMES): string {
+  const rows = results.rows.flatMap(ratiosOf)
   const { text, grid, dots } = THEMES[theme]
-  const values = results.rows.flatMap(dotsOf)
-  const rows = [...new Set(values.map(({ row }) => row))]
-  const y = {
-    field: 'row',
-    type: 'nominal',
-    sort: rows,
-    title: null,
-    axis: { labelLimit: 330, domain: false, ticks: false, grid: true },
-  } as const
-  const x = {
-    field: 'ratio',
-    type: 'quantitative',
-    scale: { type: 'log' },
-    title: 'time or memory, nix-lan = 1 (logarithmic; left is less)',
-    axis: { values: POWERS, format: '~g' },
-  } as const
-  const color = {
-    field: 'who',
-    type: 'nominal',
-    scale: { domain: [OURS, FLOOR, RIVAL], range: [...dots] },
-    title: null,
-    legend: { orient: 'top', labelLimit: 300 },
-  } as const
-  const label = (who: string, dy: number): LabelLayer => ({
-    transform: [{ filter: { field: 'who', equal: who } }],
-    mark: { type: 'text', dy, fontSize: 9.5 },
-    encoding: { x, y, text: { field: 'text', type: 'nominal' }, color },
-  })
-  const spec: TopLevelSpec = {
-    width: 460,
-    height: { step: 34 },
-    background: 'transparent',
-    padding: 8,
-    data: { values },
-    layer: [
-      { mark: { type: 'point', filled: true, size: 90, opacity: 1 }, encoding: { x, y, color } },
-      label(RIVAL, -11),
-      label(FLOOR, 12), // below its dot, since the two may lie close together
-    ],
-    config: {
-      font: 'system-ui, sans-serif',
-      view: { stroke: null },
-      axis: { labelColor: text, titleColor: text, gridColor: grid, domainColor: grid, tickColor: grid, titleFontWeight: 'normal' },
-      legend: { labelColor: text },
-    },
+  const powers = powersAround(rows.flatMap(({ ratios }) => ratios.filter((ratio) => ratio !== undefined)))
+  const [first = 0, last = 0] = [powers[0], powers.at(-1)]
+  const x = (ratio: number): number => round(LEFT + (WIDTH * (Math.log10(ratio) - first)) / (last - first))
+  const bottom = TOP + rows.length * ROW
+  const words = (at: number, y: number, fill: string, anchor: string, what: string, size = 11): string =>
+    `<text x="${round(at)}" y="${y}" fill="${fill}" text-anchor="${anchor}" font-size="${size}">${escaped(what)}</text>`
+
+  const parts: string[] = []
+  for (const power of powers) {
+    const at = x(10 ** power)
+    parts.push(`<path d="M${at},${TOP}V${bottom}" stroke="${grid}"/>`, words(at, bottom + 16, text, 'middle', String(10 ** power)))
   }
-  const view = new View(parse(compile(spec).spec), { renderer: 'none' })
-  return `${await view.toSVG()}\n`
+  parts.push(words(LEFT + WIDTH / 2, bottom + 36, text, 'middle', 'time or memory, nix-lan = 1 (logarithmic; left is less)'))
+  let legend = LEFT
+  for (const [n, who] of WHO.entries()) {
+    parts.push(circle(legend, 16, dots[n]), words(legend + 10, 20, text, 'start', who))
+    legend += 34 + who.length * LETTER
+  }
+  for (const [n, { label, ratios }] of rows.entries()) {
+    const y = TOP + n * ROW + ROW / 2
+    parts.push(`<path d="M${LEFT},${y}H${LEFT + WIDTH}" stroke="${grid}"/>`, words(LEFT - 8, y + 4, text, 'end', label))
+    for (const [who, ratio] of ratios.entries()) {
+      if (ratio === undefined) continue
+      parts.push(circle(x(ratio), y, dots[who]))
+      // The baseline's figure stands below its dot, since the two may lie close together.
+      if (who > 0) parts.push(words(x(ratio), y + (who === 1 ? 16 : -8), dots[who] ?? text, 'middle', `${Number(ratio.toPrecision(2))} ×`, 9.5))
+    }
+  }
+  const [width, height] = [LEFT + WIDTH + MARGIN, bottom + MARGIN]
+  const head = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}"`
+  return [`${head} font-family="system-ui, sans-serif">`, ...parts, '</svg>', ''].join('\n')
 }
 
-function dotsOf(row: Result): Dot[] {
-  const ours = row.chart && row.figures[row.chart.ours]
-  if (!row.chart || !ours) return []
-  const dot = (who: string, way: string | undefined): Dot[] => {
-    const figure = way === undefined ? undefined : row.figures[way]
-    if (!row.chart || !figure) return []
-    const ratio = figure.median / ours.median
-    return [{ row: row.chart.label, who, ratio, text: who === OURS ? '' : `${Number(ratio.toPrecision(2))} ×` }]
+/** A main row's ratios to nix-lan's own figure, in the order of WHO. */
+function ratiosOf({ chart, figures }: Result): { label: string; ratios: (number | undefined)[] }[] {
+  const ours = chart && figures[chart.ours]?.median
+  if (!chart || !ours) return []
+  const ratio = (way: string | undefined): number | undefined => {
+    const figure = way === undefined ? undefined : figures[way]
+    return figure && figure.median / ours
   }
-  return [...dot(FLOOR, row.chart.floor), ...dot(RIVAL, row.chart.rival), ...dot(OURS, row.chart.ours)]
+  return [{ label: chart.label, ratios: [1, ratio(chart.floor), ratio(chart.rival)] }]
 }
+
+/** The whole powers of ten from the least ratio to the greatest. */
+function powersAround(ratios: readonly number[]): number[] {
+  const logs = ratios.map(Math.log10)
+  const [least, most] = [Math.floor(Math.min(-1, ...logs)), Math.ceil(Math.max(1, ...logs))]
+  return Array.from({ length: most - least + 1 }, (_, n) => least + n)
+}
+
+const circle = (x: number, y: number, fill = ''): string => `<circle cx="${round(x)}" cy="${y}" r="5" fill="${fill}"/>`
+const round = (value: number): number => Math.round(value * 10) / 10
+const escaped = (text: string): string => text.replace(/[&<>]/g, (sign) => `&#${sign.charCodeAt(0)};`)

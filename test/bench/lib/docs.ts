@@ -23,14 +23,14 @@ export function writeLinks(results: Results): void {
 }
 
 /** Writes everything anew. @throws Error when a file has no markers */
-export async function writeResults(results: Results): Promise<void> {
+export function writeResults(results: Results): void {
   mkdirSync('docs', { recursive: true })
   writeFileSync(JSON_FILE, `${JSON.stringify(results, null, 2)}\n`)
   const where = `Measured on ${results.date}: ${results.machine}.`
   const notes = noteList(results)
   const parts = [where, '## The goals', goalTable(results), '## The figures', figureTable(results), notes ? `Notes:\n\n${notes}` : '']
   insert(PAGE, parts.filter((part) => part !== '').join('\n\n'))
-  for (const theme of ['light', 'dark'] as const) writeFileSync(`docs/bench-${theme}.svg`, await chart(results, theme))
+  for (const theme of ['light', 'dark'] as const) writeFileSync(`docs/bench-${theme}.svg`, chart(results, theme))
   insert('README.md', `${mainTable(results)}\n\n${where} All rows, and how to repeat them: [${PAGE}](${PAGE}).`)
 }
 

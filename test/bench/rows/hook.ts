@@ -97,7 +97,7 @@ async function ordinary(world: World, setting: Setting, { paths, drv }: Built): 
       { say: `${OURS} / ${SH}`, formula: (of) => of(OURS) / of(SH), most: 3, budget: 8 },
       { say: `${OURS} / ${BLOG}`, formula: (of) => of(OURS) / of(BLOG), most: 0.2, budget: 0.6 },
     ],
-    chart: { label: 'post-build-hook, each build', ours: OURS, floor: SH, rival: BLOG },
+    chart: { label: 'post-build-hook, each build', ours: OURS, floor: SH, rival: BLOG, readme: true },
   }
 }
 

@@ -95,7 +95,7 @@ async function derivations(pair: Pair, setting: Setting): Promise<Row[]> {
       unit: 'ms',
       samples,
       goals: ratios(),
-      chart: { label: `building ${count} things that the box lacks`, ours: OURS, floor: NONE, rival: SOCAT },
+      chart: { label: `building ${count} things that the box lacks`, ours: OURS, floor: NONE, rival: SOCAT, readme: true },
     },
     {
       id: 'lacking-starts',

@@ -50,7 +50,7 @@ export const upload: Bench = {
           { say: `${BLOG} / ${OURS}`, formula: (of) => of(BLOG) / of(OURS), least: 50 },
           { say: `${OURS} / ${IDEAL}`, formula: (of) => of(OURS) / of(IDEAL), most: 1.2, budget: 15 },
         ],
-        chart: { label: `uploading ${count} paths`, ours: OURS, floor: IDEAL, rival: BLOG },
+        chart: { label: `uploading ${count} paths`, ours: OURS, floor: IDEAL, rival: BLOG, readme: true },
       }
     } finally {
       await pair.close()
