@@ -3,11 +3,13 @@
 // install Debian packages, after saying so) and leaves nothing behind. Ends with exit code 1 at the first step that does not hold.
 import { realpathSync } from 'node:fs'
 import { dirname } from 'node:path'
+import type { ProcessPromise } from 'zx'
 import { main, parse } from '../../scripts/cli/command.ts'
 import { Failure } from '../../scripts/cli/errors.ts'
 import { installPackages } from '../lib/apt.ts'
 import { has, missing, PACKAGES, which } from '../lib/needs.ts'
-import { createPair, DIST, type Pair } from '../nix/pair.ts'
+import { createPair, DIST, type Pair, T_FILE } from '../nix/pair.ts'
+import { SYSTEM_PATH, type User } from '../nix/world.ts'
 
 const HELP = `Usage: npm run demo   (or dist/demo)
 
@@ -23,7 +25,15 @@ installs what is missing, after saying so.
 const NEEDS = ['nix', 'ssh', 'sshd', 'unshare', 'nsenter', 'bash']
 /** What the demo's slow build takes, in seconds. */
 const SECONDS = 3
-const REPORT = ['--argstr', 'name', 'report', '--arg', 'seconds', String(SECONDS), '--arg', 'kb', '1024']
+/** The files that are built, in alice's home. */
+const FILES = {
+  'report.nix': `import ${T_FILE} { name = "report"; seconds = ${SECONDS}; kb = 1024; }\n`,
+  'news.nix': `import ${T_FILE} { name = "news"; }\n`,
+  'newer.nix': `import ${T_FILE} { name = "newer"; }\n`,
+}
+
+/** Runs a command, as zx's `$`. */
+type Shell = (pieces: TemplateStringsArray, ...words: string[]) => ProcessPromise
 
 async function demo(argv: string[]): Promise<number> {
   parse(argv, {})
@@ -33,6 +43,7 @@ async function demo(argv: string[]): Promise<number> {
   const pair = await createPair({ hook: true, dist: dirname(realpathSync(process.argv[1] ?? 'dist/demo')) })
   try {
     say(dim(`   (Made in ${seconds(Date.now() - started)}. Signatures are required; the user is not trusted by Nix.)\n`))
+    for (const [name, text] of Object.entries(FILES)) pair.client.write(`/home/alice/${name}`, text, { user: 'alice' })
     await story(pair)
   } catch (error) {
     say(red(`\n✘ ${error instanceof Error ? error.message : error}`))
@@ -45,79 +56,81 @@ async function demo(argv: string[]): Promise<number> {
 }
 
 async function story(pair: Pair): Promise<void> {
-  const { client, box } = pair
+  const { box } = pair
+  const alice = await shellOf(pair, 'alice')
+  const root = await shellOf(pair, 'root')
 
   heading(`A build on the client takes ${SECONDS} seconds; the post-build-hook queues it`)
-  await opened(pair)
-  command('nix-build report.nix')
-  const first = await pair.build(REPORT)
-  const [path = ''] = first.paths
-  const bytes = await client.must('alice', 'sha256sum', [path])
+  await opened(pair, alice)
+  const first = await alice`nix-build --no-out-link report.nix`
+  const path = first.stdout.trim()
+  const { stdout: digest } = await root`sha256sum ${path}`
   holds(await waits(pair, path), 'the build is in the queue')
-  done(`built, and in the queue`, first.ms)
+  done('built, and in the queue', first.duration)
 
   heading('What is queued goes to the box')
-  const upload = await queueUpload(pair)
-  holds(upload.code === 0, `the upload succeeds:\n${upload.stderr}`)
+  const upload = await alice`nix-lan queue upload`
   holds(await pair.boxHas(path), 'the box has it, with its signature')
   holds((await pair.queued()).length === 0, 'the queue is empty')
-  done('the box has it, signed; the queue is empty', upload.ms)
+  done('the box has it, signed; the queue is empty', upload.duration)
 
   heading('The client collects its garbage')
-  command('nix-store --gc')
-  const gc = await timed(() => pair.collectGarbage())
+  const collected = await root`nix-store --gc`
   holds(!(await pair.clientHas(path)), 'the client has deleted it')
-  done('it is gone from the client', gc)
+  done('it is gone from the client', collected.duration)
 
   heading('The same build again: it comes back from the box')
-  command('nix-build report.nix')
-  const again = await pair.build(REPORT)
-  holds((await client.must('alice', 'sha256sum', [path])) === bytes, 'these are the bytes of the first build')
-  done(`fetched and not built: the same bytes`, again.ms)
+  const again = await alice`nix-build --no-out-link report.nix`
+  holds((await root`sha256sum ${path}`).stdout === digest, 'these are the bytes of the first build')
+  done('fetched and not built: the same bytes', again.duration)
 
   heading('The box is cut off, and a build goes on at once')
   await box.stopSshd()
   await pair.tunnelEnded()
-  command('nix-build news.nix')
-  const news = await pair.build(['--argstr', 'name', 'news'])
-  const [kept = ''] = news.paths
+  const news = await alice`nix-build --no-out-link news.nix`
+  const kept = news.stdout.trim()
   holds(!/error|warning/.test(news.stderr), `Nix says no word about it:\n${news.stderr}`)
-  done('built, without a word of warning', news.ms)
-  const without = await pair.build(['--argstr', 'name', 'newer'], { NIX_CONFIG: 'substituters =' })
-  say(dim(`     (With no cache in nix.conf at all such a build took ${seconds(without.ms)}.)`))
-  const notNow = await queueUpload(pair)
-  holds(notNow.code === 75, `an upload says "not now" (75), and not ${notNow.code}:\n${notNow.stderr}`)
-  await pair.collectGarbage()
+  done('built, without a word of warning', news.duration)
+  const without = await alice`NIX_CONFIG='substituters =' nix-build --no-out-link newer.nix`
+  say(dim(`     (With no cache in nix.conf at all such a build took ${seconds(without.duration)}.)`))
+  const notNow = await alice`nix-lan queue upload`.nothrow()
+  holds(notNow.exitCode === 75, `an upload says "not now" (75), and not ${notNow.exitCode}:\n${notNow.stderr}`)
+  await root`nix-store --gc`
   holds((await pair.clientHas(kept)) && (await waits(pair, kept)), 'the queue keeps what waits, also from the garbage collection')
-  done(`the queue waits; the garbage collection spares what is in it`, notNow.ms)
+  done('the queue waits; the garbage collection spares what is in it', notNow.duration)
 
   heading('The box returns, and the queue drains')
   await box.startSshd()
-  await opened(pair)
-  const drained = await queueUpload(pair)
-  holds(drained.code === 0 && (await pair.boxHas(kept, ...without.paths)), `the box gets what it missed:\n${drained.stderr}`)
+  await opened(pair, alice)
+  const drained = await alice`nix-lan queue upload`
+  holds(await pair.boxHas(kept, without.stdout.trim()), `the box gets what it missed:\n${drained.stderr}`)
   holds((await pair.queued()).length === 0, 'the queue is empty')
-  done('the box has what it missed; the queue is empty', drained.ms)
+  done('the box has what it missed; the queue is empty', drained.duration)
 
-  const saved = first.ms - again.ms
-  holds(saved > 0, `fetching (${seconds(again.ms)}) is faster than building (${seconds(first.ms)})`)
+  const saved = first.duration - again.duration
+  holds(saved > 0, `fetching (${seconds(again.duration)}) is faster than building (${seconds(first.duration)})`)
   say(
-    `\n${bold('Saved:')} ${seconds(saved)} of ${seconds(first.ms)} when the build came back from the box.\n${bold('Lost')} while it was away: nothing.`,
+    `\n${bold('Saved:')} ${seconds(saved)} of ${seconds(first.duration)} when the build came back from the box.\n${bold('Lost')} while it was away: nothing.`,
   )
-  say(`Nothing of this is left on your machine. To set it up for your own box, see\nREADME.md.`)
+  say('Nothing of this is left on your machine. To set it up for your own box, see\nREADME.md.')
+}
+
+/** zx in the client's world: each command is shown, runs there, and throws when it fails. */
+async function shellOf({ client }: Pair, user: User): Promise<Shell> {
+  const { $ } = await import('zx') // late: prepare() has removed what would change it
+  const env = client.env(user, { PATH: `${DIST}:${SYSTEM_PATH}` })
+  const run = $({ shell: client.shell(user), prefix: '', env, stdio: ['ignore', 'pipe', 'pipe'], quiet: true })
+  return (pieces, ...words) => {
+    command(String.raw({ raw: pieces }, ...words))
+    return run(pieces, ...words)
+  }
 }
 
 /** Opens the tunnel, and asks whether the box can be used. */
-async function opened(pair: Pair): Promise<void> {
+async function opened(pair: Pair, alice: Shell): Promise<void> {
   command('nix-lan-tunnel box &')
   await pair.openTunnel()
-  const available = await pair.client.run('alice', `${DIST}/nix-lan-available`, ['--usable', 'box'])
-  holds(available.code === 0, `the box can be used: ${available.stdout}${available.stderr}`)
-}
-
-function queueUpload(pair: Pair) {
-  command('nix-lan queue upload')
-  return pair.client.run('alice', `${DIST}/nix-lan`, ['queue', 'upload'])
+  await alice`nix-lan-available --usable box`
 }
 
 async function waits(pair: Pair, path: string): Promise<boolean> {
@@ -126,6 +139,8 @@ async function waits(pair: Pair, path: string): Promise<boolean> {
 
 /** Installs what is missing where that is possible. @throws Failure that says what to do, where it isn't */
 async function prepare(): Promise<void> {
+  // They change what zx runs; ZX_PREFIX even puts shell code in front (zx 8, "Environment variables").
+  for (const name of Object.keys(process.env)) if (name.startsWith('ZX_')) delete process.env[name]
   if (process.platform !== 'linux') throw new Failure('the demo needs Linux: it makes two Nix stores in mount namespaces')
   if (process.getuid?.() !== 0)
     throw new Failure('the demo needs root, to make two Nix stores in private mount namespaces: sudo npm run demo')
@@ -149,12 +164,6 @@ async function prepare(): Promise<void> {
 /** @throws Error when the step does not hold */
 function holds(condition: boolean, what: string): void {
   if (!condition) throw new Error(`This does not hold: ${what}`)
-}
-
-async function timed(act: () => Promise<unknown>): Promise<number> {
-  const started = Date.now()
-  await act()
-  return Date.now() - started
 }
 
 let step = 0

@@ -230,6 +230,19 @@ export class World {
     return finished(child, options)
   }
 
+  /**
+   * A program that takes a shell's arguments and is bash, as a user in the world: for zx, whose commands
+   * then run there. The environment is that of env(), which the caller hands on.
+   */
+  shell(user: User): string {
+    const file = `${this.dir}/shell-${user}`
+    const words = ['nsenter', ...this.enter(user, 'bash', [], user === 'alice' ? '/home/alice' : '/')].map(
+      (word) => `'${word.replaceAll("'", `'\\''`)}'`,
+    )
+    writeFileSync(file, `#!/bin/sh\nexec ${words.join(' ')} "$@"\n`, { mode: 0o755 })
+    return file
+  }
+
   /** As run, and throws when the exit code isn't 0. The stdout, without the last newline. */
   async must(user: User, command: string, args: readonly string[] = [], options: RunOptions = {}): Promise<string> {
     const result = await this.run(user, command, args, options)
