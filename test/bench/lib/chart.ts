@@ -47,7 +47,8 @@ export function chart(results: Results, theme: keyof typeof THEMES): string {
       if (ratio === undefined) continue
       parts.push(circle(x(ratio), y, dots[who]))
       // The baseline's figure stands below its dot, since the two may lie close together.
-      if (who > 0) parts.push(words(x(ratio), y + (who === 1 ? 16 : -8), dots[who] ?? text, 'middle', `${Number(ratio.toPrecision(2))} ×`, 9.5))
+      if (who > 0)
+        parts.push(words(x(ratio), y + (who === 1 ? 16 : -8), dots[who] ?? text, 'middle', `${Number(ratio.toPrecision(2))} ×`, 9.5))
     }
   }
   const [width, height] = [LEFT + WIDTH + MARGIN, bottom + MARGIN]
