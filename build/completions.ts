@@ -1,6 +1,6 @@
 // Completions for bash, zsh and fish, from the --help of each command: its options, subcommands and actions, and by the words in capitals what
 // may stand in their place. The names of caches come from the configuration, by sed, since a person is waiting. Pure.
-import { entriesOf, type Help, type Option, optionsOf } from './help.ts'
+import { type Help, namesOf, type Option, optionsOf } from './help.ts'
 
 /** What may stand in a place: names of caches, files, a command with its own arguments, or what can't be guessed. */
 type Kind = 'caches' | 'files' | 'command' | 'users' | 'hosts' | 'none'
@@ -45,15 +45,12 @@ function nodesOf(helps: readonly Help[]): Node[] {
 
 function nodeOf(help: Help, helps: readonly Help[]): Node {
   const options = optionsOf(help).map((option) => ({ ...option, kind: kindOf(option.value ?? '') }))
-  const commands = entriesOf(help, 'Commands').flatMap(({ term }) => {
-    const found = helps.find(({ name }) => name === `${help.name} ${term}`)
-    return found ? [nodeOf(found, helps)] : []
-  })
-  const actions = entriesOf(help, 'Actions').map(({ term, text }): Node => {
-    const name = `${help.name} ${term.split(' ')[0]}`
-    return { name, summary: text, options: [], children: [], words: kindOf(term) }
-  })
-  const children = [...commands, ...actions.filter(({ name }, at) => actions.findIndex((other) => other.name === name) === at)]
+  const children = (['Commands', 'Actions'] as const).flatMap((title) =>
+    namesOf(help, title).flatMap((child) => {
+      const found = helps.find(({ name }) => name === `${help.name} ${child}`)
+      return found ? [nodeOf(found, helps)] : []
+    }),
+  )
   const words = children.length > 0 ? 'none' : kindOf(help.usage.join(' ').replace(/\[OPTION…?\]|\[USER@\]/g, ''))
   return { name: help.name, summary: help.summary, options, children, words }
 }
@@ -88,15 +85,13 @@ function bash(root: Node): string {
   const all = below(root)
   const name = identifier(root.name)
   const options = (node: Node): string =>
-    [...node.options, ...(parentOf(all, node)?.options ?? [])]
-      .flatMap(({ short, long }) => [`--${long}`, ...(short ? [`-${short}`] : [])])
-      .join(' ')
+    node.options.flatMap(({ short, long }) => [`--${long}`, ...(short ? [`-${short}`] : [])]).join(' ')
   const words = (node: Node): string =>
     node.children.length > 0 ? `words='${node.children.map((child) => lastWord(child.name)).join(' ')}'` : `kind=${node.words}`
   const values = all.flatMap((node) =>
     node.options
       .filter(({ value }) => value !== undefined)
-      .map(({ short, long, kind }) => `    '${node.name}'*' --${long}'${short ? ` | '${node.name}'*' -${short}'` : ''}) kind=${kind} ;;`),
+      .map(({ short, long, kind }) => `    '${node.name} --${long}'${short ? ` | '${node.name} -${short}'` : ''}) kind=${kind} ;;`),
   )
   const used = [...new Set(all.flatMap((node) => [node.words, ...node.options.map(({ kind }) => kind)]))]
   const kinds = used.map((kind) => bashKind(kind, name)).join('')
@@ -168,9 +163,6 @@ ${identifier(root.name)}() {
 complete -F ${identifier(root.name)} ${root.name}
 `
 
-const parentOf = (all: readonly Node[], node: Node): Node | undefined =>
-  node.options.length > 0 ? undefined : all.find(({ children }) => children.includes(node))
-
 // ---- zsh
 
 function zsh(nodes: readonly Node[]): string {
@@ -187,17 +179,14 @@ _nix_lan_caches() {
   compadd -a "$@" caches
 }
 
-${nodes
-  .flatMap((node) => below(node).filter(({ options }) => options.length > 0))
-  .map(zshFunction)
-  .join('\n')}
+${nodes.flatMap(below).map(zshFunction).join('\n')}
 case $service in
 ${cases.join('\n')}
 esac
 `
 }
 
-/** A function for a command; its actions, which have its options, are in it. */
+/** A function for a command or an action. */
 function zshFunction(node: Node): string {
   const specs = (indent: string, more: readonly string[]): string => more.map((spec) => `\n${indent}${spec}`).join('')
   const options = `  local -a specs\n  specs=(${specs('    ', node.options.map(zshOption))}\n  )\n`
@@ -205,8 +194,7 @@ function zshFunction(node: Node): string {
   if (node.children.length === 0) return `${start}  _arguments -s $specs${zshWords(node.words)}\n}\n`
   const children = node.children.map((child) => quoted(`${lastWord(child.name)}:${child.summary}`))
   const branches = node.children.map((child) => {
-    const call = child.options.length > 0 ? identifier(child.name) : `_arguments -s $specs${zshWords(child.words)}`
-    return `        ${lastWord(child.name)}) ${call} ;;`
+    return `        ${lastWord(child.name)}) ${identifier(child.name)} ;;`
   })
   return `${start}  local curcontext=$curcontext state line
   local -A opt_args
@@ -288,13 +276,11 @@ function fishNode(root: Node, node: Node): string[] {
   const seen = path.map((word) => `__fish_seen_subcommand_from ${word}`)
   const here = [...seen, ...(children.length > 0 ? [`not __fish_seen_subcommand_from ${children.join(' ')}`] : [])]
   const when = (conditions: readonly string[]): string => (conditions.length > 0 ? ` -n ${fishQuoted(conditions.join('; and '))}` : '')
-  // A subcommand's options are not its parent's; an action's are.
-  const scope = node === root && node.children.length > 0 ? here : seen
   return [
     ...node.children.map((child) => `${start}${when(here)} -a ${lastWord(child.name)} -d ${fishQuoted(child.summary)}`),
     ...node.options.map(({ short, long, value, kind, text }) => {
       const names = `${short ? ` -s ${short}` : ''} -l ${long}`
-      return `${start}${when(scope)}${names}${value === undefined ? '' : ` ${FISH_ACTIONS[kind]}`} -d ${fishQuoted(text)}`
+      return `${start}${when(here)}${names}${value === undefined ? '' : ` ${FISH_ACTIONS[kind]}`} -d ${fishQuoted(text)}`
     }),
     ...fishWords(start, when(here), node.words),
   ]

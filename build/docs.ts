@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { completions } from './completions.ts'
-import { entriesOf, type Help, parseHelp } from './help.ts'
+import { type Help, namesOf, parseHelp } from './help.ts'
 import { commandPage, markdownPage, pageName } from './man.ts'
 
 const run = promisify(execFile)
@@ -20,13 +20,17 @@ const WITHOUT = ['demo']
  */
 export async function docs(executables: ReadonlyMap<string, string>, version: string): Promise<Record<string, string>> {
   const helps = await helpsOf(executables)
-  const names = helps.map(({ name }) => pageName(name)).sort()
-  const pages = helps.map((help) => [`man/man1/${pageName(help.name)}.1`, commandPage(help, names, version)] as const)
+  const actionsOf = (help: Help): Help[] =>
+    namesOf(help, 'Actions').flatMap((action) => helps.filter(({ name }) => name === `${help.name} ${action}`))
+  const actions = helps.flatMap(actionsOf)
+  const commands = helps.filter((help) => !actions.includes(help)) // an action stands in the page of its command
+  const names = commands.map(({ name }) => pageName(name)).sort()
+  const pages = commands.map((help) => [`man/man1/${pageName(help.name)}.1`, commandPage(help, actionsOf(help), names, version)] as const)
   const config = markdownPage(readFileSync('docs/config.md', 'utf8'), 5, version, names)
   return { ...Object.fromEntries(pages), 'man/man5/nix-lan-config.5': config, ...completions(helps) }
 }
 
-/** The help of each executable and of each subcommand of nix-lan, by starting them; in the order of their names. */
+/** The help of each executable, each subcommand of nix-lan and each of their actions, by starting them; in the order of their names. */
 async function helpsOf(executables: ReadonlyMap<string, string>): Promise<Help[]> {
   const folder = mkdtempSync(join(tmpdir(), 'nix-lan-build-'))
   try {
@@ -35,12 +39,18 @@ async function helpsOf(executables: ReadonlyMap<string, string>): Promise<Help[]
     const names = [...executables.keys()].filter((name) => !WITHOUT.includes(name))
     for (const name of names) writeFileSync(join(folder, name), executables.get(name) ?? '')
     const own = await Promise.all(names.map((name) => helpOf(folder, name)))
-    const commands = own.flatMap((help) => entriesOf(help, 'Commands').map(({ term }) => [help.name, term] as const))
-    const subcommands = await Promise.all(commands.map(([name, command]) => helpOf(folder, name, command)))
-    return [...own, ...subcommands].sort((a, b) => (a.name < b.name ? -1 : 1))
+    const commands = await below(folder, own, 'Commands')
+    const actions = await below(folder, commands, 'Actions')
+    return [...own, ...commands, ...actions].sort((a, b) => (a.name < b.name ? -1 : 1))
   } finally {
     rmSync(folder, { recursive: true })
   }
+}
+
+/** The helps of what these helps list under a title. */
+async function below(folder: string, helps: readonly Help[], title: 'Commands' | 'Actions'): Promise<Help[]> {
+  const names = helps.flatMap((help) => namesOf(help, title).map((name) => [...help.name.split(' '), name]))
+  return await Promise.all(names.map(([program = '', ...words]) => helpOf(folder, program, ...words)))
 }
 
 /** With nothing in the environment that could change a word of it. */

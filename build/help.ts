@@ -31,7 +31,7 @@ export interface Section {
 }
 
 export interface Help {
-  /** The command as one types it: `nix-lan queue`. */
+  /** The command as one types it: `nix-lan queue`, `nix-lan queue add`. */
   name: string
   summary: string
   /** Each way to call it. */
@@ -50,7 +50,7 @@ const NEEDED = ['Options', 'Exit code', 'Examples']
  */
 export function parseHelp(text: string): Help {
   const [first = '', second = '', ...rest] = text.trimEnd().split('\n\n')
-  const [, name, summary] = /^([a-z-]+(?: [a-z]+)?): (.*)$/.exec(first) ?? []
+  const [, name, summary] = /^([a-z-]+(?: [a-z]+){0,2}): (.*)$/.exec(first) ?? []
   if (name === undefined || summary === undefined) throw new Error(`a help begins with "NAME: what it is", not with: ${first}`)
   const wrong = (what: string): Error => new Error(`${name} --help: ${what}`)
   const usage = second.split('\n').map((line) => line.replace(/^Usage: | {7}/, ''))
@@ -69,6 +69,11 @@ const plainTitle = (title: string): string => title.replace(/^Options,.*/, 'Opti
 /** The section with a title, `Options` for any of its forms. */
 export const sectionOf = (help: Help, title: string): Section | undefined =>
   help.sections.find((section) => plainTitle(section.title) === title)
+
+/** The names of the commands or actions that a help lists, each once: an action may have several forms. */
+export const namesOf = (help: Help, title: 'Commands' | 'Actions'): string[] => [
+  ...new Set(entriesOf(help, title).map(({ term }) => term.split(' ')[0] ?? '')),
+]
 
 /** All entries of a section. */
 export const entriesOf = (help: Help, title: string): Entry[] =>
@@ -140,14 +145,7 @@ export interface Option {
 
 /** The options of a command. @throws Error for an entry that isn't one */
 export function optionsOf(help: Help): Option[] {
-  const entries = entriesOf(help, 'Options').flatMap(({ term, text }) => {
-    const several = /^--[a-z-]+(, --[a-z-]+)+$/.test(term) ? term.split(', ') : [term]
-    return several.map((one, at) => ({
-      term: one,
-      text: several.length > 1 ? (text.replace(/^(.*?): /, '').split('; ')[at] ?? text) : text,
-    }))
-  })
-  return entries.map(({ term, text }) => {
+  return entriesOf(help, 'Options').map(({ term, text }) => {
     const [, short, long, value] = /^(?:-([a-zA-Z]), )?--([a-z][a-z-]*)(?: ([A-Z][A-Z@[\]-]*))?$/.exec(term) ?? []
     if (long === undefined) throw new Error(`${help.name} --help: not an option: ${term}`)
     const about = text || { help: 'show the help', version: 'show the version' }[long]

@@ -1,6 +1,6 @@
 // Man pages, from the --help of each command and from docs/config.md. In man(7)'s language, as groff and mandoc both read it, without a date,
 // so that the same sources give the same bytes. Pure.
-import { type Block, type Entry, type Help, sectionOf } from './help.ts'
+import { type Block, type Entry, type Help, type Section, sectionOf } from './help.ts'
 
 /** The page of a command: `nix-lan queue` → nix-lan-queue; what isn't called nix-lan by itself gets that in front. */
 export function pageName(command: string): string {
@@ -22,9 +22,10 @@ const TITLES: Record<string, string> = {
 
 /**
  * The page of a command in section 1.
+ * @param actions their helps, if it has any: each has a part of its own there
  * @param others names of all pages of section 1, for "see also"
  */
-export function commandPage(help: Help, others: readonly string[], version: string): string {
+export function commandPage(help: Help, actions: readonly Help[], others: readonly string[], version: string): string {
   const name = pageName(help.name)
   const parts = [
     heading(name, 1, version),
@@ -32,13 +33,39 @@ export function commandPage(help: Help, others: readonly string[], version: stri
     `.SH SYNOPSIS\n.nf\n${help.usage.map(synopsis).join('\n')}\n.fi`,
     ...Object.entries(TITLES).flatMap(([title, shown]) => {
       const section = sectionOf(help, title)
-      return section ? [`.SH ${shown}\n${section.blocks.map(blockText).join('\n.PP\n').replace(EMPTY, '\n')}`] : []
+      return section ? [`.SH ${shown}\n${sectionText(section)}`] : []
     }),
+    ...(actions.length > 0 ? ['.SH EACH ACTION', ...actions.map(actionPart)] : []),
     `.SH FILES\n.TP\n.I /etc/nix\\-lan/config.toml\nThe configuration; see\n.BR nix\\-lan\\-config (5).`,
     ...(sectionOf(help, 'Examples')?.blocks ?? []).map((block) => `.SH EXAMPLES\n${blockText(block)}`),
     seeAlso([...others.filter((other) => other !== name).map((other) => [other, 1] as const), ['nix-lan-config', 5]]),
   ]
   return `${parts.join('\n')}\n`
+}
+
+const sectionText = ({ blocks }: Section): string => blocks.map(blockText).join('\n.PP\n').replace(EMPTY, '\n')
+
+/** What an action has of its own: how it is called, its options, its JSON, its exit codes, its examples. */
+function actionPart(help: Help): string {
+  const own = (title: string, shown?: string): string[] => {
+    const section = sectionOf(help, title)
+    if (!section) return []
+    const blocks = section.blocks.map((block) =>
+      'entries' in block ? { entries: block.entries.filter(({ term }) => !/--(help|version)$/.test(term)) } : block,
+    )
+    const text = `${shown === undefined ? '' : `${shown}\n`}${sectionText({ title, blocks })}`
+    return [text.startsWith('.TP') ? text : `.PP\n${text}`]
+  }
+  const [, subject = ''] = /^\S+ \S+ (.*)$/.exec(help.name) ?? []
+  return [
+    `.SS ${roff(subject)}: ${roff(help.summary)}`,
+    `.nf\n${help.usage.map(synopsis).join('\n')}\n.fi`,
+    ...own(''),
+    ...own('Options'),
+    ...own('With --json'),
+    ...own('Exit code', 'Exit status:'),
+    ...own('Examples', 'Examples:'),
+  ].join('\n')
 }
 
 const heading = (name: string, section: number, version: string): string =>

@@ -12,7 +12,10 @@ interface Command {
 const COMMANDS = new Map<string, () => Promise<Command>>([
   ['check', () => import('../commands/check.ts').then(({ check, help }) => ({ help, run: check }))],
   ['doctor', () => import('../commands/doctor.ts').then(({ doctor, help }) => ({ help, run: doctor }))],
-  ['queue', () => import('../commands/queue.ts').then(({ queue, help }) => ({ help, run: queue }))],
+  [
+    'queue',
+    () => import('../commands/queue/index.ts').then(({ helpFor, queue }) => ({ help: helpFor(process.argv.slice(3)), run: queue })),
+  ],
   ['setup', () => import('../commands/setup.ts').then(({ setup, help }) => ({ help, run: setup }))],
   ['status', () => import('../commands/status.ts').then(({ status, help }) => ({ help, run: status }))],
 ])

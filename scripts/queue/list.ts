@@ -1,7 +1,9 @@
 // What `nix-lan queue list` shows: rows from the queue's directories and, where that is cheap, from Nix.
 import { age, bytes, oneLine } from '../cli/text.ts'
+import type { SshCache } from '../config/types.ts'
 import { closureOf, unsigned } from '../nix/path-info.ts'
 import type { Entry, Junk, Queue } from './queue.ts'
+import { wanted } from './upload.ts'
 
 /** One line of the list. */
 export interface Row {
@@ -40,6 +42,12 @@ export async function askNix(entries: readonly Entry[], referrersClosure: (paths
   return { sizes, invalid, unsigned: withoutSignature.length > 0 ? await referrersClosure(withoutSignature) : new Set() }
 }
 
+/** The queue without what the configuration keeps out: that will be dropped without a word. */
+export const shown = (queue: Queue, cache: SshCache): Queue => ({
+  ...queue,
+  queued: queue.queued.filter((entry) => wanted(cache, entry.path)),
+})
+
 /** The rows of a cache: what waits, oldest first, then what failed, then what doesn't belong there. */
 export function rowsOf(cache: string, queue: Queue, known: Known): Row[] {
   const junkRow = ({ file, what }: Junk): Row => ({
@@ -61,7 +69,7 @@ function rowOf(entry: Entry, known: Known): Row {
   const base = { cache: entry.cache, path: entry.path, added: entry.added, size: known.sizes.get(entry.path) ?? null }
   if (known.invalid.has(entry.path)) return { ...base, state: 'invalid', error: entry.reason ?? 'not in the store any more' }
   if (entry.state === 'failed') return { ...base, state: 'failed', error: entry.reason ?? '' }
-  if (known.unsigned.has(entry.path)) return { ...base, state: 'unsigned', error: 'it, or something it needs, carries no signature' }
+  if (known.unsigned.has(entry.path)) return { ...base, state: 'unsigned', error: 'the path or one of its dependencies is unsigned' }
   return { ...base, state: 'queued', error: null }
 }
 

@@ -62,7 +62,7 @@ path-info) [ ! -e $W/broken ] || { echo 'error: cannot connect to daemon' >&2; e
   own=; case $flags in *--all*) paths=$(cat $W/valid) own='ultimate ';; esac
   for p in $paths; do s="$own"me-1:x; ! grep -qx $p $W/unsigned || s=ultimate; printf '%s\\t        120\\t%s\\n' $p "$s"; done;;
 sign) : >$W/unsigned; echo "$key" >>$W/log;;
-config) printf 'secret-key-files = %s\\ntrusted-public-keys = me-1:abc\\n' "$(cat $W/keys)";;
+show-config) printf 'secret-key-files = %s\\ntrusted-public-keys = me-1:abc\\n' "$(cat $W/keys)";;
 esac`
 
 const NIX_STORE = `[ ! -e $W/broken ] || { echo 'error: cannot connect to daemon' >&2; exit 1; }
@@ -167,8 +167,10 @@ test('wrong usage: exit 2, one line that names the way out', async () => {
     [['frobnicate'], /there is no action frobnicate; see nix-lan queue --help/],
     [['--cahce', 'rpi'], /unknown option --cahce; did you mean --cache\?/],
     [['list', 'x'], /list takes no paths/],
-    [['upload', '--all'], /--all goes with drop/],
+    [['upload', '--all'], /--all goes with drop, not with upload; see nix-lan queue upload --help/],
     [['list', '--key-file', '/k'], /--key-file goes with sign/],
+    [['retry', '--full'], /--full goes with list, not with retry/],
+    [['--failed', 'retry'], /--failed goes with drop, not with retry/],
     [['add'], /add needs store paths/],
     [['add', './nothing'], /\.\/nothing is neither a store path nor a link to one/],
     [['add', '/etc/passwd'], /neither/],
@@ -189,7 +191,7 @@ test('wrong usage: exit 2, one line that names the way out', async () => {
 test('help shows the exit codes and examples; no command shows the commands; an unknown one suggests', async () => {
   const help = await queue('--help')
   assert.equal([help.code, help.stderr], [0, ''])
-  assert.match(help.stdout, /Exit code: 0 done; 1 [\s\S]*75 not now[\s\S]*Examples:\n {2}nix-lan queue\n/)
+  assert.match(help.stdout, /Exit code: 0 done; 1 [\s\S]*75 not\s+now[\s\S]*Examples:\n {2}nix-lan queue\n/)
   const none = await ended(launch([join(BIN, 'nix-lan')]))
   assert.equal([none.code, none.stderr], [0, ''])
   assert.match(none.stdout, /^rpi: away/, 'the status')
@@ -235,7 +237,10 @@ test('add --built: what was built here, wanted, lacking on the box and not in th
   const { code, stdout, stderr } = await queue('add', '--built')
   assert.is(code, 0)
   assert.is(stdout, 'rpi: of what was built here, 2 queued, 1 on the box, 1 queued before, 1 kept out by exclude\n')
-  assert.match(stderr, /^rpi: of what was built here, 1 path can't go, for want of a signature .*: sudo nix-lan queue sign --built\n$/)
+  assert.match(
+    stderr,
+    /^rpi: of what was built here, 1 path skipped: the path or one of its dependencies is unsigned.*: sudo nix-lan queue sign --built\n$/,
+  )
   assert.equal(links(QUEUE), ['a', 'd', 'e'])
   const json = await queue('add', '--built', '--cache', 'rpi', '--json')
   const counts = { there: 3, unwanted: 1, onBox: 1, failed: 0, unsigned: 1 }
@@ -376,7 +381,7 @@ test('upload: unsigned ones stay and do not hold up the others: 75, and the cure
   await boxIsThere()
   const { code, stdout, stderr } = await queue('upload')
   assert.equal([code, stdout], [75, 'rpi: 1 path uploaded\n'])
-  assert.match(stderr, /^rpi: 1 path can't go, for want of a signature .*`sudo nix-lan queue sign`\n$/)
+  assert.match(stderr, /^rpi: 1 path skipped: the path or one of its dependencies is unsigned.*`sudo nix-lan queue sign`\n$/)
   assert.equal(links(QUEUE), ['b'])
   const noKey = await queue('sign')
   assert.is(noKey.code, 2)

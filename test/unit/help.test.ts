@@ -94,7 +94,7 @@ test('what roff would take for its own is by its name', () => {
 })
 
 test('a page', () => {
-  const page = commandPage(parseHelp(GOOD), ['nix-lan', 'nix-lan-frob'], '1.2.3')
+  const page = commandPage(parseHelp(GOOD), [], ['nix-lan', 'nix-lan-frob'], '1.2.3')
   assert.match(page, /^\.TH NIX\\-LAN\\-FROB 1 "" "nix\\-lan 1\.2\.3"/m)
   assert.match(page, /^\.SH NAME\nnix\\-lan\\-frob \\- frobs$/m)
   assert.match(page, /^\\&\.frob \\\(aqx\\\(aq \\e \\-y$/m)

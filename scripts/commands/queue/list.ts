@@ -1,0 +1,76 @@
+// nix-lan queue list: what waits, what can't go unsigned, what failed. Asks Nix for sizes where that is quick.
+import { NixError, referrersClosure } from '../../nix/nix.ts'
+import { askNix, CHEAP, type Known, NOTHING_KNOWN, type Row, rowsOf, shown, table } from '../../queue/list.ts'
+import { type Entry, readQueue } from '../../queue/queue.ts'
+import { type Action, CACHE, type Call, EXIT, JSON_OPTION, printJson, say } from './action.ts'
+
+export const list: Action = {
+  name: 'list',
+  summary: 'what is queued, unsigned or failed',
+  forms: [['', 'show what is queued, unsigned or failed']],
+  about: [
+    'An unsigned path waits: the box takes nothing without a signature that it trusts. A failed path stays until you retry or drop it. Both are GC roots meanwhile.',
+  ],
+  options: [CACHE, { long: 'full', text: 'ask for sizes and signatures, however long the list is' }, JSON_OPTION],
+  json: {
+    what: 'an object for each path',
+    keys: [
+      ['cache', 'the cache it is queued for'],
+      ['state', 'queued, unsigned, failed, invalid (not in the store any more) or junk (a file that is no queued path)'],
+      ['path', 'the store path'],
+      ['added', 'since when it is queued (ISO 8601); null: not known'],
+      ['size', 'bytes of its NAR; null: not known'],
+      ['error', 'why it failed or waits; null: nothing is wrong'],
+    ],
+  },
+  exit: EXIT,
+  examples: ['nix-lan queue list', 'nix-lan queue list --json | jq -r \'.[] | select(.state == "failed").path\''],
+  run,
+}
+
+async function run({ config, caches, options, json }: Call): Promise<number> {
+  const rows: Row[] = []
+  for (const cache of caches) {
+    const queue = shown(readQueue(cache.name, config.user), cache)
+    const entries = [...queue.queued, ...queue.failed]
+    const ask = options.flag('full') || entries.length <= CHEAP
+    const known = ask ? await whatNixKnows(entries) : NOTHING_KNOWN
+    const own = rowsOf(cache.name, queue, known)
+    rows.push(...own)
+    if (!json) process.stdout.write(`${heading(cache.name, own, ask)}\n${table(own, Date.now())}${fixes(own)}`)
+  }
+  if (json) printJson(rows.map((row) => ({ ...row, added: row.added === null ? null : new Date(row.added).toISOString() })))
+  return 0
+}
+
+/** The list is useful without Nix's answer too. */
+async function whatNixKnows(entries: Entry[]): Promise<Known> {
+  try {
+    return await askNix(entries, referrersClosure)
+  } catch (error) {
+    if (!(error instanceof NixError)) throw error
+    say(`sizes and signatures are not known: ${error.message}`)
+    return NOTHING_KNOWN
+  }
+}
+
+function heading(cache: string, rows: readonly Row[], asked: boolean): string {
+  const counts = ['queued', 'unsigned', 'failed', 'invalid', 'junk']
+    .map((state) => ({ state, count: rows.filter((row) => row.state === state).length }))
+    .filter(({ count }) => count > 0)
+    .map(({ state, count }) => `${count} ${state}`)
+  const rest = asked ? '' : ' (sizes and signatures: --full)'
+  return `${cache}: ${counts.length > 0 ? counts.join(', ') : 'nothing queued'}${rest}`
+}
+
+function fixes(rows: readonly Row[]): string {
+  const has = (state: Row['state']): boolean => rows.some((row) => row.state === state)
+  const lines: string[] = []
+  if (has('unsigned'))
+    lines.push(
+      'unsigned: the path or one of its dependencies carries no signature; the others',
+      '          go without it. `sudo nix-lan queue sign` signs what was built here',
+    )
+  if (has('failed')) lines.push('failed: `nix-lan queue retry` queues them again,', '        `nix-lan queue drop --failed` forgets them')
+  return lines.map((line) => `${line}\n`).join('')
+}
