@@ -2,7 +2,7 @@
 // head of the bundle becomes the command (scripts/system/handover.ts). It changes NIX_CONFIG and nothing else, and whatever is wrong on our
 // side (no configuration, no nix to ask, a bug) costs one line on stderr and the command runs as it is: a wrapper must not break Nix.
 // A hot path: it runs before every nix command, so what is needed rarely is imported late.
-import { accessSync, closeSync, constants, existsSync, openSync, readFileSync, readSync, realpathSync, statSync, writeSync } from 'node:fs'
+import { accessSync, closeSync, constants, existsSync, openSync, readSync, statSync, writeSync } from 'node:fs'
 import { basename } from 'node:path'
 import { parse } from '../cli/command.ts'
 import { Failure, noTunnel, UsageError } from '../cli/errors.ts'
@@ -13,6 +13,7 @@ import { storeUrl } from '../config/store-url.ts'
 import type { Cache, Config } from '../config/types.ts'
 import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
 import { socketPath, stateDir } from '../state/paths.ts'
+import { realPath } from '../system/files.ts'
 import { becomeProgram } from '../system/handover.ts'
 import {
   appendix,
@@ -286,14 +287,6 @@ function candidate(file: string, name: string): Candidate {
   return text.startsWith(`#!/bin/sh\n':' // ${NAME};`) || callsUsFor(basename(name), text) ? 'ourselves' : 'script'
 }
 
-function realPath(file: string): string {
-  try {
-    return realpathSync(file)
-  } catch {
-    return file
-  }
-}
-
 /** The first 4 KiB of a file; '' for one that may be run but not read. */
 function beginning(file: string): string {
   try {
@@ -309,24 +302,12 @@ function beginning(file: string): string {
 
 /** Who runs this, for Nix's trusted-users. */
 async function who(): Promise<Who> {
-  const { effectiveUid, findUser } = await import('../system/users.ts')
+  const { effectiveUid, findUser, localGroups } = await import('../system/users.ts')
   const uid = effectiveUid()
-  return { name: findUser(uid)?.name ?? String(uid), groups: groups(), direct: uid === 0 || writable(`${stateDir}/db`) }
-}
-
-/** The names of our groups; those that only a directory service knows are missing. */
-function groups(): string[] {
-  const ids = new Set((process.getgroups?.() ?? []).map(String))
-  try {
-    return readFileSync('/etc/group', 'utf8')
-      .split('\n')
-      .flatMap((line) => {
-        const [name = '', , id = ''] = line.split(':')
-        return ids.has(id) ? [name] : []
-      })
-  } catch {
-    return []
-  }
+  const ids = new Set(process.getgroups?.() ?? [])
+  // Those that only a directory service knows are missing.
+  const groups = localGroups().flatMap(({ name, gid }) => (ids.has(gid) ? [name] : []))
+  return { name: findUser(uid)?.name ?? String(uid), groups, direct: uid === 0 || writable(`${stateDir}/db`) }
 }
 
 function writable(path: string): boolean {

@@ -10,6 +10,7 @@ import { isStorePath } from '../nix/store-path.ts'
 import { type Entry, outputsOf, outputsPrinted, planDirectory } from '../queue/directories.ts'
 import { failedDir, queueDir, stateDir } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
+import { searchEnv } from '../system/search-path.ts'
 
 const HELP = `post-build-hook: queue what Nix has just built
 
@@ -67,8 +68,7 @@ async function outputs(drv: string): Promise<string[] | string> {
   const read = outputsOf(textOf(drv), store)
   if (read) return read
   // NIX_CONFIG, which names this very hook, is left out; but derivations that need the feature were built with it, so it is on.
-  const PATH = `${process.env.PATH ?? ''}:/usr/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin`
-  const env = { ...process.env, PATH, NIX_CONFIG: 'extra-experimental-features = ca-derivations' }
+  const env = { ...searchEnv(), NIX_CONFIG: 'extra-experimental-features = ca-derivations' }
   const query = ['--query', '--outputs', drv]
   // Up to Nix 2.8 at least, the outputs of such a derivation are told only if asked to build it; it is built, and this can't build.
   const unable = ['--force-realise', '--option', 'max-jobs', '0', '--option', 'builders', '', '--option', 'substitute', 'false']

@@ -1,8 +1,9 @@
 // Finds and reads the configuration file. A privileged process reads it only if nobody but root can
 // have written it.
 import { closeSync, constants, fstatSync, lstatSync, openSync, readlinkSync, readSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { resolve } from 'node:path'
 import { ConfigError } from '../cli/errors.ts'
+import { doubtAbout, doubtText } from '../system/trust.ts'
 
 /** The machine's configuration; the only one that a privileged process reads. */
 export const SYSTEM_FILE = '/etc/nix-lan/config.toml'
@@ -33,8 +34,8 @@ export function readConfigFile(file: string, privileged: boolean): string | unde
     if (stat.isDirectory()) throw new ConfigError(`${file}: is a directory; the configuration must be a file`)
     if (!stat.isFile()) throw new ConfigError(`${file}: is not a regular file; the configuration must be one`)
     if (privileged) {
-      const doubt = distrust(file, stat)
-      if (doubt) throw new ConfigError(`${file}: not read as root, because ${doubt}`)
+      const doubt = doubtAbout(file, stat)
+      if (doubt) throw new ConfigError(`${file}: not read as root, because ${doubtText(doubt)}`)
     }
     return decode(file, readAll(file, fd))
   } finally {
@@ -94,61 +95,4 @@ function decode(file: string, bytes: Buffer): string {
     from = end
   }
   throw new ConfigError(`${file}:${line}: is not UTF-8; save it as UTF-8 text`)
-}
-
-interface Stat {
-  uid: bigint
-  mode: bigint
-  dev: bigint
-  ino: bigint
-}
-
-const writable = (stat: Stat): boolean => (stat.mode & 0o022n) !== 0n
-const sticky = (stat: Stat): boolean => (stat.mode & 0o1000n) !== 0n
-const octal = (stat: Stat): string => (stat.mode & 0o7777n).toString(8).padStart(4, '0')
-
-/**
- * Why somebody other than root may have written the file, or undefined if nobody can have. The file
- * and every directory on the way, through every symlink, must be root's and not writable by group
- * or others. A sticky directory (the store is 1775 root:nixbld, /tmp 1777) will do for an entry of
- * root's, which nobody else can rename or remove there.
- * @param opened fstat of the descriptor that is read: notices a file swapped after it was opened
- */
-export function distrust(file: string, opened: Stat): string | undefined {
-  if (opened.uid !== 0n) return `it belongs to uid ${opened.uid}; sudo chown root ${file}`
-  if (writable(opened)) return `group or others can write to it (mode ${octal(opened)}); sudo chmod go-w ${file}`
-  const todo = file.split('/').filter((part) => part !== '')
-  let at = '/'
-  let stat = lstatSync(at, { bigint: true })
-  for (let links = 0; ; ) {
-    const doubt = distrustDirectory(at, stat)
-    if (doubt) return doubt
-    const part = todo.shift()
-    if (part === undefined) return 'it has just been replaced; try again'
-    if (part === '.') continue
-    const next = part === '..' ? dirname(at) : `${at === '/' ? '' : at}/${part}`
-    const nextStat = lstatSync(next, { bigint: true })
-    if (writable(stat) && nextStat.uid !== 0n) return `${next} belongs to uid ${nextStat.uid}, in a directory where others can write`
-    if (nextStat.isSymbolicLink()) {
-      if (++links > 40) return 'there are too many symlinks on the way to it'
-      const target = readlinkSync(next)
-      todo.unshift(...target.split('/').filter((name) => name !== ''))
-      if (target.startsWith('/')) at = '/'
-      stat = lstatSync(at, { bigint: true })
-    } else if (nextStat.isDirectory()) {
-      at = next
-      stat = nextStat
-    } else {
-      const same = nextStat.dev === opened.dev && nextStat.ino === opened.ino && todo.length === 0
-      return same ? undefined : 'it has just been replaced; try again'
-    }
-  }
-}
-
-function distrustDirectory(directory: string, stat: Stat): string | undefined {
-  if (stat.uid !== 0n) return `the directory ${directory} belongs to uid ${stat.uid}, who can replace it; sudo chown root ${directory}`
-  if (writable(stat) && !sticky(stat)) {
-    return `group or others can write to the directory ${directory} (mode ${octal(stat)}); sudo chmod go-w ${directory}`
-  }
-  return undefined
 }

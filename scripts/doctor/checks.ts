@@ -12,23 +12,14 @@ import { wanted } from '../queue/upload.ts'
 import { usable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
-import { findIn, RUNTIME_DIRECTORIES, RUNTIMES } from '../system/runtime.ts'
+import { findIn, RUNTIMES } from '../system/runtime.ts'
+import { DIRECTORIES } from '../system/search-path.ts'
 import { lingers } from '../system/systemd.ts'
 import { readTunnelState } from '../tunnel/state.ts'
 import { type Check, failed, ok, type Verdict, warning } from './check.ts'
 import { judgeDispatcher, judgeLinger, judgeSession, judgeTimer, judgeTunnel, judgeUnits } from './judge-automatic.ts'
 import { judgeBox, judgeLogin, judgeName, judgePort } from './judge-box.ts'
-import {
-  judgeBash,
-  judgeConnect,
-  judgeEntries,
-  judgeHook,
-  judgeKey,
-  judgeQueue,
-  judgeRuntime,
-  judgeUnsigned,
-  parted,
-} from './judge-files.ts'
+import { judgeBash, judgeConnect, judgeEntries, judgeHook, judgeKey, judgeQueue, judgeRuntime, judgeUnsigned } from './judge-files.ts'
 import {
   afterwards,
   connectFor,
@@ -149,20 +140,18 @@ async function checkConf(world: World): Promise<Verdict> {
 function judgeConfig({ config, problem, single }: World): Verdict {
   const { doubt } = config?.file === SYSTEM_FILE && !single ? programFacts(config.file, true) : {}
   if (doubt !== undefined) {
-    const { saw, mend } = parted(doubt)
-    return failed(`root does not believe ${config?.file}: ${saw}`, mend)
+    return failed(`root does not believe ${config?.file}: ${doubt.why}`, doubt.fix)
   }
   if (config) return ok(`${config.file}: user ${config.user}, ${config.caches.map(({ name }) => name).join(', ')}`)
   const [first = '', ...more] = problem.split('\n')
   const [, cure] = /(sudo chmod a\+r \S+), and a\+x/.exec(first) ?? []
   if (cure) return failed(first.replace(/: this user may not; .*/, ': you may not read it'), cure)
-  const { saw, mend } = parted(first)
-  return failed(saw, mend ?? (more.length > 0 ? more.join('\n').trim() : 'mend that line; `nix-lan doctor --offline` reads it again'))
+  return failed(first, more.length > 0 ? more.join('\n').trim() : 'mend that line; `nix-lan doctor --offline` reads it again')
 }
 
 /** `runtime`, for the daemon's PATH as we can see it. @param self the name that we were called by */
 export async function checkRuntime(world: World, self: string): Promise<Verdict> {
-  const directories = [...new Set([...(await world.daemonPath()).split(':'), ...RUNTIME_DIRECTORIES])]
+  const directories = [...new Set([...(await world.daemonPath()).split(':'), ...DIRECTORIES])]
   const path = directories.join(':')
   const file = pinnedIn(beside(self, 'nix-lan-connect')) ?? findIn(directories, RUNTIMES)
   if (file === undefined) return judgeRuntime({ path, own: execPath })

@@ -1,7 +1,7 @@
 // Judges what makes it all happen by itself: the user's systemd, the units, timer and linger, NetworkManager's dispatcher, the tunnel.
 // Pure: facts in, a verdict out.
+import type { Doubt } from '../system/trust.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
-import { parted } from './judge-files.ts'
 
 /** A unit as systemd knows it, beside what it should be. */
 export interface UnitFacts {
@@ -62,7 +62,7 @@ export interface DispatcherFacts {
   /** ENOENT for a link that leads nowhere. */
   missing?: string
   executable: boolean
-  doubt?: string
+  doubt?: Doubt
 }
 
 /** `dispatcher`: NetworkManager runs only what root owns, nobody else can write, and is executable (NetworkManager-dispatcher(8)). */
@@ -73,8 +73,7 @@ export function judgeDispatcher({ manager, single, directory, file, missing, exe
     return failed(`${directory} has no nix-lan-dispatcher, so that a change of network is noticed late`, 'sudo nix-lan setup')
   if (missing !== undefined) return failed(`${file} leads nowhere (${missing})`, 'sudo nix-lan setup')
   if (doubt !== undefined) {
-    const { saw, mend } = parted(doubt)
-    return failed(`NetworkManager does not run ${file}: ${saw}`, mend)
+    return failed(`NetworkManager does not run ${file}: ${doubt.why}`, doubt.fix ?? 'sudo nix-lan setup')
   }
   if (!executable) return failed(`NetworkManager does not run ${file}: it is not executable`, `sudo chmod a+rx ${file}`)
   return ok(`${file}, and nobody but root can change it`)

@@ -1,5 +1,6 @@
 // Judges the files that root runs or believes, the runtime, the signing key, the queue's directories. Pure: facts in, a verdict out.
 import { needsNewer } from '../system/runtime.ts'
+import type { Doubt } from '../system/trust.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
 
 /** A file that nix-daemon runs, as it was found. */
@@ -10,14 +11,8 @@ export interface ProgramFacts {
   /** ENOENT, EACCES, …; undefined: it is there. */
   missing?: string
   executable: boolean
-  /** Why it may not be root's own work, with what mends it after a semicolon (config-file.ts, distrust). */
-  doubt?: string
-}
-
-/** Parts what distrust() says into what is wrong and the command that mends it. */
-export function parted(doubt: string): { saw: string; mend: string | null } {
-  const at = doubt.indexOf('; sudo ')
-  return at < 0 ? { saw: doubt, mend: null } : { saw: doubt.slice(0, at), mend: doubt.slice(at + 2) }
+  /** Why it may not be root's own work. */
+  doubt?: Doubt
 }
 
 /** What is wrong with a program that root runs, or undefined. `lost`: what happens when it isn't there. */
@@ -26,8 +21,7 @@ export function judgeProgram({ file, missing, executable, doubt }: ProgramFacts,
   if (missing !== undefined) return failed(`${file} is not there (${missing}): ${lost}`, cure)
   if (!executable) return failed(`${file} is not executable: ${lost}`, `sudo chmod a+rx ${file}`)
   if (doubt === undefined) return undefined
-  const { saw, mend } = parted(doubt)
-  return failed(`root runs ${file}, but ${saw}`, mend)
+  return failed(`root runs ${file}, but ${doubt.why}`, doubt.fix)
 }
 
 /** `connect`: the program that nix.conf names as a store. */
@@ -65,7 +59,7 @@ export interface RuntimeFacts {
   file?: string
   /** What `--version` printed. */
   version?: string
-  doubt?: string
+  doubt?: Doubt
   /** The directories that were searched. */
   path: string
   /** The one that runs the doctor. */
@@ -83,10 +77,7 @@ export function judgeRuntime({ file, version = '', doubt, path, own }: RuntimeFa
   }
   if (!/\d+\.\d+/.test(version)) return failed(`${file} does not run: ${version || 'it says no version'}`, cure)
   if (needsNewer(file, version)) return failed(`${file} is ${version}: too old`, cure)
-  if (doubt !== undefined) {
-    const { saw, mend } = parted(doubt)
-    return failed(`root runs ${file}, but ${saw}`, mend)
-  }
+  if (doubt !== undefined) return failed(`root runs ${file}, but ${doubt.why}`, doubt.fix ?? cure)
   return ok(`${file} ${version}, where nix-daemon finds it`)
 }
 

@@ -1,7 +1,7 @@
 // Looks at what makes it happen by itself: the user's systemd and its units. Only asks.
-import { realpathSync } from 'node:fs'
 import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
+import { realPath } from '../system/files.ts'
 import { problemOf, showUnits, systemctl, tunnelUnitOf } from '../system/systemd.ts'
 import { UNITS } from '../system/units.ts'
 import type { UnitFacts } from './judge-automatic.ts'
@@ -33,17 +33,9 @@ export async function unitFacts(caches: readonly SshCache[]): Promise<UnitFacts[
     const text = FragmentPath === '' ? undefined : readText(FragmentPath)
     const right = UNITS[name.replace(/@.*\./, '@.')]
     const same = text === undefined || right === undefined ? {} : { same: anywhere(text) === anywhere(right) }
+    // Without links: systemd 252 says /etc/xdg/systemd/user on Debian, which is a link to /etc/systemd/user.
     return { name, loadState: LoadState, file: realPath(FragmentPath), ...same, needsReload: NeedDaemonReload === 'yes' }
   })
-}
-
-/** Without links: systemd 252 says /etc/xdg/systemd/user on Debian, which is a link to /etc/systemd/user. */
-function realPath(file: string): string {
-  try {
-    return realpathSync(file)
-  } catch {
-    return file
-  }
 }
 
 const instances = (template: string, caches: readonly SshCache[]): string[] => caches.map(({ name }) => template.replace('@.', `@${name}.`))

@@ -1,10 +1,11 @@
 // Looks at the files that root runs or believes. Reads nothing that a user could have put there while it runs as root: then only lstat.
 import { accessSync, constants, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
-import { distrust } from '../config/file.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { failedDir, queueDir, stateDir } from '../state/paths.ts'
 import { findIn } from '../system/runtime.ts'
+import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
+import { type Doubt, doubtAbout } from '../system/trust.ts'
 import { effectiveUid } from '../system/users.ts'
 import type { DispatcherFacts } from './judge-automatic.ts'
 import type { DirectoryFacts, HookFacts, ProgramFacts } from './judge-files.ts'
@@ -14,19 +15,19 @@ export const code = (error: unknown): string => (error as NodeJS.ErrnoException)
 /** A program that nix-daemon runs. @param root whether that is as root */
 export function programFacts(file: string, root: boolean): ProgramFacts {
   try {
-    const stat = statSync(file, { bigint: true })
-    return { file, root, executable: stat.isFile() && (stat.mode & 0o111n) !== 0n, ...(root ? doubtOf(file, stat) : {}) }
+    const stat = statSync(file)
+    return { file, root, executable: stat.isFile() && (stat.mode & 0o111) !== 0, ...(root ? doubtOf(file) : {}) }
   } catch (error) {
     return { file, root, missing: code(error), executable: false }
   }
 }
 
-function doubtOf(file: string, stat: { uid: bigint; mode: bigint; dev: bigint; ino: bigint }): { doubt?: string } {
+function doubtOf(file: string): { doubt?: Doubt } {
   try {
-    const doubt = distrust(file, stat)
-    return doubt === undefined ? {} : { doubt }
+    const doubt = doubtAbout(file)
+    return doubt ? { doubt } : {}
   } catch (error) {
-    return { doubt: `the way to it can't be followed (${code(error)})` }
+    return { doubt: { why: `the way to it can't be followed (${code(error)})`, fix: null } }
   }
 }
 
@@ -90,8 +91,7 @@ const DISPATCHERS = ['/etc/NetworkManager/dispatcher.d', '/usr/lib/NetworkManage
 /** NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names. */
 export function dispatcherFacts(single: boolean): DispatcherFacts {
   const [first = ''] = DISPATCHERS
-  const manager =
-    findIn(['/usr/sbin', '/usr/bin', '/run/current-system/sw/bin', '/sbin', '/bin'], ['NetworkManager', 'nmcli']) !== undefined
+  const manager = findIn(SYSTEM_DIRECTORIES, ['NetworkManager', 'nmcli']) !== undefined
   for (const directory of DISPATCHERS) {
     const name = namesIn(directory).find((entry) => isOurs(`${directory}/${entry}`))
     if (name !== undefined) return { manager, single, directory: first, ...programFacts(`${directory}/${name}`, true) }

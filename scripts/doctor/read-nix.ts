@@ -9,7 +9,7 @@ import { toSign } from '../nix/signing.ts'
 import { stateDir } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
-import { effectiveUid } from '../system/users.ts'
+import { effectiveUid, findGroup } from '../system/users.ts'
 import { type DaemonFacts, type NixVersion, parseVersion } from './judge-nix.ts'
 import { code } from './read-files.ts'
 
@@ -90,8 +90,8 @@ function groupOf(socket: string): { group?: string } {
   for (const path of [socket, socket.slice(0, socket.lastIndexOf('/'))]) {
     try {
       const { gid } = statSync(path)
-      const line = (readText('/etc/group') ?? '').split('\n').find((text) => text.split(':')[2] === String(gid))
-      return line === undefined ? {} : { group: line.slice(0, line.indexOf(':')) }
+      const group = findGroup(gid)
+      return group ? { group: group.name } : {}
     } catch {
       // hidden: the next one
     }

@@ -20,7 +20,7 @@ if [ $# -eq 2 ]; then
     *) exit 0 ;;
   esac
   LC_ALL=C
-  PATH=${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin
+  PATH=${PATH:+$PATH:}/usr/local/bin:/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/local/sbin:/usr/sbin:/sbin
   export LC_ALL PATH
 fi
 

@@ -4,7 +4,7 @@
 # was in the environment would otherwise reach the programs that a head starts.
 
 # Where a runtime lies when PATH is a daemon's and has none.
-nix_lan_directories=/usr/local/bin:/usr/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin
+nix_lan_directories=/usr/local/bin:/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin
 
 # find_program NAME...: sets nix_lan_found to the first of the programs, by directory (PATH, then those above), then by name. No
 # program: fails. Relative entries of PATH are left out: a daemon's directory is nobody's choice.

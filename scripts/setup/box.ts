@@ -8,6 +8,7 @@ import { quote } from '../cli/text.ts'
 import { clashes } from '../nix/keys.ts'
 import { type Person, runAs } from '../system/as-user.ts'
 import type { Outcome } from '../system/exec.ts'
+import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
 import { endOf } from '../tunnel/failure.ts'
 import { type Box, clashText } from './plan.ts'
 import type { BoxDeed } from './record.ts'
@@ -42,7 +43,7 @@ export interface BoxNeeds {
   member?: { user: string; group: string }
 }
 
-const PATHS = 'PATH=$PATH:/usr/sbin:/sbin:/usr/bin:/bin:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin'
+const PATHS = `PATH=$PATH:${SYSTEM_DIRECTORIES.join(':')}`
 
 /** The same as restartDaemon() on this machine. */
 const RESTART = 'systemctl reset-failed nix-daemon.service 2>/dev/null || :; systemctl try-restart nix-daemon.service'

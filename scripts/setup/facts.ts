@@ -1,15 +1,16 @@
 // What setup needs to know about this machine before it plans anything. Changes nothing.
-import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync, type Stats, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
-import { distrust } from '../config/file.ts'
 import { nix } from '../nix/nix.ts'
-import { readText } from '../nix/nix-conf.ts'
 import { parsePathInfos } from '../nix/path-info.ts'
 import { toSign } from '../nix/signing.ts'
 import { run } from '../system/exec.ts'
-import { findIn, needsNewer, RUNTIME_DIRECTORIES, RUNTIMES } from '../system/runtime.ts'
+import { realPath } from '../system/files.ts'
+import { findIn, needsNewer, RUNTIMES } from '../system/runtime.ts'
+import { DIRECTORIES } from '../system/search-path.ts'
+import { doubtAbout } from '../system/trust.ts'
 import type { User } from '../system/users.ts'
 
 /** Kinds of Nix installation that setup treats differently. */
@@ -52,13 +53,13 @@ export function runtimeProblem(program: string, output: string): string | undefi
  * @throws Failure if there is none, it is too old, or somebody but root can change it; says what to
  *   do
  */
-export async function mustHaveRuntime(directories = RUNTIME_DIRECTORIES): Promise<void> {
+export async function mustHaveRuntime(directories = DIRECTORIES): Promise<void> {
   const program = findIn(directories, RUNTIMES)
   if (!program) {
     throw new Failure(`nix-daemon would find no node, deno or bun: it looks in ${directories.join(', ')} only.${wayOut()}`)
   }
-  const doubt = distrust(program, statSync(program, { bigint: true }))
-  if (doubt) throw new Failure(`nix-daemon would run ${program} as root, but ${doubt}.${wayOut()}`)
+  const doubt = doubtAbout(program)
+  if (doubt) throw new Failure(`nix-daemon would run ${program} as root, but ${doubt.why}.${wayOut()}`)
   const asked = await run(program, ['--version'], { timeout: 10_000 })
   const problem =
     asked.code === 0 ? runtimeProblem(program, asked.stdout) : `${program} doesn't run: ${asked.stderr || asked.failedToStart}`
@@ -71,50 +72,8 @@ export async function mustHaveRuntime(directories = RUNTIME_DIRECTORIES): Promis
  */
 function wayOut(): string {
   const own = process.execPath
-  const copy = RUNTIME_DIRECTORIES.includes(dirname(own)) ? '' : `, or copy the one you have:\n  sudo install -m 755 ${own} /usr/local/bin/`
+  const copy = DIRECTORIES.includes(dirname(own)) ? '' : `, or copy the one you have:\n  sudo install -m 755 ${own} /usr/local/bin/`
   return ` Install one for the whole machine (on Debian: sudo apt install nodejs)${copy}`
-}
-
-/**
- * Why somebody but root could change a directory, or the one in which it will be made; undefined if
- * nobody can. Every parent counts, and the places of links on the way. A group without members may
- * write: that is Debian's `staff` in /usr/local.
- */
-export function doubtAbout(directory: string, emptyGroup: (gid: number) => boolean = hasNoMembers): string | undefined {
-  const todo = directory.split('/').filter(Boolean)
-  let at = '/'
-  for (let links = 0; links < 40; ) {
-    const stat = lstatSync(at)
-    const doubt = doubtOf(at, stat, emptyGroup)
-    const part = todo.shift()
-    if (doubt || part === undefined) return doubt
-    const next = join(at, part)
-    const there = lstatSync(next, { throwIfNoEntry: false })
-    if (!there) return (stat.mode & 0o002) === 0 ? undefined : `everybody can make something in ${at}`
-    if (there.isSymbolicLink()) {
-      if (there.uid !== 0) return `${next} is a link of uid ${there.uid}'s; remove it`
-      const target = readlinkSync(next)
-      todo.unshift(...target.split('/').filter(Boolean))
-      if (target.startsWith('/')) at = '/'
-      links++
-    } else if (there.isDirectory()) at = next
-    else return `${next} is not a directory; move it away`
-  }
-  return 'there are too many links on the way to it'
-}
-
-function doubtOf(at: string, { uid, gid, mode }: Stats, emptyGroup: (gid: number) => boolean): string | undefined {
-  if (uid !== 0) return `${at} belongs to uid ${uid}; try: sudo chown root ${at}`
-  if ((mode & 0o1000) !== 0) return undefined
-  if ((mode & 0o002) !== 0) return `everybody can write to ${at}; try: sudo chmod o-w ${at}`
-  if ((mode & 0o020) !== 0 && gid !== 0 && !emptyGroup(gid)) return `a group can write to ${at}; try: sudo chmod g-w ${at}`
-  return undefined
-}
-
-function hasNoMembers(gid: number): boolean {
-  const line = (readText('/etc/group') ?? '').split('\n').find((entry) => entry.split(':')[2] === String(gid))
-  const primary = (readText('/etc/passwd') ?? '').split('\n').some((entry) => entry.split(':')[3] === String(gid))
-  return line !== undefined && line.split(':')[3] === '' && !primary
 }
 
 /** A file of dist/, by its path there. */
@@ -159,15 +118,7 @@ export const hostName = (): string => hostname()
 export function findNixConf(top: string, read: (path: string) => string | undefined): string {
   const custom = join(dirname(top), 'nix.custom.conf')
   const includes = /^\s*!?include\s+(\S*\/)?nix\.custom\.conf\s*(#.*)?$/m.test(read(top) ?? '')
-  return behindLink(includes ? custom : top)
-}
-
-function behindLink(file: string): string {
-  try {
-    return realpathSync(file)
-  } catch {
-    return file // not there yet
-  }
+  return realPath(includes ? custom : top)
 }
 
 /**

@@ -4,8 +4,9 @@ import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { UsageError } from '../cli/errors.ts'
 import { nix } from '../nix/nix.ts'
+import { doubtAbout, doubtText } from '../system/trust.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
-import { doubtAbout, findInstallation, groupOf, type Installation, mustHaveRuntime, nixTooOld } from './facts.ts'
+import { findInstallation, groupOf, type Installation, mustHaveRuntime, nixTooOld } from './facts.ts'
 import { type Layout, systemLayout, userLayout } from './layout.ts'
 import { nameFor } from './plan.ts'
 import { readRecord } from './record.ts'
@@ -106,12 +107,12 @@ export async function mustSuit({ layout }: Machine): Promise<void> {
     throw new UsageError("this machine doesn't run systemd, which setup needs; set it up by hand: docs/by-hand.md")
   await mustHaveRuntime()
   const own = doubtAbout(layout.etc)
-  if (own) throw new UsageError(`root trusts what is in ${layout.etc}, but ${own}`)
+  if (own) throw new UsageError(`root trusts what is in ${layout.etc}, but ${doubtText(own)}`)
   for (const directory of [layout.lib, layout.bin]) {
     const doubt = doubtAbout(directory)
     if (doubt)
       throw new UsageError(
-        `nix-daemon would run programs in ${directory} as root, but ${doubt}; or choose another place, such as --prefix /opt/nix-lan`,
+        `nix-daemon would run programs in ${directory} as root, but ${doubtText(doubt)}; or choose another place, such as --prefix /opt/nix-lan`,
       )
   }
 }

@@ -1,5 +1,7 @@
-// The one place that starts programs. No shell, ever: a program and its arguments.
-import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
+// The one place that starts programs. No shell, ever: a program and its arguments. node:child_process is loaded at the first
+// start, since that takes 2 ms and most commands on hot paths start nothing.
+import type { ChildProcess, SpawnOptions } from 'node:child_process'
+import { createRequire } from 'node:module'
 import { harmless } from '../cli/text.ts'
 
 export interface RunOptions {
@@ -32,6 +34,8 @@ export interface Outcome {
   failedToStart: string | null
 }
 
+const childProcess = () => createRequire('file:///')('node:child_process') as typeof import('node:child_process')
+
 /** Runs a program to its end. Never throws: what happened is in the outcome. */
 export function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   const inherit = options.inherit ?? []
@@ -42,7 +46,7 @@ export function run(program: string, args: readonly string[], options: RunOption
   ]
   return new Promise((resolve) => {
     const outcome: Outcome = { code: null, signal: null, stdout: '', stderr: '', timedOut: false, failedToStart: null }
-    const child = spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
+    const child = childProcess().spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
     const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
     let done = false
     // A ^C reaches only the session of the terminal.
@@ -88,6 +92,22 @@ export function run(program: string, args: readonly string[], options: RunOption
     child.stdin?.on('error', () => {}) // a program may end without reading its input
     child.stdin?.end(options.input)
   })
+}
+
+/**
+ * What a program prints, all else waiting for it; undefined when it fails or can't be started.
+ * @param timeout milliseconds
+ */
+export function outputOf(
+  program: string,
+  args: readonly string[],
+  { env, timeout }: { env: Record<string, string | undefined>; timeout: number },
+): string | undefined {
+  try {
+    return childProcess().execFileSync(program, args, { env, timeout, stdio: ['ignore', 'pipe', 'ignore'], encoding: 'utf8' })
+  } catch {
+    return undefined
+  }
 }
 
 function kill(child: ChildProcess, group: boolean): void {

@@ -1,9 +1,6 @@
 // The JavaScript runtime as the heads find it (scripts/heads/runtime.sh), for who has to tell beforehand what they will find.
 import { accessSync, constants, statSync } from 'node:fs'
 
-/** Where a runtime lies when PATH is a daemon's and has none. */
-export const RUNTIME_DIRECTORIES = ['/usr/local/bin', '/usr/bin', '/run/current-system/sw/bin', '/nix/var/nix/profiles/default/bin']
-
 /** The oldest ones that dist/ runs on; in the order in which they are looked for. */
 const OLDEST: Record<string, readonly [major: number, minor: number]> = { node: [18, 19], deno: [2, 0], bun: [1, 0] }
 

@@ -1,7 +1,8 @@
 // Who a user is: name, uid and home directory from the passwd database. Not os.userInfo(): Bun takes the name from $USER,
 // which sudo and su may leave as somebody else's, and it can't be asked about another user.
 import { readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
+import { outputOf } from './exec.ts'
+import { searchEnv } from './search-path.ts'
 
 export interface User {
   name: string
@@ -29,26 +30,67 @@ export function userIn(passwd: string, who: string | number): User | undefined {
  * by `getent passwd`, for at most two seconds.
  */
 export function findUser(who: string | number): User | undefined {
-  return userIn(passwdFile(), who) ?? userIn(getent(who), who)
+  return userIn(textOf('/etc/passwd'), who) ?? userIn(getent('passwd', who), who)
 }
 
-function passwdFile(): string {
+/** A user's name for a sentence, or `uid 1234` where that has none. */
+export const nameOf = (uid: number): string => findUser(uid)?.name ?? `uid ${uid}`
+
+/** Whether a path is a person's home directory or in one: not root's, nor that of a user of the system's, such as /usr/sbin. */
+export function isInHome(path: string): boolean {
+  const homes = passwdFields().flatMap(([, , uid, , , home = '']) => (Number(uid) >= 1000 && Number(uid) < 65534 ? [home] : []))
+  return path.startsWith('/home/') || homes.some((home) => /^\/./.test(home) && (path === home || path.startsWith(`${home}/`)))
+}
+
+/** A group of group(5). */
+export interface Group {
+  name: string
+  gid: number
+  /** Those who have it beside their primary group. */
+  members: string[]
+}
+
+/** The groups in the lines of group(5). */
+export function groupsIn(text: string): Group[] {
+  return text.split('\n').flatMap((line) => {
+    const [name, , gid, members = ''] = line.split(':')
+    return name && gid && /^\d+$/.test(gid) ? [{ name, gid: Number(gid), members: members.split(',').filter(Boolean) }] : []
+  })
+}
+
+/** The groups of /etc/group. */
+export const localGroups = (): Group[] => groupsIn(textOf('/etc/group'))
+
+/** Looks a group up, as findUser() does. */
+export const findGroup = (gid: number): Group | undefined =>
+  localGroups().find((group) => group.gid === gid) ?? groupsIn(getent('group', gid)).find((group) => group.gid === gid)
+
+/**
+ * A group with all who are in it but root, also as their primary group (of those only whom /etc/passwd has: a directory service
+ * can't be asked for that); undefined when nobody knows the group.
+ */
+export function membersOf(gid: number): Group | undefined {
+  const group = findGroup(gid)
+  if (!group) return undefined
+  const users = passwdFields()
+  const root = users.filter(([, , uid]) => uid === '0').map(([name]) => name)
+  const primary = users.filter((fields) => fields[3] === String(gid)).map(([name = '']) => name)
+  return { ...group, members: [...new Set([...group.members, ...primary])].filter((name) => !root.includes(name)) }
+}
+
+const passwdFields = (): string[][] =>
+  textOf('/etc/passwd')
+    .split('\n')
+    .map((line) => line.split(':'))
+
+function textOf(file: string): string {
   try {
-    return readFileSync('/etc/passwd', 'utf8')
+    return readFileSync(file, 'utf8')
   } catch {
     return ''
   }
 }
 
 // PATH may be a daemon's, with next to nothing in it.
-function getent(who: string | number): string {
-  const PATH = `${process.env.PATH ?? ''}:/usr/bin:/bin:/run/current-system/sw/bin`
-  try {
-    // Late, since loading it costs every command 2 ms, and most users are in /etc/passwd.
-    const { execFileSync } = createRequire('file:///')('node:child_process') as typeof import('node:child_process')
-    const env = { ...process.env, PATH }
-    return execFileSync('getent', ['passwd', String(who)], { env, timeout: 2000, stdio: ['ignore', 'pipe', 'ignore'], encoding: 'utf8' })
-  } catch {
-    return ''
-  }
-}
+const getent = (database: 'passwd' | 'group', who: string | number): string =>
+  outputOf('getent', [database, String(who)], { env: searchEnv(), timeout: 2000 }) ?? ''

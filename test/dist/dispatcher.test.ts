@@ -166,11 +166,7 @@ rm /run/nix-lan/dispatcher; touch $W/slow; t=$(date +%s%N); event eth0 down; ech
 const TROUBLE: [string, string, RegExp][] = [
   ['no configuration', 'rm -r /etc/nix-lan', /no configuration \(looked for \/etc\/nix-lan\/config\.toml\); see nix-lan --help\n$/],
   ['a configuration that is wrong', 'echo oops >>/etc/nix-lan/config.toml', /\/etc\/nix-lan\/config\.toml:5:\d+: is not valid TOML: .*\n$/],
-  [
-    'a configuration that others can write',
-    'chmod o+w /etc/nix-lan/config.toml',
-    /not read as root, because group or others can write to it.*\n$/,
-  ],
+  ['a configuration that others can write', 'chmod o+w /etc/nix-lan/config.toml', /not read as root, because everybody can write to.*\n$/],
   ['a user who does not exist', 'config alicia', /config\.toml:1: user: there is no user "alicia" .*\n$/],
   ['a systemd without our unit', 'echo 5 >$W/code', /up of eth0: nobody's systemd has no nix-lan-check\.service\n$/],
   ['a systemd that refuses', 'echo 1 >$W/code', /up of eth0: could not ask nobody's systemd \(exit 1\)\n$/],
@@ -193,7 +189,7 @@ event eth0 up; until_ dispatcher; notes journal asked`)
 test('no runtime, no tools, no logger: exit 0', () => {
   const bare = (names: string[]) =>
     `mkdir -p $W/tools; rm -f $W/tools/*; for t in ${names.join(' ')}; do ln -s $(command -v $t) $W/tools/$t; done
-sed -e 's,^\\( *PATH=.*\\):}/usr/local/sbin:.*,\\1},' -e 's,^nix_lan_directories=.*,nix_lan_directories=/nonexistent,' ${PROGRAM} >$W/alone; chmod +x $W/alone
+sed -e 's,^\\( *PATH=.*\\):}/usr/local/bin:.*,\\1},' -e 's,^nix_lan_directories=.*,nix_lan_directories=/nonexistent,' ${PROGRAM} >$W/alone; chmod +x $W/alone
 grep -q '^ *PATH=\${PATH:+$PATH}$' $W/alone || echo 'the head sets another PATH'
 alone() { env -i W=$W PATH=$W/tools $W/alone "$@" </dev/null; echo "exit $?"; }; `
   assert.match(inside(`${bare(TOOLS)} alone eth0 up; sleep 1`), /^exit 0\nnix-lan-dispatcher: no JavaScript runtime found: [^\n]*\n$/)

@@ -20,6 +20,7 @@ export const PACKAGES: Record<string, string> = {
   ip: 'iproute2',
   busybox: 'busybox',
   python3: 'python3-minimal',
+  setfacl: 'acl',
   'systemd-nspawn': 'systemd-container',
   script: 'bsdutils',
   zsh: 'zsh',

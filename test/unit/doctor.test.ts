@@ -24,7 +24,6 @@ import {
   judgeQueue,
   judgeRuntime,
   judgeUnsigned,
-  parted,
 } from '../../scripts/doctor/judge-files.ts'
 import {
   type DaemonFacts,
@@ -44,6 +43,7 @@ import { expression, judgeFetch, judgeUpload } from '../../scripts/doctor/round-
 import { connectIn } from '../../scripts/doctor/store-program.ts'
 import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
 import { parseSettings } from '../../scripts/nix/settings.ts'
+import type { Doubt } from '../../scripts/system/trust.ts'
 
 const test = suite('doctor')
 
@@ -313,14 +313,6 @@ test('builders', () => {
 
 // ---- files
 
-test('what distrust() says is parted into what is wrong and the command', () => {
-  assert.equal(parted('the directory /d belongs to uid 5, who can replace it; sudo chown root /d'), {
-    saw: 'the directory /d belongs to uid 5, who can replace it',
-    mend: 'sudo chown root /d',
-  })
-  assert.equal(parted('too many symlinks'), { saw: 'too many symlinks', mend: null })
-})
-
 test('programs that root runs: missing, not executable, somebody else’s', () => {
   const file = '/usr/local/bin/nix-lan-connect'
   like(judgeConnect({ file, root: true, executable: true }, file, ', then'), 'ok', /nobody but root/, null)
@@ -337,7 +329,7 @@ test('programs that root runs: missing, not executable, somebody else’s', () =
     `sudo chmod a+rx ${file}`,
   )
   like(
-    judgeConnect({ file, root: true, executable: true, doubt: 'others can write; sudo chmod go-w /x' }, file, ''),
+    judgeConnect({ file, root: true, executable: true, doubt: { why: 'others can write', fix: 'sudo chmod go-w /x' } }, file, ''),
     'failed',
     /others can write/,
     'sudo chmod go-w /x',
@@ -350,7 +342,7 @@ test('programs that root runs: missing, not executable, somebody else’s', () =
 })
 
 test('the runtime: none, too old, broken, a user’s', () => {
-  const judged = (file: string | undefined, version: string, doubt?: string) =>
+  const judged = (file: string | undefined, version: string, doubt?: Doubt) =>
     judgeRuntime({ path: '/usr/bin', own: '/home/a/node', version, ...(file ? { file } : {}), ...(doubt ? { doubt } : {}) })
   like(
     judged(undefined, ''),
@@ -365,11 +357,13 @@ test('the runtime: none, too old, broken, a user’s', () => {
   like(judged('/usr/bin/bun', '1.4.5'), 'ok', /1\.4\.5/, null)
   like(judged('/usr/bin/node', 'ENOEXEC'), 'failed', /does not run: ENOEXEC/, /install/)
   like(
-    judged('/usr/bin/node', 'v20.1.0', 'it belongs to uid 5; sudo chown root /usr/bin/node'),
+    judged('/usr/bin/node', 'v20.1.0', { why: '/usr/bin/node belongs to uid 5', fix: 'sudo chown root /usr/bin/node' }),
     'failed',
     /belongs to uid 5/,
     'sudo chown root /usr/bin/node',
   )
+  const atHome = judged('/usr/local/bin/node', 'v20.1.0', { why: '/home/a belongs to a', fix: null })
+  like(atHome, 'failed', /root runs \/usr\/local\/bin\/node, but \/home\/a belongs to a/, /install Node/)
 })
 
 test('bash, the key, what is unsigned', () => {
@@ -463,7 +457,7 @@ test('the dispatcher', () => {
   )
   like(judgeDispatcher({ ...facts, missing: 'ENOENT' }), 'failed', /leads nowhere/, 'sudo nix-lan setup')
   like(
-    judgeDispatcher({ ...facts, doubt: 'others can write (mode 0777); sudo chmod go-w /d/90-nix-lan' }),
+    judgeDispatcher({ ...facts, doubt: { why: 'others can write', fix: 'sudo chmod go-w /d/90-nix-lan' } }),
     'failed',
     /others can write/,
     'sudo chmod go-w /d/90-nix-lan',

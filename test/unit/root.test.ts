@@ -1,7 +1,6 @@
 // What root does where somebody else could have prepared something: setup's files, record and directories, and what it starts.
 import { spawn, spawnSync } from 'node:child_process'
 import {
-  chmodSync,
   chownSync,
   existsSync,
   mkdirSync,
@@ -22,7 +21,6 @@ import { newSecretKey } from '../../scripts/nix/keys.ts'
 import { readText } from '../../scripts/nix/nix-conf.ts'
 import { fixScript, restoreScript } from '../../scripts/setup/box.ts'
 import { bothHooks, formerIn } from '../../scripts/setup/conf.ts'
-import { doubtAbout } from '../../scripts/setup/facts.ts'
 import { inspect, put, type Want } from '../../scripts/setup/files.ts'
 import { emptyRecord, extended, readRecord } from '../../scripts/setup/record.ts'
 import { mustBeUtf8 } from '../../scripts/setup/setup.ts'
@@ -187,25 +185,6 @@ root('a record that somebody else could have written is not believed', () => {
     messageOf(() => readRecord(file)),
     'not read as root',
   )
-})
-
-root('a directory of root’s behind a link of somebody else’s is not root’s alone', () => {
-  const directory = fresh()
-  const theirs = `${directory}/theirs`
-  mkdirSync(`${directory}/lib/nix-lan`, { recursive: true, mode: 0o755 })
-  mkdirSync(theirs)
-  symlinkSync(`${directory}/lib`, `${theirs}/lib`)
-  assert.is(doubtAbout(`${theirs}/lib/nix-lan`), undefined)
-  chownSync(theirs, 65534, 0)
-  assert.match(doubtAbout(`${theirs}/lib/nix-lan`) ?? '', `${theirs} belongs to uid 65534`)
-  assert.match(doubtAbout(`${theirs}/new/nix-lan`) ?? '', `${theirs} belongs to uid 65534`)
-  chownSync(theirs, 0, 0)
-  chmodSync(theirs, 0o1777)
-  assert.match(doubtAbout(`${theirs}/new/nix-lan`) ?? '', 'everybody can make something')
-  writeFileSync(`${directory}/file`, '')
-  assert.match(doubtAbout(`${directory}/file/nix-lan`) ?? '', 'is not a directory')
-  symlinkSync('loop', `${directory}/loop`)
-  assert.match(doubtAbout(`${directory}/loop/x`) ?? '', 'too many links')
 })
 
 root('what is started as the user is in a session of its own, with nothing of our terminal, and can’t fill our memory', async () => {

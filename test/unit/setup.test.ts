@@ -29,7 +29,7 @@ import {
   sshCommand,
 } from '../../scripts/setup/box.ts'
 import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/setup/conf.ts'
-import { doubtAbout, findNixConf, installation, nixTooOld, runtimeProblem, unsignedBuilds } from '../../scripts/setup/facts.ts'
+import { findNixConf, installation, nixTooOld, runtimeProblem, unsignedBuilds } from '../../scripts/setup/facts.ts'
 import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from '../../scripts/setup/files.ts'
 import { systemLayout, userLayout } from '../../scripts/setup/layout.ts'
 import { nixosText } from '../../scripts/setup/machine.ts'
@@ -211,16 +211,6 @@ for (const [program, output, fine] of [
     assert.is(runtimeProblem(program, output) === undefined, fine),
   )
 }
-
-machine('a directory that others can write to is found out, up to the root', () => {
-  const directory = fresh()
-  assert.match(doubtAbout(`${directory}/not/there`) ?? '', SELF.uid === 0 ? /^$/ : /belongs to uid/)
-  if (SELF.uid !== 0) return
-  chmodSync(directory, 0o777)
-  assert.match(doubtAbout(`${directory}/not/there`) ?? '', `everybody can write to ${directory}`)
-  chmodSync(directory, 0o2775)
-  assert.is(doubtAbout(directory), undefined, 'the group is root')
-})
 
 machine('a daemon older than its configuration is outdated', () => {
   assert.is(daemonState(undefined, Date.now()), 'not running')

@@ -1,0 +1,11 @@
+// What is asked of files everywhere.
+import { realpathSync } from 'node:fs'
+
+/** The file behind all links; the path as it is when there is none. */
+export function realPath(path: string): string {
+  try {
+    return realpathSync(path)
+  } catch {
+    return path
+  }
+}

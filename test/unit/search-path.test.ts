@@ -1,0 +1,24 @@
+// One list of the directories that programs lie in: the sh heads have it in their own text, and so it is compared.
+import { readdirSync, readFileSync } from 'node:fs'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { DIRECTORIES, SYSTEM_DIRECTORIES } from '../../scripts/system/search-path.ts'
+
+const test = suite('search path')
+const HEADS = readdirSync('scripts/heads').map((name) => `scripts/heads/${name}`)
+const listsIn = (file: string): string[] => readFileSync(file, 'utf8').match(/[/a-z:-]*\/run\/current-system[/a-z:-]*/g) ?? []
+
+test('the heads search where everything else does, in the same order', () => {
+  const lists = HEADS.flatMap((file) => listsIn(file).map((list) => [file, list.split(':').filter(Boolean)] as const))
+  assert.ok(lists.length >= 4, `${lists.length} lists`)
+  for (const [file, list] of lists) {
+    // The hook runs the system's own tools.
+    const all = file.endsWith('post-build-hook.sh')
+      ? DIRECTORIES.slice(1)
+      : file.endsWith('dispatcher.sh')
+        ? SYSTEM_DIRECTORIES
+        : DIRECTORIES
+    assert.equal(list, all, file)
+  }
+})
+test.run()
