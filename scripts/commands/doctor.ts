@@ -1,4 +1,4 @@
-// nix-lan doctor: checks every link between a build here and the box, in order, and says of what is wrong what mends it. Changes nothing but
+// nix-lan doctor: checks every link between a build here and the box, in order, and says of what is wrong what fixes it. Changes nothing but
 // for the path of its round trip, which it takes away again.
 import { resolve } from 'node:path'
 import { parse } from '../cli/command.ts'
@@ -6,10 +6,10 @@ import { UsageError } from '../cli/errors.ts'
 import { namedCache } from '../config/config.ts'
 import type { Config } from '../config/types.ts'
 import { mustBeUser } from '../config/user.ts'
-import type { World } from '../doctor/world.ts'
+import type { Facts } from '../doctor/facts.ts'
 import { effectiveUid, findUser } from '../system/users.ts'
 
-export const help = `nix-lan doctor: what is wrong, and what mends it
+export const help = `nix-lan doctor: what is wrong, and what fixes it
 
 Usage: nix-lan doctor [--offline] [--json] [CACHE]
 
@@ -32,8 +32,8 @@ With --json, a list with an object for each check:
   check  what was checked
   cache  of which cache; not there: it is about the machine as a whole
   state  ok, warning, failed or skipped
-  saw    what was seen
-  mend   what mends it: a command, words, or null
+  found  what was seen
+  fix    what fixes it: a command, words, or null
 
 Exit code: 0 nothing failed (there may be warnings); 1 something did; 2 wrong
 usage.
@@ -50,18 +50,18 @@ export async function doctor(argv: string[]): Promise<number> {
   const [name, another] = options.words
   if (another !== undefined) throw new UsageError('one cache at a time, or all of them; see --help')
   const uid = effectiveUid()
-  const { lookAround } = await import('../doctor/world.ts')
-  const world = lookAround(uid, findUser(uid)?.name ?? String(uid))
-  if (world.config && name !== undefined) namedCache(world.config, name)
-  const call: Call = { world, name, json: options.flag('json'), offline: options.flag('offline') }
-  if (!world.config || world.config.uid === uid) return await here(call)
-  if (uid !== 0) mustBeUser(world.config, 'the queue, the tunnel and the ssh key are', 'nix-lan doctor')
-  return await asRoot(call, world.config, argv)
+  const { lookAround } = await import('../doctor/facts.ts')
+  const facts = lookAround(uid, findUser(uid)?.name ?? String(uid))
+  if (facts.config && name !== undefined) namedCache(facts.config, name)
+  const call: Call = { facts, name, json: options.flag('json'), offline: options.flag('offline') }
+  if (!facts.config || facts.config.uid === uid) return await here(call)
+  if (uid !== 0) mustBeUser(facts.config, 'the queue, the tunnel and the ssh key are', 'nix-lan doctor')
+  return await asRoot(call, facts.config, argv)
 }
 
 /** What the doctor is called with. */
 interface Call {
-  world: World
+  facts: Facts
   name: string | undefined
   json: boolean
   offline: boolean
@@ -70,17 +70,17 @@ interface Call {
 /** The name by which we were called: for what lies beside us. */
 const self = (): string => resolve(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '')
 
-async function here({ world, name, json, offline }: Call): Promise<number> {
+async function here({ facts, name, json, offline }: Call): Promise<number> {
   const { exitCodeOf, runChecks } = await import('../doctor/check.ts')
   const { allChecks } = await import('../doctor/checks.ts')
   const { Screen } = await import('../doctor/screen.ts')
-  const { askAhead } = await import('../doctor/world.ts')
-  askAhead(world)
+  const { askAhead } = await import('../doctor/facts.ts')
+  askAhead(facts)
   const screen = new Screen(json)
   const clean: (() => Promise<void>)[] = []
   const sweep = sweeper(clean, () => screen.silence())
   try {
-    const checks = allChecks(world, chosen(world.config, name), self(), clean)
+    const checks = allChecks(facts, chosen(facts.config, name), self(), clean)
     const findings = await runChecks(checks, {
       offline,
       starts: (check) => screen.starts(check),
@@ -113,15 +113,15 @@ function sweeper(clean: readonly (() => Promise<void>)[], interrupted: () => voi
 }
 
 /** All of it as the user, and what only root can see. */
-async function asRoot({ world, json }: Call, config: Config, argv: readonly string[]): Promise<number> {
+async function asRoot({ facts, json }: Call, config: Config, argv: readonly string[]): Promise<number> {
   const { exitCodeOf } = await import('../doctor/check.ts')
   const { askAsUser, keyAsRoot, withRoots } = await import('../doctor/as-root.ts')
   const { Screen } = await import('../doctor/screen.ts')
   const { checkBash, checkRuntime } = await import('../doctor/checks.ts')
   const findings = await withRoots(await askAsUser(config, argv, self()), {
-    signing: () => keyAsRoot(world),
-    runtime: () => checkRuntime(world, self()),
-    bash: () => checkBash(world),
+    signing: () => keyAsRoot(facts),
+    runtime: () => checkRuntime(facts, self()),
+    bash: () => checkBash(facts),
   })
   const screen = new Screen(json)
   for (const finding of findings) screen.ended(finding)

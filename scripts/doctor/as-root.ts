@@ -7,9 +7,9 @@ import { publicHalf } from '../nix/keys.ts'
 import { runAs } from '../system/as-user.ts'
 import { searchPath } from '../system/search-path.ts'
 import { attempt, type Finding, type Verdict } from './check.ts'
+import type { Facts } from './facts.ts'
 import { believes, notBelieved } from './judge-files.ts'
 import { WORDS } from './report.ts'
-import type { World } from './world.ts'
 
 /** Milliseconds for all of it: each of its steps ends by itself long before, but the process is the user's, who can stop it. */
 const LIMIT = 15 * 60_000
@@ -51,20 +51,20 @@ export function findingsIn(text: string): Finding[] | undefined {
 }
 
 /** Names are shown as they are; what is said is made harmless where it is shown (report.ts). */
-function isFinding({ check, cache, state, saw, mend }: Finding): boolean {
+function isFinding({ check, cache, state, found, fix }: Finding): boolean {
   const named = [check, ...(cache === undefined ? [] : [cache])].every((name) => typeof name === 'string' && /^\P{Cc}{1,60}$/u.test(name))
-  return named && Object.hasOwn(WORDS, state) && typeof saw === 'string' && (mend === null || typeof mend === 'string')
+  return named && Object.hasOwn(WORDS, state) && typeof found === 'string' && (fix === null || typeof fix === 'string')
 }
 
 /** What only root can say about the signing key; undefined when it has nothing to add. */
-export async function keyAsRoot(world: World): Promise<Verdict | undefined> {
-  const settings = await world.system()
+export async function keyAsRoot(facts: Facts): Promise<Verdict | undefined> {
+  const settings = await facts.system()
   if (typeof settings === 'string') return undefined
   const [file] = (settings.get('secret-key-files') ?? '').split(' ').filter(Boolean)
   if (file === undefined) return undefined
   const key = publicHalf(readFileSync(file, 'utf8'), file)
   const trusted = (settings.get('trusted-public-keys') ?? '').split(' ')
-  return believes(key, trusted) ? undefined : notBelieved(key, world.confFile)
+  return believes(key, trusted) ? undefined : notBelieved(key, facts.confFile)
 }
 
 /** The user's findings, with those of the checks that root has something to add to in their place. */

@@ -4,12 +4,12 @@ import { Failure } from '../cli/errors.ts'
 
 export type State = 'ok' | 'warning' | 'failed' | 'skipped'
 
-/** What a check found. `mend`: a command to run as it stands, or what to change where; null when there is nothing to mend. */
+/** What a check found. `fix`: a command to run as it stands, or what to change where; null when there is nothing to fix. */
 export interface Verdict {
   state: State
   /** What was seen: a line for people, without a full stop. */
-  saw: string
-  mend: string | null
+  found: string
+  fix: string | null
 }
 
 export interface Check {
@@ -31,10 +31,10 @@ export interface Finding extends Verdict {
   cache?: string
 }
 
-export const ok = (saw: string): Verdict => ({ state: 'ok', saw, mend: null })
-export const warning = (saw: string, mend: string | null): Verdict => ({ state: 'warning', saw, mend })
-export const failed = (saw: string, mend: string | null): Verdict => ({ state: 'failed', saw, mend })
-export const skipped = (saw: string): Verdict => ({ state: 'skipped', saw, mend: null })
+export const ok = (found: string): Verdict => ({ state: 'ok', found, fix: null })
+export const warning = (found: string, fix: string | null): Verdict => ({ state: 'warning', found, fix })
+export const failed = (found: string, fix: string | null): Verdict => ({ state: 'failed', found, fix })
+export const skipped = (found: string): Verdict => ({ state: 'skipped', found, fix: null })
 
 /**
  * Runs the checks in their order.
@@ -83,8 +83,8 @@ function notWell(done: readonly Done[], names: readonly string[], cache: string 
 /** A check that is left out, because of those. What is only not looked at with --offline has no cause. */
 function left(because: readonly Done[]): Verdict & { causes: string[] } {
   const causes = [...new Set(because.flatMap((one) => one.causes))]
-  const saw = causes.length > 0 ? `needs ${causes.join(', ')}` : (because[0]?.finding.saw ?? '')
-  return { ...skipped(saw), causes }
+  const found = causes.length > 0 ? `needs ${causes.join(', ')}` : (because[0]?.finding.found ?? '')
+  return { ...skipped(found), causes }
 }
 
 /** What can't be asked is a failure of the check that asks; anything else that is thrown is a bug. */
@@ -97,5 +97,5 @@ export async function attempt<T extends Verdict | undefined>(run: () => T | Prom
   }
 }
 
-/** 0 when nothing has failed: a warning is something to know, not to mend at once. */
+/** 0 when nothing has failed: a warning is something to know, not to fix at once. */
 export const exitCodeOf = (findings: readonly Finding[]): number => (findings.some(({ state }) => state === 'failed') ? 1 : 0)

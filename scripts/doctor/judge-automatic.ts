@@ -38,10 +38,10 @@ export function judgeUnits(units: readonly UnitFacts[]): Verdict {
 
 /** `timer`: the check that notices a box being switched on. */
 export function judgeTimer(enabled: string, active: string): Verdict {
-  const mend = 'systemctl --user enable --now nix-lan-check.timer'
+  const fix = 'systemctl --user enable --now nix-lan-check.timer'
   if (!/^(enabled|enabled-runtime|static|linked|alias|generated)/.test(enabled))
-    return failed(`nix-lan-check.timer is ${enabled || 'not enabled'}`, mend)
-  if (active !== 'active') return failed(`nix-lan-check.timer is ${enabled}, but ${active || 'not active'}`, mend)
+    return failed(`nix-lan-check.timer is ${enabled || 'not enabled'}`, fix)
+  if (active !== 'active') return failed(`nix-lan-check.timer is ${enabled}, but ${active || 'not active'}`, fix)
   return ok(`nix-lan-check.timer is ${enabled}`)
 }
 

@@ -78,16 +78,16 @@ function judgeDenied({ log, agent, shellAgent, byHand }: SshFacts): Verdict {
   // The box would take the key, and ssh then can't use it: it wants a passphrase, and BatchMode asks for none.
   if (/Server accepts key/.test(log)) {
     if (shellAgent === 'keys' && agent.state !== 'keys') {
-      const saw = 'the key has a passphrase; the agent that your shell knows holds keys, the one that the tunnel knows does not'
-      return failed(saw, 'systemctl --user import-environment SSH_AUTH_SOCK')
+      const found = 'the key has a passphrase; the agent that your shell knows holds keys, the one that the tunnel knows does not'
+      return failed(found, 'systemctl --user import-environment SSH_AUTH_SOCK')
     }
     if (agent.state === 'keys' || agent.state === 'empty')
       return failed(
         `the key has a passphrase, and the agent (from ${agent.from}) does not hold it`,
         `SSH_AUTH_SOCK=${agent.socket ?? ''} ssh-add`,
       )
-    const saw = `the key has a passphrase, and there is no agent: SSH_AUTH_SOCK comes from ${agent.from}${problem}`
-    return failed(saw, 'start an ssh-agent when you log in, set SSH_AUTH_SOCK in env-file, then: ssh-add')
+    const found = `the key has a passphrase, and there is no agent: SSH_AUTH_SOCK comes from ${agent.from}${problem}`
+    return failed(found, 'start an ssh-agent when you log in, set SSH_AUTH_SOCK in env-file, then: ssh-add')
   }
   if (/Offering public key/.test(log)) return failed('the box refuses the keys that it is offered', `ssh-copy-id ${destination}`)
   return failed(`there is no key to log in with${problem}`, `ssh-keygen -t ed25519 && ssh-copy-id ${destination}`)
@@ -137,9 +137,9 @@ export function judgeBox(answer: Handshake, path: string, destination: string, s
     )
   }
   if (socket?.state === 'denied') {
-    const saw = `${socket.user} may not use ${path} on the box${socket.group ? `, which is for group ${socket.group}` : ''}`
+    const found = `${socket.user} may not use ${path} on the box${socket.group ? `, which is for group ${socket.group}` : ''}`
     return failed(
-      saw,
+      found,
       socket.group && socket.group !== 'root' ? onBox(`sudo usermod -aG ${socket.group} ${socket.user}`) : `let ${socket.user} use it`,
     )
   }

@@ -101,7 +101,7 @@ export interface ConfFacts {
 export function judgeConf({ settings, version, file, hidden, includes }: ConfFacts): Verdict {
   if (hidden !== undefined) return failed(`you may not read ${hidden}, which nix-daemon reads`, `sudo chmod a+r ${hidden}`)
   if (typeof settings === 'string')
-    return failed(`nix can't read its settings: ${settings}`, `mend ${file}; \`nix show-config\` says the same`)
+    return failed(`nix can't read its settings: ${settings}`, `fix ${file}; \`nix show-config\` says the same`)
   const [include] = includes
   if (include !== undefined && version && upTo(version, 21) && !upTo(version, 15)) {
     return warning(
@@ -179,13 +179,13 @@ export interface OwnFacts {
 
 /** `own settings`: that neither the user's files nor a flake take the cache out of the list that the system's has. */
 export function judgeOwn({ cache, socket, settings, own, flake }: OwnFacts): Verdict {
-  if (typeof settings === 'string') return failed(`nix can't read your own settings: ${settings}`, 'mend ~/.config/nix/nix.conf')
+  if (typeof settings === 'string') return failed(`nix can't read your own settings: ${settings}`, 'fix ~/.config/nix/nix.conf')
   if (!connectFor(wordsOf(settings, 'substituters'), cache, socket)) {
     const last = own.filter(({ key }) => SUBSTITUTERS.has(key)).pop()
     const where = last?.where ?? 'your own settings'
-    const saw = `"${last?.key ?? 'substituters'} =" in ${where} replaces the system's list, so that ${cache} is not asked`
-    if (!last || last.where === 'NIX_CONFIG') return failed(saw, 'write extra-substituters there, in place of substituters')
-    return failed(saw, `sed -i 's/^[[:blank:]]*${last.key}[[:blank:]]*=/extra-substituters =/' ${last.where}`)
+    const found = `"${last?.key ?? 'substituters'} =" in ${where} replaces the system's list, so that ${cache} is not asked`
+    if (!last || last.where === 'NIX_CONFIG') return failed(found, 'write extra-substituters there, in place of substituters')
+    return failed(found, `sed -i 's/^[[:blank:]]*${last.key}[[:blank:]]*=/extra-substituters =/' ${last.where}`)
   }
   if (flake !== undefined) {
     return warning(

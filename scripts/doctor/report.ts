@@ -1,4 +1,4 @@
-// How the doctor's findings look on a terminal: a line each, what mends it below, nothing wider than it must be. Pure.
+// How the doctor's findings look on a terminal: a line each, what fixes it below, nothing wider than it must be. Pure.
 
 import { oneLine, wrapped } from '../cli/text.ts'
 import type { Finding, State } from './check.ts'
@@ -9,19 +9,19 @@ const STATE = 9
 const NAME = 15
 const INDENT = ' '.repeat(STATE + NAME)
 
-/** The lines of a finding, each ended. What mends it is never broken, so that it can be copied. */
-export function lines({ state, check, saw, mend }: Finding): string {
-  const [first = '', ...rest] = wrapped(oneLine(saw), WIDTH - STATE - NAME)
+/** The lines of a finding, each ended. What fixes it is never broken, so that it can be copied. */
+export function lines({ state, check, found, fix }: Finding): string {
+  const [first = '', ...rest] = wrapped(oneLine(found), WIDTH - STATE - NAME)
   const head = `${WORDS[state].padEnd(STATE)}${check.padEnd(NAME - 1)} ${first}`
-  const tail = mend === null ? [] : mend.split('\n').map((line, at) => `${at === 0 ? 'mend: ' : '      '}${oneLine(line)}`)
+  const tail = fix === null ? [] : fix.split('\n').map((line, at) => `${at === 0 ? 'fix: ' : '     '}${oneLine(line)}`)
   return [head, ...[...rest, ...tail].map((line) => INDENT + line)].map((line) => `${line.trimEnd()}\n`).join('')
 }
 
 /** Several skipped checks in a row, in one line by what they wait for: they only say that somebody else is to blame. */
 export function skippedLine(findings: readonly Finding[]): string {
   const reasons = new Map<string, string[]>()
-  for (const { saw, check } of findings) reasons.set(saw, [...(reasons.get(saw) ?? []), check])
-  return [...reasons].map(([saw, checks]) => `${WORDS.skipped.padEnd(STATE)}${checks.join(', ')} (${oneLine(saw)})\n`).join('')
+  for (const { found, check } of findings) reasons.set(found, [...(reasons.get(found) ?? []), check])
+  return [...reasons].map(([found, checks]) => `${WORDS.skipped.padEnd(STATE)}${checks.join(', ')} (${oneLine(found)})\n`).join('')
 }
 
 /** The last line. */

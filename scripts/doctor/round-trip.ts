@@ -158,10 +158,11 @@ function unlink(file: string): void {
 export function judgeUpload(reason: string, destination: string, publicKey: string | undefined): Verdict {
   if (!/lacks a (valid )?signature/.test(reason)) return failed(`the box did not take it: ${reason}`, null)
   const key = publicKey ?? 'what is in /etc/nix/nix-lan.public'
-  const saw = `the box does not believe the key${publicKey ? ` ${publicKey.split(':')[0]}` : ''} of this machine`
-  if (publicKey === undefined) return failed(saw, `in the box's nix.conf: extra-trusted-public-keys = ${key}, then restart its nix-daemon`)
+  const found = `the box does not believe the key${publicKey ? ` ${publicKey.split(':')[0]}` : ''} of this machine`
+  if (publicKey === undefined)
+    return failed(found, `in the box's nix.conf: extra-trusted-public-keys = ${key}, then restart its nix-daemon`)
   return failed(
-    saw,
+    found,
     `ssh -t ${destination} "echo 'extra-trusted-public-keys = ${key}' | sudo tee -a /etc/nix/nix.conf && sudo systemctl restart nix-daemon"`,
   )
 }

@@ -36,8 +36,8 @@ interface Finding {
   check: string
   cache?: string
   state: string
-  saw: string
-  mend: string | null
+  found: string
+  fix: string | null
 }
 
 function findings(args: string[], env: Record<string, string> = {}): { code: number | null; found: Finding[] } {
@@ -97,7 +97,7 @@ test('a configuration that is wrong: named as it is, and what needs it is not bl
   assert.is(code, 1)
   const configuration = one(found, 'configuration')
   assert.is(configuration.state, 'failed')
-  assert.match(configuration.saw, `${CONFIG}:1: usr: unknown key; did you mean user?`)
+  assert.match(configuration.found, `${CONFIG}:1: usr: unknown key; did you mean user?`)
   assert.is(one(found, 'session').state, 'skipped')
   assert.not.ok(found.some(({ cache }) => cache !== undefined))
 })
@@ -105,8 +105,8 @@ test('a configuration that is wrong: named as it is, and what needs it is not bl
 test('no configuration: one to paste', () => {
   const { found } = findings(['--offline'], { NIX_LAN_CONFIG: '', HOME: '/nowhere' })
   // Where the machine that runs the tests has one, it is found.
-  const { state, mend } = one(found, 'configuration')
-  if (state === 'failed') assert.match(mend ?? '', /sudo mkdir -p \/etc\/nix-lan/)
+  const { state, fix } = one(found, 'configuration')
+  if (state === 'failed') assert.match(fix ?? '', /sudo mkdir -p \/etc\/nix-lan/)
 })
 
 test('--offline: every check by name; what uses the network is skipped; the first link that is missing is the one that failed', () => {
@@ -118,18 +118,18 @@ test('--offline: every check by name; what uses the network is skipped; the firs
     found.map(({ check }) => check),
     [...names.split(' '), ...perBox.split(','), 'allowed', 'answers'],
   )
-  assert.equal([one(found, 'nix').state, one(found, 'nix').saw.slice(0, 9)], ['ok', 'Nix 2.8.0'])
+  assert.equal([one(found, 'nix').state, one(found, 'nix').found.slice(0, 9)], ['ok', 'Nix 2.8.0'])
   for (const name of ['hook', 'signing', 'substituter', 'queue']) assert.is(one(found, name).state, 'failed', name)
   for (const name of ['connect', 'own settings', 'waiting', 'port', 'fetch']) assert.is(one(found, name).state, 'skipped', name)
-  assert.match(one(found, 'name').saw, /--offline/)
-  assert.match(one(found, 'substituter').mend ?? '', `extra-substituters = ssh-ng://localhost?remote-program=${BIN}/nix-lan-connect%20`)
-  assert.match(one(found, 'queue').mend ?? '', /^sudo install -d -o \S+ /)
+  assert.match(one(found, 'name').found, /--offline/)
+  assert.match(one(found, 'substituter').fix ?? '', `extra-substituters = ssh-ng://localhost?remote-program=${BIN}/nix-lan-connect%20`)
+  assert.match(one(found, 'queue').fix ?? '', /^sudo install -d -o \S+ /)
 })
 
 test('a box that is away is said to be away, and nothing behind it is blamed; a cache with a url is only a warning', () => {
   const { found } = findings([])
   assert.equal([one(found, 'name').state, one(found, 'port').state, one(found, 'login').state], ['failed', 'skipped', 'skipped'])
-  assert.match(one(found, 'name').saw, /^away: nowhere\.invalid /)
+  assert.match(one(found, 'name').found, /^away: nowhere\.invalid /)
   assert.equal([one(found, 'answers').state, one(found, 'answers').cache], ['warning', 'web'])
   assert.equal(new Set(findings(['--offline', 'web']).found.map(({ cache }) => cache)), new Set([undefined, 'web']))
 })
@@ -141,7 +141,7 @@ test('the report for people: a heading for each cache, a last line that counts',
   assert.match(stdout, /\n\nrpi:\nFAILED {3}substituter/)
   assert.match(stdout, /\nskipped {2}name, port, [\s\S]*\(not with --offline\)\n/)
   assert.match(stdout, /\n\n\d+ failed, (\d+ warnings?, )?\d+ not checked\n$/)
-  for (const line of stdout.split('\n')) if (!/mend: |^ {30}|^skipped/.test(line)) assert.ok(line.length <= 100, line)
+  for (const line of stdout.split('\n')) if (!/fix: |^ {29}|^skipped/.test(line)) assert.ok(line.length <= 100, line)
 })
 
 test('a Nix of the user’s own: no daemon, and nothing has to be root’s', () => {
@@ -156,9 +156,9 @@ test('a Nix of the user’s own: no daemon, and nothing has to be root’s', () 
   writeFileSync(join(TMP, 'home/bin/nix'), nix, { mode: 0o755 })
   const env = { NIX_STATE_DIR: state, PATH: `${join(TMP, 'home/bin')}:${BIN}:${RUNTIME}:/usr/bin:/bin` }
   const { found } = findings(['--offline', 'rpi'], env)
-  assert.match(one(found, 'daemon').saw, /^none: this Nix is your own/)
-  for (const name of ['hook', 'substituter', 'connect', 'own settings']) assert.is(one(found, name).state, 'ok', one(found, name).saw)
-  assert.match(one(found, 'signing').mend ?? '', `in ${TMP}/home/.config/nix/nix.conf: `)
+  assert.match(one(found, 'daemon').found, /^none: this Nix is your own/)
+  for (const name of ['hook', 'substituter', 'connect', 'own settings']) assert.is(one(found, name).state, 'ok', one(found, name).found)
+  assert.match(one(found, 'signing').fix ?? '', `in ${TMP}/home/.config/nix/nix.conf: `)
 })
 
 test('a runtime that a package has written into the programs counts, wherever it lies', () => {
@@ -172,14 +172,14 @@ test('a runtime that a package has written into the programs counts, wherever it
   const [program = '', ...rest] = [...AS_USER, join(pinned, 'nix-lan'), 'doctor', '--offline', '--json']
   const env = { PATH: `${BIN}:/usr/bin:/bin`, HOME: join(TMP, 'home'), NIX_LAN_CONFIG: CONFIG }
   const { stdout } = spawnSync(program, rest, { env, encoding: 'utf8', timeout: LIMIT })
-  const { saw } = one(JSON.parse(stdout) as Finding[], 'runtime')
-  assert.match(saw, `${pinned}/bin/node`)
+  const { found } = one(JSON.parse(stdout) as Finding[], 'runtime')
+  assert.match(found, `${pinned}/bin/node`)
 })
 
 test('without nix: that is the fault, and what needs it is skipped', () => {
   const { found } = findings(['--offline'], { PATH: `${RUNTIME}:/usr/bin:/bin` })
   if (one(found, 'nix').state === 'ok') return // the machine that runs the tests has one in the usual places
-  assert.match(one(found, 'nix').saw, /ENOENT/)
+  assert.match(one(found, 'nix').found, /ENOENT/)
   for (const name of ['nix.conf', 'daemon', 'hook', 'signing', 'substituter', 'build']) assert.is(one(found, name).state, 'skipped', name)
 })
 

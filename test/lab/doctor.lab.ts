@@ -1,5 +1,5 @@
 // nix-lan doctor on a real laptop with a real box: each fault of the table is made for real, exactly that check fails, nothing else is blamed, and
-// what the doctor says mends it does mend it: where that is a command, alice runs it as it stands.
+// what the doctor says fixes it does fix it: where that is a command, alice runs it as it stands.
 import * as assert from 'uvu/assert'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { FAILED, LIB, QUEUE, T_FILE } from './machines.ts'
@@ -11,8 +11,8 @@ interface Finding {
   check: string
   cache?: string
   state: 'ok' | 'warning' | 'failed' | 'skipped'
-  saw: string
-  mend: string | null
+  found: string
+  fix: string | null
 }
 
 /** A fault, the line that names it, and how it is mended. */
@@ -22,10 +22,10 @@ interface Fault {
   /** The one check that isn't ok, and how it isn't. */
   check: string
   state?: 'warning'
-  saw: RegExp
-  mend: RegExp
+  found: RegExp
+  fix: RegExp
   /** What a person does who reads that. Without: the command is run as it stands. */
-  heed?(mend: string): Promise<unknown>
+  heed?(fix: string): Promise<unknown>
   /** What the doctor is run with. */
   env?: Record<string, string>
   /** Afterwards, what heed or the command did not put back. */
@@ -59,37 +59,37 @@ const FAULTS: Fault[] = [
     fault: 'the box’s user is not in nix-users',
     make: () => onBox('gpasswd -d alice nix-users'),
     check: "box's daemon",
-    saw: /^alice may not use \/nix\/var\/nix\/daemon-socket\/socket on the box, which is for group nix-users$/,
-    mend: /^ssh -t alice@pi\.local sudo usermod -aG nix-users alice$/,
+    found: /^alice may not use \/nix\/var\/nix\/daemon-socket\/socket on the box, which is for group nix-users$/,
+    fix: /^ssh -t alice@pi\.local sudo usermod -aG nix-users alice$/,
   },
   {
     fault: 'the box does not believe the laptop’s key',
     make: () => onBox(`sed -i 's/^trusted-public-keys.*/trusted-public-keys =/' ${CONF}; ${RESTART}`),
     check: 'upload',
-    saw: /^the box does not believe the key laptop-1 of this machine$/,
-    mend: /^ssh -t alice@pi\.local "echo 'extra-trusted-public-keys = laptop-1:[^']+' \| sudo tee -a \/etc\/nix\/nix\.conf && /,
+    found: /^the box does not believe the key laptop-1 of this machine$/,
+    fix: /^ssh -t alice@pi\.local "echo 'extra-trusted-public-keys = laptop-1:[^']+' \| sudo tee -a \/etc\/nix\/nix\.conf && /,
   },
   {
     fault: 'the box’s nix-daemon is stopped',
     make: () => onBox('systemctl stop nix-daemon.socket nix-daemon.service'),
     check: "box's daemon",
-    saw: /^nobody listens there|^there is no .* on the box/,
-    mend: /^ssh -t alice@pi\.local sudo systemctl restart nix-daemon\.socket$/,
+    found: /^nobody listens there|^there is no .* on the box/,
+    fix: /^ssh -t alice@pi\.local sudo systemctl restart nix-daemon\.socket$/,
   },
   {
     fault: 'another host key',
     make: () => asAlice('rm -f k k.pub; ssh-keygen -q -t ed25519 -N "" -f k; echo "pi.local $(cut -d" " -f1,2 k.pub)" >.ssh/known_hosts'),
     check: 'login',
-    saw: /^another host key than the one in \/home\/alice\/\.ssh\/known_hosts:1: the box was set up anew, or it is not the box$/,
-    mend: /^ssh-keygen -f ["']\/home\/alice\/\.ssh\/known_hosts["'] -R ["']pi\.local["'] {4}# .*: ssh alice@pi\.local$/,
-    heed: (mend) => asAlice(`${mend}\nssh -o StrictHostKeyChecking=accept-new alice@pi.local true`), // who says yes
+    found: /^another host key than the one in \/home\/alice\/\.ssh\/known_hosts:1: the box was set up anew, or it is not the box$/,
+    fix: /^ssh-keygen -f ["']\/home\/alice\/\.ssh\/known_hosts["'] -R ["']pi\.local["'] {4}# .*: ssh alice@pi\.local$/,
+    heed: (fix) => asAlice(`${fix}\nssh -o StrictHostKeyChecking=accept-new alice@pi.local true`), // who says yes
   },
   {
     fault: 'the host key is not known',
     make: () => asAlice('rm .ssh/known_hosts'),
     check: 'login',
-    saw: /^the host key is not known yet$/,
-    mend: /^ssh alice@pi\.local {4}# /,
+    found: /^the host key is not known yet$/,
+    fix: /^ssh alice@pi\.local {4}# /,
     heed: () => asAlice('ssh -o StrictHostKeyChecking=accept-new alice@pi.local true'),
   },
   {
@@ -100,15 +100,15 @@ const FAULTS: Fault[] = [
 systemctl --user --quiet stop ssh-agent.socket ssh-agent.service 2>/dev/null || :
 systemctl --user unset-environment SSH_AUTH_SOCK`),
     check: 'login',
-    saw: /^the key has a passphrase, and there is no agent: SSH_AUTH_SOCK comes from nowhere: .*$/,
-    mend: /^start an ssh-agent when you log in, set SSH_AUTH_SOCK in env-file, then: ssh-add$/,
+    found: /^the key has a passphrase, and there is no agent: SSH_AUTH_SOCK comes from nowhere: .*$/,
+    fix: /^start an ssh-agent when you log in, set SSH_AUTH_SOCK in env-file, then: ssh-add$/,
     heed: async () => {
       await asAlice('systemd-run --user --quiet --unit=agent ssh-agent -D -a /run/user/1000/agent')
       await asAlice('mv .bashrc .bashrc.old; echo export SSH_AUTH_SOCK=/run/user/1000/agent >.bashrc')
       const { found } = await doctor()
       assert.match(
         text(found),
-        /"login".*the agent \(from \/home\/alice\/\.bashrc\) does not hold it","mend":"SSH_AUTH_SOCK=\/run\/user\/1000\/agent ssh-add"/,
+        /"login".*the agent \(from \/home\/alice\/\.bashrc\) does not hold it","fix":"SSH_AUTH_SOCK=\/run\/user\/1000\/agent ssh-add"/,
       )
       lab.laptop.write('/home/alice/ask', '#!/bin/sh\necho secret\n', { mode: 0o755, user: 'alice' })
       await asAlice('ssh-add', {
@@ -124,61 +124,62 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     fault: 'nix-daemon was not restarted since nix.conf was changed',
     make: () => onLaptop(`${RESTART}; sleep 0.2; echo '# changed' >>${CONF}`),
     check: 'daemon',
-    saw: /^nix-daemon runs since before \/etc\/nix\/nix\.conf was changed, and has not read that$/,
-    mend: /^sudo systemctl restart nix-daemon$/,
+    found: /^nix-daemon runs since before \/etc\/nix\/nix\.conf was changed, and has not read that$/,
+    fix: /^sudo systemctl restart nix-daemon$/,
   },
   {
     fault: 'the user may not use nix-daemon here',
     make: () => onLaptop('gpasswd -d alice nix-users'),
     check: 'daemon',
-    saw: /^alice may not use \/nix\/var\/nix\/daemon-socket\/socket, which is for group nix-users$/,
-    mend: /^sudo usermod -aG nix-users alice {4}# and log in again$/,
+    found: /^alice may not use \/nix\/var\/nix\/daemon-socket\/socket, which is for group nix-users$/,
+    fix: /^sudo usermod -aG nix-users alice {4}# and log in again$/,
   },
   {
     fault: 'a `substituters =` after the block',
     make: () => onLaptop(`echo 'substituters = https://cache.example.org' >>${CONF}; ${RESTART}`),
     check: 'substituter',
-    saw: /^\/etc\/nix\/nix\.conf:\d+ "substituters = https:\/\/cache\.example\.org" comes after the line that names pi, and takes it back$/,
-    mend: /^in \/etc\/nix\/nix\.conf: move line (\d+) above the line with nix-lan-connect, then: sudo systemctl restart nix-daemon$/,
-    heed: (mend) => onLaptop(`sed -i '${/line (\d+)/.exec(mend)?.[1]}d' ${CONF}; ${RESTART}`),
+    found:
+      /^\/etc\/nix\/nix\.conf:\d+ "substituters = https:\/\/cache\.example\.org" comes after the line that names pi, and takes it back$/,
+    fix: /^in \/etc\/nix\/nix\.conf: move line (\d+) above the line with nix-lan-connect, then: sudo systemctl restart nix-daemon$/,
+    heed: (fix) => onLaptop(`sed -i '${/line (\d+)/.exec(fix)?.[1]}d' ${CONF}; ${RESTART}`),
   },
   {
     fault: 'the user’s own nix.conf replaces the substituters',
     make: () => asAlice('mkdir -p .config/nix; echo "substituters = https://cache.example.org" >.config/nix/nix.conf'),
     check: 'own settings',
-    saw: /^"substituters =" in \/home\/alice\/\.config\/nix\/nix\.conf replaces the system's list, so that pi is not asked$/,
-    mend: /^sed -i .* \/home\/alice\/\.config\/nix\/nix\.conf$/,
+    found: /^"substituters =" in \/home\/alice\/\.config\/nix\/nix\.conf replaces the system's list, so that pi is not asked$/,
+    fix: /^sed -i .* \/home\/alice\/\.config\/nix\/nix\.conf$/,
     restore: () => asAlice('rm .config/nix/nix.conf'),
   },
   {
     fault: 'nix.conf names a nix-lan-connect that is not there',
     make: () => onLaptop(`sed -i 's,/[^ =]*/nix-lan-connect,/gone/nix-lan-connect,' ${CONF}; ${RESTART}`),
     check: 'connect',
-    saw: /^\/gone\/nix-lan-connect is not there \(ENOENT\): every build fails while nix\.conf names it$/,
-    mend: /^in nix\.conf: name \/usr\/local\/bin\/nix-lan-connect in place of it, then: sudo systemctl restart nix-daemon$/,
+    found: /^\/gone\/nix-lan-connect is not there \(ENOENT\): every build fails while nix\.conf names it$/,
+    fix: /^in nix\.conf: name \/usr\/local\/bin\/nix-lan-connect in place of it, then: sudo systemctl restart nix-daemon$/,
     heed: () => onLaptop(`sed -i 's,/gone/nix-lan-connect,/usr/local/bin/nix-lan-connect,' ${CONF}; ${RESTART}`),
   },
   {
     fault: 'the hook is not executable',
     make: () => onLaptop(`chmod 644 ${LIB}/post-build-hook`),
     check: 'hook',
-    saw: /post-build-hook is not executable: every build fails while nix\.conf names it$/,
-    mend: /^sudo chmod a\+rx \S+\/post-build-hook$/,
+    found: /post-build-hook is not executable: every build fails while nix\.conf names it$/,
+    fix: /^sudo chmod a\+rx \S+\/post-build-hook$/,
   },
   {
     fault: 'nix.conf has no hook',
     make: () => onLaptop(`sed -i 's/^post-build-hook/# &/' ${CONF}; ${RESTART}`),
     check: 'hook',
-    saw: /^\/etc\/nix\/nix\.conf names no post-build-hook, so that nothing is queued$/,
-    mend: /^in \/etc\/nix\/nix\.conf: post-build-hook = \/usr\/local\/lib\/nix-lan\/post-build-hook, then: sudo systemctl restart nix-daemon$/,
-    heed: (mend) => onLaptop(`echo '${mend.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART}`),
+    found: /^\/etc\/nix\/nix\.conf names no post-build-hook, so that nothing is queued$/,
+    fix: /^in \/etc\/nix\/nix\.conf: post-build-hook = \/usr\/local\/lib\/nix-lan\/post-build-hook, then: sudo systemctl restart nix-daemon$/,
+    heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART}`),
   },
   {
     fault: 'others can read the signing key',
     make: () => onLaptop('chmod 644 /etc/nix/nix-lan.secret'),
     check: 'signing',
-    saw: /^others than root can read \/etc\/nix\/nix-lan\.secret, and sign in its name$/,
-    mend: /^sudo chmod 600 \/etc\/nix\/nix-lan\.secret$/,
+    found: /^others than root can read \/etc\/nix\/nix-lan\.secret, and sign in its name$/,
+    fix: /^sudo chmod 600 \/etc\/nix\/nix-lan\.secret$/,
   },
   {
     fault: 'something was built here without a signature',
@@ -189,81 +190,81 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     },
     check: 'unsigned',
     state: 'warning',
-    saw: /^1 of the \d+ paths that were built here is not signed, and can't come back from a cache$/,
-    mend: /^sudo \/usr\/local\/bin\/nix-lan queue sign --built$/,
+    found: /^1 of the \d+ paths that were built here is not signed, and can't come back from a cache$/,
+    fix: /^sudo \/usr\/local\/bin\/nix-lan queue sign --built$/,
   },
   {
     fault: 'others can write to the dispatcher script',
     make: () => onLaptop(`chmod 777 ${LIB}/nix-lan-dispatcher`),
     check: 'dispatcher',
-    saw: /^NetworkManager does not run \/etc\/NetworkManager\/dispatcher\.d\/90-nix-lan: group or others can write to it \(mode 0777\)$/,
-    mend: /^sudo chmod go-w \/etc\/NetworkManager\/dispatcher\.d\/90-nix-lan$/,
+    found: /^NetworkManager does not run \/etc\/NetworkManager\/dispatcher\.d\/90-nix-lan: group or others can write to it \(mode 0777\)$/,
+    fix: /^sudo chmod go-w \/etc\/NetworkManager\/dispatcher\.d\/90-nix-lan$/,
   },
   {
     fault: 'the queue belongs to somebody else',
     make: () => onLaptop(`chown nobody ${QUEUE}`),
     check: 'queue',
-    saw: new RegExp(`^${QUEUE} belongs to uid 65534, not to alice$`),
-    mend: new RegExp(`^sudo chown alice ${QUEUE}$`),
+    found: new RegExp(`^${QUEUE} belongs to uid 65534, not to alice$`),
+    fix: new RegExp(`^sudo chown alice ${QUEUE}$`),
   },
   {
     fault: 'there is no queue',
     make: () => onLaptop(`rm -r ${QUEUE} ${FAILED}`),
     check: 'queue',
-    saw: new RegExp(`^${QUEUE} is not there, so that nothing can wait in it$`),
-    mend: /^sudo install -d -o alice /,
+    found: new RegExp(`^${QUEUE} is not there, so that nothing can wait in it$`),
+    fix: /^sudo install -d -o alice /,
   },
   {
     fault: 'something in the queue does not belong there',
     make: () => asAlice(`mkdir ${QUEUE}/x`),
     check: 'waiting',
     state: 'warning',
-    saw: new RegExp(`^${QUEUE}/x is a directory, and does not belong there$`),
-    mend: new RegExp(`^rm -r ${QUEUE}/x$`),
+    found: new RegExp(`^${QUEUE}/x is a directory, and does not belong there$`),
+    fix: new RegExp(`^rm -r ${QUEUE}/x$`),
   },
   {
     fault: 'the configuration can’t be read',
     make: () => onLaptop('chmod 600 /etc/nix-lan/config.toml'),
     check: 'configuration',
-    saw: /^\/etc\/nix-lan\/config\.toml: can't be read: you may not read it$/,
-    mend: /^sudo chmod a\+r \/etc\/nix-lan\/config\.toml$/,
+    found: /^\/etc\/nix-lan\/config\.toml: can't be read: you may not read it$/,
+    fix: /^sudo chmod a\+r \/etc\/nix-lan\/config\.toml$/,
   },
   {
     fault: 'others can write to the configuration',
     make: () => onLaptop('chmod 666 /etc/nix-lan/config.toml'),
     check: 'configuration',
-    saw: /^root does not believe \/etc\/nix-lan\/config\.toml: group or others can write to it \(mode 0666\)$/,
-    mend: /^sudo chmod go-w \/etc\/nix-lan\/config\.toml$/,
+    found: /^root does not believe \/etc\/nix-lan\/config\.toml: group or others can write to it \(mode 0666\)$/,
+    fix: /^sudo chmod go-w \/etc\/nix-lan\/config\.toml$/,
   },
   {
     fault: 'nix.conf can’t be read by the user',
     make: () => onLaptop(`chmod 600 ${CONF}`),
     check: 'nix.conf',
-    saw: /^you may not read \/etc\/nix\/nix\.conf, which nix-daemon reads$/,
-    mend: /^sudo chmod a\+r \/etc\/nix\/nix\.conf$/,
+    found: /^you may not read \/etc\/nix\/nix\.conf, which nix-daemon reads$/,
+    fix: /^sudo chmod a\+r \/etc\/nix\/nix\.conf$/,
   },
   {
     fault: 'an unknown key in the configuration',
     make: () => onLaptop('echo \'hots = "pi.local"\' >>/etc/nix-lan/config.toml'),
     check: 'configuration',
-    saw: /^\/etc\/nix-lan\/config\.toml:\d+: cache\.pi\.hots: unknown key; did you mean host\?/,
-    mend: /^mend that line/,
+    found: /^\/etc\/nix-lan\/config\.toml:\d+: cache\.pi\.hots: unknown key; did you mean host\?/,
+    fix: /^fix that line/,
     heed: () => onLaptop("sed -i '$d' /etc/nix-lan/config.toml"),
   },
   {
     fault: 'a unit is not installed',
     make: () => onLaptop('mv /etc/systemd/user/nix-lan-upload@.service /root/').then(() => lab.laptop.systemctl('daemon-reload')),
     check: 'units',
-    saw: /^systemd has no nix-lan-upload@pi\.service$/,
-    mend: /^sudo \/usr\/local\/bin\/nix-lan setup$/,
+    found: /^systemd has no nix-lan-upload@pi\.service$/,
+    fix: /^sudo \/usr\/local\/bin\/nix-lan setup$/,
     heed: () => onLaptop('mv /root/nix-lan-upload@.service /etc/systemd/user/').then(() => lab.laptop.systemctl('daemon-reload')),
   },
   {
     fault: 'a unit of an older version',
     make: () => onLaptop("sed -i 's/^RestartSec=30/RestartSec=3/' /etc/systemd/user/nix-lan-upload@.service"),
     check: 'units',
-    saw: /^\/etc\/systemd\/user\/nix-lan-upload@\.service is not that of this version of nix-lan$/,
-    mend: /^sudo \/usr\/local\/bin\/nix-lan setup$/,
+    found: /^\/etc\/systemd\/user\/nix-lan-upload@\.service is not that of this version of nix-lan$/,
+    fix: /^sudo \/usr\/local\/bin\/nix-lan setup$/,
     heed: () =>
       onLaptop("sed -i 's/^RestartSec=3$/RestartSec=30/' /etc/systemd/user/nix-lan-upload@.service").then(() =>
         lab.laptop.systemctl('daemon-reload'),
@@ -277,41 +278,41 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
       await lab.laptop.systemctl('stop', 'nix-lan-check.timer')
     },
     check: 'timer',
-    saw: /^nix-lan-check\.timer is disabled$/,
-    mend: /^systemctl --user enable --now nix-lan-check\.timer$/,
+    found: /^nix-lan-check\.timer is disabled$/,
+    fix: /^systemctl --user enable --now nix-lan-check\.timer$/,
   },
   {
     fault: 'no linger',
     make: () => onLaptop('rm /var/lib/systemd/linger/alice'),
     check: 'linger',
     state: 'warning',
-    saw: /^alice's units run only while alice is logged in$/,
-    mend: /^sudo loginctl enable-linger alice$/,
+    found: /^alice's units run only while alice is logged in$/,
+    fix: /^sudo loginctl enable-linger alice$/,
   },
   {
     fault: 'the runtime lies where only the user’s PATH leads',
     make: () => onLaptop('mkdir -p /opt/node/bin; mv /usr/bin/node /opt/node/bin/node'),
     env: { PATH: '/opt/node/bin:/usr/local/bin:/usr/bin:/bin' },
     check: 'runtime',
-    saw: /^nix-daemon finds no node, deno or bun in .*\/usr\/bin.* \(yours is \/opt\/node\/bin\/node\)$/,
-    mend: /, or link yours: sudo ln -s \/opt\/node\/bin\/node \/usr\/local\/bin\/$/,
-    heed: (mend) => asAlice(mend.replace(/^.*link yours: /, '')),
+    found: /^nix-daemon finds no node, deno or bun in .*\/usr\/bin.* \(yours is \/opt\/node\/bin\/node\)$/,
+    fix: /, or link yours: sudo ln -s \/opt\/node\/bin\/node \/usr\/local\/bin\/$/,
+    heed: (fix) => asAlice(fix.replace(/^.*link yours: /, '')),
     restore: () => onLaptop('rm /usr/local/bin/node; mv /opt/node/bin/node /usr/bin/node'),
   },
   {
     fault: 'the tunnel was stopped',
     make: () => lab.laptop.systemctl('stop', 'nix-lan@pi.target'),
     check: 'tunnel',
-    saw: /sock does not exist.*nix-lan-tunnel@pi is (inactive|deactivating)/,
-    mend: /^systemctl --user restart nix-lan-check\.service$/,
+    found: /sock does not exist.*nix-lan-tunnel@pi is (inactive|deactivating)/,
+    fix: /^systemctl --user restart nix-lan-check\.service$/,
     within: 30_000,
   },
   {
     fault: 'the cable is out',
     make: () => lab.lan.cable('laptop', false),
     check: 'name|port',
-    saw: /^away: /,
-    mend: /^switch the box on, and be in its network/,
+    found: /^away: /,
+    fix: /^switch the box on, and be in its network/,
     heed: () => lab.lan.cable('laptop', true),
     within: 90_000,
   },
@@ -381,22 +382,22 @@ for (const fault of FAULTS) {
       assert.match(first?.check ?? 'nothing', new RegExp(`^(${fault.check})$`), text(found))
       assert.is(first?.state, fault.state ?? 'failed')
       assert.is(code, fault.state === 'warning' ? 0 : 1)
-      assert.match(first?.saw ?? '', fault.saw, text(found))
-      assert.match(first?.mend ?? '', fault.mend, text(found))
-      console.log(`figure: ${fault.fault} | ${first?.state} ${first?.check}: ${first?.saw} | ${first?.mend}`)
-      await repair(fault, first?.mend ?? '')
+      assert.match(first?.found ?? '', fault.found, text(found))
+      assert.match(first?.fix ?? '', fault.fix, text(found))
+      console.log(`figure: ${fault.fault} | ${first?.state} ${first?.check}: ${first?.found} | ${first?.fix}`)
+      await repair(fault, first?.fix ?? '')
       mended = true
       await allWell(fault)
     } finally {
       // a fault that was named wrongly is no fault of the tests that follow
       if (!mended)
-        await repair(fault, (await doctor([], fault.env)).found.find(({ check }) => check === fault.check)?.mend ?? '').catch(() => {})
+        await repair(fault, (await doctor([], fault.env)).found.find(({ check }) => check === fault.check)?.fix ?? '').catch(() => {})
       await fault.restore?.()
     }
   })
 }
 
-const repair = (fault: Fault, mend: string): Promise<unknown> => (fault.heed ? fault.heed(mend) : asAlice(mend, fault.env))
+const repair = (fault: Fault, fix: string): Promise<unknown> => (fault.heed ? fault.heed(fix) : asAlice(fix, fault.env))
 
 /** What has nothing to do with the box is looked at without it, to save time; the last test is a whole one again. */
 async function allWell(fault: Fault): Promise<void> {
@@ -423,7 +424,7 @@ test('root: all of it as the user, and what only root can see', async () => {
   const { found } = await asRoot()
   assert.match(
     text(found),
-    /"check":"signing".*does not believe its own key laptop-1, but another one of that name","mend":"in \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-1:/,
+    /"check":"signing".*does not believe its own key laptop-1, but another one of that name","fix":"in \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-1:/,
   )
   await onLaptop('mv /etc/nix/kept /etc/nix/nix-lan.secret')
 })

@@ -127,14 +127,14 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
   test('nix-lan doctor finds no fault in what the module has set', async () => {
     const { world } = laptop
     const doctor = await world.run('alice', `${SW}/nix-lan`, ['doctor', '--offline', '--json'], { env: { PATH: `${SW}:/usr/bin:/bin` } })
-    const verdicts = JSON.parse(doctor.stdout) as { check: string; state: string; saw: string }[]
+    const verdicts = JSON.parse(doctor.stdout) as { check: string; state: string; found: string }[]
     const checked = ['configuration', 'nix.conf', 'runtime', 'bash', 'hook', 'signing', 'dispatcher', 'substituter', 'connect', 'queue']
     for (const check of checked) {
       const verdict = verdicts.find((one) => one.check === check)
-      assert.is(verdict?.state, 'ok', `${check}: ${verdict?.saw}`)
+      assert.is(verdict?.state, 'ok', `${check}: ${verdict?.found}`)
     }
     // on a NixOS there may be no other Node
-    assert.match(verdicts.find((one) => one.check === 'runtime')?.saw ?? '', /^\/nix\/store\/[^ ]*-nodejs-slim-[^ ]*\/bin\/node v/)
+    assert.match(verdicts.find((one) => one.check === 'runtime')?.found ?? '', /^\/nix\/store\/[^ ]*-nodejs-slim-[^ ]*\/bin\/node v/)
   })
 
   test('an unsigned path of the box is not believed', async () => {

@@ -1,4 +1,4 @@
-// What the doctor makes of what it sees: each fault is one line that names it, with what mends it; and a fault further on isn't blamed.
+// What the doctor makes of what it sees: each fault is one line that names it, with what fixes it; and a fault further on isn't blamed.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { findingsIn } from '../../scripts/doctor/as-root.ts'
@@ -47,12 +47,12 @@ import type { Doubt } from '../../scripts/system/trust.ts'
 
 const test = suite('doctor')
 
-/** A verdict, and what must be in its two texts; `null`: nothing to mend. */
-function like(verdict: Verdict, state: State, saw: RegExp, mend: RegExp | string | null, about = ''): void {
-  assert.is(verdict.state, state, `${about} ${verdict.saw}`)
-  assert.match(verdict.saw, saw)
-  if (mend === null || typeof mend === 'string') assert.is(verdict.mend, mend, about)
-  else assert.match(verdict.mend ?? '', mend)
+/** A verdict, and what must be in its two texts; `null`: nothing to fix. */
+function like(verdict: Verdict, state: State, found: RegExp, fix: RegExp | string | null, about = ''): void {
+  assert.is(verdict.state, state, `${about} ${verdict.found}`)
+  assert.match(verdict.found, found)
+  if (fix === null || typeof fix === 'string') assert.is(verdict.fix, fix, about)
+  else assert.match(verdict.fix ?? '', fix)
 }
 
 // ---- running
@@ -102,7 +102,7 @@ test('what is left out names the check that has failed, however far up', async (
   const more = [check('c', ok(''), { needs: ['b', 'x'] }), check('n', ok(''), { online: true }), check('m', ok(''), { needs: ['n'] })]
   const findings = await runChecks([...chain, ...more], { offline: true, starts: () => {}, ended: () => {} })
   assert.equal(
-    findings.slice(2).map(({ saw }) => saw),
+    findings.slice(2).map(({ found }) => found),
     ['needs a', 'needs a, x', 'not with --offline', 'not with --offline'],
   )
 })
@@ -124,16 +124,16 @@ test('exit code: only what failed counts', () => {
 
 // ---- the report
 
-test('the report: state, name, what was seen in lines of 100 characters at most, what mends it whole', () => {
-  const saw = `${'word '.repeat(30)}end`
-  const mend = `sudo ${'x'.repeat(150)}`
-  const text = lines({ check: 'dispatcher', ...failed(saw, mend) })
+test('the report: state, name, what was seen in lines of 100 characters at most, what fixes it whole', () => {
+  const found = `${'word '.repeat(30)}end`
+  const fix = `sudo ${'x'.repeat(150)}`
+  const text = lines({ check: 'dispatcher', ...failed(found, fix) })
   assert.match(text, /^FAILED {3}dispatcher {5}word word/)
-  assert.ok(text.includes(`mend: ${mend}\n`))
-  for (const line of text.split('\n')) if (!line.includes('mend:')) assert.ok(line.length <= 100, line)
+  assert.ok(text.includes(`fix: ${fix}\n`))
+  for (const line of text.split('\n')) if (!line.includes('fix:')) assert.ok(line.length <= 100, line)
   assert.is(lines({ check: 'nix', ...ok('Nix 2.8.0') }), 'ok       nix            Nix 2.8.0\n')
   assert.is(lines({ check: 'nix', ...ok('a\u001b[31mb\nc') }), 'ok       nix            a?[31mb c\n')
-  assert.match(lines({ check: 'a', ...warning('w', 'one\ntwo') }), /mend: one\n {30}two\n$/)
+  assert.match(lines({ check: 'a', ...warning('w', 'one\ntwo') }), /fix: one\n {29}two\n$/)
 })
 
 test('skipped checks share a line; the last line counts', () => {
@@ -197,7 +197,7 @@ test('the daemon: single-user, not allowed, missing, unresponsive, older than it
 test('nix.conf: unreadable; includes where they are wrong', () => {
   const version = (minor: number) => ({ lix: false, text: `2.${minor}.0`, major: 2, minor })
   const facts = { settings: new Map<string, string>(), version: version(18), file: '/f', includes: ['include x'] }
-  like(judgeConf({ ...facts, settings: 'syntax error' }), 'failed', /syntax error/, /mend \/f/)
+  like(judgeConf({ ...facts, settings: 'syntax error' }), 'failed', /syntax error/, /fix \/f/)
   like(judgeConf({ ...facts, hidden: '/f' }), 'failed', /you may not read \/f/, 'sudo chmod a+r /f')
   const states = [15, 16, 21, 22].map((minor) => judgeConf({ ...facts, version: version(minor) }).state)
   assert.equal(states, ['ok', 'warning', 'warning', 'ok'])
@@ -388,10 +388,10 @@ test('bash, the key, what is unsigned', () => {
 })
 
 test('sudo is told where nix-lan is, unless it lies where every sudo looks', () => {
-  const mend = (self: string) => sudoFinds(failed('', 'sudo nix-lan setup'), self).mend
-  assert.is(mend('/usr/local/bin/nix-lan'), 'sudo /usr/local/bin/nix-lan setup')
-  assert.is(mend('/usr/bin/nix-lan'), 'sudo nix-lan setup')
-  assert.is(sudoFinds(failed('', 'sudo chown root /etc/nix-lan/x'), '/usr/local/bin/nix-lan').mend, 'sudo chown root /etc/nix-lan/x')
+  const fix = (self: string) => sudoFinds(failed('', 'sudo nix-lan setup'), self).fix
+  assert.is(fix('/usr/local/bin/nix-lan'), 'sudo /usr/local/bin/nix-lan setup')
+  assert.is(fix('/usr/bin/nix-lan'), 'sudo nix-lan setup')
+  assert.is(sudoFinds(failed('', 'sudo chown root /etc/nix-lan/x'), '/usr/local/bin/nix-lan').fix, 'sudo chown root /etc/nix-lan/x')
 })
 
 test('the queue’s directories', () => {
@@ -608,11 +608,11 @@ test('the round trip: what Nix says when the box, or this machine, does not beli
 })
 
 test('root takes a report from a user’s process only when it is one, and can’t move the cursor', () => {
-  const finding = { check: 'box’s daemon', cache: 'rpi', state: 'ok', saw: 'x', mend: null }
+  const finding = { check: 'box’s daemon', cache: 'rpi', state: 'ok', found: 'x', fix: null }
   const from = (change: object): unknown => findingsIn(JSON.stringify([{ ...finding, ...change }]))
   assert.equal(from({}), [finding])
-  assert.equal(from({ cache: undefined, mend: 'sudo x' }), [{ check: 'box’s daemon', state: 'ok', saw: 'x', mend: 'sudo x' }])
-  for (const change of [{ cache: 'a\u001b[2J' }, { check: 'a\u009bK' }, { check: 7 }, { state: 'toString' }, { saw: null }, { mend: {} }])
+  assert.equal(from({ cache: undefined, fix: 'sudo x' }), [{ check: 'box’s daemon', state: 'ok', found: 'x', fix: 'sudo x' }])
+  for (const change of [{ cache: 'a\u001b[2J' }, { check: 'a\u009bK' }, { check: 7 }, { state: 'toString' }, { found: null }, { fix: {} }])
     assert.is(from(change), undefined, JSON.stringify(change))
   for (const text of ['', 'null', '{}', '[null]', '[{}]', '7']) assert.is(findingsIn(text), undefined, text)
 })

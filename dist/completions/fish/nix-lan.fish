@@ -7,7 +7,7 @@ end
 complete -c nix-lan -f
 complete -c nix-lan -n 'not __fish_seen_subcommand_from status check doctor queue setup' -a status -d 'what is there, what waits and what was saved, on one screen'
 complete -c nix-lan -n 'not __fish_seen_subcommand_from status check doctor queue setup' -a check -d 'start or stop the tunnels, as the boxes are there or not'
-complete -c nix-lan -n 'not __fish_seen_subcommand_from status check doctor queue setup' -a doctor -d 'what is wrong, and what mends it'
+complete -c nix-lan -n 'not __fish_seen_subcommand_from status check doctor queue setup' -a doctor -d 'what is wrong, and what fixes it'
 complete -c nix-lan -n 'not __fish_seen_subcommand_from status check doctor queue setup' -a queue -d 'what waits to be uploaded to the box, and what failed'
 complete -c nix-lan -n 'not __fish_seen_subcommand_from status check doctor queue setup' -a setup -d 'makes a machine on your network the Nix cache of this one'
 complete -c nix-lan -n 'not __fish_seen_subcommand_from status check doctor queue setup' -s h -l help -d 'show this; `nix-lan COMMAND --help` for a command'

@@ -13,7 +13,7 @@ import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automa
 import { type Probe, probeBox } from './read-box.ts'
 import { askDaemon, askVersion, daemonPath, isSingleUser, settingsOf } from './read-nix.ts'
 
-export interface World {
+export interface Facts {
   /** Undefined when it can't be had; then `problem` says why. */
   config: Config | undefined
   problem: string
@@ -40,7 +40,7 @@ export interface World {
 }
 
 /** @param uid our own */
-export function lookAround(uid: number, user: string): World {
+export function lookAround(uid: number, user: string): Facts {
   const { config, problem } = readConfig()
   const nix = once(askVersion)
   const single = isSingleUser()
@@ -51,7 +51,7 @@ export function lookAround(uid: number, user: string): World {
   const own = once(() => settingsOf('own'))
   const pid = once(daemonPid)
   const caches = (config?.caches ?? []).filter(isSsh)
-  const world: World = {
+  const facts: Facts = {
     config,
     problem,
     user,
@@ -76,13 +76,13 @@ export function lookAround(uid: number, user: string): World {
     reach: perCache((cache) => reachable(cache, cache.deadline)),
     probe: perCache(async (cache) => await probeBox(cache, uid, await serviceAgent())),
   }
-  return world
+  return facts
 }
 
 /** Starts, all at once, the programs that most checks wait for. What can't be asked is said by the check that asks again. */
-export function askAhead(world: World): void {
-  const asked: Promise<unknown>[] = [world.nix(), world.system(), world.own(), world.daemon(), world.daemonPath(), world.session()]
-  if (world.config) asked.push(world.units(), world.timer())
+export function askAhead(facts: Facts): void {
+  const asked: Promise<unknown>[] = [facts.nix(), facts.system(), facts.own(), facts.daemon(), facts.daemonPath(), facts.session()]
+  if (facts.config) asked.push(facts.units(), facts.timer())
   for (const answer of asked) answer.catch(() => {})
 }
 
