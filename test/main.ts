@@ -1,23 +1,27 @@
 // The test runner of npm test: every test file, one after another. Started by test/test.sh as: node main.mjs FOLDER WORD…
 // Ends with "N passed, N failed", and ", N skipped" if any. Exit 1 when any failed or none ran; with CI=true a skip is a failure.
-import { readFileSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import type { Counts } from './lib/one.ts'
-import { bundle, endTogether, installMissing, runFile, sumUp, testFiles, unbundled } from './lib/runner.ts'
+import { bundle, chosenFiles, endTogether, inParallel, runFile, sumUp, testFiles, unbundled } from './lib/runner.ts'
+
+/** So many files of unit tests run at a time. */
+const UNITS = 4
 
 async function main(): Promise<number> {
   const [, , out = '', ...words] = process.argv
-  const files = testFiles('test', '.test.ts').filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
+  const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
+  const files = chosenFiles(testFiles('test', '.test.ts'), words, isFolder)
   if (files.length === 0) {
-    console.log(words.length ? `no test file's path contains ${words.join(' or ')}` : 'no test files')
+    console.log(words.length ? `no test file is in, or has in its path, ${words.join(' or ')}` : 'no test files')
     return 1
   }
   const broken = await bundle([...files, 'test/lib/one.ts'], out)
-  if (files.some((file) => readFileSync(file, 'utf8').includes('/needs.ts'))) await installMissing()
-  const results: { title: string; counts: Counts }[] = []
-  for (const [index, file] of files.entries()) {
-    results.push({ title: file, counts: broken.has(file) ? unbundled(file) : await runFile(file, out, { index }) })
-  }
-  return sumUp(results)
+  const run = async (file: string, index: number): Promise<{ title: string; counts: Counts }> => ({
+    title: file,
+    counts: broken.has(file) ? unbundled(file) : await runFile(file, out, { index }),
+  })
+  // Unit tests mostly wait, and share nothing; the others have the machine to themselves.
+  return sumUp(await inParallel(files, files.every((file) => file.startsWith('test/unit/')) ? UNITS : 1, run))
 }
 
 endTogether()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# npm test [-- WORD…]: every test/**/*.test.ts, or those whose path contains one of the words. See test/main.ts.
+# npm test [-- WORD…]: every test/**/*.test.ts; or those in the folder WORD (unit: test/unit), or with WORD in the path. See test/main.ts.
 # test.sh MAIN.ts [WORD…] runs another program of the tests, bundled: npm run test:lab and npm run lab do.
 set -eu
 cd "$(dirname "$0")/.."

@@ -3,7 +3,7 @@
 // --write: when all have passed, what they have measured goes into docs/lab.md. Ends with "N passed, N failed"; see test/lib/runner.ts.
 import { statSync } from 'node:fs'
 
-import { bundle, endTogether, installMissing, runFile, sumUp, testFiles, unbundled } from '../lib/runner.ts'
+import { bundle, endTogether, inParallel, installMissing, runFile, sumUp, testFiles, unbundled } from '../lib/runner.ts'
 import { readFigures, writeTable } from './docs.ts'
 import { RELEASES, type Release } from './lab.ts'
 
@@ -41,17 +41,6 @@ function runJob(file: string, out: string, release: Release, title: string, inde
 /** So that no long file is left for the end; a file's size tells well enough. */
 function longestFirst(files: string[]): string[] {
   return [...files].sort((a, b) => statSync(b).size - statSync(a).size)
-}
-
-/** Does all of them, so many at a time, in their order. */
-async function inParallel<Job, Done>(jobs: Job[], width: number, work: (job: Job, index: number) => Promise<Done>): Promise<Done[]> {
-  const done: Done[] = []
-  let next = 0
-  const worker = async () => {
-    for (let index = next++; index < jobs.length; index = next++) done[index] = await work(jobs[index] as Job, index)
-  }
-  await Promise.all(Array.from({ length: width }, worker))
-  return done
 }
 
 endTogether()

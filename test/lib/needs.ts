@@ -1,5 +1,5 @@
-// What a test needs of the machine, and what happens when it isn't there: exactly those tests are skipped, counted and named.
-// test/main.ts has asked apt-get before; with CI=true it makes a skip a failure.
+// What a test needs of the machine, and what happens when it isn't there: as root, apt-get is asked for just that; what is still
+// missing skips exactly those tests, counted and named. With CI=true, test/main.ts makes a skip a failure.
 import { execFileSync } from 'node:child_process'
 import { accessSync, constants, realpathSync } from 'node:fs'
 import type { Test } from 'uvu'
@@ -15,6 +15,7 @@ export const PACKAGES: Record<string, string> = {
   unshare: 'util-linux',
   nsenter: 'util-linux',
   mmdebstrap: 'mmdebstrap',
+  roots: 'mmdebstrap',
   shellcheck: 'shellcheck',
   bash: 'bash',
   ip: 'iproute2',
@@ -79,6 +80,7 @@ function mayUnshare(): boolean {
  *     const test = needs(suite('fetch'), 'root', 'nix', 'ssh', 'sshd')
  */
 export function needs<T>(test: Test<T>, ...wanted: string[]): Test<T> {
+  install(missing(wanted))
   const lacks = missing(wanted)
   if (lacks.length === 0) return telling(test)
   const skip = (name: string) => {
@@ -87,6 +89,20 @@ export function needs<T>(test: Test<T>, ...wanted: string[]): Test<T> {
   }
   const hook = Object.assign(() => {}, { each: () => {} })
   return Object.assign(skip, { only: skip, skip: test.skip, before: hook, after: hook, run: test.run }) as unknown as Test<T>
+}
+
+/** As root where there is apt-get: installs what holds these. NIX_LAN_TEST_INSTALL=no: never. */
+function install(needs: readonly string[]): void {
+  const packages = [...new Set(needs.flatMap((need) => PACKAGES[need] ?? []))]
+  if (packages.length === 0 || process.env.NIX_LAN_TEST_INSTALL === 'no' || process.getuid?.() !== 0 || !has('apt-get')) return
+  console.log(`the tests need ${needs.join(', ')}: apt-get install ${packages.join(' ')}`)
+  const env = { ...process.env, PATH, DEBIAN_FRONTEND: 'noninteractive' }
+  try {
+    execFileSync('apt-get', ['update', '-qq'], { env, stdio: 'ignore' })
+    execFileSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...packages], { env, stdio: 'ignore' })
+  } catch (error) {
+    console.log(`apt-get failed: ${(error as Error).message}`)
+  }
 }
 
 /** The same suite, but an error in a before-hook is printed: uvu swallows it. */

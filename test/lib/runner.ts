@@ -30,6 +30,19 @@ export function testFiles(folder: string, ending: string): string[] {
     })
 }
 
+/**
+ * Those of the files that the words mean: a word that is a folder, of its own or in test/, means what is in it; another word, each
+ * path that contains it. No words mean all.
+ */
+export function chosenFiles(files: readonly string[], words: readonly string[], isFolder: (path: string) => boolean): string[] {
+  const means = (word: string): ((file: string) => boolean) => {
+    const folder = [word, `test/${word}`].map((path) => path.replace(/\/+$/, '')).find(isFolder)
+    return folder === undefined ? (file) => file.includes(word) : (file) => file.startsWith(`${folder}/`)
+  }
+  const meanings = words.map(means)
+  return files.filter((file) => meanings.length === 0 || meanings.some((meant) => meant(file)))
+}
+
 /** Bundles each file to OUT/FILE.mjs. Returns those that can't be, having shown why: the others still run. */
 export async function bundle(files: string[], out: string): Promise<Set<string>> {
   const options = {
@@ -141,6 +154,17 @@ export function endTogether(): void {
       process.exit(code)
     })
   }
+}
+
+/** Does all of them, so many at a time. @returns what each came to, in their order */
+export async function inParallel<Job, Done>(jobs: Job[], width: number, work: (job: Job, index: number) => Promise<Done>): Promise<Done[]> {
+  const done: Done[] = []
+  let next = 0
+  const worker = async () => {
+    for (let index = next++; index < jobs.length; index = next++) done[index] = await work(jobs[index] as Job, index)
+  }
+  await Promise.all(Array.from({ length: width }, worker))
+  return done
 }
 
 /** Adds up, tells what was skipped, and ends with the line of sums. @returns the exit code: 1 when any failed or none ran */
