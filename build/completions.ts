@@ -1,8 +1,12 @@
-// Completions for bash, zsh and fish, from the --help of each command: its options, subcommands and actions, and by the words in capitals what
-// may stand in their place. The names of caches come from the configuration, by sed, since a person is waiting. Pure.
+// Completions for bash, zsh and fish, from the --help of each command: its options, subcommands and
+// actions, and by the words in capitals what may stand in their place. The names of caches come
+// from the configuration, by sed, since a person is waiting. Pure.
 import { type Help, namesOf, type Option, optionsOf } from './help.ts'
 
-/** What may stand in a place: names of caches, files, a command with its own arguments, or what can't be guessed. */
+/**
+ * What may stand in a place: names of caches, files, a command with its own arguments, or what
+ * can't be guessed.
+ */
 type Kind = 'caches' | 'files' | 'command' | 'users' | 'hosts' | 'none'
 
 /** A command, a subcommand or an action, as the completions see it. */
@@ -80,7 +84,10 @@ export function completions(helps: readonly Help[]): Record<string, string> {
 
 // ---- bash
 
-/** Each file stands by itself, since bash-completion loads the one with the command's name (bash-completion's README, "FAQ"). */
+/**
+ * Each file stands by itself, since bash-completion loads the one with the command's name
+ * (bash-completion's README, "FAQ").
+ */
 function bash(root: Node): string {
   const all = below(root)
   const name = identifier(root.name)

@@ -1,4 +1,5 @@
-// The files of dist/ that are made from what the executables say of themselves: man pages and completions.
+// The files of dist/ that are made from what the executables say of themselves: man pages and
+// completions.
 import { execFile } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -30,7 +31,10 @@ export async function docs(executables: ReadonlyMap<string, string>, version: st
   return { ...Object.fromEntries(pages), 'man/man5/nix-lan-config.5': config, ...completions(helps) }
 }
 
-/** The help of each executable, each subcommand of nix-lan and each of their actions, by starting them; in the order of their names. */
+/**
+ * The help of each executable, each subcommand of nix-lan and each of their actions, by starting
+ * them; in the order of their names.
+ */
 async function helpsOf(executables: ReadonlyMap<string, string>): Promise<Help[]> {
   const folder = mkdtempSync(join(tmpdir(), 'nix-lan-build-'))
   try {

@@ -1,5 +1,5 @@
-// Reads a --help text, which is where a command is described, for all that is made from it: the man page, the completions. The layout is
-// strict, and what doesn't follow it is an error:
+// Reads a --help text, which is where a command is described, for all that is made from it: the man
+// page, the completions. The layout is strict, and what doesn't follow it is an error:
 //
 //   NAME: what it is, in a line
 //
@@ -21,10 +21,15 @@ export interface Entry {
   text: string
 }
 
-/** A paragraph to be filled, lines that stand as they are (without their indentation), or entries. */
+/**
+ * A paragraph to be filled, lines that stand as they are (without their indentation), or entries.
+ */
 export type Block = { text: string } | { literal: string[] } | { entries: Entry[] }
 
-/** A part of the help: its title as written there, `` for what comes first, `With --json` for that part. */
+/**
+ * A part of the help: its title as written there, `` for what comes first, `With --json` for that
+ * part.
+ */
 export interface Section {
   title: string
   blocks: Block[]
@@ -70,7 +75,10 @@ const plainTitle = (title: string): string => title.replace(/^Options,.*/, 'Opti
 export const sectionOf = (help: Help, title: string): Section | undefined =>
   help.sections.find((section) => plainTitle(section.title) === title)
 
-/** The names of the commands or actions that a help lists, each once: an action may have several forms. */
+/**
+ * The names of the commands or actions that a help lists, each once: an action may have several
+ * forms.
+ */
 export const namesOf = (help: Help, title: 'Commands' | 'Actions'): string[] => [
   ...new Set(entriesOf(help, title).map(({ term }) => term.split(' ')[0] ?? '')),
 ]

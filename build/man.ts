@@ -1,8 +1,12 @@
-// Man pages, from the --help of each command and from docs/config.md. In man(7)'s language, as groff and mandoc both read it, without a date,
-// so that the same sources give the same bytes. Pure.
+// Man pages, from the --help of each command and from docs/config.md. In man(7)'s language, as
+// groff and mandoc both read it, without a date, so that the same sources give the same bytes.
+// Pure.
 import { type Block, type Entry, type Help, type Section, sectionOf } from './help.ts'
 
-/** The page of a command: `nix-lan queue` → nix-lan-queue; what isn't called nix-lan by itself gets that in front. */
+/**
+ * The page of a command: `nix-lan queue` → nix-lan-queue; what isn't called nix-lan by itself gets
+ * that in front.
+ */
 export function pageName(command: string): string {
   const name = command.replace(' ', '-')
   return name.startsWith('nix-lan') ? name : `nix-lan-${name}`
@@ -45,7 +49,10 @@ export function commandPage(help: Help, actions: readonly Help[], others: readon
 
 const sectionText = ({ blocks }: Section): string => blocks.map(blockText).join('\n.PP\n').replace(EMPTY, '\n')
 
-/** What an action has of its own: how it is called, its options, its JSON, its exit codes, its examples. */
+/**
+ * What an action has of its own: how it is called, its options, its JSON, its exit codes, its
+ * examples.
+ */
 function actionPart(help: Help): string {
   const own = (title: string, shown?: string): string[] => {
     const section = sectionOf(help, title)
@@ -121,7 +128,10 @@ const SPECIAL: Record<string, string> = {
   '~': '\\(ti',
 }
 
-/** Text as roff takes it: what has a meaning there, or is no ASCII, by its name (groff_char(7), mandoc_char(7)). */
+/**
+ * Text as roff takes it: what has a meaning there, or is no ASCII, by its name (groff_char(7),
+ * mandoc_char(7)).
+ */
 export function roff(text: string): string {
   return [...text]
     .map((char) => {
@@ -132,8 +142,9 @@ export function roff(text: string): string {
 }
 
 /**
- * A page from Markdown, of which it knows what docs/config.md uses: `# NAME: what it is`, `## Heading`, paragraphs, fenced blocks, and
- * lists whose items are a term in backquotes, a colon and a text.
+ * A page from Markdown, of which it knows what docs/config.md uses: `# NAME: what it is`, `##
+ * Heading`, paragraphs, fenced blocks, and lists whose items are a term in backquotes, a colon and
+ * a text.
  * @throws Error for what it doesn't know
  */
 export function markdownPage(text: string, section: number, version: string, others: readonly string[]): string {

@@ -1,5 +1,6 @@
-// The test runner of npm test: every test file, one after another. Started by test/test.sh as: node main.mjs FOLDER WORD…
-// Ends with "N passed, N failed", and ", N skipped" if any. Exit 1 when any failed or none ran; with CI=true a skip is a failure.
+// The test runner of npm test: every test file, one after another. Started by test/test.sh as: node
+// main.mjs FOLDER WORD… Ends with "N passed, N failed", and ", N skipped" if any. Exit 1 when any
+// failed or none ran; with CI=true a skip is a failure.
 import { statSync } from 'node:fs'
 import type { Counts } from './lib/one.ts'
 import { bundle, chosenFiles, endTogether, inParallel, runFile, sumUp, testFiles, unbundled } from './lib/runner.ts'

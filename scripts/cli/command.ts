@@ -1,19 +1,24 @@
-// What every command has in common: options, --help, --version, and how an error becomes a line and an exit code.
-// Imports little but mri, so that the hot paths can afford it.
+// What every command has in common: options, --help, --version, and how an error becomes a line and
+// an exit code. Imports little but mri, so that the hot paths can afford it.
 import { writeSync } from 'node:fs'
 import mri from 'mri'
 import { Failure, UsageError } from './errors.ts'
 import { harmless } from './text.ts'
 import { VERSION } from './version.ts'
 
-/** The options of a command by name, without dashes. `alias` maps a short letter to its long name. */
+/**
+ * The options of a command by name, without dashes. `alias` maps a short letter to its long name.
+ */
 export interface Options {
   boolean?: string[]
   string?: string[]
   alias?: Record<string, string>
 }
 
-/** What stands on a command line: the words in order, whether a flag was given, the text of an option. */
+/**
+ * What stands on a command line: the words in order, whether a flag was given, the text of an
+ * option.
+ */
 export interface Parsed {
   words: string[]
   flag(name: string): boolean
@@ -21,8 +26,10 @@ export interface Parsed {
 }
 
 /**
- * Reads a command line. Options may stand before, between and after the words; what follows `--` is words.
- * @throws UsageError for an unknown option (with the nearest known one), a value given to a flag, or an option without its value
+ * Reads a command line. Options may stand before, between and after the words; what follows `--` is
+ * words.
+ * @throws UsageError for an unknown option (with the nearest known one), a value given to a flag,
+ * or an option without its value
  */
 export function parse(argv: string[], options: Options): Parsed {
   const texts = options.string ?? []
@@ -41,8 +48,9 @@ export function parse(argv: string[], options: Options): Parsed {
 const isNegated = (name: string, found: Record<string, unknown>): boolean => name.startsWith('no-') && found[name.slice(3)] === false
 
 /**
- * The same command line as `--flag`s and `--option=value`s, `--`, then the words. Left to itself mri 1.2 takes the word after a flag
- * for its value (and turns 007 into 7), knows only options that have an alias once `unknown` is set, and accepts --no-ANYTHING.
+ * The same command line as `--flag`s and `--option=value`s, `--`, then the words. Left to itself
+ * mri 1.2 takes the word after a flag for its value (and turns 007 into 7), knows only options that
+ * have an alias once `unknown` is set, and accepts --no-ANYTHING.
  */
 function unambiguous(argv: string[], options: Options): string[] {
   const flags = [...(options.boolean ?? []), 'help', 'version']
@@ -71,7 +79,10 @@ function unambiguous(argv: string[], options: Options): string[] {
   return [...result, '--', ...words]
 }
 
-/** The value of an option: after `=`, or the next argument; one that starts with `-` only if it is a number, or after `=`. */
+/**
+ * The value of an option: after `=`, or the next argument; one that starts with `-` only if it is a
+ * number, or after `=`.
+ */
 function textOf(name: string, value: string | undefined, rest: string[]): string {
   const next = value ?? (/^-(?!$|\d)/.test(rest[0] ?? '') ? undefined : rest.shift())
   if (!next) throw new UsageError(`--${name} needs a value; see --help`)
@@ -83,7 +94,10 @@ function unknownOption(option: string, known: string[]): UsageError {
   return new UsageError(`unknown option ${option}${near ? `; did you mean --${near}?` : '; see --help'}`)
 }
 
-/** The candidate that is at most two edits (insert, delete, replace) away from `word`, and fewer than it is long, if there is one. */
+/**
+ * The candidate that is at most two edits (insert, delete, replace) away from `word`, and fewer
+ * than it is long, if there is one.
+ */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined
   let least = Math.min(3, word.length)
@@ -112,9 +126,11 @@ function edits(a: string, b: string): number {
 }
 
 /**
- * Runs a command and ends the process: --help and --version, then `run`, whose number is the exit code. A Failure is one line
- * on stderr and its own exit code; anything else is a bug, printed with its stack, exit 1.
- * @param streams false: `run` writes to stdout by print() alone, so that Node's streams need not be loaded: a tenth of its start
+ * Runs a command and ends the process: --help and --version, then `run`, whose number is the exit
+ * code. A Failure is one line on stderr and its own exit code; anything else is a bug, printed with
+ * its stack, exit 1.
+ * @param streams false: `run` writes to stdout by print() alone, so that Node's streams need not be
+ * loaded: a tenth of its start
  */
 export async function main(name: string, help: string, run: (argv: string[]) => Promise<number>, streams = true): Promise<void> {
   let code = 1
@@ -179,9 +195,9 @@ async function answer(argv: string[], name: string, help: string, run: (argv: st
 }
 
 /**
- * Ends the process when stdout has been written. Not by `end`: where stdout is a socket (a command by ssh, a unit of systemd) that would shut it
- * down for all who share it, and the next `echo` in the script would be killed by SIGPIPE. But under Bun, `write('', exit)` loses the
- * tail of a pipe.
+ * Ends the process when stdout has been written. Not by `end`: where stdout is a socket (a command
+ * by ssh, a unit of systemd) that would shut it down for all who share it, and the next `echo` in
+ * the script would be killed by SIGPIPE. But under Bun, `write('', exit)` loses the tail of a pipe.
  */
 function exit(code: number): void {
   if (process.versions.bun) process.stdout.end(() => process.exit(code))

@@ -1,4 +1,5 @@
-// The errors that have a meaning for the caller: each one is a line on stderr and an exit code, without a stack.
+// The errors that have a meaning for the caller: each one is a line on stderr and an exit code,
+// without a stack.
 
 /** Something a person got wrong or has to mend. `exitCode` follows the table in the README. */
 export class Failure extends Error {
@@ -19,7 +20,10 @@ export class UsageError extends Failure {
 /** A configuration that is missing, unreadable, not to be trusted, or wrong: exit 2. */
 export class ConfigError extends UsageError {}
 
-/** The box is away or too busy now, nothing is lost, try again later: exit 75 (EX_TEMPFAIL, sysexits.h(3head)). */
+/**
+ * The box is away or too busy now, nothing is lost, try again later: exit 75 (EX_TEMPFAIL,
+ * sysexits.h(3head)).
+ */
 export class Away extends Failure {
   constructor(message: string) {
     super(message, 75)

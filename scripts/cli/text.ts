@@ -1,5 +1,5 @@
-// Text for people: words, numbers, spans of time, words of a shell, and what somebody else wrote on its way to a terminal. Pure,
-// and imports nothing, since hot paths load it.
+// Text for people: words, numbers, spans of time, words of a shell, and what somebody else wrote on
+// its way to a terminal. Pure, and imports nothing, since hot paths load it.
 
 /** `1 path`, `2 paths`; of `file and link`, both. */
 export const count = (number: number, noun: string): string => `${number} ${number === 1 ? noun : noun.replace(/( and|$)/g, 's$1')}`
@@ -47,18 +47,26 @@ export function quote(text: string): string {
 export const shellWord = (text: string): string => (/^[A-Za-z0-9_./:=@%+,-]+$/.test(text) ? text : quote(text))
 
 /**
- * What a terminal obeys instead of showing it: control characters, U+0080–U+009F among them (ECMA-48: C0, DEL and C1), and what
- * reorders the text around it or breaks the line (Unicode UAX 9: marks, embeddings, overrides and isolates; U+2028 and U+2029).
+ * What a terminal obeys instead of showing it: control characters, U+0080–U+009F among them
+ * (ECMA-48: C0, DEL and C1), and what reorders the text around it or breaks the line (Unicode UAX
+ * 9: marks, embeddings, overrides and isolates; U+2028 and U+2029).
  */
 const OBEYED = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu
 
-/** Somebody else's text (a box's, a journal's, a file name) for a terminal: its lines and tabs stay, `?` replaces what else a terminal obeys. */
+/**
+ * Somebody else's text (a box's, a journal's, a file name) for a terminal: its lines and tabs stay,
+ * `?` replaces what else a terminal obeys.
+ */
 export const harmless = (text: string): string => text.replace(OBEYED, (char) => (char === '\n' || char === '\t' ? char : '?'))
 
 /** The same on one line: a blank replaces line ends and tabs. */
 export const oneLine = (text: string): string => harmless(text.replace(/[\r\n\t]+/g, ' '))
 
-/** JSON that a terminal obeys nothing of: such characters stand escaped in its strings, so that nothing is lost. @param indent as JSON.stringify */
+/**
+ * JSON that a terminal obeys nothing of: such characters stand escaped in its strings, so that
+ * nothing is lost.
+ * @param indent as JSON.stringify
+ */
 export function toJson(value: unknown, indent?: number): string {
   const escaped = (char: string): string => (char === '\n' ? char : `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
   return JSON.stringify(value, null, indent).replace(OBEYED, escaped)

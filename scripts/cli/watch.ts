@@ -1,4 +1,5 @@
-// A picture on the terminal that is drawn again and again, on a screen of its own, until q, ^C or a signal; then the terminal is as it was.
+// A picture on the terminal that is drawn again and again, on a screen of its own, until q, ^C or a
+// signal; then the terminal is as it was.
 
 const ENTER = '\u001b[?1049h\u001b[?25l' // the alternate screen, no cursor (xterm's control sequences)
 const LEAVE = '\u001b[?25h\u001b[?1049l'
@@ -15,7 +16,8 @@ const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
 /**
  * Draws until it is told to end.
  * @param draw makes the picture; what it throws ends all, with the terminal restored
- * @param pause milliseconds from one picture to the next; a new size of the terminal is drawn at once
+ * @param pause milliseconds from one picture to the next; a new size of the terminal is drawn at
+ * once
  * @returns the exit code: 0 for q or ^C, else that of the signal
  */
 export async function watch(draw: () => Promise<string>, pause: number): Promise<number> {

@@ -1,5 +1,6 @@
-// nix-lan check: is each box there, and is its target as it should be? A timer runs this every 30 seconds, NetworkManager's dispatcher when the
-// network changes, a tunnel when it ends, a person when in doubt. So: little work, never longer than a deadline, and no word without news.
+// nix-lan check: is each box there, and is its target as it should be? A timer runs this every 30
+// seconds, NetworkManager's dispatcher when the network changes, a tunnel when it ends, a person
+// when in doubt. So: little work, never longer than a deadline, and no word without news.
 import { fstatSync, lstatSync, lutimesSync, statSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure } from '../cli/errors.ts'
@@ -49,7 +50,10 @@ Example:
 
 /** Properties of units that are asked for. */
 const PROPERTIES = ['LoadState', 'ActiveState', 'StateChangeTimestampMonotonic']
-/** A configuration that was changed less than so many milliseconds ago is news; longer than the timer's period. */
+/**
+ * A configuration that was changed less than so many milliseconds ago is news; longer than the
+ * timer's period.
+ */
 const RECENT = 60_000
 
 /** Who asks. */
@@ -89,7 +93,10 @@ export async function check(argv: string[]): Promise<number> {
   return problems.length > 0 ? 1 : 0
 }
 
-/** Whether a file descriptor leads to the journal. JOURNAL_STREAM alone says little: every shell of a desktop has it (systemd.exec(5)). */
+/**
+ * Whether a file descriptor leads to the journal. JOURNAL_STREAM alone says little: every shell of
+ * a desktop has it (systemd.exec(5)).
+ */
 function isJournal(fd: number): boolean {
   try {
     const { dev, ino } = fstatSync(fd, { bigint: true })
@@ -120,7 +127,10 @@ async function checkAll(caches: Cache[], uid: number, occasion: Occasion): Promi
   return done
 }
 
-/** How target and tunnel of each box are, in one call; no entry for those whose units are not installed. */
+/**
+ * How target and tunnel of each box are, in one call; no entry for those whose units are not
+ * installed.
+ */
 async function unitsOf(boxes: readonly SshCache[]): Promise<Map<string, Facts['units']>> {
   const shown = await showUnits(
     boxes.flatMap(({ name }) => [targetOf(name), tunnelUnitOf(name)]),
@@ -170,8 +180,9 @@ function pauseOf(uid: number, cache: string): Facts['pause'] {
 }
 
 /**
- * After a change of the network nix-lan-connect asks a box again that it had found unresponsive (lib/outage.ts: its note holds for the socket's times).
- * Only a socket of our own, in whose place somebody may put a link at any time: lutimes(3) follows none.
+ * After a change of the network nix-lan-connect asks a box again that it had found unresponsive
+ * (lib/outage.ts: its note holds for the socket's times). Only a socket of our own, in whose place
+ * somebody may put a link at any time: lutimes(3) follows none.
  */
 function touch(socket: string, uid: number): void {
   try {
@@ -211,7 +222,10 @@ function endPause(uid: number, cache: string): void {
   if (state) writeTunnelState(uid, cache, { ...state, notBefore: 0 })
 }
 
-/** An answer takes up to the deadline, in which another check may have found the box, and started what we would stop. */
+/**
+ * An answer takes up to the deadline, in which another check may have found the box, and started
+ * what we would stop.
+ */
 async function isStillSo(cache: SshCache, socket: string, facts: Facts): Promise<boolean> {
   const units = (await unitsOf([cache])).get(cache.name) ?? null
   const since = (of: Facts['units']): string | undefined => of?.target.StateChangeTimestampMonotonic

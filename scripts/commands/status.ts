@@ -1,5 +1,6 @@
-// nix-lan status: one screen of what is there, what waits and what was saved. Asks, changes nothing, and never waits for a box that is away:
-// what is said of one rests on what the check has found, and on the tunnel's socket.
+// nix-lan status: one screen of what is there, what waits and what was saved. Asks, changes
+// nothing, and never waits for a box that is away: what is said of one rests on what the check has
+// found, and on the tunnel's socket.
 import { existsSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure, noTunnel, UsageError } from '../cli/errors.ts'
@@ -61,7 +62,10 @@ Examples:
   nix-lan status --json | jq -r '.caches[] | select(.state != "usable").cache'
 `
 
-/** Milliseconds for an answer through a tunnel that is there: ssh has noticed a dead link in 8 s, and until then this is waited for. */
+/**
+ * Milliseconds for an answer through a tunnel that is there: ssh has noticed a dead link in 8 s,
+ * and until then this is waited for.
+ */
 const ANSWER = 500
 /** For the answer of a url. */
 const URL_ANSWER = 80
@@ -160,7 +164,9 @@ function queueIn(config: Config, cache: SshCache): Queue | string {
   }
 }
 
-/** Bytes of the NARs; null when Nix does not tell in a moment, or one of them isn't valid any more. */
+/**
+ * Bytes of the NARs; null when Nix does not tell in a moment, or one of them isn't valid any more.
+ */
 async function sizeOf(paths: readonly string[]): Promise<number | null> {
   if (paths.length === 0) return 0
   if (paths.length > CHEAP) return null
@@ -179,7 +185,10 @@ interface Systemd {
 const NO_SYSTEMD: Systemd = { units: new Map(), check: null }
 const PROPERTIES = ['LoadState', 'ActiveState', 'ActiveEnterTimestamp', 'InactiveEnterTimestamp', 'StatusText']
 
-/** What the user's systemd knows, in one question; nothing where there is none, or it can't be asked, or knows no such units. */
+/**
+ * What the user's systemd knows, in one question; nothing where there is none, or it can't be
+ * asked, or knows no such units.
+ */
 async function askSystemd(config: Config, boxes: readonly SshCache[]): Promise<Systemd> {
   const uid = effectiveUid()
   const owner = uid !== config.uid && uid === 0 ? { name: config.user, uid: config.uid } : undefined

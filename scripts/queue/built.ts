@@ -1,5 +1,6 @@
-// What was built on this machine and never queued: a build that ended in ^C while its hook ran, or one from before there was a queue. Finds
-// what of it the box lacks and could take. Never builds, signs or copies.
+// What was built on this machine and never queued: a build that ended in ^C while its hook ran, or
+// one from before there was a queue. Finds what of it the box lacks and could take. Never builds,
+// signs or copies.
 import type { SshCache } from '../config/types.ts'
 import { type PathInfo, unsigned } from '../nix/path-info.ts'
 import { isDerivation } from '../nix/store-path.ts'
@@ -23,7 +24,8 @@ export interface Built {
 }
 
 /**
- * Sorts what was built here. Two questions to the box at most, in batches; linear in the number of paths.
+ * Sorts what was built here. Two questions to the box at most, in batches; linear in the number of
+ * paths.
  * @param infos what the store knows of all its valid paths (allPathInfos)
  * @throws NixError when a store can't be asked
  */
@@ -44,7 +46,8 @@ export async function sortBuilt(
     else rest.push(path)
   }
   if (rest.length === 0) return sorted
-  // One unsigned path in a closure, whoever made it, and Nix copies nothing of it (see keepSigned in upload.ts).
+  // One unsigned path in a closure, whoever made it, and Nix copies nothing of it (see keepSigned
+  // in upload.ts).
   const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
   const missing = new Set(await stores.missing([...new Set([...rest, ...withoutSignature])]))
   const blockers = withoutSignature.filter((path) => missing.has(path))

@@ -1,33 +1,15 @@
-// What the sh head of post-build-hook can't do safely: read any .drv file, and plan the directories of the queue.
-// Pure; the effects are in scripts/bin/post-build-hook.ts.
+// The directories of the queue: what is to be done about each (planDirectory), and doing it. Root
+// makes directories here that become a user's, and works in none of them: their parents stay
+// root's.
+import { chmodSync, chownSync, lstatSync, mkdirSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { Failure } from '../cli/errors.ts'
+import { loadConfig } from '../config/config.ts'
+import { type Config, isSsh } from '../config/types.ts'
+import { failedDir, queueDir, stateDir } from '../state/paths.ts'
+import { effectiveUid } from '../system/users.ts'
 
-import { isStorePath } from '../nix/store-path.ts'
-
-/**
- * The output paths of a derivation, from the text of its .drv file (an ATerm; libstore/derivations.cc, 2.8.0 and 2.34.8):
- *     Derive([("out","/nix/store/…","",""),…],…     DrvWithVersion("xp-dyn-drv",[("out",…
- * Undefined when it is no derivation, or has an output whose path only the store's database knows: that of an output which
- * depends on its content stands there as "".
- */
-export function outputsOf(text: string, store: string): string[] | undefined {
-  const head = /^(?:Derive\(|DrvWithVersion\("[^"\\]*",)\[/.exec(text)
-  if (!head) return undefined
-  const tuple = /\("(?:[^"\\]|\\.)*","((?:[^"\\]|\\.)*)","(?:[^"\\]|\\.)*","(?:[^"\\]|\\.)*"\)([,\]])/sy
-  tuple.lastIndex = head[0].length
-  const paths: string[] = []
-  for (;;) {
-    const found = tuple.exec(text)
-    const path = found?.[1] ?? ''
-    if (!found || !isStorePath(path, store)) return undefined
-    paths.push(path)
-    if (found[2] === ']') return paths
-  }
-}
-
-/** What `nix-store --query --outputs` printed; a line that is no store path is left out. */
-export function outputsPrinted(text: string, store: string): string[] {
-  return text.split('\n').filter((line) => isStorePath(line, store))
-}
+const self = effectiveUid()
 
 /** What lstat says of a directory of the queue, or that there is nothing. */
 export interface Entry {
@@ -35,12 +17,15 @@ export interface Entry {
   uid: number
 }
 
-/** What is to be done with a directory: `nothing`, `make` it, `give` it to its owner, or, as text, what is wrong with it. */
+/**
+ * What is to be done with a directory: `nothing`, `make` it, `give` it to its owner, or, as text,
+ * what is wrong with it.
+ */
 export type Step = 'nothing' | 'make' | 'give' | { wrong: string }
 
 /**
- * Decides about one directory that should belong to `owner`. Only what root itself made is given away: in a parent that is root's,
- * nobody else can have put it there.
+ * Decides about one directory that should belong to `owner`. Only what root itself made is given
+ * away: in a parent that is root's, nobody else can have put it there.
  * @param self our own user id
  */
 export function planDirectory(path: string, entry: Entry, owner: number, self: number): Step {
@@ -49,4 +34,98 @@ export function planDirectory(path: string, entry: Entry, owner: number, self: n
   if (entry.uid === owner) return 'nothing'
   if (self === 0 && entry.uid === 0) return 'give'
   return { wrong: `${path} belongs to user ${entry.uid}, not ${owner}; try: sudo chown ${owner} ${path}` }
+}
+
+/**
+ * Makes the directories that the configuration asks for, and leaves what keeps the head from asking
+ * again for each build.
+ * @returns what is wrong, a line each
+ */
+export function makeQueue(): string[] {
+  let wrong: string[]
+  try {
+    wrong = makeDirectories(loadConfig())
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    wrong = [`no queue yet, so nothing that is built is queued: ${error.message}`]
+  }
+  remember(wrong.length > 0)
+  return wrong
+}
+
+/**
+ * Makes the queue and failed directories of all caches that take uploads.
+ * @returns what could not be made, and the way out
+ */
+function makeDirectories(config: Config): string[] {
+  const caches = config.caches.filter(isSsh)
+  if (caches.length === 0) return [`${config.file} names no cache that takes uploads, so nothing is queued; add one with host = "…"`]
+  const parents = [`${stateDir}/gcroots/nix-lan`, dirname(queueDir('x')), dirname(failedDir('x'))]
+  const wrong: string[] = []
+  const make = (path: string, owner: number): boolean => {
+    const problem = makeDirectory(path, owner)
+    if (problem) wrong.push(problem)
+    return !problem
+  }
+  // As an ordinary user we can only work in parents that are there already, whosever they are.
+  if (!parents.every((path) => make(path, self === 0 ? 0 : entryAt(path).uid))) return wrong
+  for (const { name } of caches) {
+    make(queueDir(name), config.uid)
+    make(failedDir(name), config.uid)
+  }
+  return wrong
+}
+
+/** Makes one directory, mode 0755, or gives it to its owner. @returns what is wrong, if anything */
+function makeDirectory(path: string, owner: number): string | undefined {
+  const step = planDirectory(path, entryAt(path), owner, self)
+  if (step === 'nothing') return undefined
+  if (typeof step === 'object') return step.wrong
+  try {
+    if (step === 'make') {
+      mkdirSync(path)
+      chmodSync(path, 0o755) // whatever the umask
+    }
+    if (owner !== self) chownSync(path, owner, lstatSync(path).gid)
+    return undefined
+  } catch (error) {
+    return `can't make ${path} (${(error as NodeJS.ErrnoException).code}); try: sudo post-build-hook --make-queue`
+  }
+}
+
+function entryAt(path: string): Entry {
+  try {
+    const found = lstatSync(path)
+    return { kind: found.isDirectory() ? 'directory' : 'other', uid: found.uid }
+  } catch {
+    return { kind: 'missing', uid: self }
+  }
+}
+
+/**
+ * Leaves what the head looks at, so that it does not come back for each build: the queue newer than
+ * the configuration; and, if there is none, a file that says so until the next boot (root's in
+ * /run/nix-lan, a user's in XDG_RUNTIME_DIR/nix-lan).
+ */
+function remember(wrong: boolean): void {
+  const queue = dirname(queueDir('x'))
+  const directory = self === 0 ? '/run' : process.env.XDG_RUNTIME_DIR
+  quietly(() => {
+    const configured = statSync('/etc/nix-lan/config.toml').mtimeMs
+    const time = Math.max(Date.now(), configured + 2) / 1000 // a clock may have been ahead; 2: a time loses its last digits here
+    utimesSync(queue, time, time)
+  })
+  if (wrong && directory) {
+    quietly(() => mkdirSync(`${directory}/nix-lan`, { mode: 0o755 }))
+    quietly(() => writeFileSync(`${directory}/nix-lan/no-queue`, ''))
+  }
+}
+
+/** What can't be remembered is said again: no more than a nuisance. */
+function quietly(act: () => void): void {
+  try {
+    act()
+  } catch {
+    // see above
+  }
 }

@@ -1,4 +1,5 @@
-// What `nix-lan queue list` shows: rows from the queue's directories and, where that is cheap, from Nix.
+// What `nix-lan queue list` shows: rows from the queue's directories and, where that is cheap, from
+// Nix.
 import { age, bytes, oneLine } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
 import { closureOf, unsigned } from '../nix/path-info.ts'
@@ -8,7 +9,10 @@ import { wanted } from './upload.ts'
 /** One line of the list. */
 export interface Row {
   cache: string
-  /** `invalid`: the store doesn't have it any more. `unsigned`: it, or something it needs, carries no signature. */
+  /**
+   * `invalid`: the store doesn't have it any more. `unsigned`: it, or something it needs, carries
+   * no signature.
+   */
   state: 'queued' | 'failed' | 'unsigned' | 'invalid' | 'junk'
   path: string
   /** When it was queued (milliseconds since 1970); for junk null. */
@@ -18,7 +22,10 @@ export interface Row {
   error: string | null
 }
 
-/** Up to so many entries Nix is asked for sizes and signatures without being told to: some tenths of a second. */
+/**
+ * Up to so many entries Nix is asked for sizes and signatures without being told to: some tenths of
+ * a second.
+ */
 export const CHEAP = 1000
 
 // Nix may have to wait for a daemon that hangs; the list is not worth more.
@@ -48,7 +55,9 @@ export const shown = (queue: Queue, cache: SshCache): Queue => ({
   queued: queue.queued.filter((entry) => wanted(cache, entry.path)),
 })
 
-/** The rows of a cache: what waits, oldest first, then what failed, then what doesn't belong there. */
+/**
+ * The rows of a cache: what waits, oldest first, then what failed, then what doesn't belong there.
+ */
 export function rowsOf(cache: string, queue: Queue, known: Known): Row[] {
   const junkRow = ({ file, what }: Junk): Row => ({
     cache,
@@ -74,8 +83,9 @@ function rowOf(entry: Entry, known: Known): Row {
 }
 
 /**
- * The table, with a heading and without the rows' cache; an empty string for no rows. What went wrong has a line of its own, since the
- * paths leave no room beside them on 80 columns; that of `unsigned` is told once, below the table.
+ * The table, with a heading and without the rows' cache; an empty string for no rows. What went
+ * wrong has a line of its own, since the paths leave no room beside them on 80 columns; that of
+ * `unsigned` is told once, below the table.
  * @param now milliseconds since 1970
  */
 export function table(rows: readonly Row[], now: number): string {

@@ -1,7 +1,7 @@
-// The queue on disk: a directory of symlinks NAME → /nix/store/NAME, each of them a GC root, and another for those that failed,
-// where `.NAME` holds the reason. Everything here is one system call that happens or does not, so nothing needs a lock and
-// nothing is ever in neither place. Never makes a link to anything but a store path: a loop of links stops everybody's
-// garbage collection.
+// The queue on disk: a directory of symlinks NAME → /nix/store/NAME, each of them a GC root, and
+// another for those that failed, where `.NAME` holds the reason. Everything here is one system call
+// that happens or does not, so nothing needs a lock and nothing is ever in neither place. Never
+// makes a link to anything but a store path: a loop of links stops everybody's garbage collection.
 import {
   closeSync,
   constants,
@@ -34,7 +34,10 @@ export interface Entry {
   reason?: string
 }
 
-/** Something in one of the two directories that nix-lan didn't put there: shown, never followed, never removed. */
+/**
+ * Something in one of the two directories that nix-lan didn't put there: shown, never followed,
+ * never removed.
+ */
 export interface Junk {
   file: string
   what: string
@@ -99,7 +102,10 @@ function readEntry(cache: string, state: Entry['state'], dir: string, name: stri
   }
 }
 
-/** The reason beside a failed entry. The directory is the user's and root may read it: nothing but a small regular file is opened. */
+/**
+ * The reason beside a failed entry. The directory is the user's and root may read it: nothing but a
+ * small regular file is opened.
+ */
 function readNote(file: string): string {
   let fd: number
   try {
@@ -150,7 +156,10 @@ export function remove(entry: Entry, user: string): boolean {
   }
 }
 
-/** Sets a queued entry aside. The note is there before the link is, and the link is moved by rename(2): it is never gone. */
+/**
+ * Sets a queued entry aside. The note is there before the link is, and the link is moved by
+ * rename(2): it is never gone.
+ */
 export function setAside(entry: Entry, reason: string, user: string): void {
   const dir = failedDir(entry.cache)
   const link = `${queueDir(entry.cache)}/${entry.name}`

@@ -8,7 +8,8 @@ import { isStoreName, storeDir } from '../nix/store-path.ts'
 const MOST_LINKS = 40
 
 /**
- * The last part of the store path that a word means: a store path, something below one, its last part, or a link to one.
+ * The last part of the store path that a word means: a store path, something below one, its last
+ * part, or a link to one.
  * @throws UsageError
  */
 export function storeNameOf(word: string): string {

@@ -1,5 +1,6 @@
-// The two stores of an upload as draining (upload.ts) sees them: this machine's, asked through Nix, and the box's, asked at the tunnel's socket and
-// copied to by Nix through nix-lan-connect --strict.
+// The two stores of an upload as draining (upload.ts) sees them: this machine's, asked through Nix,
+// and the box's, asked at the tunnel's socket and copied to by Nix through nix-lan-connect
+// --strict.
 
 import { storeUrl } from '../config/store-url.ts'
 import type { SshCache } from '../config/types.ts'
@@ -11,7 +12,10 @@ import { usable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'
 import type { Stores } from './upload.ts'
 
-/** A question to the box is given up after so many milliseconds: a link can go unresponsive, and Nix would wait for ever. */
+/**
+ * A question to the box is given up after so many milliseconds: a link can go unresponsive, and Nix
+ * would wait for ever.
+ */
 const QUESTION = 120_000
 
 /**
@@ -54,8 +58,9 @@ export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
 }
 
 /**
- * One `nix copy`. `--derivation` takes a .drv for itself in every version; without it 2.4–2.14 take its outputs instead
- * (src/libcmd/installables.cc, toDerivations), so derivations are never in one call with outputs.
+ * One `nix copy`. `--derivation` takes a .drv for itself in every version; without it 2.4–2.14 take
+ * its outputs instead (src/libcmd/installables.cc, toDerivations), so derivations are never in one
+ * call with outputs.
  */
 async function copy(store: string, paths: string[], derivations: boolean, live: boolean): Promise<string | undefined> {
   const args = ['copy', '--to', store, ...(derivations ? ['--derivation'] : []), ...paths]

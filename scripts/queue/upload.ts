@@ -1,7 +1,8 @@
-// Draining the queue of one cache: what is decided, apart from how Nix is asked (stores.ts) and how links are moved (queue.ts),
-// which come in as arguments. The rules: a path leaves the queue only when the box has it with a signature that this machine
-// accepts, or when it is set aside with the reason, or when it is not in this store any more, or unwanted. While the box is away
-// nothing counts as a failure. One bad path never holds up the others.
+// Draining the queue of one cache: what is decided, apart from how Nix is asked (stores.ts) and how
+// links are moved (queue.ts), which come in as arguments. The rules: a path leaves the queue only
+// when the box has it with a signature that this machine accepts, or when it is set aside with the
+// reason, or when it is not in this store any more, or unwanted. While the box is away nothing
+// counts as a failure. One bad path never holds up the others.
 
 import { Failure } from '../cli/errors.ts'
 import { excluded } from '../config/exclude.ts'
@@ -25,7 +26,10 @@ export interface Stores {
   missing(paths: string[]): Promise<string[]>
   /** What the box knows of the paths; one that it lacks is left out. */
   onBox(paths: string[]): Promise<Map<string, PathInfo>>
-  /** Gives the box the signatures that this store has. @returns undefined, or the reason why the box didn't take them */
+  /**
+   * Gives the box the signatures that this store has.
+   * @returns undefined, or the reason why the box didn't take them
+   */
   deliver(paths: string[]): Promise<string | undefined>
   /** Copies the closures. @returns undefined, or the stderr of Nix when it failed */
   copy(paths: string[], derivations: boolean): Promise<string | undefined>
@@ -68,8 +72,9 @@ export function wanted(cache: SshCache, path: string): boolean {
 const keyName = (signature: string): string => signature.slice(0, signature.indexOf(':'))
 
 /**
- * Whether what the box has could come back: content-addressed, or with a signature of a key that this machine believes. A signature that
- * this machine has itself counts too: when its key isn't believed, nix.conf is at fault, not the box.
+ * Whether what the box has could come back: content-addressed, or with a signature of a key that
+ * this machine believes. A signature that this machine has itself counts too: when its key isn't
+ * believed, nix.conf is at fault, not the box.
  */
 export function acceptable(box: PathInfo, here: PathInfo | undefined, trusted: readonly string[]): boolean {
   if (box.contentAddressed) return true
@@ -83,8 +88,9 @@ export const boxIsAtFault = (stderr: string): boolean =>
   )
 
 /**
- * 75 while anything is left that can go later, 1 when something was set aside or doesn't belong into the queue, 0 when all is done. Junk
- * counts because systemd's DirectoryNotEmpty= starts the upload anew, without a pause, as long as an upload that left anything exits 0.
+ * 75 while anything is left that can go later, 1 when something was set aside or doesn't belong
+ * into the queue, 0 when all is done. Junk counts because systemd's DirectoryNotEmpty= starts the
+ * upload anew, without a pause, as long as an upload that left anything exits 0.
  * @param left entries that are still queued
  * @param junk things in the queue's directory that nix-lan didn't put there
  */
@@ -93,10 +99,14 @@ export function exitCode(summary: Summary, left: number, junk: number): number {
   return summary.failed.length > 0 || junk > 0 ? 1 : 0
 }
 
-// Without one success, after so many single paths that failed with a message that names none, it isn't the paths.
+// Without one success, after so many single paths that failed with a message that names none, it
+// isn't the paths.
 const ENOUGH_SUSPECTS = 3
 
-/** Uploads the entries of one cache; what happened is told to the ledger as it happens, and is in the summary. */
+/**
+ * Uploads the entries of one cache; what happened is told to the ledger as it happens, and is in
+ * the summary.
+ */
 export async function drain(entries: readonly Entry[], cache: SshCache, stores: Stores, ledger: Ledger): Promise<Summary> {
   return await new Upload(cache, stores, ledger).run(entries)
 }
@@ -156,7 +166,10 @@ class Upload {
     await this.copyAll(await this.keepSigned(valid), derivations)
   }
 
-  /** Without this, one unsigned path in a closure would make the whole copy fail. What the box has doesn't count. */
+  /**
+   * Without this, one unsigned path in a closure would make the whole copy fail. What the box has
+   * doesn't count.
+   */
   async keepSigned(entries: Entry[]): Promise<Entry[]> {
     const withoutSignature = [...this.here].filter(([, info]) => unsigned(info)).map(([path]) => path)
     const missing = withoutSignature.length > 0 ? await this.stores.missing(withoutSignature) : []
@@ -203,7 +216,8 @@ class Upload {
   async searchByHalves(entries: Entry[], derivations: boolean, stderr: string): Promise<void> {
     this.suspects = []
     await this.bisect(entries, derivations, stderr)
-    // When everything fails alike, or the box can't even be asked, the fault is elsewhere, and nothing is set aside.
+    // When everything fails alike, or the box can't even be asked, the fault is elsewhere, and
+    // nothing is set aside.
     if (!this.succeeded && entries[0]) await this.stores.mustTakeNix(entries[0].path)
     if (this.suspects.length > 1 && !this.succeeded) this.stop(errorText(this.suspects[0]?.stderr ?? stderr))
     for (const { entry, stderr } of this.suspects) this.setAside(entry, errorText(stderr))
@@ -228,7 +242,10 @@ class Upload {
     }
   }
 
-  /** They were copied. One that the box had built itself was not, and neither was its signature (Nix issue 4981). */
+  /**
+   * They were copied. One that the box had built itself was not, and neither was its signature (Nix
+   * issue 4981).
+   */
   async settle(entries: Entry[], derivations: boolean): Promise<void> {
     this.succeeded = true
     const unsure = derivations ? [] : entries.filter((entry) => !this.here.get(entry.path)?.contentAddressed)
@@ -248,7 +265,10 @@ class Upload {
     )
   }
 
-  /** `withoutSignature`: what the box has without a signature that this machine accepts. `missing`: what it has already deleted again. */
+  /**
+   * `withoutSignature`: what the box has without a signature that this machine accepts. `missing`:
+   * what it has already deleted again.
+   */
   async inspect(entries: Entry[]): Promise<{ missing: Entry[]; withoutSignature: Entry[] }> {
     if (entries.length === 0) return { missing: [], withoutSignature: [] }
     const box = await this.stores.onBox(pathsOf(entries))
@@ -288,7 +308,9 @@ class Upload {
     throw new Stop()
   }
 
-  /** A question that wasn't answered: because the box is away, or something is wrong with Nix here. */
+  /**
+   * A question that wasn't answered: because the box is away, or something is wrong with Nix here.
+   */
   async stopOnFailure(failure: Failure): Promise<void> {
     const why = await this.stores.away()
     if (why !== undefined) this.summary.away = why

@@ -1,6 +1,7 @@
-// One at a time. The lock is the kernel's, flock(2), so that nothing that dies leaves it behind. JavaScript has no flock, and not
-// every runtime can hand an open file to a child; so a child holds it: flock(1) of util-linux, around a `cat` that ends when our
-// end of its stdin closes, which the kernel does however we end.
+// One at a time. The lock is the kernel's, flock(2), so that nothing that dies leaves it behind.
+// JavaScript has no flock, and not every runtime can hand an open file to a child; so a child holds
+// it: flock(1) of util-linux, around a `cat` that ends when our end of its stdin closes, which the
+// kernel does however we end.
 import { spawn } from 'node:child_process'
 import { readFileSync, statSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
@@ -17,12 +18,16 @@ export interface Busy {
   since?: number
 }
 
-/** $0 is our process id, $1 the time, $2 the file: written before the lock is reported. A line on stdout says that we have it. */
+/**
+ * $0 is our process id, $1 the time, $2 the file: written before the lock is reported. A line on
+ * stdout says that we have it.
+ */
 const HOLD = 'echo "$0 $1" > "$2" && echo locked && exec cat'
 
 /**
  * Takes the lock, or says who has it; does not wait.
- * @param file is made if it isn't there, and stays; it holds the process id and the start of whoever has, or last had, the lock
+ * @param file is made if it isn't there, and stays; it holds the process id and the start of
+ * whoever has, or last had, the lock
  * @throws Failure when it can't be made or flock isn't there
  */
 export function takeLock(file: string): Promise<Lock | Busy> {
@@ -48,7 +53,10 @@ export function takeLock(file: string): Promise<Lock | Busy> {
   })
 }
 
-/** Whether somebody has the lock now (proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`), without trying to take it. */
+/**
+ * Whether somebody has the lock now (proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE
+ * START END`), without trying to take it.
+ */
 export function isLocked(file: string): boolean {
   try {
     const { ino } = statSync(file)

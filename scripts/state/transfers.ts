@@ -1,7 +1,9 @@
-// How much was fetched from a box and uploaded to it: what `nix-lan status` shows as saved. A line for each path or upload, appended to a file
-// for each month, so that it needs no lock, whoever writes at the same time, and nothing is lost when Nix kills connect with its last answer
-// (it does: SIGKILL right after closing the pipes; 2.34.8, libstore/ssh.hh, Connection; libutil/unix/processes.cc, ~Pid). A month that nobody
-// can have open any more is rewritten as one line. Never makes anything fail: what can't be counted isn't.
+// How much was fetched from a box and uploaded to it: what `nix-lan status` shows as saved. A line
+// for each path or upload, appended to a file for each month, so that it needs no lock, whoever
+// writes at the same time, and nothing is lost when Nix kills connect with its last answer (it
+// does: SIGKILL right after closing the pipes; 2.34.8, libstore/ssh.hh, Connection;
+// libutil/unix/processes.cc, ~Pid). A month that nobody can have open any more is rewritten as one
+// line. Never makes anything fail: what can't be counted isn't.
 import {
   chmodSync,
   closeSync,
@@ -49,7 +51,10 @@ export class Transfers {
     this.directory = directory
   }
 
-  /** Opens the file now instead of at the first count: for root who is about to give up root's rights. */
+  /**
+   * Opens the file now instead of at the first count: for root who is about to give up root's
+   * rights.
+   */
   open(): void {
     if (this.file === undefined) this.file = this.directory === undefined ? null : openFile(this.directory, this.name, Date.now())
   }
@@ -66,7 +71,10 @@ export class Transfers {
   }
 }
 
-/** Where we count ourselves: root for all, an ordinary user (XDG Base Directory Specification) for a Nix without a daemon, and for uploads. */
+/**
+ * Where we count ourselves: root for all, an ordinary user (XDG Base Directory Specification) for a
+ * Nix without a daemon, and for uploads.
+ */
 export function ownTransfers(): string | undefined {
   if (process.geteuid?.() === 0) return ROOT_TRANSFERS
   return userTransfers(process.env.HOME, process.env.XDG_STATE_HOME)
@@ -79,8 +87,9 @@ export function userTransfers(home: string | undefined, stateHome: string | unde
 }
 
 /**
- * Opens this month's file, and makes it, with its directory, when there is none. Only in a directory that is ours and that nobody else can
- * write, so that there is no link in it to anywhere. @returns null where there is no such place
+ * Opens this month's file, and makes it, with its directory, when there is none. Only in a
+ * directory that is ours and that nobody else can write, so that there is no link in it to
+ * anywhere. @returns null where there is no such place
  */
 function openFile(directory: string, name: string, now: number): number | null {
   try {
@@ -118,7 +127,10 @@ function openMonth(directory: string, name: string, now: number): number | null 
   return null
 }
 
-/** Once a month: all months but this one and the one before, which a long session may still count in, become a line each. */
+/**
+ * Once a month: all months but this one and the one before, which a long session may still count
+ * in, become a line each.
+ */
 function condense(directory: string, name: string, now: number): void {
   const recent = [month(now), month(firstOfMonth(now) - 1)]
   for (const file of months(directory, name)) {
@@ -155,7 +167,10 @@ function readLines(path: string): Sum[] {
     })
 }
 
-/** The text of a file that a user may have made, and root reads: '' for what is no file, or one that can't be a transfers. */
+/**
+ * The text of a file that a user may have made, and root reads: '' for what is no file, or one that
+ * can't be a transfers.
+ */
 function readSmall(path: string): string {
   const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
   try {

@@ -1,5 +1,5 @@
-// What `nix-lan status` makes of what it was told: the state of each cache in one word with a reason, and one screen of text. Pure;
-// commands/status.ts asks the world.
+// What `nix-lan status` makes of what it was told: the state of each cache in one word with a
+// reason, and one screen of text. Pure; commands/status.ts asks the world.
 
 import { age, bytes, count, oneLine } from '../cli/text.ts'
 import type { Answer } from '../reach/reach.ts'
@@ -18,7 +18,9 @@ export interface UnitsOf {
 export interface CheckFacts {
   /** Whether the timer runs, which starts it twice a minute. */
   timer: boolean
-  /** When it was last done: milliseconds since 1970; null: not since the user's systemd was started. */
+  /**
+   * When it was last done: milliseconds since 1970; null: not since the user's systemd was started.
+   */
   last: number | null
 }
 
@@ -63,7 +65,10 @@ export interface Tunnel {
   retry: number | null
 }
 
-/** The time in `ActiveEnterTimestamp=Sun 2026-11-22 20:35:12 UTC` (systemctl with TZ=UTC), as milliseconds since 1970. */
+/**
+ * The time in `ActiveEnterTimestamp=Sun 2026-11-22 20:35:12 UTC` (systemctl with TZ=UTC), as
+ * milliseconds since 1970.
+ */
 export function timestamp(text: string | undefined): number | null {
   const [, day, time] = /(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) UTC$/.exec(text ?? '') ?? []
   return day === undefined ? null : Date.parse(`${day}T${time}Z`)
@@ -90,7 +95,10 @@ export function assess(facts: Facts): CacheStatus {
   }
 }
 
-/** systemd forgets the times of a unit that is down and that nobody refers to; the tunnel's state remains. */
+/**
+ * systemd forgets the times of a unit that is down and that nobody refers to; the tunnel's state
+ * remains.
+ */
 function sinceWhen(state: State, units: UnitsOf | null, tunnelState: TunnelState | undefined): number | null {
   if (!units) return null
   if (state === 'usable') return timestamp(units.tunnel.ActiveEnterTimestamp)
@@ -131,7 +139,10 @@ export interface QueueStatus {
   problem: string | null
 }
 
-/** All that the screen shows of one cache; `queue` and `uploaded` are null for one that takes no uploads. */
+/**
+ * All that the screen shows of one cache; `queue` and `uploaded` are null for one that takes no
+ * uploads.
+ */
 export interface Shown {
   status: CacheStatus
   queue: QueueStatus | null
@@ -231,7 +242,10 @@ function footer(all: readonly Shown[], check: CheckFacts | null, now: number): P
   return [[''], [['nothing looks for boxes', 'yellow'], `: systemctl --user enable --now nix-lan-check.timer (${last})`]]
 }
 
-/** A time of day, with the date when it isn't today's. Not by Intl, which takes longer than all the rest. */
+/**
+ * A time of day, with the date when it isn't today's. Not by Intl, which takes longer than all the
+ * rest.
+ */
 export function clock(time: number, now: number): string {
   const date = new Date(time)
   const today = new Date(now)
@@ -241,7 +255,10 @@ export function clock(time: number, now: number): string {
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${hour}`
 }
 
-/** A line as the terminal gets it. Words of a box or of Nix may be in it: no control character gets through. */
+/**
+ * A line as the terminal gets it. Words of a box or of Nix may be in it: no control character gets
+ * through.
+ */
 function draw(parts: readonly Part[], { width, colour }: Look): string {
   let left = width ?? Number.POSITIVE_INFINITY
   let line = ''

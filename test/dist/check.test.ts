@@ -1,6 +1,6 @@
-// The contract of `nix-lan check`: what it asks of systemd for each box, what it says and when it says nothing, exit code, and never longer
-// than the deadline. systemctl is a sh script that answers from files; boxes are listeners on loopback. NIX_LAN_TEST_RUNTIME: see
-// launcher.test.ts.
+// The contract of `nix-lan check`: what it asks of systemd for each box, what it says and when it
+// says nothing, exit code, and never longer than the deadline. systemctl is a sh script that
+// answers from files; boxes are listeners on loopback. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import {
   chmodSync,
@@ -33,7 +33,10 @@ const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-check-'))
 chmodSync(TMP, 0o755)
 const folder = foldersIn(TMP)
 const RUNTIME = runtimeIn(folder)
-/** What a start may take, beside the deadline, on a machine that is busy with other tests. Only a hang takes longer. */
+/**
+ * What a start may take, beside the deadline, on a machine that is busy with other tests. Only a
+ * hang takes longer.
+ */
 const SLACK = 4000
 
 function file(path: string, text: string): string {
@@ -42,7 +45,10 @@ function file(path: string, text: string): string {
   return path
 }
 
-/** What the fake systemctl knows: `rpi.target`, `rpi.tunnel` (their properties), `refuse`, `hang`, `other` (runs at each show); `log`: its calls. */
+/**
+ * What the fake systemctl knows: `rpi.target`, `rpi.tunnel` (their properties), `refuse`, `hang`,
+ * `other` (runs at each show); `log`: its calls.
+ */
 const WORLD = folder('world', true)
 const BIN = folder('bin')
 writeFileSync(
@@ -363,7 +369,10 @@ test('the timer asks no box whose tunnel is well; everybody else does', async ()
 
 // ---- pauses
 
-/** The tunnel has failed so many seconds ago, and pauses, for as long as from now. Returns until when. */
+/**
+ * The tunnel has failed so many seconds ago, and pauses, for as long as from now. Returns until
+ * when.
+ */
 function pauses(seconds: number, length = 50): number {
   units('active', 'activating')
   const end = uptime() + length
@@ -406,7 +415,10 @@ test('a tunnel that was given up is started again; by the timer only when the co
 
 // ---- the socket's times, which end what nix-lan-connect remembers
 
-/** Sets the time of a socket, or of what lies in its place, back; returns whether the check brings it forward. */
+/**
+ * Sets the time of a socket, or of what lies in its place, back; returns whether the check brings
+ * it forward.
+ */
 async function touches(path: string, setting: Setting): Promise<boolean> {
   utimesSync(path, 1000, 1000)
   assert.is((await check(box(here), setting)).code, 0)

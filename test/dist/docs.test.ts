@@ -1,5 +1,5 @@
-// What the commands say of themselves, and what is made from that: every --help and --version, man pages that groff and mandoc take, completions in
-// real shells.
+// What the commands say of themselves, and what is made from that: every --help and --version, man
+// pages that groff and mandoc take, completions in real shells.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -99,7 +99,10 @@ mandoc('no warning but that they have no date', () => {
 const completion = (shell: string, name: string): string => join(DIST, 'completions', shell, name)
 const CACHES = ['rpi', 'nas', 'rpi-2'].sort()
 
-/** Line on which somebody wants to know what comes next → what there is, sorted; with `…`: this among other things. */
+/**
+ * Line on which somebody wants to know what comes next → what there is, sorted; with `…`: this
+ * among other things.
+ */
 const LINES: [string, string[]][] = [
   ['nix-lan ', SUBCOMMANDS.map(([, word = '']) => word).sort()],
   ['nix-lan sta', ['status']],
@@ -179,8 +182,9 @@ fish('nix-lan-run leaves a command to its own completion', () => {
 const zsh = needs(suite('completions in zsh'), 'zsh')
 
 /**
- * zsh on a terminal of its own (zshmodules(1), zpty), in which ^X makes the list, and empties the line. What is offered is written down by a compadd
- * that stands before the builtin one (zshcompwid(1)): what the terminal shows would have to be guessed at.
+ * zsh on a terminal of its own (zshmodules(1), zpty), in which ^X makes the list, and empties the
+ * line. What is offered is written down by a compadd that stands before the builtin one
+ * (zshcompwid(1)): what the terminal shows would have to be guessed at.
  */
 const ZSH = `zmodload zsh/zpty
 export OFFERED=$2

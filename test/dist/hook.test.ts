@@ -563,7 +563,7 @@ asRoot('no queue and no configuration: said once, then not again, and without Ja
   rmSync(p.queue, { recursive: true })
   const script = 'hook; echo again; PATH=/usr/bin:/bin; hook; ls -A $Q; mkdir -p $Q/rpi; hook; ls $Q/rpi'
   const said = inside(p, script, { OUT_PATHS: p.built('x') }).split('\n')
-  assert.match(said[0] ?? '', /^nix-lan: no queue yet, so that what is built is not queued: /)
+  assert.match(said[0] ?? '', /^nix-lan: no queue yet, so nothing that is built is queued: /)
   const rest = said.slice(said.indexOf('exit 0')).filter((line) => !line.startsWith('ls: '))
   assert.equal(rest, ['exit 0', 'again', 'exit 0', 'exit 0', 'H-x', ''])
 })

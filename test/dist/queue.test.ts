@@ -1,5 +1,6 @@
-// The contract of `nix-lan queue`: exit code, stdout, stderr. Nix is two sh scripts that answer from files, the box a nix-daemon in this
-// process that knows what they copied. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+// The contract of `nix-lan queue`: exit code, stdout, stderr. Nix is two sh scripts that answer
+// from files, the box a nix-daemon in this process that knows what they copied.
+// NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import type { Server } from 'node:net'
@@ -17,7 +18,10 @@ const LIMIT = 60_000
 
 const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime', { node: process.execPath })
 const BIN = folder('bin')
-/** What the fake Nix knows: `valid`, `unsigned`, `box`, `fail` (a copy fails with this), `slow` (a copy takes so many seconds); `log`: its calls. */
+/**
+ * What the fake Nix knows: `valid`, `unsigned`, `box`, `fail` (a copy fails with this), `slow` (a
+ * copy takes so many seconds); `log`: its calls.
+ */
 const WORLD = folder('world')
 const STATE = folder('state')
 const QUEUE = join(STATE, 'gcroots/nix-lan/queue/rpi')

@@ -1,4 +1,5 @@
-// nix-lan status from outside: with no box, a box that answers, one that is unresponsive; with systemd's words and without; as JSON and on a terminal.
+// nix-lan status from outside: with no box, a box that answers, one that is unresponsive; with
+// systemd's words and without; as JSON and on a terminal.
 import { spawn, spawnSync } from 'node:child_process'
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'

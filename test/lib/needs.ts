@@ -1,5 +1,6 @@
-// What a test needs of the machine, and what happens when it isn't there: as root, apt-get is asked for just that; what is still
-// missing skips exactly those tests, counted and named. With CI=true, test/main.ts makes a skip a failure.
+// What a test needs of the machine, and what happens when it isn't there: as root, apt-get is asked
+// for just that; what is still missing skips exactly those tests, counted and named. With CI=true,
+// test/main.ts makes a skip a failure.
 import { execFileSync } from 'node:child_process'
 import { accessSync, constants, realpathSync } from 'node:fs'
 import type { Test } from 'uvu'
@@ -30,10 +31,16 @@ export const PACKAGES: Record<string, string> = {
   mandoc: 'mandoc',
 }
 
-/** The names of tests that were skipped, and why. A global, since each test file is a bundle of its own; test/lib/one.ts makes and reads it. */
+/**
+ * The names of tests that were skipped, and why. A global, since each test file is a bundle of its
+ * own; test/lib/one.ts makes and reads it.
+ */
 const skips = (globalThis as unknown as { NIX_LAN_SKIPS?: string[] }).NIX_LAN_SKIPS ?? []
 
-/** The absolute path of a program, or undefined; with `outside`, one that doesn't lead into that folder. */
+/**
+ * The absolute path of a program, or undefined; with `outside`, one that doesn't lead into that
+ * folder.
+ */
 export function which(program: string, outside?: string): string | undefined {
   for (const folder of PATH.split(':')) {
     try {
@@ -47,9 +54,10 @@ export function which(program: string, outside?: string): string | undefined {
 }
 
 /**
- * Those of `wanted` that this machine lacks. A need is the name of a program, or one of
- * `root` (root who may make mount and pid namespaces), `nix` (a Nix that doesn't live in /nix itself, such as Debian's: a
- * world has a /nix of its own), `roots` (roots of other Debian releases can be built).
+ * Those of `wanted` that this machine lacks. A need is the name of a program, or one of `root`
+ * (root who may make mount and pid namespaces), `nix` (a Nix that doesn't live in /nix itself, such
+ * as Debian's: a world has a /nix of its own), `roots` (roots of other Debian releases can be
+ * built).
  */
 export function missing(wanted: readonly string[]): string[] {
   return wanted.filter((need) => !has(need))
@@ -76,7 +84,8 @@ function mayUnshare(): boolean {
 }
 
 /**
- * The same suite when the machine has all that is `wanted`; otherwise one that skips, and names, every test given to it, and runs no hook:
+ * The same suite when the machine has all that is `wanted`; otherwise one that skips, and names,
+ * every test given to it, and runs no hook:
  *     const test = needs(suite('fetch'), 'root', 'nix', 'ssh', 'sshd')
  */
 export function needs<T>(test: Test<T>, ...wanted: string[]): Test<T> {

@@ -1,5 +1,6 @@
-// Runs one bundled test file in this process and leaves its counts in a file: node one.mjs TEST.mjs RESULT.json
-// uvu counts for itself, but forgets the tests of a suite whose before-hook throws, and exits 0 then; so we count what ran.
+// Runs one bundled test file in this process and leaves its counts in a file: node one.mjs TEST.mjs
+// RESULT.json uvu counts for itself, but forgets the tests of a suite whose before-hook throws, and
+// exits 0 then; so we count what ran.
 import { writeFileSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 

@@ -1,6 +1,7 @@
-// Runs test files: bundles them (Node 20 can't read TypeScript) and runs each in a process of its own, so that a crash or a hang
-// is one failed file and the others go on. What a test prints after "figure: " (what it measured) is shown also when it passes.
-// test/main.ts and test/lab/main.ts say which files, and how many at once.
+// Runs test files: bundles them (Node 20 can't read TypeScript) and runs each in a process of its
+// own, so that a crash or a hang is one failed file and the others go on. What a test prints after
+// "figure: " (what it measured) is shown also when it passes. test/main.ts and test/lab/main.ts say
+// which files, and how many at once.
 import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { build } from 'esbuild'
@@ -31,8 +32,8 @@ export function testFiles(folder: string, ending: string): string[] {
 }
 
 /**
- * Those of the files that the words mean: a word that is a folder, of its own or in test/, means what is in it; another word, each
- * path that contains it. No words mean all.
+ * Those of the files that the words mean: a word that is a folder, of its own or in test/, means
+ * what is in it; another word, each path that contains it. No words mean all.
  */
 export function chosenFiles(files: readonly string[], words: readonly string[], isFolder: (path: string) => boolean): string[] {
   const means = (word: string): ((file: string) => boolean) => {
@@ -43,7 +44,10 @@ export function chosenFiles(files: readonly string[], words: readonly string[], 
   return files.filter((file) => meanings.length === 0 || meanings.some((meant) => meant(file)))
 }
 
-/** Bundles each file to OUT/FILE.mjs. Returns those that can't be, having shown why: the others still run. */
+/**
+ * Bundles each file to OUT/FILE.mjs. Returns those that can't be, having shown why: the others
+ * still run.
+ */
 export async function bundle(files: string[], out: string): Promise<Set<string>> {
   const options = {
     bundle: true,
@@ -65,7 +69,9 @@ export async function bundle(files: string[], out: string): Promise<Set<string>>
   }
 }
 
-/** As root where there is apt-get: installs the programs that tests may need and that aren't there. */
+/**
+ * As root where there is apt-get: installs the programs that tests may need and that aren't there.
+ */
 export async function installMissing(): Promise<void> {
   const lacks = Object.keys(PACKAGES).filter((program) => !has(program))
   const packages = [...new Set(lacks.map((program) => PACKAGES[program] ?? program))]
@@ -105,7 +111,9 @@ function readCounts(file: string): Counts | undefined {
   }
 }
 
-/** Runs node, in a process group of its own so that a hang can be ended with all that it started. */
+/**
+ * Runs node, in a process group of its own so that a hang can be ended with all that it started.
+ */
 function collect(
   args: string[],
   env: Record<string, string>,
@@ -167,7 +175,10 @@ export async function inParallel<Job, Done>(jobs: Job[], width: number, work: (j
   return done
 }
 
-/** Adds up, tells what was skipped, and ends with the line of sums. @returns the exit code: 1 when any failed or none ran */
+/**
+ * Adds up, tells what was skipped, and ends with the line of sums.
+ * @returns the exit code: 1 when any failed or none ran
+ */
 export function sumUp(results: readonly { title: string; counts: Counts }[]): number {
   const sum: Counts = { passed: 0, failed: 0, skipped: 0, skips: [] }
   for (const { title, counts } of results) {

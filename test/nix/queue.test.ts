@@ -1,4 +1,5 @@
-// nix-lan queue with real Nix on both sides, a daemon that doesn't trust alice, signatures required.
+// nix-lan queue with real Nix on both sides, a daemon that doesn't trust alice, signatures
+// required.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
@@ -165,7 +166,8 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
       await stage.queue('add', path)
       const done = await stage.queue('upload')
       if (nix === 'bookworm') {
-        // Up to 2.16 only users that the daemon trusts may add signatures (src/libstore/daemon.cc, wopAddSignatures).
+        // Up to 2.16 only users that the daemon trusts may add signatures (src/libstore/daemon.cc,
+        // wopAddSignatures).
         assert.is(done.code, 1)
         assert.match(done.stderr, /you are not privileged to add signatures.*on the box: sudo nix-store --delete \S+-both, then retry/)
         await box.must('root', 'nix-store', ['--delete', path])

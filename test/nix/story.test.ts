@@ -1,5 +1,6 @@
-// The whole story with the real scripts, a real sshd and real multi-user Nixes that require signatures and don't trust the user: built here,
-// queued, uploaded, deleted here, fetched back from the box; and builds made while the box is away, which wait for it.
+// The whole story with the real scripts, a real sshd and real multi-user Nixes that require
+// signatures and don't trust the user: built here, queued, uploaded, deleted here, fetched back
+// from the box; and builds made while the box is away, which wait for it.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
@@ -102,7 +103,9 @@ test(`${MANY} builds with the box away survive a garbage collection, and are on 
   }
 })
 
-/** Puts a `nix` before the real one that notes its arguments. Returns how many were `nix … copy`. */
+/**
+ * Puts a `nix` before the real one that notes its arguments. Returns how many were `nix … copy`.
+ */
 async function countNix({ client }: Pair): Promise<() => number> {
   const real = await client.must('root', 'sh', ['-c', 'command -v nix'])
   const log = '/run/nix-calls'

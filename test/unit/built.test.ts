@@ -21,7 +21,10 @@ const all = (entries: Record<string, PathInfo>): Map<string, PathInfo> =>
   new Map(Object.entries(entries).map(([name, one]) => [store(name), one]))
 const waiting = (...names: string[]): { path: string }[] => names.map((name) => ({ path: store(name) }))
 
-/** A box that has these; `referrersClosure`: path → what refers to it. Counts the paths that it is asked for. */
+/**
+ * A box that has these; `referrersClosure`: path → what refers to it. Counts the paths that it is
+ * asked for.
+ */
 function stores(has: string[], referrersClosure: Record<string, string[]> = {}): BuiltStores & { asked: string[][] } {
   const asked: string[][] = []
   return {

@@ -1,8 +1,10 @@
-// The pure part of post-build-hook: what is a store path, what a .drv file says, what is done about a directory.
+// The pure part of post-build-hook: what is a store path, what a .drv file says, what is done about
+// a directory.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { isStorePath } from '../../scripts/nix/store-path.ts'
-import { outputsOf, outputsPrinted, planDirectory } from '../../scripts/queue/directories.ts'
+import { planDirectory } from '../../scripts/queue/directories.ts'
+import { outputsOf, outputsPrinted } from '../../scripts/queue/outputs.ts'
 
 const STORE = '/nix/store'
 const HASH = '0123456789abcdfghijklmnpqrsvwxyz'

@@ -1,4 +1,5 @@
-// The layout of the helps, and what is made from them: what follows it, what doesn't and is refused; and that docs/config.md says what is so.
+// The layout of the helps, and what is made from them: what follows it, what doesn't and is
+// refused; and that docs/config.md says what is so.
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

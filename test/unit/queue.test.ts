@@ -165,7 +165,8 @@ locks('one at a time; the other learns who and since when; free again after rele
 
 locks('a lock whose holder was killed is free', async () => {
   const dir = mkdtempSync(`${TMP}-lock`)
-  // A shell in our place holds it in the same way: flock around a cat whose stdin is a pipe from it.
+  // A shell in our place holds it in the same way: flock around a cat whose stdin is a pipe from
+  // it.
   const holder = spawn('sh', [
     '-c',
     `mkfifo ${dir}/p; flock -n ${dir}/lock sh -c 'echo locked; exec cat' <${dir}/p & exec 9>${dir}/p; exec sleep 60`,

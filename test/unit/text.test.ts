@@ -1,4 +1,5 @@
-// Text for people: numbers and spans of time, words of a shell, and somebody else's text on its way to a terminal.
+// Text for people: numbers and spans of time, words of a shell, and somebody else's text on its way
+// to a terminal.
 import { execFileSync } from 'node:child_process'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -46,7 +47,10 @@ test('a word of a shell means exactly the text', () => {
   assert.throws(() => quote('\0'), 'NUL in')
 })
 
-/** Everything that a terminal obeys, but for line ends and tabs: C0, DEL, C1 (ECMA-48), and Unicode's bidi controls and line breaks. */
+/**
+ * Everything that a terminal obeys, but for line ends and tabs: C0, DEL, C1 (ECMA-48), and
+ * Unicode's bidi controls and line breaks.
+ */
 const OBEYED = [
   ...Array.from({ length: 32 }, (_, code) => code).filter((code) => code !== 9 && code !== 10),
   ...Array.from({ length: 33 }, (_, at) => 0x7f + at),

@@ -1,4 +1,5 @@
-// What is counted for `nix-lan status`: by several at once, month by month, and where it must not be.
+// What is counted for `nix-lan status`: by several at once, month by month, and where it must not
+// be.
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -1,5 +1,5 @@
-// The rules of draining, with two stores in memory that behave as Nix's do: a copy of many paths fails as a whole and names one path,
-// or none.
+// The rules of draining, with two stores in memory that behave as Nix's do: a copy of many paths
+// fails as a whole and names one path, or none.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { UsageError } from '../../scripts/cli/errors.ts'
@@ -117,7 +117,10 @@ class Fake implements Stores {
 
 const names = (paths: string[]): string[] => paths.map((path) => path.slice(44)).sort()
 
-/** Drains these, and checks that each entry has exactly one fate, told to the ledger as it stands in the summary. */
+/**
+ * Drains these, and checks that each entry has exactly one fate, told to the ledger as it stands in
+ * the summary.
+ */
 async function drained(fake: Fake, entries: string[], config = cache()): Promise<Summary> {
   const told: Record<'uploaded' | 'failed' | 'invalid' | 'unwanted', string[]> = { uploaded: [], failed: [], invalid: [], unwanted: [] }
   const ledger: Ledger = {

@@ -1,5 +1,5 @@
-// What the actions of `nix-lan queue` have in common. An action is a table: its --help, the options it
-// accepts, its part of the man page and its completions all come from there.
+// What the actions of `nix-lan queue` have in common. An action is a table: its --help, the options
+// it accepts, its part of the man page and its completions all come from there.
 import { nearest, type Options, type Parsed, parse } from '../../cli/command.ts'
 import { UsageError } from '../../cli/errors.ts'
 import { count, oneLine, toJson, wrapped } from '../../cli/text.ts'
@@ -65,7 +65,10 @@ export function helpOf(action: Action): string {
   return `${parts.join('\n\n')}\n`
 }
 
-/** The --help of `nix-lan queue`; its own options are those of the action that it takes when none is named. */
+/**
+ * The --help of `nix-lan queue`; its own options are those of the action that it takes when none is
+ * named.
+ */
 export function overview(actions: readonly Action[], unnamed: Action): string {
   const forms = actions.flatMap(({ name, forms }) => forms.map(([form, text]) => [form ? `${name} ${form}` : name, text] as const))
   const help = 'show this; `nix-lan queue ACTION --help` for an action'
@@ -121,7 +124,8 @@ function everyOption(actions: readonly Action[]): Options {
 /**
  * Reads a command line of one of these actions.
  * @param unnamed the action that is meant when no word is there
- * @throws UsageError for an action that there isn't, and an option that isn't the action's, with the way out
+ * @throws UsageError for an action that there isn't, and an option that isn't the action's, with
+ * the way out
  */
 export function readAction(
   argv: string[],

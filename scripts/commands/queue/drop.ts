@@ -1,4 +1,5 @@
-// nix-lan queue drop: takes paths out of the queue, or out of those that failed. Nothing roots them afterwards.
+// nix-lan queue drop: takes paths out of the queue, or out of those that failed. Nothing roots them
+// afterwards.
 import { UsageError } from '../../cli/errors.ts'
 import { readQueue, remove } from '../../queue/queue.ts'
 import { storeNameOf } from '../../queue/store-name.ts'

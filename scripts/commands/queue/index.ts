@@ -1,4 +1,5 @@
-// nix-lan queue: what waits to be uploaded and what failed; and uploading it. Never builds, never fetches.
+// nix-lan queue: what waits to be uploaded and what failed; and uploading it. Never builds, never
+// fetches.
 import { UsageError } from '../../cli/errors.ts'
 import { loadConfig, namedCache } from '../../config/config.ts'
 import { type Config, isSsh, type SshCache } from '../../config/types.ts'

@@ -1,4 +1,5 @@
-// nix-lan queue list: what waits, what can't go unsigned, what failed. Asks Nix for sizes where that is quick.
+// nix-lan queue list: what waits, what can't go unsigned, what failed. Asks Nix for sizes where
+// that is quick.
 import { NixError, referrersClosure } from '../../nix/nix.ts'
 import { askNix, CHEAP, type Known, NOTHING_KNOWN, type Row, rowsOf, shown, table } from '../../queue/list.ts'
 import { type Entry, readQueue } from '../../queue/queue.ts'

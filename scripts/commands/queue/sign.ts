@@ -1,4 +1,5 @@
-// nix-lan queue sign: signs what was built here before this machine had a key. Never signs what came from elsewhere.
+// nix-lan queue sign: signs what was built here before this machine had a key. Never signs what
+// came from elsewhere.
 import { UsageError } from '../../cli/errors.ts'
 import { allPathInfos } from '../../nix/path-info.ts'
 import { signClosures, toSign } from '../../nix/signing.ts'

@@ -1,0 +1,75 @@
+// The output paths of a derivation, for the sh head of post-build-hook, where it can't tell them
+// itself.
+import { readFileSync } from 'node:fs'
+import { UsageError } from '../cli/errors.ts'
+import { isStorePath, storeDir } from '../nix/store-path.ts'
+import { run } from '../system/exec.ts'
+import { searchEnv } from '../system/search-path.ts'
+
+/** Milliseconds for Nix to answer; the head allows 0.9 s for all of it. */
+const LIMIT = 600
+
+const store = storeDir.replace(/\/$/, '')
+
+/**
+ * The outputs of a derivation: from its file if they are written there, else from Nix's database.
+ * @returns as text, why neither knows them
+ * @throws UsageError when `drv` is no derivation in the store
+ */
+export async function outputsFor(drv: string): Promise<string[] | string> {
+  if (!isStorePath(drv, store) || !drv.endsWith('.drv')) throw new UsageError(`DRV_PATH is not a derivation in ${store}: "${drv}"`)
+  const read = outputsOf(textOf(drv), store)
+  if (read) return read
+  // NIX_CONFIG, which names this very hook, is left out; but derivations that need the feature were
+  // built with it, so it is on.
+  const env = { ...searchEnv(), NIX_CONFIG: 'extra-experimental-features = ca-derivations' }
+  const query = ['--query', '--outputs', drv]
+  // Nix 2.8 and older tell the outputs of such a derivation only when asked to build it; it is
+  // built, and this can't build.
+  const unable = ['--force-realise', '--option', 'max-jobs', '0', '--option', 'builders', '', '--option', 'substitute', 'false']
+  const until = Date.now() + LIMIT
+  let why = ''
+  for (const args of [query, [...query, ...unable]]) {
+    const asked = await run('nix-store', args, { env, timeout: Math.max(1, until - Date.now()) })
+    const found = outputsPrinted(asked.stdout, store)
+    if (asked.code === 0 && found.length > 0) return found
+    why ||= asked.timedOut ? `no answer in ${LIMIT} ms` : asked.failedToStart || asked.stderr.trim().split('\n')[0] || 'no answer'
+    if (asked.timedOut || asked.failedToStart) break
+  }
+  return `not queued: nix-store --query doesn't know the outputs of ${drv} (${why}); try: nix-lan queue add PATH…`
+}
+
+function textOf(file: string): string {
+  try {
+    return readFileSync(file, 'latin1')
+  } catch {
+    return '' // Nix may still know it
+  }
+}
+
+/**
+ * The output paths of a derivation, from the text of its .drv file (an ATerm;
+ * libstore/derivations.cc, 2.8.0 and 2.34.8):
+ *     Derive([("out","/nix/store/…","",""),…],…     DrvWithVersion("xp-dyn-drv",[("out",…
+ * Undefined when it is no derivation, or has an output whose path only the store's database knows:
+ * that of an output which depends on its content stands there as "".
+ */
+export function outputsOf(text: string, store: string): string[] | undefined {
+  const head = /^(?:Derive\(|DrvWithVersion\("[^"\\]*",)\[/.exec(text)
+  if (!head) return undefined
+  const tuple = /\("(?:[^"\\]|\\.)*","((?:[^"\\]|\\.)*)","(?:[^"\\]|\\.)*","(?:[^"\\]|\\.)*"\)([,\]])/sy
+  tuple.lastIndex = head[0].length
+  const paths: string[] = []
+  for (;;) {
+    const found = tuple.exec(text)
+    const path = found?.[1] ?? ''
+    if (!found || !isStorePath(path, store)) return undefined
+    paths.push(path)
+    if (found[2] === ']') return paths
+  }
+}
+
+/** What `nix-store --query --outputs` printed; a line that is no store path is left out. */
+export function outputsPrinted(text: string, store: string): string[] {
+  return text.split('\n').filter((line) => isStorePath(line, store))
+}
