@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { type BuildOptions, build, type Metafile } from 'esbuild'
 import { VERSION } from '../scripts/cli/version.ts'
 import { docs } from './docs.ts'
-import { readUnits, unitsDefine } from './units.ts'
+import { readUnits, textDefines } from './texts.ts'
 
 /** The executables: name in dist/ → the TypeScript that it runs, and the sh part in scripts/heads that starts it. */
 const EXECUTABLES: Record<string, { source: string; head: string }> = {
@@ -41,7 +41,7 @@ const OPTIONS: BuildOptions = {
   mainFields: ['module', 'main'],
   define: {
     'globalThis.Deno': 'undefined', // a bundled zx dies under Deno otherwise (google/zx#894)
-    ...unitsDefine(),
+    ...textDefines(),
   },
   supported: { 'dynamic-import': false }, // a lazy import() becomes a lazy require, which is 2 ms faster for a builtin
   legalComments: 'none', // it misses zx and mri: see licences()

@@ -3,7 +3,7 @@ import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { realPath } from '../system/files.ts'
 import { problemOf, showUnits, systemctl, tunnelUnitOf } from '../system/systemd.ts'
-import { UNITS } from '../system/units.ts'
+import { UNITS } from '../system/texts.ts'
 import type { UnitFacts } from './judge-automatic.ts'
 
 /** Milliseconds: systemd answers in about 10, a machine that has just booted may take longer. */

@@ -11,7 +11,8 @@ import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
 import { findAgent } from '../tunnel/agent.ts'
 import { type AgentState, agentState } from '../tunnel/failure.ts'
-import { isDirect, parseFacts, portOptions, sshArguments, sshOptions } from '../tunnel/ssh.ts'
+import { portOptions, sshArguments, sshOptions } from '../tunnel/ssh.ts'
+import { isDirect, parseFacts } from '../tunnel/ssh-config.ts'
 import { gotIn, type Handshake, parseSocket, SOCKET_SCRIPT, type SocketFacts, type SshFacts } from './judge-box.ts'
 
 /** Milliseconds for log-in and handshake, beyond the deadline: a slow box takes its time for the key exchange. */
@@ -71,7 +72,7 @@ async function throughSsh(
   const stop = new AbortController()
   let running = true
   try {
-    const args = ['-v', '-E', logFile, ...sshArguments(cache, socket, port)]
+    const args = ['-v', '-E', logFile, ...sshArguments(cache, socket, { target: port })]
     const ssh = run('ssh', args, { env, abort: stop.signal })
     void ssh.then(() => {
       running = false

@@ -2,8 +2,8 @@
 // file is sourced by a bash of its own, with its output thrown away and its time bounded: it may print, wait for a terminal, start programs, or exit.
 import { existsSync } from 'node:fs'
 import { inSeconds } from '../cli/text.ts'
-import { type Outcome, type RunOptions, run } from '../system/exec.ts'
-import { searchEnv } from '../system/search-path.ts'
+import { type AgentState, agentState } from './failure.ts'
+import { type Start, startPlain } from './start.ts'
 
 export interface Agent {
   /** What to add to the environment of ssh. */
@@ -29,13 +29,6 @@ const SOURCE = [
   'nix_lan_report "$1"',
 ].join('\n')
 
-/** Starts a program and waits for it; for root: as the user whose agent is meant. */
-type Start = (argv: string[], options: RunOptions) => Promise<Outcome>
-
-// bash reads these two by itself before it does anything else
-const startPlain: Start = ([program = '', ...args], options) =>
-  run(program, args, { env: { ...searchEnv(), BASH_ENV: undefined, ENV: undefined }, ...options })
-
 /**
  * The agent for ssh: that of our own environment, unless it holds no key and the one that env-file names does. (Debian 13 and its kin start an
  * empty ssh-agent with every user manager, and put it into the environment of all units; the agent with the keys is another.)
@@ -46,7 +39,7 @@ export async function findAgent(
   envFile: string,
   ours: Record<string, string | undefined>,
   limit = ENV_FILE_LIMIT,
-  start = startPlain,
+  start: Start = startPlain,
 ): Promise<Agent> {
   if (!ours.SSH_AUTH_SOCK) return await agentOfFile(envFile, limit, start)
   const own: Agent = { env: {}, from: 'the environment' }
@@ -57,10 +50,17 @@ export async function findAgent(
   return { ...other, from: `${envFile}, since the agent of the environment holds no key` }
 }
 
-/** Whether the agent at that socket has keys to show now: ssh-add(1) exits with 0. */
-async function holdsKeys(socket: string, start: Start): Promise<boolean> {
-  return (await start(['env', `SSH_AUTH_SOCK=${socket}`, 'ssh-add', '-l'], { timeout: AGENT_LIMIT })).code === 0
+/**
+ * What the agent at a socket says of its keys now (`ssh-add -l`).
+ * @param socket SSH_AUTH_SOCK; undefined: there is no agent, and nobody is asked
+ */
+export async function askAgent(socket: string | undefined, start: Start = startPlain): Promise<AgentState> {
+  if (!socket) return 'none'
+  const asked = await start(['env', `SSH_AUTH_SOCK=${socket}`, 'ssh-add', '-l'], { timeout: AGENT_LIMIT })
+  return agentState(asked.code)
 }
+
+const holdsKeys = async (socket: string, start: Start): Promise<boolean> => (await askAgent(socket, start)) === 'keys'
 
 async function agentOfFile(envFile: string, limit: number, start: Start): Promise<Agent> {
   if (!existsSync(envFile)) return { env: {}, from: `nowhere: SSH_AUTH_SOCK is not set, and there is no ${envFile}` }

@@ -15,7 +15,16 @@ export function agentState(code: number | null): AgentState {
 }
 
 /** What kind of end it was. `lost`: after the tunnel had been ready. */
-export type Kind = 'lost' | 'host-key-changed' | 'host-key-unknown' | 'denied' | 'unconnected' | 'socket' | 'forwarding' | 'other'
+export type Kind =
+  | 'lost'
+  | 'configuration'
+  | 'host-key-changed'
+  | 'host-key-unknown'
+  | 'denied'
+  | 'unconnected'
+  | 'socket'
+  | 'forwarding'
+  | 'other'
 
 export interface End {
   kind: Kind
@@ -24,6 +33,10 @@ export interface End {
 }
 
 const KINDS: [Kind, RegExp][] = [
+  [
+    'configuration',
+    /terminating, \d+ bad configuration options|^Bad owner or permissions on |^Cannot execute command-line and remote command/m,
+  ],
   ['host-key-changed', /REMOTE HOST IDENTIFICATION HAS CHANGED|^Host key for .* has changed/m],
   ['host-key-unknown', /^Host key verification failed|^No .* host key is known for/m],
   ['denied', /Permission denied \(|Too many authentication failures|agent refused operation/],
@@ -40,7 +53,9 @@ export function endOf(log: string, code: number): End {
   const [before = '', after] = log.split(`${READY_MARK}\n`)
   if (after !== undefined) return { kind: 'lost', said: lastWords(after, code) }
   const [kind = 'other', pattern] = KINDS.find(([, found]) => found.test(before)) ?? []
-  const line = pattern && before.split('\n').find((text) => pattern.test(text))
+  const lines = before.split('\n')
+  // The first complaint about a file tells more than the one that it was too many.
+  const line = kind === 'configuration' ? lines.find((text) => text.trim() !== '') : pattern && lines.find((text) => pattern.test(text))
   return { kind, said: line && kind !== 'host-key-changed' ? line.trim() : lastWords(before, code) }
 }
 
@@ -69,6 +84,8 @@ export function reasonOf({ kind, said }: End, about: Circumstances, log = ''): s
   switch (kind) {
     case 'lost':
       return `the link to the box was lost (${said})`
+    case 'configuration':
+      return `ssh refuses its own configuration (${said})`
     case 'host-key-changed':
       return (
         `another machine calls itself ${host}, or the box was set up anew: its host key is not the one that is known, and nothing was sent to it. ` +

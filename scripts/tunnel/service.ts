@@ -1,5 +1,5 @@
 // nix-lan-tunnel as systemd's unit: what it says to systemd and the journal, its pauses, and what it remembers in between. All of them
-// are effects; what they are about is decided in tunnel-end.ts and tunnel-state.ts.
+// are effects; what they are about is decided in failure.ts and state.ts.
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
 import { harmless } from '../cli/text.ts'
@@ -10,16 +10,17 @@ import { run } from '../system/exec.ts'
 import { becomeProgram } from '../system/handover.ts'
 import { searchEnv, searchPath } from '../system/search-path.ts'
 import { ask } from '../system/systemd.ts'
-import type { Agent } from './agent.ts'
-import { agentState, endOf, READY_MARK, reasonOf, whyNotReady } from './failure.ts'
-import { FRESH_LOGIN } from './ssh.ts'
+import { type Agent, askAgent } from './agent.ts'
+import { endOf, READY_MARK, reasonOf, whyNotReady } from './failure.ts'
+import { FRESH_LOGIN, loginByHand, sshOptions } from './ssh.ts'
+import { askSsh } from './ssh-config.ts'
 import { afterFailure, forgetTunnelState, pauseLeft, readTunnelState, uptime, writeTunnelState } from './state.ts'
 
 /** What ssh exits with when it has lost the link, and the unit doesn't take for a failure. */
 const LINK_LOST = 255
 const CHECK = 'nix-lan-check.service'
-/** Milliseconds for a helper that should answer in a few: systemd-notify, ssh-add. */
-const PATIENCE = 2000
+/** Milliseconds for systemd-notify, which should answer in a few. */
+const NOTIFY_LIMIT = 2000
 /** Set while SSH_AUTH_SOCK is env-file's, which may say another thing at the next attempt. */
 const FROM_FILE = 'NIX_LAN_AGENT_FROM_FILE'
 /** Sleeps, and is nix-lan-tunnel again. */
@@ -32,14 +33,14 @@ export class Service {
   readonly self: string
   /** Where ssh writes what it has to say. */
   readonly log: string
-  private readonly say: (text: string) => void
+  private readonly warn: (text: string) => void
 
-  constructor(uid: number, cache: SshCache, self: string, say: (text: string) => void) {
+  constructor(uid: number, cache: SshCache, self: string, warn: (text: string) => void) {
     this.uid = uid
     this.cache = cache
     this.self = self
     this.log = `${runtimeDir(uid)}/${cache.name}.ssh.log`
-    this.say = say
+    this.warn = warn
   }
 
   /** If a pause is due, arranges for it. @returns whether it is */
@@ -82,7 +83,7 @@ export class Service {
       const before = readTunnelState(this.uid, name)
       const reason = whyNotReady(this.readLog(), answer.reason, daemonSocket, ssh)
       if (before?.reason !== reason) {
-        this.say(`${name}: ${reason}`)
+        this.warn(`${name}: ${reason}`)
         writeTunnelState(this.uid, name, { ...afterFailure(before, reason, new Date(), 0), notBefore: 0 })
       }
       await this.status(`connected, but no nix-daemon answers: ${reason}`)
@@ -95,15 +96,15 @@ export class Service {
 
   /**
    * ssh has ended without having been told to. If the tunnel was ready, systemd has to know that it isn't any more; if not, it is tried again.
-   * @param byHand the ssh command for a person
    */
-  async ended(code: number, byHand: () => Promise<string>): Promise<number> {
+  async ended(code: number): Promise<number> {
     if (code === FRESH_LOGIN) return await this.again()
     const log = this.readLog()
     const end = endOf(log, code)
-    const agent = end.kind === 'denied' ? agentState((await run('ssh-add', ['-l'], { env: searchEnv(), timeout: PATIENCE })).code) : 'none'
-    const { host, envFile } = this.cache
-    const reason = reasonOf(end, { host, envFile, agent, byHand: await byHand() }, log)
+    const agent = end.kind === 'denied' ? await askAgent(process.env.SSH_AUTH_SOCK) : 'none'
+    const { host, envFile, ssh } = this.cache
+    const byHand = loginByHand(this.cache, (await askSsh(ssh, sshOptions(this.cache))).facts)
+    const reason = reasonOf(end, { host, envFile, agent, byHand }, log)
     const mayBeAway = ['lost', 'unconnected', 'other'].includes(end.kind)
     if (end.kind !== 'lost') return await this.failed(reason, mayBeAway)
     await this.note(reason, mayBeAway)
@@ -128,7 +129,7 @@ export class Service {
   /** Remembers why, says it if it is news, and has it looked into whether the box is there at all. */
   private async note(reason: string, mayBeAway: boolean): Promise<void> {
     const before = readTunnelState(this.uid, this.cache.name)
-    if (before?.reason !== reason) this.say(`${this.cache.name}: ${reason}`)
+    if (before?.reason !== reason) this.warn(`${this.cache.name}: ${reason}`)
     writeTunnelState(this.uid, this.cache.name, afterFailure(before, reason, new Date(), uptime()))
     if (!mayBeAway) return
     await ask('restart', [CHECK]).catch((error) => {
@@ -150,9 +151,9 @@ export class Service {
 
   /** @returns 0, or 1 when systemd can't be told */
   private async notify(...args: string[]): Promise<number> {
-    const told = await run('systemd-notify', args, { env: searchEnv(), timeout: PATIENCE })
+    const told = await run('systemd-notify', args, { env: searchEnv(), timeout: NOTIFY_LIMIT })
     if (told.code === 0) return 0
-    this.say(`systemd-notify fails, so that systemd doesn't know how the tunnel is: ${told.failedToStart ?? told.stderr.trim()}`)
+    this.warn(`systemd-notify fails, so that systemd doesn't know how the tunnel is: ${told.failedToStart ?? told.stderr.trim()}`)
     return 1
   }
 }

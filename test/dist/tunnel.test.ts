@@ -111,7 +111,7 @@ test('ssh is started with the agent of env-file, in a directory of our own', asy
   assert.equal([code, stdout, stderr], [0, '', ''])
   const [environment, ...args] = started()
   assert.is(environment, "agent=/tmp/a b'c pid=7 file= options=--no-warnings")
-  assert.equal(args.slice(-5), ['-p', String(port), '-L', `${SOCKET}:/nix/var/nix/daemon-socket/socket`, 'pi@127.0.0.1'])
+  assert.equal(args.slice(-6), ['-p', String(port), '-L', `${SOCKET}:/nix/var/nix/daemon-socket/socket`, '--', 'pi@127.0.0.1'])
   assert.is(statSync(DIRECTORY).mode & 0o777, 0o700)
 })
 
@@ -148,7 +148,7 @@ test('--print shows the command and changes nothing', async () => {
   assert.equal([code, stderr], [0, ''])
   assert.match(
     stdout,
-    /^# rpi is reachable at 127\.0\.0\.1 port \d+\n# SSH_AUTH_SOCK: from nowhere: .*\nssh -N -T -n -o .* pi@127\.0\.0\.1\n$/,
+    /^# rpi is reachable at 127\.0\.0\.1 port \d+\n# SSH_AUTH_SOCK: from nowhere: .*\nssh -N -T -n -o .* -- pi@127\.0\.0\.1\n$/,
   )
   assert.not(existsSync(STARTED) || existsSync(DIRECTORY))
 })
@@ -159,7 +159,7 @@ test('a name: ssh gets the address that answered, when it would do the same as w
   fakeSsh('exit 0', 'hostname pi.local\ncanonicalizehostname false')
   assert.is((await tunnel(named)).code, 0)
   const wanted = ['-p', String(port), '-o', 'HostName=127.0.0.1', '-o', `HostKeyAlias=[pi.local]:${port}`, '-L']
-  assert.equal(started().slice(-9, -2), wanted)
+  assert.equal(started().slice(-10, -3), wanted)
   fakeSsh('exit 0', 'hostname pi.local\ncanonicalizehostname false\nproxyjump bastion')
   assert.is((await tunnel(named)).code, 0)
   assert.not(started().some((word) => /^(-p|HostName=.*|HostKeyAlias=.*)$/.test(word)))
@@ -218,7 +218,7 @@ test('the directory: open to others is mended, a symlink is refused, missing bel
   )
   const none = await tunnel(toml, [], { XDG_RUNTIME_DIR: `${TMP}/none` })
   assert.is(none.code, 1)
-  assert.match(none.stderr, /none is not there: it comes with a login, or without one after: sudo loginctl enable-linger/)
+  assert.match(none.stderr, /none does not exist: a login makes it, or without a login: sudo loginctl enable-linger/)
   const odd = await tunnel(toml, [], { XDG_RUNTIME_DIR: `${TMP}/a:b` })
   assert.equal([odd.code, /may only have letters/.test(odd.stderr)], [2, true])
 })
@@ -243,12 +243,43 @@ test('which cache: the only box, beside URLs; a URL needs none', async () => {
   assert.equal([none.code, /has no box/.test(none.stderr)], [2, true])
 })
 
-test("the user's own forwardings are named", async () => {
-  fakeSsh('exit 0', 'hostname 127.0.0.1\nlocalforward 8080 [localhost]:80')
-  assert.match(
-    (await tunnel(toml)).stderr,
-    /^nix-lan-tunnel: ssh also makes "LocalForward 8080 \[localhost\]:80" of your ssh configuration/,
+test("the user's own forwardings are not made: ssh is asked for ours once it is connected", async () => {
+  fakeSsh(
+    // Asked, it lets the one who is connected listen; until then that one listens at its control socket.
+    `case " $* " in *' -O forward '*) echo "$*" >'${STARTED}.asked'; : >'${STARTED}.go'; exit ;; esac
+for word; do case $word in ControlPath=*) control=\${word#*=} ;; esac; done
+exec '${process.execPath}' -e "process.on('SIGTERM', () => process.exit(0)); const { createServer } = require('net'); createServer().listen('$control')
+setInterval(() => require('fs').existsSync('${STARTED}.go') && createServer().listen('${SOCKET}').on('error', () => {}), 50)"`,
+    'hostname 127.0.0.1\nlocalforward 8080 [localhost]:80',
   )
+  const { child, said } = launch(toml, [])
+  await until('the socket', () => existsSync(SOCKET))
+  child.kill('SIGTERM')
+  assert.equal([(await said).code, (await said).stderr], [0, ''])
+  assert.match(
+    readFileSync(`${STARTED}.asked`, 'utf8'),
+    new RegExp(`^-F none .* -O forward -L ${SOCKET}:/nix/var/nix/daemon-socket/socket box\n$`),
+  )
+  assert.not(existsSync(SOCKET))
+  // Refused (the socket is taken, say), the tunnel ends.
+  fakeSsh(
+    `case " $* " in *' -O forward '*) exit 255 ;; esac
+for word; do case $word in ControlPath=*) control=\${word#*=} ;; esac; done
+exec '${process.execPath}' -e "process.on('SIGTERM', () => process.exit(255)); require('net').createServer().listen('$control')"`,
+    'hostname 127.0.0.1\nlocalforward 8080 [localhost]:80',
+  )
+  assert.is((await tunnel(toml)).code, 255)
+})
+
+test("a live socket whose listener ends each connection at once is nobody else's to remove", async () => {
+  folder('run/nix-lan', true)
+  const busy = createServer((socket) => socket.destroy())
+  await new Promise<void>((done) => busy.listen(SOCKET, done))
+  for (let n = 0; n < 20; n++) {
+    const { code, stderr } = await tunnel(toml)
+    assert.equal([code, stderr], [1, `nix-lan-tunnel: a tunnel for rpi runs already: somebody listens on ${SOCKET}\n`], `attempt ${n + 1}`)
+  }
+  await new Promise((done) => busy.close(done))
 })
 
 test.after(() => void server.close())

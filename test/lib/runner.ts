@@ -5,7 +5,7 @@
 import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { build } from 'esbuild'
-import { unitsDefine } from '../../build/units.ts'
+import { textDefines } from '../../build/texts.ts'
 import { installPackages } from './apt.ts'
 import { has, PACKAGES } from './needs.ts'
 import type { Counts } from './one.ts'
@@ -56,7 +56,7 @@ export async function bundle(files: string[], out: string): Promise<Set<string>>
     target: 'node18',
     packages: 'external',
     sourcemap: 'inline',
-    define: unitsDefine(),
+    define: textDefines(),
   } as const
   const all = { ...options, outdir: out, outbase: '.', outExtension: { '.js': '.mjs' }, logLevel: 'silent' } as const
   try {

@@ -150,6 +150,41 @@ test("the user's ssh configuration counts: another HostKeyAlias, a block that ma
   await (await open()).stop()
 })
 
+test('an alias that is meant for people: nothing of it disturbs the tunnel, nor makes it take its ports', async () => {
+  const busy = world.start('alice', 'node', ['-e', "require('net').createServer().listen(8765, '127.0.0.1', () => console.log('listens'))"])
+  await until('the port', 10_000, () => busy.output().includes('listens'))
+  const unwanted = [
+    'IgnoreUnknown UseKeychain',
+    'Host pi.lan',
+    ...[
+      'UseKeychain yes',
+      'RequestTTY force',
+      'RemoteCommand tmux attach',
+      'PermitLocalCommand yes',
+      'LocalCommand touch /tmp/local-command',
+    ],
+    // The one is taken, the other free: neither is ours to take.
+    ...['LocalForward 8765 127.0.0.1:80', 'LocalForward 8766 127.0.0.1:80', 'RemoteForward 8767 127.0.0.1:80', 'DynamicForward 8768'],
+    ...['SessionType subsystem', 'ForkAfterAuthentication yes', 'StdinNull yes', 'Tunnel yes', 'ForwardAgent yes', 'ForwardX11 yes'],
+    ...['ControlMaster auto', 'ControlPath ~/.ssh/%C', 'ControlPersist yes', 'VisualHostKey yes', 'LogLevel QUIET'],
+  ]
+  world.write('/home/alice/.ssh/config', `${unwanted.join('\n')}\n`, { mode: 0o600, user: 'alice' })
+  const tunnel = await open()
+  const ports = await world.must('alice', 'cat', ['/proc/net/tcp'])
+  for (const port of [8766, 8767, 8768])
+    assert.not.match(ports, new RegExp(`:${port.toString(16).toUpperCase()} 0+:0000 0A`), `port ${port}`)
+  assert.is((await world.run('alice', 'test', ['-e', '/tmp/local-command'])).code, 1)
+  const second = await world.run('alice', TUNNEL)
+  assert.match(second.stderr, /a tunnel for rpi runs already/)
+  await tunnel.stop()
+  assert.is(await tunnel.ended, 0)
+  assert.is(await world.must('alice', 'ls', ['/run/user/1000/nix-lan']), 'rpi.address')
+  // A killed one leaves two sockets behind, and is made again.
+  await (await open()).stop('SIGKILL')
+  await (await open()).stop()
+  await busy.stop()
+})
+
 test('root is told whose it is', async () => {
   const { code, stderr } = await world.run('root', TUNNEL)
   assert.is(code, 2)

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { run } from '../../scripts/system/exec.ts'
-import { UNITS } from '../../scripts/system/units.ts'
+import { UNITS } from '../../scripts/system/texts.ts'
 import { needs } from '../lib/needs.ts'
 import { builtRoot, cacheFolder } from '../lib/roots.ts'
 

@@ -96,6 +96,20 @@ const LOGS: [string, string, number, Kind, string][] = [
   ],
   ['killed', `${READY_MARK}\n`, 137, 'lost', 'ssh was ended by signal 9'],
   ['killed before', '', 137, 'other', 'ssh was ended by signal 9'],
+  [
+    'a configuration that ssh refuses',
+    '/home/alice/.ssh/config: line 2: Bad configuration option: usekeychain\n/home/alice/.ssh/config: terminating, 1 bad configuration options\n',
+    255,
+    'configuration',
+    '/home/alice/.ssh/config: line 2: Bad configuration option: usekeychain',
+  ],
+  [
+    'a configuration that others can write',
+    'Bad owner or permissions on /home/alice/.ssh/config\n',
+    255,
+    'configuration',
+    'Bad owner or permissions on /home/alice/.ssh/config',
+  ],
   ['silent', '', 255, 'other', 'ssh ended with exit code 255'],
   ['something new', 'fatal: out of cheese\n', 255, 'other', 'fatal: out of cheese'],
 ]

@@ -5,18 +5,19 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { SshCache } from '../../scripts/config/types.ts'
-import { run } from '../../scripts/system/exec.ts'
+import { type Outcome, run } from '../../scripts/system/exec.ts'
+import { KEEPER } from '../../scripts/system/texts.ts'
 import { findAgent } from '../../scripts/tunnel/agent.ts'
 import {
   addressOptions,
-  changesNothingElse,
-  isDirect,
-  KEEPER,
-  otherForwardings,
-  parseFacts,
+  forwardCommand,
+  loginByHand,
+  needsControl,
   portOptions,
   sshArguments,
+  sshCommand,
 } from '../../scripts/tunnel/ssh.ts'
+import { askSsh, changesNothingElse, forwardingsOf, isDirect, parseFacts } from '../../scripts/tunnel/ssh-config.ts'
 
 const CACHE: SshCache = {
   kind: 'ssh',
@@ -36,10 +37,14 @@ const facts = (more = ''): ReturnType<typeof parseFacts> => parseFacts(more + PL
 
 const test = suite('tunnel')
 
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-tunnel-'))
+test.after(() => rmSync(TMP, { recursive: true }))
+
 test('the command: options, then the forwarding, then the destination', () => {
-  const args = sshArguments(CACHE, '/run/user/1000/nix-lan/rpi.sock', ['-p', '22'])
+  const args = sshArguments(CACHE, '/run/user/1000/nix-lan/rpi.sock', { target: ['-p', '22'] })
   assert.equal(args.slice(0, 3), ['-N', '-T', '-n'])
-  assert.equal(args.slice(-5), ['-p', '22', '-L', '/run/user/1000/nix-lan/rpi.sock:/nix/var/nix/daemon-socket/socket', 'pi@rpi.local'])
+  const forwarding = '/run/user/1000/nix-lan/rpi.sock:/nix/var/nix/daemon-socket/socket'
+  assert.equal(args.slice(-6), ['-p', '22', '-L', forwarding, '--', 'pi@rpi.local'])
   const options = args.filter((_, i) => args[i - 1] === '-o')
   for (const must of ['BatchMode=yes', 'ExitOnForwardFailure=yes', 'ServerAliveInterval=4', 'ServerAliveCountMax=2', 'ControlPath=none']) {
     assert.ok(options.includes(must), must)
@@ -65,12 +70,121 @@ const DIRECT: [string, string, boolean][] = [
 for (const [name, more, direct] of DIRECT) {
   test(`ssh connects to the host: ${name}: ${direct}`, () => {
     assert.is(isDirect(CACHE, facts(more)), direct)
-    assert.equal(portOptions(CACHE, facts(more)), direct ? ['-p', '22'] : [])
+    assert.equal(portOptions({ ...CACHE, port: 2222 }, facts(more)), direct ? ['-p', '2222'] : [])
   })
 }
 
-test('ssh that could not be asked is left alone', () => {
+test('where ssh could not be asked, a port that was configured is kept', () => {
   assert.not(isDirect(CACHE, new Map()))
+  assert.equal([portOptions(CACHE, new Map()), portOptions({ ...CACHE, port: 2222 }, new Map())], [[], ['-p', '2222']])
+})
+
+test('the command that logs in by hand', () => {
+  assert.is(loginByHand(CACHE, facts()), 'ssh pi@rpi.local')
+  assert.is(loginByHand({ ...CACHE, port: 2222 }, facts()), 'ssh -p 2222 pi@rpi.local')
+  assert.is(loginByHand({ ...CACHE, port: 2222, ssh: 'pi' }, facts('hostname other.lan\n')), 'ssh pi')
+})
+
+/** What ssh itself takes from our command line when an alias has all that is not wanted; undefined where there is no ssh. */
+async function realFacts(argv: readonly string[], config: string): Promise<ReturnType<typeof parseFacts> | undefined> {
+  const file = join(TMP, 'ssh_config')
+  writeFileSync(file, config, { mode: 0o600 })
+  const start = (words: string[]): Promise<Outcome> => run('ssh', ['-F', file, ...words.slice(1)], { timeout: 10_000 })
+  const [, ...options] = argv.slice(0, argv.indexOf('--'))
+  const { facts, problem } = await askSsh('box', options, start)
+  if (/ENOENT/.test(problem ?? '')) return undefined
+  assert.is(problem, undefined)
+  return facts
+}
+
+const UNWANTED = `IgnoreUnknown UseKeychain
+Host box
+  UseKeychain yes
+  RequestTTY force
+  RemoteCommand tmux attach
+  LocalForward 8080 localhost:80
+  RemoteForward 9090 localhost:90
+  DynamicForward 1080
+  PermitLocalCommand yes
+  LocalCommand touch /tmp/x
+  SessionType subsystem
+  ForkAfterAuthentication yes
+  StdinNull yes
+  Tunnel yes
+  ForwardAgent yes
+  ForwardX11 yes
+  VisualHostKey yes
+  ControlMaster auto
+  ControlPath ~/.ssh/%C
+  ControlPersist yes
+  ConnectionAttempts 50
+  LogLevel QUIET
+`
+/** What must be said in the output of `ssh -G`; undefined: no line at all. */
+const NEUTRAL: Record<string, string | undefined> = {
+  requesttty: 'false',
+  remotecommand: undefined,
+  permitlocalcommand: 'no',
+  forkafterauthentication: 'no',
+  tunnel: 'false',
+  forwardagent: 'no',
+  forwardx11: 'no',
+  visualhostkey: 'no',
+  controlmaster: 'false',
+  controlpath: undefined,
+  connectionattempts: '1',
+  loglevel: 'INFO',
+  batchmode: 'yes',
+}
+for (const [what, argv, more] of [
+  ['the tunnel', ['ssh', ...sshArguments(CACHE, '/s', { target: [] })], { sessiontype: 'none', stdinnull: 'yes' }],
+  [
+    'the tunnel that is asked for its forwarding',
+    ['ssh', ...sshArguments(CACHE, '/s', { target: [], control: '/c' })],
+    {
+      controlmaster: 'true',
+      controlpath: '/c',
+      controlpersist: 'no',
+      localforward: undefined,
+      remoteforward: undefined,
+      dynamicforward: undefined,
+    },
+  ],
+  [
+    'a program on the box',
+    sshCommand('box', 'sh -s'),
+    { sessiontype: 'default', stdinnull: 'no', localforward: undefined, remoteforward: undefined, dynamicforward: undefined },
+  ],
+] as const)
+  test(`nothing of an alias that is meant for people: ${what}`, async () => {
+    const found = await realFacts(argv, UNWANTED)
+    if (!found) return
+    for (const [keyword, value] of Object.entries({ ...NEUTRAL, ...more })) assert.is(found.get(keyword)?.[0], value, keyword)
+  })
+
+test('a program on the box: the destination is never an option of ssh', () => {
+  assert.equal(sshCommand('-oProxyCommand=x', 'sh -s', ['-p', '7']).slice(-5), ['-p', '7', '--', '-oProxyCommand=x', 'sh -s'])
+})
+
+test('an alias with forwardings of its own: the tunnel makes none by itself, and is asked for ours without that alias', () => {
+  const own = facts('localforward 8080 [localhost]:80\n')
+  assert.equal([needsControl(facts()), needsControl(own)], [false, true])
+  const args = sshArguments(CACHE, '/s', { target: [], control: '/c' })
+  assert.not(args.includes('-L'))
+  assert.ok(args.includes('ClearAllForwardings=yes'))
+  const asking = forwardCommand(CACHE, '/s', '/c')
+  assert.equal(asking.slice(0, 3), ['ssh', '-F', 'none'])
+  assert.equal(asking.slice(-7), ['-S', '/c', '-O', 'forward', '-L', '/s:/nix/var/nix/daemon-socket/socket', 'box'])
+})
+
+test('ssh -G that fails says why', async () => {
+  const outcome: Outcome = { code: 255, signal: null, stdout: '', stderr: '', timedOut: false, failedToStart: null }
+  const problem = async (changes: Partial<Outcome>): Promise<string | undefined> =>
+    (await askSsh('pi', [], async () => ({ ...outcome, ...changes }))).problem
+  assert.is(await problem({ stderr: 'c1: line 2: Bad port\nc1: terminating\n' }), 'ssh -G pi: c1: terminating')
+  assert.is(await problem({ code: null, timedOut: true }), 'ssh -G pi: no answer within 15 s')
+  assert.is(await problem({ code: null, failedToStart: 'ENOENT' }), 'ssh -G pi: ENOENT')
+  assert.is(await problem({}), 'ssh -G pi: exit code 255')
 })
 
 test('the address, and the name that known_hosts has', () => {
@@ -96,13 +210,10 @@ test('the address is used only if ssh does the same as without', () => {
 })
 
 test('forwardings of the user', () => {
-  assert.equal(otherForwardings(facts()), [])
+  assert.equal(forwardingsOf(facts()), [])
   const more = facts('dynamicforward 1080\nlocalforward 8080 [localhost]:80\nlocalforward 8081 [localhost]:81\n')
-  assert.equal(otherForwardings(more), ['LocalForward 8080 [localhost]:80', 'LocalForward 8081 [localhost]:81', 'DynamicForward 1080'])
+  assert.equal(forwardingsOf(more), ['LocalForward 8080 [localhost]:80', 'LocalForward 8081 [localhost]:81', 'DynamicForward 1080'])
 })
-
-const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-agent-'))
-test.after(() => rmSync(TMP, { recursive: true }))
 
 /** What an env-file with this text gives, where nothing is set. */
 async function agentOf(text: string, ours: Record<string, string> = {}, limit?: number): ReturnType<typeof findAgent> {
@@ -176,7 +287,7 @@ test('no env-file is no problem', async () => {
 test('an ssh that ends at once does not leave the keeper waiting for the one who asks', async () => {
   // one in ten did: whoever asks had not yet let go of the keeper's trap when it was told to end
   for (let n = 0; n < 60; n++) {
-    const args = ['-c', KEEPER, 'keeper', '/nonexistent/pi.sock', '', 'true', 'pi', 'false']
+    const args = ['-c', KEEPER, 'keeper', '/nonexistent/pi.sock', '', 'true', 'pi', '', '', 'false']
     const { timedOut } = await run('sh', args, { timeout: 10_000 })
     assert.not(timedOut, `it hangs, at attempt ${n + 1}`)
   }

@@ -1,0 +1,77 @@
+// One attempt at a tunnel: what is asked beforehand, what that makes of ssh's command line, and the sh code by which the head of
+// nix-lan-tunnel becomes ssh. Changes nothing.
+import { quote, shellWord } from '../cli/text.ts'
+import type { SshCache } from '../config/types.ts'
+import { type Answer, reachable } from '../reach/reach.ts'
+import { becomeProgram } from '../system/handover.ts'
+import { searchPath } from '../system/search-path.ts'
+import { KEEPER } from '../system/texts.ts'
+import type { Agent } from './agent.ts'
+import { controlSocket } from './socket.ts'
+import { addressOptions, forwardCommand, loginByHand, needsControl, portOptions, sshArguments, sshOptions } from './ssh.ts'
+import { askSsh, changesNothingElse, isDirect, type SshFacts } from './ssh-config.ts'
+
+/** What an attempt rests on, and how ssh will be started. */
+export interface Attempt {
+  answer: Answer
+  facts: SshFacts
+  /** Why ssh could not be asked about its configuration, which it will say itself, too. */
+  problem?: string
+  /** ssh's arguments. */
+  args: string[]
+  /** Where ssh is asked for the forwarding, when it does not make that by itself. */
+  control?: string
+}
+
+/**
+ * Asks whether the box is there and what ssh makes of its configuration, both at once.
+ * @param log a file for what ssh says, instead of stderr
+ */
+export async function prepare(cache: SshCache, socket: string, log?: string): Promise<Attempt> {
+  const [answer, asked] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache.ssh, sshOptions(cache))])
+  const control = needsControl(asked.facts) ? controlSocket(socket) : undefined
+  const options = { target: await targetOptions(cache, answer, asked.facts), ...(log ? { log } : {}), ...(control ? { control } : {}) }
+  return { answer, ...asked, args: sshArguments(cache, socket, options), ...(control ? { control } : {}) }
+}
+
+/** Where ssh connects to: port and address of the answer, where ssh would connect to that host itself. */
+async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): Promise<string[]> {
+  const port = portOptions(cache, facts)
+  if (!answer.ok || !isDirect(cache, facts) || answer.address === cache.host) return port
+  const all = [...port, ...addressOptions(cache, answer.address, facts)]
+  return changesNothingElse(facts, (await askSsh(cache.ssh, [...sshOptions(cache), ...all])).facts) ? all : port
+}
+
+/** Who has the last word when ssh ends: nix-lan-tunnel under systemd; otherwise nobody, and a failure ends with a hint. */
+type Caller = { service: string } | { hint: string }
+
+/** Makes the head become the keeper, which runs ssh. @param env what is added to the environment */
+export function keeperCommand(
+  cache: SshCache,
+  socket: string,
+  { args, control }: Attempt,
+  caller: Caller,
+  env: Record<string, string>,
+): string {
+  const [hint, self, name] = 'hint' in caller ? [caller.hint, '', ''] : ['', caller.service, cache.name]
+  const forward = control === undefined ? '' : forwardCommand(cache, socket, control).map(quote).join(' ')
+  return becomeProgram({
+    program: '/bin/sh',
+    args: ['-c', KEEPER, 'nix-lan-tunnel', socket, hint, self, name, control ?? '', forward, 'ssh', ...args],
+    shift: process.argv.length - 2,
+    env: { ...env, PATH: searchPath(process.env.PATH) },
+  })
+}
+
+/** What to try when ssh could not log in: it asks nobody here, so that an unknown host key or a locked key is "failed" and no more. */
+export const hintFor = (cache: SshCache, { facts }: Attempt): string =>
+  `nix-lan-tunnel: no tunnel to ${cache.name}; ssh can't ask anything here, but it can by hand: ${loginByHand(cache, facts)}`
+
+/** `--print`: the command for people, with what it rests on. */
+export function explanation(cache: SshCache, socket: string, { answer, problem, args, control }: Attempt, agent: Agent): string {
+  const there = answer.ok ? `reachable at ${answer.address} port ${answer.port}` : `away: ${answer.reason}`
+  const words = [...Object.entries(agent.env).map(([name, value]) => `${name}=${value}`), 'ssh', ...args]
+  const line = (all: readonly string[]): string => `${all.map(shellWord).join(' ')}\n`
+  const later = control === undefined ? '' : `# and once it is connected:\n${line(forwardCommand(cache, socket, control))}`
+  return `# ${cache.name} is ${there}\n# SSH_AUTH_SOCK: from ${agent.from}\n${problem ? `# ${problem}\n` : ''}${line(words)}${later}`
+}

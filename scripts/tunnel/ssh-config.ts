@@ -1,0 +1,68 @@
+// What ssh makes of its configuration for a destination: `ssh -G`, read in one place.
+import { inSeconds } from '../cli/text.ts'
+import type { SshCache } from '../config/types.ts'
+import { type Start, startPlain } from './start.ts'
+
+/** What `ssh -G` says: the values of each keyword, in lower case, in its order. Empty: it could not be asked. */
+export type SshFacts = ReadonlyMap<string, readonly string[]>
+
+/** Milliseconds for `ssh -G`, which runs each `Match exec` of the configuration: ssh itself will wait for those, too. */
+const LIMIT = 15_000
+
+/**
+ * Asks ssh about a destination.
+ * @param options what ssh will be started with, up to the destination
+ * @param start how to start it: as another user, say
+ * @returns the facts, none if ssh gives none; then `problem` says why
+ */
+export async function askSsh(
+  ssh: string,
+  options: readonly string[] = [],
+  start: Start = startPlain,
+): Promise<{ facts: SshFacts; problem?: string }> {
+  const asked = await start(['ssh', '-G', ...options, '--', ssh], { timeout: LIMIT })
+  if (asked.code === 0) return { facts: parseFacts(asked.stdout) }
+  const said = asked.stderr.trim().split('\n').at(-1)
+  const why = asked.failedToStart ?? (asked.timedOut ? `no answer within ${inSeconds(LIMIT)}` : said)
+  return { facts: new Map(), problem: `ssh -G ${ssh}: ${why || `exit code ${asked.code}`}` }
+}
+
+/** Reads the output of `ssh -G`. */
+export function parseFacts(output: string): SshFacts {
+  const facts = new Map<string, string[]>()
+  for (const line of output.split('\n')) {
+    const [, keyword, value = ''] = /^(\S+) ?(.*)$/.exec(line) ?? []
+    if (keyword === undefined) continue
+    const values = facts.get(keyword.toLowerCase())
+    if (values) values.push(value)
+    else facts.set(keyword.toLowerCase(), [value])
+  }
+  return facts
+}
+
+/**
+ * Whether ssh itself connects to the `host` of the cache, so that our answer about that one is about what ssh will meet. Not so with a
+ * jump host, a proxy, or an alias for another machine.
+ */
+export function isDirect(cache: SshCache, facts: SshFacts): boolean {
+  const none = (keyword: string): boolean => ['none', undefined].includes(facts.get(keyword)?.[0])
+  if (facts.get('hostname')?.[0]?.toLowerCase() !== cache.host.toLowerCase()) return false
+  return none('proxyjump') && none('proxycommand')
+}
+
+/**
+ * Whether options change nothing but the address. A `Match host` block in ~/.ssh/config no longer matches when HostName is an address,
+ * and %h in a value would become the address: then ssh has to resolve the name by itself.
+ */
+export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
+  if ((before.get('canonicalizehostname')?.[0] ?? 'false') !== 'false') return false
+  const meant = ['hostname', 'port', ...(before.has('hostkeyalias') ? [] : ['hostkeyalias'])]
+  const text = (facts: SshFacts): string => JSON.stringify([...facts].filter(([keyword]) => !meant.includes(keyword)))
+  return text(before) === text(after) && !text(before).includes('%h')
+}
+
+/** The forwardings that the user's configuration has for this destination. */
+export function forwardingsOf(facts: SshFacts): string[] {
+  const keywords = ['LocalForward', 'RemoteForward', 'DynamicForward']
+  return keywords.flatMap((keyword) => (facts.get(keyword.toLowerCase()) ?? []).map((value) => `${keyword} ${value}`))
+}
