@@ -15,7 +15,7 @@
 # What the helper says when it has ended ssh for a fresh login; nix-lan-tunnel knows it as FRESH_LOGIN.
 fresh_login=75
 
-socket=$1 hint=$2 self=$3 cache=$4 control=$5 forward=$6 pid= stop= told= helper=
+socket=$1 hint=$2 self=$3 cache=$4 control=$5 forward=$6 pid='' stop='' told='' helper=''
 shift 6
 trap 'stop=1 told=1; [ -z "$pid" ] || kill "$pid" 2>/dev/null' HUP INT QUIT TERM
 "$@" &
@@ -43,10 +43,10 @@ ask_until_ready() {
   for pause in 0.2 0.4 0.8 1.5 3 6 12 12 12 12; do
     "$self" --ready "$cache"
     said=$?
-    [ $said != 0 ] || return
+    [ "$said" != 0 ] || return
     sleep "$pause"
   done
-  if [ $said != 75 ]; then # it is systemd that can't be told
+  if [ "$said" != 75 ]; then # it is systemd that can't be told
     until "$self" --ready "$cache"; do sleep 12; done
     return
   fi
