@@ -1,5 +1,5 @@
 // The little that nix-lan-run reads of nix.conf files by itself: which substituters they name, so that nix need not be asked
-// when none of ours is among them. It never decides what is in force: that is asked of nix (wrap.ts, run.ts).
+// when none of ours is among them. It never decides what is in force: that is asked of nix (wrapper/facts.ts).
 import { closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { effectiveUid, findUser } from '../system/users.ts'

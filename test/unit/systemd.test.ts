@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ask, hasUserManager, parseShow, showUnits, systemctl } from '../../scripts/system/systemd.ts'
+import { UNITS } from '../../scripts/system/texts.ts'
 import { forgetTunnelState, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../../scripts/tunnel/state.ts'
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-systemd-'))
@@ -143,6 +144,20 @@ state('can be lost without harm', () => {
   assert.is(readTunnelState(UID, 'rpi'), undefined)
   assert.ok(uptime() > 0)
 })
+
+// systemd takes the last of two, or both: the reader of the file sees one of them.
+for (const [name, text] of Object.entries(UNITS))
+  test(`no setting stands twice in a section: ${name}`, () => {
+    const keys: string[] = []
+    let section = ''
+    for (const line of text.split('\n')) {
+      section = /^\[.*\]$/.exec(line)?.[0] ?? section
+      const [, key] = /^([A-Za-z]+)=/.exec(line) ?? []
+      if (key) keys.push(`${section} ${key}`)
+    }
+    assert.ok(keys.length > 2)
+    assert.equal(keys, [...new Set(keys)])
+  })
 
 test.run()
 state.run()

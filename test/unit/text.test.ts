@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { age, bytes, count, harmless, inSeconds, oneLine, quote, shellWord, toJson, wrapped } from '../../scripts/cli/text.ts'
-import { explain, explainJson } from '../../scripts/wrapper/wrap.ts'
+import { explain, explainJson } from '../../scripts/wrapper/explain.ts'
 
 const test = suite('text')
 

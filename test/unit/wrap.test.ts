@@ -3,20 +3,9 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { SshCache, UrlCache } from '../../scripts/config/types.ts'
 import { namedSubstituters, parseNixConf, readNixConf, substitutersOf } from '../../scripts/nix/nix-conf.ts'
-import {
-  appendix,
-  type CacheFacts,
-  type Candidate,
-  callsUsFor,
-  canonical,
-  drops,
-  explain,
-  findCommand,
-  ignoredFor,
-  kinship,
-  planSubstituters,
-  readInvocation,
-} from '../../scripts/wrapper/wrap.ts'
+import { explain } from '../../scripts/wrapper/explain.ts'
+import { type Candidate, callsUsFor, findCommand, readInvocation } from '../../scripts/wrapper/program.ts'
+import { appendix, type CacheFacts, canonical, drops, ignoredFor, kinship, planSubstituters } from '../../scripts/wrapper/substituters.ts'
 
 const NIXOS = 'https://cache.nixos.org/'
 const SOCKET = '/run/user/1000/nix-lan/rpi.sock'

@@ -1,6 +1,5 @@
-// What nix-lan-run decides, as pure functions of what it found out: which caches are added to Nix's substituters, which are left
-// out, what NIX_CONFIG becomes, which program is meant, and how --explain tells it. Nothing here touches the world.
-import { harmless, toJson } from '../cli/text.ts'
+// What nix-lan-run decides, as pure functions of what it found out: which caches are added to Nix's
+// substituters, which are left out, and what NIX_CONFIG becomes. Nothing here touches the world.
 import type { Cache } from '../config/types.ts'
 import { type Assignment, type NixConf, namedSubstituters, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import type { Answer } from '../reach/reach.ts'
@@ -18,7 +17,10 @@ export interface CacheFacts {
   host?: Answer
 }
 
-/** How an entry of Nix's list means a cache: through nix-lan-connect, a unix:// store, the host itself, or the cache's own URL. */
+/**
+ * How an entry of Nix's list means a cache: through nix-lan-connect, a unix:// store, the host
+ * itself, or the cache's own URL.
+ */
 export type Kinship = 'connect' | 'socket' | 'host' | 'url'
 
 /** How a substituter of nix.conf means this cache; undefined when it is something else. */
@@ -32,14 +34,20 @@ export function kinship(url: string, { cache, socket }: Pick<CacheFacts, 'cache'
   return host !== undefined && [cache.host, sshHost(cache.ssh)].some((name) => name.toLowerCase() === host) ? 'host' : undefined
 }
 
-/** A URL without what makes no difference for which store it is: parameters, slashes at the end, case of the host, usual ports. */
+/**
+ * A URL without what makes no difference for which store it is: parameters, slashes at the end,
+ * case of the host, usual ports.
+ */
 export function canonical(url: string): string {
   const [, scheme = '', host = '', path = ''] = /^([a-z0-9+.-]+:\/\/)([^/?]*)([^?]*)/i.exec(url) ?? [undefined, '', '', url]
   const start = `${scheme}${host}`.toLowerCase().replace(/^(http:\/\/.*):80$|^(https:\/\/.*):443$/, '$1$2')
   return start + path.replace(/\/+$/, '')
 }
 
-/** A socket anywhere whose file name has the cache's or the host's name as a word of its own, as in /tmp/nix-rpi.sock. */
+/**
+ * Whether a socket's file name, in any directory, has the cache's or the host's name as a word of
+ * its own, as in /tmp/nix-rpi.sock.
+ */
 function namesCache(path: string, { name, host }: { name: string; host: string }): boolean {
   const file = (path.split('/').at(-1) ?? '').replace(/\.(sock|socket)$/, '').toLowerCase()
   const short = /^[0-9.]+$/.test(host) ? host : (host.split('.')[0] ?? host)
@@ -83,7 +91,8 @@ const sshHost = (destination: string): string =>
 export function reasonToDrop(url: string, facts: CacheFacts): string | undefined {
   switch (kinship(url, facts)) {
     case 'socket':
-      // src/libstore/uds-remote-store.hh, 2.4 to 2.35: such a store takes the files from the own disk, and one that is missing ends the command.
+      // src/libstore/uds-remote-store.hh, 2.4 to 2.35: such a store reads the files from the own
+      // disk, and a missing one ends the command.
       return 'Nix can fetch nothing through a unix:// store'
     case 'url':
       return facts.usable.ok ? undefined : facts.usable.reason
@@ -102,7 +111,10 @@ export interface Drop {
   where: string
 }
 
-/** The cache that an entry means, if any: rather the one whose own URL it is than one that only has the same host. */
+/**
+ * The cache that an entry means, if any: rather the one whose own URL it is than one that only has
+ * the same host.
+ */
 function ownerOf(url: string, caches: CacheFacts[]): CacheFacts | undefined {
   const kin = caches.filter((facts) => kinship(url, facts) !== undefined)
   return kin.find((facts) => kinship(url, facts) !== 'host') ?? kin[0]
@@ -119,7 +131,10 @@ function dropOf(url: string, where: string, caches: CacheFacts[]): Drop[] {
   return reason === undefined ? [] : [{ url, where, name: owner?.cache.name ?? '', reason }]
 }
 
-/** Whether the files name the cache's host itself, so that it has to be asked when the tunnel doesn't answer. */
+/**
+ * Whether the files name the cache's host itself, so that it has to be asked when the tunnel gives
+ * no answer.
+ */
 export function namesHost(facts: Pick<CacheFacts, 'cache' | 'socket'>, assignments: Assignment[]): boolean {
   return namedSubstituters(assignments).some(({ url }) => kinship(url, facts) === 'host')
 }
@@ -144,8 +159,8 @@ export interface Plan {
 
 /**
  * The plan.
- * @param inForce Nix's list as nix itself tells it; undefined when nobody asked, or it couldn't tell: then the files are believed, and
- * nothing is left out
+ * @param inForce Nix's list as nix itself tells it; undefined when nobody asked, or it couldn't
+ * tell: then the files are believed, and nothing is left out
  */
 export function planSubstituters(caches: CacheFacts[], assignments: Assignment[], inForce: string[] | undefined): Plan {
   const list = inForce ?? substitutersOf(assignments)
@@ -158,7 +173,10 @@ export function planSubstituters(caches: CacheFacts[], assignments: Assignment[]
   return { setting: added.length > 0 ? `extra-substituters = ${added.join(' ')}` : undefined, decisions, dropped }
 }
 
-/** The entries in force that have to go. From 2.34 nix writes parameters in its own order, so they are judged anew. */
+/**
+ * The entries in force that have to go. From 2.34 nix writes parameters in its own order, so they
+ * are judged anew.
+ */
 function dropsOf(list: string[], caches: CacheFacts[], named: Drop[]): Drop[] {
   const whereOf = (url: string): string => named.find((drop) => canonical(drop.url) === canonical(url))?.where ?? 'nix.conf'
   return list.flatMap((url) => dropOf(url, whereOf(url), caches))
@@ -201,86 +219,4 @@ export function ignoredFor(who: Who, urls: string[], { system }: NixConf): strin
   if (who.direct || trusted) return []
   const allowed = [...valuesOf(system, new Set(['trusted-substituters', 'trusted-binary-caches']), []), ...substitutersOf(system)]
   return urls.filter((url) => !allowed.includes(url) && !allowed.includes(`${url}/`))
-}
-
-/** What a file is, to who looks for a command. */
-export type Candidate = 'absent' | 'directory' | 'not executable' | 'ourselves' | 'program' | 'script'
-
-/** The program that a name means. */
-export type Found = { ok: true; program: string; script: boolean } | { ok: false; code: 126 | 127; reason: string }
-
-/**
- * The program that a shell would start for this name, except that nix-lan-run itself under that name is passed over.
- * @param path PATH; its empty entries mean the working directory
- */
-export function findCommand(name: string, path: string, look: (file: string) => Candidate): Found {
-  const byPath = name.includes('/')
-  const files = byPath ? [name] : path.split(':').map((directory) => `${directory || '.'}/${name}`)
-  let refused: string | undefined
-  for (const file of files) {
-    const is = look(file)
-    // By a path of its own, nix-lan-run under another name is what was asked for: it finds the next one.
-    if (is === 'program' || is === 'script' || (is === 'ourselves' && byPath)) return { ok: true, program: file, script: is !== 'program' }
-    if (is === 'not executable') refused ??= `${file}: Permission denied`
-    if (is === 'directory' && byPath) refused ??= `${file}: Is a directory`
-  }
-  if (refused !== undefined) return { ok: false, code: 126, reason: refused }
-  return { ok: false, code: 127, reason: byPath ? `${name}: No such file or directory` : `${name}: command not found` }
-}
-
-/** What nix-lan-run's own arguments ask for, and how many arguments stand before the command's own. */
-export interface Invocation {
-  own: string[]
-  command: string | undefined
-  /** How many arguments to drop so that the command's are left. */
-  shift: number
-}
-
-/**
- * Reads the command line. Under another name than nix-lan-run it is that command, and every argument is the command's.
- * @param self the name by which it was called, without directories
- */
-export function readInvocation(self: string, argv: string[]): Invocation {
-  // Unbundled (`deno run -A scripts/bin/nix-lan-run.ts`) it is nix-lan-run too.
-  if (self !== 'nix-lan-run' && !self.endsWith('.ts')) return { own: [], command: self, shift: 0 }
-  let at = argv.findIndex((argument) => argument === '--' || !argument.startsWith('-'))
-  if (at < 0) at = argv.length
-  const own = argv.slice(0, at)
-  if (argv[at] === '--') at++
-  return { own, command: argv[at], shift: at + 1 }
-}
-
-/** Whether a script starts nix-lan-run with the name it has itself: running it would come back here for ever. */
-export function callsUsFor(name: string, text: string): boolean {
-  const word = name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
-  return new RegExp(`nix-lan-run["']?[ \\t]+(?:--[ \\t]+)?["']?${word}(?![\\w.-])`).test(text)
-}
-
-/** All that --explain tells. */
-export interface Explanation {
-  command: string
-  found: Found
-  plan: Plan
-  /** Further lines: a configuration that can't be used, a user who isn't trusted, … */
-  notes: string[]
-}
-
-/** --explain for people. */
-export function explain({ command, found, plan, notes }: Explanation): string {
-  const lines = [found.ok ? `${command}: runs ${found.program}` : `${command}: can't run: ${found.reason}`]
-  for (const { name, action, url, usable, reason } of plan.decisions) {
-    const state = usable.ok ? `can be used (${usable.address}, ${Math.round(usable.ms)} ms)` : `can't be used: ${usable.reason}`
-    const does = { add: 'added', there: 'already among the substituters', 'leave out': 'left out' }[action]
-    lines.push(`cache ${name}: ${state}; ${does}${reason && `: ${reason}`}`)
-    if (url !== undefined && action !== 'leave out') lines.push(`    ${url}`)
-  }
-  for (const { url, where, reason } of plan.dropped) lines.push(`left out: ${url} (from ${where}): ${reason}`)
-  lines.push(plan.setting === undefined ? 'NIX_CONFIG: as it is' : `NIX_CONFIG: one more line\n    ${plan.setting}`)
-  return harmless(`${[...lines, ...notes.map((note) => `note: ${note}`)].join('\n')}\n`)
-}
-
-/** --explain --json. */
-export function explainJson({ command, found, plan, notes }: Explanation): string {
-  const program = found.ok ? { program: found.program } : { program: null, reason: found.reason }
-  return `${toJson({ command, ...program, setting: plan.setting ?? null, caches: plan.decisions, dropped: plan.dropped, notes }, 2)}\n`
 }

@@ -1,0 +1,90 @@
+// What nix-lan-run finds out: whether each cache can be used now, what Nix has in force, who runs it.
+// A hot path: it runs before every nix command, so what is needed rarely is imported late.
+import { accessSync, constants, existsSync } from 'node:fs'
+import { Failure, noTunnel } from '../cli/errors.ts'
+import { VERSION } from '../cli/version.ts'
+import { storeUrl } from '../config/store-url.ts'
+import type { Cache, Config } from '../config/types.ts'
+import type { NixConf } from '../nix/nix-conf.ts'
+import { socketPath, stateDir } from '../state/paths.ts'
+import { ASKED } from './environment.ts'
+import { findProgram } from './program.ts'
+import { type CacheFacts, drops, namesHost, type Plan, planSubstituters, type Who } from './substituters.ts'
+
+/**
+ * The plan for these caches. Asks all caches at once, and nix only if its list may hold one that
+ * has to go. With a `problem`, nix could not tell its list.
+ */
+export async function outlook(config: Config, conf: NixConf): Promise<{ plan: Plan; problem?: string }> {
+  const facts = await Promise.all(config.caches.map((cache) => factsOf(cache, config.uid, conf)))
+  if (drops(facts, conf.all).length === 0) return { plan: planSubstituters(facts, conf.all, undefined) }
+  const asked = await askNix()
+  const plan = planSubstituters(facts, conf.all, asked.ok ? asked.list : undefined)
+  return asked.ok ? { plan } : { plan, problem: `${asked.reason}, so the substituters of nix.conf stay as they are` }
+}
+
+async function factsOf(cache: Cache, uid: number, conf: NixConf): Promise<CacheFacts> {
+  const socket = cache.kind === 'ssh' ? socketPath(uid, cache.name) : ''
+  const facts: CacheFacts = { cache, socket, url: urlOf(cache, uid), usable: await usableNow(cache, uid, socket) }
+  // Without the tunnel, a host that nix.conf names itself may still answer.
+  if (!facts.usable.ok && namesHost(facts, conf.all))
+    facts.host = await (await import('../reach/reach.ts')).reachable(cache, cache.deadline)
+  return facts
+}
+
+/**
+ * With no tunnel, nothing of the network is loaded: the ordinary case away from home, and a fifth
+ * of the time that node takes.
+ */
+async function usableNow(cache: Cache, uid: number, socket: string): Promise<CacheFacts['usable']> {
+  if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: noTunnel(socket), ms: 0 }
+  return (await import('../reach/reach.ts')).usable(cache, uid, cache.deadline)
+}
+
+function urlOf(cache: Cache, uid: number): CacheFacts['url'] {
+  try {
+    return { ok: true, text: storeUrl(cache, uid) }
+  } catch (error) {
+    return { ok: false, reason: firstLine(error) }
+  }
+}
+
+/** An error in one line; a configuration's advice on how to write one is more than fits here. */
+export function firstLine(error: unknown): string {
+  const [first = ''] = (error instanceof Error ? error.message : String(error)).split('\n')
+  const text = first.replace(/\. Write one, for example:$/, '')
+  return error instanceof Failure ? text : `this is a bug in nix-lan ${VERSION}: ${text}`
+}
+
+/** Nix's own answer to which substituters are in force. */
+async function askNix(): Promise<{ ok: true; list: string[] } | { ok: false; reason: string }> {
+  const nix = findProgram('nix')
+  if (!nix.ok) return { ok: false, reason: nix.reason }
+  const { askSettings, wordsOf } = await import('../nix/settings.ts')
+  try {
+    const settings = await askSettings({ program: nix.program, env: { ...process.env, [ASKED]: '1' }, timeout: 10_000 })
+    if (settings.has('substituters')) return { ok: true, list: wordsOf(settings, 'substituters') }
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+  }
+  return { ok: false, reason: `${nix.program} did not tell its substituters (nix show-config)` }
+}
+
+/** Who runs this, for Nix's trusted-users. */
+export async function who(): Promise<Who> {
+  const { effectiveUid, findUser, localGroups } = await import('../system/users.ts')
+  const uid = effectiveUid()
+  const ids = new Set(process.getgroups?.() ?? [])
+  // Those that only a directory service knows are missing.
+  const groups = localGroups().flatMap(({ name, gid }) => (ids.has(gid) ? [name] : []))
+  return { name: findUser(uid)?.name ?? String(uid), groups, direct: uid === 0 || writable(`${stateDir}/db`) }
+}
+
+function writable(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
+}
