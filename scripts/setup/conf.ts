@@ -11,6 +11,20 @@ const END = '# nix-lan end'
 const TRUSTED_KEYS = new Set(['trusted-public-keys', 'binary-cache-public-keys'])
 const SECRET_KEYS = new Set(['secret-key-files'])
 
+/** Where Nix's settings are, and how they are read. */
+export interface ConfFile {
+  /** The file that Nix reads first. */
+  top: string
+  /** The file for our block, by the name that Nix knows. */
+  named: string
+  /** The same file with links resolved: the one that is written. */
+  file: string
+  read: ReadFile
+}
+
+/** Survives the loss of a box in the middle of a download: Nix builds the path. */
+export const FALLBACK_LINE = 'fallback = true'
+
 /** What nix.conf must set. */
 export interface Needs {
   /** A store URL for each cache, and its socket, which identifies one that was added by hand. */
@@ -19,7 +33,12 @@ export interface Needs {
   /** The key to sign with if nix.conf names none. */
   secretKey: string
   hook: string
+  /** Whether to set `fallback = true` where no file decides. */
+  fallback: boolean
 }
+
+/** The setting to build what can't be fetched, under both its names (src/libstore/globals.hh, 2.4 to 2.34). */
+const FALLBACK = new Set(['fallback', 'build-fallback'])
 
 /**
  * The text without our block.
@@ -35,6 +54,26 @@ export function withoutBlock(text: string, file: string): string {
   lines.splice(begin, end - begin + 1)
   return withoutBlock(lines.join('\n'), file)
 }
+
+/** The lines of our blocks, without the markers. */
+function insideBlock(text: string): string {
+  let inside = false
+  const lines = text.split('\n').filter((line) => {
+    if (line.startsWith(BEGIN)) inside = true
+    else if (line.startsWith(END)) inside = false
+    else return inside
+    return false
+  })
+  return lines.join('\n')
+}
+
+/** The keys that our block trusts, lost ones included. */
+export const keysInBlock = (text: string): string[] =>
+  valuesOf(
+    parseNixConf(insideBlock(text), '', () => undefined),
+    TRUSTED_KEYS,
+    [],
+  )
 
 /** The text with these lines as our block, always at the end, where no later line overrides it. */
 export function withBlock(text: string, lines: readonly string[], file: string): string {
@@ -58,6 +97,7 @@ export function blockLines(needs: Needs, assignments: Assignment[]): string[] {
     untrusted.length > 0 ? `extra-trusted-public-keys = ${untrusted.join(' ')}` : '',
     secretKeys(assignments).length > 0 ? '' : `secret-key-files = ${needs.secretKey}`,
     hookOf(assignments) === needs.hook ? '' : `post-build-hook = ${needs.hook}`,
+    needs.fallback && !assignments.some(({ key }) => FALLBACK.has(key)) ? FALLBACK_LINE : '',
   ].filter((line) => line !== '')
 }
 
@@ -95,8 +135,8 @@ export function shadowed(needs: Needs, assignments: Assignment[]): string | unde
 }
 
 /** The settings of the system's files, with this text for one of them. */
-export function assignmentsWith(top: string, file: string, text: string, read: ReadFile): Assignment[] {
-  const reader: ReadFile = (path) => (path === file ? text : read(path))
+export function assignmentsWith({ top, named, file, read }: ConfFile, text: string): Assignment[] {
+  const reader: ReadFile = (path) => (path === named || path === file ? text : read(path))
   return parseNixConf(reader(top) ?? '', top, reader)
 }
 

@@ -23,6 +23,8 @@ export interface Options {
   sign: boolean
   doctor: boolean
   forgetKey: boolean
+  /** What --fallback says; undefined without it. */
+  fallback: 'keep' | 'set' | undefined
 }
 
 /** Where and for whom. */
