@@ -55,22 +55,33 @@ export function withoutBlock(text: string, file: string): string {
   return withoutBlock(lines.join('\n'), file)
 }
 
-/** The lines of our blocks, without the markers. */
-function insideBlock(text: string): string {
+/** A line of nix.conf: counted from 1, and whether it belongs to a block of ours, markers included. */
+export interface ConfLine {
+  number: number
+  text: string
+  ours: boolean
+}
+
+/** All lines of a text. @throws Failure for a block without an end */
+export function linesOf(text: string, file: string): ConfLine[] {
+  withoutBlock(text, file) // throws
   let inside = false
-  const lines = text.split('\n').filter((line) => {
-    if (line.startsWith(BEGIN)) inside = true
-    else if (line.startsWith(END)) inside = false
-    else return inside
-    return false
+  return text.split('\n').map((line, index) => {
+    const ours = inside || line.startsWith(BEGIN)
+    inside = ours && !line.startsWith(END)
+    return { number: index + 1, text: line, ours }
   })
-  return lines.join('\n')
 }
 
 /** The keys that our block trusts, lost ones included. */
-export const keysInBlock = (text: string): string[] =>
+export function keysInBlock(text: string, file: string): string[] {
+  const inside = linesOf(text, file).filter(({ ours }) => ours)
+  return trustedKeysIn(inside.map((line) => line.text).join('\n'), file)
+}
+
+const trustedKeysIn = (text: string, file: string): string[] =>
   valuesOf(
-    parseNixConf(insideBlock(text), '', () => undefined),
+    parseNixConf(text, file, () => undefined),
     TRUSTED_KEYS,
     [],
   )

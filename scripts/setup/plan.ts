@@ -197,7 +197,7 @@ export function clashText({ ours, other }: Clash): string {
  */
 function formerKeys({ layout, nixConf }: Situation, publicKeys: readonly string[]): string[] {
   const kept = (nixConf.read(layout.publicKey) ?? '').split(/\s+/).filter((word) => isPublicKey(word))
-  return [...new Set([...keysInBlock(nixConf.now?.text ?? ''), ...kept])].filter((key) => !publicKeys.includes(key))
+  return [...new Set([...keysInBlock(nixConf.now?.text ?? '', nixConf.file), ...kept])].filter((key) => !publicKeys.includes(key))
 }
 
 function publicOf(secretFile: string, read: ReadFile): string {
