@@ -12,12 +12,13 @@ import { isBusy, takeLock } from '../state/lock.ts'
 import { failedDir, queueDir, runtimeDir } from '../state/paths.ts'
 import { ROOT_TRANSFERS, userTransfers } from '../state/transfers.ts'
 import { type Person, runAs } from '../system/as-user.ts'
+import { realPath } from '../system/files.ts'
 import { lingers } from '../system/systemd.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
 import { askBox, restoreScript, runOnBox } from './box.ts'
 import { formerIn, withoutBlock } from './conf.ts'
 import { agreed, done, say } from './dialogue.ts'
-import { behindLink, findNixConf } from './facts.ts'
+import { findNixConf } from './facts.ts'
 import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from './files.ts'
 import { foundRecord, foundUser, prefixIn } from './found.ts'
 import { type Layout, ownerIn, systemLayout, userLayout } from './layout.ts'
@@ -135,7 +136,7 @@ const topConf = ({ single }: Layout, user: User | undefined): string =>
 
 /** A file's bytes as a string of one character each. */
 const readBytes = (path: string): string | undefined => {
-  const seen = existsSync(path) ? inspect(behindLink(path)) : undefined
+  const seen = existsSync(path) ? inspect(realPath(path)) : undefined
   return seen?.kind === 'file' ? seen.content.toString('latin1') : undefined
 }
 
@@ -156,7 +157,7 @@ function removedBy({ entries }: Record, layout: Layout): Removed {
 /** Before anything is changed. @throws Failure that names each line that stands in the way */
 function mustBeCleanable({ texts, lines, unclear }: Cleaning, { single }: Layout): void {
   const fixed = [...texts.keys()].flatMap((named) => {
-    const why = whyNotWritten({ named, file: behindLink(named) }, !single)
+    const why = whyNotWritten({ named, file: realPath(named) }, !single)
     return why === undefined ? [] : [{ named, why }]
   })
   const problems = [
@@ -278,7 +279,7 @@ export async function attempt(what: string, act: () => Promise<void>): Promise<n
 }
 
 async function restoreNixConf(record: Record, layout: Layout, backup: (name: string) => Buffer, { texts }: Cleaning): Promise<void> {
-  const files = new Map([[record.nixConf, undefined], ...[...texts].map(([named, text]) => [behindLink(named), text] as const)])
+  const files = new Map([[record.nixConf, undefined], ...[...texts].map(([named, text]) => [realPath(named), text] as const)])
   const changes = [...files].map(([path, text]): Restoration => {
     const seen = inspect(path)
     const entry = record.entries.find((one) => one.path === path)
