@@ -19,6 +19,8 @@ user, is set up by that user without sudo.
 
 Options:
       --name CACHE   name of the box here; default: the name of the host
+      --host HOST    what must be reachable, if it isn't the box: HOST or HOST:PORT,
+                     for a ProxyCommand; setup finds out the rest
       --user USER    whose ssh key and session to use; default: who called sudo
       --prefix DIR   install the programs there; default: /usr/local
       --fallback WHAT  keep: leave Nix's setting fallback as it is; set: set it,
@@ -47,7 +49,7 @@ Examples:
 export async function setup(argv: string[]): Promise<number> {
   const options = parse(argv, {
     boolean: ['dry-run', 'yes', 'undo', 'forget-key', 'no-linger', 'no-sign', 'no-doctor'],
-    string: ['name', 'user', 'prefix', 'fallback'],
+    string: ['name', 'user', 'prefix', 'fallback', 'host'],
     alias: { y: 'yes' },
   })
   const [destination, surplus] = options.words
@@ -57,7 +59,7 @@ export async function setup(argv: string[]): Promise<number> {
   if (undoing) {
     const extra = [
       ...(destination ? [destination] : []),
-      ...['name', 'user', 'prefix', 'fallback'].filter((name) => options.value(name) !== undefined),
+      ...['name', 'user', 'prefix', 'fallback', 'host'].filter((name) => options.value(name) !== undefined),
     ]
     if (extra.length > 0) throw new UsageError(`--undo undoes the whole setup; leave out ${extra.join(', ')}`)
   }
@@ -66,6 +68,7 @@ export async function setup(argv: string[]): Promise<number> {
     destination,
     user: options.value('user'),
     name: options.value('name'),
+    host: options.value('host'),
     prefix: options.value('prefix'),
     dryRun: options.flag('dry-run'),
     yes: options.flag('yes'),

@@ -7,9 +7,11 @@ import { Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
 import { clashes, isPublicKey } from '../nix/keys.ts'
 import { type Person, runAs } from '../system/as-user.ts'
-import type { Outcome } from '../system/exec.ts'
+import type { Outcome, RunOptions } from '../system/exec.ts'
 import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
 import { endOf } from '../tunnel/failure.ts'
+import { portOptions, sshCommand } from '../tunnel/ssh.ts'
+import { askSsh } from '../tunnel/ssh-config.ts'
 import { type Box, clashText } from './plan.ts'
 import type { BoxDeed } from './record.ts'
 
@@ -100,19 +102,18 @@ report conf-writable "$writable"
 if [ -e /etc/NIXOS ]; then report nixos yes; fi
 `
 
-/** ssh's ConnectTimeout, in seconds. */
-const CONNECT = 10
+/** Where a box is: how ssh gets there, and the machine whose reachability tells whether it is there. */
+type Place = Pick<Box, 'ssh' | 'host' | 'port'>
 
-/** The ssh command line that runs one command there. It never prompts and forwards nothing. */
-export function sshCommand({ ssh, port }: Pick<Box, 'ssh' | 'port'>, command: string): string[] {
-  const options = ['BatchMode=yes', `ConnectTimeout=${CONNECT}`, 'ClearAllForwardings=yes', 'PermitLocalCommand=no', 'RequestTTY=no']
-  const portOption = port === 22 ? [] : ['-p', String(port)]
-  return ['ssh', '-T', ...options.flatMap((option) => ['-o', option]), ...portOption, '--', ssh, command]
+/** Runs a program there. An alias for another machine, or one behind a jump host, has a port of its own. */
+async function runThere(person: Person, box: Place, program: string, options: RunOptions): Promise<Outcome> {
+  const { facts } = await askSsh(box.ssh, [], (argv, how) => runAs(person, argv, how))
+  return await runAs(person, sshCommand(box.ssh, program, box.port === 22 ? [] : portOptions(box, facts)), options)
 }
 
 /** Asks the box. @param daemonSocket the path of its nix-daemon's socket */
 export async function askBox(person: Person, box: Box, daemonSocket: string): Promise<BoxAnswer> {
-  const asked = await runAs(person, sshCommand(box, 'sh -s'), { input: `socket=${quote(daemonSocket)}\n${PROBE}`, timeout: 40_000 })
+  const asked = await runThere(person, box, 'sh -s', { input: `socket=${quote(daemonSocket)}\n${PROBE}`, timeout: 40_000 })
   return answerOf(asked, box, person.name)
 }
 
@@ -292,18 +293,7 @@ export function restoreScript(deed: BoxDeed): string {
 }
 
 /** Runs a script as root there. @throws Failure with what the box said */
-export async function runOnBox(person: Person, box: Pick<Box, 'ssh' | 'port'>, root: 'is root' | 'sudo', script: string): Promise<void> {
-  const done = await runAs(person, sshCommand(box, root === 'sudo' ? 'sudo -n sh -s' : 'sh -s'), { input: script, timeout: 60_000 })
+export async function runOnBox(person: Person, box: Place, root: 'is root' | 'sudo', script: string): Promise<void> {
+  const done = await runThere(person, box, root === 'sudo' ? 'sudo -n sh -s' : 'sh -s', { input: script, timeout: 60_000 })
   if (done.code !== 0) throw new Failure(`on ${box.ssh}: ${done.stderr.trim().split('\n').at(-1) || `ssh ended with ${done.code}`}`)
-}
-
-/**
- * The host and port that ssh resolves a destination to, an alias for example: `ssh -G` as the user.
- */
-export async function resolveDestination(person: Person, destination: string): Promise<{ host: string; port: number }> {
-  const asked = await runAs(person, ['ssh', '-G', '--', destination], { timeout: 10_000 })
-  const value = (keyword: string): string | undefined => new RegExp(`^${keyword} (.*)$`, 'm').exec(asked.stdout)?.[1]
-  const host = value('hostname')
-  if (asked.code !== 0 || !host) throw new Failure(`ssh rejects ${destination}: ${asked.stderr.trim() || asked.failedToStart}`)
-  return { host, port: Number(value('port') ?? 22) }
 }

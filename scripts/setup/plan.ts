@@ -35,6 +35,8 @@ export interface Box {
   host: string
   ssh: string
   port: number
+  /** Whether `host` is a machine on the way to the box, which ssh gets to through it. */
+  through?: boolean
   /** Whether a person chose the name. */
   named?: boolean
 }
@@ -163,8 +165,11 @@ function configWith({ config, box, user, layout }: Situation): string {
 }
 
 /** Quotes as TOML requires, so that the parser is what reports a wrong value. */
-function table({ name, host, ssh, port }: Box): string {
-  const lines = [`[cache.${/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name)}]`, `host = ${JSON.stringify(host)}`]
+function table({ name, host, ssh, port, through }: Box): string {
+  const lines = [
+    `[cache.${/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name)}]`,
+    `host = ${JSON.stringify(host)}${through ? ' # ssh gets to the box through it' : ''}`,
+  ]
   if (ssh !== host) lines.push(`ssh = ${JSON.stringify(ssh)}`)
   if (port !== 22) lines.push(`port = ${port}`)
   return `${lines.join('\n')}\n`

@@ -31,6 +31,8 @@ export interface BoxDeed {
   /** The ssh destination, and its port. */
   ssh: string
   port: number
+  /** The machine that must be reachable: the box, or a jump host. */
+  host?: string
   /** The file there that has our block, and the keys in it. */
   conf?: string
   key?: string

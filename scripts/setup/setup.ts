@@ -26,9 +26,9 @@ import {
   fixScript,
   linesToPaste,
   mayFix,
-  resolveDestination,
   runOnBox,
 } from './box.ts'
+import { parseDestination, parseHost, reachable } from './destination.ts'
 import { agreed, done, say } from './dialogue.ts'
 import { findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
 import { inspect, isRight, markOf, put, type Seen, type Want } from './files.ts'
@@ -120,7 +120,7 @@ async function gather({ layout, user, gid }: Machine, options: Options, known: R
     user,
     gid,
     dist: readDist(),
-    box: options.destination === undefined ? undefined : await boxFor(options.destination, options.name, user),
+    box: options.destination === undefined ? undefined : await boxFor(options.destination, options, user),
     config: readText(layout.config),
     nixConf: {
       ...conf,
@@ -138,11 +138,11 @@ export function mustBeUtf8(file: string, content: Buffer): void {
   if (!Buffer.from(content.toString()).equals(content)) throw new Failure(`${file}: is not UTF-8; save it as UTF-8 text`)
 }
 
-async function boxFor(destination: string, name: string | undefined, user: User): Promise<Box> {
-  if (!/^([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.:_-]*$/.test(destination))
-    throw new UsageError(`${destination}: must be what you give to ssh to log in on the box: pi.local, pi@pi.local or an alias`)
-  const { host, port } = await resolveDestination({ ...user, env: {} }, destination)
-  return { name: name ?? nameFor(destination.replace(/^.*@/, '')), host, ssh: destination, port, named: name !== undefined }
+async function boxFor(text: string, { name, host }: Options, user: User): Promise<Box> {
+  const destination = parseDestination(text)
+  const { ssh } = destination
+  const place = host === undefined ? await reachable({ ...user, env: {} }, destination) : { ...parseHost(host), through: true }
+  return { name: name ?? nameFor(ssh.replace(/^.*@/, '')), ...place, ssh, named: name !== undefined }
 }
 
 /**
@@ -379,6 +379,7 @@ async function fixBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep:
   keep({
     cache: box.name,
     ssh: box.ssh,
+    host: box.host,
     port: box.port,
     ...(needs.keys.length > 0 ? { conf: facts.conf, key: needs.keys.join(' '), ...(facts.confExists ? {} : { made: true }) } : {}),
     ...(needs.member ? { member: `${needs.member.user} ${needs.member.group}` } : {}),

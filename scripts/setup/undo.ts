@@ -303,8 +303,8 @@ async function restoreNixConf(record: Record, layout: Layout, backup: (name: str
 async function restoreBoxes({ box }: Record, person: Person, caches: readonly SshCache[]): Promise<number> {
   let problems = 0
   for (const deed of box) {
-    const { ssh, port } = caches.find(({ name }) => name === deed.cache) ?? deed
-    const target = { name: deed.cache, host: ssh, ssh, port }
+    const { ssh, port, host } = caches.find(({ name }) => name === deed.cache) ?? deed
+    const target = { name: deed.cache, host: host ?? ssh.replace(/^.*@/, ''), ssh, port }
     const answer = await askBox(person, target, '/nix/var/nix/daemon-socket/socket')
     try {
       if (answer.kind !== 'there' || answer.facts.root === 'no') throw new Error(answer.kind === 'there' ? 'no sudo there' : answer.why)

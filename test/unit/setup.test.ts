@@ -18,18 +18,9 @@ import * as assert from 'uvu/assert'
 import { daemonState } from '../../scripts/nix/daemon.ts'
 import { clashes, newKeyName, publicHalf } from '../../scripts/nix/keys.ts'
 import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
-import {
-  answerOf,
-  type BoxFacts,
-  boxNeeds,
-  boxTroubles,
-  fixScript,
-  linesToPaste,
-  mayFix,
-  restoreScript,
-  sshCommand,
-} from '../../scripts/setup/box.ts'
+import { answerOf, type BoxFacts, boxNeeds, boxTroubles, fixScript, linesToPaste, mayFix, restoreScript } from '../../scripts/setup/box.ts'
 import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/setup/conf.ts'
+import { parseDestination, parseHost, routeOf } from '../../scripts/setup/destination.ts'
 import { findNixConf, installation, nixTooOld, runtimeProblem, unsignedBuilds } from '../../scripts/setup/facts.ts'
 import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from '../../scripts/setup/files.ts'
 import { systemLayout, userLayout } from '../../scripts/setup/layout.ts'
@@ -39,6 +30,7 @@ import { emptyRecord, extended, readRecord, writeRecord } from '../../scripts/se
 import { itemsFor, textOf } from '../../scripts/setup/show.ts'
 import { nixConfRestoration, restorationOf } from '../../scripts/setup/undo.ts'
 import { whyNotWritten } from '../../scripts/setup/writable.ts'
+import { parseFacts } from '../../scripts/tunnel/ssh-config.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-setup-`)
 const SELF = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
@@ -879,10 +871,66 @@ box('a nix.conf in the store is never written: the line to add is said', () => {
   assert.match(ran.stderr, 'is in the Nix store')
 })
 
-box('the destination is never an option of ssh', () => {
-  const command = sshCommand({ ssh: 'me@pi', port: 2222 }, 'sh -s')
-  assert.equal(command.slice(-3), ['--', 'me@pi', 'sh -s'])
-  assert.ok(command.includes('BatchMode=yes') && command.includes('2222'))
+for (const [text, ssh, port] of [
+  ['pi.local', 'pi.local', undefined],
+  ['me@pi.local', 'me@pi.local', undefined],
+  ['ssh://me@pi.local:2222', 'me@pi.local', 2222],
+  ['ssh://pi.local/', 'pi.local', undefined],
+  ['ssh://me@[fe80::1]:22', 'me@fe80::1', 22],
+  ['fe80::1%eth0', 'fe80::1%eth0', undefined],
+  ['me@192.168.1.5', 'me@192.168.1.5', undefined],
+] as const) {
+  box(`destination ${text}`, () => assert.equal(parseDestination(text), { ssh, port }))
+}
+for (const [text, message] of [
+  ['CORP\\a@pi.local', /an alias into ~\/\.ssh\/config.*\n\nHost box\n {2}HostName pi\.local\n {2}User CORP\\a\n/],
+  ['-oProxyCommand=x', /must be what you give to ssh/],
+  ['-x@pi', /^-x@pi: must be what you give to ssh/],
+  ['a b', /must be what you give to ssh/],
+  ['http://pi', /must be what you give to ssh/],
+  ['', /must be what you give to ssh/],
+] as const) {
+  box(`destination refused: ${text}`, () =>
+    assert.match(
+      messageOf(() => parseDestination(text)),
+      message,
+    ),
+  )
+}
+
+for (const [name, config, route] of [
+  ['direct', 'HostName 192.168.1.5\nPort 2222', { kind: 'direct', host: '192.168.1.5', port: 2222 }],
+  ['a jump host', 'ProxyJump me@jump.lan:2200', { kind: 'through', ssh: 'me@jump.lan', port: 2200 }],
+  ['two: the first', 'ProxyJump jump.lan,second', { kind: 'through', ssh: 'jump.lan', port: undefined }],
+  ['one by its address', 'ProxyJump [fe80::1]:22', { kind: 'through', ssh: 'fe80::1', port: 22 }],
+  ['ssh -W', 'ProxyCommand ssh -q -W %h:%p jump.lan', { kind: 'through', ssh: 'jump.lan', port: undefined }],
+  ['ssh and nc', 'ProxyCommand ssh -o X=y me@jump.lan nc %h %p', { kind: 'through', ssh: 'me@jump.lan', port: undefined }],
+  ['another program', 'ProxyCommand nc -x proxy:1080 %h %p', { kind: 'program', command: 'nc -x proxy:1080 %h %p' }],
+  ['none', 'ProxyCommand none', { kind: 'direct', host: 'box', port: 22 }],
+] as const) {
+  box(`what must be reachable, as the real ssh -G says: ${name}`, () => {
+    const file = `${fresh()}/config`
+    writeFileSync(file, `Host box\n${config}\n`)
+    const { stdout } = spawnSync('ssh', ['-G', '-F', file, 'box'], { encoding: 'utf8' })
+    assert.equal(routeOf(parseFacts(stdout)), route)
+  })
+}
+
+for (const [text, host, port] of [
+  ['jump', 'jump', 22],
+  ['jump.lan:2200', 'jump.lan', 2200],
+  ['[fe80::1]:2200', 'fe80::1', 2200],
+  ['fe80::1', 'fe80::1', 22],
+] as const) {
+  box(`--host ${text}`, () => assert.equal(parseHost(text), { host, port }))
+}
+box('--host that is none', () => {
+  for (const text of ['', '-x', 'a b', 'a:b:', 'a:x'])
+    assert.match(
+      messageOf(() => parseHost(text)),
+      /must be HOST/,
+      text,
+    )
 })
 
 /** Runs a script with programs that only write down how they were called. */
