@@ -23,8 +23,8 @@ Options:
                      for a ProxyCommand; setup finds out the rest
       --user USER    whose ssh key and session to use; default: who called sudo
       --prefix DIR   install the programs there; default: /usr/local
-      --fallback WHAT  keep: leave Nix's setting fallback as it is; set: set it,
-                     the default, unless nix.conf decides
+      --fallback X   keep: leave Nix's setting fallback as it is; default: set it
+                     to true unless nix.conf already decides
       --no-linger    start when the user logs in, not at boot
       --no-sign      don't sign what was built here before
       --no-doctor    don't run nix-lan doctor at the end
