@@ -19,8 +19,8 @@ user, is set up by that user without sudo.
 
 Options:
       --name CACHE   name of the box here; default: the name of the host
-      --host HOST    what must be reachable, if it isn't the box: HOST or HOST:PORT,
-                     for a ProxyCommand; setup finds out the rest
+      --host HOST    the machine on the way to the box that must be reachable,
+                     as HOST or HOST:PORT; needed only with a ProxyCommand
       --user USER    whose ssh key and session to use; default: who called sudo
       --prefix DIR   install the programs there; default: /usr/local
       --fallback X   keep: leave Nix's setting fallback as it is; default: set it
