@@ -23,8 +23,8 @@ Options:
                      as HOST or HOST:PORT; needed only with a ProxyCommand
       --user USER    whose ssh key and session to use; default: who called sudo
       --prefix DIR   install the programs there; default: /usr/local
-      --fallback X   keep: leave Nix's setting fallback as it is; default: set it
-                     to true unless nix.conf already decides
+      --fallback X   keep: leave Nix's setting "fallback" alone; set, the
+                     default: make it true unless nix.conf decides
       --no-linger    start when the user logs in, not at boot
       --no-sign      don't sign what was built here before
       --no-doctor    don't run nix-lan doctor at the end
