@@ -3,5 +3,5 @@
 . ./runtime.sh
 
 if find_runtime; then become_javascript "$@"; fi
-echo "${0##*[/]}: no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun" >&2
+. ./no-runtime.sh
 exit 127

@@ -30,14 +30,18 @@ if find_runtime; then follow_javascript "$@"; fi
 nix_lan_command=${0##*[/]}
 if [ "$nix_lan_command" = nix-lan-run ]; then
   if [ "${1-}" = -- ]; then shift; fi
+  nix_lan_command=
   case ${1-} in
-    '' | -*)
-      echo 'nix-lan-run: no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun' >&2
-      exit 127
+    '' | -*) ;;
+    *)
+      nix_lan_command=$1
+      shift
       ;;
   esac
-  nix_lan_command=$1
-  shift
+fi
+if [ -z "$nix_lan_command" ]; then
+. ./no-runtime.sh
+exit 127
 fi
 case $nix_lan_command in
   *[/]*) nix_lan_found=$nix_lan_command ;;

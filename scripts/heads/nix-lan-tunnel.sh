@@ -4,5 +4,5 @@
 . ./plan.sh
 
 if find_runtime; then follow_javascript "$@"; fi
-echo "${0##*[/]}: no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun" >&2
+. ./no-runtime.sh
 exit 127

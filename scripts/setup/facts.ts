@@ -4,15 +4,14 @@ import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { nix } from '../nix/nix.ts'
-import type { ReadFile } from '../nix/nix-conf.ts'
 import { parsePathInfos } from '../nix/path-info.ts'
+import { toSign } from '../nix/signing.ts'
 import { run } from '../system/exec.ts'
 import { realPath } from '../system/files.ts'
-import { findIn, needsNewer, RUNTIMES } from '../system/runtime.ts'
+import { findIn, needsNewer, RUNTIMES, waysToInstall } from '../system/runtime.ts'
 import { DIRECTORIES } from '../system/search-path.ts'
 import { doubtAbout } from '../system/trust.ts'
 import type { User } from '../system/users.ts'
-import type { ConfFile } from './conf.ts'
 
 /** Kinds of Nix installation that setup treats differently. */
 export type Installation = 'daemon' | { owner: number } | 'nixos' | 'none'
@@ -67,15 +66,11 @@ export async function mustHaveRuntime(directories = DIRECTORIES): Promise<void> 
   if (problem) throw new Failure(`${problem}.${wayOut()}`)
 }
 
-/**
- * What to type to get one. Node, Deno and Bun are each one file that runs from anywhere: a copy of
- * the one that runs us will do.
- */
-function wayOut(): string {
-  const own = process.execPath
-  const copy = DIRECTORIES.includes(dirname(own)) ? '' : `, or copy the one you have:\n  sudo install -m 755 ${own} /usr/local/bin/`
-  return ` Install one for the whole machine (on Debian: sudo apt install nodejs)${copy}`
-}
+/** What to type to get one. */
+const wayOut = (): string =>
+  ` Install one for the whole system; one of:\n${waysToInstall(process.execPath)
+    .map((line) => `  ${line}`)
+    .join('\n')}`
 
 /** A file of dist/, by its path there. */
 export interface DistFile {
@@ -116,28 +111,24 @@ export const hostName = (): string => hostname()
  * The file that gets our block: nix.conf, or the one that it includes where Determinate's installer
  * owns nix.conf.
  */
-export function findNixConf(top: string, read: ReadFile): ConfFile {
+export function findNixConf(top: string, read: (path: string) => string | undefined): string {
   const custom = join(dirname(top), 'nix.custom.conf')
   const includes = /^\s*!?include\s+(\S*\/)?nix\.custom\.conf\s*(#.*)?$/m.test(read(top) ?? '')
-  const named = includes ? custom : top
-  return { top, named, file: realPath(named), read }
+  return realPath(includes ? custom : top)
 }
 
 /**
- * The paths that were built here and that none of our keys has signed, from the lines of
- * `nix path-info --all --size --sigs`; pure. A key that is lost doesn't count: nobody trusts a new key
- * of its name.
+ * The unsigned paths that were built here, from the lines of `nix path-info --all --size --sigs`;
+ * pure.
  */
-export function unsignedBuilds(output: string, keyNames: readonly string[]): { path: string; size: number }[] {
-  const ours = (signature: string): boolean => keyNames.includes(signature.slice(0, signature.indexOf(':')))
-  return [...parsePathInfos(output)]
-    .filter(([, info]) => info.ultimate && !info.contentAddressed && !info.signatures.some(ours))
-    .map(([path, { size }]) => ({ path, size }))
+export function unsignedBuilds(output: string): { path: string; size: number }[] {
+  const infos = parsePathInfos(output)
+  return toSign(infos).own.map((path) => ({ path, size: infos.get(path)?.size ?? 0 }))
 }
 
-/** Those of this machine's store; none if Nix doesn't answer. */
-export async function findUnsignedBuilds(keyNames: readonly string[]): Promise<{ path: string; size: number }[]> {
-  return unsignedBuilds((await nix(['path-info', '--all', '--size', '--sigs'])).stdout, keyNames)
+/** The unsigned paths of this machine's store; none if Nix doesn't answer. */
+export async function findUnsignedBuilds(): Promise<{ path: string; size: number }[]> {
+  return unsignedBuilds((await nix(['path-info', '--all', '--size', '--sigs'])).stdout)
 }
 
 /** The group of a user, from passwd(5). */

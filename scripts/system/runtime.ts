@@ -1,5 +1,8 @@
 // The JavaScript runtime as the heads find it (scripts/heads/runtime.sh), for who has to tell beforehand what they will find.
 import { accessSync, constants, statSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { shellWord } from '../cli/text.ts'
+import { DIRECTORIES } from './search-path.ts'
 
 /** The oldest ones that dist/ runs on; in the order in which they are looked for. */
 const OLDEST: Record<string, readonly [major: number, minor: number]> = { node: [18, 19], deno: [2, 0], bun: [1, 0] }
@@ -28,4 +31,22 @@ function isProgram(path: string): boolean {
   } catch {
     return false
   }
+}
+
+/**
+ * Commands that get a runtime for the whole system, each with its comment: any one will do. sudo drops what nvm and its like add to
+ * PATH, and a link from a directory of root's into a home would let the user change what root runs: so one of the system's, or a copy.
+ * @param own the runtime that runs us: Node, Deno and Bun are each one file that runs from anywhere
+ */
+export function waysToInstall(own: string): string[] {
+  return [
+    'sudo apt install nodejs    # Debian 12, Ubuntu 24.04 and later',
+    'sudo dnf install nodejs    # Fedora',
+    'sudo pacman -S nodejs    # Arch',
+    // sudo's PATH need not have Nix's programs.
+    `sudo "$(command -v nix)" --extra-experimental-features 'nix-command flakes' profile install --profile /nix/var/nix/profiles/default nixpkgs#nodejs`,
+    ...(DIRECTORIES.includes(dirname(own)) || !own.startsWith('/')
+      ? []
+      : [`sudo install -m 755 ${shellWord(own)} /usr/local/bin/    # a copy of yours`]),
+  ]
 }

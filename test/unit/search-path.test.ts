@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { waysToInstall } from '../../scripts/system/runtime.ts'
 import { DIRECTORIES, SYSTEM_DIRECTORIES } from '../../scripts/system/search-path.ts'
 
 const test = suite('search path')
@@ -20,5 +21,12 @@ test('the heads search where everything else does, in the same order', () => {
         : DIRECTORIES
     assert.equal(list, all, file)
   }
+})
+test('the head without a runtime names the same ways to get one', () => {
+  const head = readFileSync('scripts/heads/no-runtime.sh', 'utf8')
+  const inHead = [...head.matchAll(/^ {2}echo (['"]) {2}(sudo .*)\1$/gm)].map(([, , text = '']) => text.replaceAll(/\\(["$])/g, '$1'))
+  assert.equal(inHead.slice(0, -1), waysToInstall('/usr/bin/node'))
+  const own = waysToInstall('/home/alice/.nvm/node').at(-1) ?? ''
+  assert.is(inHead.at(-1)?.replace('"$(command -v node)"', '/home/alice/.nvm/node').replace(', where nvm is in PATH', ''), own)
 })
 test.run()
