@@ -2,6 +2,7 @@
 // plain pipe after any other operation. It shakes hands with Nix itself, so nothing that happens to the box can keep a store from opening.
 
 import { Away, Failure } from '../cli/errors.ts'
+import { isProbe } from '../nix/store-path.ts'
 import { type Box, BoxUnavailable, send } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { EndOfStream } from '../protocol/byte-reader.ts'
@@ -253,7 +254,7 @@ async function relayNar(
   const take = (chunk: Buffer): number => {
     const length = end.scan(chunk)
     // before the last byte: with that Nix has what it wants, and may kill us
-    if (end.done) upstream.fetched?.(relayed.bytes - messages.bytes.length + length)
+    if (end.done && !isProbe(first)) upstream.fetched?.(relayed.bytes - messages.bytes.length + length)
     pass(chunk.subarray(0, length))
     return length
   }

@@ -28,3 +28,9 @@ export function storePathsIn(text: string, store = storeDir): string[] {
   const pattern = new RegExp(`${store.replace(/[^A-Za-z0-9/]/g, '\\$&')}/${BASE_NAME}`, 'g')
   return [...new Set(text.match(pattern) ?? [])]
 }
+
+/** The name of what `nix-lan doctor` builds, uploads and fetches back: it is no transfer of the user's. */
+export const PROBE_NAME = 'nix-lan-doctor'
+
+/** Whether a store path is the doctor's probe. */
+export const isProbe = (path: string): boolean => path.endsWith(`-${PROBE_NAME}`) || path.endsWith(`-${PROBE_NAME}.drv`)
