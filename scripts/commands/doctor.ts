@@ -1,5 +1,5 @@
-// nix-lan doctor: checks every link between a build here and the box, in order, and says of what is wrong what fixes it. Changes nothing but
-// for the path of its round trip, which it takes away again.
+// nix-lan doctor: checks every link between a build here and the box, in order, and says what fixes what is wrong. Changes nothing
+// but for the path of its round trip, which it removes.
 import { resolve } from 'node:path'
 import { parse } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
@@ -9,30 +9,30 @@ import { mustBeUser } from '../config/user.ts'
 import type { Facts } from '../doctor/facts.ts'
 import { effectiveUid, findUser } from '../system/users.ts'
 
-export const help = `nix-lan doctor: what is wrong, and what fixes it
+export const help = `nix-lan doctor: find what is wrong and what fixes it
 
 Usage: nix-lan doctor [--offline] [--json] [CACHE]
 
-Checks every link in order: configuration, Nix, its settings, the programs that
-root runs, the units, the queue; then for each box its name, port, log-in and
-nix-daemon, the tunnel; and last a round trip: a tiny path is built, uploaded,
-deleted, fetched back with its signature required, and taken away everywhere.
-What rests on something that has failed is not checked, and not blamed.
+Checks every link in order: the configuration, Nix, its settings, the programs
+that root runs, the units, the queue; then for each box its name, port, login
+and nix-daemon, and the tunnel; last a round trip: it builds a tiny path,
+uploads it, deletes it, fetches it back with its signature required, and
+removes it everywhere. Checks that need something that failed are skipped.
 
-Run it as yourself. With sudo it does all of that as you, and sees a little
-more: the secret key, and what nix-daemon has in its environment.
+Run it as yourself. With sudo it also sees the secret key and the environment of
+nix-daemon; what only your part can see is then shown as your word.
 
 Options:
-      --offline  nothing over the network, and nothing that takes long
-      --json     the answer for scripts, see below
+      --offline  use no network, and skip what takes long
+      --json     print the answer for scripts, see below
   -h, --help     show this
       --version  show the version
 
 With --json, a list with an object for each check:
   check  what was checked
-  cache  of which cache; not there: it is about the machine as a whole
+  cache  of which cache; missing: it is about the machine as a whole
   state  ok, warning, failed or skipped
-  found  what was seen
+  found  what was found
   fix    what fixes it: a command, words, or null
 
 Exit code: 0 nothing failed (there may be warnings); 1 something did; 2 wrong
@@ -112,19 +112,16 @@ function sweeper(clean: readonly (() => Promise<void>)[], interrupted: () => voi
   return sweep
 }
 
-/** All of it as the user, and what only root can see. */
-async function asRoot({ facts, json }: Call, config: Config, argv: readonly string[]): Promise<number> {
-  const { exitCodeOf } = await import('../doctor/check.ts')
-  const { askAsUser, keyAsRoot, withRoots } = await import('../doctor/as-root.ts')
+/** All of it as the user, beside what root sees itself. */
+async function asRoot({ facts, name, json, offline }: Call, config: Config, argv: readonly string[]): Promise<number> {
+  const { exitCodeOf, runChecks } = await import('../doctor/check.ts')
+  const { askAsUser, withWords } = await import('../doctor/as-root.ts')
+  const { allChecks, rootsFixes } = await import('../doctor/checks.ts')
   const { Screen } = await import('../doctor/screen.ts')
-  const { checkBash, checkRuntime } = await import('../doctor/checks.ts')
-  const findings = await withRoots(await askAsUser(config, argv, self()), {
-    signing: () => keyAsRoot(facts),
-    runtime: () => checkRuntime(facts, self()),
-    bash: () => checkBash(facts),
-  })
+  const told = await askAsUser(config, argv, self())
+  const checks = withWords(allChecks(facts, chosen(config, name), self(), []), told, config.user, rootsFixes(facts, self()))
   const screen = new Screen(json)
-  for (const finding of findings) screen.ended(finding)
+  const findings = await runChecks(checks, { offline, starts: (check) => screen.starts(check), ended: (finding) => screen.ended(finding) })
   screen.conclude(findings)
   return exitCodeOf(findings)
 }

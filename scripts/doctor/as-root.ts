@@ -1,25 +1,28 @@
-// The doctor for root: everything is looked at by the user, in a process of the user's, since root reads nothing that a user could have put
-// there; then root adds what only root can see, the secret key and nix-daemon's own environment.
-import { readFileSync } from 'node:fs'
+// The doctor for root. The user looks at everything, in a process of the user's, since root reads nothing that a user could have put
+// there. What comes back is one person's word: root has its own list of checks, looks for itself where it can, shows the rest filtered
+// and under the user's name, and prints no fix but its own.
 import { Failure } from '../cli/errors.ts'
+import { oneLine } from '../cli/text.ts'
 import type { Config } from '../config/types.ts'
-import { publicHalf } from '../nix/keys.ts'
 import { runAs } from '../system/as-user.ts'
 import { searchPath } from '../system/search-path.ts'
-import { attempt, type Finding, type Verdict } from './check.ts'
-import type { Facts } from './facts.ts'
-import { believes, notBelieved } from './judge-files.ts'
-import { WORDS } from './report.ts'
+import type { Check, State, Verdict } from './check.ts'
 
-/** Milliseconds for all of it: each of its steps ends by itself long before, but the process is the user's, who can stop it. */
+/** Milliseconds for all of it: each of its steps ends long before, but the process is the user's, who can stop it. */
 const LIMIT = 15 * 60_000
+
+/** Characters of a report; a whole one has some thousands. */
+const MOST = 2 ** 18
+
+/** Characters of what one check found. */
+const LONGEST = 600
 
 /**
  * Runs the doctor as the user whose queue it is, with nothing of root's environment.
  * @param argv what it is called with
- * @throws Failure when it can't be, or when what comes back is no report
+ * @throws Failure when it can't be run, or prints no report
  */
-export async function askAsUser({ user, uid, home }: Config, argv: readonly string[], self: string): Promise<Finding[]> {
+export async function askAsUser({ user, uid, home }: Config, argv: readonly string[], self: string): Promise<Told[]> {
   const kept = ['TERM', 'LANG', 'NO_COLOR'].flatMap((name) => (process.env[name] ? [`${name}=${process.env[name]}`] : []))
   const env = [
     `HOME=${home}`,
@@ -32,51 +35,70 @@ export async function askAsUser({ user, uid, home }: Config, argv: readonly stri
   const doctor = [self, 'doctor', ...argv.filter((word) => word !== '--json'), '--json']
   if (process.stderr.isTTY) process.stderr.write(`… as ${user}`)
   const person = { name: user, uid, home, env: {} }
-  const asked = await runAs(person, ['env', '-i', ...env, ...doctor], { inherit: ['stderr'], timeout: LIMIT })
+  const started = Date.now()
+  const asked = await runAs(person, ['env', '-i', ...env, ...doctor], { inherit: ['stderr'], timeout: LIMIT, most: MOST })
+  if (process.stderr.isTTY) process.stderr.write('\r\u001b[K')
   if (asked.failedToStart) throw new Failure(`runuser can't be started (${asked.failedToStart}): run it as ${user}`)
-  const findings = findingsIn(asked.stdout)
-  if (findings) return findings
-  const how = asked.timedOut ? `no end in ${LIMIT / 60_000} minutes` : `exit ${asked.code ?? asked.signal}`
-  throw new Failure(`the doctor does not run as ${user} (${how}): try sudo -u ${user} nix-lan doctor`)
+  const told = toldIn(asked.stdout)
+  if (told) return told
+  const endless = Date.now() - started < LIMIT ? `it printed more than ${MOST / 1024} KiB` : `no end in ${LIMIT / 60_000} minutes`
+  const how = asked.timedOut ? endless : `exit ${asked.code ?? asked.signal}`
+  throw new Failure(`${user}'s part of the doctor gave no report (${how}): log in as ${user} and run nix-lan doctor`)
 }
 
-/** What a process of the user's says that the doctor found; undefined when it is no report. Pure. */
-export function findingsIn(text: string): Finding[] | undefined {
+/** What the user's part says of one check. */
+export interface Told {
+  check: string
+  cache?: string
+  state: State
+  found: string
+  fix: string | null
+}
+
+const STATES: readonly string[] = ['ok', 'warning', 'failed', 'skipped'] satisfies State[]
+
+/** The report that a process of the user's printed; undefined when it is none. Pure. */
+export function toldIn(text: string): Told[] | undefined {
   try {
-    const found = JSON.parse(text) as Finding[]
-    return found.every(isFinding) ? found : undefined
+    const told: unknown = JSON.parse(text)
+    return Array.isArray(told) && told.every(isTold) ? told : undefined
   } catch {
     return undefined
   }
 }
 
-/** Names are shown as they are; what is said is made harmless where it is shown (report.ts). */
-function isFinding({ check, cache, state, found, fix }: Finding): boolean {
-  const named = [check, ...(cache === undefined ? [] : [cache])].every((name) => typeof name === 'string' && /^\P{Cc}{1,60}$/u.test(name))
-  return named && Object.hasOwn(WORDS, state) && typeof found === 'string' && (fix === null || typeof fix === 'string')
+function isTold(value: unknown): value is Told {
+  if (typeof value !== 'object' || value === null) return false
+  const { check, cache, state, found, fix } = value as Record<string, unknown>
+  const strings = [check, found, ...(cache === undefined ? [] : [cache]), ...(fix === null ? [] : [fix])]
+  return strings.every((one) => typeof one === 'string') && typeof state === 'string' && STATES.includes(state)
 }
 
-/** What only root can say about the signing key; undefined when it has nothing to add. */
-export async function keyAsRoot(facts: Facts): Promise<Verdict | undefined> {
-  const settings = await facts.system()
-  if (typeof settings === 'string') return undefined
-  const [file] = (settings.get('secret-key-files') ?? '').split(' ').filter(Boolean)
-  if (file === undefined) return undefined
-  const key = publicHalf(readFileSync(file, 'utf8'), file)
-  const trusted = (settings.get('trusted-public-keys') ?? '').split(' ')
-  return believes(key, trusted) ? undefined : notBelieved(key, facts.confFile)
+/**
+ * Root's checks: the same list, each with the user's word for it. Where root can look for itself, what it finds wrong counts first.
+ * @param fixes those that root knows: another one that the user's part names is not printed
+ * @throws Failure when the user's part says nothing about one of them, or says it twice
+ */
+export function withWords(checks: readonly Check[], told: readonly Told[], user: string, fixes: readonly string[]): Check[] {
+  return checks.map((check) => {
+    const [word, second] = told.filter((one) => one.check === check.name && one.cache === check.cache)
+    const name = check.cache === undefined ? check.name : `${check.cache}: ${check.name}`
+    if (!word || second) throw new Failure(`${user}'s part of the doctor says ${word ? 'twice what it found' : 'nothing'} about "${name}"`)
+    const { online: _, ...rest } = check
+    return { ...rest, run: async () => decide(check.root ? await check.run() : undefined, inWords(word, user, fixes)) }
+  })
 }
 
-/** The user's findings, with those of the checks that root has something to add to in their place. */
-export async function withRoots(
-  findings: readonly Finding[],
-  more: Readonly<Record<string, () => Promise<Verdict | undefined>>>,
-): Promise<Finding[]> {
-  const result: Finding[] = []
-  for (const finding of findings) {
-    const ask = finding.state === 'ok' && finding.cache === undefined ? more[finding.check] : undefined
-    const verdict = ask && (await attempt(ask))
-    result.push(verdict ? { ...finding, ...verdict } : finding)
-  }
-  return result
+/** Root's own verdict, unless the user sees a fault where root sees none: it may concern the user alone. */
+function decide(own: Verdict | undefined, word: Verdict): Verdict {
+  if (!own) return word
+  return own.state === 'ok' && (word.state === 'failed' || word.state === 'warning') ? word : own
 }
+
+function inWords({ state, found, fix }: Told, user: string, fixes: readonly string[]): Verdict {
+  const line = oneLine(found)
+  const text = line.length > LONGEST ? `${line.slice(0, LONGEST - 1)}…` : line
+  return { state, found: `${user}'s word: ${text}`, fix: fix === null ? null : (fixes.find((one) => one === fix) ?? askAt(user)) }
+}
+
+const askAt = (user: string): string => `log in as ${user} and run nix-lan doctor: it says what fixes this`

@@ -1,5 +1,5 @@
-// What a check is, and how a list of them is run: in order, each only when what it needs is well, so that one fault is one line. Knows
-// nothing of what is checked.
+// What a check is, and how a list of them runs: in order, each only when what it needs is well, so that one fault is one line. Knows
+// nothing about what is checked.
 import { Failure } from '../cli/errors.ts'
 
 export type State = 'ok' | 'warning' | 'failed' | 'skipped'
@@ -16,12 +16,14 @@ export interface Check {
   name: string
   /** The cache it is about; none: the machine as a whole. */
   cache?: string
-  /** Checks that must not have failed or been skipped: else this one is not run. Names of the same cache's, or of the machine's. */
+  /** Checks that must not have failed or been skipped, or this one doesn't run. Names of the same cache's, or of the machine's. */
   needs: readonly string[]
-  /** Checks whose failure explains a failure of this one: it is run all the same, but not blamed. */
+  /** Checks whose failure explains a failure of this one: it runs all the same, but isn't blamed. */
   excuses?: readonly string[]
   /** Uses the network, or may take long: not with --offline. */
   online?: boolean
+  /** Under sudo, root looks for itself as well, and its own eyes count before the user's word (as-root.ts). */
+  root?: boolean
   run(): Verdict | Promise<Verdict>
 }
 
@@ -65,7 +67,7 @@ export async function runChecks(
   }
 }
 
-/** A finding, and what is to blame when it isn't well: itself, or, for one that was left out, the checks that have failed further up. */
+/** A finding, and the checks to blame when it isn't well: itself or, when it was left out, those that failed further up. */
 interface Done {
   finding: Finding
   causes: string[]
@@ -80,7 +82,7 @@ function notWell(done: readonly Done[], names: readonly string[], cache: string 
   return found.filter(({ finding }) => finding.state === 'failed' || finding.state === 'skipped')
 }
 
-/** A check that is left out, because of those. What is only not looked at with --offline has no cause. */
+/** A check that is left out because of those. What --offline leaves out has no cause. */
 function left(because: readonly Done[]): Verdict & { causes: string[] } {
   const causes = [...new Set(because.flatMap((one) => one.causes))]
   const found = causes.length > 0 ? `needs ${causes.join(', ')}` : (because[0]?.finding.found ?? '')
@@ -88,7 +90,7 @@ function left(because: readonly Done[]): Verdict & { causes: string[] } {
 }
 
 /** What can't be asked is a failure of the check that asks; anything else that is thrown is a bug. */
-export async function attempt<T extends Verdict | undefined>(run: () => T | Promise<T>): Promise<T | Verdict> {
+async function attempt(run: Check['run']): Promise<Verdict> {
   try {
     return await run()
   } catch (error) {
@@ -97,5 +99,5 @@ export async function attempt<T extends Verdict | undefined>(run: () => T | Prom
   }
 }
 
-/** 0 when nothing has failed: a warning is something to know, not to fix at once. */
+/** 0 when nothing has failed: a warning is something to know, not something to fix at once. */
 export const exitCodeOf = (findings: readonly Finding[]): number => (findings.some(({ state }) => state === 'failed') ? 1 : 0)

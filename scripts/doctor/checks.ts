@@ -1,39 +1,54 @@
-// The doctor's list: what is checked, in which order, and what each check rests on. Reading is in read-*.ts, judging in judge-*.ts.
+// The doctor's list: what is checked, in which order, and what each check needs. read-*.ts reads, judge-*.ts judges.
 
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { execPath } from 'node:process'
 import { SYSTEM_FILE } from '../config/file.ts'
 import { type Config, isSsh, type SshCache, type UrlCache } from '../config/types.ts'
+import { publicHalf } from '../nix/keys.ts'
 import { readText, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
-import { howToMake, readQueue } from '../queue/queue.ts'
+import { readQueue } from '../queue/queue.ts'
 import { wanted } from '../queue/upload.ts'
 import { usable } from '../reach/reach.ts'
-import { socketPath } from '../state/paths.ts'
+import { failedDir, queueDir, socketPath } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
+import { realPath } from '../system/files.ts'
 import { findIn, RUNTIMES } from '../system/runtime.ts'
 import { DIRECTORIES } from '../system/search-path.ts'
 import { lingers } from '../system/systemd.ts'
 import { readTunnelState } from '../tunnel/state.ts'
 import { type Check, failed, ok, type Verdict, warning } from './check.ts'
 import { type Facts, includesIn, rightUrl } from './facts.ts'
+import { inConfigurationNix, inSettings, knownFixes, makeQueue, setupFirst } from './fixes.ts'
 import { judgeDispatcher, judgeLinger, judgeSession, judgeTimer, judgeTunnel, judgeUnits } from './judge-automatic.ts'
 import { judgeBox, judgeLogin, judgeName, judgePort } from './judge-box.ts'
-import { judgeBash, judgeConnect, judgeEntries, judgeHook, judgeKey, judgeQueue, judgeRuntime, judgeUnsigned } from './judge-files.ts'
 import {
-  afterwards,
+  judgeBash,
+  judgeConnect,
+  judgeEntries,
+  judgeHook,
+  judgeKey,
+  judgeQueue,
+  judgeRuntime,
+  judgeUnsigned,
+  type KeyFacts,
+} from './judge-files.ts'
+import {
   connectFor,
   flakeReplaces,
   judgeBuilders,
   judgeConf,
   judgeDaemon,
+  judgeFallback,
+  judgeMinFree,
   judgeOwn,
   judgeSubstituter,
   judgeVersion,
   needsBash,
 } from './judge-nix.ts'
 import { tunnelFacts } from './read-automatic.ts'
+import { askKeys } from './read-box.ts'
 import { code, dispatcherFacts, hiddenOf, hookFacts, lineWith, pinnedIn, programFacts, publicKeyBeside, queueFacts } from './read-files.ts'
 import { askBuilt } from './read-nix.ts'
 import { roundTrip } from './round-trip.ts'
@@ -48,8 +63,8 @@ export function allChecks(facts: Facts, caches: Config['caches'], self: string, 
 }
 
 /**
- * `sudo nix-lan` with the place of nix-lan, unless sudo finds it everywhere: its secure_path need not have /usr/local/bin (Debian testing in
- * November 2026), and who may read sudoers(5) is root.
+ * `sudo nix-lan` with the place of nix-lan, unless every sudo finds it: secure_path need not have /usr/local/bin (Debian testing in
+ * November 2026), and only root may read sudoers(5).
  */
 export function sudoFinds(verdict: Verdict, self: string): Verdict {
   const program = resolve(self)
@@ -57,52 +72,48 @@ export function sudoFinds(verdict: Verdict, self: string): Verdict {
   return { ...verdict, fix: verdict.fix.replaceAll('sudo nix-lan ', `sudo ${program} `) }
 }
 
+/** The fixes that root knows without the user's part, as the list of checks prints them. */
+export const rootsFixes = ({ machine, config }: Facts, self: string): string[] =>
+  knownFixes(machine, (config?.caches ?? []).filter(isSsh), execPath).map((fix) => sudoFinds(failed('', fix), self).fix ?? fix)
+
 const settingsOf = async (facts: Facts): Promise<Settings> => {
   const settings = await facts.system()
   return typeof settings === 'string' ? new Map() : settings
 }
 
+const runsAsRoot = ({ machine }: Facts): boolean => machine.kind !== 'single'
+
 function machineChecks(facts: Facts, self: string): Check[] {
   const boxes = (facts.config?.caches ?? []).some(isSsh)
+  const { machine } = facts
   const always: Check[] = [
-    { name: 'configuration', needs: [], run: () => judgeConfig(facts) },
-    { name: 'nix', needs: [], run: async () => await facts.nix().then(({ version, why }) => judgeVersion(version, why)) },
-    {
-      name: 'nix.conf',
-      needs: ['nix'],
-      run: async () => await checkConf(facts),
-    },
-    { name: 'daemon', needs: ['nix'], run: async () => judgeDaemon(await facts.daemon()) },
+    { name: 'configuration', needs: [], root: true, run: () => judgeConfig(facts) },
+    { name: 'nix', needs: [], root: true, run: async () => await facts.nix().then(({ version, why }) => judgeVersion(version, why)) },
+    { name: 'nix.conf', needs: ['nix'], root: true, run: async () => await checkConf(facts) },
+    { name: 'daemon', needs: ['nix'], run: async () => judgeDaemon(await facts.daemon(), machine) },
   ]
   const forBoxes: Check[] = [
-    { name: 'runtime', needs: [], run: () => checkRuntime(facts, self) },
-    { name: 'bash', needs: ['nix'], run: async () => await checkBash(facts) },
-    {
-      name: 'hook',
-      needs: ['nix.conf'],
-      run: async () =>
-        judgeHook(
-          hookFacts((await settingsOf(facts)).get('post-build-hook') ?? '', !facts.single),
-          beside(self, 'post-build-hook'),
-          facts.confFile,
-          afterwards(facts.single),
-        ),
-    },
-    { name: 'signing', needs: ['nix.conf'], run: async () => judgeKey(keyFacts(await settingsOf(facts), facts.confFile)) },
+    { name: 'runtime', needs: [], root: true, run: () => checkRuntime(facts, self) },
+    { name: 'bash', needs: ['nix'], root: true, run: async () => await checkBash(facts) },
+    { name: 'hook', needs: ['nix.conf'], root: true, run: async () => await checkHook(facts, self) },
+    { name: 'signing', needs: ['nix.conf'], root: true, run: async () => judgeKey(keyFacts(await settingsOf(facts)), machine) },
+    { name: 'fallback', needs: ['nix.conf'], root: true, run: async () => judgeFallback(await settingsOf(facts), machine) },
+    { name: 'min-free', needs: ['nix.conf'], root: true, run: async () => judgeMinFree(await settingsOf(facts), machine) },
     {
       name: 'builders',
       needs: ['nix.conf'],
+      root: true,
       run: async () => judgeBuilders((await settingsOf(facts)).get('builders') ?? '', (file) => readText(file) ?? ''),
     },
-    {
-      name: 'unsigned',
-      needs: ['nix.conf', 'daemon', 'signing'],
-      online: true,
-      run: checkUnsigned,
-    },
+    { name: 'unsigned', needs: ['nix.conf', 'daemon', 'signing'], online: true, run: async () => await checkUnsigned(facts) },
     ...automaticChecks(facts),
   ]
   return boxes || !facts.config ? [...always, ...forBoxes] : always
+}
+
+async function checkHook(facts: Facts, self: string): Promise<Verdict> {
+  const file = (await settingsOf(facts)).get('post-build-hook') ?? ''
+  return judgeHook(hookFacts(file, runsAsRoot(facts)), beside(self, 'post-build-hook'), facts.machine)
 }
 
 /** A program of ours: beside the name that we were called by, else beside the file behind it. */
@@ -112,41 +123,51 @@ function beside(self: string, program: string): string {
 }
 
 function automaticChecks(facts: Facts): Check[] {
-  const { config } = facts
+  const { config, machine } = facts
   const automatic = async (): Promise<boolean> => (await facts.session()) !== 'ENOENT'
   const withSystemd = (judge: () => Verdict | Promise<Verdict>) => async () => ((await automatic()) ? await judge() : ok('no systemd here'))
   return [
-    { name: 'session', needs: ['configuration'], run: async () => judgeSession(await facts.session(), facts.user, config?.uid ?? 0) },
-    { name: 'units', needs: ['session'], run: withSystemd(async () => judgeUnits(await facts.units())) },
+    {
+      name: 'session',
+      needs: ['configuration'],
+      run: async () => judgeSession(await facts.session(), config?.uid ?? 0, machine),
+    },
+    { name: 'units', needs: ['session'], run: withSystemd(async () => judgeUnits(await facts.units(), machine)) },
     {
       name: 'timer',
       needs: ['session'],
       excuses: ['units'],
       run: withSystemd(async () => await facts.timer().then(({ enabled, active }) => judgeTimer(enabled, active))),
     },
-    { name: 'linger', needs: ['session'], run: withSystemd(() => judgeLinger(lingers(facts.user), facts.user)) },
-    { name: 'dispatcher', needs: [], run: () => judgeDispatcher(dispatcherFacts(facts.single)) },
+    { name: 'linger', needs: ['session'], run: withSystemd(() => judgeLinger(lingers(machine.user), machine)) },
+    { name: 'dispatcher', needs: [], root: true, run: () => judgeDispatcher(dispatcherFacts(), machine) },
   ]
 }
 
 async function checkConf(facts: Facts): Promise<Verdict> {
-  const { confFile: file } = facts
+  const { conf: file } = facts.machine
   const hidden = hiddenOf(file)
   const includes = includesIn(file)
-  return judgeConf({ settings: await facts.system(), version: (await facts.nix()).version, file, includes, ...(hidden ? { hidden } : {}) })
+  return judgeConf(
+    { settings: await facts.system(), version: (await facts.nix()).version, includes, ...(hidden ? { hidden } : {}) },
+    facts.machine,
+  )
 }
 
-/** The configuration is the user's to read; what is root's of nix-lan believes it only when nobody else can have written it. */
-function judgeConfig({ config, problem, single }: Facts): Verdict {
-  const { doubt } = config?.file === SYSTEM_FILE && !single ? programFacts(config.file, true) : {}
-  if (doubt !== undefined) {
-    return failed(`root does not believe ${config?.file}: ${doubt.why}`, doubt.fix)
-  }
+/** The user reads the configuration; root's programs of nix-lan trust it only when nobody else can have written it. */
+function judgeConfig(facts: Facts): Verdict {
+  const { config, problem, none, machine } = facts
+  const { doubt } = config?.file === SYSTEM_FILE && runsAsRoot(facts) ? programFacts(config.file, true) : {}
+  if (doubt !== undefined) return failed(`root does not trust ${config?.file}: ${doubt.why}`, doubt.fix)
   if (config) return ok(`${config.file}: user ${config.user}, ${config.caches.map(({ name }) => name).join(', ')}`)
-  const [first = '', ...more] = problem.split('\n')
+  const [first = ''] = problem.split('\n')
+  if (none) return failed(first.replace(/\. Write one.*/, ''), setupFirst(machine))
   const [, cure] = /(sudo chmod a\+r \S+), and a\+x/.exec(first) ?? []
   if (cure) return failed(first.replace(/: this user may not; .*/, ': you may not read it'), cure)
-  return failed(first, more.length > 0 ? more.join('\n').trim() : 'fix that line; `nix-lan doctor --offline` reads it again')
+  return failed(
+    first,
+    machine.kind === 'nixos' ? inConfigurationNix('services.nix-lan') : 'fix that line; `nix-lan doctor --offline` reads it again',
+  )
 }
 
 /** `runtime`, for the daemon's PATH as we can see it. @param self the name that we were called by */
@@ -154,10 +175,10 @@ export async function checkRuntime(facts: Facts, self: string): Promise<Verdict>
   const directories = [...new Set([...(await facts.daemonPath()).split(':'), ...DIRECTORIES])]
   const path = directories.join(':')
   const file = pinnedIn(beside(self, 'nix-lan-connect')) ?? findIn(directories, RUNTIMES)
-  if (file === undefined) return judgeRuntime({ path, own: execPath })
+  if (file === undefined) return judgeRuntime({ path, own: execPath }, facts.machine)
   const version = realpathSync(file) === realpathSync(execPath) ? ownVersion() : await versionOf(file, path)
-  const { doubt } = programFacts(file, !facts.single)
-  return judgeRuntime({ file, version, path, own: execPath, ...(doubt === undefined ? {} : { doubt }) })
+  const { doubt } = programFacts(file, runsAsRoot(facts))
+  return judgeRuntime({ file, version, path, own: execPath, ...(doubt === undefined ? {} : { doubt }) }, facts.machine)
 }
 
 const ownVersion = (): string => process.versions.deno ?? process.versions.bun ?? process.version
@@ -171,26 +192,32 @@ async function versionOf(file: string, path: string): Promise<string> {
 export async function checkBash(facts: Facts): Promise<Verdict> {
   const { version } = await facts.nix()
   const path = await facts.daemonPath()
-  return judgeBash(version !== undefined && needsBash(version), findIn(path.split(':'), ['bash']), path)
+  return judgeBash(version !== undefined && needsBash(version), findIn(path.split(':'), ['bash']), path, facts.machine)
 }
 
-function keyFacts(settings: Settings, conf: string): Parameters<typeof judgeKey>[0] {
+function keyFacts(settings: Settings): KeyFacts {
   const files = wordsOf(settings, 'secret-key-files')
   const trusted = wordsOf(settings, 'trusted-public-keys')
   const [file] = files
-  if (file === undefined) return { files, trusted, conf }
-  const publicKey = publicKeyBeside(file)
+  if (file === undefined) return { files, trusted }
+  const publicKey = publicKeyOf(file)
   const key = publicKey === undefined ? {} : { publicKey }
   try {
-    return { files, trusted, conf, mode: statSync(file).mode & 0o777, ...key }
+    return { files, trusted, mode: statSync(file).mode & 0o777, ...key }
   } catch (error) {
-    return { files, trusted, conf, missing: code(error), ...key }
+    return { files, trusted, missing: code(error), ...key }
   }
 }
 
-async function checkUnsigned(): Promise<Verdict> {
+/** What the secret key says, where we may read it (root may); else what lies beside it. */
+function publicKeyOf(file: string): string | undefined {
+  const secret = readText(file)
+  return secret === undefined ? publicKeyBeside(file) : publicHalf(secret, file)
+}
+
+async function checkUnsigned({ machine }: Facts): Promise<Verdict> {
   const { built, unsigned } = await askBuilt()
-  return judgeUnsigned(unsigned.length, built)
+  return judgeUnsigned(unsigned.length, built, machine)
 }
 
 // ---- a box
@@ -201,13 +228,19 @@ function boxChecks(facts: Facts, cache: SshCache, clean: (() => Promise<void>)[]
   const socket = socketPath(config.uid, cache.name)
   const forCache = (check: Omit<Check, 'cache'>): Check => ({ ...check, cache: cache.name })
   return [
-    { name: 'substituter', needs: ['nix.conf'], run: async () => await checkSubstituter(facts, cache, config.uid) },
-    { name: 'connect', needs: ['substituter'], run: async () => await checkConnect(facts, cache, config.uid) },
+    { name: 'substituter', needs: ['nix.conf'], root: true, run: async () => await checkSubstituter(facts, cache, config.uid) },
+    { name: 'connect', needs: ['substituter'], root: true, run: async () => await checkConnect(facts, cache, config.uid) },
     { name: 'own settings', needs: ['substituter'], run: async () => await checkOwn(facts, cache, socket) },
     {
       name: 'queue',
       needs: ['configuration'],
-      run: () => judgeQueue(queueFacts(cache.name, config.uid), config.user, makeCommand(cache.name, config.user)),
+      root: true,
+      run: () =>
+        judgeQueue(
+          queueFacts(cache.name, config.uid),
+          config.user,
+          makeQueue([queueDir(cache.name), failedDir(cache.name)], facts.machine),
+        ),
     },
     { name: 'waiting', needs: ['queue'], run: () => checkEntries(cache, config.user) },
     { name: 'name', needs: ['configuration'], online: true, run: async () => judgeName(await facts.reach(cache), cache.host) },
@@ -225,37 +258,33 @@ function boxChecks(facts: Facts, cache: SshCache, clean: (() => Promise<void>)[]
   ].map(forCache)
 }
 
-function makeCommand(cache: string, user: string): string {
-  return howToMake(cache, user).replace(/^.*: /, '')
-}
-
 async function checkSubstituter(facts: Facts, cache: SshCache, uid: number): Promise<Verdict> {
   const { system } = facts.conf()
   const last = system.filter(({ key }) => key === 'substituters' || key === 'binary-caches').pop()
   const replacing = last ? lineWith(last.where, [last.key]) : undefined
-  return judgeSubstituter({
+  const about = {
     cache: cache.name,
     socket: socketPath(uid, cache.name),
     url: rightUrl(cache, uid),
     settings: await settingsOf(facts),
     system,
-    file: facts.confFile,
-    after: afterwards(facts.single),
     ...(replacing ? { replacing } : {}),
-  })
+  }
+  return judgeSubstituter(about, facts.machine)
 }
 
 async function checkConnect(facts: Facts, cache: SshCache, uid: number): Promise<Verdict> {
   const found = connectFor(wordsOf(await settingsOf(facts), 'substituters'), cache.name, socketPath(uid, cache.name))
   const [, right = 'nix-lan-connect'] = /remote-program=([^%&]*)/.exec(rightUrl(cache, uid)) ?? []
-  return judgeConnect(programFacts(found?.program ?? '', !facts.single), right, afterwards(facts.single))
+  return judgeConnect(programFacts(found?.program ?? '', runsAsRoot(facts)), right, facts.machine)
 }
 
 async function checkOwn(facts: Facts, cache: SshCache, socket: string): Promise<Verdict> {
   const { system, all } = facts.conf()
   const flake = `${process.cwd()}/flake.nix`
   const replaces = flakeReplaces(readText(flake) ?? '')
-  return judgeOwn({ cache: cache.name, socket, settings: await facts.own(), own: all.slice(system.length), ...(replaces ? { flake } : {}) })
+  const own = { settings: await facts.own(), own: all.slice(system.length), behind: realPath }
+  return judgeOwn({ cache: cache.name, socket, ...own, ...(replaces ? { flake } : {}) })
 }
 
 function checkEntries(cache: SshCache, user: string): Verdict {
@@ -283,7 +312,12 @@ function roundTripChecks(facts: Facts, config: Config, cache: SshCache, clean: (
     const substituter = connectFor(wordsOf(settings, 'substituters'), cache.name, socketPath(config.uid, cache.name))?.url
     const [key = ''] = wordsOf(settings, 'secret-key-files')
     const publicKey = publicKeyBeside(key)
-    trip = roundTrip(config, cache, { ...(publicKey ? { publicKey } : {}), ...(substituter ? { substituter } : {}) })
+    trip = roundTrip(config, cache, {
+      machine: facts.machine,
+      boxKeys: async () => await askKeys(await facts.probe(cache)),
+      ...(publicKey ? { publicKey } : {}),
+      ...(substituter ? { substituter } : {}),
+    })
     clean.push(trip.clean)
     return await trip.build()
   }
@@ -299,7 +333,7 @@ function roundTripChecks(facts: Facts, config: Config, cache: SshCache, clean: (
 
 function urlChecks(facts: Facts, cache: UrlCache): Check[] {
   return [
-    { name: 'allowed', cache: cache.name, needs: ['nix.conf'], run: () => checkAllowed(facts, cache) },
+    { name: 'allowed', cache: cache.name, needs: ['nix.conf'], root: true, run: () => checkAllowed(facts, cache) },
     {
       name: 'answers',
       cache: cache.name,
@@ -315,10 +349,11 @@ function checkAllowed(facts: Facts, cache: UrlCache): Verdict {
   const { system } = facts.conf()
   const allowed = [...valuesOf(system, new Set(['trusted-substituters', 'trusted-binary-caches']), []), ...substitutersOf(system)]
   const same = (url: string): string => url.replace(/\/$/, '')
-  if (allowed.some((url) => same(url) === same(cache.url))) return ok(`${facts.confFile} allows ${cache.url}`)
+  const { machine } = facts
+  if (allowed.some((url) => same(url) === same(cache.url))) return ok(`${machine.conf} allows ${cache.url}`)
   return warning(
-    `${facts.confFile} does not name ${cache.url}: nix-daemon takes it only from trusted-users`,
-    `in ${facts.confFile}: extra-trusted-substituters = ${cache.url}`,
+    `${machine.conf} does not name ${cache.url}: nix-daemon takes it only from trusted-users`,
+    inSettings(machine, 'extra-trusted-substituters', cache.url, `[ "${cache.url}" ]`),
   )
 }
 

@@ -1,30 +1,30 @@
-// What the checks look at, each asked at most once and all that is cheap asked at once. Where reading and judging meet: checks.ts.
+// What the checks look at. Asks each question at most once, and all that are cheap at the start. checks.ts joins reading and judging.
 
+import { existsSync } from 'node:fs'
 import { ConfigError, Failure } from '../cli/errors.ts'
-import { loadConfig } from '../config/config.ts'
+import { hasConfig, loadConfig } from '../config/config.ts'
 import { storeUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { daemonPid } from '../nix/daemon.ts'
 import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
 import type { Settings } from '../nix/settings.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
+import type { Machine } from './fixes.ts'
 import type { DaemonFacts, NixVersion } from './judge-nix.ts'
 import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automatic.ts'
 import { type Probe, probeBox } from './read-box.ts'
 import { askDaemon, askVersion, daemonPath, isSingleUser, settingsOf } from './read-nix.ts'
 
 export interface Facts {
-  /** Undefined when it can't be had; then `problem` says why. */
+  /** Undefined when it can't be read; then `problem` says why. */
   config: Config | undefined
   problem: string
-  /** Whose store, queue and session. */
-  user: string
-  /** A Nix without a daemon, whose store and settings are the user's: nothing runs as root then. */
-  single: boolean
-  /** The file to write settings into. */
-  confFile: string
+  /** Whether there is no configuration at all. */
+  none: boolean
+  /** What fixes depend on. Of a Nix without a daemon (single) store and settings are the user's: nothing runs as root then. */
+  machine: Machine
   nix(): Promise<{ version?: NixVersion; why: string }>
-  /** What holds for everybody, as nix-daemon reads it; without a daemon the user's own. */
+  /** The settings as nix-daemon reads them; without a daemon the user's own. */
   system(): Promise<Settings | string>
   own(): Promise<Settings | string>
   /** `system`: what `system()` comes from. */
@@ -41,7 +41,7 @@ export interface Facts {
 
 /** @param uid our own */
 export function lookAround(uid: number, user: string): Facts {
-  const { config, problem } = readConfig()
+  const { config, problem, none } = readConfig()
   const nix = once(askVersion)
   const single = isSingleUser()
   const conf = once(() => {
@@ -54,9 +54,8 @@ export function lookAround(uid: number, user: string): Facts {
   const facts: Facts = {
     config,
     problem,
-    user,
-    single,
-    confFile: confFileOf(single, conf().system),
+    none,
+    machine: { kind: kindOf(single), user, conf: confFileOf(single, conf().system), recorded: isRecorded(single) },
     nix,
     conf,
     system: single ? own : once(() => settingsOf('system')),
@@ -79,7 +78,7 @@ export function lookAround(uid: number, user: string): Facts {
   return facts
 }
 
-/** Starts, all at once, the programs that most checks wait for. What can't be asked is said by the check that asks again. */
+/** Starts, all at once, the programs that most checks wait for. A failure is told by the check that asks again. */
 export function askAhead(facts: Facts): void {
   const asked: Promise<unknown>[] = [facts.nix(), facts.system(), facts.own(), facts.daemon(), facts.daemonPath(), facts.session()]
   if (facts.config) asked.push(facts.units(), facts.timer())
@@ -97,11 +96,17 @@ function confFileOf(single: boolean, system: NixConf['system']): string {
 
 const MAIN = '/etc/nix/nix.conf'
 
-function readConfig(): { config: Config | undefined; problem: string } {
+const kindOf = (single: boolean): Machine['kind'] => (single ? 'single' : existsSync('/etc/NIXOS') ? 'nixos' : 'daemon')
+
+/** Whether setup left its record (setup/layout.ts), which only its owner reads. */
+const isRecorded = (single: boolean): boolean =>
+  existsSync(single ? `${process.env.HOME ?? ''}/.config/nix-lan/setup.json` : '/etc/nix-lan/setup.json')
+
+function readConfig(): { config: Config | undefined; problem: string; none: boolean } {
   try {
-    return { config: loadConfig(), problem: '' }
+    return { config: loadConfig(), problem: '', none: false }
   } catch (error) {
-    if (error instanceof ConfigError) return { config: undefined, problem: error.message }
+    if (error instanceof ConfigError) return { config: undefined, problem: error.message, none: !hasConfig() }
     throw error
   }
 }

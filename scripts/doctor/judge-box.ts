@@ -1,19 +1,21 @@
-// Judges the way to the box: name, port, log-in, nix-daemon's socket there, the protocol. Pure: what ssh and the box said in, a verdict out.
+// Judges the way to the box: name, port, login, nix-daemon's socket there, the protocol. Pure: what ssh and the box said in, a
+// verdict out.
+
+import { shellWord } from '../cli/text.ts'
+import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
 import { type AgentState, endOf } from '../tunnel/failure.ts'
 import { failed, ok, type Verdict } from './check.ts'
+import { BOX_AWAY, inConfigurationNix, onBox, RESTART_BOX, startSshd } from './fixes.ts'
 import { protocolText } from './judge-nix.ts'
 
 export type Reached = { ok: true; address: string; port?: number; ms: number } | { ok: false; reason: string; ms: number }
 
 const NAMELESS = /(has no address|was not resolved within|can't be started)/
 
-/** `name`: the box's name leads to an address. A box on mDNS that is away has none: so that is said too. */
+/** `name`: the box's name leads to an address. A box on mDNS that is away has none, so that is said too. */
 export function judgeName(answer: Reached, host: string): Verdict {
   if (!answer.ok && NAMELESS.test(answer.reason)) {
-    return failed(
-      `away: ${answer.reason}`,
-      `switch the box on, and be in its network; \`getent ahosts ${host}\` says when its name is known`,
-    )
+    return failed(`away: ${answer.reason}`, BOX_AWAY)
   }
   return ok(answer.ok ? `${host} is ${answer.address}` : `${host} has an address`)
 }
@@ -22,10 +24,7 @@ export function judgeName(answer: Reached, host: string): Verdict {
 export function judgePort(answer: Reached, host: string, port: number): Verdict {
   if (answer.ok) return ok(`port ${answer.port ?? port} accepts, after ${answer.ms} ms`)
   const refused = /connection refused/.test(answer.reason)
-  return failed(
-    refused ? answer.reason : `away: ${answer.reason}`,
-    refused ? `start sshd on ${host}, or set port in the configuration` : 'switch the box on, and be in its network',
-  )
+  return failed(refused ? answer.reason : `away: ${answer.reason}`, refused ? startSshd(host) : BOX_AWAY)
 }
 
 /** What came of one ssh connection made just as the tunnel makes it. */
@@ -56,10 +55,10 @@ export function judgeLogin(facts: SshFacts): Verdict {
     return failed(`ssh can't be started (${failedToStart})`, 'install the OpenSSH client (Debian: sudo apt install openssh-client)')
   const { kind, said } = endOf(withoutDebug(log), 255)
   if (kind === 'host-key-changed') {
-    const [, where] = /Offending \S+ key in (\S+:\d+)/.exec(log) ?? []
-    const [, forget = `ssh-keygen -R '${facts.knownAs}'`] = /^\s+(ssh-keygen -f (["'])[^\n]*\2 -R \2[^\n]*\2)\s*$/m.exec(log) ?? []
+    const [, file, line] = /^Offending \S+ key in (\/\S+):(\d+)/m.exec(log) ?? []
+    const forget = `ssh-keygen ${file ? `-f ${shellWord(file)} ` : ''}-R ${shellWord(facts.knownAs)}`
     return failed(
-      `another host key than the one in ${where ?? 'known_hosts'}: the box was set up anew, or it is not the box`,
+      `another host key than the one in ${file ? `${file}:${line}` : 'known_hosts'}: the box was set up anew, or it is not the box`,
       `${forget}    # if it is the box; then, once: ${byHand}`,
     )
   }
@@ -75,7 +74,7 @@ function judgeDenied({ log, agent, shellAgent, byHand }: SshFacts): Verdict {
   const problem = agent.problem ? `; ${agent.problem}` : ''
   if (/agent refused operation/.test(log))
     return failed('the ssh agent refuses to use the key: is it locked, or does it want a confirmation?', 'ssh-add -X')
-  // The box would take the key, and ssh then can't use it: it wants a passphrase, and BatchMode asks for none.
+  // The box would take the key, but it has a passphrase, which BatchMode doesn't ask for.
   if (/Server accepts key/.test(log)) {
     if (shellAgent === 'keys' && agent.state !== 'keys') {
       const found = 'the key has a passphrase; the agent that your shell knows holds keys, the one that the tunnel knows does not'
@@ -84,7 +83,7 @@ function judgeDenied({ log, agent, shellAgent, byHand }: SshFacts): Verdict {
     if (agent.state === 'keys' || agent.state === 'empty')
       return failed(
         `the key has a passphrase, and the agent (from ${agent.from}) does not hold it`,
-        `SSH_AUTH_SOCK=${agent.socket ?? ''} ssh-add`,
+        `SSH_AUTH_SOCK=${shellWord(agent.socket ?? '')} ssh-add`,
       )
     const found = `the key has a passphrase, and there is no agent: SSH_AUTH_SOCK comes from ${agent.from}${problem}`
     return failed(found, 'start an ssh-agent when you log in, set SSH_AUTH_SOCK in env-file, then: ssh-add')
@@ -93,25 +92,33 @@ function judgeDenied({ log, agent, shellAgent, byHand }: SshFacts): Verdict {
   return failed(`there is no key to log in with${problem}`, `ssh-keygen -t ed25519 && ssh-copy-id ${destination}`)
 }
 
-/** ssh's log as it would be without -v. */
+/** ssh's log as it is without -v. */
 const withoutDebug = (log: string): string =>
   log
     .split(/\r?\n/)
     .filter((line) => !/^(debug\d: |OpenSSH_)/.test(line))
     .join('\n')
 
-/** What the box's shell says of nix-daemon's socket, when the handshake through ssh failed. */
+/** What the box's shell says of itself and of nix-daemon's socket. */
 export interface SocketFacts {
   user: string
   state: 'writable' | 'denied' | 'missing' | 'unknown'
   /** The group of the directory that keeps the user out. */
   group: string
+  nixos: boolean
+  /** Whether there is a shell at all: no forced command, no nologin. */
+  shell: boolean
 }
+
+/** A name as adduser(8) takes it: what the box says becomes part of a command. */
+const NAME = /^[a-z_][a-z0-9_-]{0,31}$/
 
 /** Reads what SOCKET_SCRIPT prints. */
 export function parseSocket(output: string): SocketFacts {
-  const [, user = '', state = '', group = ''] = /^nix-lan (\S+) (\S+) (\S*)$/m.exec(output) ?? []
-  return { user, state: state === 'writable' || state === 'denied' || state === 'missing' ? state : 'unknown', group }
+  const [line, user = '', state = '', group = '', nixos] = /^nix-lan (\S+) (\S+) (\S*) (nixos|other)$/m.exec(output) ?? []
+  const known = state === 'writable' || state === 'denied' || state === 'missing' ? state : 'unknown'
+  const safe = (name: string): string => (NAME.test(name) ? name : '')
+  return { user: safe(user), state: known, group: safe(group), nixos: nixos === 'nixos', shell: line !== undefined }
 }
 
 /** sh for the box: may this user connect to the socket $1, and if not, whose is it? Given on stdin: a login shell may be anything. */
@@ -120,37 +127,64 @@ if [ -w "$s" ]; then w=writable; elif [ -e "$s" ] || { [ -d "$d" ] && ! [ -x "$d
 elif [ -d "$d" ]; then w=missing; else p=\${d%/*}; if [ -d "$p" ] && ! [ -x "$p" ]; then w=denied d=$p; else w=missing; fi; fi
 f=$d; [ "$w" != denied ] || ! [ -e "$s" ] || f=$s
 g=$(ls -ldL -- "$f" 2>/dev/null | { read -r _ _ _ g _ && echo "$g"; })
-echo "nix-lan $(id -un) $w $g"
+n=other; [ ! -e /etc/NIXOS ] || n=nixos
+echo "nix-lan $(id -un) $w $g $n"
 `
 
 export type Handshake = { ok: true; version: number; nix: string } | { ok: false; kind: string; reason: string }
 
-/** `box's daemon`: it answers to the user who logs in. `socket`: undefined when the box wasn't asked. */
+const FORWARDING = 'AllowStreamLocalForwarding'
+
+/** `box's daemon`: it answers the user who logs in. `socket`: undefined when the box wasn't asked. */
 export function judgeBox(answer: Handshake, path: string, destination: string, socket: SocketFacts | undefined, log: string): Verdict {
   if (answer.ok) return ok(`Nix ${answer.nix || 'older than 2.5'} answers, protocol ${protocolText(answer.version)}`)
   if (answer.kind === 'old') return failed(answer.reason, 'install a later Nix on the box')
-  const onBox = (command: string): string => `ssh -t ${destination} ${command}`
+  const { state, nixos, shell, group, user } = socket ?? { state: 'unknown', nixos: false, shell: true, group: '', user: '' }
+  const there = (text: string): string => inConfigurationNix(text).replace('in configuration.nix', "in the box's configuration.nix")
   if (/administratively prohibited/.test(log)) {
-    return failed(
-      "the box's sshd forbids to forward a socket",
-      "in the box's /etc/ssh/sshd_config: AllowStreamLocalForwarding yes, then restart its sshd",
-    )
+    const words = `in the box's /etc/ssh/sshd_config: ${FORWARDING} yes, then restart its sshd`
+    return failed("the box's sshd forbids forwarding a socket", nixos ? there(`services.openssh.settings.${FORWARDING} = "yes";`) : words)
   }
-  if (socket?.state === 'denied') {
-    const found = `${socket.user} may not use ${path} on the box${socket.group ? `, which is for group ${socket.group}` : ''}`
-    return failed(
-      found,
-      socket.group && socket.group !== 'root' ? onBox(`sudo usermod -aG ${socket.group} ${socket.user}`) : `let ${socket.user} use it`,
-    )
+  const who = user || 'the user'
+  if (state === 'denied') {
+    const found = `${who} may not use ${path} on the box${group ? `, which is for group ${group}` : ''}`
+    if (!group || group === 'root' || !user) return failed(found, `on the box: let ${who} use it`)
+    if (nixos) return failed(found, there(`users.users.${user}.extraGroups = [ "${group}" ];`))
+    return failed(found, onBox(destination, `sudo usermod -aG ${group} ${user}`, true))
   }
-  const start = onBox('sudo systemctl restart nix-daemon.socket')
-  if (socket?.state === 'missing') return failed(`there is no ${path} on the box: no nix-daemon runs there`, start)
-  if (socket?.state === 'writable' && /open failed/.test(log)) return failed('nobody listens there: no nix-daemon runs on the box', start)
-  if (socket?.state === 'writable' && answer.kind === 'broken') {
+  const start = onBox(destination, RESTART_BOX, shell)
+  if (state === 'missing') return failed(`there is no ${path} on the box: no nix-daemon runs there`, start)
+  if (state === 'writable' && /open failed/.test(log)) return failed('nobody listens there: no nix-daemon runs on the box', start)
+  if (state === 'writable' && answer.kind === 'broken') {
     return failed(
-      `the box's nix-daemon turns ${socket.user} away, or ends at once`,
-      `on the box: is ${socket.user} in allowed-users of nix.conf? journalctl -u nix-daemon -n 20`,
+      `the box's nix-daemon turns ${who} away, or ends at once`,
+      nixos
+        ? there(`nix.settings.allowed-users = [ "${who}" ];`)
+        : `on the box: is ${who} in allowed-users of nix.conf? journalctl -u nix-daemon -n 20`,
     )
   }
   return failed(answer.reason, start)
+}
+
+/** What the box says of the keys that it trusts. */
+export interface BoxKeys {
+  trusted: string[]
+  nixos: boolean
+}
+
+/** sh for the box: the keys that its nix-daemon trusts. Given on stdin. */
+export const KEYS_SCRIPT = `PATH=$PATH:${SYSTEM_DIRECTORIES.join(':')}
+n=other; [ ! -e /etc/NIXOS ] || n=nixos
+for w in 'show-config' 'config show'; do
+  k=$(NIX_USER_CONF_FILES='' nix --option extra-experimental-features nix-command $w 2>/dev/null | sed -n 's/^trusted-public-keys = //p')
+  [ -z "$k" ] || break
+done
+echo "nix-lan $n $k"
+`
+
+/** Reads what KEYS_SCRIPT prints; undefined when there is no shell, or no Nix that answers. Only what has a key's form counts. */
+export function parseKeys(output: string): BoxKeys | undefined {
+  const [, nixos, keys] = /^nix-lan (nixos|other) (\S.*)$/m.exec(output) ?? []
+  if (keys === undefined) return undefined
+  return { trusted: keys.split(' ').filter((key) => /^[^\s:]{1,200}:[A-Za-z0-9+/=]{1,200}$/.test(key)), nixos: nixos === 'nixos' }
 }

@@ -1,7 +1,10 @@
-// Judges the files that root runs or believes, the runtime, the signing key, the queue's directories. Pure: facts in, a verdict out.
+// Judges the files that root runs or trusts, the runtime, the signing key, the queue's directories. Pure: facts in, a verdict out.
+import { count, shellWord } from '../cli/text.ts'
+import { clashes } from '../nix/keys.ts'
 import { needsNewer } from '../system/runtime.ts'
 import type { Doubt } from '../system/trust.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
+import { afterwards, inConfigurationNix, inNixConf, installRuntime, type Machine, makeKey, retry, setupAgain, signBuilt } from './fixes.ts'
 
 /** A file that nix-daemon runs, as it was found. */
 export interface ProgramFacts {
@@ -20,14 +23,14 @@ export function judgeProgram({ file, missing, executable, doubt }: ProgramFacts,
   if (missing === 'EACCES') return warning(`${file}: only root can see whether it is all right`, 'sudo nix-lan doctor')
   if (missing !== undefined) return failed(`${file} is not there (${missing}): ${lost}`, cure)
   if (!executable) return failed(`${file} is not executable: ${lost}`, `sudo chmod a+rx ${file}`)
-  if (doubt === undefined) return undefined
-  return failed(`root runs ${file}, but ${doubt.why}`, doubt.fix)
+  return doubt && failed(`root runs ${file}, but ${doubt.why}`, doubt.fix ?? cure)
 }
 
-/** `connect`: the program that nix.conf names as a store. */
-export function judgeConnect(facts: ProgramFacts, right: string, then: string): Verdict {
-  const cure = `in nix.conf: name ${right} in place of it${then}`
-  return judgeProgram(facts, 'every build fails while nix.conf names it', cure) ?? ok(wellKept(facts))
+const LOST = 'every build fails while nix.conf names it'
+
+/** `connect`: the program that nix.conf names as a store. @param right nix-lan's own */
+export function judgeConnect(facts: ProgramFacts, right: string, machine: Machine): Verdict {
+  return judgeProgram(facts, LOST, inNixConf(machine, `name ${right} in its place`)) ?? ok(wellKept(facts))
 }
 
 const wellKept = ({ file, root }: ProgramFacts): string => (root ? `${file}, and nobody but root can change it` : file)
@@ -37,20 +40,17 @@ export interface HookFacts extends ProgramFacts {
   ours: boolean
 }
 
-/** `hook`: the program that Nix runs after each build. `file` is empty when there is none. `right`: nix-lan's own. */
-export function judgeHook(facts: HookFacts, right: string, conf: string, then: string): Verdict {
-  if (facts.file === '')
-    return failed(`${conf} names no post-build-hook, so that nothing is queued`, `in ${conf}: post-build-hook = ${right}${then}`)
-  const cure = `in ${conf}: post-build-hook = ${right}${then}`
-  const wrong = judgeProgram(facts, 'every build fails while nix.conf names it', cure)
+/** `hook`: the program that Nix runs after each build. `file` is empty when there is none. @param right nix-lan's own */
+export function judgeHook(facts: HookFacts, right: string, machine: Machine): Verdict {
+  const cure = inNixConf(machine, `post-build-hook = ${right}`)
+  if (facts.file === '') return failed(`${machine.conf} names no post-build-hook: nothing is queued`, cure)
+  const wrong = judgeProgram(facts, LOST, cure)
   if (wrong) return wrong
-  if (!facts.ours) {
-    return failed(
-      `post-build-hook is ${facts.file}, which does not call nix-lan's, so that nothing is queued`,
-      `let it call ${right} with the same environment`,
-    )
-  }
-  return ok(wellKept(facts))
+  if (facts.ours) return ok(wellKept(facts))
+  return failed(
+    `post-build-hook is ${facts.file}, which does not call nix-lan's: nothing is queued`,
+    machine.recorded ? setupAgain(machine) : `let it call ${right} with the same environment`,
+  )
 }
 
 /** A runtime as nix-daemon's children would find it. */
@@ -66,15 +66,10 @@ export interface RuntimeFacts {
   own: string
 }
 
-/** `runtime`: what runs the JavaScript when nix-daemon starts it: found with a daemon's bare PATH, new enough, root's. */
-export function judgeRuntime({ file, version = '', doubt, path, own }: RuntimeFacts): Verdict {
-  const cure = 'install Node 18.19 or later for the whole system (Debian: sudo apt install nodejs)'
-  if (file === undefined) {
-    return failed(
-      `nix-daemon finds no node, deno or bun in ${path}${own ? ` (yours is ${own})` : ''}`,
-      `${cure}, or link yours: sudo ln -s ${own || 'NODE'} /usr/local/bin/`,
-    )
-  }
+/** `runtime`: what runs the JavaScript when nix-daemon starts it: in a daemon's bare PATH, new enough, root's. */
+export function judgeRuntime({ file, version = '', doubt, path, own }: RuntimeFacts, machine: Machine): Verdict {
+  const cure = installRuntime(machine, own)
+  if (file === undefined) return failed(`nix-daemon finds no node, deno or bun in ${path}${own ? ` (yours is ${own})` : ''}`, cure)
   if (!/\d+\.\d+/.test(version)) return failed(`${file} does not run: ${version || 'it says no version'}`, cure)
   if (needsNewer(file, version)) return failed(`${file} is ${version}: too old`, cure)
   if (doubt !== undefined) return failed(`root runs ${file}, but ${doubt.why}`, doubt.fix ?? cure)
@@ -82,12 +77,14 @@ export function judgeRuntime({ file, version = '', doubt, path, own }: RuntimeFa
 }
 
 /** `bash`: Nix up to 2.19 and Lix start a store's program through it. */
-export function judgeBash(needed: boolean, found: string | undefined, path: string): Verdict {
+export function judgeBash(needed: boolean, found: string | undefined, path: string, { kind }: Machine): Verdict {
   if (!needed) return ok('not needed by this Nix')
   if (found !== undefined) return ok(`${found}: this Nix starts nix-lan-connect through it`)
   return failed(
     `nix-daemon finds no bash in ${path}, and this Nix starts nix-lan-connect through it`,
-    'give nix-daemon.service a PATH with bash in it: sudo systemctl edit nix-daemon, Environment=PATH=…',
+    kind === 'nixos'
+      ? inConfigurationNix('systemd.services.nix-daemon.path = [ pkgs.bash ];')
+      : 'give nix-daemon.service a PATH with bash in it: sudo systemctl edit nix-daemon, Environment=PATH=…',
   )
 }
 
@@ -100,55 +97,51 @@ export interface KeyFacts {
   /** NAME:BASE64, if it could be found. */
   publicKey?: string
   trusted: readonly string[]
-  conf: string
 }
+
+const keyName = (key: string): string => key.slice(0, key.indexOf(':'))
 
 /**
- * Whether nix-daemon believes a key whose secret is in secret-key-files: it need not be in trusted-public-keys, but another key of the same name
- * there goes before it (src/libstore/crypto.cc, later keys.cc, getDefaultPublicKeys, 2.4 to 2.34).
+ * Whether nix-daemon trusts a key whose secret is in secret-key-files: it need not be in trusted-public-keys, but another key of the
+ * same name there goes before it (src/libstore/crypto.cc, later keys.cc, getDefaultPublicKeys, 2.4 to 2.34).
  * @param key NAME:BASE64
  */
-export function believes(key: string, trusted: readonly string[]): boolean {
-  const name = key.slice(0, key.indexOf(':') + 1)
-  return trusted.includes(key) || !trusted.some((other) => other.startsWith(name))
-}
+export const trusts = (key: string, trusted: readonly string[]): boolean => trusted.includes(key) || clashes([key], trusted).length === 0
 
-/** `signing`: that there is a key, that it is secret, and that this machine believes it. */
-export function judgeKey({ files, missing, mode = 0, publicKey, trusted, conf }: KeyFacts): Verdict {
+/** `signing`: there is a key, it is secret, and this machine trusts it. */
+export function judgeKey({ files, missing, mode = 0, publicKey, trusted }: KeyFacts, machine: Machine): Verdict {
   const [file] = files
-  if (file === undefined) {
-    return failed(
-      `${conf} names no secret-key-files, so that nothing that is built here can come back from a cache`,
-      `sudo nix-store --generate-binary-cache-key ${'$(hostname)-1'} /etc/nix/nix-lan.secret /etc/nix/nix-lan.public\nin ${conf}: secret-key-files = /etc/nix/nix-lan.secret\nin ${conf}: extra-trusted-public-keys = what is in nix-lan.public`,
-    )
-  }
+  if (file === undefined)
+    return failed(`${machine.conf} names no secret-key-files: what is built here can't come back from a cache`, makeKey(machine))
   if (missing !== undefined && missing !== 'EACCES')
     return failed(
       `${file} is not there (${missing}): every build fails`,
-      `in ${conf}: take it out of secret-key-files, or put the key back`,
+      machine.kind === 'nixos' ? 'sudo systemctl restart nix-lan-key    # makes it' : `${setupAgain(machine)}    # or put the key back`,
     )
   if ((mode & 0o077) !== 0) return failed(`others than root can read ${file}, and sign in its name`, `sudo chmod 600 ${file}`)
-  if (publicKey === undefined) return ok(`signs with ${file} (its other half is not beside it; with sudo, the doctor looks into it)`)
-  if (!believes(publicKey, trusted)) return notBelieved(publicKey, conf)
-  return ok(`signs as ${publicKey.split(':')[0]}, and believes it`)
+  // Nix reads the key in every store that it writes itself: a user's own one included (`--store DIR`; NixOS/nix, LocalStore::signPathInfo).
+  const own = machine.kind === 'single' ? '' : "; in a store of your own (--store DIR), build with --option secret-key-files ''"
+  if (publicKey === undefined) return ok(`signs with ${file}; \`sudo nix-lan doctor\` says whether it is trusted${own}`)
+  if (!trusts(publicKey, trusted)) return notTrusted(publicKey, machine)
+  return ok(`signs as ${keyName(publicKey)}, and trusts it${own}`)
 }
 
-/** `conf` has another key of that name. */
-export function notBelieved(publicKey: string, conf: string): Verdict {
-  const [name] = publicKey.split(':')
-  return failed(
-    `this machine does not believe its own key ${name}, but another one of that name`,
-    `in ${conf}: extra-trusted-public-keys = ${publicKey}, in place of the other ${name}`,
-  )
+/** nix.conf has another key of that name. */
+export function notTrusted(publicKey: string, machine: Machine): Verdict {
+  const name = keyName(publicKey)
+  const other = `another key called ${name} is trusted here, and of two with one name Nix trusts only the first`
+  const line = `extra-trusted-public-keys = ${publicKey}, in place of the other ${name}`
+  return failed(`this machine does not trust its own key: ${other}`, `in ${machine.conf}: ${line}${afterwards(machine)}`)
 }
 
-/** `unsigned`: what was built here and carries no signature can't be taken back from anywhere. */
-export function judgeUnsigned(count: number, built: number): Verdict {
-  if (count === 0)
-    return ok(built === 0 ? 'nothing was built here yet' : `all that was built here is signed (${built} ${built === 1 ? 'path' : 'paths'})`)
+/** `unsigned`: what was built here and carries no signature can't come back from anywhere. */
+export function judgeUnsigned(unsigned: number, built: number, machine: Machine): Verdict {
+  if (built === 0) return ok('nothing was built here yet')
+  if (unsigned === 0) return ok(`all that was built here is signed (${count(built, 'path')})`)
+  const are = unsigned === 1 ? 'is' : 'are'
   return warning(
-    `${count} of the ${built} paths that were built here ${count === 1 ? 'is' : 'are'} not signed, and can't come back from a cache`,
-    'sudo nix-lan queue sign --built',
+    `${unsigned} of the ${count(built, 'path')} that were built here ${are} unsigned, and can't come back from a cache`,
+    signBuilt(machine),
   )
 }
 
@@ -162,17 +155,14 @@ export interface DirectoryFacts {
   owner: number
 }
 
-/** `queue`: the directories are there, the last ones the user's, those above them root's and nobody else's to write. */
+/** `queue`: the directories are there; the last ones are the user's, those above them root's and nobody else's to write. */
 export function judgeQueue(directories: readonly DirectoryFacts[], user: string, make: string): Verdict {
   for (const { path, kind, uid, mode, owner } of directories) {
-    if (kind === 'missing') return failed(`${path} is not there, so that nothing can wait in it`, make)
+    const name = owner === 0 ? 'root' : user
+    if (kind === 'missing') return failed(`${path} is not there: nothing can wait in it`, make)
     if (kind === 'hidden') return failed(`${path} can't be looked at`, `sudo chmod a+rx ${path.slice(0, path.lastIndexOf('/'))}`)
     if (kind === 'other') return failed(`${path} is not a directory`, `sudo rm ${path} && ${make}`)
-    if (uid !== owner)
-      return failed(
-        `${path} belongs to uid ${uid}, not to ${owner === 0 ? 'root' : user}`,
-        `sudo chown ${owner === 0 ? 'root' : user} ${path}`,
-      )
+    if (uid !== owner) return failed(`${path} belongs to uid ${uid}, not to ${name}`, `sudo chown ${name} ${path}`)
     if ((mode & 0o022) !== 0) return failed(`others can write to ${path}`, `sudo chmod go-w ${path}`)
   }
   return ok(`belongs to ${user}, in a directory of root's`)
@@ -182,10 +172,7 @@ export function judgeQueue(directories: readonly DirectoryFacts[], user: string,
 export function judgeEntries(queued: number, failures: number, junk: readonly { file: string; what: string }[], cache: string): Verdict {
   const [first] = junk
   const waits = queued === 1 ? '1 path waits' : `${queued} paths wait`
-  if (first) return warning(`${first.file} is ${first.what}, and does not belong there`, `rm -r ${quoted(first.file)}`)
-  if (failures > 0)
-    return warning(`${waits}, ${failures} could not be uploaded: \`nix-lan queue\` says why`, `nix-lan queue retry --cache ${cache}`)
+  if (first) return warning(`${first.file} is ${first.what}, and does not belong there`, `rm -r ${shellWord(first.file)}`)
+  if (failures > 0) return warning(`${waits}, ${failures} could not be uploaded: \`nix-lan queue\` says why`, retry(cache))
   return ok(queued === 0 ? 'empty' : waits)
 }
-
-const quoted = (text: string): string => (/^[A-Za-z0-9_./+=-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`)

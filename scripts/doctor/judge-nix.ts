@@ -1,7 +1,19 @@
-// Judges what was seen of Nix on this machine: its version, its daemon, its settings. Pure: facts in, a verdict out.
+// Judges Nix on this machine: its version, its daemon, its settings. Pure: facts in, a verdict out.
+import { bytes, shellWord } from '../cli/text.ts'
 import { type Assignment, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
+import {
+  afterwards,
+  ENABLE_SOCKET,
+  inConfigurationNix,
+  inNixConf,
+  inSettings,
+  joinGroup,
+  type Machine,
+  RESTART_DAEMON,
+  RESTART_SOCKET,
+} from './fixes.ts'
 import { type ConnectUrl, connectIn } from './store-program.ts'
 
 /** Which Nix: `nix (Nix) 2.26.3`, `nix (Lix, like Nix) 2.93.0`. */
@@ -26,19 +38,19 @@ export const upTo = (version: NixVersion, minor: number): boolean =>
 /** Nix up to 2.19 and Lix start a store's program through `bash -c` (src/libstore/ssh.cc). */
 export const needsBash = (version: NixVersion): boolean => version.lix || upTo(version, 19)
 
-/** `nix`: that it is there and new enough; what nix-lan does about the faults of a version. */
+/** `nix`: it is there and new enough; what nix-lan does about the faults of a version. */
 export function judgeVersion(version: NixVersion | undefined, why: string): Verdict {
-  if (!version) return failed(`nix can't be asked for its version: ${why}`, 'install Nix, or put it in PATH: https://nixos.org/download')
+  if (!version) return failed(`nix doesn't tell its version: ${why}`, 'install Nix, or put it in PATH: https://nixos.org/download')
   const name = `${version.lix ? 'Lix' : 'Nix'} ${version.text}`
   if (upTo(version, 3)) {
     return failed(
-      `${name} can't run a program as a store, which 2.4 was the first to do`,
+      `${name} can't run a program as a store; 2.4 was the first that could`,
       'install Nix 2.4 or later, from your system or https://nixos.org/download',
     )
   }
-  if (version.lix) return warning(`${name}: nix-lan is made for it by reading its source, and not tried with it`, null)
+  if (version.lix) return warning(`${name}: nix-lan follows its source, and was never tried with it`, null)
   if (version.text === '2.8.0')
-    return ok(`${name}; it tells hooks nothing of what was built (NixOS/nix#6446), so the derivation's file is read`)
+    return ok(`${name}; it doesn't tell hooks what was built (NixOS/nix#6446), so the hook reads the derivation`)
   return ok(name)
 }
 
@@ -65,51 +77,66 @@ const SLACK = 60
 
 export const protocolText = (version: number): string => `${version >> 8}.${version & 255}`
 
-/** `daemon`: that the user may use it, that it answers, that it has read the nix.conf of now. */
-export function judgeDaemon(facts: DaemonFacts): Verdict {
+/** `daemon`: the user may use it, it answers, and it has read nix.conf as it is now. */
+export function judgeDaemon(facts: DaemonFacts, machine: Machine): Verdict {
   if (facts.single) return ok('none: this Nix is your own, and writes its store by itself')
   if (facts.denied === 'EACCES') {
     const group = facts.group ?? 'nix-users'
-    return failed(
-      `${facts.user} may not use ${facts.socket}, which is for group ${group}`,
-      `sudo usermod -aG ${group} ${facts.user}    # and log in again`,
-    )
+    return failed(`${facts.user} may not use ${facts.socket}, which is for group ${group}`, joinGroup(machine, group))
   }
-  if (facts.denied === 'ENOENT') return failed(`there is no ${facts.socket}`, 'sudo systemctl enable --now nix-daemon.socket')
-  if (facts.problem !== undefined)
-    return failed(`nix-daemon does not answer: ${facts.problem}`, 'sudo systemctl restart nix-daemon.socket nix-daemon')
+  if (facts.denied === 'ENOENT') return failed(`there is no ${facts.socket}`, ENABLE_SOCKET)
+  if (facts.problem !== undefined) return failed(`nix-daemon does not answer: ${facts.problem}`, RESTART_SOCKET)
   const { started, changed } = facts
   if (started !== undefined && changed && changed.time > started + SLACK) {
-    return failed(`nix-daemon runs since before ${changed.file} was changed, and has not read that`, 'sudo systemctl restart nix-daemon')
+    return failed(`nix-daemon started before ${changed.file} changed and has not reloaded it`, RESTART_DAEMON)
   }
   return ok(
-    `nix-daemon answers (protocol ${protocolText(facts.protocol ?? 0)})${started === undefined ? '' : ', and has read the nix.conf of now'}`,
+    `nix-daemon answers (protocol ${protocolText(facts.protocol ?? 0)})${started === undefined ? '' : ', and has read nix.conf as it is now'}`,
   )
 }
 
 export interface ConfFacts {
   settings: Settings | string
   version: NixVersion | undefined
-  file: string
-  /** A file of the settings that the user may not read: Nix passes over it, and what follows would be about other settings than the daemon's. */
+  /** A file that the user may not read: Nix passes over it, so that the user sees other settings than the daemon. */
   hidden?: string
   /** Lines with `include`. */
   includes: readonly string[]
 }
 
-/** `nix.conf`: that Nix can read it, and no include that some versions get wrong. */
-export function judgeConf({ settings, version, file, hidden, includes }: ConfFacts): Verdict {
+/** `nix.conf`: Nix can read it, and has no include that some versions get wrong. */
+export function judgeConf({ settings, version, hidden, includes }: ConfFacts, machine: Machine): Verdict {
+  const { conf } = machine
   if (hidden !== undefined) return failed(`you may not read ${hidden}, which nix-daemon reads`, `sudo chmod a+r ${hidden}`)
   if (typeof settings === 'string')
-    return failed(`nix can't read its settings: ${settings}`, `fix ${file}; \`nix show-config\` says the same`)
+    return failed(
+      `nix can't read its settings: ${settings}`,
+      machine.kind === 'nixos' ? inConfigurationNix('nix.settings or nix.extraOptions') : `fix ${conf}; \`nix show-config\` says the same`,
+    )
   const [include] = includes
   if (include !== undefined && version && upTo(version, 21) && !upTo(version, 15)) {
     return warning(
-      `${file} has "${include}", and Nix 2.16 to 2.21 read included files wrongly`,
-      `put what the included file says into ${file} itself`,
+      `${conf} has "${include}", and Nix 2.16 to 2.21 read included files wrongly`,
+      `put what the included file says into ${conf} itself`,
     )
   }
-  return ok(`${file} can be read`)
+  return ok(`${conf} can be read`)
+}
+
+/** `fallback`: when the box is lost while Nix fetches from it, Nix builds instead of failing. */
+export function judgeFallback(settings: Settings, machine: Machine): Verdict {
+  if (settings.get('fallback') !== 'false') return ok('Nix builds what a cache promised and does not deliver')
+  return warning('fallback is off: a build fails when the box is lost while Nix fetches from it', inSettings(machine, 'fallback', 'true'))
+}
+
+/** `min-free`: Nix's own garbage collection, in the middle of a build, deletes what no cache has. */
+export function judgeMinFree(settings: Settings, machine: Machine): Verdict {
+  const bytesFree = Number(settings.get('min-free') ?? 0)
+  if (!(bytesFree > 0)) return ok('Nix collects no garbage by itself')
+  return warning(
+    `min-free is ${bytes(bytesFree)}: below that, Nix deletes garbage that the box does not have, too`,
+    inSettings(machine, 'min-free', '0'),
+  )
 }
 
 /** Where a setting stands in a file. */
@@ -130,13 +157,7 @@ export interface SubstituterFacts {
   system: readonly Assignment[]
   /** The last line that replaces the list of substituters. */
   replacing?: Line
-  file: string
-  /** What makes a change of it known. */
-  after: string
 }
-
-/** What has to be done after a change of nix.conf: a daemon reads it when it starts. */
-export const afterwards = (single: boolean): string => (single ? '' : ', then: sudo systemctl restart nix-daemon')
 
 const SUBSTITUTERS = new Set(['substituters', 'binary-caches'])
 
@@ -145,25 +166,29 @@ export function connectFor(urls: readonly string[], cache: string, socket: strin
   return urls.map(connectIn).find((found) => found?.target === socket || found?.target === cache)
 }
 
-/** `substituter`: that the system's nix.conf asks the cache; if not, whether it did so before another line took it back. */
-export function judgeSubstituter(facts: SubstituterFacts): Verdict {
-  const { cache, socket, settings, system, replacing, file } = facts
+/** `substituter`: the system's nix.conf asks the cache; if not, whether another line took it back. */
+export function judgeSubstituter(facts: SubstituterFacts, machine: Machine): Verdict {
+  const { cache, socket, settings, system, replacing } = facts
+  const file = machine.conf
   const found = connectFor(wordsOf(settings, 'substituters'), cache, socket)
   if (found) return ok(`${file} asks ${cache}, by ${found.program}`)
   const named = system.filter(({ key }) => SUBSTITUTERS.has(key.replace(/^extra-/, ''))).flatMap(({ values }) => values)
   if (replacing && connectFor(named, cache, socket)) {
+    const { number, text } = replacing
     return failed(
-      `${replacing.file}:${replacing.number} "${replacing.text}" comes after the line that names ${cache}, and takes it back`,
-      `in ${replacing.file}: move line ${replacing.number} above the line with nix-lan-connect${facts.after}`,
+      `${replacing.file}:${number} "${text}" comes after the line that names ${cache}, and takes it back`,
+      machine.kind === 'nixos'
+        ? inConfigurationNix('the substituters in nix.settings, none in nix.extraOptions')
+        : `in ${replacing.file}: move line ${number} above the line with nix-lan-connect${afterwards(machine)}`,
     )
   }
-  const line = `in ${file}: extra-substituters = ${facts.url}${facts.after}`
+  const fix = inNixConf(machine, `extra-substituters = ${facts.url}`)
   if (connectFor(valuesOf([...system], new Set(['trusted-substituters', 'trusted-binary-caches']), []), cache, socket)) {
-    return failed(`${cache} is only in trusted-substituters: Nix would be allowed to ask it, and doesn't`, line)
+    return failed(`${cache} is only in trusted-substituters: Nix may ask it, and doesn't`, fix)
   }
   const other = named.map(connectIn).find((url) => url?.target.endsWith(`/${cache}.sock`))
-  if (other) return failed(`${file} names the socket ${other.target}; that of ${cache} is ${socket}`, line)
-  return failed(`${file} has no substituter for ${cache}`, line)
+  if (other) return failed(`${file} names the socket ${other.target}; that of ${cache} is ${socket}`, fix)
+  return failed(`${file} has no substituter for ${cache}`, fix)
 }
 
 export interface OwnFacts {
@@ -171,29 +196,35 @@ export interface OwnFacts {
   socket: string
   /** What Nix makes of all files, for this user. */
   settings: Settings | string
-  /** The user's own assignments: her files, then NIX_CONFIG. */
+  /** The user's own assignments: those of the files, then NIX_CONFIG's. */
   own: readonly Assignment[]
+  /** The file behind a link. */
+  behind(file: string): string
   /** The flake.nix of the current directory, if its nixConfig replaces the substituters. */
   flake?: string
 }
 
-/** `own settings`: that neither the user's files nor a flake take the cache out of the list that the system's has. */
-export function judgeOwn({ cache, socket, settings, own, flake }: OwnFacts): Verdict {
+/** `own settings`: neither the user's files nor a flake take the cache out of the system's list. */
+export function judgeOwn({ cache, socket, settings, own, behind, flake }: OwnFacts): Verdict {
   if (typeof settings === 'string') return failed(`nix can't read your own settings: ${settings}`, 'fix ~/.config/nix/nix.conf')
   if (!connectFor(wordsOf(settings, 'substituters'), cache, socket)) {
     const last = own.filter(({ key }) => SUBSTITUTERS.has(key)).pop()
     const where = last?.where ?? 'your own settings'
     const found = `"${last?.key ?? 'substituters'} =" in ${where} replaces the system's list, so that ${cache} is not asked`
-    if (!last || last.where === 'NIX_CONFIG') return failed(found, 'write extra-substituters there, in place of substituters')
-    return failed(found, `sed -i 's/^[[:blank:]]*${last.key}[[:blank:]]*=/extra-substituters =/' ${last.where}`)
+    return failed(found, !last || last.where === 'NIX_CONFIG' ? EXTRA : extraIn(behind(last.where), last.key))
   }
   if (flake !== undefined) {
-    return warning(
-      `nixConfig in ${flake} sets substituters, so that ${cache} is not asked for this flake`,
-      `in ${flake}: write extra-substituters in place of substituters`,
-    )
+    return warning(`nixConfig in ${flake} sets substituters, so that ${cache} is not asked for this flake`, `in ${flake}: ${EXTRA}`)
   }
   return ok(`nothing of your own takes ${cache} out of the list`)
+}
+
+const EXTRA = 'write extra-substituters in place of substituters'
+
+/** @param file without links: `sed -i` would put a file in a link's place */
+function extraIn(file: string, key: string): string {
+  if (/^\/nix\/store\//.test(file)) return `${EXTRA} in what made ${file} (Home Manager: nix.settings.extra-substituters)`
+  return `sed -i 's/^[[:blank:]]*${key}[[:blank:]]*=/extra-substituters =/' ${shellWord(file)}`
 }
 
 /** Whether a flake.nix sets `substituters` (not `extra-substituters`) in its nixConfig; comments aside. */

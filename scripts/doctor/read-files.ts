@@ -1,10 +1,9 @@
-// Looks at the files that root runs or believes. Reads nothing that a user could have put there while it runs as root: then only lstat.
-import { accessSync, constants, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
+// Looks at the files that root runs or trusts. As root, reads nothing that a user could have put there: then only lstat.
+import { accessSync, constants, existsSync, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { readText } from '../nix/nix-conf.ts'
 import { failedDir, queueDir, stateDir } from '../state/paths.ts'
 import { findIn } from '../system/runtime.ts'
-import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
 import { type Doubt, doubtAbout } from '../system/trust.ts'
 import { effectiveUid } from '../system/users.ts'
 import type { DispatcherFacts } from './judge-automatic.ts'
@@ -88,15 +87,18 @@ function ownerOf(path: string): number {
 
 const DISPATCHERS = ['/etc/NetworkManager/dispatcher.d', '/usr/lib/NetworkManager/dispatcher.d']
 
-/** NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names. */
-export function dispatcherFacts(single: boolean): DispatcherFacts {
-  const [first = ''] = DISPATCHERS
-  const manager = findIn(SYSTEM_DIRECTORIES, ['NetworkManager', 'nmcli']) !== undefined
-  for (const directory of DISPATCHERS) {
-    const name = namesIn(directory).find((entry) => isOurs(`${directory}/${entry}`))
-    if (name !== undefined) return { manager, single, directory: first, ...programFacts(`${directory}/${name}`, true) }
+/**
+ * NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names. Without NetworkManager's directory
+ * setup installs none.
+ */
+export function dispatcherFacts(): DispatcherFacts {
+  const [directory = ''] = DISPATCHERS
+  const manager = existsSync(directory)
+  for (const place of DISPATCHERS) {
+    const name = namesIn(place).find((entry) => isOurs(`${place}/${entry}`))
+    if (name !== undefined) return { manager: true, directory, ...programFacts(`${place}/${name}`, true) }
   }
-  return { manager, single, directory: first, executable: false }
+  return { manager, directory, executable: false }
 }
 
 function isOurs(file: string): boolean {

@@ -1,44 +1,59 @@
-// The proof: builds a tiny path, uploads it, deletes it here, fetches it back from the box with signatures required, and takes it away again
-// everywhere. One that nobody else has (a random name in it), so that nothing is found where it should not be.
+// The proof: builds a tiny path, uploads it, deletes it here, fetches it back from the box with its signature required, and takes it
+// away again everywhere. Nobody else has it (it holds a random name), nothing roots it but the hook's link in the queue, which is
+// removed at once, and it is not counted as fetched (store-path.ts, isProbe).
 import { randomBytes } from 'node:crypto'
 import { lstatSync, readlinkSync, unlinkSync } from 'node:fs'
 import { storeUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
+import { clashes } from '../nix/keys.ts'
 import { errorText, invalidPaths, nix, nixProgram } from '../nix/nix.ts'
 import { pathInfos } from '../nix/path-info.ts'
+import { PROBE_NAME } from '../nix/store-path.ts'
 import { storesOf } from '../queue/stores.ts'
 import { drain, type Ledger } from '../queue/upload.ts'
 import { failedDir, queueDir } from '../state/paths.ts'
 import type { Outcome } from '../system/exec.ts'
 import { failed, ok, skipped, type Verdict } from './check.ts'
+import { DAEMON_JOURNAL, inConfigurationNix, type Machine, RESTART_DAEMON, setupAgain } from './fixes.ts'
+import type { BoxKeys } from './judge-box.ts'
 
-/** Milliseconds for each step: a slow box and a busy disk get through, a hang ends. */
+/** Milliseconds for each step: enough for a slow box and a busy disk; ends a hang. */
 const STEP = 60_000
 
-/** The steps of one cache; each is done once, when its check asks, and rests on those before it. */
+/** The steps for one cache; each runs once, when its check asks, after those before it. */
 export interface RoundTrip {
   build(): Promise<Verdict>
   upload(): Promise<Verdict>
   fetch(): Promise<Verdict>
-  /** Takes away whatever is left: queue entries, the path here and on the box. Never throws. */
+  /** Takes away what is left: queue entries, the path here and on the box. Never throws. */
   clean(): Promise<void>
 }
 
 /**
- * `builtin:buildenv` is part of every Nix (src/libstore/builtins/buildenv.cc, 2.4 to 2.34.8, and Lix): it needs no shell, no nixpkgs and nothing in
- * the sandbox. With no packages it makes a directory with one link, manifest.nix, to what `manifest` says.
+ * `builtin:buildenv` is part of every Nix (src/libstore/builtins/buildenv.cc, 2.4 to 2.34.8, and Lix): it needs no shell, no nixpkgs
+ * and nothing in the sandbox. Without packages it makes a directory with one link, manifest.nix, to what `manifest` says.
  */
 export const expression = (content: string): string =>
-  `derivation { name = "nix-lan-doctor"; system = "builtin"; builder = "builtin:buildenv"; derivations = ""; manifest = ${JSON.stringify(content)}; }`
+  `derivation { name = "${PROBE_NAME}"; system = "builtin"; builder = "builtin:buildenv"; derivations = ""; manifest = ${JSON.stringify(content)}; }`
 
-/** Nothing is substituted, and nothing built elsewhere; all of them may be set by users whom the daemon doesn't trust. */
+/** How often, and with how many milliseconds between, a path that is still in use is deleted. */
+const ATTEMPTS = 5
+const PAUSE = 500
+
+/** Nothing is substituted, nothing built elsewhere; users whom the daemon doesn't trust may set all of these. */
 const HERE = ['--option', 'substitute', 'false', '--option', 'builders', '', '--option', 'max-jobs', '1']
 
-/**
- * The round trip of a cache.
- * @param seen what an upload that the box refuses is explained with: the public key, and the destination to log in to
- */
-export function roundTrip(config: Config, cache: SshCache, seen: { publicKey?: string; substituter?: string }): RoundTrip {
+/** What the round trip is made with. */
+export interface Means {
+  machine: Machine
+  publicKey?: string
+  substituter?: string
+  /** What the box trusts; asked when it refuses the upload. */
+  boxKeys(): Promise<BoxKeys | undefined>
+}
+
+/** The round trip of a cache. */
+export function roundTrip(config: Config, cache: SshCache, means: Means): RoundTrip {
   const content = `/nix-lan-doctor/${new Date().toISOString().slice(0, 10)}/${randomBytes(12).toString('hex')}`
   let out = ''
   let drv = ''
@@ -54,15 +69,14 @@ export function roundTrip(config: Config, cache: SshCache, seen: { publicKey?: s
     const built = await store('nix-store', ['--realise', ...HERE, drv])
     if (built.code !== 0) return failed(`a build fails: ${why(built)}`, null)
     out = built.stdout.trim()
-    if (content !== contentOf(out)) return failed(`${out} is not what was to be built`, null)
-    // Out of the queue at once: it is ours to upload, and nothing of it should be left on the box.
+    if (content !== contentOf(out)) return failed(`${out} is not what should have been built`, null)
+    // At once: the doctor itself uploads it, and the link is a GC root.
     const queued = isQueued()
     unqueue()
-    if (!queued)
-      return failed(`what is built is not in ${queueDir(cache.name)}: the hook did not put it there`, 'sudo systemctl restart nix-daemon')
+    if (!queued) return failed(`the hook did not put what was built into ${queueDir(cache.name)}`, RESTART_DAEMON)
     const info = (await pathInfos([out], { timeout: STEP })).get(out)
     if (!info || info.signatures.length === 0)
-      return failed('what is built carries no signature: nix-daemon has no secret-key-files', 'sudo systemctl restart nix-daemon')
+      return failed('what was built carries no signature: nix-daemon has no secret-key-files', RESTART_DAEMON)
     return ok(`a tiny path was built, signed by ${info.signatures.map((text) => text.split(':')[0]).join(' and ')}, and queued`)
   }
 
@@ -71,17 +85,17 @@ export function roundTrip(config: Config, cache: SshCache, seen: { publicKey?: s
     const summary = await drain([entry], cache, storesOf(cache, config.uid, false), NO_LEDGER)
     const reason =
       summary.failed[0]?.reason ?? summary.away ?? summary.stopped ?? (summary.unsigned.length > 0 ? 'it is not signed' : undefined)
-    if (reason !== undefined) return judgeUpload(reason, cache.ssh, seen.publicKey)
+    if (reason !== undefined)
+      return judgeUpload(reason, means.machine, means.publicKey, isRefused(reason) ? await means.boxKeys() : undefined)
     if (summary.unwanted.length > 0) return skipped('exclude in the configuration keeps even nix-lan-doctor from being uploaded')
-    if (summary.uploaded.length === 0) return failed('it invalid from the store before it was uploaded', null)
+    if (summary.uploaded.length === 0) return failed('it was gone from the store before it was uploaded', null)
     return ok('the box took it')
   }
 
   async function fetch(): Promise<Verdict> {
-    const deleted = await store('nix-store', ['--delete', out])
-    if ((await invalidPaths([out], { timeout: STEP })).length === 0)
-      return failed(`it can't be deleted here, so not fetched either: ${why(deleted)}`, null)
-    const substituter = seen.substituter ?? storeUrl(cache, config.uid)
+    const kept = await remove()
+    if (kept !== undefined) return failed(`it can't be deleted here, and so not fetched: ${kept}`, null)
+    const substituter = means.substituter ?? storeUrl(cache, config.uid)
     const asked = [
       '--option',
       'substituters',
@@ -105,10 +119,27 @@ export function roundTrip(config: Config, cache: SshCache, seen: { publicKey?: s
   async function clean(): Promise<void> {
     if (drv === '') return
     unqueue()
-    const all = [out, drv].filter((path) => path !== '')
-    // One at a time: a path that isn't valid any more fails the whole call.
-    for (const path of all) await store('nix-store', ['--delete', path])
-    for (const path of all) await nix(['store', 'delete', '--store', boxUrl(), path], { timeout: STEP }).catch(() => {})
+    await remove().catch(() => {})
+    for (const path of [out, drv].filter(Boolean)) await nix(['store', 'delete', '--store', boxUrl(), path], { timeout: STEP })
+  }
+
+  /**
+   * Deletes output and derivation here, in one call: with keep-outputs the derivation keeps the output alive, with keep-derivations
+   * the output keeps the derivation (src/libstore/gc.cc, 2.8.0 and 2.34.8). Tries again while an upload in the background still holds them.
+   * @returns why the output is still there
+   */
+  async function remove(): Promise<string | undefined> {
+    const all = [out, drv].filter(Boolean)
+    for (let attempt = 1; ; attempt++) {
+      const invalid = new Set(await invalidPaths(all, { timeout: STEP }))
+      const valid = all.filter((path) => !invalid.has(path)) // one that isn't valid fails the whole call
+      if (valid.length === 0) return undefined
+      const deleted = await store('nix-store', ['--delete', ...valid])
+      if (deleted.code === 0) return undefined
+      if (attempt === ATTEMPTS) return valid.includes(out) ? why(deleted) : undefined
+      await new Promise((done) => setTimeout(done, PAUSE))
+      unqueue()
+    }
   }
 
   function isQueued(): boolean {
@@ -124,7 +155,7 @@ export function roundTrip(config: Config, cache: SshCache, seen: { publicKey?: s
   }
 }
 
-/** The links in the queue are taken away by unqueue(), for every cache. */
+/** unqueue() takes the links away, for every cache. */
 const NO_LEDGER: Ledger = { uploaded: () => {}, failed: () => {}, invalid: () => {}, unwanted: () => {} }
 
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1)
@@ -154,26 +185,27 @@ function unlink(file: string): void {
   }
 }
 
-/** Why the box didn't take it; pure. The words are Nix's (src/libstore/local-store.cc, addToStore). */
-export function judgeUpload(reason: string, destination: string, publicKey: string | undefined): Verdict {
-  if (!/lacks a (valid )?signature/.test(reason)) return failed(`the box did not take it: ${reason}`, null)
-  const key = publicKey ?? 'what is in /etc/nix/nix-lan.public'
-  const found = `the box does not believe the key${publicKey ? ` ${publicKey.split(':')[0]}` : ''} of this machine`
-  if (publicKey === undefined)
-    return failed(found, `in the box's nix.conf: extra-trusted-public-keys = ${key}, then restart its nix-daemon`)
-  return failed(
-    found,
-    `ssh -t ${destination} "echo 'extra-trusted-public-keys = ${key}' | sudo tee -a /etc/nix/nix.conf && sudo systemctl restart nix-daemon"`,
-  )
+/** In Nix's words (src/libstore/local-store.cc, addToStore). */
+const isRefused = (reason: string): boolean => /lacks a (valid )?signature/.test(reason)
+
+/** Why the box didn't take it; pure. @param box what it trusts, undefined when it doesn't tell */
+export function judgeUpload(reason: string, machine: Machine, publicKey = '', box?: BoxKeys): Verdict {
+  if (!isRefused(reason)) return failed(`the box did not take it: ${reason}`, null)
+  const name = publicKey.slice(0, publicKey.indexOf(':'))
+  const key = publicKey || 'what is in /etc/nix/nix-lan.public'
+  const clash = publicKey && box && clashes([publicKey], box.trusted).length > 0
+  const other = `the box trusts another key called ${name}, and of two with one name Nix trusts only the first`
+  const found = clash ? other : `the box does not trust this machine's key${name ? ` ${name}` : ''}`
+  if (box?.nixos)
+    return failed(found, inConfigurationNix(`services.nix-lan.box.trustedPublicKeys = [ "${key}" ];`).replace('in', 'on the box, in'))
+  if (clash) return failed(found, `in the box's nix.conf: put ${key} in place of the other ${name}, then restart its nix-daemon`)
+  if (machine.recorded) return failed(found, setupAgain(machine))
+  return failed(found, `in the box's nix.conf: extra-trusted-public-keys = ${key}, then restart its nix-daemon`)
 }
 
 /** Why it didn't come back; pure. */
 export function judgeFetch(reason: string): Verdict {
-  if (/lacks a (valid )?signature|signed by a trusted key/.test(reason)) {
-    return failed('it came back, and was refused: nix-daemon does not believe its own key', 'sudo systemctl restart nix-daemon')
-  }
-  return failed(
-    `the box has it, and nix-daemon did not fetch it: ${reason}`,
-    'journalctl -u nix-daemon -n 20    # says what nix-lan-connect said',
-  )
+  if (/lacks a (valid )?signature|signed by a trusted key/.test(reason))
+    return failed('it came back, and was refused: nix-daemon does not trust its own key', RESTART_DAEMON)
+  return failed(`the box has it, and nix-daemon did not fetch it: ${reason}`, DAEMON_JOURNAL)
 }

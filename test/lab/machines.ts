@@ -134,6 +134,7 @@ function nixLines(caches: readonly (readonly [string, string])[], key: SigningKe
 extra-trusted-public-keys = ${key.public}
 secret-key-files = /etc/nix/nix-lan.secret
 post-build-hook = ${LIB}/post-build-hook
+fallback = true
 `
 }
 

