@@ -19,8 +19,12 @@ user, is set up by that user without sudo.
 
 Options:
       --name CACHE   name of the box here; default: the name of the host
+      --host HOST    the machine on the way to the box that must be reachable,
+                     as HOST or HOST:PORT; needed only with a ProxyCommand
       --user USER    whose ssh key and session to use; default: who called sudo
       --prefix DIR   install the programs there; default: /usr/local
+      --fallback X   keep: leave Nix's setting "fallback" alone; set, the
+                     default: make it true unless nix.conf decides
       --no-linger    start when the user logs in, not at boot
       --no-sign      don't sign what was built here before
       --no-doctor    don't run nix-lan doctor at the end
@@ -45,7 +49,7 @@ Examples:
 export async function setup(argv: string[]): Promise<number> {
   const options = parse(argv, {
     boolean: ['dry-run', 'yes', 'undo', 'forget-key', 'no-linger', 'no-sign', 'no-doctor'],
-    string: ['name', 'user', 'prefix'],
+    string: ['name', 'user', 'prefix', 'fallback', 'host'],
     alias: { y: 'yes' },
   })
   const [destination, surplus] = options.words
@@ -53,13 +57,18 @@ export async function setup(argv: string[]): Promise<number> {
   const undoing = options.flag('undo')
   if (options.flag('forget-key') && !undoing) throw new UsageError('--forget-key goes with --undo')
   if (undoing) {
-    const extra = [...(destination ? [destination] : []), ...['name', 'user', 'prefix'].filter((name) => options.value(name) !== undefined)]
+    const extra = [
+      ...(destination ? [destination] : []),
+      ...['name', 'user', 'prefix', 'fallback', 'host'].filter((name) => options.value(name) !== undefined),
+    ]
     if (extra.length > 0) throw new UsageError(`--undo undoes the whole setup; leave out ${extra.join(', ')}`)
   }
+  const fallback = fallbackOf(options.value('fallback'))
   const chosen = {
     destination,
     user: options.value('user'),
     name: options.value('name'),
+    host: options.value('host'),
     prefix: options.value('prefix'),
     dryRun: options.flag('dry-run'),
     yes: options.flag('yes'),
@@ -67,8 +76,14 @@ export async function setup(argv: string[]): Promise<number> {
     sign: !options.flag('no-sign'),
     doctor: !options.flag('no-doctor'),
     forgetKey: options.flag('forget-key'),
+    fallback,
   }
   // Imported late: other subcommands run often and need none of this.
   if (undoing) return await (await import('../setup/undo.ts')).undo(chosen, argv)
   return await (await import('../setup/setup.ts')).setUp(chosen, argv)
+}
+
+function fallbackOf(value: string | undefined): 'keep' | 'set' | undefined {
+  if (value === undefined || value === 'keep' || value === 'set') return value
+  throw new UsageError(`--fallback ${value}: must be keep or set`)
 }

@@ -1,5 +1,6 @@
 // Signing keys in Nix's format: NAME:BASE64, where a secret key has 64 bytes (seed and public half)
 // and a public key 32 (src/libutil/signature/local-keys.cc, 2.26; src/libstore/crypto.cc, 2.4).
+import { randomInt } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { Failure } from '../cli/errors.ts'
@@ -33,21 +34,30 @@ export async function newSecretKey(name: string): Promise<string> {
 
 const nameOf = (key: string): string => key.slice(0, key.indexOf(':'))
 
+/** Whether a text is a public key as Nix prints it. */
+export const isPublicKey = (text: string): boolean => /^[A-Za-z0-9._-]{1,200}:[A-Za-z0-9+/]{43}=$/.test(text)
+
 /**
- * A name for this machine's key: HOST-1, or the first number that no other key has. Of two keys
- * with one name Nix believes the first only (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc
- * in 2.8), and a box may still know one that this machine had before.
- * @param known public keys, here and on the boxes
+ * A new name for this machine's key: HOST-RANDOM-1. Of two keys with one name Nix believes only the
+ * first (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc in 2.8), and the box may still trust a
+ * key that this machine has lost.
  */
-export function keyName(host: string, known: readonly string[]): string {
+export function newKeyName(host: string): string {
   const base = (host.split('.')[0] ?? '').replace(/[^A-Za-z0-9-]/g, '') || 'nix-lan'
-  const names = new Set(known.map(nameOf))
-  let number = 1
-  while (names.has(`${base}-${number}`)) number++
-  return `${base}-${number}`
+  const random = Array.from({ length: 8 }, () => String.fromCharCode(97 + randomInt(26))).join('')
+  return `${base}-${random}-1`
 }
 
-/** Those of our keys that another one of the same name keeps from being believed. */
-export function clashes(ours: readonly string[], trusted: readonly string[]): string[] {
-  return ours.filter((key) => !trusted.includes(key) && trusted.some((other) => nameOf(other) === nameOf(key)))
+/** A key of ours that isn't believed, and the trusted key of the same name. */
+export interface Clash {
+  ours: string
+  other: string
+}
+
+/** Those of our keys that Nix doesn't believe because of another key with the same name. */
+export function clashes(ours: readonly string[], trusted: readonly string[]): Clash[] {
+  return ours.flatMap((key) => {
+    const first = trusted.find((one) => nameOf(one) === nameOf(key))
+    return first === undefined || first === key ? [] : [{ ours: key, other: first }]
+  })
 }

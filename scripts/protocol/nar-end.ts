@@ -10,6 +10,7 @@ const DATA_FOLLOWS = new Set(['contents', 'target', 'name', 'type'])
 export class NarEnd {
   private depth = 0
   private begun = false
+  private magic = false // "nix-archive-1" has been read
   private skip = 0 // bytes of data and padding to pass over
   private partial: Buffer = Buffer.alloc(0) // the beginning of an item that a chunk's end cut through
   private dataNext = false
@@ -64,8 +65,8 @@ export class NarEnd {
   }
 
   private word(word: string): void {
-    if (!this.begun && this.depth === 0 && word !== 'nix-archive-1' && word !== '(')
-      throw new Error('the box sent something that is no NAR')
+    if (!this.begun && word !== (this.magic ? '(' : 'nix-archive-1')) throw new Error('the box sent something that is no NAR')
+    this.magic = true
     if (word === '(') {
       this.depth++
       this.begun = true

@@ -5,11 +5,13 @@
 
 import { Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
-import { clashes } from '../nix/keys.ts'
+import { clashes, isPublicKey } from '../nix/keys.ts'
 import { type Person, runAs } from '../system/as-user.ts'
-import type { Outcome } from '../system/exec.ts'
+import type { Outcome, RunOptions } from '../system/exec.ts'
 import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
 import { endOf } from '../tunnel/failure.ts'
+import { portOptions, sshCommand } from '../tunnel/ssh.ts'
+import { askSsh } from '../tunnel/ssh-config.ts'
 import { type Box, clashText } from './plan.ts'
 import type { BoxDeed } from './record.ts'
 
@@ -30,11 +32,22 @@ export interface BoxFacts {
   keys: string[]
   /** The file for settings, links resolved. */
   conf: string
+  /** Whether that file exists. */
+  confExists: boolean
+  /** Whether setup may write it: not if it is generated, in the Nix store or read-only. */
+  confWritable: boolean
   nixos: boolean
+  /** What a nix-store that fails says, such as a syntax error in nix.conf; '' if it works. */
+  nixError: string
 }
 
 /** The outcome of asking a box. */
-export type BoxAnswer = { kind: 'there'; facts: BoxFacts } | { kind: 'away'; why: string } | { kind: 'refused'; why: string; cure: string }
+export type BoxAnswer =
+  | { kind: 'there'; facts: BoxFacts }
+  | { kind: 'away'; why: string }
+  | { kind: 'refused'; why: string; cure: string }
+  /** The login works, which is all that the tunnel needs, but the account runs no command. */
+  | { kind: 'shell-less'; why: string }
 
 /** What root has to fix on the box. */
 export interface BoxNeeds {
@@ -52,8 +65,11 @@ const RESTART = 'systemctl reset-failed nix-daemon.service 2>/dev/null || :; sys
 const PROBE = `${PATHS}
 report() { printf 'nix-lan-box %s %s\\n' "$1" "$2"; }
 report user "$(id -un)"
-if [ "$(id -u)" = 0 ]; then report root 'is root'; elif sudo -n true 2>/dev/null; then report root sudo; else report root no; fi
+as='' root=''
+if [ "$(id -u)" = 0 ]; then root='is root'; elif sudo -n true 2>/dev/null; then root=sudo as='sudo -n'; fi
+report root "\${root:-no}"
 report nix "$(nix-store --version 2>/dev/null || command -v nix-store)"
+report nix-error "$(nix-store --version 2>&1 >/dev/null | grep -E 'error:|configuration line' | head -n 1)"
 directory=\${socket%/*}
 if [ -S "$socket" ] && [ -w "$socket" ]; then report socket usable
 elif [ -S "$socket" ] || { [ -d "$directory" ] && ! [ -x "$directory" ]; }; then
@@ -65,23 +81,39 @@ settings=$(nix --option extra-experimental-features nix-command config show 2>/d
 report keys "$(printf '%s\\n' "$settings" | sed -n 's/^trusted-public-keys = //p')"
 conf=/etc/nix/nix.conf
 if grep -Eq '^[[:space:]]*!?include[[:space:]]+([^[:space:]]*/)?nix\\.custom\\.conf' "$conf" 2>/dev/null; then conf=/etc/nix/nix.custom.conf; fi
-report conf "$(readlink -f "$conf" 2>/dev/null || echo "$conf")"
+conf=$(readlink -f "$conf" 2>/dev/null || echo "$conf")
+report conf "$conf"
+if [ -e "$conf" ]; then report conf-exists yes; fi
+writable=yes
+case $conf in "$(readlink -f /nix/store)"/* | /nix/store/*) writable=no ;; esac
+at=$conf
+while ! [ -e "$at" ]; do
+  at=\${at%/*}
+  [ -n "$at" ] || at=/
+done
+$as test -w "$at" || [ -z "$as$root" ] || writable=no
+while :; do
+  case $(stat -L -c '%u %A' "$at") in '0 '?????-??-?*) ;; *) writable=no ;; esac
+  [ "$at" != / ] || break
+  at=\${at%/*}
+  [ -n "$at" ] || at=/
+done
+report conf-writable "$writable"
 if [ -e /etc/NIXOS ]; then report nixos yes; fi
 `
 
-/** ssh's ConnectTimeout, in seconds. */
-const CONNECT = 10
+/** Where a box is: how ssh gets there, and the machine whose reachability tells whether it is there. */
+type Place = Pick<Box, 'ssh' | 'host' | 'port'>
 
-/** The ssh command line that runs one command there. It never prompts and forwards nothing. */
-export function sshCommand({ ssh, port }: Pick<Box, 'ssh' | 'port'>, command: string): string[] {
-  const options = ['BatchMode=yes', `ConnectTimeout=${CONNECT}`, 'ClearAllForwardings=yes', 'PermitLocalCommand=no', 'RequestTTY=no']
-  const portOption = port === 22 ? [] : ['-p', String(port)]
-  return ['ssh', '-T', ...options.flatMap((option) => ['-o', option]), ...portOption, '--', ssh, command]
+/** Runs a program there. An alias for another machine, or one behind a jump host, has a port of its own. */
+async function runThere(person: Person, box: Place, program: string, options: RunOptions): Promise<Outcome> {
+  const { facts } = await askSsh(box.ssh, [], (argv, how) => runAs(person, argv, how))
+  return await runAs(person, sshCommand(box.ssh, program, box.port === 22 ? [] : portOptions(box, facts)), options)
 }
 
 /** Asks the box. @param daemonSocket the path of its nix-daemon's socket */
 export async function askBox(person: Person, box: Box, daemonSocket: string): Promise<BoxAnswer> {
-  const asked = await runAs(person, sshCommand(box, 'sh -s'), { input: `socket=${quote(daemonSocket)}\n${PROBE}`, timeout: 40_000 })
+  const asked = await runThere(person, box, 'sh -s', { input: `socket=${quote(daemonSocket)}\n${PROBE}`, timeout: 40_000 })
   return answerOf(asked, box, person.name)
 }
 
@@ -111,9 +143,26 @@ export function answerOf(
       cure: `as ${user}: ssh-copy-id ${box.port === 22 ? '' : `-p ${box.port} `}${box.ssh} (a key with a passphrase must be in the agent)`,
     }
   }
-  if (asked.code === 255 || asked.timedOut) return { kind: 'away', why }
-  return { kind: 'refused', why, cure: `see what this does: ${login}` }
+  if (asked.timedOut) return { kind: 'away', why }
+  // 255 is ssh's own; with a message that isn't about the connection, it is about us or its configuration.
+  const unreachable = asked.stderr.trim() === '' || kind === 'unconnected'
+  if (asked.code === 255) return unreachable ? { kind: 'away', why } : { kind: 'refused', why, cure: `see what this does: ${login}` }
+  const nonsense = /^nix-lan-box /m.test(asked.stdout)
+  if (asked.code === null || nonsense)
+    return { kind: 'refused', why: nonsense ? 'its answer makes no sense' : why, cure: `see what this does: ${login}` }
+  return { kind: 'shell-less', why: said.at(-1) ?? asked.stdout.trim().split('\n')[0] ?? '' }
 }
+
+/** What may become a word of a command, by kind: a box's answers are a stranger's text. */
+const PATTERNS = {
+  user: /^[A-Za-z_][A-Za-z0-9_.@-]{0,63}$/,
+  group: /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/,
+  conf: /^(\/[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,100}){1,12}$/,
+  said: /^[\x20-\x7e]{1,300}$/,
+}
+
+/** More trusted keys than any box has. */
+const MOST_KEYS = 10_000
 
 function factsIn(output: string): BoxFacts | undefined {
   const found = new Map<string, string>()
@@ -121,52 +170,68 @@ function factsIn(output: string): BoxFacts | undefined {
     const [, key, value] = /^nix-lan-box (\S+) ?(.*)$/.exec(line) ?? []
     if (key !== undefined && value !== undefined) found.set(key, value)
   }
+  const checked = (key: string, pattern: RegExp): string => {
+    const value = found.get(key) ?? ''
+    return pattern.test(value) ? value : ''
+  }
+  const user = checked('user', PATTERNS.user)
+  const conf = checked('conf', PATTERNS.conf)
   const root = found.get('root')
   const socket = found.get('socket')
-  const conf = found.get('conf')
-  if (!found.get('user') || !root || !socket || !conf) return undefined
+  if (!user || !root || !socket || !conf) return undefined
   return {
-    user: found.get('user') ?? '',
+    user,
     root: root === 'is root' || root === 'sudo' ? root : 'no',
-    nix: found.get('nix') ?? '',
+    nix: checked('nix', PATTERNS.said),
+    nixError: checked('nix-error', PATTERNS.said),
     socket: socket === 'usable' || socket === 'forbidden' ? socket : 'missing',
-    group: found.get('group') ?? '',
-    keys: (found.get('keys') ?? '').split(' ').filter(Boolean),
+    group: checked('group', PATTERNS.group),
+    keys: (found.get('keys') ?? '').split(' ', MOST_KEYS).filter(isPublicKey),
     conf,
+    confExists: found.get('conf-exists') === 'yes',
+    confWritable: found.get('conf-writable') === 'yes',
     nixos: found.get('nixos') === 'yes',
   }
 }
 
 /** What root has to fix on the box; pure. */
 export function boxNeeds(facts: BoxFacts, publicKeys: readonly string[]): BoxNeeds {
-  const clashing = clashes(publicKeys, facts.keys)
+  const clashing = clashes(publicKeys, facts.keys).map(({ ours }) => ours)
   const keys = publicKeys.filter((key) => !facts.keys.includes(key) && !clashing.includes(key))
-  const mayJoin = facts.socket === 'forbidden' && /^[a-z_][a-z0-9_-]*$/i.test(facts.group) && facts.group !== 'root'
+  const mayJoin = facts.socket === 'forbidden' && facts.group !== '' && facts.group !== 'root'
   return { keys, ...(mayJoin ? { member: { user: facts.user, group: facts.group } } : {}) }
 }
 
 /** Problems on the box that setup can't fix, for the user to know; pure. */
 export function boxTroubles(facts: BoxFacts, daemonSocket: string, publicKeys: readonly string[]): string[] {
   const troubles: string[] = []
-  if (facts.nix === '') troubles.push('there is no nix-store: install Nix there')
+  if (facts.nixError !== '') troubles.push(`nix-store fails: ${facts.nixError.replace(/\.$/, '')}`)
+  else if (facts.nix === '') troubles.push('there is no nix-store: install Nix there')
   if (facts.socket === 'missing') troubles.push(`there is no ${daemonSocket}: nix-lan needs multi-user Nix, with nix-daemon, on the box`)
-  for (const key of clashes(publicKeys, facts.keys)) troubles.push(`${clashText(key)} of ${facts.conf}`)
+  for (const clash of clashes(publicKeys, facts.keys)) troubles.push(`${clashText(clash)} from ${facts.conf}, then run setup here again`)
   return troubles
 }
 
 /** The fixes as lines to paste on the box; pure. */
-export function linesToPaste(needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos'>): string[] {
+export function linesToPaste(needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos' | 'confWritable'>): string[] {
+  const keys = needs.keys.join(' ')
   if (facts.nixos) {
-    const lines =
-      needs.keys.length > 0 ? [`nix.settings.extra-trusted-public-keys = [ ${needs.keys.map((key) => `"${key}"`).join(' ')} ];`] : []
-    if (needs.member) lines.push(`users.users.${needs.member.user}.extraGroups = [ "${needs.member.group}" ];`)
+    const lines = keys ? [`nix.settings.extra-trusted-public-keys = [ ${needs.keys.map((key) => `"${key}"`).join(' ')} ];`] : []
+    if (needs.member) lines.push(`users.users."${needs.member.user}".extraGroups = [ "${needs.member.group}" ];`)
     return lines.length > 0 ? ['# in its configuration.nix, then nixos-rebuild switch:', ...lines] : []
   }
-  const lines = needs.keys.map((key) => `echo ${quote(`extra-trusted-public-keys = ${key}`)} | sudo tee -a ${facts.conf}`)
-  if (lines.length > 0) lines.push('sudo systemctl restart nix-daemon')
+  const lines: string[] = []
+  if (keys && !facts.confWritable)
+    lines.push(`# in what ${facts.conf} is generated from, then restart nix-daemon:`, `extra-trusted-public-keys = ${keys}`)
+  else if (keys)
+    lines.push(`echo ${quote(`extra-trusted-public-keys = ${keys}`)} | sudo tee -a ${facts.conf}`, 'sudo systemctl restart nix-daemon')
   if (needs.member) lines.push(`sudo usermod -aG ${needs.member.group} ${needs.member.user}`)
   return lines
 }
+
+/** Whether setup can fix the box by itself. */
+export const mayFix = (facts: BoxFacts, needs: BoxNeeds): boolean =>
+  facts.root !== 'no' && !facts.nixos && (facts.confWritable || needs.keys.length === 0)
 
 /** Cleans up after a failure, such as a full disk. */
 const LEAVE_NOTHING = `trap 'rm -f -- "$conf.nix-lan-new"' EXIT`
@@ -184,6 +249,7 @@ export function fixScript(needs: BoxNeeds, conf: string, from: string): string {
       '# nix-lan end',
     ]
     lines.push(
+      'case $conf in /nix/store/*) echo "$conf is in the Nix store" >&2; exit 1 ;; esac',
       'mkdir -p "${conf%/*}"',
       LEAVE_NOTHING,
       'if [ -e "$conf" ]; then cp -p -- "$conf" "$conf.nix-lan-new"; else (umask 022; : >"$conf.nix-lan-new"); fi',
@@ -205,17 +271,18 @@ export function restoreScript(deed: BoxDeed): string {
   const lines = ['set -eu', PATHS]
   if (deed.conf && deed.key) {
     lines.push(
-      `conf=${quote(deed.conf)} line=${quote(`extra-trusted-public-keys = ${deed.key}`)}`,
-      'export line',
+      `conf=${quote(deed.conf)} lines=${quote([deed.key, ...(deed.formerKeys ?? [])].map((key) => `extra-trusted-public-keys = ${key}`).join('\n'))}`,
+      'export lines',
       'if [ -e "$conf" ]; then',
       LEAVE_NOTHING,
       '  cp -p -- "$conf" "$conf.nix-lan-new"',
       `  awk '/^# nix-lan begin/ { held = $0; ours = 0; next }
     held != "" && /^# nix-lan end/ { if (!ours) print held "\\n" $0; held = ""; next }
-    held != "" { if ($0 == ENVIRON["line"]) ours = 1; held = held "\\n" $0; next }
+    held != "" { if (index("\\n" ENVIRON["lines"] "\\n", "\\n" $0 "\\n")) ours = 1; held = held "\\n" $0; next }
     { print }
     END { if (held != "") print held }' "$conf" >"$conf.nix-lan-new"`,
-      '  mv -- "$conf.nix-lan-new" "$conf"',
+      ...(deed.made ? ['  if ! [ -s "$conf.nix-lan-new" ]; then rm -f -- "$conf.nix-lan-new" "$conf"; fi'] : []),
+      '  if [ -e "$conf.nix-lan-new" ]; then mv -- "$conf.nix-lan-new" "$conf"; fi',
       RESTART,
       'fi',
     )
@@ -226,18 +293,7 @@ export function restoreScript(deed: BoxDeed): string {
 }
 
 /** Runs a script as root there. @throws Failure with what the box said */
-export async function runOnBox(person: Person, box: Pick<Box, 'ssh' | 'port'>, root: 'is root' | 'sudo', script: string): Promise<void> {
-  const done = await runAs(person, sshCommand(box, root === 'sudo' ? 'sudo -n sh -s' : 'sh -s'), { input: script, timeout: 60_000 })
+export async function runOnBox(person: Person, box: Place, root: 'is root' | 'sudo', script: string): Promise<void> {
+  const done = await runThere(person, box, root === 'sudo' ? 'sudo -n sh -s' : 'sh -s', { input: script, timeout: 60_000 })
   if (done.code !== 0) throw new Failure(`on ${box.ssh}: ${done.stderr.trim().split('\n').at(-1) || `ssh ended with ${done.code}`}`)
-}
-
-/**
- * The host and port that ssh resolves a destination to, an alias for example: `ssh -G` as the user.
- */
-export async function resolveDestination(person: Person, destination: string): Promise<{ host: string; port: number }> {
-  const asked = await runAs(person, ['ssh', '-G', '--', destination], { timeout: 10_000 })
-  const value = (keyword: string): string | undefined => new RegExp(`^${keyword} (.*)$`, 'm').exec(asked.stdout)?.[1]
-  const host = value('hostname')
-  if (asked.code !== 0 || !host) throw new Failure(`ssh rejects ${destination}: ${asked.stderr.trim() || asked.failedToStart}`)
-  return { host, port: Number(value('port') ?? 22) }
 }

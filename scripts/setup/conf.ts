@@ -11,6 +11,20 @@ const END = '# nix-lan end'
 const TRUSTED_KEYS = new Set(['trusted-public-keys', 'binary-cache-public-keys'])
 const SECRET_KEYS = new Set(['secret-key-files'])
 
+/** Where Nix's settings are, and how they are read. */
+export interface ConfFile {
+  /** The file that Nix reads first. */
+  top: string
+  /** The file for our block, by the name that Nix knows. */
+  named: string
+  /** The same file with links resolved: the one that is written. */
+  file: string
+  read: ReadFile
+}
+
+/** Survives the loss of a box in the middle of a download: Nix builds the path. */
+export const FALLBACK_LINE = 'fallback = true'
+
 /** What nix.conf must set. */
 export interface Needs {
   /** A store URL for each cache, and its socket, which identifies one that was added by hand. */
@@ -19,7 +33,12 @@ export interface Needs {
   /** The key to sign with if nix.conf names none. */
   secretKey: string
   hook: string
+  /** Whether to set `fallback = true` where no file decides. */
+  fallback: boolean
 }
+
+/** The setting to build what can't be fetched, under both its names (src/libstore/globals.hh, 2.4 to 2.34). */
+const FALLBACK = new Set(['fallback', 'build-fallback'])
 
 /**
  * The text without our block.
@@ -35,6 +54,37 @@ export function withoutBlock(text: string, file: string): string {
   lines.splice(begin, end - begin + 1)
   return withoutBlock(lines.join('\n'), file)
 }
+
+/** A line of nix.conf: counted from 1, and whether it belongs to a block of ours, markers included. */
+export interface ConfLine {
+  number: number
+  text: string
+  ours: boolean
+}
+
+/** All lines of a text. @throws Failure for a block without an end */
+export function linesOf(text: string, file: string): ConfLine[] {
+  withoutBlock(text, file) // throws
+  let inside = false
+  return text.split('\n').map((line, index) => {
+    const ours = inside || line.startsWith(BEGIN)
+    inside = ours && !line.startsWith(END)
+    return { number: index + 1, text: line, ours }
+  })
+}
+
+/** The keys that our block trusts, lost ones included. */
+export function keysInBlock(text: string, file: string): string[] {
+  const inside = linesOf(text, file).filter(({ ours }) => ours)
+  return trustedKeysIn(inside.map((line) => line.text).join('\n'), file)
+}
+
+const trustedKeysIn = (text: string, file: string): string[] =>
+  valuesOf(
+    parseNixConf(text, file, () => undefined),
+    TRUSTED_KEYS,
+    [],
+  )
 
 /** The text with these lines as our block, always at the end, where no later line overrides it. */
 export function withBlock(text: string, lines: readonly string[], file: string): string {
@@ -58,6 +108,7 @@ export function blockLines(needs: Needs, assignments: Assignment[]): string[] {
     untrusted.length > 0 ? `extra-trusted-public-keys = ${untrusted.join(' ')}` : '',
     secretKeys(assignments).length > 0 ? '' : `secret-key-files = ${needs.secretKey}`,
     hookOf(assignments) === needs.hook ? '' : `post-build-hook = ${needs.hook}`,
+    needs.fallback && !assignments.some(({ key }) => FALLBACK.has(key)) ? FALLBACK_LINE : '',
   ].filter((line) => line !== '')
 }
 
@@ -95,8 +146,8 @@ export function shadowed(needs: Needs, assignments: Assignment[]): string | unde
 }
 
 /** The settings of the system's files, with this text for one of them. */
-export function assignmentsWith(top: string, file: string, text: string, read: ReadFile): Assignment[] {
-  const reader: ReadFile = (path) => (path === file ? text : read(path))
+export function assignmentsWith({ top, named, file, read }: ConfFile, text: string): Assignment[] {
+  const reader: ReadFile = (path) => (path === named || path === file ? text : read(path))
   return parseNixConf(reader(top) ?? '', top, reader)
 }
 

@@ -4,14 +4,15 @@ import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { nix } from '../nix/nix.ts'
+import type { ReadFile } from '../nix/nix-conf.ts'
 import { parsePathInfos } from '../nix/path-info.ts'
-import { toSign } from '../nix/signing.ts'
 import { run } from '../system/exec.ts'
 import { realPath } from '../system/files.ts'
 import { findIn, needsNewer, RUNTIMES, waysToInstall } from '../system/runtime.ts'
 import { DIRECTORIES } from '../system/search-path.ts'
 import { doubtAbout } from '../system/trust.ts'
 import type { User } from '../system/users.ts'
+import type { ConfFile } from './conf.ts'
 
 /** Kinds of Nix installation that setup treats differently. */
 export type Installation = 'daemon' | { owner: number } | 'nixos' | 'none'
@@ -111,24 +112,28 @@ export const hostName = (): string => hostname()
  * The file that gets our block: nix.conf, or the one that it includes where Determinate's installer
  * owns nix.conf.
  */
-export function findNixConf(top: string, read: (path: string) => string | undefined): string {
+export function findNixConf(top: string, read: ReadFile): ConfFile {
   const custom = join(dirname(top), 'nix.custom.conf')
   const includes = /^\s*!?include\s+(\S*\/)?nix\.custom\.conf\s*(#.*)?$/m.test(read(top) ?? '')
-  return realPath(includes ? custom : top)
+  const named = includes ? custom : top
+  return { top, named, file: realPath(named), read }
 }
 
 /**
- * The unsigned paths that were built here, from the lines of `nix path-info --all --size --sigs`;
- * pure.
+ * The paths that were built here and that none of our keys has signed, from the lines of
+ * `nix path-info --all --size --sigs`; pure. A key that is lost doesn't count: nobody trusts a new key
+ * of its name.
  */
-export function unsignedBuilds(output: string): { path: string; size: number }[] {
-  const infos = parsePathInfos(output)
-  return toSign(infos).own.map((path) => ({ path, size: infos.get(path)?.size ?? 0 }))
+export function unsignedBuilds(output: string, keyNames: readonly string[]): { path: string; size: number }[] {
+  const ours = (signature: string): boolean => keyNames.includes(signature.slice(0, signature.indexOf(':')))
+  return [...parsePathInfos(output)]
+    .filter(([, info]) => info.ultimate && !info.contentAddressed && !info.signatures.some(ours))
+    .map(([path, { size }]) => ({ path, size }))
 }
 
-/** The unsigned paths of this machine's store; none if Nix doesn't answer. */
-export async function findUnsignedBuilds(): Promise<{ path: string; size: number }[]> {
-  return unsignedBuilds((await nix(['path-info', '--all', '--size', '--sigs'])).stdout)
+/** Those of this machine's store; none if Nix doesn't answer. */
+export async function findUnsignedBuilds(keyNames: readonly string[]): Promise<{ path: string; size: number }[]> {
+  return unsignedBuilds((await nix(['path-info', '--all', '--size', '--sigs'])).stdout, keyNames)
 }
 
 /** The group of a user, from passwd(5). */

@@ -23,6 +23,10 @@ export interface Options {
   sign: boolean
   doctor: boolean
   forgetKey: boolean
+  /** The machine that must be reachable, where ssh doesn't say. */
+  host: string | undefined
+  /** What --fallback says; undefined without it. */
+  fallback: 'keep' | 'set' | undefined
 }
 
 /** Where and for whom. */

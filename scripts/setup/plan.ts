@@ -6,7 +6,7 @@ import { namedCache } from '../config/config.ts'
 import { parseConfig } from '../config/parse.ts'
 import { connectUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
-import { clashes, publicHalf } from '../nix/keys.ts'
+import { type Clash, clashes, isPublicKey, publicHalf } from '../nix/keys.ts'
 import type { ReadFile } from '../nix/nix-conf.ts'
 import { failedDir, queueDir, socketPath, stateDir } from '../state/paths.ts'
 import type { User } from '../system/users.ts'
@@ -14,8 +14,11 @@ import {
   assignmentsWith,
   blockLines,
   bothHooks,
+  type ConfFile,
+  FALLBACK_LINE,
   formerIn,
   hookOf,
+  keysInBlock,
   secretKeys,
   shadowed,
   trustedKeys,
@@ -32,6 +35,8 @@ export interface Box {
   host: string
   ssh: string
   port: number
+  /** Whether `host` is a machine on the way to the box, which ssh gets to through it. */
+  through?: boolean
   /** Whether a person chose the name. */
   named?: boolean
 }
@@ -47,15 +52,14 @@ export interface Situation {
   box: Box | undefined
   /** The text of the existing configuration. */
   config: string | undefined
-  nixConf: {
-    /** Where Nix begins to read. */
-    top: string
-    /** The file that gets our block. */
-    file: string
+  nixConf: ConfFile & {
     /** That file, undefined if it doesn't exist; setup keeps its mode and owner. */
     now: { text: string; mode: number; uid: number; gid: number } | undefined
-    read: ReadFile
+    /** Why setup doesn't write it; undefined if it does. */
+    untouchable: string | undefined
   }
+  /** Whether to set `fallback = true` where nix.conf doesn't decide. */
+  fallback: boolean
   /** The secret key: the existing one, or the one just made. */
   secret: string
   networkManager: boolean
@@ -71,10 +75,12 @@ export interface Plan {
   /** The files of the keys that Nix signs with here; the box must trust those keys. */
   keyFiles: string[]
   publicKeys: string[]
-  /** The keys that this machine trusts without our block. */
-  otherKeys: string[]
   /** A hook that nix.conf already had, which is called too. */
   formerHook: string | undefined
+  /** Whether setup sets `fallback = true`. */
+  fallback: boolean
+  /** The lines for nix.conf that the user has to add, and why setup doesn't; undefined if there are none. */
+  byHand: { file: string; why: string; lines: string[] } | undefined
 }
 
 /** Plans the setup. @throws Failure for what the user has to fix first */
@@ -82,40 +88,47 @@ export function plan(situation: Situation): Plan {
   const { layout, nixConf, user } = situation
   const configText = configWith(situation)
   const config = parseConfig(configText, layout.config, () => user)
-  const without = assignmentsWith(nixConf.top, nixConf.file, withoutBlock(nixConf.now?.text ?? '', nixConf.file), nixConf.read)
+  const now = nixConf.now?.text ?? ''
+  const without = assignmentsWith(nixConf, withoutBlock(now, nixConf.file))
   const listed = secretKeys(without)
   const keyFiles = listed.length > 0 ? listed : [layout.secretKey]
-  const publicKeys =
-    listed.length > 0 ? listed.map((file) => publicOf(file, nixConf.read)) : [publicHalf(situation.secret, layout.secretKey)]
-  const otherKeys = trustedKeys(without)
-  const [clash] = clashes(publicKeys, otherKeys)
-  if (clash) throw new Failure(`${nixConf.file}: ${clashText(clash)}`)
+  const publicKeys = keyFiles.map((file) => (file === layout.secretKey ? publicHalf(situation.secret, file) : publicOf(file, nixConf.read)))
+  const [clash] = clashes(publicKeys, trustedKeys(without))
+  if (clash) throw new Failure(`${nixConf.file}: ${clashText(clash)}; then run setup again`)
   const ours = `${layout.lib}/post-build-hook`
   const formerHook = otherHook(hookOf(without), ours, nixConf.read)
   const both = `${layout.etc}/post-build-hook`
   const needs = {
     substituters: config.caches.filter(isSsh).map((cache) => substituter(cache, config.uid, layout)),
-    publicKeys,
+    publicKeys: [...publicKeys, ...formerKeys(situation, publicKeys)],
     secretKey: layout.secretKey,
     hook: formerHook === undefined ? ours : both,
+    fallback: situation.fallback,
   }
-  const text = withBlock(nixConf.now?.text ?? '', blockLines(needs, without), nixConf.file)
-  const trouble = shadowed(needs, assignmentsWith(nixConf.top, nixConf.file, text, nixConf.read))
+  const lines = blockLines(needs, without)
+  const text = withBlock(now, lines, nixConf.file)
+  const why = text === now ? undefined : nixConf.untouchable
+  const byHand = why === undefined ? undefined : { file: nixConf.named, why, lines }
+  const trouble = byHand ? undefined : shadowed(needs, assignmentsWith(nixConf, text))
   if (trouble) throw new Failure(trouble)
   const { mode = 0o644, uid, gid } = nixConf.now ?? owner(situation)
   const wants = [
     ...programs(situation),
     ...directory(situation, layout.etc),
     file(situation, layout.config, configText),
-    ...(listed.length > 0 ? [] : keyWants(situation, publicKeys[0] ?? '')),
+    ...(keyFiles.includes(layout.secretKey) ? keyWants(situation) : []),
     ...queue(situation, config),
     ...units(situation),
     ...dispatcher(situation),
     ...(formerHook === undefined ? [] : [file(situation, both, bothHooks(ours, formerHook), 0o755)]),
-    ...directory(situation, dirname(nixConf.file)),
-    { path: nixConf.file, kind: 'file' as const, content: Buffer.from(text), mode, uid, gid },
+    ...(byHand
+      ? []
+      : [
+          ...directory(situation, dirname(nixConf.file)),
+          { path: nixConf.file, kind: 'file' as const, content: Buffer.from(text), mode, uid, gid },
+        ]),
   ]
-  return { wants: unique(wants), config, keyFiles, publicKeys, otherKeys, formerHook }
+  return { wants: unique(wants), config, keyFiles, publicKeys, formerHook, fallback: lines.includes(FALLBACK_LINE), byHand }
 }
 
 function substituter(cache: SshCache, uid: number, layout: Layout): { url: string; socket: string } {
@@ -152,8 +165,11 @@ function configWith({ config, box, user, layout }: Situation): string {
 }
 
 /** Quotes as TOML requires, so that the parser is what reports a wrong value. */
-function table({ name, host, ssh, port }: Box): string {
-  const lines = [`[cache.${/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name)}]`, `host = ${JSON.stringify(host)}`]
+function table({ name, host, ssh, port, through }: Box): string {
+  const lines = [
+    `[cache.${/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name)}]`,
+    `host = ${JSON.stringify(host)}${through ? ' # ssh gets to the box through it' : ''}`,
+  ]
   if (ssh !== host) lines.push(`ssh = ${JSON.stringify(ssh)}`)
   if (port !== 22) lines.push(`port = ${port}`)
   return `${lines.join('\n')}\n`
@@ -175,9 +191,18 @@ export function nameFor(host: string): string {
 
 // ---- keys and hooks
 
-/** What to say of a key that another one keeps from being believed. */
-export function clashText(key: string): string {
-  return `another key called ${key.slice(0, key.indexOf(':'))} is trusted there, and of two with one name Nix believes the first only; take the old one out`
+/** Explains that Nix won't believe a key, since another one has its name. */
+export function clashText({ ours, other }: Clash): string {
+  return `another key called ${ours.slice(0, ours.indexOf(':'))} is trusted there, and Nix believes only the first key of a name; remove ${other}`
+}
+
+/**
+ * The public keys that this machine had before, when their secret key was lost: what they signed is
+ * still in the store and on the box.
+ */
+function formerKeys({ layout, nixConf }: Situation, publicKeys: readonly string[]): string[] {
+  const kept = (nixConf.read(layout.publicKey) ?? '').split(/\s+/).filter((word) => isPublicKey(word))
+  return [...new Set([...keysInBlock(nixConf.now?.text ?? '', nixConf.file), ...kept])].filter((key) => !publicKeys.includes(key))
 }
 
 function publicOf(secretFile: string, read: ReadFile): string {
@@ -200,8 +225,9 @@ function otherHook(former: string, ours: string, read: ReadFile): string | undef
   return behind === undefined ? former : behind === former ? undefined : otherHook(behind, ours, read)
 }
 
-function keyWants(situation: Situation, publicKey: string): Want[] {
+function keyWants(situation: Situation): Want[] {
   const { layout, secret } = situation
+  const publicKey = publicHalf(secret, layout.secretKey)
   return [
     ...directory(situation, dirname(layout.secretKey)),
     file(situation, layout.secretKey, secret, 0o600),

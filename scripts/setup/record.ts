@@ -31,9 +31,15 @@ export interface BoxDeed {
   /** The ssh destination, and its port. */
   ssh: string
   port: number
+  /** The machine that must be reachable: the box, or a jump host. */
+  host?: string
   /** The file there that has our block, and the keys in it. */
   conf?: string
   key?: string
+  /** What `key` was before a key was lost and another one made. */
+  formerKeys?: string[]
+  /** Whether setup made the file. */
+  made?: boolean
   /** `USER GROUP`: the user that setup added to a group. */
   member?: string
 }
@@ -49,6 +55,8 @@ export interface Record {
   /** Whether setup enabled lingering. */
   linger: boolean
   box: BoxDeed[]
+  /** The last --fallback. */
+  fallback?: 'keep' | 'set'
   /** Directories in the user's home that didn't exist, and that our programs make as they run. */
   home: string[]
 }

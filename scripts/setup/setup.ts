@@ -8,7 +8,7 @@ import { count } from '../cli/text.ts'
 import { VERSION } from '../cli/version.ts'
 import { isSsh } from '../config/types.ts'
 import { daemonPid, daemonState } from '../nix/daemon.ts'
-import { keyName, newSecretKey } from '../nix/keys.ts'
+import { newKeyName, newSecretKey } from '../nix/keys.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { sign } from '../nix/signing.ts'
 import { isBusy, takeLock } from '../state/lock.ts'
@@ -25,9 +25,10 @@ import {
   boxTroubles,
   fixScript,
   linesToPaste,
-  resolveDestination,
+  mayFix,
   runOnBox,
 } from './box.ts'
+import { parseDestination, parseHost, reachable } from './destination.ts'
 import { agreed, done, say } from './dialogue.ts'
 import { findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
 import { inspect, isRight, markOf, put, type Seen, type Want } from './files.ts'
@@ -38,6 +39,7 @@ import { personOf } from './person.ts'
 import { type Box, nameFor, type Plan, plan, type Situation } from './plan.ts'
 import { emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
 import { type Item, itemsFor, textOf } from './show.ts'
+import { whyNotWritten } from './writable.ts'
 
 /** What setup does besides writing files. */
 interface Actions {
@@ -66,12 +68,12 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   const known = readRecord(layout.record)
   if (known && known.user !== user.name)
     throw new UsageError(`this machine is set up for ${known.user}; undo that first: sudo nix-lan setup --undo`)
-  const situation = await gather(machine, options)
-  const { config, otherKeys } = plan(situation)
+  const situation = await gather(machine, options, known)
+  const { config } = plan(situation)
   const person = await personOf(user, config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
   const answers = await askBoxes(config.caches.filter(isSsh), person)
   const keyless = inspect(layout.secretKey).kind === 'missing'
-  const newKey = keyName(hostName(), [...otherKeys, ...answers.flatMap(({ answer }) => (answer.kind === 'there' ? answer.facts.keys : []))])
+  const newKey = newKeyName(hostName())
   if (keyless) situation.secret = `${newKey}:${PLACEHOLDER}`
   const draft = withStale(plan(situation), known)
   const actions = await findActions(draft, situation, answers, options)
@@ -89,12 +91,13 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   }
   if (items.length > 0) {
     if (keyless) situation.secret = await newSecretKey(newKey)
-    await carryOut(withStale(plan(situation), known), machine, person, actions, known)
+    await carryOut(withStale(plan(situation), known), machine, situation, person, actions, known, options)
   }
   await lock?.release()
   const verdict = await conclude(actions, person, machine, options.doctor)
-  if (items.length > 0) sayLeft(actions, plan(situation))
-  return verdict
+  const final = plan(situation)
+  if (items.length > 0) sayLeft(actions, final)
+  return final.byHand && verdict === 0 ? 1 : verdict
 }
 
 // ---- what is there
@@ -105,9 +108,10 @@ const PLACEHOLDER = Buffer.alloc(64).toString('base64')
 /** Its public half. */
 const NO_KEY = Buffer.alloc(32).toString('base64')
 
-async function gather({ layout, user, gid }: Machine, options: Options): Promise<Situation> {
+async function gather({ layout, user, gid }: Machine, options: Options, known: Record | undefined): Promise<Situation> {
   const top = layout.single ? `${user.home}/.config/nix/nix.conf` : '/etc/nix/nix.conf'
-  const file = findNixConf(top, readText)
+  const conf = findNixConf(top, readText)
+  const { file } = conf
   const seen = inspect(file)
   if (seen.kind !== 'file' && seen.kind !== 'missing') throw new Failure(`${file} is not a regular file`)
   if (seen.kind === 'file') mustBeUtf8(file, seen.content)
@@ -116,9 +120,14 @@ async function gather({ layout, user, gid }: Machine, options: Options): Promise
     user,
     gid,
     dist: readDist(),
-    box: options.destination === undefined ? undefined : await boxFor(options.destination, options.name, user),
+    box: options.destination === undefined ? undefined : await boxFor(options.destination, options, user),
     config: readText(layout.config),
-    nixConf: { top, file, now: seen.kind === 'file' ? { ...seen, text: seen.content.toString() } : undefined, read: readText },
+    nixConf: {
+      ...conf,
+      now: seen.kind === 'file' ? { ...seen, text: seen.content.toString() } : undefined,
+      untouchable: whyNotWritten(conf, !layout.single),
+    },
+    fallback: (options.fallback ?? known?.fallback) !== 'keep',
     secret: readText(layout.secretKey) ?? `new:${PLACEHOLDER}`,
     networkManager: layout.dispatchers !== undefined && existsSync(layout.dispatchers),
   }
@@ -129,11 +138,11 @@ export function mustBeUtf8(file: string, content: Buffer): void {
   if (!Buffer.from(content.toString()).equals(content)) throw new Failure(`${file}: is not UTF-8; save it as UTF-8 text`)
 }
 
-async function boxFor(destination: string, name: string | undefined, user: User): Promise<Box> {
-  if (!/^([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.:_-]*$/.test(destination))
-    throw new UsageError(`${destination}: must be what you give to ssh to log in on the box: pi.local, pi@pi.local or an alias`)
-  const { host, port } = await resolveDestination({ ...user, env: {} }, destination)
-  return { name: name ?? nameFor(destination.replace(/^.*@/, '')), host, ssh: destination, port, named: name !== undefined }
+async function boxFor(text: string, { name, host }: Options, user: User): Promise<Box> {
+  const destination = parseDestination(text)
+  const { ssh } = destination
+  const place = host === undefined ? await reachable({ ...user, env: {} }, destination) : { ...parseHost(host), through: true }
+  return { name: name ?? nameFor(ssh.replace(/^.*@/, '')), ...place, ssh, named: name !== undefined }
 }
 
 /**
@@ -157,7 +166,7 @@ async function findActions(draft: Plan, { layout, user, nixConf }: Situation, an
     restartDaemon: !layout.single && (changes(nixConf.file) || (await daemonOutdated(nixConf.file))),
     linger: options.linger && !lingers(user.name),
     startUnits: unitsChange || !hasManager(user) || !(await timerRuns(user)),
-    sign: options.sign ? await findUnsignedBuilds() : [],
+    sign: options.sign ? await findUnsignedBuilds(draft.publicKeys.map((key) => key.slice(0, key.indexOf(':')))) : [],
     boxes: answers.map((work) => ({ ...work, needs: needsOf(work, draft.publicKeys) })),
   }
 }
@@ -184,13 +193,10 @@ function askBoxes(caches: readonly (Box & { daemonSocket: string })[], person: P
 
 const needsAnything = ({ keys, member }: BoxNeeds): boolean => keys.length > 0 || member !== undefined
 
-/** Whether setup can fix the box by itself. */
-const mayFix = (facts: BoxFacts): boolean => facts.root !== 'no' && !facts.nixos
-
 function actionItems(actions: Actions, { keyFiles }: Plan, { user }: Situation): Item[] {
   const items: Item[] = []
   for (const { box, answer, needs } of actions.boxes) {
-    if (answer.kind !== 'there' || !mayFix(answer.facts) || !needsAnything(needs)) continue
+    if (answer.kind !== 'there' || !mayFix(answer.facts, needs) || !needsAnything(needs)) continue
     const how = answer.facts.root === 'sudo' ? 'by sudo there' : 'as root there'
     const lines = needs.keys.map((key) => `+extra-trusted-public-keys = ${key}`)
     if (lines.length > 0) items.push({ title: `on ${box.ssh}, ${how}: change ${answer.facts.conf} and restart its nix-daemon`, lines })
@@ -212,19 +218,45 @@ function actionItems(actions: Actions, { keyFiles }: Plan, { user }: Situation):
 }
 
 /** What only the user can do, said before the question. */
-function sayTroubles({ boxes }: Actions, { formerHook, publicKeys }: Plan): void {
+function sayTroubles({ boxes }: Actions, draft: Plan): void {
+  const { formerHook, publicKeys } = draft
+  if (draft.fallback) say(FALLBACK_NOTE)
   if (formerHook) say(`  Your own post-build-hook, ${formerHook}, is still called.\n`)
+  sayByHand(draft)
   for (const { box, daemonSocket, answer, needs } of boxes) {
     if (answer.kind === 'away') say(`  ${box.ssh} is away (${answer.why}); run setup again when it is there.\n`)
+    else if (answer.kind === 'shell-less') sayShellLess(box, needs, answer.why)
     else if (answer.kind === 'refused') say(`  ${box.ssh} refuses: ${answer.why}.\n  To fix it, ${answer.cure}\n`)
     else {
       for (const trouble of boxTroubles(answer.facts, daemonSocket, publicKeys)) say(`  On ${box.ssh} ${trouble}.\n`)
-      if (!mayFix(answer.facts) && needsAnything(needs)) sayLines(box, needs, answer.facts)
+      if (!mayFix(answer.facts, needs) && needsAnything(needs)) sayLines(box, needs, answer.facts)
     }
   }
 }
 
-function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos'>): void {
+/** The lines of nix.conf that setup doesn't write. */
+function sayByHand({ byHand }: Plan): void {
+  if (!byHand) return
+  say(`  ${byHand.file} ${byHand.why}, so setup doesn't change it. Add these lines to what it is made from, then restart nix-daemon:`)
+  for (const line of byHand.lines) say(`      ${line.replaceAll(NO_KEY, '(see nix-lan.public beside the secret key)')}`)
+  say('')
+}
+
+const FALLBACK_NOTE = `  fallback = true: if the box is lost in the middle of a download, Nix builds the path instead of failing.
+  The price: Nix also builds when another cache fails for a moment. --fallback keep leaves the setting as it is.
+`
+
+function sayShellLess(box: Box, needs: BoxNeeds, why: string): void {
+  say(`  ${box.ssh} lets you log in, but runs no command${why && ` (${why})`}: a login shell like nologin, or a forced command.`)
+  say('  The tunnel needs none. If the box does not trust this machine yet, run this there as somebody who may:')
+  for (const line of linesToPaste(needs, ANY_BOX)) say(`      ${line.replaceAll(NO_KEY, '(see /etc/nix/nix-lan.public)')}`)
+  say('')
+}
+
+/** What is true of most boxes, for one that says nothing. */
+const ANY_BOX = { conf: '/etc/nix/nix.conf', nixos: false, confWritable: true }
+
+function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos' | 'confWritable'>): void {
   say(`  On ${box.ssh}, run this yourself; nix-lan may not:`)
   for (const line of linesToPaste(needs, facts)) say(`      ${line.replaceAll(NO_KEY, '(see /etc/nix/nix-lan.public)')}`)
   say('')
@@ -234,11 +266,14 @@ function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nix
  * Repeats at the end what is left to do on the boxes: now there is a key to paste, and the plan has
  * scrolled away.
  */
-function sayLeft({ boxes }: Actions, { publicKeys }: Plan): void {
+function sayLeft({ boxes }: Actions, final: Plan): void {
+  const { publicKeys } = final
+  sayByHand(final)
   for (const { box, answer } of boxes) {
-    if (answer.kind !== 'there' || mayFix(answer.facts)) continue
+    if (answer.kind === 'shell-less') sayShellLess(box, { keys: publicKeys }, answer.why)
+    if (answer.kind !== 'there') continue
     const needs = boxNeeds(answer.facts, publicKeys)
-    if (!needsAnything(needs)) continue
+    if (mayFix(answer.facts, needs) || !needsAnything(needs)) continue
     say('')
     sayLines(box, needs, answer.facts)
   }
@@ -246,10 +281,18 @@ function sayLeft({ boxes }: Actions, { publicKeys }: Plan): void {
 
 // ---- doing it
 
-async function carryOut(final: Plan, machine: Machine, person: Person, actions: Actions, known: Record | undefined): Promise<void> {
+async function carryOut(
+  final: Plan,
+  machine: Machine,
+  situation: Situation,
+  person: Person,
+  actions: Actions,
+  known: Record | undefined,
+  options: Options,
+): Promise<void> {
   const { layout, user } = machine
-  const nixConf = final.wants.find(({ path }) => /\/nix(\.custom)?\.conf$/.test(path))?.path ?? ''
-  const record = keepRecord(final.wants, machine, nixConf, known)
+  const nixConf = situation.nixConf.file
+  const record = keepRecord(final.wants, machine, nixConf, known, options)
   writeAll(final.wants, machine)
   if (actions.restartDaemon || (!layout.single && (await daemonOutdated(nixConf)))) await restartDaemon()
   for (const work of actions.boxes) await fixBox(work, final, person, (deed) => keepDeed(record, deed, machine))
@@ -270,12 +313,16 @@ async function carryOut(final: Plan, machine: Machine, person: Person, actions: 
 const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } => ownerIn(layout, user.uid, gid)
 
 /** Writes the record before anything else changes. */
-function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined): Record {
+function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, known: Record | undefined, { fallback }: Options): Record {
   const { layout, user } = machine
   const seen = (path: string): Seen => (path === layout.etc && onlyOurLeftovers(layout.etc) ? { kind: 'missing' } : inspect(path))
-  const record = extended(known ?? emptyRecord(user, layout.prefix, nixConf), wants, seen)
+  const record = extended(
+    { ...(known ?? emptyRecord(user, layout.prefix, nixConf)), ...(fallback ? { fallback } : {}), nixConf },
+    wants,
+    seen,
+  )
   for (const want of wants.filter(({ path }) => layout.etc.startsWith(path))) if (!isRight(want, inspect(want.path))) put(want)
-  writeRecord({ ...record, nixConf }, layout, ownerOf(machine), inspect)
+  writeRecord(record, layout, ownerOf(machine), inspect)
   return record
 }
 
@@ -286,7 +333,9 @@ function onlyOurLeftovers(etc: string): boolean {
 
 function keepDeed(record: Record, deed: Record['box'][number], machine: Machine): void {
   const same = (other: Record['box'][number]): boolean => other.cache === deed.cache && other.ssh === deed.ssh
-  record.box = [...record.box.filter((other) => !same(other)), { ...record.box.find(same), ...deed }]
+  const before = record.box.find(same)
+  const formerKeys = [...(before?.formerKeys ?? []), ...(before?.key && deed.key && before.key !== deed.key ? [before.key] : [])]
+  record.box = [...record.box.filter((other) => !same(other)), { ...before, ...deed, ...(formerKeys.length > 0 ? { formerKeys } : {}) }]
   writeRecord(record, machine.layout, ownerOf(machine), inspect)
 }
 
@@ -323,15 +372,16 @@ export async function restartDaemon(): Promise<void> {
 
 async function fixBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep: (deed: Record['box'][number]) => void): Promise<void> {
   const { box, answer } = work
-  if (answer.kind !== 'there' || !mayFix(answer.facts)) return
+  if (answer.kind !== 'there') return
   const { facts } = answer
   const needs = boxNeeds(facts, publicKeys)
-  if (!needsAnything(needs) || facts.root === 'no') return
+  if (!needsAnything(needs) || facts.root === 'no' || !mayFix(facts, needs)) return
   keep({
     cache: box.name,
     ssh: box.ssh,
+    host: box.host,
     port: box.port,
-    ...(needs.keys.length > 0 ? { conf: facts.conf, key: needs.keys.join(' ') } : {}),
+    ...(needs.keys.length > 0 ? { conf: facts.conf, key: needs.keys.join(' '), ...(facts.confExists ? {} : { made: true }) } : {}),
     ...(needs.member ? { member: `${needs.member.user} ${needs.member.group}` } : {}),
   })
   await runOnBox(person, box, facts.root, fixScript(needs, facts.conf, hostName()))
@@ -360,7 +410,9 @@ async function start(user: User): Promise<void> {
 async function conclude({ boxes }: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
   const away = boxes.some(({ answer }) => answer.kind === 'away')
   for (const { box, answer, needs } of doctor ? boxes : []) {
-    if (answer.kind !== 'there' || (needs.member && !mayFix(answer.facts))) continue // its daemon won't let the user in
+    // Neither without a login, nor where the daemon won't let the user in.
+    const usable = answer.kind === 'there' ? !needs.member || mayFix(answer.facts, needs) : answer.kind === 'shell-less'
+    if (!usable) continue
     await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
   }
   const verdict = doctor ? await examine(layout, away) : boxes.some(({ answer }) => answer.kind === 'refused') ? 1 : 0

@@ -12,18 +12,23 @@ import { isBusy, takeLock } from '../state/lock.ts'
 import { failedDir, queueDir, runtimeDir } from '../state/paths.ts'
 import { ROOT_TRANSFERS, userTransfers } from '../state/transfers.ts'
 import { type Person, runAs } from '../system/as-user.ts'
+import { realPath } from '../system/files.ts'
 import { lingers } from '../system/systemd.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
 import { askBox, restoreScript, runOnBox } from './box.ts'
-import { withoutBlock } from './conf.ts'
+import { formerIn, withoutBlock } from './conf.ts'
 import { agreed, done, say } from './dialogue.ts'
+import { findNixConf } from './facts.ts'
 import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from './files.ts'
+import { foundRecord, foundUser, prefixIn } from './found.ts'
 import { type Layout, ownerIn, systemLayout, userLayout } from './layout.ts'
 import { howCalled, type Options } from './machine.ts'
 import { forgetUnits, hasManager, setLinger, stopUnits } from './manager.ts'
+import { type Cleaning, cleaningOf, type Line, type Removed } from './mentions.ts'
 import { personOf } from './person.ts'
 import { type BoxDeed, type Entry, type Record, readRecord, writeRecord } from './record.ts'
 import { restartDaemon } from './setup.ts'
+import { whyNotWritten } from './writable.ts'
 
 /** What to do with one path. `want` is undefined if it is as it was, or isn't ours to change. */
 export interface Restoration {
@@ -59,56 +64,113 @@ function wantOf({ path, before }: Entry, backup: (name: string) => Buffer): Want
 }
 
 /**
- * nix.conf without our block; pure. If nothing else changed since, the original is restored;
+ * nix.conf without what is ours; pure. If nothing else changed since, the original is restored;
  * otherwise the changes stay.
+ * @param rest its text, in bytes, without what is ours
  * @throws Failure for a block without an end
  */
-export function nixConfRestoration(entry: Entry, seen: Seen, backup: (name: string) => Buffer): Restoration {
+export function nixConfRestoration(
+  entry: Entry,
+  seen: Seen,
+  backup: (name: string) => Buffer,
+  rest = (text: string): string => withoutBlock(text, entry.path),
+): Restoration {
   const { path, before } = entry
   if (seen.kind !== 'file') return { path, want: undefined }
   const text = seen.content.toString('latin1') // bytes: lines that were added since may have any encoding
-  const rest = withoutBlock(text, path)
+  const left = rest(text)
   const original = before.kind === 'file' ? backup(before.backup).toString('latin1') : ''
-  if (rest === original || rest === `${original}\n`) return restorationOf({ ...entry, ours: [markOf(seen)] }, seen, backup)
-  if (rest === text) return { path, want: undefined }
+  if (left === original || left === `${original}\n`) return restorationOf({ ...entry, ours: [markOf(seen)] }, seen, backup)
+  if (left === text) return { path, want: undefined }
   const { mode, uid, gid } = seen
-  return { path, want: { path, kind: 'file', content: Buffer.from(rest, 'latin1'), mode, uid, gid } }
+  return { path, want: { path, kind: 'file', content: Buffer.from(left, 'latin1'), mode, uid, gid } }
 }
 
 /** `nix-lan setup --undo`. @returns the exit code */
 export async function undo(options: Options, argv: readonly string[]): Promise<number> {
   const self = effectiveUid()
-  const layout = layoutOfRecord(self)
-  const record = layout && readRecord(layout.record)
-  if (!layout || !record) {
+  const layout = layoutHere(self)
+  const known = readRecord(layout.record)
+  const owner = known ? undefined : (foundUser(layout) ?? findUser(process.env.SUDO_USER ?? self))
+  const user = known ? (findUser(known.user) ?? { name: known.user, uid: known.uid, home: '/' }) : owner
+  const config = user && configOf(layout, user)
+  const caches = config?.caches.filter(isSsh) ?? []
+  const top = topConf(layout, user)
+  const record = known ?? (user && foundRecord(layout, user, findNixConf(top, readText).file, caches))
+  if (!record || !user) {
     if (self !== 0 && existsSync('/etc/nix-lan')) throw new UsageError(`this needs root: sudo ${howCalled(argv)}`)
-    if (layout) removeLeftovers(layout)
+    removeLeftovers(layout)
     say('Nothing is set up here.')
     return 0
   }
   const lock = layout.single ? undefined : await takeLock('/run/nix-lan-setup.lock')
   if (lock && isBusy(lock)) throw new Failure('another nix-lan setup is running')
-  const user = findUser(record.user) ?? { name: record.user, uid: record.uid, home: '/' }
-  const config = configOf(layout, user)
-  const caches = config?.caches.filter(isSsh) ?? []
+  const cleaning = cleaningOf(top, readBytes, removedBy(record, layout))
+  mustBeCleanable(cleaning, layout)
   const person = await personOf(user, caches[0]?.envFile ?? `${user.home}/.bashrc`)
   const waiting = await findWaiting(caches, person, layout)
-  sayPlan(record, waiting, options)
+  if (!known) say(`The record of the setup, ${layout.record}, is gone. This is what was found without it.\n`)
+  sayPlan(record, waiting, options, cleaning)
   if (options.dryRun) return 0
   if (!(await agreed('Undo the setup?', options.yes))) {
     say('Nothing was changed.')
     return 1
   }
   for (const { cache, usable } of waiting) if (usable) await uploadFirst(cache, person, layout)
-  return await takeBack(record, layout, person, options)
+  const code = await takeBack(record, layout, person, options, cleaning, caches)
+  if (!known && lingers(user.name)) say(`Whether setup enabled lingering isn't known. To end it: sudo loginctl disable-linger ${user.name}`)
+  return code
 }
 
-function layoutOfRecord(self: number): Layout | undefined {
-  if (self === 0) return systemLayout(readRecord('/etc/nix-lan/setup.json')?.prefix ?? '/usr/local')
-  const user = findUser(self)
-  const own = user && userLayout(user)
-  return own && existsSync(own.record) ? own : undefined
+/** Where a setup would be for us: by the record, or by what names it. */
+function layoutHere(self: number): Layout {
+  const user = self === 0 ? undefined : findUser(self)
+  if (user) return userLayout(user)
+  const { units } = systemLayout('/usr/local')
+  const found = (): string | undefined => prefixIn([readText('/etc/nix/nix.conf') ?? '', readText(`${units}/nix-lan-check.service`) ?? ''])
+  return systemLayout(readRecord('/etc/nix-lan/setup.json')?.prefix ?? found() ?? '/usr/local')
 }
+
+const topConf = ({ single }: Layout, user: User | undefined): string =>
+  single && user ? `${user.home}/.config/nix/nix.conf` : '/etc/nix/nix.conf'
+
+/** A file's bytes as a string of one character each. */
+const readBytes = (path: string): string | undefined => {
+  const seen = existsSync(path) ? inspect(realPath(path)) : undefined
+  return seen?.kind === 'file' ? seen.content.toString('latin1') : undefined
+}
+
+/** What undo removes: not what was there before setup came. */
+function removedBy({ entries }: Record, layout: Layout): Removed {
+  const goes = (path: string): boolean => !entries.some((entry) => entry.path === path && entry.before.kind !== 'missing')
+  const both = `${layout.etc}/post-build-hook`
+  return {
+    connect: goes(`${layout.lib}/nix-lan-connect`) && goes(`${layout.bin}/nix-lan-connect`) ? `${layout.bin}/nix-lan-connect` : undefined,
+    hooks: [`${layout.lib}/post-build-hook`, both].filter(goes),
+    formerHook: formerIn(readText(both) ?? ''),
+    secretKey: layout.secretKey,
+    publicKeys: (readText(layout.publicKey) ?? '').split(/\s+/).filter(Boolean),
+    directories: goes(`${layout.lib}/nix-lan-connect`) ? [layout.lib] : [],
+  }
+}
+
+/** Before anything is changed. @throws Failure that names each line that stands in the way */
+function mustBeCleanable({ texts, lines, unclear }: Cleaning, { single }: Layout): void {
+  const fixed = [...texts.keys()].flatMap((named) => {
+    const why = whyNotWritten({ named, file: realPath(named) }, !single)
+    return why === undefined ? [] : [{ named, why }]
+  })
+  const problems = [
+    ...fixed.map(({ named, why }) => `${named} ${why}: undo can't change it`),
+    ...[...unclear, ...lines.filter(({ file }) => fixed.some(({ named }) => named === file))].map(textOfLine),
+  ]
+  if (problems.length === 0) return
+  throw new Failure(
+    `these lines name what undo removes, and builds would fail; remove them and run it again. Nothing was changed.\n  ${problems.join('\n  ')}`,
+  )
+}
+
+const textOfLine = ({ file, number, text }: Line): string => `${file}:${number}: ${Buffer.from(text, 'latin1').toString().trim()}`
 
 /** Removes what a run left that was killed before it had written its record. */
 function removeLeftovers({ etc, backups, record }: Layout): void {
@@ -143,15 +205,18 @@ async function findWaiting(caches: readonly SshCache[], person: Person, { bin }:
   return found
 }
 
-const entriesIn = (directory: string): number => (existsSync(directory) ? readdirSync(directory).length : 0)
+/** Without the reasons of what failed, which are hidden files beside it. */
+const entriesIn = (directory: string): number =>
+  existsSync(directory) ? readdirSync(directory).filter((name) => !name.startsWith('.')).length : 0
 
-function sayPlan({ user, nixConf, box, linger }: Record, waiting: readonly Waiting[], { forgetKey }: Options): void {
+function sayPlan({ user, nixConf, box, linger }: Record, waiting: readonly Waiting[], { forgetKey }: Options, { lines }: Cleaning): void {
   say(`nix-lan was set up for ${user}. To do:\n`)
   for (const { cache, paths, usable } of waiting) {
     if (usable) say(`  upload what is queued for ${cache.name}: ${count(paths, 'path')}`)
     else say(`  keep the queue of ${cache.name}, which is away: ${count(paths, 'path')} in ${queueDir(cache.name)}`)
   }
   say(`  remove our block from ${nixConf} and restart nix-daemon`)
+  for (const line of lines) say(`  remove what names nix-lan from ${textOfLine(line)}`)
   say(`  stop the units of ${user}`)
   for (const deed of box)
     say(
@@ -167,14 +232,23 @@ async function uploadFirst({ name }: SshCache, person: Person, { bin }: Layout):
   if (uploaded.code !== 0) say(`  some paths could not be uploaded to ${name} and stay queued; nix-lan queue says why`)
 }
 
-async function takeBack(record: Record, layout: Layout, person: Person, options: Options): Promise<number> {
+async function takeBack(
+  record: Record,
+  layout: Layout,
+  person: Person,
+  options: Options,
+  cleaning: Cleaning,
+  caches: readonly SshCache[],
+): Promise<number> {
   const backup = (name: string): Buffer => readFileSync(`${layout.backups}/${name}`)
-  const owner = ownerIn(layout, person.uid, statSync(layout.etc).gid)
-  await restoreNixConf(record, layout, backup)
+  await restoreNixConf(record, layout, backup, cleaning)
   let problems = 0
   if (hasManager(person)) problems += await attempt('units stopped', () => stopUnits(person))
-  problems += await restoreBoxes(record, person)
-  writeRecord({ ...record, box: [] }, layout, owner, inspect)
+  problems += await restoreBoxes(record, person, caches)
+  if (existsSync(layout.record)) {
+    const owner = ownerIn(layout, person.uid, statSync(layout.etc).gid)
+    writeRecord({ ...record, box: [] }, layout, owner, inspect)
+  }
   problems += restoreFiles(record, layout, backup, options.forgetKey)
   if (hasManager(person)) await forgetUnits(person)
   await removeTraces(record, layout, person)
@@ -204,31 +278,42 @@ export async function attempt(what: string, act: () => Promise<void>): Promise<n
   }
 }
 
-async function restoreNixConf(record: Record, layout: Layout, backup: (name: string) => Buffer): Promise<void> {
-  const entry = record.entries.find(({ path }) => path === record.nixConf)
-  if (!entry) return
-  const restoration = nixConfRestoration(entry, inspect(entry.path), backup)
-  if (restoration.want) {
-    put(restoration.want, restoration.mtime)
-    done(`our block removed from ${entry.path}`)
+async function restoreNixConf(record: Record, layout: Layout, backup: (name: string) => Buffer, { texts }: Cleaning): Promise<void> {
+  const files = new Map([[record.nixConf, undefined], ...[...texts].map(([named, text]) => [realPath(named), text] as const)])
+  const changes = [...files].map(([path, text]): Restoration => {
+    const seen = inspect(path)
+    const entry = record.entries.find((one) => one.path === path)
+    if (entry) return nixConfRestoration(entry, seen, backup, text === undefined ? undefined : () => text)
+    if (text === undefined || seen.kind !== 'file') return { path, want: undefined }
+    return { path, want: { ...seen, path, content: Buffer.from(text, 'latin1') } }
+  })
+  for (const { want, mtime } of changes) {
+    if (!want) continue
+    put(want, mtime)
+    done(`our lines removed from ${want.path}`)
   }
-  const changed = statSync(entry.path, { throwIfNoEntry: false })?.ctimeMs ?? Date.now()
-  if (!layout.single && (restoration.want || daemonState(await daemonPid(), changed) === 'outdated')) await restartDaemon()
+  const changed = statSync(record.nixConf, { throwIfNoEntry: false })?.ctimeMs ?? Date.now()
+  if (!layout.single && (changes.some(({ want }) => want) || daemonState(await daemonPid(), changed) === 'outdated')) await restartDaemon()
 }
 
-/** @returns the number of boxes that could not be restored */
-async function restoreBoxes({ box }: Record, person: Person): Promise<number> {
+/**
+ * Undoes what setup did on the boxes. A box that moved is where the configuration says.
+ * @returns the number of boxes that could not be restored
+ */
+async function restoreBoxes({ box }: Record, person: Person, caches: readonly SshCache[]): Promise<number> {
   let problems = 0
   for (const deed of box) {
-    const target = { name: deed.cache, host: deed.ssh, ssh: deed.ssh, port: deed.port }
+    const { ssh, port, host } = caches.find(({ name }) => name === deed.cache) ?? deed
+    const target = { name: deed.cache, host: host ?? ssh.replace(/^.*@/, ''), ssh, port }
     const answer = await askBox(person, target, '/nix/var/nix/daemon-socket/socket')
     try {
       if (answer.kind !== 'there' || answer.facts.root === 'no') throw new Error(answer.kind === 'there' ? 'no sudo there' : answer.why)
-      await runOnBox(person, target, answer.facts.root, restoreScript(deed))
-      done(`${deed.ssh} restored`)
+      const conf = deed.conf ?? answer.facts.conf
+      await runOnBox(person, target, answer.facts.root, restoreScript({ ...deed, conf }))
+      done(`${ssh} restored`)
     } catch (error) {
       problems++
-      say(`  not done on ${deed.ssh} (${(error as Error).message}); do it there by hand:`)
+      say(`  not done on ${ssh} (${(error as Error).message}); do it there by hand:`)
       for (const line of byHand(deed)) say(`      ${line}`)
     }
   }
@@ -237,8 +322,11 @@ async function restoreBoxes({ box }: Record, person: Person): Promise<number> {
 
 function byHand(deed: BoxDeed): string[] {
   const lines: string[] = []
-  if (deed.conf && deed.key)
-    lines.push(`remove from ${deed.conf}: extra-trusted-public-keys = ${deed.key}`, 'sudo systemctl restart nix-daemon')
+  if (deed.key)
+    lines.push(
+      `remove from ${deed.conf ?? '/etc/nix/nix.conf'}: extra-trusted-public-keys = ${deed.key}`,
+      'sudo systemctl restart nix-daemon',
+    )
   const [user, group] = deed.member?.split(' ') ?? []
   if (user && group) lines.push(`sudo gpasswd -d ${user} ${group}`)
   return lines

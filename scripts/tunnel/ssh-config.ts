@@ -44,7 +44,7 @@ export function parseFacts(output: string): SshFacts {
  * Whether ssh itself connects to the `host` of the cache, so that our answer about that one is about what ssh will meet. Not so with a
  * jump host, a proxy, or an alias for another machine.
  */
-export function isDirect(cache: SshCache, facts: SshFacts): boolean {
+export function isDirect(cache: Pick<SshCache, 'host'>, facts: SshFacts): boolean {
   const none = (keyword: string): boolean => ['none', undefined].includes(facts.get(keyword)?.[0])
   if (facts.get('hostname')?.[0]?.toLowerCase() !== cache.host.toLowerCase()) return false
   return none('proxyjump') && none('proxycommand')

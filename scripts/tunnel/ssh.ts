@@ -113,7 +113,7 @@ export const needsControl = (facts: SshFacts): boolean => forwardingsOf(facts).l
  * The port, where ssh connects to `host`: the one that is asked whether the box is there. Elsewhere ssh's own configuration knows; and
  * where ssh could not be asked, a port that was configured.
  */
-export function portOptions(cache: SshCache, facts: SshFacts): string[] {
+export function portOptions(cache: Pick<SshCache, 'host' | 'port'>, facts: SshFacts): string[] {
   if (facts.size === 0) return portOption(cache.port)
   return isDirect(cache, facts) ? ['-p', String(cache.port)] : []
 }

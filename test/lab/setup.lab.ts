@@ -14,11 +14,12 @@ let boxConf: string
 let laptopConf: string
 let knownHosts: string
 
-// The box knows another key that is called laptop-1, as of a laptop that was installed anew: so ours is laptop-2.
+// The box knows another key that is called laptop-1, as of a laptop that was installed anew: ours has a random part in its name.
 
 /** Where the programs lie from which setup is called, as a clone of the repository would. */
 const DIST = '/opt/src/dist'
 const NIX_CONF = '/etc/nix/nix.conf'
+const OUR_KEY = /laptop-[a-z]{8}-1:/
 
 test.before(async () => {
   lab = await createLab({ laptop: release() })
@@ -302,7 +303,7 @@ for (const [name, text] of [
     const stale = text?.startsWith('# nix-lan') ?? false
     await must(0, 'pi.local')
     assert.match(await setting('substituters'), '/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/pi.sock')
-    assert.match(await setting('trusted-public-keys'), 'laptop-2:')
+    assert.match(await setting('trusted-public-keys'), OUR_KEY)
     assert.is(await setting('secret-key-files'), '/etc/nix/nix-lan.secret')
     assert.is(await setting('post-build-hook'), '/usr/local/lib/nix-lan/post-build-hook')
     await must(0, '--undo', '--forget-key')
@@ -327,7 +328,10 @@ test('what waits is uploaded before it is taken back; what can’t be is kept, a
   const kept = await built('kept')
   const away = await must(1, '--undo', '--forget-key')
   assert.match(away.stdout, /kept: .*queue\/pi, with \d+ path/)
-  assert.match(away.stdout, /not done on pi\.local .*by hand:\n +remove from \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-2:/)
+  assert.match(
+    away.stdout,
+    /not done on pi\.local .*by hand:\n +remove from \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-[a-z]{8}-1:/,
+  )
   assert.ok((await lab.queued()).some((name) => kept.endsWith(name)))
   await lab.laptop.must('root', 'rm', ['-r', '/nix/var/nix/gcroots/nix-lan'])
   await lab.box.power('on')
@@ -378,7 +382,7 @@ test('no sudo on the box: the lines to paste are said, and do', async () => {
   const { stdout } = await must(0, 'pi.local')
   const lines = /nix-lan may not:\n((?: {6}.*\n)+)/.exec((await setup(['--dry-run'])).stdout)?.[1] ?? ''
   assert.match(stdout, 'nix-lan may not:')
-  assert.match(lines, /echo 'extra-trusted-public-keys = laptop-2:[^(]*' \| sudo tee -a \/etc\/nix\/nix\.conf\n/)
+  assert.match(lines, /echo 'extra-trusted-public-keys = laptop-[a-z]{8}-1:[^(]*' \| sudo tee -a \/etc\/nix\/nix\.conf\n/)
   await lab.box.must('root', 'sh', ['-ec', lines])
   assert.match((await must(0)).stdout, 'nothing has to change')
   const path = await built('pasted')
@@ -401,11 +405,110 @@ test('a box whose host key is not known yet: said how it gets known, before anyt
 test('what was built before there was a key is signed, on request not', async () => {
   const path = await built('before-the-key')
   const signatures = () => lab.laptop.must('root', 'nix', ['--extra-experimental-features', 'nix-command', 'path-info', '--sigs', path])
-  assert.not.match(await signatures(), 'laptop-2:')
+  assert.not.match(await signatures(), OUR_KEY)
   await must(0, '--no-sign', 'pi.local')
-  assert.not.match(await signatures(), 'laptop-2:')
+  assert.not.match(await signatures(), OUR_KEY)
   assert.match((await must(0)).stdout, /sign \d+ paths? \(\d+ MiB\) built here before and not signed/)
-  assert.match(await signatures(), 'laptop-2:')
+  assert.match(await signatures(), OUR_KEY)
+  await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+})
+
+test('undo finds its lines when the markers are gone, and refuses what it can’t take apart', async () => {
+  await must(0, 'pi.local')
+  await lab.laptop.must('root', 'sh', ['-ec', `grep -v '^# nix-lan' ${NIX_CONF} >/tmp/c; cat /tmp/c >${NIX_CONF}`])
+  lab.laptop.write(NIX_CONF, `${lab.laptop.read(NIX_CONF)}post-build-hook = /usr/local/lib/nix-lan/post-build-hook --x\n`)
+  const refused = await must(1, '--undo', '--forget-key')
+  assert.match(refused.stderr, /\/etc\/nix\/nix\.conf:\d+: post-build-hook = \/usr\/local\/lib\/nix-lan\/post-build-hook --x/)
+  assert.ok((await lab.laptop.run('root', 'test', ['-e', '/usr/local/bin/nix-lan-connect'])).code === 0, 'nothing was changed')
+  await lab.laptop.must('root', 'sed', ['-i', '/--x$/d', NIX_CONF])
+  const { stdout } = await must(0, '--undo', '--forget-key')
+  assert.match(stdout, /remove what names nix-lan from \/etc\/nix\/nix\.conf:\d+: extra-substituters = /)
+  assert.is((await build('no-markers')).code, 0, 'Nix works without it')
+  await asItWas('undone')
+})
+
+test('undo finds all of it when its record is gone', async () => {
+  await must(0, 'pi.local')
+  await built('recordless')
+  await nothingWaits()
+  await lab.laptop.must('root', 'rm', ['-r', '/etc/nix-lan'])
+  const { stdout } = await must(0, '--undo', '--forget-key')
+  assert.match(stdout, 'The record of the setup, /etc/nix-lan/setup.json, is gone.')
+  assert.is((await build('after-recordless')).code, 0)
+  const left = differences(pristine, await snapshot()).filter((line) => !/linger|\/home\/alice\/\.local/.test(line))
+  assert.equal(left, [])
+  lab.box.write(NIX_CONF, boxConf)
+  await lab.laptop.must('root', 'loginctl', ['disable-linger', 'alice'])
+  await lab.laptop.must('root', 'rm', ['-rf', '/home/alice/.local'])
+})
+
+test('nix.conf is a link: what it leads to is written if it is root’s, and never in the store', async () => {
+  const former = lab.laptop.read(NIX_CONF)
+  await lab.laptop.must('root', 'sh', ['-ec', `mkdir /opt/dots; mv ${NIX_CONF} /opt/dots/nix.conf; ln -s /opt/dots/nix.conf ${NIX_CONF}`])
+  await must(0, 'pi.local')
+  assert.is((await lab.laptop.must('root', 'readlink', [NIX_CONF])).trim(), '/opt/dots/nix.conf')
+  assert.match(await setting('substituters'), 'nix-lan-connect')
+  await must(0, '--undo', '--forget-key')
+  assert.is(lab.laptop.read('/opt/dots/nix.conf'), former)
+  const stored = (await lab.laptop.must('root', 'nix-store', ['--add', '/opt/dots/nix.conf'])).trim()
+  await lab.laptop.must('root', 'ln', ['-sfn', stored, NIX_CONF])
+  const { stdout } = await must(1, 'pi.local')
+  assert.match(stdout, `${NIX_CONF} is a link to ${stored}, in the Nix store, so setup doesn't change it.`)
+  await lab.laptop.must('root', 'nix-store', ['--verify-path', stored])
+  // its lines, where they may be written
+  const lines = /restart nix-daemon:\n((?: {6}.*\n)+)/.exec((await setup(['--dry-run'])).stdout)?.[1] ?? ''
+  assert.match(lines, 'extra-substituters = ')
+  await lab.laptop.must('root', 'sh', ['-ec', `rm ${NIX_CONF}; cp /opt/dots/nix.conf ${NIX_CONF}; systemctl restart nix-daemon`])
+  lab.laptop.write(NIX_CONF, `${lab.laptop.read(NIX_CONF)}${lines.replace(/^ +/gm, '')}`)
+  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  assert.match((await must(0)).stdout, 'nothing has to change')
+  const path = await built('pasted-here')
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  await lab.laptop.must('root', 'ln', ['-sfn', stored, NIX_CONF])
+  await must(0, '--undo', '--forget-key')
+  await lab.laptop.must('root', 'sh', ['-ec', `rm -r ${NIX_CONF} /opt/dots`])
+  lab.laptop.write(NIX_CONF, former)
+})
+
+test('nix.conf can’t be written: found before anything is done, with the lines to paste', async () => {
+  await lab.laptop.must('root', 'sh', ['-ec', `cp ${NIX_CONF} /run/mounted.conf; mount --bind /run/mounted.conf ${NIX_CONF}`])
+  try {
+    const { stdout } = await must(1, 'pi.local')
+    assert.match(stdout, `${NIX_CONF} is a mount of its own, so setup doesn't change it.`)
+  } finally {
+    await lab.laptop.must('root', 'umount', [NIX_CONF])
+  }
+  await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+})
+
+test('the box’s nix.conf lies in its store: it is not touched, and the line to add is said', async () => {
+  const stored = (await lab.box.must('root', 'nix-store', ['--add', NIX_CONF])).trim()
+  await lab.box.must('root', 'ln', ['-sfn', stored, NIX_CONF])
+  const { stdout } = await must(0, 'pi.local')
+  assert.match(stdout, `# in what ${stored} is generated from`)
+  await lab.box.must('root', 'nix-store', ['--verify-path', stored])
+  await must(0, '--undo', '--forget-key')
+  await lab.box.must('root', 'rm', [NIX_CONF])
+  lab.box.write(NIX_CONF, boxConf)
+})
+
+test('a key that is lost: a new one of another name, signed anew, and the box believes it', async () => {
+  await must(0, 'pi.local')
+  const path = await built('before-the-loss')
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  const lost = lab.laptop.read('/etc/nix/nix-lan.public').trim()
+  await lab.laptop.must('root', 'rm', ['/etc/nix/nix-lan.secret'])
+  await must(0)
+  const now = lab.laptop.read('/etc/nix/nix-lan.public').trim()
+  assert.is.not(now.split(':')[0], lost.split(':')[0])
+  assert.match(lab.laptop.read(NIX_CONF), `extra-trusted-public-keys = ${now} ${lost}`)
+  const again = await built('after-the-loss')
+  await lab.eventually('the box has it', () => onBox(again), { within: 60_000 })
+  await nothingWaits()
+  await comesBack('after-the-loss', again)
+  await comesBack('before-the-loss', path)
   await must(0, '--undo', '--forget-key')
   await asItWas('undone')
 })

@@ -42,6 +42,8 @@ test('a NAR that is cut off has no end', () => {
 test('something else is refused', () => {
   assert.throws(() => new NarEnd().scan(string('hello')), /no NAR/)
   assert.throws(() => new NarEnd().scan(Buffer.alloc(8, 0xff)), /no NAR/)
+  assert.throws(() => new NarEnd().scan(string('(')), /no NAR/)
+  assert.throws(() => new NarEnd().scan(Buffer.concat([string('nix-archive-1'), string('type')])), /no NAR/)
 })
 
 /** How many bytes of the stream belong to the NAR, fed in chunks of `size`. */

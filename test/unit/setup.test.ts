@@ -16,19 +16,11 @@ import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { daemonState } from '../../scripts/nix/daemon.ts'
-import { clashes, keyName, publicHalf } from '../../scripts/nix/keys.ts'
+import { clashes, newKeyName, publicHalf } from '../../scripts/nix/keys.ts'
 import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
-import {
-  answerOf,
-  type BoxFacts,
-  boxNeeds,
-  boxTroubles,
-  fixScript,
-  linesToPaste,
-  restoreScript,
-  sshCommand,
-} from '../../scripts/setup/box.ts'
+import { answerOf, type BoxFacts, boxNeeds, boxTroubles, fixScript, linesToPaste, mayFix, restoreScript } from '../../scripts/setup/box.ts'
 import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/setup/conf.ts'
+import { parseDestination, parseHost, routeOf } from '../../scripts/setup/destination.ts'
 import { findNixConf, installation, nixTooOld, runtimeProblem, unsignedBuilds } from '../../scripts/setup/facts.ts'
 import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from '../../scripts/setup/files.ts'
 import { systemLayout, userLayout } from '../../scripts/setup/layout.ts'
@@ -37,6 +29,8 @@ import { nameFor, plan, type Situation } from '../../scripts/setup/plan.ts'
 import { emptyRecord, extended, readRecord, writeRecord } from '../../scripts/setup/record.ts'
 import { itemsFor, textOf } from '../../scripts/setup/show.ts'
 import { nixConfRestoration, restorationOf } from '../../scripts/setup/undo.ts'
+import { whyNotWritten } from '../../scripts/setup/writable.ts'
+import { parseFacts } from '../../scripts/tunnel/ssh-config.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-setup-`)
 const SELF = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
@@ -98,12 +92,14 @@ const NEEDS = {
   publicKeys: ['laptop-1:KEY='],
   secretKey: '/etc/nix/nix-lan.secret',
   hook: '/usr/local/lib/nix-lan/post-build-hook',
+  fallback: true,
 }
 const ALL = [
   `extra-substituters = ${NEEDS.substituters[0]?.url}`,
   'extra-trusted-public-keys = laptop-1:KEY=',
   'secret-key-files = /etc/nix/nix-lan.secret',
   'post-build-hook = /usr/local/lib/nix-lan/post-build-hook',
+  'fallback = true',
 ]
 const parsed = (text: string) => parseNixConf(text, '/etc/nix/nix.conf', () => undefined)
 for (const [name, text, lines] of [
@@ -112,9 +108,11 @@ for (const [name, text, lines] of [
   ['set up by hand', ALL.join('\n').replaceAll('/usr/local/bin', '/opt/nix-lan/dist'), []],
   ['a substituter that a later line takes back', `${ALL[0]}\nsubstituters =\n`, ALL],
   ['the socket of another cache', ALL[0]?.replace('pi.sock', 'nas.sock') ?? '', ALL],
-  ['a key of its own to sign with', 'secret-key-files = /root/key\n', [ALL[0], ALL[1], ALL[3]]],
+  ['a key of its own to sign with', 'secret-key-files = /root/key\n', [ALL[0], ALL[1], ALL[3], ALL[4]]],
+  ['fallback is decided', 'fallback = false\n', ALL.slice(0, 4)],
+  ['fallback is decided, by its old name', 'build-fallback = false\n', ALL.slice(0, 4)],
   ['a hook of its own', 'post-build-hook = /etc/hook\n', ALL],
-  ['the key is trusted', 'trusted-public-keys = a:b= laptop-1:KEY=\n', [ALL[0], ALL[2], ALL[3]]],
+  ['the key is trusted', 'trusted-public-keys = a:b= laptop-1:KEY=\n', [ALL[0], ALL[2], ALL[3], ALL[4]]],
   ['a hook that is taken back', `${ALL[3]}\npost-build-hook =\n`, ALL],
 ] as const) {
   conf(`lines: ${name}`, () => assert.equal(blockLines(NEEDS, parsed(text)), lines))
@@ -141,14 +139,15 @@ conf('the file for the block: nix.conf, or the one that Determinate includes', (
   const directory = fresh()
   const top = `${directory}/nix.conf`
   const read = (path: string) => (existsSync(path) ? readFileSync(path, 'utf8') : undefined)
-  assert.is(findNixConf(top, read), top, 'not there yet')
+  const names = (path: string) => [findNixConf(path, read).named, findNixConf(path, read).file]
+  assert.equal(names(top), [top, top], 'not there yet')
   writeFileSync(top, '# include nix.custom.conf\n')
-  assert.is(findNixConf(top, read), top)
+  assert.equal(names(top), [top, top])
   writeFileSync(top, 'a = 1\n!include nix.custom.conf\n')
-  assert.is(findNixConf(top, read), `${directory}/nix.custom.conf`)
+  assert.is(findNixConf(top, read).file, `${directory}/nix.custom.conf`)
   writeFileSync(`${directory}/real`, '')
   symlinkSync('real', `${directory}/link`)
-  assert.is(findNixConf(`${directory}/link`, read), `${directory}/real`, 'the link stays a link')
+  assert.equal(names(`${directory}/link`), [`${directory}/link`, `${directory}/real`], 'the link stays a link')
 })
 
 conf('both hooks are called, ours first, and the other one decides', () => {
@@ -212,6 +211,20 @@ for (const [program, output, fine] of [
   )
 }
 
+machine('why nix.conf is not written', () => {
+  const directory = fresh()
+  writeFileSync(`${directory}/nix.conf`, '')
+  const why = (named: string, file = named): string => whyNotWritten({ named, file }, true) ?? ''
+  assert.is(why(`${directory}/nix.conf`), '')
+  assert.is(why(`${directory}/not/there`), '')
+  assert.is(why('/etc/nix/nix.conf', '/nix/store/x-etc/nix.conf'), 'is a link to /nix/store/x-etc/nix.conf, in the Nix store')
+  assert.is(why('/nix/store/x/nix.conf'), 'lies in the Nix store')
+  assert.is(why('/proc'), 'is a mount of its own', 'rename(2) onto one fails')
+  chmodSync(directory, 0o777)
+  assert.match(why('/etc/nix/nix.conf', `${directory}/nix.conf`), 'which somebody else can change (')
+  assert.is(whyNotWritten({ named: '/home/a/nix.conf', file: `${directory}/nix.conf` }, false), undefined, 'nobody is root there')
+})
+
 machine('a daemon older than its configuration is outdated', () => {
   assert.is(daemonState(undefined, Date.now()), 'not running')
   assert.is(daemonState(process.pid, Date.now()), 'outdated')
@@ -223,11 +236,16 @@ machine('what was built here and is not signed', () => {
   const output = [
     line('own', 'ultimate'),
     line('signed', 'ultimate k-1:x='),
+    line('lost', 'ultimate k-0:x='),
     line('foreign', ''),
     line('source', 'ultimate ca:fixed:r:sha256:x'),
     'junk',
   ].join('\n')
-  assert.equal(unsignedBuilds(output), [{ path: '/nix/store/own', size: 120 }])
+  assert.equal(
+    unsignedBuilds(output, ['k-1']).map(({ path, size }) => `${path} ${size}`),
+    ['/nix/store/own 120', '/nix/store/lost 120'],
+    'what a lost key has signed is signed anew',
+  )
 })
 
 for (const [host, name] of [
@@ -249,11 +267,14 @@ machine('keys', () => {
     '/etc/x: is not a Nix secret key',
   )
   assert.is(publicHalf(`${NIX_SECRET}\n`, 'x'), NIX_PUBLIC)
-  assert.is(keyName('laptop.lan', ['laptop:x=', 'laptop-2:x=']), 'laptop-1')
-  assert.is(keyName('laptop.lan', ['laptop-1:x=', 'laptop-2:x=']), 'laptop-3')
-  assert.is(keyName('a:b c', []), 'abc-1')
-  assert.is(keyName('', []), 'nix-lan-1')
-  assert.equal(clashes(['a-1:x=', 'b-1:x='], ['a-1:y=', 'b-1:x=']), ['a-1:x='], 'Nix believes the first of a name only')
+  assert.match(newKeyName('laptop.lan'), /^laptop-[a-z]{8}-1$/)
+  assert.match(newKeyName('a:b c'), /^abc-[a-z]{8}-1$/)
+  assert.match(newKeyName(''), /^nix-lan-[a-z]{8}-1$/)
+  assert.is(new Set(Array.from({ length: 50 }, () => newKeyName('x'))).size, 50)
+  const first = [{ ours: 'a-1:x=', other: 'a-1:y=' }]
+  assert.equal(clashes(['a-1:x=', 'b-1:x='], ['a-1:y=', 'b-1:x=']), first, 'Nix believes the first of a name only')
+  assert.equal(clashes(['a-1:x='], ['a-1:y=', 'a-1:x=']), first, 'also when ours stands behind it')
+  assert.equal(clashes(['a-1:x='], ['a-1:x=', 'a-1:y=']), [])
 })
 
 machine('NixOS is told what to write', () => {
@@ -296,12 +317,15 @@ function situation(changes: Partial<Situation> = {}, text = 'substituters =\n', 
     config: undefined,
     nixConf: {
       top: '/etc/nix/nix.conf',
+      named: '/etc/nix/nix.conf',
       file: '/etc/nix/nix.conf',
+      untouchable: undefined,
       now: { text, mode: 0o640, uid: 0, gid: 7 },
       read: (path) => (path === '/etc/nix/nix.conf' ? text : files[path]),
     },
     secret: NIX_SECRET,
     networkManager: true,
+    fallback: true,
     ...changes,
   }
 }
@@ -416,6 +440,54 @@ planned('what is planned is in force: again with its own result, nothing changes
   assert.equal(again.wants, first.wants)
 })
 
+const LINKED = { named: '/etc/nix/nix.conf', file: '/opt/dots/nix.conf' }
+
+planned('a nix.conf that is a link: what it leads to is written, and is in force', () => {
+  const { nixConf } = situation()
+  const { wants } = plan(
+    situation({ nixConf: { ...nixConf, ...LINKED, read: (path) => (path === '/etc/nix/nix.conf' ? 'substituters =\n' : undefined) } }),
+  )
+  assert.match(contentAt(wants, '/opt/dots/nix.conf'), /^substituters =\n# nix-lan begin/)
+  assert.is(wantAt(wants, '/etc/nix/nix.conf'), undefined)
+})
+
+planned('a nix.conf that setup must not write: its lines are for the user, and when they are there nothing is left', () => {
+  const { nixConf } = situation()
+  const untouchable = 'is a link to /nix/store/x-nix.conf, in the Nix store'
+  const { wants, byHand } = plan(situation({ nixConf: { ...nixConf, ...LINKED, untouchable } }))
+  assert.not.ok(wants.some(({ path }) => path.endsWith('nix.conf')))
+  assert.is(byHand?.file, '/etc/nix/nix.conf')
+  assert.is(byHand?.lines.length, 5)
+  const text = `substituters =\n${byHand?.lines.join('\n')}\n`
+  const again = plan(
+    situation({ nixConf: { ...nixConf, ...LINKED, untouchable, now: { text, mode: 0o644, uid: 0, gid: 0 }, read: () => text } }),
+  )
+  assert.is(again.byHand, undefined)
+  assert.equal(again.publicKeys, [NIX_PUBLIC])
+})
+
+planned('a key that is lost stays trusted when there is a new one', () => {
+  const first = contentAt(plan(situation()).wants, '/etc/nix/nix.conf')
+  const lost = `old-1:${'a'.repeat(43)}=`
+  for (const [name, text, files] of [
+    ['by the block', first.replace(NIX_PUBLIC, lost), {}],
+    ['by the file of the public key', 'substituters =\n', { '/etc/nix/nix-lan.public': `${lost}\n` }],
+  ] as const) {
+    const { wants, publicKeys } = plan(situation({}, text, files))
+    assert.match(contentAt(wants, '/etc/nix/nix.conf'), `extra-trusted-public-keys = ${NIX_PUBLIC} ${lost}\n`, name)
+    assert.equal(publicKeys, [NIX_PUBLIC], 'the box need not trust it')
+  }
+})
+
+planned('fallback: set where nobody decides, unless it is to be kept', () => {
+  assert.match(contentAt(plan(situation()).wants, '/etc/nix/nix.conf'), '\nfallback = true\n')
+  assert.ok(plan(situation()).fallback)
+  for (const kept of [plan(situation({ fallback: false })), plan(situation({}, 'fallback = false\n'))]) {
+    assert.not.ok(kept.fallback)
+    assert.not.match(contentAt(kept.wants, '/etc/nix/nix.conf'), 'fallback = true')
+  }
+})
+
 planned('a box that is known by another name is not added again', () => {
   const config = 'user = "alice"\n[cache.x]\nhost = "h"\n'
   assert.is(
@@ -463,7 +535,10 @@ for (const [name, changes, message] of [
 
 planned("a Nix of one's own: nothing outside of the home but the queue", () => {
   const file = '/home/alice/.config/nix/nix.conf'
-  const own = situation({ layout: userLayout(ALICE), nixConf: { top: file, file, now: undefined, read: () => undefined } })
+  const own = situation({
+    layout: userLayout(ALICE),
+    nixConf: { top: file, named: file, file, now: undefined, untouchable: undefined, read: () => undefined },
+  })
   const { wants } = plan(own)
   const outside = wants.filter((want) => !want.path.startsWith('/home/alice/') && !(want.kind === 'directory' && want.shared))
   assert.ok(
@@ -642,19 +717,27 @@ files.run()
 const box = suite('setup: the box')
 
 const BOX = { name: 'pi', host: 'pi.local', ssh: 'me@pi.local', port: 22 }
+/** A public key as Nix prints it. */
+const keyOf = (name: string, letter: string): string => `${name}:${letter.repeat(43)}=`
+const KEY_A = keyOf('a', 'b')
 const FACTS: BoxFacts = {
   user: 'me',
   root: 'sudo',
   nix: 'nix-store (Nix) 2.8.0',
   socket: 'usable',
   group: '',
-  keys: ['a:b='],
+  keys: [KEY_A],
   conf: '/etc/nix/nix.conf',
+  confExists: true,
+  confWritable: true,
   nixos: false,
+  nixError: '',
 }
 const asked = (code: number, stdout: string, stderr = '') => ({ code, stdout, stderr, timedOut: false, failedToStart: null })
 const SAID =
-  'Welcome!\nnix-lan-box user me\nnix-lan-box root sudo\nnix-lan-box nix nix-store (Nix) 2.8.0\nnix-lan-box socket usable\nnix-lan-box keys a:b=\nnix-lan-box conf /etc/nix/nix.conf\n'
+  'Welcome!\nnix-lan-box user me\nnix-lan-box root sudo\nnix-lan-box nix nix-store (Nix) 2.8.0\nnix-lan-box socket usable\nnix-lan-box keys ' +
+  KEY_A +
+  '\nnix-lan-box conf /etc/nix/nix.conf\nnix-lan-box conf-exists yes\nnix-lan-box conf-writable yes\n'
 
 for (const [name, outcome, kind, text] of [
   ['it answers, whatever its shell prints', asked(0, SAID), 'there', ''],
@@ -675,6 +758,19 @@ for (const [name, outcome, kind, text] of [
   ['away', asked(255, '', 'ssh: connect to host pi.local port 22: No route to host\n'), 'away', 'No route to host'],
   ['no time', { ...asked(0, ''), timedOut: true }, 'away', 'no answer in time'],
   ['an answer cut short', asked(0, 'nix-lan-box user me\n'), 'refused', 'see what this does: ssh me@pi.local'],
+  ['nologin', asked(1, 'This account is currently not available.\n'), 'shell-less', 'This account is currently not available.'],
+  ['a forced command', asked(0, 'borg 1.2\n'), 'shell-less', 'borg 1.2'],
+  ['a shell that says nothing', asked(0, ''), 'shell-less', ''],
+  [
+    'an option that ssh does not know',
+    asked(
+      255,
+      '',
+      '/home/alice/.ssh/config: line 3: Bad configuration option: foo\n/home/alice/.ssh/config: terminating, 1 bad configuration options\n',
+    ),
+    'refused',
+    'terminating, 1 bad',
+  ],
 ] as const) {
   box(name, () => {
     const answer = answerOf(outcome, BOX, 'alice')
@@ -685,13 +781,12 @@ for (const [name, outcome, kind, text] of [
 }
 
 box('what is lacking there', () => {
-  assert.equal(boxNeeds(FACTS, ['a:b=']), { keys: [] })
-  assert.equal(boxNeeds({ ...FACTS, socket: 'forbidden', group: 'nix-users' }, ['c:d=', 'a:b=']), {
+  assert.equal(boxNeeds(FACTS, [KEY_A]), { keys: [] })
+  assert.equal(boxNeeds({ ...FACTS, socket: 'forbidden', group: 'nix-users' }, ['c:d=', KEY_A]), {
     keys: ['c:d='],
     member: { user: 'me', group: 'nix-users' },
   })
   assert.equal(boxNeeds({ ...FACTS, socket: 'forbidden', group: 'root' }, []), { keys: [] }, 'nobody is put into the group root')
-  assert.equal(boxNeeds({ ...FACTS, socket: 'forbidden', group: '$(x)' }, []), { keys: [] })
   assert.is(boxTroubles({ ...FACTS, nix: '', socket: 'missing' }, '/s', []).length, 2)
   assert.equal(boxNeeds(FACTS, ['a:other=']), { keys: [] }, 'a second key of one name would not be believed')
   assert.match(boxTroubles(FACTS, '/s', ['a:other=']).join(), 'another key called a is trusted there')
@@ -707,10 +802,135 @@ box('lines to paste', () => {
   assert.match(linesToPaste(needs, { ...FACTS, nixos: true }).join('\n'), 'nix.settings.extra-trusted-public-keys = [ "c:d=" ];')
 })
 
-box('the destination is never an option of ssh', () => {
-  const command = sshCommand({ ssh: 'me@pi', port: 2222 }, 'sh -s')
-  assert.equal(command.slice(-3), ['--', 'me@pi', 'sh -s'])
-  assert.ok(command.includes('BatchMode=yes') && command.includes('2222'))
+/** What a box may say in place of one of its answers. */
+const hostile = (key: string, value: string): ReturnType<typeof answerOf> =>
+  answerOf(
+    asked(
+      0,
+      SAID.replace(new RegExp(`^nix-lan-box ${key} .*$`, 'm'), () => `nix-lan-box ${key} ${value}`),
+    ),
+    BOX,
+    'alice',
+  )
+for (const [key, value] of [
+  ['conf', '/etc/nix/nix.conf; touch /tmp/x #'],
+  ['conf', '/etc/nix/$(touch x)'],
+  ['conf', 'nix.conf'],
+  ['conf', '/etc/../root/x'],
+  ['conf', '-/x'],
+  ['conf', '/etc/nix\0/nix.conf'],
+  ['user', '$(touch /tmp/x)'],
+  ['user', 'x"; evil = "'],
+  ['user', '-rf'],
+  ['user', 'me\0'],
+] as const) {
+  box(`a hostile ${key} ${JSON.stringify(value)} makes no sense, and becomes no command`, () => {
+    const answer = hostile(key, value)
+    assert.is(answer.kind, 'refused')
+    assert.not.match(JSON.stringify(answer), value.slice(0, 8))
+  })
+}
+for (const [key, value, facts] of [
+  ['keys', `a:b= ${KEY_A} x;y:${'c'.repeat(43)}= ${keyOf('b', '$')}`, { keys: [KEY_A] }],
+  ['keys', `${KEY_A}\0`, { keys: [] }],
+  ['nix', 'nix\u001b[2J', { nix: '' }],
+  ['root', '$(x)', { root: 'no' }],
+  ['socket', 'x', { socket: 'missing' }],
+] as const) {
+  box(`a hostile ${key} ${JSON.stringify(value).slice(0, 40)} is left out`, () => {
+    const answer = hostile(key, value)
+    assert.ok(answer.kind === 'there')
+    assert.equal(answer.facts, { ...FACTS, ...facts })
+  })
+}
+
+box('a hostile group is nobody to join', () => {
+  for (const group of ['$(x)', 'a b', '-G', 'x"', 'root']) {
+    const said = `${SAID.replace('socket usable', 'socket forbidden')}nix-lan-box group ${group}\n`
+    const answer = answerOf(asked(0, said), BOX, 'alice')
+    assert.ok(answer.kind === 'there')
+    assert.equal(boxNeeds(answer.facts, [KEY_A]), { keys: [] }, group)
+  }
+})
+
+box('a box with 100,000 keys is read to a limit', () => {
+  const answer = hostile('keys', Array.from({ length: 100_000 }, (_, i) => keyOf(`k-${i}`, 'a')).join(' '))
+  assert.ok(answer.kind === 'there' && answer.facts.keys.length === 10_000)
+})
+
+box('a nix.conf in the store is never written: the line to add is said', () => {
+  const needs = { keys: ['c:d='] }
+  const facts = { ...FACTS, conf: '/nix/store/x-etc/nix.conf', confWritable: false }
+  assert.not.ok(mayFix(facts, needs))
+  assert.ok(mayFix(facts, { keys: [], member: { user: 'me', group: 'nix-users' } }))
+  const lines = linesToPaste(needs, facts)
+  assert.match(lines[0] ?? '', /^# in what \/nix\/store\/x-etc\/nix\.conf is generated from/)
+  assert.is(lines[1], 'extra-trusted-public-keys = c:d=')
+  const ran = spawnSync('sh', ['-s'], { input: fixScript(needs, facts.conf, 'laptop'), encoding: 'utf8' })
+  assert.is(ran.status, 1)
+  assert.match(ran.stderr, 'is in the Nix store')
+})
+
+for (const [text, ssh, port] of [
+  ['pi.local', 'pi.local', undefined],
+  ['me@pi.local', 'me@pi.local', undefined],
+  ['ssh://me@pi.local:2222', 'me@pi.local', 2222],
+  ['ssh://pi.local/', 'pi.local', undefined],
+  ['ssh://me@[fe80::1]:22', 'me@fe80::1', 22],
+  ['fe80::1%eth0', 'fe80::1%eth0', undefined],
+  ['me@192.168.1.5', 'me@192.168.1.5', undefined],
+] as const) {
+  box(`destination ${text}`, () => assert.equal(parseDestination(text), { ssh, port }))
+}
+for (const [text, message] of [
+  ['CORP\\a@pi.local', /an alias into ~\/\.ssh\/config.*\n\nHost box\n {2}HostName pi\.local\n {2}User CORP\\a\n/],
+  ['-oProxyCommand=x', /must be what you give to ssh/],
+  ['-x@pi', /^-x@pi: must be what you give to ssh/],
+  ['a b', /must be what you give to ssh/],
+  ['http://pi', /must be what you give to ssh/],
+  ['', /must be what you give to ssh/],
+] as const) {
+  box(`destination refused: ${text}`, () =>
+    assert.match(
+      messageOf(() => parseDestination(text)),
+      message,
+    ),
+  )
+}
+
+for (const [name, config, route] of [
+  ['direct', 'HostName 192.168.1.5\nPort 2222', { kind: 'direct', host: '192.168.1.5', port: 2222 }],
+  ['a jump host', 'ProxyJump me@jump.lan:2200', { kind: 'through', ssh: 'me@jump.lan', port: 2200 }],
+  ['two: the first', 'ProxyJump jump.lan,second', { kind: 'through', ssh: 'jump.lan', port: undefined }],
+  ['one by its address', 'ProxyJump [fe80::1]:22', { kind: 'through', ssh: 'fe80::1', port: 22 }],
+  ['ssh -W', 'ProxyCommand ssh -q -W %h:%p jump.lan', { kind: 'through', ssh: 'jump.lan', port: undefined }],
+  ['ssh and nc', 'ProxyCommand ssh -o X=y me@jump.lan nc %h %p', { kind: 'through', ssh: 'me@jump.lan', port: undefined }],
+  ['another program', 'ProxyCommand nc -x proxy:1080 %h %p', { kind: 'program', command: 'nc -x proxy:1080 %h %p' }],
+  ['none', 'ProxyCommand none', { kind: 'direct', host: 'box', port: 22 }],
+] as const) {
+  box(`what must be reachable, as the real ssh -G says: ${name}`, () => {
+    const file = `${fresh()}/config`
+    writeFileSync(file, `Host box\n${config}\n`)
+    const { stdout } = spawnSync('ssh', ['-G', '-F', file, 'box'], { encoding: 'utf8' })
+    assert.equal(routeOf(parseFacts(stdout)), route)
+  })
+}
+
+for (const [text, host, port] of [
+  ['jump', 'jump', 22],
+  ['jump.lan:2200', 'jump.lan', 2200],
+  ['[fe80::1]:2200', 'fe80::1', 2200],
+  ['fe80::1', 'fe80::1', 22],
+] as const) {
+  box(`--host ${text}`, () => assert.equal(parseHost(text), { host, port }))
+}
+box('--host that is none', () => {
+  for (const text of ['', '-x', 'a b', 'a:b:', 'a:x'])
+    assert.match(
+      messageOf(() => parseHost(text)),
+      /must be HOST/,
+      text,
+    )
 })
 
 /** Runs a script with programs that only write down how they were called. */
@@ -752,6 +972,20 @@ for (const [name, before] of [
     assert.is(statSync(path).mode & 0o777, 0o640)
   })
 }
+
+box('the line of a key that was lost goes too, and a file that setup made', () => {
+  const directory = fresh()
+  const path = `${directory}/nix.conf`
+  onBox(fixScript({ keys: ['k-1:old='] }, path, 'laptop'), directory)
+  onBox(fixScript({ keys: ['k-2:new='] }, path, 'laptop'), directory)
+  const deed = { cache: 'pi', ssh: 'pi', port: 22, conf: path, key: 'k-2:new=' }
+  onBox(restoreScript({ ...deed, formerKeys: ['k-1:old='] }), directory)
+  assert.is(readFileSync(path, 'utf8'), '', 'empty, as it may have been before')
+  onBox(fixScript({ keys: ['k-2:new='] }, path, 'laptop'), directory)
+  onBox(restoreScript({ ...deed, made: true }), directory)
+  assert.not.ok(existsSync(path), 'setup made it')
+  assert.not.ok(existsSync(`${path}.nix-lan-new`))
+})
 
 box('a line without an end is ended first; a file that is not there is made', () => {
   const directory = fresh()

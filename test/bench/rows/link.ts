@@ -156,12 +156,16 @@ class Stage {
     await this.pair.close()
   }
 
-  private nix(way: Way, command: string, args: string[], input?: string) {
+  /**
+   * Runs a command of Nix as root through the daemon, which lets root choose substituters. What Nix remembers of an HTTP cache is forgotten before;
+   * not by a TTL of 0, with which it would ask a store three times for the same path.
+   */
+  private async nix(way: Way, command: string, args: string[], input?: string) {
     const options = ['--option', 'substituters', this.urls[way], '--option', 'extra-substituters', '']
-    const ttl = ['--option', 'narinfo-cache-positive-ttl', '0', '--option', 'narinfo-cache-negative-ttl', '0']
-    const words = [...(input === undefined ? [] : ['xargs', '-n', '100000']), command, ...options, ...ttl, ...args]
+    const words = [...(input === undefined ? [] : ['xargs', '-n', '100000']), command, ...options, ...args]
     const [program = '', ...rest] = words
-    return this.pair.client.run('root', program, rest, {
+    await this.pair.client.must('root', 'rm', ['-rf', '/root/.cache/nix'])
+    return await this.pair.client.run('root', program, rest, {
       env: { NIX_REMOTE: 'daemon' },
       timeout: 590_000,
       ...(input === undefined ? {} : { input }),

@@ -1,0 +1,161 @@
+// The link or the box is lost while Nix fetches: nothing hangs, nothing holds a lock afterwards, and with `fallback = true` every build ends well.
+import * as assert from 'uvu/assert'
+import { pause } from '../lib/processes.ts'
+import type { Random } from '../lib/random.ts'
+import { HttpCache } from '../nix/http-cache.ts'
+import { BUILT, faults, LONG, many, Stage } from './stage.ts'
+
+const test = faults('cuts')
+const COUNT = many(12, 30)
+const KIB = 4096
+let made: Stage | undefined
+const stage = async (): Promise<Stage> => {
+  made ??= await Stage.make()
+  return made
+}
+
+interface Hit {
+  fallback: boolean
+  /** What happens 100 to 700 ms after the first path. */
+  happen(stage: Stage): unknown
+  /** Default: 1. */
+  connections?: number
+  /** The box doesn't come back: so with a fallback something has to be built, else it was no hit. */
+  forGood?: boolean
+  /** What is done before anything is looked at. */
+  end?(): Promise<void>
+}
+
+/** Builds what the box has, and something happens meanwhile. Returns the exit code, with fallback 0. */
+async function hit(random: Random, { fallback, happen, connections = 1, forGood, end }: Hit): Promise<number | null> {
+  const on = await stage()
+  const args = await on.published(COUNT, KIB)
+  await on.answers()
+  const { pair } = on
+  if (connections > 1) await on.configure({ 'extra-substituters': pair.url.replace('?', `?max-connections=${connections}&`) })
+  try {
+    const building = on.build(args, fallback)
+    await building.says('copying path')
+    await pause(random.integer(100, 700))
+    await happen(on)
+    const code = await building.ends()
+    await end?.()
+    if (fallback) assert.is(code, 0, `with fallback: ${building.output()}`)
+    if (forGood) assert.match(building.output(), fallback ? /^building /m : /^error: /m)
+    await on.wellAfter(args)
+    return code
+  } finally {
+    if (connections > 1) await on.configure({})
+  }
+}
+
+const killSsh = ({ pair }: Stage): void => pair.client.signal('ssh', 'SIGKILL')
+
+for (let round = 1; round <= many(2, 5); round++) {
+  test.case(`ssh is killed, fallback, ${round}`, async (random) => {
+    await hit(random, { fallback: true, forGood: true, happen: killSsh })
+  })
+}
+
+test.case('ssh is killed, no fallback: it ends', async (random) => {
+  await hit(random, { fallback: false, happen: killSsh })
+})
+
+const CUTS = ['silent', 'hard', 'clean'] as const
+for (const cut of CUTS) {
+  // a silent one is known after ssh's 15 s, so that the short form has it once
+  const times = many(1, 5)
+  for (let round = 1; round <= times; round++) {
+    test.case(`cut, ${cut}, for good, fallback, ${round}`, async (random) => {
+      await hit(random, { fallback: true, forGood: true, happen: ({ relay }) => relay.cut(cut) })
+    })
+    test.case(
+      `cut, ${cut}, back within seconds, no fallback, ${round}`,
+      async (random) => {
+        const back = random.integer(500, LONG ? 25_000 : 4000)
+        const happen = async ({ relay }: Stage): Promise<void> => {
+          await relay.cut(cut)
+          setTimeout(() => void relay.cut('none'), back)
+        }
+        assert.is(await hit(random, { fallback: false, happen }), 0)
+      },
+      BUILT.lossSurvived,
+    )
+    if (cut !== 'silent' || LONG)
+      test.case(`cut, ${cut}, for good, with an HTTP cache behind, no fallback, ${round}`, (random) => withHttpCache(random, cut))
+  }
+}
+
+/** What the box was asked first, another cache has too: there is no need of a fallback then. */
+async function withHttpCache(random: Random, cut: (typeof CUTS)[number]): Promise<void> {
+  const on = await stage()
+  const { box } = on.pair
+  const cache = new HttpCache(`${box.dir}/http`)
+  await cache.open()
+  try {
+    const args = await on.published(COUNT, KIB)
+    const local = { env: { NIX_REMOTE: 'local' } }
+    const paths = await box.must('root', 'nix-build', args, local)
+    await box.must('root', 'xargs', ['nix', 'copy', '--to', 'file:///tmp/http?compression=none'], {
+      ...local,
+      input: paths,
+      timeout: 300_000,
+    })
+    await box.must('root', 'sh', ['-c', `rm -rf ${box.dir}/http; mv /tmp/http ${box.dir}/http`])
+    await on.configure({ substituters: `${cache.url}?priority=40` })
+    const building = on.build(args, false)
+    await building.says('copying path')
+    await pause(random.integer(100, 700))
+    await on.relay.cut(cut)
+    assert.is(await building.ends(), 0, building.output())
+    assert.ok(
+      cache.asked.some((path) => path.endsWith('.nar')),
+      'the other cache has delivered what the box had promised',
+    )
+    await on.wellAfter(args)
+  } finally {
+    cache.close()
+    await on.configure({})
+  }
+}
+
+for (const connections of LONG ? [1, 8] : [8]) {
+  for (const fallback of [true, false]) {
+    const how = `max-connections ${connections}, ${fallback ? '' : 'no '}fallback`
+    const given = fallback || BUILT.lossSurvived
+    test.case(`flapping every 2 s, ${how}`, async (random) => assert.is(await flap(random, connections, fallback), 0), given)
+    test.case(`sshd frozen for 1.5 s, ${how}`, async (random) => assert.is(await freeze(random, connections, fallback), 0), given)
+  }
+}
+
+async function flap(random: Random, connections: number, fallback: boolean): Promise<number | null> {
+  let over = false
+  let flapping = Promise.resolve()
+  const again = async (on: Stage): Promise<void> => {
+    while (!over) {
+      await on.relay.cut(random.pick(['hard', 'clean']))
+      await pause(500)
+      await on.relay.cut('none')
+      await pause(1500)
+    }
+  }
+  const end = async (): Promise<void> => {
+    over = true
+    await flapping
+  }
+  const happen = (on: Stage): void => {
+    flapping = again(on)
+  }
+  return await hit(random, { fallback, connections, happen, end }).finally(end)
+}
+
+async function freeze(random: Random, connections: number, fallback: boolean): Promise<number | null> {
+  const happen = ({ pair }: Stage): void => {
+    pair.box.freezeSshd()
+    setTimeout(() => pair.box.thawSshd(), 1500)
+  }
+  return await hit(random, { fallback, connections, happen })
+}
+
+test.after(async () => await made?.close())
+test.run()

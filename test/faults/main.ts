@@ -1,0 +1,46 @@
+// The runner of npm run test:faults: each file *.faults.ts on each Nix, each in a process of its own, some at a time, since what is lost is mostly
+// waited for. Started by test/test.sh as: node main.mjs FOLDER [--long] [--seed N] [NIX…] [WORD…]: NIX is bookworm, trixie or forky.
+// What happens when is drawn from the seed, which is told; with the same one the same is drawn. --long: more of each, in full size.
+// Ends with "N passed, N failed"; see test/lib/runner.ts.
+import { bundle, endTogether, inParallel, installMissing, runFile, sumUp, testFiles, unbundled } from '../lib/runner.ts'
+import { NIXES } from './stage.ts'
+
+/** How many at a time. */
+const WIDTH = 3
+const LIMIT = { short: 6 * 60_000, long: 60 * 60_000 }
+
+async function main(): Promise<number> {
+  const [, , out = '', ...args] = process.argv
+  const long = args.includes('--long')
+  const at = args.indexOf('--seed')
+  const seed = at < 0 ? Math.floor(Math.random() * 1e9) : Number(args[at + 1])
+  if (!Number.isSafeInteger(seed)) throw new Error(`--seed ${args[at + 1]}: give an integer`)
+  const named = NIXES.filter((nix) => args.includes(nix))
+  const options = ['--long', '--seed', ...(at < 0 ? [] : [args[at + 1]])]
+  const words = args.filter((word) => !options.includes(word) && !NIXES.some((nix) => nix === word))
+  const files = testFiles('test/faults', '.faults.ts').filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
+  if (files.length === 0) {
+    console.log(`no file's path in test/faults contains ${words.join(' or ')}`)
+    return 1
+  }
+  console.log(`seed ${seed}: npm run test:faults --${long ? ' --long' : ''} --seed ${seed}`)
+  const broken = await bundle([...files, 'test/lib/one.ts'], out)
+  await installMissing()
+  const jobs = files.flatMap((file) => (named.length > 0 ? named : NIXES).map((nix) => ({ file, nix, title: `${file} on ${nix}` })))
+  const results = await inParallel(jobs, WIDTH, async ({ file, nix, title }, index) => {
+    const env = { NIX_LAN_FAULTS_NIX: nix, NIX_LAN_FAULTS_SEED: String(seed), ...(long && { NIX_LAN_FAULTS_LONG: '1' }) }
+    const limit = long ? LIMIT.long : LIMIT.short
+    return { title, counts: broken.has(file) ? unbundled(title) : await runFile(file, out, { title, index, env, limit }) }
+  })
+  return sumUp(results)
+}
+
+endTogether()
+main().then(
+  (code) => process.exit(code),
+  (error) => {
+    console.error(error)
+    console.log('0 passed, 1 failed')
+    process.exit(1)
+  },
+)
