@@ -1,11 +1,9 @@
 // Giving up root's rights: connect is started by root's nix-daemon, and what it connects to lies in a folder of a user's.
-import { closeSync, constants, fstatSync, lstatSync, openSync } from 'node:fs'
+import { lstatSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { noTunnel } from '../cli/errors.ts'
 import { BoxUnavailable } from '../protocol/box.ts'
-
-/** open(2): only the file itself, not to be read; node:fs has no name for it. */
-const O_PATH = 0o10000000
+import { holdSocket } from '../protocol/owned-socket.ts'
 
 /**
  * Root is needed for nothing here: become whoever owns the socket's directory, so that a socket or link which a user planted can
@@ -27,20 +25,7 @@ export function becomeOwner(socket: string, beforehand: () => void): string {
     process.setuid?.(owner.uid)
     return socket
   } catch {
-    return ownedBy(owner.uid, socket)
+    // As root for good, see holdSocket(); held until this process ends, with its one connection.
+    return holdSocket(socket, owner.uid).path
   }
-}
-
-/**
- * As root for good: Node 20 with a libuv of the system's (Debian 13) doesn't change users, because of CVE-2024-22017. So hold on to the socket itself,
- * see that it is that user's, and connect to just this one, wherever links lead by then.
- * @throws BoxUnavailable
- */
-function ownedBy(uid: number, socket: string): string {
-  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
-  const held = openSync(socket, O_PATH | constants.O_NOFOLLOW)
-  const stat = fstatSync(held)
-  if (stat.isSocket() && stat.uid === uid) return `/proc/self/fd/${held}`
-  closeSync(held)
-  throw new BoxUnavailable('broken', `${socket} is not a socket of the user's whose directory it is in`)
 }

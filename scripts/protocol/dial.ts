@@ -54,10 +54,11 @@ export async function dialBox(path: string, deadline: number, way = path): Promi
  * Whether a nix-daemon answers at a socket, and which: its protocol, its version of Nix. The handshake is gone through to its end, since one that is
  * broken off leaves an error in the box's journal each time.
  * @param deadline milliseconds
+ * @param way another path to the same socket, to connect to
  * @throws BoxUnavailable, always by the deadline
  */
-export async function greetBox(path: string, deadline: number): Promise<{ version: number; nix: string }> {
-  const box = await dialBox(path, deadline)
+export async function greetBox(path: string, deadline: number, way = path): Promise<{ version: number; nix: string }> {
+  const box = await dialBox(path, deadline, way)
   // The first byte of an operation that never comes: a nix-daemon whose client ends before its number is complete ends without a word (2.8.0, 2.34.8,
   // daemon.cc, processConnection).
   await send(box, Buffer.of(0))

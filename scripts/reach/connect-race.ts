@@ -1,6 +1,7 @@
-// A race for a TCP port: all addresses of a name at once, and the first that accepts wins. Names are asked of getent in a child that
-// can be killed: Node's own look-up can't be given up, and a process doesn't end before it (6 s measured). Names in .local are asked of avahi
-// too, which knows them: libnss-mdns asks the DNS server for the SOA of `local` first, and waits 10 s for one that is silent.
+// A race for a TCP port: dials all addresses of a name at once, and the first that accepts wins.
+// getent resolves names, in a child that can be killed: Node's own look-up can't be given up, and
+// a process doesn't end before it (6 s measured). avahi is asked too for names in .local:
+// libnss-mdns first asks the DNS server for the SOA of `local`, and waits 10 s for a silent one.
 import { createConnection, isIPv4, isIPv6, type Socket } from 'node:net'
 import { inSeconds } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
@@ -10,8 +11,9 @@ import { searchEnv } from '../system/search-path.ts'
 export type Winner = { address: string } | { reason: string }
 
 /**
- * How long, in milliseconds, an address of last time that accepts waits for the name service to say the same. By then another
- * machine may have that address; a name service that is silent (10 s with mDNS behind a dead DNS server) must not keep us.
+ * Milliseconds that an address of last time which accepts waits for the name service to confirm it:
+ * another machine may have that address by now, and a silent name service (10 s with mDNS behind a
+ * dead DNS server) must not hold us up.
  */
 const CONFIRMATION = 250
 
@@ -29,13 +31,19 @@ const WORDS: Record<string, string> = {
   ETIMEDOUT: 'no answer',
 }
 
-/** The addresses in the output of `getent ahosts`, each once, in its order; pure. Lines that begin with something else are left out. */
+/**
+ * The addresses in the output of `getent ahosts`, each once, in its order; pure. Leaves out lines
+ * that begin with something else.
+ */
 export function addressesIn(output: string): string[] {
   const words = output.split('\n').map((line) => line.trim().split(/\s+/, 1)[0] ?? '')
   return [...new Set(words.filter(isAddress))]
 }
 
-/** Whether a text is an IP address. Node's isIP compiles a huge pattern for IPv6 (4 ms), so it is asked only about what has a colon. */
+/**
+ * Whether a text is an IP address. Node's isIP compiles a huge pattern for IPv6 (4 ms), so it only
+ * gets what has a colon.
+ */
 export const isAddress = (text: string): boolean => (text.includes(':') ? isIPv6(text) : isIPv4(text))
 
 /** Whether an address only means something together with an interface. */
@@ -51,17 +59,30 @@ export function addressFromAvahi(answer: string): string | undefined {
   return sign === '+' && isAddress(address) ? address : undefined
 }
 
-/** One race. It ends once, by the deadline at the latest, and leaves neither sockets nor a child behind. */
+export interface RaceOptions {
+  /** The interfaces by which an IPv6 link-local address is tried that comes without one. */
+  scopes: () => string[]
+  /** Only addresses of this kind count (ssh's AddressFamily). */
+  family?: 4 | 6
+  /** Where avahi-daemon listens, if it does. */
+  avahi?: string
+}
+
+/** One race. It ends once, by the deadline at the latest, and leaves neither sockets nor a child. */
 export class Race {
   private readonly host: string
   private readonly port: number
   private readonly deadline: number
   private readonly scopes: () => string[]
+  private readonly family: 4 | 6 | undefined
   private readonly avahi: string
   private readonly abort = new AbortController()
   private readonly sockets = new Map<string, Socket>()
   private readonly failures = new Map<string, string>()
-  /** Those that have neither accepted nor failed; false: by a guessed interface. (Not socket.destroyed, which comes before the error.) */
+  /**
+   * Those that have neither accepted nor failed; false: by a guessed interface. (Not
+   * socket.destroyed, which comes before the error.)
+   */
   private readonly pending = new Map<string, boolean>()
   private readonly timers: ReturnType<typeof setTimeout>[] = []
   private remembered: string | undefined
@@ -77,14 +98,13 @@ export class Race {
   /**
    * @param host a name, or an address, which is then the only one
    * @param deadline milliseconds for everything
-   * @param scopes the interfaces by which an IPv6 link-local address is tried that comes without one
-   * @param avahi where avahi-daemon listens, if it does
    */
-  constructor(host: string, port: number, deadline: number, scopes: () => string[], avahi = AVAHI) {
+  constructor(host: string, port: number, deadline: number, { scopes, family, avahi = AVAHI }: RaceOptions) {
     this.host = host
     this.port = port
     this.deadline = deadline
     this.scopes = scopes
+    this.family = family
     this.avahi = avahi
   }
 
@@ -99,11 +119,11 @@ export class Race {
         resolve(winner)
       }
       this.timers.push(setTimeout(() => this.giveUp(), this.deadline))
-      this.remembered = remembered
-      if (remembered !== undefined) this.dial(remembered)
+      this.remembered = remembered !== undefined && this.counts(remembered) ? remembered : undefined
+      if (this.remembered !== undefined) this.dial(this.remembered)
       if (isAddress(this.host)) this.names([this.host])
       else {
-        if (/\.local\.?$/i.test(this.host)) this.askAvahi()
+        if (/\.local\.?$/i.test(this.host) && this.family !== 6) this.askAvahi()
         void this.lookUp()
       }
     })
@@ -139,8 +159,17 @@ export class Race {
     this.names([...new Set([...(this.listed ?? []), ...addressesIn(asked.stdout)])])
   }
 
-  /** The name service has answered. An address of last time that it doesn't list any more is somebody else's by now. */
-  private names(addresses: string[]): void {
+  private counts(address: string): boolean {
+    return this.family === undefined || (this.family === 6) === address.includes(':')
+  }
+
+  /**
+   * The name service has answered. An address of last time that it doesn't list any more is
+   * somebody else's by now.
+   */
+  private names(all: string[]): void {
+    const addresses = all.filter((address) => this.counts(address))
+    if (all.length > 0 && addresses.length === 0) this.nameProblem = `${this.host} has no IPv${this.family} address`
     this.listed = addresses
     const { remembered } = this
     if (addresses.length > 0) this.nameProblem = undefined

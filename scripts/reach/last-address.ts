@@ -1,5 +1,6 @@
-// The address at which a cache was reached last time, in the user's runtime directory. Only in a directory that is our own: root
-// reads nothing in a user's, and nobody believes what others could have written.
+// The address at which a cache was reached last time, in the user's runtime directory. Only in a
+// directory of our own: root reads nothing in a user's, and nobody believes what others could have
+// written.
 import { lstatSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { runtimeDir } from '../state/paths.ts'
 import { isAddress } from './connect-race.ts'
@@ -7,11 +8,14 @@ import { isAddress } from './connect-race.ts'
 export interface Memory {
   /** The address of last time, if it is known. */
   address: string | undefined
-  /** Remembers another one. A disk that is full or read-only is no reason to fail: next time is only slower. */
+  /** Remembers another one. A full or read-only disk is no failure: it only makes next time slower. */
   keep(address: string): void
 }
 
-/** What is remembered of a cache; undefined where there is no directory of ours to remember it in. `host`: a memory of another one doesn't count. */
+/**
+ * What is remembered of a cache; undefined where there is no directory of ours to remember it in.
+ * @param host a memory of another one doesn't count
+ */
 export function memoryOf(cache: string, host: string): Memory | undefined {
   const uid = process.getuid?.()
   if (uid === undefined || process.geteuid?.() !== uid) return undefined

@@ -1,14 +1,20 @@
-// Whether somebody listens on a socket's file, without a word to whoever does: a connection that only asks would open a channel to the box
-// and leave an error in its nix-daemon's journal.
+// Whether somebody listens on a socket's file, without a word to whoever does: a connection that only
+// asks would open a channel to the box and leave an error in its nix-daemon's journal.
 import { lstatSync, readFileSync } from 'node:fs'
 
-/** Whether somebody listens there: for a tunnel's socket, whether its ssh is alive. A file that ssh left behind is not enough. */
+/**
+ * Whether somebody listens there: for a tunnel's socket, whether its ssh is alive. A file that ssh
+ * left behind is not enough.
+ */
 export async function listens(socket: string): Promise<boolean> {
   if (!lstatSync(socket, { throwIfNoEntry: false })?.isSocket()) return false
   return listedIn(unixSockets(), socket) || (await accepts(socket))
 }
 
-/** Whether the text of /proc/net/unix has somebody who listens at this path: flag 00010000 (__SO_ACCEPTCON), path last (proc_pid_net(5)). */
+/**
+ * Whether the text of /proc/net/unix has somebody who listens at this path: flag 00010000
+ * (__SO_ACCEPTCON), path last (proc_pid_net(5)).
+ */
 export function listedIn(text: string, path: string): boolean {
   return text.split('\n').some((line) => line.endsWith(` ${path}`) && line.split(/ +/)[3] === '00010000')
 }
@@ -22,7 +28,10 @@ function unixSockets(): string {
   }
 }
 
-/** What connect(2) says when there is a listener whose queue is full, and Bun when it has closed the connection at once. */
+/**
+ * What connect(2) says when there is a listener whose queue is full, and Bun when the listener has
+ * closed the connection at once.
+ */
 const ALIVE = ['EAGAIN', 'ECONNRESET', 'EPIPE']
 
 /** Whether a connection is accepted. */

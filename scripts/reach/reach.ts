@@ -1,13 +1,16 @@
-// Whether a cache is there: the one place that decides what "reachable" (its port accepts) and "usable" (it answers as a store
-// does) mean. Never concludes from a name, a file or an old answer alone, and is never later than its deadline. A hot path: what
-// only `usable` needs is loaded when it is used.
+// Whether a cache is there: the one place that decides what "reachable" (its port accepts) and
+// "usable" (it answers as a store does) mean. Never concludes from a name, a file or an old answer
+// alone, and is never later than its deadline. A hot path: what only `usable` needs is loaded late.
 import { existsSync, readFileSync } from 'node:fs'
 import type { Cache, UrlCache } from '../config/types.ts'
 import { socketPath } from '../state/paths.ts'
 import { isAddress, Race, type Winner } from './connect-race.ts'
 import { type Memory, memoryOf } from './last-address.ts'
 
-/** Milliseconds are from the question to the answer. `address` is an address, the path of a socket, or a folder. */
+/**
+ * `ms`: milliseconds from the question to the answer. `address`: an address, the path of a socket,
+ * or a folder.
+ */
 export type Answer = { ok: true; address: string; port?: number; ms: number; detail?: string } | { ok: false; reason: string; ms: number }
 
 /** Where a cache listens, or the folder that it is. */
@@ -26,17 +29,21 @@ export function placeOf(cache: Cache): Place {
   return { host: hostname.replace(/^\[(.*)\]$/, '$1'), port: Number(port) || (PORTS[protocol] ?? 22) }
 }
 
+/** The addresses that count: of IPv4, of IPv6, or of both. */
+export type Family = 4 | 6 | undefined
+
 /**
- * Whether the name resolves and the port accepts. The address of last time is tried at once, all those of the name service as soon
- * as they are known; the first that accepts wins, and is remembered.
+ * Whether the name resolves and the port accepts. Dials the address of last time at once, all those
+ * of the name service as soon as they are known; the first that accepts wins, and is remembered.
  * @param deadline milliseconds for everything
+ * @param family only addresses of this kind count
  */
-export async function reachable(cache: Cache, deadline: number): Promise<Answer> {
+export async function reachable(cache: Cache, deadline: number, family?: Family): Promise<Answer> {
   const elapsed = stopwatch()
   try {
     const place = placeOf(cache)
     if ('folder' in place) return folderAnswer(place.folder, elapsed)
-    const winner = await find(cache.name, place, deadline)
+    const winner = await find(cache.name, place, deadline, family)
     if ('reason' in winner) return { ok: false, reason: winner.reason, ms: elapsed() }
     return { ok: true, address: winner.address, port: place.port, ms: elapsed() }
   } catch (error) {
@@ -45,10 +52,11 @@ export async function reachable(cache: Cache, deadline: number): Promise<Answer>
   }
 }
 
-async function find(name: string, place: { host: string; port: number }, deadline: number): Promise<Winner> {
+async function find(name: string, place: { host: string; port: number }, deadline: number, family: Family): Promise<Winner> {
   const literal = isAddress(place.host)
   const memory: Memory | undefined = literal ? undefined : memoryOf(name, place.host)
-  const winner = await new Race(place.host, place.port, deadline, linkLocalScopes).run(memory?.address)
+  const options = { scopes: linkLocalScopes, ...(family ? { family } : {}) }
+  const winner = await new Race(place.host, place.port, deadline, options).run(memory?.address)
   if ('address' in winner && winner.address !== memory?.address) memory?.keep(winner.address)
   return winner
 }
@@ -60,8 +68,9 @@ function folderAnswer(folder: string, elapsed: () => number): Answer {
 }
 
 /**
- * The interfaces that have an IPv6 link-local address, and so a link that one of somebody else's could be on. From /proc/net/if_inet6 (Linux: address,
- * index, prefix, scope, flags, name), since to load node:os takes longer than all the rest here.
+ * The interfaces that have an IPv6 link-local address, and so a link that somebody else's could be
+ * on. From /proc/net/if_inet6 (Linux: address, index, prefix, scope, flags, name), since loading
+ * node:os takes longer than all the rest here.
  */
 function linkLocalScopes(): string[] {
   try {
@@ -73,25 +82,35 @@ function linkLocalScopes(): string[] {
 }
 
 /**
- * Whether the cache answers as a store: an ssh cache's nix-daemon through the tunnel's socket, a url cache by its nix-cache-info.
- * Of an ssh:// or ssh-ng:// url only the port is tried, since more would need its user's keys.
+ * Whether the cache answers as a store: an ssh cache's nix-daemon through the tunnel's socket, a url
+ * cache by its nix-cache-info. Of an ssh:// or ssh-ng:// url only the port is tried, since more
+ * would need its user's keys.
  * @param uid whose tunnel
  * @param deadline milliseconds for everything
  */
 export async function usable(cache: Cache, uid: number, deadline: number): Promise<Answer> {
-  if (cache.kind === 'ssh') return await usableTunnel(socketPath(uid, cache.name), deadline)
+  if (cache.kind === 'ssh') return await usableTunnel(socketPath(uid, cache.name), uid, deadline)
   if (/^https?:/i.test(cache.url)) return await usableHttp(cache, deadline)
   return await reachable(cache, deadline)
 }
 
-async function usableTunnel(socket: string, deadline: number): Promise<Answer> {
+async function usableTunnel(socket: string, uid: number, deadline: number): Promise<Answer> {
   const elapsed = stopwatch()
   const { greetBox } = await import('../protocol/dial.ts')
+  let release = (): void => {}
   try {
-    const { nix } = await greetBox(socket, deadline)
+    let way = socket
+    if (uid !== 0 && process.geteuid?.() === 0) {
+      // Root must not knock where a user's link leads.
+      const { holdSocket } = await import('../protocol/owned-socket.ts')
+      ;({ path: way, release } = holdSocket(socket, uid))
+    }
+    const { nix } = await greetBox(socket, deadline, way)
     return { ok: true, address: socket, ms: elapsed(), ...(nix ? { detail: `Nix ${nix}` } : {}) }
   } catch (error) {
     return { ok: false, reason: error instanceof Error ? error.message : String(error), ms: elapsed() }
+  } finally {
+    release()
   }
 }
 

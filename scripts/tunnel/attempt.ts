@@ -9,7 +9,7 @@ import { KEEPER } from '../system/texts.ts'
 import type { Agent } from './agent.ts'
 import { controlSocket } from './socket.ts'
 import { addressOptions, forwardCommand, loginByHand, needsControl, portOptions, sshArguments, sshOptions } from './ssh.ts'
-import { askSsh, changesNothingElse, isDirect, type SshFacts } from './ssh-config.ts'
+import { askSsh, changesNothingElse, familyOf, isDirect, type SshFacts } from './ssh-config.ts'
 
 /** What an attempt rests on, and how ssh will be started. */
 export interface Attempt {
@@ -28,10 +28,20 @@ export interface Attempt {
  * @param log a file for what ssh says, instead of stderr
  */
 export async function prepare(cache: SshCache, socket: string, log?: string): Promise<Attempt> {
-  const [answer, asked] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache.ssh, sshOptions(cache))])
+  const [first, asked] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache.ssh, sshOptions(cache))])
+  const answer = await asSshWould(cache, first, asked.facts)
   const control = needsControl(asked.facts) ? controlSocket(socket) : undefined
   const options = { target: await targetOptions(cache, answer, asked.facts), ...(log ? { log } : {}), ...(control ? { control } : {}) }
   return { answer, ...asked, args: sshArguments(cache, socket, options), ...(control ? { control } : {}) }
+}
+
+/** The answer again without the kind of addresses that ssh will not take, where it was one of those. */
+async function asSshWould(cache: SshCache, answer: Answer, facts: SshFacts): Promise<Answer> {
+  const family = familyOf(facts)
+  if (!family || !answer.ok || !isDirect(cache, facts) || answer.address.includes(':') === (family === 6)) return answer
+  const again = await reachable(cache, cache.deadline, family)
+  if (again.ok) return again
+  return { ...again, reason: `${again.reason} (AddressFamily ${facts.get('addressfamily')?.[0]} in ssh's configuration)` }
 }
 
 /** Where ssh connects to: port and address of the answer, where ssh would connect to that host itself. */

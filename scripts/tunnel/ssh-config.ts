@@ -61,6 +61,12 @@ export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
   return text(before) === text(after) && !text(before).includes('%h')
 }
 
+/** The kind of addresses that ssh takes (ssh_config(5), AddressFamily). */
+export function familyOf(facts: SshFacts): 4 | 6 | undefined {
+  const value = facts.get('addressfamily')?.[0]
+  return value === 'inet' ? 4 : value === 'inet6' ? 6 : undefined
+}
+
 /** The forwardings that the user's configuration has for this destination. */
 export function forwardingsOf(facts: SshFacts): string[] {
   const keywords = ['LocalForward', 'RemoteForward', 'DynamicForward']

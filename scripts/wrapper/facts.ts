@@ -16,16 +16,16 @@ import { type CacheFacts, drops, namesHost, type Plan, planSubstituters, type Wh
  * has to go. With a `problem`, nix could not tell its list.
  */
 export async function outlook(config: Config, conf: NixConf): Promise<{ plan: Plan; problem?: string }> {
-  const facts = await Promise.all(config.caches.map((cache) => factsOf(cache, config.uid, conf)))
+  const facts = await Promise.all(config.caches.map((cache) => factsOf(cache, config, conf)))
   if (drops(facts, conf.all).length === 0) return { plan: planSubstituters(facts, conf.all, undefined) }
   const asked = await askNix()
   const plan = planSubstituters(facts, conf.all, asked.ok ? asked.list : undefined)
   return asked.ok ? { plan } : { plan, problem: `${asked.reason}, so the substituters of nix.conf stay as they are` }
 }
 
-async function factsOf(cache: Cache, uid: number, conf: NixConf): Promise<CacheFacts> {
-  const socket = cache.kind === 'ssh' ? socketPath(uid, cache.name) : ''
-  const facts: CacheFacts = { cache, socket, url: urlOf(cache, uid), usable: await usableNow(cache, uid, socket) }
+async function factsOf(cache: Cache, config: Config, conf: NixConf): Promise<CacheFacts> {
+  const socket = cache.kind === 'ssh' ? socketPath(config.uid, cache.name) : ''
+  const facts: CacheFacts = { cache, socket, url: urlOf(cache, config.uid), usable: await usableNow(cache, config, socket) }
   // Without the tunnel, a host that nix.conf names itself may still answer.
   if (!facts.usable.ok && namesHost(facts, conf.all))
     facts.host = await (await import('../reach/reach.ts')).reachable(cache, cache.deadline)
@@ -36,9 +36,15 @@ async function factsOf(cache: Cache, uid: number, conf: NixConf): Promise<CacheF
  * With no tunnel, nothing of the network is loaded: the ordinary case away from home, and a fifth
  * of the time that node takes.
  */
-async function usableNow(cache: Cache, uid: number, socket: string): Promise<CacheFacts['usable']> {
-  if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: noTunnel(socket), ms: 0 }
-  return (await import('../reach/reach.ts')).usable(cache, uid, cache.deadline)
+async function usableNow(cache: Cache, config: Config, socket: string): Promise<CacheFacts['usable']> {
+  if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: noSocket(config, socket), ms: 0 }
+  return (await import('../reach/reach.ts')).usable(cache, config.uid, cache.deadline)
+}
+
+/** A directory of another user's looks empty: then nothing is known, and that user's word counts. */
+function noSocket({ user, uid }: Config, socket: string): string {
+  if ([uid, 0].includes(process.geteuid?.() ?? uid)) return noTunnel(socket)
+  return `the tunnel is ${user}'s, and only ${user} can see and use it; nix.conf has the cache for everybody`
 }
 
 function urlOf(cache: Cache, uid: number): CacheFacts['url'] {

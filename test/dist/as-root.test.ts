@@ -1,7 +1,8 @@
 // What root's commands leave to a user's programs: nothing of root's terminal. In a mount namespace with an /etc of its own, in which `nobody` has
 // the configuration's queue and session, and a nix of their own that looks around.
-import { spawnSync } from 'node:child_process'
-import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
+import { chmodSync, chownSync, cpSync, linkSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
@@ -70,6 +71,50 @@ test('what a user’s own node says is no report of root’s', () => {
     )
     assert.not.match(said, /evil|all is well/)
   }
+})
+
+/** Runs the commands in a mount namespace with an /etc and a /run/user of its own, as root. */
+function inWorld(script: string): Promise<string> {
+  const world = `set -e
+mkdir -p ${TMP}/etc/nix-lan; cp -L /etc/passwd /etc/group ${TMP}/etc
+printf 'user = "nobody"\\n[cache.rpi]\\nhost = "127.0.0.1"\\n' >${TMP}/etc/nix-lan/config.toml
+mount --bind ${TMP}/etc /etc; mount --bind ${TMP}/run /run/user
+cd /; export PATH=${TMP}:$PATH; set +e
+${script}`
+  const child = spawn('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', world], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: 60_000,
+  })
+  let text = ''
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (more: string) => (text += more))
+  return new Promise((done) => child.on('close', () => done(text)))
+}
+
+test('root connects to nothing that a user’s socket links to, and to no socket of somebody else’s', async () => {
+  const [uid, folder, secret] = [65534, join(TMP, 'run/65534/nix-lan'), join(TMP, 'secret.sock')]
+  mkdirSync(folder, { recursive: true })
+  for (const path of [join(TMP, 'run/65534'), folder]) chownSync(path, uid, uid)
+  let knocks = 0
+  const server = createServer((socket) => {
+    knocks += 1
+    socket.destroy()
+  })
+  await new Promise<void>((done) => server.listen(secret, done))
+  chmodSync(secret, 0o600)
+  const ask = `${DIST}/nix-lan-available --usable; ${DIST}/nix-lan status; ${DIST}/nix-lan-run --explain true`
+  symlinkSync(secret, join(folder, 'rpi.sock'))
+  const linked = await inWorld(ask)
+  assert.is(linked.match(/rpi\.sock is not a socket of the user's/g)?.length, 3, linked)
+  rmSync(join(folder, 'rpi.sock'))
+  linkSync(secret, join(folder, 'rpi.sock'))
+  const planted = await inWorld(ask)
+  assert.is(planted.match(/rpi\.sock is not a socket of the user's/g)?.length, 3, planted)
+  assert.is(knocks, 0)
+  // The user's own is asked.
+  chownSync(secret, uid, uid)
+  await inWorld(ask)
+  assert.is(knocks, 3)
+  await new Promise((done) => server.close(done))
 })
 
 test.run()

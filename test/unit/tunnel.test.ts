@@ -1,5 +1,6 @@
 // The ssh command of a tunnel, and where its agent comes from.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
@@ -8,6 +9,7 @@ import type { SshCache } from '../../scripts/config/types.ts'
 import { type Outcome, run } from '../../scripts/system/exec.ts'
 import { KEEPER } from '../../scripts/system/texts.ts'
 import { findAgent } from '../../scripts/tunnel/agent.ts'
+import { prepare } from '../../scripts/tunnel/attempt.ts'
 import {
   addressOptions,
   forwardCommand,
@@ -246,6 +248,38 @@ test('an agent in the environment that holds no key gives way to one of env-file
   } finally {
     process.env.PATH = path
   }
+})
+
+/** Runs with fake programs before all others in PATH. */
+async function withPrograms<T>(programs: Record<string, string>, work: () => Promise<T>): Promise<T> {
+  const bin = mkdtempSync(join(TMP, 'bin-'))
+  for (const [name, text] of Object.entries(programs)) writeFileSync(join(bin, name), `#!/bin/sh\n${text}\n`, { mode: 0o755 })
+  const path = process.env.PATH
+  process.env.PATH = `${bin}:${path}`
+  try {
+    return await work()
+  } finally {
+    process.env.PATH = path
+  }
+}
+
+test('AddressFamily: the address is one that ssh would take', async () => {
+  const server = createServer((socket) => socket.on('error', () => {}).resume())
+  // Both kinds of loopback, on one port.
+  await new Promise<void>((done) => server.listen(0, '::', done))
+  const { port } = server.address() as AddressInfo
+  const cache = { ...CACHE, host: 'pi.lan', ssh: 'pi@pi.lan', port }
+  const addressWith = async (family: string, ahosts: string): Promise<string> => {
+    const ssh = `cat <<'END'\nhostname pi.lan\ncanonicalizehostname false\naddressfamily ${family}\nEND`
+    const getent = `printf '%s STREAM\\n' ${ahosts}`
+    const { answer, args } = await withPrograms({ ssh, getent }, () => prepare(cache, '/run/rpi.sock'))
+    return answer.ok ? (args.find((word) => word.startsWith('HostName=')) ?? 'none') : answer.reason
+  }
+  assert.is(await addressWith('inet', '::1 127.0.0.1'), 'HostName=127.0.0.1')
+  assert.is(await addressWith('inet6', '127.0.0.1 ::1'), 'HostName=::1')
+  assert.is(await addressWith('any', '::1'), 'HostName=::1')
+  assert.is(await addressWith('inet', '::1'), "pi.lan has no IPv4 address (AddressFamily inet in ssh's configuration)")
+  server.close()
 })
 
 const FILES: [string, string, Record<string, string>, RegExp | undefined][] = [

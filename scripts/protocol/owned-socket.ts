@@ -1,0 +1,38 @@
+// Connecting, as root, to a socket in a user's directory: to that user's own socket and to nothing else.
+import { closeSync, constants, fstatSync, lstatSync, openSync } from 'node:fs'
+import { noTunnel } from '../cli/errors.ts'
+import { BoxUnavailable } from './box.ts'
+
+/** open(2): only the file itself, not to be read; node:fs has no name for it. */
+const O_PATH = 0o10000000
+
+/** A socket that stays the same wherever links lead by the time it is connected to. */
+export interface HeldSocket {
+  /** What to connect to. */
+  path: string
+  /** Lets go of it, once the connection stands. */
+  release(): void
+}
+
+/**
+ * Holds on to a socket that must be this user's: a link, and a socket of somebody else's that a user
+ * put there, are refused. Needs no other user id, which Node 20 with a system libuv (Debian 13) can't
+ * take since CVE-2024-22017.
+ * @throws BoxUnavailable
+ */
+export function holdSocket(socket: string, uid: number): HeldSocket {
+  if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
+  const held = open(socket)
+  const stat = held === undefined ? undefined : fstatSync(held)
+  if (held !== undefined && stat?.isSocket() && stat.uid === uid) return { path: `/proc/self/fd/${held}`, release: () => closeSync(held) }
+  if (held !== undefined) closeSync(held)
+  throw new BoxUnavailable('broken', `${socket} is not a socket of the user's whose tunnel it should be`)
+}
+
+function open(socket: string): number | undefined {
+  try {
+    return openSync(socket, O_PATH | constants.O_NOFOLLOW)
+  } catch {
+    return undefined
+  }
+}
