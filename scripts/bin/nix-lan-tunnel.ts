@@ -5,8 +5,9 @@ import { Away, Failure, UsageError } from '../cli/errors.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { mustBeUser } from '../config/user.ts'
-import { type Agent, findAgent } from '../tunnel/agent.ts'
+import { type Agent, endWithUs, findAgent } from '../tunnel/agent.ts'
 import { explanation, hintFor, keeperCommand, prepare } from '../tunnel/attempt.ts'
+import { whyLate } from '../tunnel/late.ts'
 import { Service } from '../tunnel/service.ts'
 import { makeRoom, tunnelSocket } from '../tunnel/socket.ts'
 
@@ -44,7 +45,7 @@ Examples:
 const warn = (text: string): void => void process.stderr.write(`${NAME}: ${text}\n`)
 
 async function tunnel(argv: string[]): Promise<number> {
-  const { words, flag, value } = parse(argv, { boolean: ['print', 'service', 'ready'], string: ['ended'] })
+  const { words, flag, value } = parse(argv, { boolean: ['print', 'service', 'ready', 'late'], string: ['ended'] })
   if (words.length > 1) throw new UsageError('one cache at a time; see --help')
   const config = loadConfig()
   const cache = boxNamed(config, words[0])
@@ -54,16 +55,18 @@ async function tunnel(argv: string[]): Promise<number> {
   const code = value('ended')
   if (flag('ready')) return await service.ready()
   if (code !== undefined) return await service.ended(Number(code))
+  if (flag('late')) throw new Failure(`${cache.name}: ${await whyLate(cache)}`, 255)
   if (flag('service')) return await asService(service, cache, socket)
   const agent = await agentFor(cache)
   if (flag('print')) {
+    endWithUs(agent, config.uid)
     process.stdout.write(explanation(cache, socket, await prepare(cache, socket), agent))
     return 0
   }
   await makeRoom(socket, cache.name)
   const attempt = await prepare(cache, socket)
   if (!attempt.answer.ok) throw new Away(`${cache.name} is away: ${attempt.answer.reason}`)
-  process.stdout.write(keeperCommand(cache, socket, attempt, { hint: hintFor(cache, attempt) }, agent.env))
+  process.stdout.write(keeperCommand(cache, socket, attempt, { hint: hintFor(cache, attempt) }, agent, agent.env))
   return 0
 }
 
@@ -82,7 +85,7 @@ async function asService(service: Service, cache: SshCache, socket: string): Pro
     service.newLog()
     const attempt = await prepare(cache, socket, service.log)
     if (!attempt.answer.ok) return await service.failed(`away: ${attempt.answer.reason}`, true)
-    process.stdout.write(keeperCommand(cache, socket, attempt, { service: service.self }, service.environment(agent)))
+    process.stdout.write(keeperCommand(cache, socket, attempt, { service: true }, agent, service.environment(agent)))
     return 0
   } catch (error) {
     if (!(error instanceof Failure) || error instanceof UsageError) throw error

@@ -10,7 +10,7 @@ import { greetBox } from '../protocol/dial.ts'
 import { runtimeDir } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
-import { askAgent, findAgent } from '../tunnel/agent.ts'
+import { askAgent, endWithUs, findAgent } from '../tunnel/agent.ts'
 import { prepare } from '../tunnel/attempt.ts'
 import type { AgentState } from '../tunnel/failure.ts'
 import { forwardCommand, loginByHand, portOptions, sshCommand } from '../tunnel/ssh.ts'
@@ -50,6 +50,7 @@ export async function probeBox(cache: SshCache, uid: number, serviceAgent: strin
   const own = process.env.SSH_AUTH_SOCK
   const given = serviceAgent === null ? own : serviceAgent
   const agent = await findAgent(cache.envFile, given ? { SSH_AUTH_SOCK: given } : {})
+  endWithUs(agent, uid)
   const socket = agent.env.SSH_AUTH_SOCK ?? given
   const env = { ...searchEnv(), SSH_AUTH_SOCK: undefined, ...(socket ? { SSH_AUTH_SOCK: socket } : {}) }
   const limit = cache.deadline + PATIENCE

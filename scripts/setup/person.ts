@@ -2,7 +2,7 @@
 import { type Person, runAs } from '../system/as-user.ts'
 import { systemctl } from '../system/systemd.ts'
 import { effectiveUid, type User } from '../system/users.ts'
-import { findAgent } from '../tunnel/agent.ts'
+import { endWithUs, findAgent } from '../tunnel/agent.ts'
 
 /**
  * The user with the ssh agent that the tunnel will find: that of the user's systemd or, when there
@@ -15,6 +15,7 @@ export async function personOf(user: User, envFile: string): Promise<Person> {
   const shown = await systemctl(['show-environment'], root ? { owner: user } : {})
   const socket = /^SSH_AUTH_SOCK=([^$'"\s]+)$/m.exec(shown.stdout)?.[1] ?? (root ? undefined : process.env.SSH_AUTH_SOCK)
   const given: Record<string, string> = socket ? { SSH_AUTH_SOCK: socket } : {}
-  const { env } = await findAgent(envFile, given, 5000, root ? (argv, options) => runAs(bare, argv, options) : undefined)
-  return { ...bare, env: { ...given, ...env } }
+  const agent = await findAgent(envFile, given, 5000, root ? (argv, options) => runAs(bare, argv, options) : undefined)
+  endWithUs(agent, user.uid)
+  return { ...bare, env: { ...given, ...agent.env } }
 }

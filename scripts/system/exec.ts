@@ -13,6 +13,8 @@ export interface RunOptions {
   abort?: AbortSignal
   /** The program leads a process group of its own, and is killed with all that is in it. */
   group?: boolean
+  /** With `group`: what the program has left in its group when it ends is told to end (SIGTERM). */
+  leaveNothing?: boolean
   /** Written to the program's stdin, which is /dev/null otherwise. */
   input?: string
   /** Streams that go where ours go instead of being collected: for progress on a terminal. */
@@ -84,6 +86,8 @@ export function run(program: string, args: readonly string[], options: RunOption
       outcome.failedToStart = error.code ?? error.message
       finish()
     })
+    // What is left may hold the pipes open, which `close` waits for.
+    if (options.leaveNothing) child.on('exit', () => child.pid && signalGroup(child.pid, 'SIGTERM'))
     child.on('close', (code, signal) => {
       outcome.code = code
       outcome.signal = signal

@@ -1,9 +1,12 @@
-// Where the ssh agent is: from our own environment, else, or when that one holds no key, from the file that sets it for the user's shells. That
-// file is sourced by a bash of its own, with its output thrown away and its time bounded: it may print, wait for a terminal, start programs, or exit.
-import { existsSync } from 'node:fs'
+// Where the ssh agent is: our own environment says it, or, when that names none or one without keys,
+// the file that sets it for the user's shells. A bash of its own sources that file, with its output
+// thrown away and its time bounded: it may print, wait for a terminal, start programs, or exit. What it
+// started ends with it.
+import { existsSync, readFileSync, statSync } from 'node:fs'
 import { inSeconds } from '../cli/text.ts'
 import { type AgentState, agentState } from './failure.ts'
 import { type Start, startPlain } from './start.ts'
+import { uptime } from './state.ts'
 
 export interface Agent {
   /** What to add to the environment of ssh. */
@@ -12,6 +15,8 @@ export interface Agent {
   from: string
   /** What went wrong, and what to do; ssh is still tried, since a key may need no agent. */
   problem?: string
+  /** The agent itself, when env-file has begun it for us; see endWithUs(). */
+  begun?: Process
 }
 
 /** Milliseconds for an env-file. */
@@ -19,7 +24,8 @@ export const ENV_FILE_LIMIT = 5000
 /** Milliseconds for an agent to list its keys. */
 const AGENT_LIMIT = 2000
 
-// Status and values, each ended by NUL. The trap: for a file that says `exit` (in one of its functions, even that prints nothing).
+// Prints status and values, each ended by NUL. The trap is for a file that says `exit` (in one of its
+// functions, even that prints nothing).
 const SOURCE = [
   `nix_lan_report() { printf '%s\\0' "$1" "\${SSH_AUTH_SOCK-}" "\${SSH_AGENT_PID-}"; }`,
   `trap 'nix_lan_report $?' EXIT`,
@@ -30,8 +36,9 @@ const SOURCE = [
 ].join('\n')
 
 /**
- * The agent for ssh: that of our own environment, unless it holds no key and the one that env-file names does. (Debian 13 and its kin start an
- * empty ssh-agent with every user manager, and put it into the environment of all units; the agent with the keys is another.)
+ * The agent for ssh: that of our own environment, unless it holds no key and the one that env-file
+ * names does. (Debian 13 and its kin start an empty ssh-agent with every user manager, and put it
+ * into the environment of all units; the agent with the keys is another.)
  * @param ours our environment
  * @param limit milliseconds for the file
  */
@@ -46,7 +53,8 @@ export async function findAgent(
   if (!existsSync(envFile) || (await holdsKeys(ours.SSH_AUTH_SOCK, start))) return own
   const other = await agentOfFile(envFile, limit, start)
   const socket = other.env.SSH_AUTH_SOCK
-  if (!socket || socket === ours.SSH_AUTH_SOCK || !(await holdsKeys(socket, start))) return own
+  const begun = other.begun ? { begun: other.begun } : {}
+  if (!socket || socket === ours.SSH_AUTH_SOCK || !(await holdsKeys(socket, start))) return { ...own, ...begun }
   return { ...other, from: `${envFile}, since the agent of the environment holds no key` }
 }
 
@@ -64,14 +72,81 @@ const holdsKeys = async (socket: string, start: Start): Promise<boolean> => (awa
 
 async function agentOfFile(envFile: string, limit: number, start: Start): Promise<Agent> {
   if (!existsSync(envFile)) return { env: {}, from: `nowhere: SSH_AUTH_SOCK is not set, and there is no ${envFile}` }
-  const sourced = await start(['bash', '--noprofile', '--norc', '-c', SOURCE, 'bash', envFile], { timeout: limit, group: true })
-  const [status, socket, pid] = sourced.stdout.split('\0')
-  if (socket) return { env: { SSH_AUTH_SOCK: socket, ...(pid ? { SSH_AGENT_PID: pid } : {}) }, from: envFile }
+  const since = await nextTick()
+  const sourced = await start(['bash', '--noprofile', '--norc', '-c', SOURCE, 'bash', envFile], {
+    timeout: limit,
+    group: true,
+    leaveNothing: true,
+  })
+  const [status, socket, pid = ''] = sourced.stdout.split('\0')
+  if (socket) {
+    const begun = begunAfter(Number(pid), since)
+    return { env: { SSH_AUTH_SOCK: socket, ...(pid ? { SSH_AGENT_PID: pid } : {}) }, from: envFile, ...(begun ? { begun } : {}) }
+  }
   const problem = problemOf(envFile, limit, sourced, status)
   return { env: {}, from: `nowhere: ${envFile} sets no SSH_AUTH_SOCK`, ...(problem ? { problem } : {}) }
 }
 
-/** Why a file gave no SSH_AUTH_SOCK; undefined: it simply sets none, which is no failure. Status 1 is what `[ … ] && …` at its end leaves. */
+/** What begun processes look like to a shell: PID:TICK; see heads/keeper.sh. */
+export const beginningOf = ({ begun }: Agent): string => (begun ? `${begun.pid}:${begun.begun}` : '')
+
+/** A process, by what stays its own when another one gets its number. */
+interface Process {
+  pid: number
+  uid: number
+  /** Clock ticks after the boot. */
+  begun: number
+}
+
+/** Ticks a second, in which Linux tells times to programs (proc_pid_stat(5), USER_HZ). */
+const HZ = 100
+
+/** The clock tick that is now, once it is over: what begins from now on begins in a later one. */
+async function nextTick(): Promise<number> {
+  const tick = Math.floor(uptime() * HZ)
+  await new Promise((resolve) => setTimeout(resolve, 1000 / HZ + 1))
+  return tick
+}
+
+/** The process with that number, if it began after that tick. */
+function begunAfter(pid: number, tick: number): Process | undefined {
+  const found = Number.isSafeInteger(pid) && pid > 1 ? processOf(pid) : undefined
+  return found && found.begun > tick ? found : undefined
+}
+
+function processOf(pid: number): Process | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    // After the name in parentheses, which may hold anything: state is the third field, starttime the 22nd.
+    const begun = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
+    return { pid, uid: statSync(`/proc/${pid}`).uid, begun }
+  } catch {
+    return undefined // it has ended
+  }
+}
+
+/**
+ * Ends the agent that env-file began for us when we end: each command would leave another one behind,
+ * with the key in it. Never touches an agent that was there before (keychain's, gpg's).
+ * @param uid whose agent it must be
+ */
+export function endWithUs({ begun }: Agent, uid: number): void {
+  if (!begun || begun.uid !== uid) return
+  process.on('exit', () => {
+    const now = processOf(begun.pid)
+    if (now?.begun !== begun.begun || now.uid !== uid) return
+    try {
+      process.kill(begun.pid, 'SIGTERM')
+    } catch {
+      // it has ended
+    }
+  })
+}
+
+/**
+ * Why a file gave no SSH_AUTH_SOCK; undefined: it simply sets none, which is no failure. Status 1 is
+ * what `[ … ] && …` at its end leaves.
+ */
 function problemOf(
   file: string,
   limit: number,

@@ -6,7 +6,7 @@ import { type Answer, reachable } from '../reach/reach.ts'
 import { becomeProgram } from '../system/handover.ts'
 import { searchPath } from '../system/search-path.ts'
 import { KEEPER } from '../system/texts.ts'
-import type { Agent } from './agent.ts'
+import { type Agent, beginningOf } from './agent.ts'
 import { controlSocket } from './socket.ts'
 import { addressOptions, forwardCommand, loginByHand, needsControl, portOptions, sshArguments, sshOptions } from './ssh.ts'
 import { askSsh, changesNothingElse, familyOf, isDirect, type SshFacts } from './ssh-config.ts'
@@ -52,22 +52,28 @@ async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): 
   return changesNothingElse(facts, (await askSsh(cache.ssh, [...sshOptions(cache), ...all])).facts) ? all : port
 }
 
-/** Who has the last word when ssh ends: nix-lan-tunnel under systemd; otherwise nobody, and a failure ends with a hint. */
-type Caller = { service: string } | { hint: string }
+/** Under systemd nix-lan-tunnel has the last word when ssh ends; by hand a failure ends with a hint. */
+type Mode = { service: true } | { hint: string }
 
-/** Makes the head become the keeper, which runs ssh. @param env what is added to the environment */
+/**
+ * Makes the head become the keeper, which runs ssh.
+ * @param agent by hand it ends with the tunnel; under systemd the unit sees to that
+ * @param env what is added to the environment
+ */
 export function keeperCommand(
   cache: SshCache,
   socket: string,
   { args, control }: Attempt,
-  caller: Caller,
+  mode: Mode,
+  agent: Agent,
   env: Record<string, string>,
 ): string {
-  const [hint, self, name] = 'hint' in caller ? [caller.hint, '', ''] : ['', caller.service, cache.name]
+  const [hint, begun] = 'hint' in mode ? [mode.hint, beginningOf(agent)] : ['', '']
+  const self = process.argv[1] ?? 'nix-lan-tunnel'
   const forward = control === undefined ? '' : forwardCommand(cache, socket, control).map(quote).join(' ')
   return becomeProgram({
     program: '/bin/sh',
-    args: ['-c', KEEPER, 'nix-lan-tunnel', socket, hint, self, name, control ?? '', forward, 'ssh', ...args],
+    args: ['-c', KEEPER, 'nix-lan-tunnel', socket, hint, self, cache.name, control ?? '', forward, begun, 'ssh', ...args],
     shift: process.argv.length - 2,
     env: { ...env, PATH: searchPath(process.env.PATH) },
   })

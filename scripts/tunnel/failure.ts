@@ -133,6 +133,9 @@ export function whyNotReady(log: string, reason: string, daemonSocket: string, s
   if (/administratively prohibited/.test(last))
     return `the box's sshd forbids forwarding to a socket (AllowStreamLocalForwarding or AllowTcpForwarding in its sshd_config)`
   if (last !== '')
-    return `${ssh} can't open ${daemonSocket} on the box: its nix-daemon isn't running, or that user may not use it (on Debian: the group nix-users)`
+    return (
+      `${ssh} can't open ${daemonSocket} on the box: its nix-daemon isn't running, that user may not use it (on Debian: the group nix-users), ` +
+      `or its sshd forbids forwarding; nix-lan doctor finds out which`
+    )
   return reason
 }

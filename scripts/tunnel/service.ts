@@ -12,8 +12,9 @@ import { searchEnv, searchPath } from '../system/search-path.ts'
 import { ask } from '../system/systemd.ts'
 import { type Agent, askAgent } from './agent.ts'
 import { endOf, READY_MARK, reasonOf, whyNotReady } from './failure.ts'
-import { FRESH_LOGIN, loginByHand, sshOptions } from './ssh.ts'
-import { askSsh } from './ssh-config.ts'
+import { whyLate } from './late.ts'
+import { FRESH_LOGIN, LATE, loginByHand, sshOptions } from './ssh.ts'
+import { agentSocket, askSsh } from './ssh-config.ts'
 import { afterFailure, forgetTunnelState, pauseLeft, readTunnelState, uptime, writeTunnelState } from './state.ts'
 
 /** What ssh exits with when it has lost the link, and the unit doesn't take for a failure. */
@@ -99,11 +100,13 @@ export class Service {
    */
   async ended(code: number): Promise<number> {
     if (code === FRESH_LOGIN) return await this.again()
+    if (code === LATE) return await this.failed(await whyLate(this.cache), false)
     const log = this.readLog()
     const end = endOf(log, code)
-    const agent = end.kind === 'denied' ? await askAgent(process.env.SSH_AUTH_SOCK) : 'none'
     const { host, envFile, ssh } = this.cache
-    const byHand = loginByHand(this.cache, (await askSsh(ssh, sshOptions(this.cache))).facts)
+    const { facts } = await askSsh(ssh, sshOptions(this.cache))
+    const agent = end.kind === 'denied' ? await askAgent(agentSocket(facts, process.env)) : 'none'
+    const byHand = loginByHand(this.cache, facts)
     const reason = reasonOf(end, { host, envFile, agent, byHand }, log)
     const mayBeAway = ['lost', 'unconnected', 'other'].includes(end.kind)
     if (end.kind !== 'lost') return await this.failed(reason, mayBeAway)

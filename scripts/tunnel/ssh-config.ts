@@ -61,6 +61,20 @@ export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
   return text(before) === text(after) && !text(before).includes('%h')
 }
 
+/**
+ * The agent's socket for this destination: IdentityAgent counts before SSH_AUTH_SOCK (ssh_config(5)).
+ * @param env where a variable that it names is looked up
+ * @returns undefined: no agent
+ */
+export function agentSocket(facts: SshFacts, env: Record<string, string | undefined>): string | undefined {
+  const named = facts.get('identityagent')?.[0] ?? 'SSH_AUTH_SOCK'
+  if (named === 'none') return undefined
+  if (named === 'SSH_AUTH_SOCK') return env.SSH_AUTH_SOCK
+  const [, variable] = /^\$\{?(\w+)\}?$/.exec(named) ?? []
+  if (variable !== undefined) return env[variable]
+  return named.replace(/^~(?=\/)/, env.HOME ?? '~')
+}
+
 /** The kind of addresses that ssh takes (ssh_config(5), AddressFamily). */
 export function familyOf(facts: SshFacts): 4 | 6 | undefined {
   const value = facts.get('addressfamily')?.[0]

@@ -130,5 +130,9 @@ export function addressOptions(cache: SshCache, address: string, facts: SshFacts
   return asOptions([`HostName=${address.replaceAll('%', '%%')}`, ...known])
 }
 
-/** What the keeper (scripts/heads/keeper.sh) says instead of ssh's exit code when it has ended ssh itself, for a fresh login. */
+/**
+ * What the keeper (scripts/heads/keeper.sh) says instead of ssh's exit code when it has ended ssh
+ * itself: for a fresh login, or since ssh didn't log in within a minute.
+ */
 export const FRESH_LOGIN = 75
+export const LATE = 76

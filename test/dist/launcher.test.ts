@@ -28,7 +28,7 @@ const BUDGET: Record<string, number> = {
   'nix-lan-connect': 110,
   'nix-lan-dispatcher': 80,
   'nix-lan-run': 140,
-  'nix-lan-tunnel': 130,
+  'nix-lan-tunnel': 150,
   'post-build-hook': 95,
 }
 const NAMES = Object.keys(BUDGET)

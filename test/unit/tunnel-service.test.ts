@@ -34,6 +34,8 @@ Host key for pi.local has changed and you have requested strict checking.
 Host key verification failed.
 `
 const DENIED = 'alice@pi.local: Permission denied (publickey,password).\n'
+// What ssh 9.2 says when nobody listens there, and just the same with AllowStreamLocalForwarding no, AllowTcpForwarding no,
+// DisableForwarding yes in sshd_config, and `restrict` in authorized_keys (sshd 9.2).
 const OPEN_FAILED = 'channel 1: open failed: connect failed: open failed\n'
 
 const ABOUT: Circumstances = { host: 'pi.local', byHand: 'ssh alice@pi.local', agent: 'keys', envFile: '/home/alice/.bashrc' }
@@ -144,7 +146,10 @@ test('every reason is one line', () => {
 
 test('connected, and no nix-daemon: from the last thing that ssh says of a connection, else what the question came to', () => {
   const why = (log: string): string => whyNotReady(log, 'no answer within 2 s', '/run/d', 'alice@pi.local')
-  assert.match(why(OPEN_FAILED), /^alice@pi\.local can't open \/run\/d on the box: its nix-daemon isn't running, or .* nix-users\)$/)
+  assert.match(
+    why(OPEN_FAILED),
+    /^alice@pi\.local can't open \/run\/d on the box: its nix-daemon isn't running, .* nix-users\), or its sshd forbids forwarding; nix-lan doctor/,
+  )
   assert.match(why(`${OPEN_FAILED}channel 2: open failed: administratively prohibited: open failed\n`), /forbids forwarding to a socket/)
   assert.is(why(''), 'no answer within 2 s')
 })

@@ -1,5 +1,5 @@
 // The ssh command of a tunnel, and where its agent comes from.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,6 +10,7 @@ import { type Outcome, run } from '../../scripts/system/exec.ts'
 import { KEEPER } from '../../scripts/system/texts.ts'
 import { findAgent } from '../../scripts/tunnel/agent.ts'
 import { prepare } from '../../scripts/tunnel/attempt.ts'
+import { whyLate } from '../../scripts/tunnel/late.ts'
 import {
   addressOptions,
   forwardCommand,
@@ -19,7 +20,7 @@ import {
   sshArguments,
   sshCommand,
 } from '../../scripts/tunnel/ssh.ts'
-import { askSsh, changesNothingElse, forwardingsOf, isDirect, parseFacts } from '../../scripts/tunnel/ssh-config.ts'
+import { agentSocket, askSsh, changesNothingElse, forwardingsOf, isDirect, parseFacts } from '../../scripts/tunnel/ssh-config.ts'
 
 const CACHE: SshCache = {
   kind: 'ssh',
@@ -313,6 +314,84 @@ test('an env-file that waits is ended with all that it started', async () => {
   assert.throws(() => rmSync(mark), /ENOENT/)
 })
 
+test('what env-file leaves running in the background is ended with it', async () => {
+  const mark = join(TMP, 'left')
+  const found = await agentOf(`(sleep 0.5; echo >${mark}) & SSH_AUTH_SOCK=/a`)
+  assert.is(found.env.SSH_AUTH_SOCK, '/a')
+  await new Promise((resolve) => setTimeout(resolve, 700))
+  assert.not(existsSync(mark))
+})
+
+/** Starts a process that, like ssh-agent, is in nobody's group. */
+const DAEMON = `setsid sleep 60 </dev/null >/dev/null 2>&1 & pid=$!; sleep 0.2`
+const lives = (pid: number): boolean => existsSync(`/proc/${pid}/cwd`) && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+
+test('an agent that env-file begins is known by its number and its start, and one that was there before is not', async () => {
+  const ours = await agentOf(`${DAEMON}; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$pid`)
+  const pid = Number(ours.env.SSH_AGENT_PID)
+  assert.is(ours.begun?.pid, pid)
+  assert.is(ours.begun?.uid, process.getuid?.())
+  // The same one again, as keychain finds it; and one that ended long ago.
+  for (const text of [`SSH_AUTH_SOCK=/a; SSH_AGENT_PID=${pid}`, 'SSH_AUTH_SOCK=/a; SSH_AGENT_PID=4194303'])
+    assert.is((await agentOf(text)).begun, undefined)
+  assert.ok(lives(pid))
+  process.kill(pid)
+})
+
+/** Runs the keeper with these arguments for it, and this command. */
+const keep = (words: string[], command: string[], env: Record<string, string> = {}): Promise<Outcome> =>
+  run('sh', ['-c', KEEPER, 'keeper', ...words, ...command], { timeout: 20_000, env: { ...process.env, ...env } })
+
+test('by hand, an agent that was begun for the tunnel ends with it, and no other', async () => {
+  const { begun } = await agentOf(`${DAEMON}; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$pid`)
+  assert.ok(begun)
+  const { pid, begun: tick } = begun ?? { pid: 0, begun: 0 }
+  await keep(['/nonexistent/s', 'hint', 'true', 'pi', '', '', `${pid}:${tick + 1}`], ['false'])
+  assert.ok(lives(pid))
+  await keep(['/nonexistent/s', 'hint', 'true', 'pi', '', '', `${pid}:${tick}`], ['false'])
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  assert.not(lives(pid))
+})
+
+test('an ssh that does not log in within a minute is ended, and somebody is asked why', async () => {
+  const calls = join(TMP, 'calls')
+  const [self, sleep] = [join(TMP, 'self'), join(mkdtempSync(join(TMP, 'bin-')), 'sleep')]
+  writeFileSync(self, `#!/bin/sh\necho "$*" >>${calls}\n`, { mode: 0o755 })
+  writeFileSync(sleep, `#!/bin/sh\necho "$1" >>${calls}\n`, { mode: 0o755 })
+  const env = { PATH: `${join(sleep, '..')}:${process.env.PATH}` }
+  for (const [hint, last] of [
+    ['', '--ended 76 pi'],
+    ['hint', '--late pi'],
+  ] as const) {
+    rmSync(calls, { force: true })
+    const { timedOut } = await keep(['/nonexistent/s', hint, self, 'pi', '', '', ''], ['tail', '-f', '/dev/null'], env)
+    assert.not(timedOut)
+    const said = readFileSync(calls, 'utf8').trim().split('\n')
+    assert.is(said.at(-1), last)
+    const seconds = said.slice(0, -1).reduce((sum, one) => sum + Number(one), 0)
+    assert.ok(seconds > 55 && seconds < 65, `${seconds} s`)
+  }
+})
+
+test('why ssh has not logged in: the agent that ssh asks gives no answer, or waits for somebody', async () => {
+  const why = async (state: string, more = ''): Promise<string> => {
+    const ssh = `printf 'hostname rpi.local\\n${more}'`
+    const add = `case $SSH_AUTH_SOCK in /${state}) ;; *) exit 2 ;; esac; ${state === 'mute' ? 'exec tail -f /dev/null' : ''}`
+    return await withPrograms({ ssh, 'ssh-add': add }, () => whyLate(CACHE, { SSH_AUTH_SOCK: more ? '/other' : `/${state}`, HOME: '/h' }))
+  }
+  assert.match(await why('mute'), /^the ssh agent gives no answer: /)
+  assert.match(await why('keys'), /does the ssh agent, or a security key, wait for a confirmation\? By hand: ssh pi@rpi\.local$/)
+  assert.match(await why('keys', 'identityagent /keys\\n'), /wait for a confirmation/)
+  assert.match(await why('none', 'identityagent none\\n'), /see what it does by hand: ssh pi@rpi\.local$/)
+})
+
+test('IdentityAgent counts before SSH_AUTH_SOCK', () => {
+  const env = { SSH_AUTH_SOCK: '/a', OTHER: '/b', HOME: '/h' }
+  const socket = (line: string): string | undefined => agentSocket(facts(line), env)
+  const all = ['', 'identityagent SSH_AUTH_SOCK\n', 'identityagent $OTHER\n', 'identityagent ~/c\n', 'identityagent none\n'].map(socket)
+  assert.equal(all, ['/a', '/a', '/b', '/h/c', undefined])
+})
+
 test('no env-file is no problem', async () => {
   const found = await findAgent(join(TMP, 'none'), {})
   assert.equal([found.env, found.problem], [{}, undefined])
@@ -321,7 +400,7 @@ test('no env-file is no problem', async () => {
 test('an ssh that ends at once does not leave the keeper waiting for the one who asks', async () => {
   // one in ten did: whoever asks had not yet let go of the keeper's trap when it was told to end
   for (let n = 0; n < 60; n++) {
-    const args = ['-c', KEEPER, 'keeper', '/nonexistent/pi.sock', '', 'true', 'pi', '', '', 'false']
+    const args = ['-c', KEEPER, 'keeper', '/nonexistent/pi.sock', '', 'true', 'pi', '', '', '', 'false']
     const { timedOut } = await run('sh', args, { timeout: 10_000 })
     assert.not(timedOut, `it hangs, at attempt ${n + 1}`)
   }
