@@ -2,7 +2,7 @@
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
-import { listens } from '../reach/listening.ts'
+import { accepts, listens } from '../reach/listening.ts'
 import { socketPath } from '../state/paths.ts'
 
 /** Bytes that a socket's path may have (unix(7): sun_path is 108, with a NUL). */
@@ -35,12 +35,19 @@ export function controlSocket(socket: string): string | undefined {
  */
 export async function makeRoom(socket: string, cache: string): Promise<void> {
   makeDirectory(dirname(socket))
-  if (await listens(socket)) throw new Failure(`a tunnel for ${cache} runs already: somebody listens on ${socket}`)
+  if (await alive(socket)) throw new Failure(`a tunnel for ${cache} runs already: somebody listens on ${socket}`)
   unlink(socket)
   // One that a killed ssh left behind looks like one that takes requests.
   const control = controlSocket(socket)
-  if (control !== undefined && !(await listens(control))) unlink(control)
+  if (control !== undefined && !(await alive(control))) unlink(control)
 }
+
+/**
+ * Whether somebody listens there, for certain: /proc/net/unix also has the sockets of other file
+ * systems with the same path (containers that share our network namespace), and what they are taken
+ * for would keep a killed tunnel from ever coming back.
+ */
+const alive = async (socket: string): Promise<boolean> => (await listens(socket)) && (await accepts(socket))
 
 function unlink(file: string): void {
   const stat = lstatSync(file, { throwIfNoEntry: false })

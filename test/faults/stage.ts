@@ -121,13 +121,12 @@ export class Stage {
     await this.keeper
   }
 
-  /** Waits until a nix-daemon answers through the tunnel. */
+  /** Waits until a nix-daemon answers through the tunnel. @throws Error with what the last tunnel has said */
   async answers(): Promise<void> {
-    await until(
-      'the tunnel',
-      60_000,
-      async () => (await this.pair.client.run('alice', `${DIST}/nix-lan-available`, ['--usable'])).code === 0,
-    )
+    const usable = async (): Promise<boolean> => (await this.pair.client.run('alice', `${DIST}/nix-lan-available`, ['--usable'])).code === 0
+    await until('the tunnel', 60_000, usable).catch((error) => {
+      throw new Error(`${error.message}: ${this.tunnel?.output()}\n${[...commandLines(this.pair.client).values()].join('\n')}`)
+    })
   }
 
   /** Gives the box the outputs of so many new derivations, signed. Returns the arguments of nix-build that want them. */

@@ -113,6 +113,9 @@ function conclude(cache: string, summary: Summary, left: number): void {
   if (unsigned.length > 0) {
     say(`${cache}: ${paths(unsigned.length)} skipped: the path or one of its dependencies is unsigned; try \`sudo nix-lan queue sign\``)
   }
+  const other = left - unsigned.length
+  if (other > 0 && away === undefined && stopped === undefined)
+    say(`${cache}: ${stay(other)}: the box has deleted them again already, or they have just come in`)
   if (away !== undefined) say(`${cache} is away (${away}); ${stay(left)}`)
   if (stopped !== undefined) say(`${cache}: stopped: ${stopped}; ${stay(left)}`)
 }

@@ -39,6 +39,11 @@ const LINKS: readonly Travel[] = [
 /** Wi-Fi. */
 const QUICK: readonly Travel[] = [{ roundTrip: 10, rate: 100 }]
 
+/** Over the internet: what Mic92/nix-grpc-store, a store with a server of its own, was measured at. */
+const FAR: Travel = { roundTrip: 47, rate: 0 }
+/** 1,000 paths of 400 MB together, most of them small and some large, in KiB each. */
+const CLOSURE = Array.from({ length: 1000 }, (_, n) => Math.round(3300 ** (n / 1000)))
+
 const SHAPES = {
   flat: 'that know nothing of each other',
   layers: 'in eight layers that refer to each other',
@@ -60,6 +65,10 @@ export const links: readonly Bench[] = VERSIONS.map((version) => ({
         for (const shape of Object.keys(SHAPES) as Shape[]) yield await stage.fetching(shape)
         yield await stage.missing()
         yield await stage.building()
+      }
+      if (!setting.quick && version.nix === '2.34.8') {
+        await stage.travel(FAR)
+        yield await stage.closure()
       }
     } finally {
       await stage.close()
@@ -136,13 +145,19 @@ class Stage {
     // a box that has more than what is wanted, as boxes do
     const more = ['--eval', '--read-write-mode', '--strict', '--json', '-E', expression('flat', size(this.setting, 3000, 50), 'other')]
     await pair.box.must('root', 'nix-instantiate', more, local)
-    const input = [...this.shapes.values()].flatMap(({ all }) => all).join('\n')
+    await this.publish([...this.shapes.values()].flatMap(({ all }) => all))
+  }
+
+  private async publish(paths: string[]): Promise<void> {
+    const { pair } = this
+    const local = { env: { NIX_REMOTE: 'local' } }
+    const input = paths.join('\n')
     const nix = (args: string[]) => pair.box.must('root', 'xargs', ['nix', ...args], { ...local, input, timeout: 300_000 })
     pair.box.write('/etc/nix/secret', pair.client.read('/etc/nix/secret'), { mode: 0o600 })
     await nix(['store', 'sign', '--key-file', '/etc/nix/secret'])
     await nix(['copy', '--to', `file:///tmp/http?compression=none`])
     // the box's world is not ours, where the cache is served from
-    await pair.box.must('root', 'mv', ['/tmp/http', `${pair.box.dir}/http`])
+    await pair.box.must('root', 'sh', ['-c', 'rm -rf "$0"; mv /tmp/http "$0"', `${pair.box.dir}/http`])
   }
 
   async travel(now: Travel): Promise<void> {
@@ -186,10 +201,22 @@ class Stage {
     }
   }
 
-  async fetching(shape: Shape): Promise<Row> {
-    const { pair, setting } = this
-    const { asked, all } = this.shapes.get(shape) ?? { asked: [], all: [] }
-    const fetch = (way: Way) => async (): Promise<number> => {
+  /** A closure like a system's. */
+  async closure(): Promise<Row> {
+    const sizes = `[ ${CLOSURE.join(' ')} ]`
+    const one = `(import ${T_FILE} { name = "closure-\${toString n}"; kb = builtins.elemAt ${sizes} n; })`
+    const args = ['--no-out-link', '-E', `builtins.genList (n: ${one}) ${CLOSURE.length}`]
+    const paths = (await this.pair.box.must('root', 'nix-build', args, { env: { NIX_REMOTE: 'local' }, timeout: 600_000 })).split('\n')
+    await this.publish(paths)
+    const ways = Object.fromEntries([OURS, SSH, HTTP].map((way) => [way, this.fetch(paths, paths)(way as Way)]))
+    const samples = await rounds(this.setting, 1, ways)
+    const least = { say: `seconds of ${OURS}`, formula: (of: (way: string) => number) => of(OURS) / 1000, most: 6 }
+    return this.row('closure', '1,000 paths, 400 MB, most of them small', samples, [least])
+  }
+
+  private fetch(asked: readonly string[], all: readonly string[]) {
+    const { pair } = this
+    return (way: Way) => async (): Promise<number> => {
       const { code, stderr, ms } = await this.nix(way, 'nix-store', ['--realise'], asked.join('\n'))
       ensure(code === 0, `fetching with ${way} failed: ${stderr.slice(-1000)}`)
       ensure(await pair.clientHas(...all), `${way} did not give the paths`)
@@ -197,6 +224,12 @@ class Stage {
       ensure(!(await pair.clientHas(all[0] ?? '')), 'the paths are still there')
       return ms
     }
+  }
+
+  async fetching(shape: Shape): Promise<Row> {
+    const { setting } = this
+    const { asked, all } = this.shapes.get(shape) ?? { asked: [], all: [] }
+    const fetch = this.fetch(asked, all)
     const { startsEach } = this.version
     const rivals: Way[] = startsEach ? [HTTP] : [HTTP, SSH]
     if (startsEach && shape === 'flat') rivals.push(SSH) // minutes
