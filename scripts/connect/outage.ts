@@ -95,7 +95,7 @@ export class Outage {
 }
 
 /** Which socket this is, and when it was last touched. lstat: a link that a user planted says nothing about another file. */
-function identity(path: string): string {
+export function identity(path: string): string {
   try {
     const stat = lstatSync(path)
     return `${stat.ino} ${stat.mtimeMs} ${stat.ctimeMs}`

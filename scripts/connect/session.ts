@@ -9,6 +9,8 @@ import { EndOfStream } from '../protocol/byte-reader.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import {
   emptyAnswer,
+  IS_VALID_PATH,
+  NAR_FROM_PATH,
   notValid,
   OPERATIONS,
   type Operation,
@@ -20,6 +22,8 @@ import {
 } from '../protocol/operations.ts'
 import { errorAnswer, MAGIC_CLIENT, MAGIC_SERVER, OUR_VERSION, Recorder, readMessages, STDERR_LAST, string, u64 } from '../protocol/wire.ts'
 import { type Client, ClientGone } from './client.ts'
+import { Infos } from './infos.ts'
+import type { ReadAhead } from './read-ahead.ts'
 import type { Upstream } from './upstream.ts'
 
 /** A box that says nothing for so many seconds in mid-answer is given up. Long enough for a disk to spin up; ssh gives up a dead link earlier. */
@@ -28,13 +32,10 @@ const SILENCE = 30
 /** For how long, in milliseconds, a box that has closed its own direction is sent what Nix still says. */
 const LAST_WORDS = 1000
 
-/**
- * A path that the box lacked counts as lacking for so many milliseconds: Nix 2.8 and 2.26 ask for each path three times in a row.
- * Misses of the empty store aren't remembered, since a box that comes back may have it.
- */
-const MISS = 10_000
-/** So many are remembered, lest a connection that lasts for days takes ever more memory. */
-const MOST_MISSES = 10_000
+/** An answer that Nix has waited for longer than so many milliseconds came over a link, not from this machine. */
+const SLOW = 1.5
+/** After so many slow ones, what Nix is going to ask for is read ahead: until then a session stays as cheap as can be. */
+const FEW = 3
 
 /**
  * Nix asked for a NAR that can't be delivered: the stream has to end. Nix 2.4 to 2.22 takes no other
@@ -62,27 +63,72 @@ export async function serve(client: Client, upstream: Upstream): Promise<void> {
 
 /** Answers questions until Nix has no more. `startClock` starts the clock that gives up a silent box. */
 async function converse(client: Client, upstream: Upstream, patience: Patience, startClock: () => void): Promise<void> {
-  const misses = new Map<string, number>()
+  const infos = new Infos()
   let box: Box | null = null
-  for (;;) {
-    const number = await nextOperation(client)
-    if (number === null) break
-    const operation = OPERATIONS.get(number)
-    if (!operation) {
-      await pipe(client, box ?? (await upstream.dial()), number, upstream)
-      break
+  let ahead: ReadAhead | undefined
+  let slow = 0
+  try {
+    for (;;) {
+      const number = await nextOperation(client)
+      if (number === null) break
+      const operation = OPERATIONS.get(number)
+      if (!operation) {
+        await pipe(client, box ?? (await upstream.dial()), number, upstream)
+        break
+      }
+      const request = await readRequest(client.reader, operation)
+      if (await answerFromMemory(client, number, request.first, infos, ahead, upstream)) continue
+      if (!operation.local) box ??= await upstream.dial()
+      if (box) startClock()
+      const asked = performance.now()
+      const question: Question = { number, operation, ...request, patience }
+      box = await answer(client, box, question, upstream)
+      if (!box) ahead?.boxLost()
+      if (!box || question.found === undefined) continue
+      const ms = performance.now() - asked
+      if (!question.found) infos.miss(request.first)
+      if (ahead) {
+        ahead.answered(request.first, question.found, ms)
+        if (question.found) ahead.promised(request.first, question.found)
+      } else if (upstream.further && ms > SLOW && ++slow === FEW) {
+        client.bothWays() // while Nix thinks, we listen to the box
+        const { ReadAhead } = await import('./read-ahead.ts')
+        ahead = new ReadAhead(upstream.further, infos, SILENCE, (reason) => box?.reader.finish(reason))
+      }
     }
-    const request = await readRequest(client.reader, operation)
-    const missed = number === QUERY_PATH_INFO ? misses.get(request.first) : undefined
-    if (missed !== undefined && performance.now() - missed < MISS) {
-      await client.write(notValid(request.first))
-      continue
-    }
-    if (!operation.local) box ??= await upstream.dial()
-    if (box) startClock()
-    box = await answer(client, box, { number, operation, ...request, misses, patience }, upstream)
+  } finally {
+    ahead?.close()
   }
   box?.socket.destroy()
+}
+
+/** Answers what is known without asking. Returns whether it was. */
+async function answerFromMemory(
+  client: Client,
+  number: number,
+  path: string,
+  infos: Infos,
+  ahead: ReadAhead | undefined,
+  upstream: Upstream,
+): Promise<boolean> {
+  if (number === QUERY_PATH_INFO) {
+    const known = ahead ? await ahead.info(path) : infos.get(path)
+    if (known === undefined) return false
+    await client.write(known ? Buffer.concat([u64(STDERR_LAST), known]) : notValid(path))
+    if (known) ahead?.promised(path, known)
+    return true
+  }
+  if (number === NAR_FROM_PATH) {
+    const nar = await ahead?.nar(path)
+    if (!nar) return false
+    upstream.fetched?.(nar.length) // before the last byte: with that Nix has what it wants, and may kill us
+    await client.write(u64(STDERR_LAST))
+    await client.write(nar)
+    return true
+  }
+  if (number !== IS_VALID_PATH || !ahead?.lacks(path)) return false
+  await client.write(Buffer.concat([u64(STDERR_LAST), u64(0)]))
+  return true
 }
 
 /**
@@ -136,9 +182,9 @@ interface Question {
   bytes: Buffer
   /** The path it is about. */
   first: string
-  /** The paths that the box lacked, and when, in milliseconds of a clock that nobody sets. */
-  misses: Map<string, number>
   patience: Patience
+  /** What the box has said of a path, from "I have it" on; null: it lacks it; undefined: something else was asked, or happened. */
+  found?: Buffer | null
 }
 
 /**
@@ -161,7 +207,7 @@ function countDown(patience: Patience): NodeJS.Timeout {
 
 /** Answers one question. Returns the box, or null when it was lost over it: then the empty store has answered. */
 async function answer(client: Client, box: Box | null, question: Question, upstream: Upstream): Promise<Box | null> {
-  if (!box && question.operation.answer[0] === 'nar') {
+  if (!box && question.number === NAR_FROM_PATH) {
     const reason = `the box is away, and can't deliver ${question.first}`
     upstream.lost(new BoxUnavailable('broken', reason))
     throw new NarUndelivered(reason)
@@ -175,7 +221,7 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
   Object.assign(patience, { box, left: SILENCE, listening: true })
   try {
     await send(box, Buffer.concat([u64(question.number), question.bytes]))
-    if (question.operation.answer[0] === 'nar') await relayNar(client, box, question, upstream, relayed)
+    if (question.number === NAR_FROM_PATH) await relayNar(client, box, question, upstream, relayed)
     else {
       const found = await ask(box, question, upstream)
       patience.listening = false
@@ -185,7 +231,7 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
   } catch (error) {
     box.socket.destroy()
     if (error instanceof ClientGone || error instanceof NarUndelivered) throw error
-    if (question.operation.answer[0] === 'nar') {
+    if (question.number === NAR_FROM_PATH) {
       const reason = `the box was lost in the middle of ${question.first}: ${(error as Error).message}`
       upstream.lost(new BoxUnavailable('broken', reason))
       throw new NarUndelivered(reason)
@@ -202,9 +248,10 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
  * Reads the whole answer before a byte of it is passed on, so that the empty store can still answer when the box is lost over it. What is an
  * error to the box (a database that is busy, a disk that fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr.
  */
-async function ask(box: Box, { number, operation, first, misses }: Question, upstream: Upstream): Promise<Buffer> {
+async function ask(box: Box, question: Question, upstream: Upstream): Promise<Buffer> {
+  const { number, operation, first } = question
   await box.reader.peek()
-  if (number === QUERY_PATH_INFO && takeMiss(box.reader)) return miss(first, misses)
+  if (number === QUERY_PATH_INFO && takeMiss(box.reader)) return miss(question)
   const messages = new Recorder(box.reader)
   const ending = await readMessages(messages)
   if (ending.error) {
@@ -214,19 +261,19 @@ async function ask(box: Box, { number, operation, first, misses }: Question, ups
   }
   const found = new Recorder(box.reader)
   for (const shape of operation.answer) await readShape(found, shape)
-  if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return miss(first, misses)
+  if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return miss(question)
   if (number === QUERY_PATH_INFO && !upstream.strict && !soundInfo(found.bytes, first)) {
     upstream.report(`${operation.name} ${first}: the box says what no Nix can read; the path counts as missing`)
     return notValid(first)
   }
+  if (number === QUERY_PATH_INFO) question.found = found.bytes
   return Buffer.concat([messages.bytes, found.bytes])
 }
 
-/** The answer that a path is not there, which is remembered. */
-function miss(path: string, misses: Map<string, number>): Buffer {
-  if (misses.size >= MOST_MISSES) misses.clear()
-  misses.set(path, performance.now())
-  return notValid(path)
+/** The answer that a path is not there. */
+function miss(question: Question): Buffer {
+  question.found = null
+  return notValid(question.first)
 }
 
 /** Passes a NAR on while it comes. `relayed` counts what Nix has got of it. */

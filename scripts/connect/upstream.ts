@@ -4,8 +4,9 @@ import { Away, Failure, noTunnel } from '../cli/errors.ts'
 import { oneLine } from '../cli/text.ts'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
 import { fetchedBy, Transfers } from '../state/transfers.ts'
-import { Outage } from './outage.ts'
+import { identity, Outage } from './outage.ts'
 import { becomeOwner } from './owner.ts'
+import type { Further } from './read-ahead.ts'
 
 const LONGEST_LINE = 1000
 /** Milliseconds between two attempts of one process. */
@@ -27,6 +28,8 @@ export interface Upstream {
   report(line: string): void
   /** Called when Nix has been given a path, with the bytes of its NAR. */
   fetched?(bytes: number): void
+  /** The way for further connections, to read ahead on; without it nothing is read ahead. */
+  further?: Further
   /** For uploads and people: pass the box's errors on as they are. */
   strict: boolean
 }
@@ -45,9 +48,13 @@ class Dialler {
   async dial(): Promise<Box> {
     const { socket, deadline } = this.target
     const way = becomeOwner(socket, () => this.transfers.open()) // that file is root's
-    if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
-    const { dialBox } = await import('../protocol/dial.ts')
-    return await dialBox(socket, deadline, way)
+    try {
+      if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
+      const { dialBox } = await import('../protocol/dial.ts')
+      return await dialBox(socket, deadline, way.path)
+    } finally {
+      way.release()
+    }
   }
 
   readonly fetched = (bytes: number): void => this.transfers.add(1, bytes)
@@ -112,7 +119,8 @@ export function redialling(target: Target | null): Upstream {
       if (!told) report(text) // a box with a broken database says so for each of a thousand paths
       told = true
     },
-    ...(dialler && { fetched: dialler.fetched }),
+    ...(dialler &&
+      target && { fetched: dialler.fetched, further: { dial: () => dialler.dial(), identity: () => identity(target.socket) } }),
     strict: false,
     dial,
   }

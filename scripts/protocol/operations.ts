@@ -3,7 +3,7 @@
 import type { PathInfo } from '../nix/path-info.ts'
 import { isStorePath } from '../nix/store-path.ts'
 import type { ByteReader } from './byte-reader.ts'
-import { errorAnswer, LONGEST_STRING, Recorder, STDERR_LAST, string, strings, u64 } from './wire.ts'
+import { errorAnswer, LONGEST_STRING, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from './wire.ts'
 
 /** What an operation is asked with, or answered with, after the messages. `info`: a u64, and when it is 1 the fields of a path. */
 type Shape = 'u64' | 'string' | 'strings' | 'pairs' | 'info' | 'nar'
@@ -33,7 +33,11 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operat
   // A daemon without the feature ca-derivations aborts at this question (2.8.0, 2.26.3), and what we upload carries no realisations.
   [43, { name: 'QueryRealisation', request: ['string'], answer: ['strings'], empty: u64(0), local: true }],
 ])
+export const IS_VALID_PATH = 1
 export const QUERY_PATH_INFO = 26
+export const NAR_FROM_PATH = 38
+/** The list of all paths of a store. Nix never asks a substituter for it; we do. */
+export const QUERY_ALL_VALID_PATHS = 23
 const QUERY_VALID_PATHS = 31
 
 /** Deriver, NAR hash, references, registration time, NAR size, ultimate, signatures, content address (2.8.0, path-info.cc). */
@@ -71,7 +75,7 @@ export async function readShape(from: Recorder, shape: Shape): Promise<string | 
 }
 
 /** What an answer to QueryPathInfo says of a path (INFO), as far as anybody here wants to know it. */
-interface Fields {
+export interface Fields {
   deriver: string
   hash: string
   references: string[]
@@ -81,8 +85,8 @@ interface Fields {
   contentAddress: string
 }
 
-/** @param answer a whole one that says "I have it", as Recorder has collected it */
-function fieldsOf(answer: Buffer): Fields {
+/** @param answer a whole one that says "I have it", from that word on, as Recorder has collected it */
+export function fieldsOf(answer: Buffer): Fields {
   let at = 8 // after "I have it"
   const number = (): number => {
     at += 8
@@ -124,6 +128,49 @@ export async function readPathInfo(from: Recorder): Promise<PathInfo | null> {
   const { size, ultimate, signatures, contentAddress } = fieldsOf(answer)
   return { size, ultimate, signatures, contentAddressed: /^(text|fixed):/.test(contentAddress) }
 }
+
+/** The question for a path's NAR. */
+export const narQuestion = (path: string): Buffer => Buffer.concat([u64(NAR_FROM_PATH), string(path)])
+
+/**
+ * Reads an answer to QueryPathInfo that isn't passed on: mostly it has come whole, and nothing is waited for.
+ * @returns the answer from "I have it" on; null: the store lacks the path; undefined: it can't say
+ */
+export async function readInfoAnswer(from: ByteReader): Promise<Buffer | null | undefined> {
+  const length = infoAtHand(from.atHand())
+  if (length > 0) {
+    const answer = Buffer.from(from.atHand().subarray(8, length))
+    from.consume(length)
+    return answer
+  }
+  const messages = new Recorder(from)
+  const ending = await readMessages(messages)
+  if (ending.error) return ending.message.includes('is not valid') ? null : undefined
+  const found = new Recorder(from)
+  await readShape(found, 'info')
+  return found.bytes.length > 8 ? Buffer.from(found.bytes) : null
+}
+
+/** The length of an answer "I have it" (STDERR_LAST, 1, INFO) that a chunk begins with; 0 when there is none, or not all of it. */
+function infoAtHand(chunk: Buffer): number {
+  if (chunk.length < 16 || chunk.readUInt32LE(0) !== STDERR_LAST || chunk.readUInt32LE(4) !== 0 || chunk.readBigUInt64LE(8) !== 1n) return 0
+  let at = 16
+  for (const field of INFO) {
+    let left = 1
+    if (field === 'strings') {
+      left = numberAt(chunk, at)
+      at += 8
+    }
+    for (; left > 0; left--) {
+      at += field === 'u64' ? 8 : 8 + Math.ceil(numberAt(chunk, at) / 8) * 8
+      if (!(at <= chunk.length)) return 0
+    }
+  }
+  return at
+}
+
+/** NaN where there is nothing. */
+const numberAt = (chunk: Buffer, at: number): number => (at + 8 <= chunk.length ? Number(chunk.readBigUInt64LE(at)) : Number.NaN)
 
 /** The question which of these paths a store has, without looking for them elsewhere; the answer is paths. */
 export const validPathsQuestion = (paths: readonly string[]): Buffer => Buffer.concat([u64(QUERY_VALID_PATHS), strings(paths), u64(0)])

@@ -27,6 +27,7 @@ import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
 import { NarEnd } from '../../scripts/protocol/nar-end.ts'
 import { notValid, readShape } from '../../scripts/protocol/operations.ts'
 import { errorAnswer, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/protocol/wire.ts'
+import { DistantBox } from '../lib/distant-box.ts'
 import { hello, nar, same } from '../lib/wire.ts'
 
 const test = suite('connect')
@@ -338,6 +339,28 @@ test('where others can write, nothing is counted, and all else goes on', async (
   } finally {
     chmodSync(transfers(), 0o755)
   }
+})
+
+test('a box far away: what Nix asks for next is there already, over connections of their own', async () => {
+  const far = new DistantBox(3)
+  const socket = join(TMP, `${count++}.sock`)
+  await far.listen(socket)
+  const paths = Array.from({ length: 60 }, (_, n) => `/nix/store/${String(n).padStart(32, '0')}-far`)
+  for (const path of paths) far.paths.set(path, { nar: nar({ file: path.repeat(500) }) })
+  const nix = await greeted([socket])
+  for (const path of paths) assert.ok(await has(nix, path))
+  for (let n = 100; n < 150; n++) assert.not(await has(nix, `/nix/store/${String(n).padStart(32, '0')}-far`))
+  for (const path of paths) {
+    nix.send(u64(38), string(path))
+    const expected = Buffer.concat([LAST, far.paths.get(path)?.nar ?? LAST])
+    same(await nix.reader.take(expected.length), expected)
+  }
+  assert.is(await closed(nix), 0)
+  assert.is(nix.stderr(), '')
+  const waited = far.asked.filter(({ connection }) => connection === 0).length
+  assert.ok(waited < 60, `${waited} of 170 questions waited for the box`)
+  assert.ok(far.connections <= 6, `${far.connections} connections`)
+  far.close()
 })
 
 test('an upload is piped as it is, and the answer comes after its end', async () => {

@@ -1,0 +1,168 @@
+// The connections of a session besides the one that answers Nix: on these, questions are sent ahead of the answers to earlier ones.
+import { type Box, BoxUnavailable, send } from '../protocol/box.ts'
+import type { ByteReader } from '../protocol/byte-reader.ts'
+
+/** More connections: each is a process on the box, and on a Pi that costs. With the session's own it is six at the most. */
+const MOST = 5
+
+interface Waiting {
+  read(reader: ByteReader, alive: () => void): Promise<unknown>
+  resolve(value: unknown): void
+  reject(reason: Error): void
+}
+
+/** One connection. The answers come in the order of the questions. */
+export class Link {
+  /** Why it has failed; undefined while it works. */
+  failure: Error | undefined
+  private readonly box: Box
+  private readonly waiting: Waiting[] = []
+  private readonly failed: (reason: Error) => void
+  private unsent: Buffer[] = []
+  private sending = false
+  private listening = false
+  private silent = 0
+
+  /** @param failed called once, when the connection is lost; never after close() */
+  constructor(box: Box, failed: (reason: Error) => void) {
+    this.box = box
+    this.failed = failed
+  }
+
+  /** How many answers are still to come. */
+  get pending(): number {
+    return this.waiting.length
+  }
+
+  /**
+   * Asks one thing.
+   * @param read reads the answer, and nothing beyond; called when it is its turn. It calls `alive` for each part of a long one.
+   * @throws what `read` throws, which ends the connection, and whatever ends it otherwise
+   */
+  ask<T>(question: Buffer, read: (reader: ByteReader, alive: () => void) => Promise<T>): Promise<T> {
+    if (this.failure) return Promise.reject(this.failure)
+    return new Promise<T>((resolve, reject) => {
+      this.waiting.push({ read, resolve: resolve as (value: unknown) => void, reject })
+      this.unsent.push(question)
+      if (!this.sending) this.sendAll()
+      if (!this.listening) this.listen()
+    })
+  }
+
+  /** Call it each second: a box that owes an answer and has been silent for `most` calls is given up. */
+  tick(most: number): void {
+    if (this.waiting.length > 0 && ++this.silent >= most)
+      this.fail(new BoxUnavailable('unresponsive', `the box has said nothing for ${most} s`))
+  }
+
+  close(): void {
+    this.end(new Error('closed'))
+  }
+
+  /** Sends what has been asked in this turn of the event loop as one piece. */
+  private async sendAll(): Promise<void> {
+    this.sending = true
+    try {
+      await Promise.resolve()
+      while (this.unsent.length > 0) {
+        const bytes = Buffer.concat(this.unsent)
+        this.unsent = []
+        await send(this.box, bytes)
+      }
+      this.sending = false
+    } catch (error) {
+      this.fail(error as Error)
+    }
+  }
+
+  private async listen(): Promise<void> {
+    this.listening = true
+    this.silent = 0
+    const alive = (): void => {
+      this.silent = 0
+    }
+    try {
+      await this.box.handshake // until it has ended, what comes isn't for us
+      for (let next = this.waiting[0]; next; next = this.waiting[0]) {
+        const value = await next.read(this.box.reader, alive)
+        alive()
+        this.waiting.shift()
+        next.resolve(value)
+      }
+      this.listening = false
+    } catch (error) {
+      this.fail(error as Error)
+    }
+  }
+
+  private fail(reason: Error): void {
+    if (this.failure) return
+    this.end(reason)
+    this.failed(reason)
+  }
+
+  private end(reason: Error): void {
+    if (this.failure) return
+    this.failure = reason
+    this.box.socket.destroy()
+    this.box.reader.finish(reason)
+    for (const { reject } of this.waiting.splice(0)) reject(reason)
+  }
+}
+
+/** All of a session's further connections. */
+export class Links {
+  private readonly dial: () => Promise<Box>
+  private readonly lost: (reason: Error) => void
+  private readonly open = new Set<Link>()
+  private opening = 0
+  private closed = false
+
+  /**
+   * @param dial connects to the box
+   * @param lost called for each connection that fails
+   */
+  constructor(dial: () => Promise<Box>, lost: (reason: Error) => void) {
+    this.dial = dial
+    this.lost = lost
+  }
+
+  /** Another connection; null when there are enough, or the box can't be dialled. */
+  async another(): Promise<Link | null> {
+    if (this.closed || this.open.size + this.opening >= MOST) return null
+    this.opening++
+    try {
+      const box = await this.dial()
+      const link = new Link(box, (reason) => {
+        this.open.delete(link)
+        this.lost(reason)
+      })
+      this.open.add(link)
+      if (this.closed) this.close()
+      return link
+    } catch (error) {
+      this.lost(error as Error)
+      return null
+    } finally {
+      this.opening--
+    }
+  }
+
+  /** Closes one. */
+  drop(link: Link): void {
+    this.open.delete(link)
+    link.close()
+  }
+
+  /** See Link.tick(). */
+  tick(most: number): void {
+    for (const link of this.open) link.tick(most)
+  }
+
+  /** Closes all, and those that are still being opened. */
+  close(): void {
+    this.closed = true
+    for (const link of this.open) link.close()
+    this.open.clear()
+  }
+}

@@ -1,0 +1,144 @@
+// Small NARs, asked for before Nix does, and whole in memory before Nix gets a byte. From the first NAR of a session on: a dry run fetches nothing.
+import type { ByteReader } from '../protocol/byte-reader.ts'
+import { NarEnd } from '../protocol/nar-end.ts'
+import { narQuestion } from '../protocol/operations.ts'
+import { Recorder, readMessages } from '../protocol/wire.ts'
+import type { Link, Links } from './links.ts'
+
+/** A larger NAR isn't read ahead: what its round trip costs is little beside its bytes. */
+const SMALL = 4 * 2 ** 20
+/** So much is held in memory, or on its way there. */
+const MOST = 32 * 2 ** 20
+/** So much at first; it doubles with each NAR that Nix takes. */
+const FIRST = 2 ** 20
+/** A NAR that Nix has not taken after so many milliseconds makes room. */
+const UNTAKEN = 30_000
+/** When so many bytes are on their way on each connection, another is opened: about the window of a channel of ssh (2 MiB, OpenSSH's channels.h). */
+const FULL = 2 * 2 ** 20
+const MOST_LINKS = 3
+
+interface Ahead {
+  size: number
+  /** The NAR; undefined when it can't be had this way. */
+  nar: Promise<Buffer | undefined>
+  /** When it was whole; undefined before. */
+  since: number | undefined
+}
+
+interface Lane {
+  link: Link
+  /** Bytes on their way. */
+  bytes: number
+}
+
+export class Nars {
+  private readonly links: Links
+  private readonly lanes: Lane[] = []
+  private opening = false
+  /** What Nix knows to be there, and the sizes of the NARs: in the order in which it asked. */
+  private readonly promised = new Map<string, number>()
+  private readonly held = new Map<string, Ahead>()
+  private used = 0
+  private window = FIRST
+  private begun = false
+
+  constructor(links: Links) {
+    this.links = links
+  }
+
+  /** Nix has been told that this path is there. @param size of its NAR, in bytes */
+  promise(path: string, size: number): void {
+    if (size > 0 && size <= SMALL && !this.held.has(path)) this.promised.set(path, size)
+    if (this.begun) this.readOn()
+  }
+
+  /** The NAR that Nix asks for; undefined: not read ahead, ask for it. */
+  async take(path: string): Promise<Buffer | undefined> {
+    this.promised.delete(path)
+    const ahead = this.held.get(path)
+    if (this.begun) this.window = Math.min(MOST, 2 * this.window)
+    this.begun = true
+    if (!ahead) {
+      this.readOn()
+      return undefined
+    }
+    const nar = await ahead.nar
+    this.drop(path, ahead)
+    this.readOn()
+    return nar
+  }
+
+  /** The box was lost: what hasn't come won't. What is in memory is good. */
+  lost(): void {
+    this.promised.clear()
+  }
+
+  /** Asks for what there is room for. */
+  private readOn(): void {
+    for (const [path, ahead] of this.held) {
+      if (ahead.since === undefined || performance.now() - ahead.since < UNTAKEN) break
+      this.drop(path, ahead)
+    }
+    for (let lane = this.lane(); lane; lane = this.lane()) {
+      const [next] = this.promised
+      if (!next || this.used + next[1] > this.window) return
+      this.promised.delete(next[0])
+      this.ask(lane, ...next)
+    }
+  }
+
+  private ask(lane: Lane, path: string, size: number): void {
+    this.used += size
+    lane.bytes += size
+    const nar = lane.link.ask(narQuestion(path), (reader, alive) => readNar(reader, size, alive))
+    const ahead: Ahead = { size, since: undefined, nar: nar.catch(() => undefined) }
+    this.held.set(path, ahead)
+    ahead.nar.then((got) => {
+      lane.bytes -= size
+      ahead.since = performance.now()
+      if (!got) this.drop(path, ahead)
+    })
+  }
+
+  private drop(path: string, ahead: Ahead): void {
+    if (this.held.get(path) !== ahead) return
+    this.held.delete(path)
+    this.used -= ahead.size
+  }
+
+  /** The connection for the next question; undefined when there is none yet. Opens another when all are busy. */
+  private lane(): Lane | undefined {
+    const working = this.lanes.filter(({ link }) => !link.failure)
+    const [least] = working.sort((a, b) => a.bytes - b.bytes)
+    if ((!least || least.bytes >= FULL) && working.length < MOST_LINKS && !this.opening) this.open()
+    return least
+  }
+
+  private async open(): Promise<void> {
+    this.opening = true
+    const link = await this.links.another()
+    this.opening = false
+    if (!link) return
+    this.lanes.push({ link, bytes: 0 })
+    this.readOn()
+  }
+}
+
+/** Reads a NAR that should have `size` bytes; undefined for another, and when the box refuses it. */
+async function readNar(reader: ByteReader, size: number, alive: () => void): Promise<Buffer | undefined> {
+  const ending = await readMessages(new Recorder(reader))
+  if (ending.error) return undefined
+  const nar = Buffer.allocUnsafe(size)
+  const end = new NarEnd()
+  let at = 0
+  while (!end.done) {
+    const chunk = await reader.peek()
+    const length = end.scan(chunk)
+    if (at + length > size) throw new Error('a NAR that is larger than the box has said')
+    chunk.copy(nar, at, 0, length)
+    reader.consume(length)
+    at += length
+    alive()
+  }
+  return at === size ? nar : undefined
+}

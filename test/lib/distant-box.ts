@@ -1,0 +1,98 @@
+// A box at the other end of a link with a delay: a server in this process that knows some paths and their NARs, and counts what it is asked.
+import { createServer, type Server, type Socket } from 'node:net'
+import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
+import { MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
+
+const LAST = u64(STDERR_LAST)
+
+/** What the box has under a path. */
+export interface Kept {
+  nar: Buffer
+  references?: readonly string[]
+  /** Default: one. */
+  signatures?: readonly string[]
+  /** What the box says of the NAR's size; default: the truth. */
+  size?: number
+}
+
+export interface Asked {
+  /** Which connection, from 0 on. */
+  connection: number
+  operation: number
+  path: string
+  /** Milliseconds, of performance.now(). */
+  at: number
+}
+
+export class DistantBox {
+  readonly paths = new Map<string, Kept>()
+  readonly asked: Asked[] = []
+  connections = 0
+  /** Answers in another way: undefined: as usual; null: hangs up. */
+  instead: (operation: number, path: string, connection: number) => Buffer | null | undefined = () => undefined
+  /** The list of all paths; default: in order. */
+  list: () => Iterable<string> = () => [...this.paths.keys()].sort()
+  private readonly delay: number
+  private readonly server: Server
+  private readonly sockets = new Set<Socket>()
+
+  /** @param delay of each direction, in milliseconds */
+  constructor(delay: number) {
+    this.delay = delay
+    this.server = createServer((socket) => {
+      this.sockets.add(socket)
+      this.serve(socket, this.connections++).catch(() => socket.destroy())
+    })
+  }
+
+  listen(path: string): Promise<void> {
+    return new Promise((resolve) => this.server.listen(path, resolve))
+  }
+
+  /** Cuts every connection, and takes no more. */
+  close(): void {
+    for (const socket of this.sockets) socket.destroy()
+    this.server.close()
+  }
+
+  /** The paths that an operation was asked for. */
+  askedFor(operation: number): string[] {
+    return this.asked.filter((asked) => asked.operation === operation).map(({ path }) => path)
+  }
+
+  private async serve(socket: Socket, connection: number): Promise<void> {
+    const reader = new ByteReader({ resume: () => {} })
+    socket.on('error', () => {})
+    socket.on('data', (bytes) => setTimeout(() => reader.push(bytes), this.delay))
+    socket.on('close', () => reader.finish(new EndOfStream('closed')))
+    const write = (bytes: Buffer): unknown => setTimeout(() => socket.write(bytes), this.delay)
+    const client = new Recorder(reader)
+    write(Buffer.concat([u64(MAGIC_SERVER), u64(0x0123)]))
+    for (let words = 0; words < 4; words++) await client.u64()
+    write(Buffer.concat([string('2.15.0'), u64(2), LAST]))
+    for (;;) {
+      const from = new Recorder(reader)
+      const operation = await from.u64()
+      const path = operation === 23 ? '' : await from.string()
+      this.asked.push({ connection, operation, path, at: performance.now() })
+      const answer = this.instead(operation, path, connection)
+      if (answer === null) return void socket.destroy()
+      write(answer ?? this.answer(operation, path))
+    }
+  }
+
+  private answer(operation: number, path: string): Buffer {
+    const kept = this.paths.get(path)
+    if (operation === 23) return Buffer.concat([LAST, strings([...this.list()])])
+    if (operation === 1) return Buffer.concat([LAST, u64(kept ? 1 : 0)])
+    if (operation === 26) return Buffer.concat([LAST, ...(kept ? [u64(1), infoOf(kept)] : [u64(0)])])
+    if (operation === 38 && kept) return Buffer.concat([LAST, kept.nar])
+    throw new Error(`operation ${operation}`)
+  }
+}
+
+/** What follows "I have it" in the answer to QueryPathInfo. */
+export function infoOf({ nar, references = [], signatures = ['k:sig'], size = nar.length }: Kept): Buffer {
+  const before = [string(''), string('0'.repeat(64)), strings([...references])]
+  return Buffer.concat([...before, u64(1), u64(size), u64(0), strings([...signatures]), string('')])
+}

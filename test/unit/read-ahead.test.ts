@@ -1,0 +1,246 @@
+// Over a link with a delay: what Nix asks for has been asked for already, what it gets is what it would have got, and nothing is invented.
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { NarUndelivered, serve } from '../../scripts/connect/session.ts'
+import type { Upstream } from '../../scripts/connect/upstream.ts'
+import { dialBox } from '../../scripts/protocol/dial.ts'
+import { notValid } from '../../scripts/protocol/operations.ts'
+import { errorAnswer, STDERR_LAST, string, u64 } from '../../scripts/protocol/wire.ts'
+import { DistantBox, infoOf, type Kept } from '../lib/distant-box.ts'
+import { clientOf, hello, nar, same } from '../lib/wire.ts'
+
+const test = suite('read-ahead')
+const FOLDER = mkdtempSync(join(tmpdir(), 'nix-lan-read-ahead-'))
+const LAST = u64(STDERR_LAST)
+/** Of each direction, in milliseconds. */
+const DELAY = 2
+/** No store of this machine. */
+const STORE = `${FOLDER}/store`
+
+let count = 0
+const boxes: DistantBox[] = []
+test.after.each(() => {
+  for (const box of boxes.splice(0)) box.close()
+})
+test.after(() => rmSync(FOLDER, { recursive: true, force: true }))
+
+const hash = (n: number): string => String(n).padStart(32, '0')
+const pathOf = (n: number): string => `${STORE}/${hash(n)}-x`
+const kept = (n: number, more: Partial<Kept> = {}): Kept => ({ nar: nar({ file: `file ${n}`.repeat(n % 50) }), ...more })
+const info = (path: string): Buffer => Buffer.concat([u64(26), string(path)])
+const fetch = (path: string): Buffer => Buffer.concat([u64(38), string(path)])
+const has = ({ nar, ...rest }: Kept): Buffer => Buffer.concat([LAST, u64(1), infoOf({ nar, ...rest })])
+
+/** A box with so many paths. */
+function boxOf(paths: number, more: (n: number) => Partial<Kept> = () => ({})): DistantBox {
+  const box = new DistantBox(DELAY)
+  boxes.push(box)
+  for (let n = 0; n < paths; n++) box.paths.set(pathOf(n), kept(n, more(n)))
+  return box
+}
+
+interface Session {
+  answers: Buffer
+  /** How many questions have waited for the box: it was asked for them on the session's own connection. */
+  waited: number
+  ms: number
+  lost: string[]
+  fetched: number[]
+  failed: unknown
+}
+
+/** A session with a Nix that asks so. */
+async function session(box: DistantBox, requests: Buffer[], identity: () => string = () => ''): Promise<Session> {
+  const socket = `${FOLDER}/${count++}.sock`
+  await box.listen(socket)
+  const client = clientOf(Buffer.concat([hello(), ...requests]))
+  const dial = () => dialBox(socket, 2000)
+  const outcome: Session = { answers: Buffer.alloc(0), waited: 0, ms: 0, lost: [], fetched: [], failed: undefined }
+  const upstream: Upstream = {
+    dial: () => dial().catch(() => null),
+    lost: (error) => outcome.lost.push(error.message),
+    report: () => {},
+    fetched: (bytes) => outcome.fetched.push(bytes),
+    further: { dial, identity },
+    strict: false,
+  }
+  const start = performance.now()
+  await serve(client, upstream).catch((error) => {
+    outcome.failed = error
+  })
+  outcome.ms = performance.now() - start
+  if (process.env.SHOW) console.log(outcome.ms)
+  outcome.answers = client.got().subarray(40)
+  outcome.waited = box.asked.filter(({ connection }) => connection === 0).length
+  return outcome
+}
+
+const range = (to: number): number[] => Array.from({ length: to }, (_, n) => n)
+
+test('what the box lacks: after a few questions it is known from the list of its paths', async () => {
+  const box = boxOf(5000)
+  const missing = range(300).map((n) => pathOf(10_000 + n))
+  const { answers, waited } = await session(box, missing.map(info))
+  same(answers, Buffer.concat(missing.map(notValid)))
+  assert.ok(waited < 20, `${waited} waited`)
+  assert.equal(box.askedFor(23).length, 1)
+})
+
+test('a flat list: infos and NARs are there when Nix asks', async () => {
+  const box = boxOf(300)
+  const paths = [...box.paths.keys()]
+  const { answers, waited, fetched } = await session(box, [...paths.map(info), ...paths.map(fetch)])
+  const all = [...box.paths.values()]
+  same(answers, Buffer.concat([...all.map(has), ...all.map(({ nar }) => Buffer.concat([LAST, nar]))]))
+  assert.ok(waited < 40, `${waited} waited`)
+  assert.equal(
+    fetched,
+    all.map(({ nar }) => nar.length),
+  )
+  assert.ok(box.connections <= 6, `${box.connections} connections`)
+})
+
+test('a chain, each path referring to the next', async () => {
+  const box = boxOf(200, (n) => ({ references: n < 199 ? [pathOf(n + 1)] : [] }))
+  const paths = [...box.paths.keys()]
+  const { answers, waited } = await session(box, [...paths.map(info), ...paths.map(fetch)])
+  const all = [...box.paths.values()]
+  same(answers, Buffer.concat([...all.map(has), ...all.map(({ nar }) => Buffer.concat([LAST, nar]))]))
+  assert.ok(waited < 40, `${waited} waited`)
+})
+
+test('what a path refers to is asked for when the path is known, though the box has far more', async () => {
+  const leaves = range(50).map((n) => pathOf(1000 + n))
+  const box = boxOf(20_000, (n) => (n === 5 ? { references: leaves } : {}))
+  const { waited } = await session(box, [...range(10).map((n) => info(pathOf(n))), ...leaves.map(info)])
+  assert.ok(waited < 25, `${waited} waited`)
+})
+
+test('a session of few questions costs no connection more, and a dry run no NAR', async () => {
+  const few = boxOf(100)
+  await session(few, [info(pathOf(1)), info(pathOf(200))])
+  assert.equal(few.askedFor(23), [])
+  assert.is(few.connections, 1)
+  const dry = boxOf(100)
+  await session(
+    dry,
+    range(100).map((n) => info(pathOf(n))),
+  )
+  assert.equal(dry.askedFor(38), [])
+  assert.is(dry.askedFor(23).length, 1)
+})
+
+test('a path without signature and content address is asked for each time: it may get one', async () => {
+  const box = boxOf(20, (n) => ({ signatures: n === 15 ? [] : ['k:sig'] }))
+  const questions = [...range(10), 15, 15, 15].map((n) => info(pathOf(n)))
+  await session(box, [...questions, info(pathOf(12))])
+  assert.is(box.asked.filter(({ connection, path }) => connection === 0 && path === pathOf(15)).length, 3)
+})
+
+test('when the socket is touched, what was put on the box meanwhile is found at once', async () => {
+  const box = boxOf(1000)
+  const late = pathOf(5000)
+  let identity = 'before'
+  const client = { touched: false }
+  box.instead = (operation, path) => {
+    // asked on the session's connection, once the list is there
+    if (operation === 26 && path === pathOf(999)) {
+      box.paths.set(late, kept(1))
+      identity = 'after'
+      client.touched = true
+    }
+    return undefined
+  }
+  const missing = range(100).map((n) => info(pathOf(10_000 + n)))
+  const { answers } = await session(box, [...missing, info(pathOf(999)), info(late)], () => identity)
+  assert.ok(client.touched)
+  same(answers.subarray(-has(kept(1)).length), has(kept(1)))
+})
+
+test('a list is believed for 30 s', async () => {
+  const { now } = performance
+  const box = boxOf(1000)
+  const late = pathOf(5000)
+  let ahead = 0
+  performance.now = () => now.call(performance) + ahead
+  box.instead = (_operation, path) => {
+    if (path === pathOf(999)) {
+      box.paths.set(late, kept(1))
+      ahead = 31_000
+    }
+    return undefined
+  }
+  try {
+    const missing = range(100).map((n) => info(pathOf(10_000 + n)))
+    const { answers } = await session(box, [...missing, info(pathOf(999)), info(late)])
+    same(answers.subarray(-has(kept(1)).length), has(kept(1)))
+  } finally {
+    performance.now = now
+  }
+})
+
+for (const [what, list] of [
+  ['out of order', (paths: string[]) => paths.reverse()],
+  ['with something else in it', (paths: string[]) => [...paths.slice(0, 500), `${STORE}/x`, ...paths.slice(500)]],
+  ['of another store', (paths: string[]) => paths.map((path) => path.replace(STORE, '/other/store'))],
+] as const) {
+  test(`a list ${what} makes nothing wrong`, async () => {
+    const box = boxOf(1000)
+    box.list = () => list([...box.paths.keys()].sort())
+    const questions = range(60).flatMap((n) => [pathOf(10_000 + n), pathOf(997 - n)])
+    const { answers } = await session(box, questions.map(info))
+    same(answers, Buffer.concat(questions.map((path) => (box.paths.has(path) ? has(box.paths.get(path) as Kept) : notValid(path)))))
+  })
+}
+
+test('a NAR that is not as large as the box said, that it refuses, or that is none: what comes is what would have come, and others arrive', async () => {
+  const refused = errorAnswer('No such file')
+  for (const [what, wrong] of [
+    ['smaller', { size: 1200 }],
+    ['larger', { size: 8 }],
+  ] as const) {
+    const box = boxOf(30, (n) => (n === 20 ? wrong : {}))
+    const paths = [...box.paths.keys()]
+    const { answers } = await session(box, [...paths.map(info), ...paths.map(fetch)])
+    const all = [...box.paths.values()]
+    same(answers, Buffer.concat([...all.map(has), ...all.map(({ nar }) => Buffer.concat([LAST, nar]))]), what)
+  }
+  const box = boxOf(30)
+  box.instead = (operation, path) => (operation === 38 && path === pathOf(20) ? refused : undefined)
+  const paths = [...box.paths.keys()]
+  const { answers, failed } = await session(box, [...paths.map(info), ...paths.map(fetch)])
+  assert.instance(failed, NarUndelivered)
+  const all = [...box.paths.values()]
+  same(answers, Buffer.concat([...all.map(has), ...all.slice(0, 20).map(({ nar }) => Buffer.concat([LAST, nar]))]))
+})
+
+test('a box that hangs up on every further connection is asked as ever', async () => {
+  const box = boxOf(60)
+  box.instead = (_operation, _path, connection) => (connection === 0 ? undefined : null)
+  const paths = [...box.paths.keys()]
+  const { answers, lost } = await session(box, [...paths.map(info), ...paths.map(fetch)])
+  const all = [...box.paths.values()]
+  same(answers, Buffer.concat([...all.map(has), ...all.map(({ nar }) => Buffer.concat([LAST, nar]))]))
+  assert.equal(lost, [])
+  assert.ok(box.connections < 8, `${box.connections} connections`)
+})
+
+test('no more NARs are held than the window has room for, and large ones are not read ahead', async () => {
+  const size = 2 ** 18
+  const box = boxOf(0)
+  for (let n = 0; n < 40; n++) box.paths.set(pathOf(n), { nar: nar({ file: Buffer.alloc(n === 5 ? 5 * 2 ** 20 : size) }) })
+  const paths = [...box.paths.keys()]
+  const before = [...paths.map(info), fetch(pathOf(0))]
+  // a Nix that takes one, and then only asks
+  const isValid = Buffer.concat([u64(1), string(pathOf(0))])
+  await session(box, [...before, ...range(40).map(() => isValid)])
+  const asked = box.askedFor(38)
+  assert.ok(asked.length <= 1 + 2 ** 20 / size, `${asked.length} asked`)
+  assert.ok(asked.length > 1, 'something was read ahead')
+  assert.not(asked.includes(pathOf(5)))
+})
+
+test.run()
