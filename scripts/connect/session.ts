@@ -32,9 +32,9 @@ const SILENCE = 30
 /** For how long, in milliseconds, a box that has closed its own direction is sent what Nix still says. */
 const LAST_WORDS = 1000
 
-/** An answer that Nix has waited for longer than so many milliseconds came over a link, not from this machine. */
-const SLOW = 1.5
-/** After so many slow ones, what Nix is going to ask for is read ahead: until then a session stays as cheap as can be. */
+/** An answer that Nix has waited for longer than so many milliseconds has come from afar, or from a box that is busy for a moment. */
+const SLOW = 2
+/** After so many slow ones in a row the box is far away, and what Nix is going to ask for is read ahead: until then a session stays as cheap as can be. */
 const FEW = 3
 
 /**
@@ -87,10 +87,11 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
       if (!box || question.found === undefined) continue
       const ms = performance.now() - asked
       if (!question.found) infos.miss(request.first)
+      slow = ms > SLOW ? slow + 1 : 0
       if (ahead) {
         ahead.answered(request.first, question.found, ms)
         if (question.found) ahead.promised(request.first, question.found)
-      } else if (upstream.further && ms > SLOW && ++slow === FEW) {
+      } else if (upstream.further && slow === FEW) {
         client.bothWays() // while Nix thinks, we listen to the box
         const { ReadAhead } = await import('./read-ahead.ts')
         ahead = new ReadAhead(upstream.further, infos, SILENCE, (reason) => box?.reader.finish(reason))
