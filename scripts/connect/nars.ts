@@ -2,7 +2,7 @@
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import { narQuestion } from '../protocol/operations.ts'
-import { Recorder, readMessages } from '../protocol/wire.ts'
+import { Recorder, readMessages, STDERR_LAST } from '../protocol/wire.ts'
 import type { Link, Links } from './links.ts'
 
 /** A larger NAR isn't read ahead: what its round trip costs is little beside its bytes. */
@@ -52,7 +52,7 @@ export class Nars {
     if (this.begun) this.readOn()
   }
 
-  /** The NAR that Nix asks for; undefined: not read ahead, ask for it. */
+  /** The answer to NarFromPath, STDERR_LAST and the NAR; undefined: not read ahead, ask for it. */
   async take(path: string): Promise<Buffer | undefined> {
     this.promised.delete(path)
     const ahead = this.held.get(path)
@@ -124,21 +124,22 @@ export class Nars {
   }
 }
 
-/** Reads a NAR that should have `size` bytes; undefined for another, and when the box refuses it. */
+/** Reads STDERR_LAST and a NAR that should have `size` bytes; undefined for another, and when the box refuses it. */
 async function readNar(reader: ByteReader, size: number, alive: () => void): Promise<Buffer | undefined> {
   const ending = await readMessages(new Recorder(reader))
   if (ending.error) return undefined
-  const nar = Buffer.allocUnsafe(size)
+  const answer = Buffer.allocUnsafe(8 + size)
+  answer.writeBigUInt64LE(BigInt(STDERR_LAST))
   const end = new NarEnd()
-  let at = 0
+  let at = 8
   while (!end.done) {
     const chunk = await reader.peek()
     const length = end.scan(chunk)
-    if (at + length > size) throw new Error('a NAR that is larger than the box has said')
-    chunk.copy(nar, at, 0, length)
+    if (at + length > answer.length) throw new Error('a NAR that is larger than the box has said')
+    chunk.copy(answer, at, 0, length)
     reader.consume(length)
     at += length
     alive()
   }
-  return at === size ? nar : undefined
+  return at === answer.length ? answer : undefined
 }

@@ -89,10 +89,10 @@ export class ReadAhead {
   /** What is known of a path, from "I have it" on; null: the box lacks it; undefined: ask. Waits for what is on its way. */
   async info(path: string): Promise<Buffer | null | undefined> {
     this.lookAround()
-    const known = this.infos.get(path)
-    if (known !== undefined) return known
-    if (this.lacks(path)) return null
-    return await this.pending.get(path)
+    let known = this.infos.get(path)
+    if (known === undefined) known = this.lacks(path) ? null : await this.pending.get(path)
+    if (known) this.promised(path, known)
+    return known
   }
 
   /** Whether the box is known to lack a path. */
@@ -109,15 +109,15 @@ export class ReadAhead {
     return this.index === index && index.paths.lacks(path)
   }
 
-  /** The NAR of a path, if it has been read ahead. */
+  /** The answer to NarFromPath, if the NAR has been read ahead. */
   async nar(path: string): Promise<Buffer | undefined> {
     this.waitedForHits = 0
     this.allGoing = false // by now Nix has asked what there is
     return await this.nars.take(path)
   }
 
-  /** Nix has been given this answer. @param answer from "I have it" on */
-  promised(path: string, answer: Buffer): void {
+  /** Nix is given this answer. @param answer from "I have it" on */
+  private promised(path: string, answer: Buffer): void {
     const fields = fieldsOf(answer)
     this.nars.promise(path, fields.size)
     this.readReferences(fields)
@@ -132,6 +132,7 @@ export class ReadAhead {
     if (!this.index && this.waited > this.indexCost) this.fetchIndex()
     if (!answer) return
     this.remember(path, answer)
+    this.promised(path, answer)
     this.waitedForHits += ms
     this.readAll()
   }

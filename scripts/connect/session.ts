@@ -67,6 +67,19 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
   let box: Box | null = null
   let ahead: ReadAhead | undefined
   let slow = 0
+  async function readAhead(infos: Infos, silent: (reason: Error) => void): Promise<ReadAhead | undefined> {
+    if (!upstream.further) return undefined
+    client.bothWays() // while Nix thinks, we listen to the box
+    const { ReadAhead } = await import('./read-ahead.ts')
+    return new ReadAhead(upstream.further, infos, SILENCE, silent)
+  }
+  /** Whatever is wrong with reading ahead, a build must not fail: from then on the box is asked. */
+  function mistaken(mistake: Error): undefined {
+    upstream.report(`this is a bug: ${mistake.message}`)
+    ahead?.close()
+    ahead = undefined
+    slow = Number.NaN // never again
+  }
   try {
     for (;;) {
       const number = await nextOperation(client)
@@ -77,7 +90,12 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
         break
       }
       const request = await readRequest(client.reader, operation)
-      if (await answerFromMemory(client, number, request.first, infos, ahead, upstream)) continue
+      const known = await fromMemory(number, request.first, infos, ahead).catch(mistaken)
+      if (known) {
+        if (number === NAR_FROM_PATH) upstream.fetched?.(known.length - 8) // before the last byte: see relayNar()
+        await client.write(known)
+        continue
+      }
       if (!operation.local) box ??= await upstream.dial()
       if (box) startClock()
       const asked = performance.now()
@@ -88,13 +106,11 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
       const ms = performance.now() - asked
       if (!question.found) infos.miss(request.first)
       slow = ms > SLOW ? slow + 1 : 0
-      if (ahead) {
-        ahead.answered(request.first, question.found, ms)
-        if (question.found) ahead.promised(request.first, question.found)
-      } else if (upstream.further && slow === FEW) {
-        client.bothWays() // while Nix thinks, we listen to the box
-        const { ReadAhead } = await import('./read-ahead.ts')
-        ahead = new ReadAhead(upstream.further, infos, SILENCE, (reason) => box?.reader.finish(reason))
+      try {
+        ahead?.answered(request.first, question.found, ms)
+        if (!ahead && slow === FEW) ahead = await readAhead(infos, (reason) => box?.reader.finish(reason))
+      } catch (mistake) {
+        mistaken(mistake as Error)
       }
     }
   } finally {
@@ -103,33 +119,21 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
   box?.socket.destroy()
 }
 
-/** Answers what is known without asking. Returns whether it was. */
-async function answerFromMemory(
-  client: Client,
-  number: number,
-  path: string,
-  infos: Infos,
-  ahead: ReadAhead | undefined,
-  upstream: Upstream,
-): Promise<boolean> {
-  if (number === QUERY_PATH_INFO) {
-    const known = ahead ? await ahead.info(path) : infos.get(path)
-    if (known === undefined) return false
-    await client.write(known ? Buffer.concat([u64(STDERR_LAST), known]) : notValid(path))
-    if (known) ahead?.promised(path, known)
-    return true
+/** The answer to a question whose answer is known; undefined: the box has to be asked. */
+async function fromMemory(number: number, path: string, infos: Infos, ahead: ReadAhead | undefined): Promise<Buffer | undefined> {
+  switch (number) {
+    case QUERY_PATH_INFO: {
+      const known = ahead ? await ahead.info(path) : infos.get(path)
+      if (known === null) return notValid(path)
+      return known && Buffer.concat([u64(STDERR_LAST), known])
+    }
+    case NAR_FROM_PATH:
+      return await ahead?.nar(path)
+    case IS_VALID_PATH:
+      return ahead?.lacks(path) ? Buffer.concat([u64(STDERR_LAST), u64(0)]) : undefined
+    default:
+      return undefined
   }
-  if (number === NAR_FROM_PATH) {
-    const nar = await ahead?.nar(path)
-    if (!nar) return false
-    upstream.fetched?.(nar.length) // before the last byte: with that Nix has what it wants, and may kill us
-    await client.write(u64(STDERR_LAST))
-    await client.write(nar)
-    return true
-  }
-  if (number !== IS_VALID_PATH || !ahead?.lacks(path)) return false
-  await client.write(Buffer.concat([u64(STDERR_LAST), u64(0)]))
-  return true
 }
 
 /**

@@ -13,11 +13,11 @@ const test = needs(suite('broken'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
 // Functions of the bundle that are made to throw, and whether the box is there then, so that they are called.
 const PLACES = [
-  ['function findTarget() {', 'there'],
-  ['function becomeOwner(socket) {', 'there'],
+  ['async function findTarget(args2) {', 'there'],
+  ['function becomeOwner(socket, beforehand) {', 'there'],
   ['async function dialBox(path, deadline, way = path) {', 'there'],
   ['function openSocket(path, way) {', 'there'],
-  ['async function ask(box, { number, operation, first, misses }, line) {', 'there'],
+  ['async function ask(box, question, upstream) {', 'there'],
   ['function identity(path) {', 'away'],
   ['function openNote(path) {', 'there'],
 ] as const
