@@ -36,6 +36,10 @@ let
       example = [ "*-source" ];
       description = "Patterns for the names of what is not copied by itself; as part of something else it goes along. Default: none.";
     };
+    keep = optional (types.strMatching "[0-9]+d|forever|none") {
+      example = "1000d";
+      description = "How long the box keeps what was uploaded from its own garbage collection: days, forever or none. Default: 60d.";
+    };
     deadline = optional (types.strMatching "[0-9]+(ms|s)") {
       example = "500ms";
       description = "How long it is waited for the box to answer. Default: 2s.";
@@ -67,6 +71,7 @@ let
     "env-file"
     "derivations"
     "exclude"
+    "keep"
   ];
 
   # What is wrong with the cache `name`, as assertions of the module system.

@@ -10,14 +10,18 @@ interface Command {
 
 /** Loaded when they are asked for: a check, which runs twice a minute, would pay a third more for all the others. */
 const COMMANDS = new Map<string, () => Promise<Command>>([
+  ['box', () => import('../commands/box.ts').then(({ box, helpFor }) => ({ help: helpFor(process.argv.slice(3)), run: box }))],
   ['check', () => import('../commands/check.ts').then(({ check, help }) => ({ help, run: check }))],
   ['doctor', () => import('../commands/doctor.ts').then(({ doctor, help }) => ({ help, run: doctor }))],
+  ['gc', () => import('../commands/gc.ts').then(({ gc, help }) => ({ help, run: gc }))],
+  ['key', () => import('../commands/key.ts').then(({ key, help }) => ({ help, run: key }))],
   [
     'queue',
     () => import('../commands/queue/index.ts').then(({ helpFor, queue }) => ({ help: helpFor(process.argv.slice(3)), run: queue })),
   ],
   ['setup', () => import('../commands/setup.ts').then(({ setup, help }) => ({ help, run: setup }))],
   ['status', () => import('../commands/status.ts').then(({ status, help }) => ({ help, run: status }))],
+  ['trust', () => import('../commands/trust.ts').then(({ trust, help }) => ({ help, run: trust }))],
 ])
 
 const HELP = `nix-lan: a machine on your network as a Nix cache, for one that comes and goes
@@ -28,7 +32,11 @@ Commands:
   status   what is there, what waits, what was saved (without a command: this)
   check    whether the boxes are there; starts and stops their tunnels
   doctor   what is wrong, and what mends it
+  box      what the box keeps, letting go of it, its garbage collection
+  gc       free space, by deleting only what the box can give back
   queue    what waits to be uploaded: list, add, upload, retry, drop, sign
+  key      the public key that this machine signs with
+  trust    believe what another machine has signed
   setup    installs all this on a machine, and takes it away again
 
 Options:

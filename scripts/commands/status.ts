@@ -8,6 +8,7 @@ import { toJson } from '../cli/text.ts'
 import { watch } from '../cli/watch.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { type Cache, type Config, isSsh, type SshCache } from '../config/types.ts'
+import { type Look, readLook } from '../gc/last-look.ts'
 import { sizesOf } from '../nix/nix.ts'
 import { CHEAP } from '../queue/list.ts'
 import { type Queue, readQueue } from '../queue/queue.ts'
@@ -37,7 +38,9 @@ Options:
       --version  show the version
 
 With --json, one object. "check" has timer (whether something looks for boxes by
-itself) and last (when it did); null without systemd. "caches" is a list with an
+itself) and last (when it did); null without systemd. "gc" is what nix-lan gc
+has seen last: at (a time), safe (what it can delete) and onlyHere, with paths
+and bytes of each, problem; null: nothing. "caches" is a list with an
 object for each cache; times are ISO 8601, null is what isn't known or doesn't
 apply:
   cache     its name
@@ -86,12 +89,19 @@ export async function status(argv: string[]): Promise<number> {
   const colour = stdout.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== 'dumb'
   const draw = async (): Promise<string> => {
     const { all, check } = await look(config, caches)
-    if (flag('json')) return `${toJson(plain(all, check), 2)}\n`
-    return screen(all, check, { now: Date.now(), width: flag('watch') ? stdout.columns || 80 : null, colour })
+    const gc = lastLook(config)
+    if (flag('json')) return `${toJson(plain(all, check, gc), 2)}\n`
+    return screen(all, check, { now: Date.now(), width: flag('watch') ? stdout.columns || 80 : null, colour }, gc)
   }
   if (flag('watch')) return await watch(draw, REDRAW)
   stdout.write(await draw())
   return 0
+}
+
+/** What `nix-lan gc` has seen last; of the user's own, which root doesn't read. */
+function lastLook({ uid }: Config): Look | undefined {
+  const directory = ownTransfers()
+  return directory === undefined || effectiveUid() !== uid ? undefined : readLook(directory)
 }
 
 /** Everything that can be told about the caches, asked all at once. */

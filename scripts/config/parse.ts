@@ -1,14 +1,16 @@
 // Parses and checks the configuration, a TOML file; pure. Errors name file, line and key, what was
 // found and what is allowed. Imports nothing heavy: the hot paths load it.
 import { parse, TomlDate, TomlError, type TomlTable } from 'smol-toml'
+import { parseSize } from '../cli/amounts.ts'
 import { nearest } from '../cli/command.ts'
 import { ConfigError } from '../cli/errors.ts'
 import type { User } from '../system/users.ts'
 import { lineOf, type Path } from './toml-line.ts'
 import type { Cache, Config } from './types.ts'
 
-const TOP_KEYS = ['user', 'cache']
-const SSH_KEYS = ['host', 'ssh', 'port', 'daemon-socket', 'env-file', 'derivations', 'exclude', 'deadline']
+const TOP_KEYS = ['user', 'gc', 'cache']
+const GC_KEYS = ['keep-free']
+const SSH_KEYS = ['host', 'ssh', 'port', 'daemon-socket', 'env-file', 'derivations', 'exclude', 'keep', 'deadline']
 const URL_KEYS = ['url', 'deadline']
 const SCHEMES = ['http', 'https', 'file', 'ssh', 'ssh-ng']
 const DEADLINE = '"2s"'
@@ -41,9 +43,10 @@ export function parseConfig(text: string, file: string, userOf: (name: string | 
   const table = parseToml(source)
   for (const key of Object.keys(table)) if (!TOP_KEYS.includes(key)) throw unknownTopKey(source, key, table[key])
   const user = readUser(source, table.user, userOf)
+  const keepFree = readKeepFree(source, table.gc)
   const tables = cacheTables(source, table.cache)
   const caches = tables.map(([name, entry]) => readCache(source, name, entry, user.home))
-  return { file, user: user.name, uid: user.uid, home: user.home, caches }
+  return { file, user: user.name, uid: user.uid, home: user.home, caches, ...(keepFree === undefined ? {} : { keepFree }) }
 }
 
 // ---- messages
@@ -107,7 +110,7 @@ function unknownTopKey(source: Source, key: string, value: unknown): ConfigError
     return wrong(source, [key], `unknown table; a cache is written [${keyName(['cache', key])}]`)
   }
   if ([...SSH_KEYS, ...URL_KEYS].includes(key)) return wrong(source, [key], 'belongs to a cache; write it below a line [cache.NAME]')
-  return wrong(source, [key], `unknown key${didYouMean(key, TOP_KEYS)}; allowed here: user, and tables [cache.NAME]`)
+  return wrong(source, [key], `unknown key${didYouMean(key, TOP_KEYS)}; allowed here: user, gc.keep-free, and tables [cache.NAME]`)
 }
 
 function readUser(source: Source, value: unknown, userOf: (name: string | undefined) => User): User {
@@ -121,6 +124,20 @@ function readUser(source: Source, value: unknown, userOf: (name: string | undefi
   } catch (error) {
     throw wrong(source, ['user'], (error as Error).message)
   }
+}
+
+function readKeepFree(source: Source, value: unknown): number | undefined {
+  if (value === undefined) return undefined
+  if (!isTable(value)) throw wrong(source, ['gc'], `found ${show(value)}; must be a table: gc.keep-free = "5G"`)
+  for (const key of Object.keys(value))
+    if (!GC_KEYS.includes(key))
+      throw wrong(source, ['gc', key], `unknown key${didYouMean(key, GC_KEYS)}; allowed here: ${GC_KEYS.join(', ')}`)
+  if (value['keep-free'] === undefined) return undefined
+  const must = 'a size in quotes, like "5G"'
+  const found = text(source, ['gc', 'keep-free'], value['keep-free'], must)
+  const size = parseSize(found)
+  if (size === undefined || size === 0) throw wrong(source, ['gc', 'keep-free'], `found ${show(found)}; must be ${must}`)
+  return size
 }
 
 function cacheTables(source: Source, value: unknown): [string, TomlTable][] {
@@ -167,6 +184,7 @@ function readCache(source: Source, name: string, entry: TomlTable, home: string)
     envFile: readEnvFile(...of('env-file'), home),
     derivations: readFlag(...of('derivations')),
     exclude: readExclude(...of('exclude')),
+    keep: readKeep(...of('keep')),
     deadline,
   }
 }
@@ -275,6 +293,16 @@ function readExclude(source: Source, path: Path, value: unknown): string[] {
     const allowed = 'names have 0-9 A-Z a-z + - . _ ? = only; * stands for any characters, ? for one'
     throw wrong(source, at, `found ${show(glob)}, which no store path can match; ${allowed}`)
   })
+}
+
+function readKeep(source: Source, path: Path, value: unknown): number | null {
+  const must = 'a number of days in quotes, like "60d", or "forever" or "none"'
+  const found = value === undefined ? '60d' : text(source, path, value, must)
+  if (found === 'forever') return null
+  if (found === 'none') return 0
+  const [, days] = /^(\d{1,5})d$/.exec(found) ?? []
+  if (days === undefined || Number(days) === 0) throw wrong(source, path, `found ${show(found)}; must be ${must}`)
+  return Number(days)
 }
 
 function readDeadline(source: Source, path: Path, value: unknown): number {

@@ -16,6 +16,8 @@ export interface SshCache {
   derivations: boolean
   /** Globs on the name after the hash; see excluded(). */
   exclude: string[]
+  /** For how many days the box keeps what was uploaded; null: for ever, 0: it need not. */
+  keep: number | null
   /** Milliseconds, 100 to 60,000. */
   deadline: number
 }
@@ -41,6 +43,8 @@ export interface Config {
   home: string
   /** At least one, in the order of the file. */
   caches: Cache[]
+  /** Bytes that `nix-lan gc --auto` keeps free; unset: it collects nothing. */
+  keepFree?: number
 }
 
 /** Whether a cache is a box: reached by ssh through a tunnel, and uploaded to. */

@@ -5,7 +5,7 @@ import { ConfigError, Failure } from '../cli/errors.ts'
 import { hasConfig, loadConfig } from '../config/config.ts'
 import { storeUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
-import { daemonPid } from '../nix/daemon.ts'
+import { daemonPid, isSingleUser } from '../nix/daemon.ts'
 import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
 import type { Settings } from '../nix/settings.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
@@ -13,7 +13,7 @@ import type { Machine } from './fixes.ts'
 import type { DaemonFacts, NixVersion } from './judge-nix.ts'
 import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automatic.ts'
 import { type Probe, probeBox } from './read-box.ts'
-import { askDaemon, askVersion, daemonPath, isSingleUser, settingsOf } from './read-nix.ts'
+import { askDaemon, askVersion, daemonPath, settingsOf } from './read-nix.ts'
 
 export interface Facts {
   /** Undefined when it can't be read; then `problem` says why. */

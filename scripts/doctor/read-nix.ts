@@ -1,6 +1,6 @@
 // Asks the Nix of this machine: version, settings, daemon. Changes nothing.
 import { accessSync, constants, statSync } from 'node:fs'
-import { startOf } from '../nix/daemon.ts'
+import { isSingleUser, startOf } from '../nix/daemon.ts'
 import { NixError } from '../nix/nix.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { allPathInfos } from '../nix/path-info.ts'
@@ -9,7 +9,7 @@ import { toSign } from '../nix/signing.ts'
 import { stateDir } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
-import { effectiveUid, findGroup } from '../system/users.ts'
+import { findGroup } from '../system/users.ts'
 import { type DaemonFacts, type NixVersion, parseVersion } from './judge-nix.ts'
 import { code } from './read-files.ts'
 
@@ -69,11 +69,6 @@ export async function askDaemon(user: string, files: readonly string[], pid: num
   } catch (error) {
     return { ...base, problem: (error as Error).message }
   }
-}
-
-/** Whether this Nix writes its store by itself: then it needs no daemon (`store = auto`, src/libstore/store-api.cc). */
-export function isSingleUser(): boolean {
-  return effectiveUid() !== 0 && access(`${stateDir}/db`) === undefined
 }
 
 function access(path: string): string | undefined {

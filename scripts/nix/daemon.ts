@@ -1,8 +1,25 @@
 // The nix-daemon of this machine as systemd runs it: its process, and whether that has read the nix.conf of now. Only asks.
 
+import { accessSync, constants } from 'node:fs'
+import { stateDir } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
+import { effectiveUid } from '../system/users.ts'
 import { readText } from './nix-conf.ts'
+
+/** Where the nix-daemon of this machine listens; NIX_DAEMON_SOCKET_PATH as Nix itself reads it. */
+export const daemonSocket = (): string => process.env.NIX_DAEMON_SOCKET_PATH || `${stateDir}/daemon-socket/socket`
+
+/** Whether this Nix writes its store by itself: then it needs no daemon (`store = auto`, src/libstore/store-api.cc). */
+export function isSingleUser(): boolean {
+  if (effectiveUid() === 0) return false
+  try {
+    accessSync(`${stateDir}/db`, constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
+}
 
 /** Milliseconds: a machine that is busy answers late, one that hangs never. */
 const PATIENCE = 20_000

@@ -43,7 +43,7 @@ export async function startUnits(user: User): Promise<void> {
 export async function stopUnits(user: User): Promise<void> {
   for (const units of [
     ['nix-lan-check.timer', 'nix-lan-check.service'],
-    ['nix-lan@*.target', 'nix-lan-tunnel@*.service', 'nix-lan-upload@*', 'nix-lan-built@*'],
+    ['nix-lan@*.target', 'nix-lan-tunnel@*.service', 'nix-lan-upload@*', 'nix-lan-built@*', 'nix-lan-gc@*'],
   ]) {
     const stopped = await systemctl(['stop', ...units], ownerOf(user))
     if (stopped.code !== 0 && stopped.code !== 5 && !(await managerEnds(user)))

@@ -2,6 +2,7 @@
 // reason, and one screen of text. Pure; commands/status.ts asks the world.
 
 import { age, bytes, count, oneLine } from '../cli/text.ts'
+import type { Look as GcLook } from '../gc/last-look.ts'
 import type { Answer } from '../reach/reach.ts'
 import type { Counted } from '../state/transfers.ts'
 import type { UnitFacts } from '../system/systemd.ts'
@@ -169,9 +170,25 @@ type Part = string | [text: string, colour: Colour]
 const MOST_FAILED = 3
 
 /** The screen. @param check null: no systemd to ask */
-export function screen(all: readonly Shown[], check: CheckFacts | null, look: Look): string {
+export function screen(all: readonly Shown[], check: CheckFacts | null, look: Look, gc?: GcLook): string {
   const lines = all.flatMap((shown, at) => [...(at > 0 ? [['']] : []), ...linesOf(shown, look.now)])
-  return [...lines, ...footer(all, check, look.now)].map((parts) => `${draw(parts, look)}\n`).join('')
+  return [...lines, ...gcLines(gc, look.now), ...footer(all, check, look.now)].map((parts) => `${draw(parts, look)}\n`).join('')
+}
+
+/** What `nix-lan gc` has seen last. */
+function gcLines(gc: GcLook | undefined, now: number): Part[][] {
+  if (!gc) return []
+  const { at, safe, onlyHere, problem } = gc
+  const seen = at === 0 ? '' : `, as of ${age(now - at)} ago`
+  const only =
+    onlyHere.paths === 0 ? '' : `; ${paths(onlyHere.paths)}, ${bytes(onlyHere.bytes)}, ${onlyHere.paths === 1 ? 'is' : 'are'} only here`
+  const lines: Part[][] = at === 0 ? [] : [[`space: ${bytes(safe.bytes)} can be freed safely (nix-lan gc)${only}${seen}`]]
+  if (problem !== null)
+    lines.push([
+      ['space: ', 'yellow'],
+      [problem, 'yellow'],
+    ])
+  return lines.length === 0 ? [] : [[''], ...lines]
 }
 
 function linesOf({ status, queue, fetched, uploaded }: Shown, now: number): Part[][] {
@@ -278,7 +295,7 @@ const textOf = (part: Part): string => oneLine(typeof part === 'string' ? part :
 export const iso = (time: number | null): string | null => (time === null || time === 0 ? null : new Date(time).toISOString())
 
 /** What --json prints; times are ISO 8601. */
-export function plain(all: readonly Shown[], check: CheckFacts | null): object {
+export function plain(all: readonly Shown[], check: CheckFacts | null, gc?: GcLook): object {
   const sums = (counted: Counted | null): object | null =>
     counted && {
       last: iso(counted.all.last),
@@ -291,6 +308,7 @@ export function plain(all: readonly Shown[], check: CheckFacts | null): object {
     }
   return {
     check: check && { timer: check.timer, last: iso(check.last) },
+    gc: gc ? { ...gc, at: iso(gc.at) } : null,
     caches: all.map(({ status, queue, fetched, uploaded }) => ({
       ...status,
       since: iso(status.since),

@@ -27,7 +27,8 @@ const STATE = folder('state')
 const QUEUE = join(STATE, 'gcroots/nix-lan/queue/rpi')
 const FAILED = join(STATE, 'gcroots/nix-lan/failed/rpi')
 const SOCKET = join(TMP, 'run/nix-lan/rpi.sock')
-const CONFIG = '[cache.rpi]\nhost = "rpi"\ndeadline = "1s"\nexclude = ["*-source"]\n\n[cache.web]\nurl = "https://cache.example.org"\n'
+const CONFIG =
+  '[cache.rpi]\nhost = "rpi"\ndeadline = "1s"\nkeep = "none"\nexclude = ["*-source"]\n\n[cache.web]\nurl = "https://cache.example.org"\n'
 
 const H = '0123456789abcdfghijklmnpqrsvwxyz'
 const store = (name: string): string => `/nix/store/${H}-${name}`

@@ -9,6 +9,8 @@ const test = labSuite('units')
 const UNITS = ['nix-lan@.target', 'nix-lan-tunnel@.service', 'nix-lan-upload@.path', 'nix-lan-upload@.service'].concat([
   'nix-lan-built@.timer',
   'nix-lan-built@.service',
+  'nix-lan-gc@.timer',
+  'nix-lan-gc@.service',
   'nix-lan-check.timer',
   'nix-lan-check.service',
 ])

@@ -14,6 +14,7 @@ let
       "*-source"
       "linux-*"
     ];
+    keep = "forever";
     deadline = "500ms";
   };
   everyCache = {

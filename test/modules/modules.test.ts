@@ -101,6 +101,7 @@ test('home-everything: nix-lan reads every key', async () => {
       envFile: '/etc/agent.env',
       derivations: false,
       exclude: ['*-source', 'linux-*'],
+      keep: null,
       deadline: 500,
     },
     { kind: 'url', name: 'nas', url: 'http://nas.local:5000', deadline: 3000 },

@@ -48,12 +48,18 @@ const RPI: SshCache = {
   envFile: '/home/alice/.bashrc',
   derivations: true,
   exclude: [],
+  keep: 60,
   deadline: 2000,
 }
 
 good('the least', () => {
   const expected = { file: 'F', user: 'alice', uid: 1000, home: '/home/alice', caches: [RPI] }
   assert.equal(read('[cache.rpi]\nhost = "rpi.local"\n'), expected)
+})
+
+good('how much is to stay free', () => {
+  assert.is(read('gc.keep-free = "5G"\n[cache.rpi]\nhost = "rpi.local"\n').keepFree, 5 * 2 ** 30)
+  assert.is(read('[cache.rpi]\nhost = "rpi.local"\n[gc]\n').keepFree, undefined)
 })
 
 good('everything, two caches in their order', () => {
@@ -66,6 +72,7 @@ daemon-socket = "/run/nix.sock"
 env-file = "/etc/agent.sh"
 derivations = false
 exclude = ["*-source", "linux-?.*"]
+keep = "forever"
 deadline = "500ms"
 [cache.nas]
 url = "http://nas.local:5000"
@@ -73,7 +80,7 @@ deadline = "60s"
 `)
   const access = { host: '192.168.1.5', ssh: 'pi@rpi', port: 2222, daemonSocket: '/run/nix.sock', envFile: '/etc/agent.sh' }
   assert.equal(config.caches, [
-    { kind: 'ssh', name: 'rpi', ...access, derivations: false, exclude: ['*-source', 'linux-?.*'], deadline: 500 },
+    { kind: 'ssh', name: 'rpi', ...access, derivations: false, exclude: ['*-source', 'linux-?.*'], keep: null, deadline: 500 },
     { kind: 'url', name: 'nas', url: 'http://nas.local:5000', deadline: 60_000 },
   ])
 })
@@ -122,7 +129,7 @@ good.run()
 
 const bad = suite('config: refused')
 
-const SSH_ALLOWED = 'allowed here: host, ssh, port, daemon-socket, env-file, derivations, exclude, deadline'
+const SSH_ALLOWED = 'allowed here: host, ssh, port, daemon-socket, env-file, derivations, exclude, keep, deadline'
 const ONE_EACH = 'each cache is a table of its own: [cache.NAME], below it host = "…" or url = "…"'
 const HOST = 'must be the name or address of the box, like "rpi.local" or "192.168.1.5"'
 const SSH = 'must be what you give to ssh to log in there, like "pi@rpi.local" or an alias from ~/.ssh/config'
@@ -140,13 +147,20 @@ const CHOICE = 'host = "rpi.local" for a box that you reach by ssh, url = "http:
 const FILES: [string, string][] = [
   ['', 'F: no cache in it; add one, for example:\n\n[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'],
   ['# nothing\nuser = "alice"', 'F: no cache in it; add one, for example:\n\n[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'],
-  ['usr = "alice"', 'F:1: usr: unknown key; did you mean user?; allowed here: user, and tables [cache.NAME]'],
-  ['\n\n[caches.rpi]\nhost = "a"', 'F:3: caches: unknown key; did you mean cache?; allowed here: user, and tables [cache.NAME]'],
-  ['nonsense = 1', 'F:1: nonsense: unknown key; allowed here: user, and tables [cache.NAME]'],
+  ['usr = "alice"', 'F:1: usr: unknown key; did you mean user?; allowed here: user, gc.keep-free, and tables [cache.NAME]'],
+  [
+    '\n\n[caches.rpi]\nhost = "a"',
+    'F:3: caches: unknown key; did you mean cache?; allowed here: user, gc.keep-free, and tables [cache.NAME]',
+  ],
+  ['gc = 1', 'F:1: gc: found the number 1; must be a table: gc.keep-free = "5G"'],
+  ['[gc]\nkeep_free = "5G"', 'F:2: gc.keep_free: unknown key; did you mean keep-free?; allowed here: keep-free'],
+  ['gc.keep-free = 5', 'F:1: gc.keep-free: found the number 5; must be a size in quotes, like "5G"'],
+  ['gc.keep-free = "5X"', 'F:1: gc.keep-free: found the string "5X"; must be a size in quotes, like "5G"'],
+  ['nonsense = 1', 'F:1: nonsense: unknown key; allowed here: user, gc.keep-free, and tables [cache.NAME]'],
   ['[rpi]\nhost = "a"', 'F:1: rpi: unknown table; a cache is written [cache.rpi]'],
   ['user = "alice"\nhost = "a"', 'F:2: host: belongs to a cache; write it below a line [cache.NAME]'],
-  ['"a\\nb" = 1', 'F:1: "a\\nb": unknown key; allowed here: user, and tables [cache.NAME]'],
-  ['__proto__ = 1', 'F:1: __proto__: unknown key; allowed here: user, and tables [cache.NAME]'],
+  ['"a\\nb" = 1', 'F:1: "a\\nb": unknown key; allowed here: user, gc.keep-free, and tables [cache.NAME]'],
+  ['__proto__ = 1', 'F:1: __proto__: unknown key; allowed here: user, gc.keep-free, and tables [cache.NAME]'],
   ['user = ""', `F:1: user: is empty; must be the name of a user, like "alice"`],
   ['user = 5', `F:1: user: found the number 5; ${USER}`],
   ['user = "1000"', `F:1: user: found the string "1000"; ${USER}`],
@@ -224,6 +238,9 @@ const LINES: [string, string][] = [
   ['env-file = "~bob/.bashrc"', `cache.x.env-file: found the string "~bob/.bashrc"; ${ENV_FILE}`],
   ['env-file = false', `cache.x.env-file: found false; ${ENV_FILE}`],
   ['derivations = "no"', 'cache.x.derivations: found the string "no"; must be true or false, without quotes'],
+  ['keep = 60', 'cache.x.keep: found the number 60; must be a number of days in quotes, like "60d", or "forever" or "none"'],
+  ['keep = "0d"', 'cache.x.keep: found the string "0d"; must be a number of days in quotes, like "60d", or "forever" or "none"'],
+  ['keep = "2w"', 'cache.x.keep: found the string "2w"; must be a number of days in quotes, like "60d", or "forever" or "none"'],
   ['derivations = 0', 'cache.x.derivations: found the number 0; must be true or false, without quotes'],
   ['exclude = "a"', 'cache.x.exclude: found the string "a"; must be a list of patterns for the name after the hash, like ["*-source"]'],
   ['exclude = ["a", 5]', 'cache.x.exclude[2]: found the number 5; must be a pattern in quotes, like "*-source"'],
@@ -301,7 +318,15 @@ for (const [value, message] of URLS) {
   )
 }
 
-for (const line of ['ssh = "a"', 'port = 22', 'daemon-socket = "/a"', 'env-file = "/a"', 'derivations = true', 'exclude = []']) {
+for (const line of [
+  'ssh = "a"',
+  'port = 22',
+  'daemon-socket = "/a"',
+  'env-file = "/a"',
+  'derivations = true',
+  'exclude = []',
+  'keep = "1d"',
+]) {
   bad(`${line} with url`, () => {
     const message = `F:3: cache.x.${line.split(' ')[0]}: is only for a cache with host; this one has url, so allowed here: url, deadline`
     assert.is(

@@ -197,4 +197,15 @@ test('a picture that is higher than the terminal says so in its last row', () =>
   assert.is(fitted('a\nb\n', 3).split('\r\n').length, 2)
 })
 
+test('what gc has seen last', () => {
+  const gc = { at: 1_000_000, safe: { paths: 412, bytes: 3.2 * 2 ** 30 }, onlyHere: { paths: 2, bytes: 80 * 2 ** 20 }, problem: null }
+  const look = { now: 1_000_000 + 3 * 3_600_000, width: null, colour: false }
+  assert.is(
+    screen([], null, look, gc),
+    '\nspace: 3.2 GiB can be freed safely (nix-lan gc); 2 paths, 80.0 MiB, are only here, as of 3h ago\n',
+  )
+  assert.is(screen([], null, look, { ...gc, at: 0, problem: 'the box is away' }), '\nspace: the box is away\n')
+  assert.is(screen([], null, look), '')
+})
+
 test.run()

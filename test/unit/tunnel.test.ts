@@ -32,6 +32,7 @@ const CACHE: SshCache = {
   envFile: '/home/alice/.bashrc',
   derivations: true,
   exclude: [],
+  keep: 60,
   deadline: 2500,
 }
 const PLAIN =

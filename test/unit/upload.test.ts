@@ -19,6 +19,7 @@ const cache = (more: Partial<SshCache> = {}): SshCache => ({
   envFile: '/e',
   derivations: true,
   exclude: [],
+  keep: 60,
   deadline: 2000,
   ...more,
 })

@@ -22,6 +22,7 @@ const RPI: SshCache = {
   envFile: '/home/a/.bashrc',
   derivations: true,
   exclude: [],
+  keep: 60,
   deadline: 2000,
 }
 const NAS_CACHE: UrlCache = { kind: 'url', name: 'nas', url: NAS, deadline: 2000 }

@@ -4,12 +4,15 @@ import { Failure, UsageError } from '../../cli/errors.ts'
 import { age } from '../../cli/text.ts'
 import type { Config, SshCache } from '../../config/types.ts'
 import { mustBeUser } from '../../config/user.ts'
+import { space } from '../../gc/facts.ts'
+import { type Uploads, uploadsTo } from '../../keep/uploads.ts'
 import { readQueue, remove, setAside } from '../../queue/queue.ts'
 import { storesOf } from '../../queue/stores.ts'
 import { drain, exitCode, type Ledger, type Summary } from '../../queue/upload.ts'
 import { type Busy, isBusy, takeLock } from '../../state/lock.ts'
 import { queueDir, runtimeDir, uploadLock } from '../../state/paths.ts'
 import { Transfers, uploadedTo } from '../../state/transfers.ts'
+import { ask, hasUserManager } from '../../system/systemd.ts'
 import { type Action, CACHE, type Call, JSON_OPTION, paths, print, printJson, say } from './action.ts'
 
 export const upload: Action = {
@@ -51,8 +54,12 @@ async function run({ config, caches, words, json }: Call): Promise<number> {
       codes.push(75)
       continue
     }
+    const uploads = uploadsTo(cache, config.uid)
     try {
-      const summary = await uploadTo(cache, config, json)
+      const summary = await uploadTo(cache, config, json, uploads)
+      const unkept = summary.uploaded.length === 0 ? undefined : await uploads.keep(summary.uploaded)
+      if (summary.uploaded.length > 0) await freeSpace(cache, config)
+      if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
       const { queued, junk } = readQueue(cache.name, config.user)
       const inQueue = junk.filter(({ file }) => file.startsWith(`${queueDir(cache.name)}/`))
       answers.push({ cache: cache.name, ...summary, left: queued.length, junk: inQueue.map(({ file }) => file) })
@@ -60,6 +67,7 @@ async function run({ config, caches, words, json }: Call): Promise<number> {
       for (const { file, what } of inQueue) say(`${cache.name}: ${file} is ${what}, which doesn't belong there: remove it by hand`)
       if (!json) conclude(cache.name, summary, queued.length)
     } finally {
+      uploads.close()
       await lock.release()
     }
   }
@@ -67,8 +75,18 @@ async function run({ config, caches, words, json }: Call): Promise<number> {
   return codes.includes(75) ? 75 : Math.max(0, ...codes)
 }
 
+/** What was uploaded may be what a full disk has to give: the timer looks only twice an hour. Never fails an upload. */
+async function freeSpace({ name }: SshCache, { keepFree }: Config): Promise<void> {
+  if (keepFree === undefined || !hasUserManager()) return
+  try {
+    if (space().free < keepFree) await ask('start', [`nix-lan-gc@${name}.service`])
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+  }
+}
+
 /** Drains until nothing new has come in meanwhile. */
-async function uploadTo(cache: SshCache, config: Config, json: boolean): Promise<Summary> {
+async function uploadTo(cache: SshCache, config: Config, json: boolean, uploads: Uploads): Promise<Summary> {
   const live = !json && process.stderr.isTTY === true
   const total: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
   const seen = new Set<string>()
@@ -76,6 +94,7 @@ async function uploadTo(cache: SshCache, config: Config, json: boolean): Promise
     const fresh = readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.name))
     if (fresh.length === 0) return total
     for (const entry of fresh) seen.add(entry.name)
+    await uploads.hold(fresh.map(({ path }) => path))
     const summary = await drain(fresh, cache, storesOf(cache, config.uid, live), ledger(cache.name, config.user))
     for (const key of ['uploaded', 'invalid', 'unwanted', 'unsigned'] as const) total[key].push(...summary[key])
     total.failed.push(...summary.failed)

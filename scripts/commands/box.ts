@@ -1,0 +1,263 @@
+// nix-lan box: what a box keeps for its clients, letting go of some of it, and its own garbage collection. Asks before it lets anything go.
+import { parseSpan } from '../cli/amounts.ts'
+import { nearest, type Parsed, parse } from '../cli/command.ts'
+import { Away, Failure, UsageError } from '../cli/errors.ts'
+import { bytes, count, oneLine, toJson } from '../cli/text.ts'
+import { loadConfig, namedCache } from '../config/config.ts'
+import { isSsh, type SshCache } from '../config/types.ts'
+import { mustBeUser } from '../config/user.ts'
+import { ownKeyName } from '../keep/client.ts'
+import { clientName, contentsOf, type Link, letGo, linksIn, prepare, rewrite } from '../keep/keep.ts'
+import { type Remote, remoteOf } from '../keep/remote.ts'
+import { storeDir } from '../nix/store-path.ts'
+import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
+import { usable } from '../reach/reach.ts'
+import { agreed } from '../setup/dialogue.ts'
+import { socketPath } from '../state/paths.ts'
+
+const COMMON = `
+      --json            the answer for scripts, see below
+  -h, --help            show this
+      --version         show the version`
+
+const CACHE = '      --cache CACHE     which box; default: the only one'
+const EXIT = `Exit code: 0 done; 1 nothing of that kind is kept, or the box refused; 2 wrong
+usage or configuration; 75 not now: the box is away.`
+
+const HELP = `nix-lan box: what the box keeps, letting go of it, and its garbage collection
+
+Usage: nix-lan box [ACTION] [OPTION…]
+
+What was uploaded is kept on the box from its own garbage collection for as long
+as \`keep\` in config.toml says; what \`nix-lan gc\` deleted here is kept until it
+is forgotten. Without an action it lists.
+
+Actions:
+  list            what is kept, for which client
+  forget PATH…    let go of these paths, or of what --older-than says
+  gc              delete what nothing keeps on the box
+
+Options:
+${CACHE}${COMMON}
+
+With --json, a list of objects, one for each client and day:
+  kind    kept, or only: what nix-lan gc deleted
+  client  the name of the key that it signs with
+  day     by the box's clock
+  paths   how many
+  size    bytes of their NARs
+
+${EXIT}
+
+Examples:
+  nix-lan box
+  nix-lan box forget --older-than 180d
+  nix-lan box gc
+`
+
+const LIST = HELP.replace(/^nix-lan box: .*/, 'nix-lan box list: what the box keeps, for which client')
+  .replace('Usage: nix-lan box [ACTION]', 'Usage: nix-lan box list')
+  .replace(/ Without an action it lists\.\n\nActions:\n(.*\n)*?\n/, '\n\n')
+  .replace(/Examples:[\s\S]*/, 'Example:\n  nix-lan box list\n')
+
+const FORGET = `nix-lan box forget: let go of what the box keeps
+
+Usage: nix-lan box forget [OPTION…] PATH…
+       nix-lan box forget [OPTION…] --older-than AGE
+
+It deletes nothing yet: the box's next garbage collection does, if nothing else
+there keeps the paths.
+
+Options:
+${CACHE}
+      --client CLIENT   of what this client uploaded; default: this machine
+      --older-than AGE  days that are longer ago, like 90d
+  -y, --yes             don't ask${COMMON}
+
+With --json, an object:
+  forgotten  the paths
+  links      how many links on the box were changed
+
+${EXIT}
+
+Examples:
+  nix-lan box forget /nix/store/…-big
+  nix-lan box forget --older-than 180d
+`
+
+const GC = `nix-lan box gc: delete what nothing keeps on the box
+
+Usage: nix-lan box gc [OPTION…]
+
+The same as nix-collect-garbage there, asked for through the tunnel: it deletes
+what nothing roots, also what other users of the box have put there.
+
+Options:
+${CACHE}
+  -y, --yes             don't ask${COMMON}
+
+With --json, an object:
+  deleted  the paths
+  size     bytes of their NARs
+
+${EXIT}
+
+Example:
+  nix-lan box gc
+`
+
+/** The help that is asked for: the action's, if one is named. @param argv what follows `box` */
+export function helpFor(argv: readonly string[]): string {
+  const helps: [string, string][] = [
+    ['list', LIST],
+    ['forget', FORGET],
+    ['gc', GC],
+  ]
+  return helps.find(([name]) => argv.includes(name))?.[1] ?? HELP
+}
+
+interface Call {
+  cache: SshCache
+  daemon: Daemon
+  remote: Remote
+  words: string[]
+  options: Parsed
+}
+
+const ACTIONS = new Map<string, (call: Call) => Promise<number>>([
+  ['list', list],
+  ['forget', forget],
+  ['gc', collect],
+])
+
+/** Milliseconds between two answers of a box: to delete thousands of paths is one question. */
+const PATIENCE = 30 * 60_000
+
+/** The subcommand. @param argv what follows `box` @returns the exit code */
+export async function box(argv: string[]): Promise<number> {
+  const options = parse(argv, { boolean: ['json', 'yes'], string: ['cache', 'client', 'older-than'], alias: { y: 'yes' } })
+  const [action = 'list', ...words] = options.words
+  const run = ACTIONS.get(action)
+  if (!run) {
+    const near = nearest(action, [...ACTIONS.keys()])
+    throw new UsageError(`there is no action ${action}; ${near ? `did you mean ${near}?` : 'see nix-lan box --help'}`)
+  }
+  for (const option of ['client', 'older-than'])
+    if (options.value(option) !== undefined && action !== 'forget') throw new UsageError(`--${option} goes with forget, not with ${action}`)
+  if (words.length > 0 && action !== 'forget') throw new UsageError(`${action} takes no paths; see --help`)
+  const config = loadConfig()
+  mustBeUser(config, 'the tunnels and the ssh key are', 'nix-lan box')
+  const boxes = config.caches.filter(isSsh)
+  if (boxes.length === 0) throw new UsageError(`${config.file} has no box (a cache with host = "…")`)
+  const cache = namedCache({ ...config, caches: boxes }, options.value('cache'))
+  if (cache.kind !== 'ssh') throw new UsageError(`${cache.name} is a URL, not a box`)
+  const answer = await usable(cache, config.uid, cache.deadline)
+  if (!answer.ok) throw new Away(`${cache.name} is away: ${answer.reason}`)
+  const daemon = await openDaemon(socketPath(config.uid, cache.name), cache.name, { deadline: cache.deadline, patience: PATIENCE })
+  try {
+    return await run({ cache, daemon, remote: remoteOf(cache), words, options })
+  } finally {
+    daemon.close()
+  }
+}
+
+async function list({ cache, daemon, options }: Call): Promise<number> {
+  const links = linksIn(await daemon.roots())
+  const contents = await contentsOf(daemon, links)
+  const infos = await daemon.infos([...new Set([...contents.values()].flatMap((paths) => [...paths]))])
+  const rows = links.map(({ kind, client, day, link }) => {
+    const paths = [...(contents.get(link) ?? [])]
+    return { kind, client, day, paths: paths.length, size: paths.reduce((sum, path) => sum + (infos.get(path)?.size ?? 0), 0) }
+  })
+  if (options.flag('json')) {
+    printJson(rows)
+    return 0
+  }
+  if (rows.length === 0) print(`${cache.name} keeps nothing yet: each upload changes that, unless keep = "none"`)
+  else print(table(rows))
+  return 0
+}
+
+const WORDS = { kept: 'uploaded', only: 'deleted here by gc' } as const
+
+function table(rows: readonly { kind: 'kept' | 'only'; client: string; day: string; paths: number; size: number }[]): string {
+  const cells = [
+    ['DAY', 'CLIENT', 'PATHS', 'SIZE', 'WHAT'],
+    ...rows.map((row) => [row.day, row.client, String(row.paths), bytes(row.size), WORDS[row.kind]]),
+  ]
+  const width = (column: number): number => cells.reduce((most, row) => Math.max(most, (row[column] ?? '').length), 0)
+  return cells
+    .map(([day = '', client = '', paths = '', size = '', what = '']) =>
+      [day.padEnd(width(0)), client.padEnd(width(1)), paths.padStart(width(2)), size.padStart(width(3)), what].join('  '),
+    )
+    .join('\n')
+}
+
+async function forget(call: Call): Promise<number> {
+  const { daemon, remote, words, options } = call
+  const age = options.value('older-than')
+  if (words.length > 0 === (age !== undefined)) throw new UsageError('forget needs either store paths, or --older-than AGE')
+  const client = clientName(options.value('client') ?? (await ownKeyName()))
+  const { home } = await prepare(remote, 'kept', client)
+  const links = linksIn(await daemon.roots()).filter((link) => link.client === client && link.link.startsWith(`${home}/`))
+  const contents = await contentsOf(daemon, links)
+  const changes = age === undefined ? withoutPaths(links, contents, words.map(storePath)) : olderThan(links, contents, age)
+  const forgotten = new Set(changes.flatMap(({ gone }) => gone))
+  if (changes.length === 0) throw new Failure(`${call.cache.name} keeps nothing of that kind for ${client}; see nix-lan box list`)
+  const only = changes.filter(({ link }) => link.kind === 'only').flatMap(({ gone }) => gone).length
+  const warning = only === 0 ? '' : `, of which ${only} were deleted here by nix-lan gc and may be nowhere else`
+  if (!(await agreed(`Let go of ${count(forgotten.size, 'path')} on ${call.cache.name}${warning}?`, options.flag('yes')))) return 1
+  for (const { link, left } of changes) {
+    if (left.length === 0) await letGo(remote, link.kind, link.client, [link.day])
+    else await rewrite({ daemon, remote }, link, left)
+  }
+  if (options.flag('json')) printJson({ forgotten: [...forgotten], links: changes.length })
+  else print(`${count(forgotten.size, 'path')} no longer kept; the box's next garbage collection deletes them (nix-lan box gc)`)
+  return 0
+}
+
+interface Change {
+  link: Link
+  gone: string[]
+  left: string[]
+}
+
+function withoutPaths(links: readonly Link[], contents: ReadonlyMap<string, ReadonlySet<string>>, paths: readonly string[]): Change[] {
+  return links.flatMap((link) => {
+    const all = [...(contents.get(link.link) ?? [])]
+    const gone = all.filter((path) => paths.includes(path))
+    return gone.length === 0 ? [] : [{ link, gone, left: all.filter((path) => !paths.includes(path)) }]
+  })
+}
+
+function olderThan(links: readonly Link[], contents: ReadonlyMap<string, ReadonlySet<string>>, age: string): Change[] {
+  const seconds = parseSpan(age)
+  if (seconds === undefined) throw new UsageError(`--older-than ${age}: not an age like 90d or 4w`)
+  const day = new Date(Date.now() - seconds * 1000).toISOString().slice(0, 10)
+  return links.filter((link) => link.day < day).map((link) => ({ link, gone: [...(contents.get(link.link) ?? [])], left: [] }))
+}
+
+/** A store path as it stands on a command line; it need not be here any more. */
+function storePath(word: string): string {
+  const path = word.startsWith('/') ? word : `${storeDir}/${word}`
+  const [, name] = new RegExp(`^${storeDir}/([0-9a-z]{32}-[^/]+)`).exec(path) ?? []
+  if (name === undefined) throw new UsageError(`${word} is no store path`)
+  return `${storeDir}/${name}`
+}
+
+async function collect({ cache, daemon, options }: Call): Promise<number> {
+  const dead = await daemon.infos(await daemon.dead())
+  const size = [...dead.values()].reduce((sum, info) => sum + info.size, 0)
+  if (dead.size > 0) {
+    const question = `Delete ${count(dead.size, 'path')}, ${bytes(size)}, that nothing keeps on ${cache.name}?`
+    if (!(await agreed(question, options.flag('yes')))) return 1
+    await daemon.collectDead()
+  }
+  if (options.flag('json')) printJson({ deleted: [...dead.keys()], size })
+  else
+    print(dead.size === 0 ? `nothing to delete on ${cache.name}` : `${count(dead.size, 'path')}, ${bytes(size)}, deleted on ${cache.name}`)
+  return 0
+}
+
+const print = (text: string): void => void process.stdout.write(`${text.split('\n').map(oneLine).join('\n')}\n`)
+const printJson = (value: unknown): void => void process.stdout.write(`${toJson(value, 2)}\n`)

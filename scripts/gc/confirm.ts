@@ -1,0 +1,79 @@
+// Which dead paths a box could give back: pure. A path counts only with all that it refers to, and when in doubt it doesn't count: what this
+// confirms is deleted here.
+
+import { type Keys, provenByName, signedBy } from '../nix/signature.ts'
+import type { FullInfo } from '../protocol/daemon-ops.ts'
+
+/** Why a path can't be had back from a box. */
+export type Doubt =
+  /** The box hasn't got it. */
+  | 'missing'
+  /** The box has something else by that name: another hash, other references. */
+  | 'different'
+  /** Nothing that Nix here believes says that it is what it is. */
+  | 'unsigned'
+  /** It refers to something that one of these is true of. */
+  | 'closure'
+
+/** What is known of one path here, as far as this room wants to know it. */
+export type Local = FullInfo
+
+/**
+ * What stands against each path, of all that are known here: those that aren't in the answer can be had back whole.
+ * @param here closed under references
+ * @param there what the box says of those that it has; anything may be in it
+ */
+export function doubts(here: ReadonlyMap<string, Local>, there: ReadonlyMap<string, FullInfo>, keys: Keys): Map<string, Doubt> {
+  const found = new Map<string, Doubt>()
+  for (const [path, local] of here) {
+    const doubt = doubtOf(local, there.get(path), keys)
+    if (doubt !== undefined) found.set(path, doubt)
+    // what it refers to must be known, or it isn't whole
+    else if (local.references.some((reference) => !here.has(reference))) found.set(path, 'closure')
+  }
+  return withReferrers(found, here)
+}
+
+function doubtOf(local: Local, there: FullInfo | undefined, keys: Keys): Doubt | undefined {
+  if (!there) return 'missing'
+  if (there.hash !== local.hash || there.size !== local.size || !sameSet(there.references, local.references)) return 'different'
+  // Judged by what is here: the same as there, but of a size that we know.
+  const { path, hash, size, references } = local
+  if (provenByName(path, references, there.contentAddress)) return undefined
+  // `ultimate`, the box's word that it built the path itself, is worth nothing here.
+  return signedBy(keys, { path, hash, size, references }, there.signatures) ? undefined : 'unsigned'
+}
+
+function sameSet(some: readonly string[], others: readonly string[]): boolean {
+  const set = new Set(some)
+  const other = new Set(others)
+  return set.size === other.size && others.every((one) => set.has(one))
+}
+
+/** Whatever refers to a path in doubt is in doubt. */
+function withReferrers(found: Map<string, Doubt>, here: ReadonlyMap<string, Local>): Map<string, Doubt> {
+  const referrers = referrersIn(here)
+  const todo = [...found.keys()]
+  for (let path = todo.pop(); path !== undefined; path = todo.pop()) {
+    for (const referrer of referrers.get(path) ?? []) {
+      if (found.has(referrer)) continue
+      found.set(referrer, 'closure')
+      todo.push(referrer)
+    }
+  }
+  return found
+}
+
+/** For each path those that refer to it, of the ones given; itself not counted. */
+export function referrersIn(infos: ReadonlyMap<string, Local>): Map<string, string[]> {
+  const referrers = new Map<string, string[]>()
+  for (const [path, { references }] of infos) {
+    for (const reference of references) {
+      if (reference === path) continue
+      const list = referrers.get(reference)
+      if (list) list.push(path)
+      else referrers.set(reference, [path])
+    }
+  }
+  return referrers
+}

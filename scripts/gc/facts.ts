@@ -1,0 +1,130 @@
+// Asks what a plan rests on: the local daemon, as an ordinary user, what is dead and what is known of it; Nix its settings; the derivations whether
+// their outputs are ever fetched. Changes nothing.
+import { readFileSync, statfsSync } from 'node:fs'
+import { ownKeys } from '../keep/client.ts'
+import { NixError } from '../nix/nix.ts'
+import { askSettings, type Settings, wordsOf } from '../nix/settings.ts'
+import { isDerivation, isStorePath, storeDir } from '../nix/store-path.ts'
+import type { Daemon } from '../protocol/daemon-ops.ts'
+import { searchEnv } from '../system/search-path.ts'
+import type { Local } from './confirm.ts'
+
+/** Nix's settings: the user's, in which builds are started, and the system's alone, which the daemon has. The same for a Nix without a daemon. */
+export interface BothSettings {
+  own: Settings
+  system: Settings
+}
+
+/** Milliseconds for nix to tell its settings. */
+const SETTINGS = 20_000
+
+/** @throws NixError when nix can't be asked */
+export async function askBothSettings(single: boolean): Promise<BothSettings> {
+  const own = askSettings({ timeout: SETTINGS, env: searchEnv() })
+  if (single) return { own: await own, system: await own }
+  // An empty list of files is no file (src/libstore/globals.cc, getUserConfigFiles, 2.4 to 2.34).
+  const env = { ...searchEnv(), NIX_USER_CONF_FILES: '', NIX_CONFIG: undefined, NIX_CONF_DIR: undefined }
+  const [all, system] = await Promise.all([own, askSettings({ timeout: SETTINGS, env })])
+  return { own: all, system }
+}
+
+/** Whether a store is among those that Nix asks for this user: named by the user's settings, and one that the daemon takes from the user. */
+export function isInForce({ own, system }: BothSettings, isOurs: (url: string) => boolean): boolean {
+  const allowed = [...wordsOf(system, 'substituters'), ...wordsOf(system, 'trusted-substituters')]
+  return wordsOf(own, 'substituters').some((url) => isOurs(url) && allowed.includes(url))
+}
+
+/**
+ * The public keys that the daemon believes, in its order: trusted-public-keys, then those of its own secret keys (src/libstore/keys.cc,
+ * getDefaultPublicKeys). An ordinary user can't read those; setup and the README write the public half beside each.
+ */
+export function believedKeys({ system }: BothSettings): string[] {
+  return [...wordsOf(system, 'trusted-public-keys'), ...ownKeys(system)]
+}
+
+/** What is dead here, and what is known of it. */
+export interface Here {
+  dead: Map<string, Local>
+  /** The dead, and all that they refer to. */
+  known: Map<string, Local>
+  /** Names in the store's directory that are no valid paths: any garbage collection removes them. */
+  leftovers: number
+  notFetched: Set<string>
+  keepOutputs: boolean
+  keepDerivations: boolean
+  derivers: Map<string, string[]>
+}
+
+/** @throws NixError when the daemon can't be asked */
+export async function lookHere(daemon: Daemon, system: Settings): Promise<Here> {
+  const listed = (await daemon.dead()).filter((path) => isStorePath(path, storeDir))
+  const dead = await daemon.infos(listed)
+  const known = new Map(dead)
+  await addClosure(daemon, known)
+  const keepOutputs = system.get('keep-outputs') === 'true'
+  return {
+    dead,
+    known,
+    leftovers: listed.length - dead.size,
+    notFetched: system.get('always-allow-substitutes') === 'true' ? new Set() : notFetchedOf(dead),
+    keepOutputs,
+    // the default, for a Nix that doesn't say
+    keepDerivations: system.get('keep-derivations') !== 'false',
+    derivers: keepOutputs ? await daemon.derivers([...dead.keys()].filter((path) => !isDerivation(path))) : new Map(),
+  }
+}
+
+/** Adds what the paths refer to, a layer at a time. */
+export async function addClosure(daemon: Daemon, known: Map<string, Local>): Promise<void> {
+  let layer = [...known.values()]
+  while (layer.length > 0) {
+    const unknown = new Set(layer.flatMap(({ references }) => references).filter((path) => !known.has(path)))
+    const found = await daemon.infos([...unknown])
+    for (const [path, info] of found) known.set(path, info)
+    layer = [...found.values()]
+  }
+}
+
+/**
+ * Outputs of derivations with allowSubstitutes = false (src/libstore/parsed-derivations.cc, substitutesAllowed): Nix builds them again, and never
+ * fetches them. One whose derivation isn't here any more counts as fetched.
+ */
+function notFetchedOf(dead: ReadonlyMap<string, Local>): Set<string> {
+  const answers = new Map<string, boolean>()
+  const found = new Set<string>()
+  for (const [path, { deriver }] of dead) {
+    if (!isStorePath(deriver, storeDir) || !isDerivation(deriver)) continue
+    let never = answers.get(deriver)
+    if (never === undefined) {
+      never = neverFetched(derivationText(deriver))
+      answers.set(deriver, never)
+    }
+    if (never) found.add(path)
+  }
+  return found
+}
+
+function derivationText(path: string): string {
+  try {
+    return readFileSync(path, 'latin1')
+  } catch {
+    return ''
+  }
+}
+
+/** Whether a derivation's text says that its outputs aren't to be fetched: in its environment, or in its structured attributes; pure. */
+export function neverFetched(text: string): boolean {
+  const [, value] = /\("allowSubstitutes","([^"]*)"\)/.exec(text) ?? []
+  if (value !== undefined) return value !== '1'
+  return /\("__json","(?:[^"\\]|\\.)*\\"allowSubstitutes\\":false/.test(text)
+}
+
+/** Free and total bytes of the file system that holds the store, for whoever isn't root. */
+export function space(): { free: number; total: number } {
+  try {
+    const { bavail, blocks, bsize } = statfsSync(storeDir)
+    return { free: bavail * bsize, total: blocks * bsize }
+  } catch (error) {
+    throw new NixError(`${storeDir}: its file system doesn't say how much is free (${(error as NodeJS.ErrnoException).code})`)
+  }
+}

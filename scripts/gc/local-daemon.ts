@@ -1,0 +1,63 @@
+// A connection to the Nix of this machine: its nix-daemon, or for a Nix without one a `nix-daemon --stdio` of our own, which speaks the same
+// protocol for whoever may write the store.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer, type Server, type Socket } from 'node:net'
+import { daemonSocket, isSingleUser } from '../nix/daemon.ts'
+import { nixEnvironment } from '../nix/nix.ts'
+import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
+import { searchPath } from '../system/search-path.ts'
+
+/** Milliseconds for the handshake: a machine that is busy answers late. */
+const DEADLINE = 20_000
+/** Milliseconds between two answers: to look for roots, or to delete thousands of paths, is one question. */
+const PATIENCE = 30 * 60_000
+
+const WHO = "this machine's nix-daemon"
+
+/** This machine's Nix. */
+export interface LocalNix {
+  /** A new connection. @throws NixError when there is none to be had */
+  open(): Promise<Daemon>
+}
+
+/** Makes connections to this machine's Nix possible while `use` runs. @param directory where only we can enter */
+export async function withLocalNix<T>(directory: string, use: (nix: LocalNix) => Promise<T>): Promise<T> {
+  const relay = isSingleUser() ? await startRelay(directory) : undefined
+  const socket = relay?.socket ?? daemonSocket()
+  try {
+    return await use({ open: () => openDaemon(socket, WHO, { deadline: DEADLINE, patience: PATIENCE }) })
+  } finally {
+    relay?.close()
+  }
+}
+
+interface Relay {
+  socket: string
+  close(): void
+}
+
+/** A socket in a directory that only we can enter; whoever connects talks to a nix-daemon of their own. */
+async function startRelay(directory: string): Promise<Relay> {
+  const folder = mkdtempSync(`${directory}/gc-`)
+  const children: ChildProcess[] = []
+  const server: Server = createServer({ allowHalfOpen: true }, (socket: Socket) => {
+    const env = { ...nixEnvironment(), PATH: searchPath(process.env.PATH), NIX_REMOTE: undefined }
+    const child = spawn('nix-daemon', ['--stdio'], { stdio: ['pipe', 'pipe', 'ignore'], env })
+    children.push(child)
+    for (const stream of [socket, child.stdin, child.stdout]) stream.on('error', () => socket.destroy())
+    child.on('error', () => socket.destroy())
+    socket.pipe(child.stdin)
+    child.stdout.pipe(socket)
+  })
+  const path = `${folder}/socket`
+  await new Promise<void>((resolve, reject) => server.on('error', reject).listen(path, () => resolve()))
+  return {
+    socket: path,
+    close: () => {
+      server.close()
+      for (const child of children) child.kill()
+      rmSync(folder, { recursive: true, force: true })
+    },
+  }
+}

@@ -1,0 +1,28 @@
+// The name by which a box knows this machine: that of the key it signs with.
+import { hostname } from 'node:os'
+import { publicHalf } from '../nix/keys.ts'
+import { readText } from '../nix/nix-conf.ts'
+import { askSettings, type Settings, wordsOf } from '../nix/settings.ts'
+
+/**
+ * The public keys that this machine signs with, as far as the user can read them: an ordinary user can't read a secret key, but setup and the
+ * README write the public half beside it.
+ */
+export function ownKeys(settings: Settings): string[] {
+  return wordsOf(settings, 'secret-key-files').flatMap((file) => {
+    const beside = /secret$/.test(file) ? readText(file.replace(/secret$/, 'public'))?.trim() : undefined
+    if (beside !== undefined && /^[^\s:]+:[A-Za-z0-9+/=]+$/.test(beside)) return [beside]
+    const secret = readText(file)
+    try {
+      return secret === undefined ? [] : [publicHalf(secret, file)]
+    } catch {
+      return [] // no key: Nix will say so when it signs
+    }
+  })
+}
+
+/** The name of the first of them; without one, this machine's. */
+export const keyNameIn = (settings: Settings): string => ownKeys(settings)[0]?.split(':')[0] || hostname()
+
+/** The same, asked of Nix. @throws NixError */
+export const ownKeyName = async (): Promise<string> => keyNameIn(await askSettings({ timeout: 20_000 }))

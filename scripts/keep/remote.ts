@@ -1,0 +1,99 @@
+// Runs sh on the box as the user of the tunnel, for the little that nix-daemon can't do: links in that user's home, `sync`, the date. The script
+// goes in on stdin, since the login shell there may be anything; each answer begins with a word of ours, since it may print other lines.
+import { Away, Failure } from '../cli/errors.ts'
+import { quote } from '../cli/text.ts'
+import type { SshCache } from '../config/types.ts'
+import { errorText } from '../nix/nix.ts'
+import { findAgent } from '../tunnel/agent.ts'
+import { portOptions, sshCommand } from '../tunnel/ssh.ts'
+import { askSsh } from '../tunnel/ssh-config.ts'
+import { startPlain } from '../tunnel/start.ts'
+
+/** Milliseconds: `sync` on a slow SD card writes what a large upload has left. */
+const PATIENCE = 180_000
+/** Characters of output. */
+const MOST = 2 ** 22
+
+/** The box lets nobody run sh there; `exitCode` 1. */
+export class NoShell extends Failure {}
+
+/** Runs scripts on one box. */
+export interface Remote {
+  /**
+   * @param values set as shell variables before the script
+   * @param patience milliseconds until it is given up
+   * @returns what the script has reported: `report KEY VALUE`, several of one key in their order
+   * @throws Away when the box can't be reached, NoShell when it runs no sh, Failure when the script failed
+   */
+  run(script: string, values: Readonly<Record<string, string>>, patience?: number): Promise<Map<string, string[]>>
+}
+
+const MARK = 'nix-lan-keep'
+
+/** @param env to be asked for the agent */
+export function remoteOf(cache: SshCache, env: Record<string, string | undefined> = process.env): Remote {
+  let command: Promise<{ argv: string[]; agent: Record<string, string> }> | undefined
+  return {
+    async run(script, values, patience = PATIENCE) {
+      command ??= commandFor(cache, env)
+      const { argv, agent } = await command
+      const assignments = Object.entries(values).map(([name, value]) => `${name}=${quote(value)}\n`)
+      const input = `report() { printf '${MARK} %s %s\\n' "$1" "$2"; }\n${assignments.join('')}${script}\nreport done yes\n`
+      const done = await startPlain(['env', ...Object.entries(agent).map(([name, value]) => `${name}=${value}`), ...argv], {
+        input,
+        timeout: patience,
+        most: MOST,
+      })
+      const reported = reportsIn(done.stdout)
+      if (reported.has('done')) return reported
+      if (done.timedOut || done.code === 255)
+        throw new Away(`${cache.name}: ssh: ${done.timedOut ? 'no answer in time' : lastLine(done.stderr)}`)
+      if (reported.size === 0)
+        throw new NoShell(`${cache.name} runs no commands for ${cache.ssh}: ${lastLine(done.stderr) || `exit ${done.code}`}`)
+      throw new Failure(`${cache.name}: ${lastLine(done.stderr) || `the script ended with ${done.code ?? done.signal}`}`)
+    },
+  }
+}
+
+async function commandFor(
+  cache: SshCache,
+  env: Record<string, string | undefined>,
+): Promise<{ argv: string[]; agent: Record<string, string> }> {
+  const [agent, { facts }] = await Promise.all([findAgent(cache.envFile, env), askSsh(cache.ssh)])
+  return { argv: sshCommand(cache.ssh, 'sh -s', portOptions(cache, facts)), agent: agent.env }
+}
+
+/** What a script has reported, among whatever else was printed; pure. */
+export function reportsIn(output: string): Map<string, string[]> {
+  const found = new Map<string, string[]>()
+  for (const line of output.split('\n')) {
+    const [, key, value] = /^nix-lan-keep (\S+) (.*)$/.exec(line) ?? []
+    if (key === undefined || value === undefined) continue
+    const list = found.get(key)
+    if (list) list.push(value)
+    else found.set(key, [value])
+  }
+  return found
+}
+
+const lastLine = (text: string): string => errorText(text).slice(0, 300)
+
+/** sh over ssh may have a PATH without Nix in it. */
+const NIX_PATH = 'PATH=$PATH:/usr/bin:/bin:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin'
+
+const VERIFY = `${NIX_PATH}
+command -v nix-store >/dev/null || { echo 'there is no nix-store in PATH' >&2; exit 1; }
+xargs -n 100 nix-store --verify-path 2>&1 <<END | while read -r line; do report said "$line"; done
+$paths
+END
+`
+
+/** Milliseconds for the box to read and hash it all. */
+const HASHING = 6 * 3_600_000
+
+/** Lets the box read these paths and compare their hashes. @throws Failure that names what is damaged there */
+export async function verifyOn(remote: Remote, paths: readonly string[]): Promise<void> {
+  const reported = await remote.run(VERIFY, { paths: paths.join('\n') }, HASHING)
+  const said = reported.get('said') ?? []
+  if (said.length > 0) throw new Failure(`the box can't vouch for what it has, so nothing is deleted: ${said.slice(0, 3).join('; ')}`)
+}

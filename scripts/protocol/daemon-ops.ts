@@ -1,0 +1,240 @@
+// What a nix-daemon is asked beyond what a substituter is (operations.ts): whole path infos, roots, garbage
+// collection, text paths. One connection carries several of them, since some hold only as long as it does
+// (AddTempRoot). Works alike on this machine's daemon and on a box's, without being trusted by either.
+//
+// Sources: Nix 2.8.0 and 2.34.8, src/libstore/daemon.cc, performOp; worker-protocol.hh for the numbers.
+import { batches, NixError } from '../nix/nix.ts'
+import { type Box, BoxUnavailable, send } from './box.ts'
+import { dialBox } from './dial.ts'
+import { pathInfoQuestion, validPathsQuestion } from './operations.ts'
+import { Recorder, readMessages, string, strings, u64 } from './wire.ts'
+
+const ADD_TO_STORE = 7
+const ADD_TEMP_ROOT = 11
+const ADD_INDIRECT_ROOT = 12
+const FIND_ROOTS = 14
+const COLLECT_GARBAGE = 20
+const QUERY_ALL_VALID_PATHS = 23
+const QUERY_VALID_DERIVERS = 33
+
+/** GCOptions::GCAction (src/libstore/gc-store.hh). */
+const RETURN_DEAD = 1
+const DELETE_DEAD = 2
+const DELETE_SPECIFIC = 3
+
+/** 2^64−1, "no limit". With 0, action 1 lists nothing; any other value with action 3 ends the connection (2.8.0, 2.26.3, 2.34.8). */
+const NO_LIMIT = Buffer.alloc(8, 0xff)
+
+/** Bytes of paths in one question: as in ask.ts. */
+const AT_ONCE = 460_000
+
+/** All that a store knows of a valid path. */
+export interface FullInfo {
+  path: string
+  deriver: string
+  /** SHA-256 of the NAR, base 16. */
+  hash: string
+  references: string[]
+  /** When it was registered, seconds since 1970, by that store's clock. */
+  registered: number
+  /** Bytes of its NAR. */
+  size: number
+  ultimate: boolean
+  signatures: string[]
+  /** `text:…`, `fixed:…`, or ''. */
+  contentAddress: string
+}
+
+/** What the daemon refused, in its own words. */
+export class Refused extends NixError {}
+
+/** One connection to a nix-daemon. Every method throws a NixError when the daemon is lost or refuses. */
+export class Daemon {
+  private readonly box: Box
+  private readonly who: string
+  private readonly patience: number
+
+  constructor(box: Box, who: string, patience: number) {
+    this.box = box
+    this.who = who
+    this.patience = patience
+  }
+
+  /** Those of the paths that are valid there. */
+  async valid(paths: readonly string[]): Promise<Set<string>> {
+    const valid = new Set<string>()
+    await this.ask(batches(paths, AT_ONCE).map(validPathsQuestion), async (answer) => {
+      for (const path of await answer.strings()) valid.add(path)
+    })
+    return valid
+  }
+
+  /** What is known there of these paths; one that isn't valid is left out. All are asked before the first answer is waited for. */
+  async infos(paths: readonly string[], each?: (done: number) => void): Promise<Map<string, FullInfo>> {
+    const infos = new Map<string, FullInfo>()
+    await this.ask(
+      paths.map(pathInfoQuestion),
+      async (answer, n) => {
+        const path = paths[n] ?? ''
+        if ((await answer.u64()) !== 0) infos.set(path, await readInfo(answer, path))
+        each?.(n + 1)
+      },
+      'is not valid',
+    )
+    return infos
+  }
+
+  /** Every valid path. */
+  async allValid(): Promise<string[]> {
+    let all: string[] = []
+    await this.ask([u64(QUERY_ALL_VALID_PATHS)], async (answer) => {
+      all = await answer.strings()
+    })
+    return all
+  }
+
+  /** For each path the valid derivations that have it as an output. */
+  async derivers(paths: readonly string[]): Promise<Map<string, string[]>> {
+    const derivers = new Map<string, string[]>()
+    await this.ask(
+      paths.map((path) => Buffer.concat([u64(QUERY_VALID_DERIVERS), string(path)])),
+      async (answer, n) => {
+        derivers.set(paths[n] ?? '', await answer.strings())
+      },
+    )
+    return derivers
+  }
+
+  /** What nothing roots. It may list things in the store's directory that are no valid paths. */
+  async dead(): Promise<string[]> {
+    return (await this.collect(RETURN_DEAD, [])).paths
+  }
+
+  /** Deletes all that nothing roots. */
+  async collectDead(): Promise<void> {
+    await this.collect(DELETE_DEAD, [])
+  }
+
+  /**
+   * Deletes these paths. Stops at the first that is alive, or whose referrer is neither named nor gone.
+   * @throws Refused; what has been deleted by then stays deleted
+   */
+  async delete(paths: readonly string[]): Promise<void> {
+    await this.collect(DELETE_SPECIFIC, paths)
+  }
+
+  private async collect(action: number, paths: readonly string[]): Promise<{ paths: string[]; freed: number }> {
+    const result = { paths: [] as string[], freed: 0 }
+    // action, paths, ignore-liveness, maxFreed, three numbers that mean nothing any more
+    const question = Buffer.concat([u64(COLLECT_GARBAGE), u64(action), strings(paths), u64(0), NO_LIMIT, u64(0), u64(0), u64(0)])
+    await this.ask([question], async (answer) => {
+      result.paths = await answer.strings()
+      result.freed = await answer.u64()
+      await answer.u64()
+    })
+    return result
+  }
+
+  /** Roots: the link (or `{censored}` and the like) and the path that it keeps. */
+  async roots(): Promise<{ link: string; path: string }[]> {
+    const roots: { link: string; path: string }[] = []
+    await this.ask([u64(FIND_ROOTS)], async (answer) => {
+      for (let left = await answer.u64(); left > 0; left--) roots.push({ link: await answer.string(), path: await answer.string() })
+    })
+    return roots
+  }
+
+  /** Keeps these paths, also such as aren't there yet, until the connection is closed. */
+  async addTempRoots(paths: readonly string[]): Promise<void> {
+    await this.ask(
+      paths.map((path) => Buffer.concat([u64(ADD_TEMP_ROOT), string(path)])),
+      async (answer) => {
+        await answer.u64()
+      },
+    )
+  }
+
+  /** Makes a symlink on the daemon's machine a root, for as long as it is there. */
+  async addIndirectRoot(link: string): Promise<void> {
+    await this.ask([Buffer.concat([u64(ADD_INDIRECT_ROOT), string(link)])], async (answer) => {
+      await answer.u64()
+    })
+  }
+
+  /**
+   * Adds a file with this text that refers to these paths. Needs no trust, since its name is made from its content.
+   * The daemon keeps it until the connection is closed.
+   * @param references must be valid there
+   * @returns its path
+   * @throws Refused also when one of them isn't valid
+   */
+  async addText(name: string, text: string, references: readonly string[]): Promise<string> {
+    const content = Buffer.from(text)
+    // name, method, references, repair; then the content as a framed stream: chunks with their length, and 0 (daemon.cc, 1.25 and later)
+    const head = Buffer.concat([u64(ADD_TO_STORE), string(name), string('text:sha256'), strings([...references].sort()), u64(0)])
+    let path = ''
+    await this.ask([Buffer.concat([head, u64(content.length), content, u64(0)])], async (answer) => {
+      path = await answer.string()
+      await readInfo(answer, path)
+    })
+    return path
+  }
+
+  close(): void {
+    this.box.socket.destroy()
+  }
+
+  /**
+   * Sends all questions at once and reads the answers in turn.
+   * @param miss an error with these words is no answer, and not the end
+   */
+  private async ask(questions: readonly Buffer[], read: (answer: Recorder, n: number) => Promise<void>, miss?: string): Promise<void> {
+    if (questions.length === 0) return
+    const { reader } = this.box
+    const silence = `${this.who} has not answered within ${this.patience / 1000} s`
+    const timer = setTimeout(() => reader.finish(new NixError(silence)), this.patience)
+    try {
+      await send(this.box, Buffer.concat(questions))
+      for (const n of questions.keys()) {
+        const answer = new Recorder(reader)
+        const ending = await readMessages(answer)
+        if (!ending.error) await read(answer, n)
+        else if (miss === undefined || !ending.message.includes(miss)) throw new Refused(`${this.who} says: ${ending.message}`)
+        timer.refresh()
+      }
+    } catch (error) {
+      this.close()
+      if (error instanceof NixError) throw error
+      throw new NixError(error instanceof BoxUnavailable ? error.message : `${this.who} was lost: ${(error as Error).message}`)
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+}
+
+/** The fields of a path, after the word that it is valid (2.8.0, path-info.cc). */
+async function readInfo(answer: Recorder, path: string): Promise<FullInfo> {
+  const deriver = await answer.string()
+  const hash = await answer.string()
+  const references = await answer.strings()
+  const registered = await answer.u64()
+  const size = await answer.u64()
+  const ultimate = (await answer.u64()) !== 0
+  const signatures = await answer.strings()
+  return { path, deriver, hash, references, registered, size, ultimate, signatures, contentAddress: await answer.string() }
+}
+
+/**
+ * Connects to a nix-daemon.
+ * @param socket its own, or the tunnel's
+ * @param who what messages call it: "the box"
+ * @param limits milliseconds: `deadline` for the handshake, `patience` for each answer
+ * @throws NixError when it can't be reached
+ */
+export async function openDaemon(socket: string, who: string, limits: { deadline: number; patience: number }): Promise<Daemon> {
+  try {
+    return new Daemon(await dialBox(socket, limits.deadline), who, limits.patience)
+  } catch (error) {
+    throw new NixError((error as Error).message)
+  }
+}
