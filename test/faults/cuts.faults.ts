@@ -69,21 +69,23 @@ for (const cut of CUTS) {
     test.case(`cut, ${cut}, for good, fallback, ${round}`, async (random) => {
       await hit(random, { fallback: true, forGood: true, happen: ({ relay }) => relay.cut(cut) })
     })
-    test.case(
-      `cut, ${cut}, back within seconds, no fallback, ${round}`,
-      async (random) => {
-        const back = random.integer(500, LONG ? 25_000 : 4000)
-        const happen = async ({ relay }: Stage): Promise<void> => {
-          await relay.cut(cut)
-          setTimeout(() => void relay.cut('none'), back)
-        }
-        assert.is(await hit(random, { fallback: false, happen }), 0)
-      },
-      BUILT.lossSurvived,
-    )
+    for (const fallback of [true, false]) {
+      const title = `cut, ${cut}, back within seconds, ${fallback ? '' : 'no '}fallback, ${round}`
+      test.case(title, async (random) => assert.is(await backAgain(random, cut, fallback), 0), fallback || BUILT.lossSurvived)
+    }
     if (cut !== 'silent' || LONG)
       test.case(`cut, ${cut}, for good, with an HTTP cache behind, no fallback, ${round}`, (random) => withHttpCache(random, cut))
   }
+}
+
+async function backAgain(random: Random, cut: (typeof CUTS)[number], fallback: boolean): Promise<number | null> {
+  const back = random.integer(500, LONG ? 25_000 : 4000)
+  let timer: NodeJS.Timeout | undefined
+  const happen = async ({ relay }: Stage): Promise<void> => {
+    await relay.cut(cut)
+    timer = setTimeout(() => void relay.cut('none'), back)
+  }
+  return await hit(random, { fallback, happen }).finally(() => clearTimeout(timer))
 }
 
 /** What the box was asked first, another cache has too: there is no need of a fallback then. */
@@ -150,11 +152,12 @@ async function flap(random: Random, connections: number, fallback: boolean): Pro
 }
 
 async function freeze(random: Random, connections: number, fallback: boolean): Promise<number | null> {
+  let timer: NodeJS.Timeout | undefined
   const happen = ({ pair }: Stage): void => {
     pair.box.freezeSshd()
-    setTimeout(() => pair.box.thawSshd(), 1500)
+    timer = setTimeout(() => pair.box.thawSshd(), 1500)
   }
-  return await hit(random, { fallback, connections, happen })
+  return await hit(random, { fallback, connections, happen }).finally(() => clearTimeout(timer))
 }
 
 test.after(async () => await made?.close())

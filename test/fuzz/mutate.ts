@@ -1,5 +1,5 @@
 // How bytes and texts are spoilt: single ones, words of the protocol, lengths, pieces cut out, doubled, taken from elsewhere.
-import { string, u64 } from '../../scripts/protocol/wire.ts'
+import { errorAnswer, string, u64 } from '../../scripts/protocol/wire.ts'
 import type { Random } from '../lib/random.ts'
 
 /** Numbers at which code goes wrong, as they stand on the wire. */
@@ -45,7 +45,7 @@ function once(bytes: Buffer, random: Random, others: readonly Buffer[]): Buffer 
   const end = Math.min(bytes.length, at + 8 * random.integer(0, 12))
   const put = (piece: Buffer, from = at, to = at): Buffer => Buffer.concat([bytes.subarray(0, from), piece, bytes.subarray(to)])
   const word = (value: bigint): Buffer => Buffer.from(new BigUint64Array([value]).buffer)
-  switch (random.integer(0, 9)) {
+  switch (random.integer(0, 10)) {
     case 0:
       return put(Buffer.of(random.integer(0, 255)), at, Math.min(bytes.length, at + 1))
     case 1:
@@ -65,6 +65,8 @@ function once(bytes: Buffer, random: Random, others: readonly Buffer[]): Buffer 
       const from = 8 * random.integer(0, other.length >> 3)
       return put(other.subarray(from, from + 8 * random.integer(1, 20)))
     }
+    case 9:
+      return put(errorAnswer(random.pick(STRINGS)), at, random.pick([at, end]))
     case 8:
       return put(string(random.pick(STRINGS)))
     default:

@@ -77,7 +77,7 @@ export function sessions(): Target[] {
     if (spoilNix || !session.operations) return
     if (!strict && failed !== undefined && !(failed instanceof NarUndelivered)) throw failed
     // strictly, a lost box ends the session, between two answers or in a NAR
-    const got = wholeAnswers(client.got(), session.operations, fromNix)
+    const got = wholeAnswers(client.got(), session.operations, fromNix, strict)
     if (failed === undefined && got.answered < session.operations.length)
       throw new Error(`${got.answered} of ${session.operations.length} questions were answered`)
     if (got.rest > 0 && !((strict ? failed instanceof Failure : failed instanceof NarUndelivered) && got.inNar)) {

@@ -72,7 +72,7 @@ function hook(): Target {
         DRV_PIECES.map((piece) => piece.replaceAll('/nix/store', store)),
       )
       writeFileSync(drv, text)
-      const given = random.integer(0, 1) === 1
+      const given = random.integer(0, 4) > 0
       const out = spoilt(names.map((name) => join(store, name)).join(' '), random, HOOK_PIECES).replaceAll('\0', '')
       const drvPath = random.integer(0, 3) ? drv : spoilt(drv, random, HOOK_PIECES).replaceAll('\0', '')
       const env = {

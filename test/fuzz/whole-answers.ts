@@ -48,8 +48,10 @@ class Bytes {
  * Reads the answers to a session's questions.
  * @param got all that Nix was given, with the greeting
  * @param fromNix what Nix said: its version decides what the greeting has
+ * @param strict the box's answers are passed on as they are
+ * @throws TypeError for a whole answer that makes a Nix fail
  */
-export function wholeAnswers(got: Buffer, operations: readonly number[], fromNix: Buffer): Read {
+export function wholeAnswers(got: Buffer, operations: readonly number[], fromNix: Buffer, strict: boolean): Read {
   const bytes = new Bytes(got)
   const version = Math.min(fromNix.readUInt32LE(8), 0x0123)
   let answered = 0
@@ -65,7 +67,7 @@ export function wholeAnswers(got: Buffer, operations: readonly number[], fromNix
       begun = bytes.at
       if (bytes.left === 0) break
       inNar = operation === 38
-      answer(bytes, operation)
+      answer(bytes, operation, strict)
       answered++
       begun = bytes.at
     }
@@ -77,7 +79,10 @@ export function wholeAnswers(got: Buffer, operations: readonly number[], fromNix
   }
 }
 
-function answer(bytes: Bytes, operation: number): void {
+/** What a Nix takes for a path of the store; the strictest of the three (2.34.8, path.cc). */
+const STORE_PATH = /^\/nix\/store\/[0-9a-z]{32}-[A-Za-z0-9+._?=-]+$/
+
+function answer(bytes: Bytes, operation: number, strict: boolean): void {
   const error = messages(bytes)
   if (operation === 38 && error) throw new TypeError('NarFromPath was answered with an error, for which Nix 2.4 to 2.22 waits for ever')
   if (error) return
@@ -90,10 +95,7 @@ function answer(bytes: Bytes, operation: number): void {
       return
     case 26:
       if (bytes.number() === 0n) throw new TypeError('a miss that makes Nix 2.4 to 2.30 start anew')
-      for (const shape of ['s', 's', 'ss', 'n', 'n', 'n', 'ss', 's'])
-        if (shape === 's') bytes.string()
-        else if (shape === 'n') bytes.number()
-        else bytes.times(() => bytes.string())
+      info(bytes, strict)
       return
     case 29:
       bytes.string()
@@ -105,6 +107,21 @@ function answer(bytes: Bytes, operation: number): void {
     default:
       bytes.times(() => bytes.string())
   }
+}
+
+/** Deriver, hash, references, registration time, size, ultimate, signatures, content address. */
+function info(bytes: Bytes, strict: boolean): void {
+  const deriver = bytes.string()
+  const hash = bytes.string()
+  const references: string[] = []
+  bytes.times(() => references.push(bytes.string()))
+  for (let i = 0; i < 3; i++) bytes.number()
+  bytes.times(() => bytes.string())
+  bytes.string()
+  if (strict) return
+  for (const path of deriver === '' ? references : [deriver, ...references])
+    if (!STORE_PATH.test(path)) throw new TypeError(`Nix was given ${JSON.stringify(path)} as a store path`)
+  if (!/^[0-9a-f]{64}$/.test(hash)) throw new TypeError(`Nix was given ${JSON.stringify(hash)} as a hash`)
 }
 
 /** The messages before an answer. Returns whether an error takes its place. */
