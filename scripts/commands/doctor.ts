@@ -1,5 +1,5 @@
-// nix-lan doctor: checks every link between a build here and the box, in order, and says what fixes what is wrong. Changes nothing
-// but for the path of its round trip, which it removes.
+// nix-lan doctor: checks every link between a build here and the box, in order, and says what fixes
+// what is wrong. Changes nothing but for the path of its round trip, which it removes.
 import { resolve } from 'node:path'
 import { parse } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'

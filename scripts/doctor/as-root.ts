@@ -1,6 +1,7 @@
-// The doctor for root. The user looks at everything, in a process of the user's, since root reads nothing that a user could have put
-// there. What comes back is one person's word: root has its own list of checks, looks for itself where it can, shows the rest filtered
-// and under the user's name, and prints no fix but its own.
+// The doctor for root. The user looks at everything, in a process of the user's, since root reads
+// nothing that a user could have put there. What comes back is one person's word: root has its own
+// list of checks, looks for itself where it can, shows the rest filtered and under the user's name,
+// and prints no fix but its own.
 import { Failure } from '../cli/errors.ts'
 import { oneLine } from '../cli/text.ts'
 import type { Config } from '../config/types.ts'
@@ -8,7 +9,10 @@ import { runAs } from '../system/as-user.ts'
 import { searchPath } from '../system/search-path.ts'
 import type { Check, State, Verdict } from './check.ts'
 
-/** Milliseconds for all of it: each of its steps ends long before, but the process is the user's, who can stop it. */
+/**
+ * Milliseconds for all of it: each of its steps ends long before, but the process is the user's,
+ * who can stop it.
+ */
 const LIMIT = 15 * 60_000
 
 /** Characters of a report; a whole one has some thousands. */
@@ -75,7 +79,8 @@ function isTold(value: unknown): value is Told {
 }
 
 /**
- * Root's checks: the same list, each with the user's word for it. Where root can look for itself, what it finds wrong counts first.
+ * Root's checks: the same list, each with the user's word for it. Where root can look for itself,
+ * what it finds wrong counts first.
  * @param fixes those that root knows: another one that the user's part names is not printed
  * @throws Failure when the user's part says nothing about one of them, or says it twice
  */
@@ -89,7 +94,10 @@ export function withWords(checks: readonly Check[], told: readonly Told[], user:
   })
 }
 
-/** Root's own verdict, unless the user sees a fault where root sees none: it may concern the user alone. */
+/**
+ * Root's own verdict, unless the user sees a fault where root sees none: it may concern the user
+ * alone.
+ */
 function decide(own: Verdict | undefined, word: Verdict): Verdict {
   if (!own) return word
   return own.state === 'ok' && (word.state === 'failed' || word.state === 'warning') ? word : own

@@ -1,10 +1,13 @@
-// What a check is, and how a list of them runs: in order, each only when what it needs is well, so that one fault is one line. Knows
-// nothing about what is checked.
+// What a check is, and how a list of them runs: in order, each only when what it needs is well, so
+// that one fault is one line. Knows nothing about what is checked.
 import { Failure } from '../cli/errors.ts'
 
 export type State = 'ok' | 'warning' | 'failed' | 'skipped'
 
-/** What a check found. `fix`: a command to run as it stands, or what to change where; null when there is nothing to fix. */
+/**
+ * What a check found. `fix`: a command to run as it stands, or what to change where; null when
+ * there is nothing to fix.
+ */
 export interface Verdict {
   state: State
   /** What was seen: a line for people, without a full stop. */
@@ -16,13 +19,21 @@ export interface Check {
   name: string
   /** The cache it is about; none: the machine as a whole. */
   cache?: string
-  /** Checks that must not have failed or been skipped, or this one doesn't run. Names of the same cache's, or of the machine's. */
+  /**
+   * Checks that must not have failed or been skipped, or this one doesn't run. Names of the same
+   * cache's, or of the machine's.
+   */
   needs: readonly string[]
-  /** Checks whose failure explains a failure of this one: it runs all the same, but isn't blamed. */
+  /**
+   * Checks whose failure explains a failure of this one: it runs all the same, but isn't blamed.
+   */
   excuses?: readonly string[]
   /** Uses the network, or may take long: not with --offline. */
   online?: boolean
-  /** Under sudo, root looks for itself as well, and its own eyes count before the user's word (as-root.ts). */
+  /**
+   * Under sudo, root looks for itself as well, and its own eyes count before the user's word
+   * (as-root.ts).
+   */
   root?: boolean
   run(): Verdict | Promise<Verdict>
 }
@@ -67,13 +78,19 @@ export async function runChecks(
   }
 }
 
-/** A finding, and the checks to blame when it isn't well: itself or, when it was left out, those that failed further up. */
+/**
+ * A finding, and the checks to blame when it isn't well: itself or, when it was left out, those
+ * that failed further up.
+ */
 interface Done {
   finding: Finding
   causes: string[]
 }
 
-/** Those of the named checks, of the same cache or of the machine, that have failed or were left out. */
+/**
+ * Those of the named checks, of the same cache or of the machine, that have failed or were left
+ * out.
+ */
 function notWell(done: readonly Done[], names: readonly string[], cache: string | undefined): Done[] {
   const found = names.flatMap((name) => {
     const all = done.filter(({ finding }) => finding.check === name)
@@ -89,7 +106,9 @@ function left(because: readonly Done[]): Verdict & { causes: string[] } {
   return { ...skipped(found), causes }
 }
 
-/** What can't be asked is a failure of the check that asks; anything else that is thrown is a bug. */
+/**
+ * What can't be asked is a failure of the check that asks; anything else that is thrown is a bug.
+ */
 async function attempt(run: Check['run']): Promise<Verdict> {
   try {
     return await run()

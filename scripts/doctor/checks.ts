@@ -1,4 +1,5 @@
-// The doctor's list: what is checked, in which order, and what each check needs. read-*.ts reads, judge-*.ts judges.
+// The doctor's list: what is checked, in which order, and what each check needs. read-*.ts reads,
+// judge-*.ts judges.
 
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
@@ -53,7 +54,10 @@ import { code, dispatcherFacts, hiddenOf, hookFacts, lineWith, pinnedIn, program
 import { askBuilt } from './read-nix.ts'
 import { roundTrip } from './round-trip.ts'
 
-/** All checks, in order: the machine's, then those of each cache. @param clean collects what has to be cleaned up at the end */
+/**
+ * All checks, in order: the machine's, then those of each cache.
+ * @param clean collects what has to be cleaned up at the end
+ */
 export function allChecks(facts: Facts, caches: Config['caches'], self: string, clean: (() => Promise<void>)[]): Check[] {
   const checks = [
     ...machineChecks(facts, self),
@@ -63,8 +67,8 @@ export function allChecks(facts: Facts, caches: Config['caches'], self: string, 
 }
 
 /**
- * `sudo nix-lan` with the place of nix-lan, unless every sudo finds it: secure_path need not have /usr/local/bin (Debian testing in
- * November 2026), and only root may read sudoers(5).
+ * `sudo nix-lan` with the place of nix-lan, unless every sudo finds it: secure_path need not have
+ * /usr/local/bin (Debian testing in November 2026), and only root may read sudoers(5).
  */
 export function sudoFinds(verdict: Verdict, self: string): Verdict {
   const program = resolve(self)
@@ -154,7 +158,10 @@ async function checkConf(facts: Facts): Promise<Verdict> {
   )
 }
 
-/** The user reads the configuration; root's programs of nix-lan trust it only when nobody else can have written it. */
+/**
+ * The user reads the configuration; root's programs of nix-lan trust it only when nobody else can
+ * have written it.
+ */
 function judgeConfig(facts: Facts): Verdict {
   const { config, problem, none, machine } = facts
   const { doubt } = config?.file === SYSTEM_FILE && runsAsRoot(facts) ? programFacts(config.file, true) : {}
@@ -170,7 +177,10 @@ function judgeConfig(facts: Facts): Verdict {
   )
 }
 
-/** `runtime`, for the daemon's PATH as we can see it. @param self the name that we were called by */
+/**
+ * `runtime`, for the daemon's PATH as we can see it.
+ * @param self the name that we were called by
+ */
 export async function checkRuntime(facts: Facts, self: string): Promise<Verdict> {
   const directories = [...new Set([...(await facts.daemonPath()).split(':'), ...DIRECTORIES])]
   const path = directories.join(':')
@@ -344,7 +354,9 @@ function urlChecks(facts: Facts, cache: UrlCache): Check[] {
   ]
 }
 
-/** The daemon takes a substituter from a user it doesn't trust only when its own nix.conf names it. */
+/**
+ * The daemon takes a substituter from a user it doesn't trust only when its own nix.conf names it.
+ */
 function checkAllowed(facts: Facts, cache: UrlCache): Verdict {
   const { system } = facts.conf()
   const allowed = [...valuesOf(system, new Set(['trusted-substituters', 'trusted-binary-caches']), []), ...substitutersOf(system)]

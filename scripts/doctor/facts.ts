@@ -1,4 +1,5 @@
-// What the checks look at. Asks each question at most once, and all that are cheap at the start. checks.ts joins reading and judging.
+// What the checks look at. Asks each question at most once, and all that are cheap at the start.
+// checks.ts joins reading and judging.
 
 import { existsSync } from 'node:fs'
 import { ConfigError, Failure } from '../cli/errors.ts'
@@ -21,7 +22,10 @@ export interface Facts {
   problem: string
   /** Whether there is no configuration at all. */
   none: boolean
-  /** What fixes depend on. Of a Nix without a daemon (single) store and settings are the user's: nothing runs as root then. */
+  /**
+   * What fixes depend on. Of a Nix without a daemon (single) store and settings are the user's:
+   * nothing runs as root then.
+   */
   machine: Machine
   nix(): Promise<{ version?: NixVersion; why: string }>
   /** The settings as nix-daemon reads them; without a daemon the user's own. */
@@ -78,7 +82,10 @@ export function lookAround(uid: number, user: string): Facts {
   return facts
 }
 
-/** Starts, all at once, the programs that most checks wait for. A failure is told by the check that asks again. */
+/**
+ * Starts, all at once, the programs that most checks wait for. A failure is told by the check that
+ * asks again.
+ */
 export function askAhead(facts: Facts): void {
   const asked: Promise<unknown>[] = [facts.nix(), facts.system(), facts.own(), facts.daemon(), facts.daemonPath(), facts.session()]
   if (facts.config) asked.push(facts.units(), facts.timer())

@@ -1,11 +1,15 @@
-// Every fix that the doctor prints, as functions of what root itself knows: the configuration and this machine. Pure. Under sudo,
-// a fix that the user's part of the report names is printed only when knownFixes() has the same (as-root.ts).
+// Every fix that the doctor prints, as functions of what root itself knows: the configuration and
+// this machine. Pure. Under sudo, a fix that the user's part of the report names is printed only
+// when knownFixes() has the same (as-root.ts).
 import type { SshCache } from '../config/types.ts'
 import { waysToInstall } from '../system/runtime.ts'
 
 /** What a fix depends on. */
 export interface Machine {
-  /** nixos: configuration.nix writes nix.conf; single: a Nix without a daemon, all of it the user's own. */
+  /**
+   * nixos: configuration.nix writes nix.conf; single: a Nix without a daemon, all of it the user's
+   * own.
+   */
   kind: 'daemon' | 'nixos' | 'single'
   user: string
   /** The file to write settings of Nix into. */
@@ -45,7 +49,10 @@ export const inSettings = (machine: Machine, name: string, value: string, nix = 
     ? inConfigurationNix(`nix.settings.${name} = ${nix};`)
     : `in ${machine.conf}: ${name} = ${value}${afterwards(machine)}`
 
-/** A new signing key where nothing names one. Never over one that is there: what it has signed would be worth nothing. */
+/**
+ * A new signing key where nothing names one. Never over one that is there: what it has signed
+ * would be worth nothing.
+ */
 export function makeKey(machine: Machine): string {
   if (machine.recorded || machine.kind !== 'daemon') return setupAgain(machine)
   return `sudo nix-lan setup    # makes a key, and uses one that is there`

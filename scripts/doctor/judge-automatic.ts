@@ -1,5 +1,5 @@
-// Judges what makes nix-lan work by itself: the user's systemd, the units, timer and linger, NetworkManager's dispatcher, the
-// tunnel. Pure: facts in, a verdict out.
+// Judges what makes nix-lan work by itself: the user's systemd, the units, timer and linger,
+// NetworkManager's dispatcher, the tunnel. Pure: facts in, a verdict out.
 import type { Doubt } from '../system/trust.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
 import { CHECK_AGAIN, linger, type Machine, setupAgain, startTunnel, TIMER_ENABLE, UNITS_RELOAD } from './fixes.ts'
@@ -10,7 +10,10 @@ export interface UnitFacts {
   /** loaded, not-found, masked, error, bad-setting; '' when systemd didn't say. */
   loadState: string
   file: string
-  /** Whether its text is this version's, but for the directory of the programs. Undefined: not compared. */
+  /**
+   * Whether its text is this version's, but for the directory of the programs. Undefined: not
+   * compared.
+   */
   same?: boolean
   /** systemd has read an older text than the file has. */
   needsReload: boolean
@@ -65,7 +68,10 @@ export interface DispatcherFacts {
   doubt?: Doubt
 }
 
-/** `dispatcher`: NetworkManager runs only what root owns, nobody else can write, and is executable (NetworkManager-dispatcher(8)). */
+/**
+ * `dispatcher`: NetworkManager runs only what root owns, nobody else can write, and is executable
+ * (NetworkManager-dispatcher(8)).
+ */
 export function judgeDispatcher(facts: DispatcherFacts, machine: Machine): Verdict {
   const { manager, directory, file, missing, executable, doubt } = facts
   const alone = 'only the timer notices that the network has changed'

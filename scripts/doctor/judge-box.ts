@@ -1,5 +1,5 @@
-// Judges the way to the box: name, port, login, nix-daemon's socket there, the protocol. Pure: what ssh and the box said in, a
-// verdict out.
+// Judges the way to the box: name, port, login, nix-daemon's socket there, the protocol. Pure: what
+// ssh and the box said in, a verdict out.
 
 import { shellWord } from '../cli/text.ts'
 import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
@@ -12,7 +12,10 @@ export type Reached = { ok: true; address: string; port?: number; ms: number } |
 
 const NAMELESS = /(has no address|was not resolved within|can't be started)/
 
-/** `name`: the box's name leads to an address. A box on mDNS that is away has none, so that is said too. */
+/**
+ * `name`: the box's name leads to an address. A box on mDNS that is away has none, so that is said
+ * too.
+ */
 export function judgeName(answer: Reached, host: string): Verdict {
   if (!answer.ok && NAMELESS.test(answer.reason)) {
     return failed(`away: ${answer.reason}`, BOX_AWAY)
@@ -38,7 +41,10 @@ export interface SshFacts {
   byHand: string
   /** `socket`: where the tunnel would find it; `from`: who says so. */
   agent: { state: AgentState; from: string; socket?: string; problem?: string }
-  /** Another agent, of which the user's shell knows, and what it holds; none where there is none or it is the same. */
+  /**
+   * Another agent, of which the user's shell knows, and what it holds; none where there is none or
+   * it is the same.
+   */
   shellAgent: AgentState
   /** The name that known_hosts has. */
   knownAs: string
@@ -121,7 +127,10 @@ export function parseSocket(output: string): SocketFacts {
   return { user: safe(user), state: known, group: safe(group), nixos: nixos === 'nixos', shell: line !== undefined }
 }
 
-/** sh for the box: may this user connect to the socket $1, and if not, whose is it? Given on stdin: a login shell may be anything. */
+/**
+ * sh for the box: may this user connect to the socket $1, and if not, whose is it? Given on stdin:
+ * a login shell may be anything.
+ */
 export const SOCKET_SCRIPT = `s=$1 d=\${1%/*}
 if [ -w "$s" ]; then w=writable; elif [ -e "$s" ] || { [ -d "$d" ] && ! [ -x "$d" ]; }; then w=denied
 elif [ -d "$d" ]; then w=missing; else p=\${d%/*}; if [ -d "$p" ] && ! [ -x "$p" ]; then w=denied d=$p; else w=missing; fi; fi
@@ -135,7 +144,9 @@ export type Handshake = { ok: true; version: number; nix: string } | { ok: false
 
 const FORWARDING = 'AllowStreamLocalForwarding'
 
-/** `box's daemon`: it answers the user who logs in. `socket`: undefined when the box wasn't asked. */
+/**
+ * `box's daemon`: it answers the user who logs in. `socket`: undefined when the box wasn't asked.
+ */
 export function judgeBox(answer: Handshake, path: string, destination: string, socket: SocketFacts | undefined, log: string): Verdict {
   if (answer.ok) return ok(`Nix ${answer.nix || 'older than 2.5'} answers, protocol ${protocolText(answer.version)}`)
   if (answer.kind === 'old') return failed(answer.reason, 'install a later Nix on the box')
@@ -182,7 +193,10 @@ done
 echo "nix-lan $n $k"
 `
 
-/** Reads what KEYS_SCRIPT prints; undefined when there is no shell, or no Nix that answers. Only what has a key's form counts. */
+/**
+ * Reads what KEYS_SCRIPT prints; undefined when there is no shell, or no Nix that answers. Only
+ * what has a key's form counts.
+ */
 export function parseKeys(output: string): BoxKeys | undefined {
   const [, nixos, keys] = /^nix-lan (nixos|other) (\S.*)$/m.exec(output) ?? []
   if (keys === undefined) return undefined

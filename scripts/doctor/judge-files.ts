@@ -1,4 +1,5 @@
-// Judges the files that root runs or trusts, the runtime, the signing key, the queue's directories. Pure: facts in, a verdict out.
+// Judges the files that root runs or trusts, the runtime, the signing key, the queue's directories.
+// Pure: facts in, a verdict out.
 import { count, shellWord } from '../cli/text.ts'
 import { clashes } from '../nix/keys.ts'
 import { needsNewer } from '../system/runtime.ts'
@@ -18,7 +19,10 @@ export interface ProgramFacts {
   doubt?: Doubt
 }
 
-/** What is wrong with a program that root runs, or undefined. `lost`: what happens when it isn't there. */
+/**
+ * What is wrong with a program that root runs, or undefined. `lost`: what happens when it isn't
+ * there.
+ */
 export function judgeProgram({ file, missing, executable, doubt }: ProgramFacts, lost: string, cure: string): Verdict | undefined {
   if (missing === 'EACCES') return warning(`${file}: only root can see whether it is all right`, 'sudo nix-lan doctor')
   if (missing !== undefined) return failed(`${file} is not there (${missing}): ${lost}`, cure)
@@ -40,7 +44,10 @@ export interface HookFacts extends ProgramFacts {
   ours: boolean
 }
 
-/** `hook`: the program that Nix runs after each build. `file` is empty when there is none. @param right nix-lan's own */
+/**
+ * `hook`: the program that Nix runs after each build. `file` is empty when there is none.
+ * @param right nix-lan's own
+ */
 export function judgeHook(facts: HookFacts, right: string, machine: Machine): Verdict {
   const cure = inNixConf(machine, `post-build-hook = ${right}`)
   if (facts.file === '') return failed(`${machine.conf} names no post-build-hook: nothing is queued`, cure)
@@ -66,7 +73,10 @@ export interface RuntimeFacts {
   own: string
 }
 
-/** `runtime`: what runs the JavaScript when nix-daemon starts it: in a daemon's bare PATH, new enough, root's. */
+/**
+ * `runtime`: what runs the JavaScript when nix-daemon starts it: in a daemon's bare PATH, new
+ * enough, root's.
+ */
 export function judgeRuntime({ file, version = '', doubt, path, own }: RuntimeFacts, machine: Machine): Verdict {
   const cure = installRuntime(machine, own)
   if (file === undefined) return failed(`nix-daemon finds no node, deno or bun in ${path}${own ? ` (yours is ${own})` : ''}`, cure)
@@ -102,8 +112,9 @@ export interface KeyFacts {
 const keyName = (key: string): string => key.slice(0, key.indexOf(':'))
 
 /**
- * Whether nix-daemon trusts a key whose secret is in secret-key-files: it need not be in trusted-public-keys, but another key of the
- * same name there goes before it (src/libstore/crypto.cc, later keys.cc, getDefaultPublicKeys, 2.4 to 2.34).
+ * Whether nix-daemon trusts a key whose secret is in secret-key-files: it need not be in
+ * trusted-public-keys, but another key of the same name there goes before it
+ * (src/libstore/crypto.cc, later keys.cc, getDefaultPublicKeys, 2.4 to 2.34).
  * @param key NAME:BASE64
  */
 export const trusts = (key: string, trusted: readonly string[]): boolean => trusted.includes(key) || clashes([key], trusted).length === 0
@@ -119,7 +130,8 @@ export function judgeKey({ files, missing, mode = 0, publicKey, trusted }: KeyFa
       machine.kind === 'nixos' ? 'sudo systemctl restart nix-lan-key    # makes it' : `${setupAgain(machine)}    # or put the key back`,
     )
   if ((mode & 0o077) !== 0) return failed(`others than root can read ${file}, and sign in its name`, `sudo chmod 600 ${file}`)
-  // Nix reads the key in every store that it writes itself: a user's own one included (`--store DIR`; NixOS/nix, LocalStore::signPathInfo).
+  // Nix reads the key in every store that it writes itself: a user's own one included (`--store
+  // DIR`; NixOS/nix, LocalStore::signPathInfo).
   const own = machine.kind === 'single' ? '' : "; in a store of your own (--store DIR), build with --option secret-key-files ''"
   if (publicKey === undefined) return ok(`signs with ${file}; \`sudo nix-lan doctor\` says whether it is trusted${own}`)
   if (!trusts(publicKey, trusted)) return notTrusted(publicKey, machine)
@@ -155,7 +167,10 @@ export interface DirectoryFacts {
   owner: number
 }
 
-/** `queue`: the directories are there; the last ones are the user's, those above them root's and nobody else's to write. */
+/**
+ * `queue`: the directories are there; the last ones are the user's, those above them root's and
+ * nobody else's to write.
+ */
 export function judgeQueue(directories: readonly DirectoryFacts[], user: string, make: string): Verdict {
   for (const { path, kind, uid, mode, owner } of directories) {
     const name = owner === 0 ? 'root' : user

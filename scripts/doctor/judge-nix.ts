@@ -72,7 +72,10 @@ export interface DaemonFacts {
   changed?: { file: string; time: number }
 }
 
-/** A file's time is that of the kernel's last tick, and a process's start is known in hundredths of a second. */
+/**
+ * A file's time is that of the kernel's last tick, and a process's start is known in hundredths of
+ * a second.
+ */
 const SLACK = 60
 
 export const protocolText = (version: number): string => `${version >> 8}.${version & 255}`
@@ -98,7 +101,10 @@ export function judgeDaemon(facts: DaemonFacts, machine: Machine): Verdict {
 export interface ConfFacts {
   settings: Settings | string
   version: NixVersion | undefined
-  /** A file that the user may not read: Nix passes over it, so that the user sees other settings than the daemon. */
+  /**
+   * A file that the user may not read: Nix passes over it, so that the user sees other settings
+   * than the daemon.
+   */
   hidden?: string
   /** Lines with `include`. */
   includes: readonly string[]
@@ -129,7 +135,9 @@ export function judgeFallback(settings: Settings, machine: Machine): Verdict {
   return warning('fallback is off: a build fails when the box is lost while Nix fetches from it', inSettings(machine, 'fallback', 'true'))
 }
 
-/** `min-free`: Nix's own garbage collection, in the middle of a build, deletes what no cache has. */
+/**
+ * `min-free`: Nix's own garbage collection, in the middle of a build, deletes what no cache has.
+ */
 export function judgeMinFree(settings: Settings, machine: Machine): Verdict {
   const bytesFree = Number(settings.get('min-free') ?? 0)
   if (!(bytesFree > 0)) return ok('Nix collects no garbage by itself')
@@ -166,7 +174,9 @@ export function connectFor(urls: readonly string[], cache: string, socket: strin
   return urls.map(connectIn).find((found) => found?.target === socket || found?.target === cache)
 }
 
-/** `substituter`: the system's nix.conf asks the cache; if not, whether another line took it back. */
+/**
+ * `substituter`: the system's nix.conf asks the cache; if not, whether another line took it back.
+ */
 export function judgeSubstituter(facts: SubstituterFacts, machine: Machine): Verdict {
   const { cache, socket, settings, system, replacing } = facts
   const file = machine.conf
@@ -227,7 +237,10 @@ function extraIn(file: string, key: string): string {
   return `sed -i 's/^[[:blank:]]*${key}[[:blank:]]*=/extra-substituters =/' ${shellWord(file)}`
 }
 
-/** Whether a flake.nix sets `substituters` (not `extra-substituters`) in its nixConfig; comments aside. */
+/**
+ * Whether a flake.nix sets `substituters` (not `extra-substituters`) in its nixConfig; comments
+ * aside.
+ */
 export function flakeReplaces(text: string): boolean {
   const code = text.replace(/#.*$|\/\*[\s\S]*?\*\//gm, '')
   const [, block = ''] = /\bnixConfig\b([\s\S]*)/.exec(code) ?? []

@@ -9,14 +9,20 @@ import type { UnitFacts } from './judge-automatic.ts'
 /** Milliseconds: systemd answers in about 10, a machine that has just booted may take longer. */
 const PATIENCE = 10_000
 
-/** What the user's systemd says of itself: running, degraded, …; ENOENT without systemd; else why it doesn't answer. */
+/**
+ * What the user's systemd says of itself: running, degraded, …; ENOENT without systemd; else why
+ * it doesn't answer.
+ */
 export async function sessionState(): Promise<string> {
   const asked = await systemctl(['is-system-running'], { limit: PATIENCE })
   if (asked.failedToStart) return asked.failedToStart
   return asked.stdout.trim().replace(/^offline$/, '') || problemOf(asked)
 }
 
-/** SSH_AUTH_SOCK as a service of the user's gets it; undefined: it gets none; null: systemd doesn't say. */
+/**
+ * SSH_AUTH_SOCK as a service of the user's gets it; undefined: it gets none; null: systemd doesn't
+ * say.
+ */
 export async function serviceAgent(): Promise<string | undefined | null> {
   const asked = await systemctl(['show-environment'], { limit: PATIENCE })
   if (asked.code !== 0) return null
@@ -33,14 +39,18 @@ export async function unitFacts(caches: readonly SshCache[]): Promise<UnitFacts[
     const text = FragmentPath === '' ? undefined : readText(FragmentPath)
     const right = UNITS[name.replace(/@.*\./, '@.')]
     const same = text === undefined || right === undefined ? {} : { same: anywhere(text) === anywhere(right) }
-    // Without links: systemd 252 says /etc/xdg/systemd/user on Debian, which is a link to /etc/systemd/user.
+    // Without links: systemd 252 says /etc/xdg/systemd/user on Debian, which is a link to
+    // /etc/systemd/user.
     return { name, loadState: LoadState, file: realPath(FragmentPath), ...same, needsReload: NeedDaemonReload === 'yes' }
   })
 }
 
 const instances = (template: string, caches: readonly SshCache[]): string[] => caches.map(({ name }) => template.replace('@.', `@${name}.`))
 
-/** A unit's text without the directory of the programs, which differs from one installation to the next, and without comments. */
+/**
+ * A unit's text without the directory of the programs, which differs from one installation to the
+ * next, and without comments.
+ */
 export function anywhere(text: string): string {
   return text
     .split('\n')

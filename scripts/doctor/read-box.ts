@@ -1,5 +1,5 @@
-// Looks at the way to the box: one ssh connection, made just as the tunnel makes it but with a socket of its own, and a handshake
-// through it. Leaves the real tunnel alone.
+// Looks at the way to the box: one ssh connection, made just as the tunnel makes it but with a
+// socket of its own, and a handshake through it. Leaves the real tunnel alone.
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { quote } from '../cli/text.ts'
@@ -27,7 +27,10 @@ import {
   type SshFacts,
 } from './judge-box.ts'
 
-/** Milliseconds for login and handshake, beyond the deadline: a slow box takes its time for the key exchange. */
+/**
+ * Milliseconds for login and handshake, beyond the deadline: a slow box takes its time for the key
+ * exchange.
+ */
 const PATIENCE = 15_000
 
 export interface Probe {
@@ -44,7 +47,8 @@ export const askKeys = async ({ ask }: Pick<Probe, 'ask'>): Promise<BoxKeys | un
 
 /**
  * Logs in and asks the box's nix-daemon for its version.
- * @param serviceAgent SSH_AUTH_SOCK as the tunnel's service has it, undefined for none; null: there are no services, our own counts
+ * @param serviceAgent SSH_AUTH_SOCK as the tunnel's service has it, undefined for none; null:
+ *   there are no services, our own counts
  */
 export async function probeBox(cache: SshCache, uid: number, serviceAgent: string | undefined | null): Promise<Probe> {
   const own = process.env.SSH_AUTH_SOCK

@@ -1,4 +1,5 @@
-// Looks at the files that root runs or trusts. As root, reads nothing that a user could have put there: then only lstat.
+// Looks at the files that root runs or trusts. As root, reads nothing that a user could have put
+// there: then only lstat.
 import { accessSync, constants, existsSync, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { readText } from '../nix/nix-conf.ts'
@@ -30,7 +31,10 @@ function doubtOf(file: string): { doubt?: Doubt } {
   }
 }
 
-/** The post-build-hook of nix.conf. It is ours when its second line says so (build/bundle.ts), or when its text names nix-lan. */
+/**
+ * The post-build-hook of nix.conf. It is ours when its second line says so (build/bundle.ts), or
+ * when its text names nix-lan.
+ */
 export function hookFacts(file: string, root: boolean): HookFacts {
   if (file === '') return { file, root, executable: false, ours: false }
   const program = programFacts(file, root)
@@ -50,7 +54,10 @@ export function hiddenOf(file: string): string | undefined {
   }
 }
 
-/** The runtime that a Nix package has written into one of our programs (nix/install.sh), if it is there. */
+/**
+ * The runtime that a Nix package has written into one of our programs (nix/install.sh), if it is
+ * there.
+ */
 export function pinnedIn(program: string): string | undefined {
   const [, file] = /^nix_lan_pinned='(\/[^']*)'$/m.exec(readText(program) ?? '') ?? []
   return file !== undefined && findIn([dirname(file)], [basename(file)]) === file ? file : undefined
@@ -88,8 +95,8 @@ function ownerOf(path: string): number {
 const DISPATCHERS = ['/etc/NetworkManager/dispatcher.d', '/usr/lib/NetworkManager/dispatcher.d']
 
 /**
- * NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names. Without NetworkManager's directory
- * setup installs none.
+ * NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names.
+ * Without NetworkManager's directory setup installs none.
  */
 export function dispatcherFacts(): DispatcherFacts {
   const [directory = ''] = DISPATCHERS
@@ -121,7 +128,10 @@ function namesIn(directory: string): string[] {
   }
 }
 
-/** NAME:BASE64 beside the secret key: FILE.pub, or FILE with .public or .pub in place of its ending. */
+/**
+ * NAME:BASE64 beside the secret key: FILE.pub, or FILE with .public or .pub in place of its
+ * ending.
+ */
 export function publicKeyBeside(file: string): string | undefined {
   const stem = file.replace(/\.[^./]*$/, '')
   for (const name of [`${stem}.public`, `${stem}.pub`, `${file}.pub`, `${file}.public`]) {

@@ -13,7 +13,10 @@ import { findGroup } from '../system/users.ts'
 import { type DaemonFacts, type NixVersion, parseVersion } from './judge-nix.ts'
 import { code } from './read-files.ts'
 
-/** Milliseconds for a question to a program of this machine: a machine that is busy answers late, one that hangs never. */
+/**
+ * Milliseconds for a question to a program of this machine: a machine that is busy answers late,
+ * one that hangs never.
+ */
 const PATIENCE = 20_000
 
 /** The version, or why it can't be told. */
@@ -26,7 +29,8 @@ export async function askVersion(): Promise<{ version?: NixVersion; why: string 
 
 /**
  * The settings in force, or why they can't be told.
- * @param whose the system's nix.conf alone, as the daemon reads it, or with the user's own files and environment
+ * @param whose the system's nix.conf alone, as the daemon reads it, or with the user's own files
+ *   and environment
  */
 export async function settingsOf(whose: 'system' | 'own'): Promise<Settings | string> {
   // An empty list of files is no file (src/libstore/globals.cc, getUserConfigFiles, 2.4 to 2.34).

@@ -1,4 +1,5 @@
-// How the doctor's findings look on a terminal: a line each, what fixes it below, nothing wider than it must be. Pure.
+// How the doctor's findings look on a terminal: a line each, what fixes it below, nothing wider
+// than it must be. Pure.
 
 import { oneLine, wrapped } from '../cli/text.ts'
 import type { Finding, State } from './check.ts'
@@ -17,7 +18,10 @@ export function lines({ state, check, found, fix }: Finding): string {
   return [head, ...[...rest, ...tail].map((line) => INDENT + line)].map((line) => `${line.trimEnd()}\n`).join('')
 }
 
-/** Several skipped checks in a row, in one line by what they wait for: they only say that somebody else is to blame. */
+/**
+ * Several skipped checks in a row, in one line by what they wait for: they only say that somebody
+ * else is to blame.
+ */
 export function skippedLine(findings: readonly Finding[]): string {
   const reasons = new Map<string, string[]>()
   for (const { found, check } of findings) reasons.set(found, [...(reasons.get(found) ?? []), check])

@@ -1,6 +1,7 @@
-// The proof: builds a tiny path, uploads it, deletes it here, fetches it back from the box with its signature required, and takes it
-// away again everywhere. Nobody else has it (it holds a random name), nothing roots it but the hook's link in the queue, which is
-// removed at once, and it is not counted as fetched (store-path.ts, isProbe).
+// The proof: builds a tiny path, uploads it, deletes it here, fetches it back from the box with its
+// signature required, and takes it away again everywhere. Nobody else has it (it holds a random
+// name), nothing roots it but the hook's link in the queue, which is removed at once, and it is not
+// counted as fetched (store-path.ts, isProbe).
 import { randomBytes } from 'node:crypto'
 import { lstatSync, readlinkSync, unlinkSync } from 'node:fs'
 import { storeUrl } from '../config/store-url.ts'
@@ -30,8 +31,9 @@ export interface RoundTrip {
 }
 
 /**
- * `builtin:buildenv` is part of every Nix (src/libstore/builtins/buildenv.cc, 2.4 to 2.34.8, and Lix): it needs no shell, no nixpkgs
- * and nothing in the sandbox. Without packages it makes a directory with one link, manifest.nix, to what `manifest` says.
+ * `builtin:buildenv` is part of every Nix (src/libstore/builtins/buildenv.cc, 2.4 to 2.34.8, and
+ * Lix): it needs no shell, no nixpkgs and nothing in the sandbox. Without packages it makes a
+ * directory with one link, manifest.nix, to what `manifest` says.
  */
 export const expression = (content: string): string =>
   `derivation { name = "${PROBE_NAME}"; system = "builtin"; builder = "builtin:buildenv"; derivations = ""; manifest = ${JSON.stringify(content)}; }`
@@ -40,7 +42,10 @@ export const expression = (content: string): string =>
 const ATTEMPTS = 5
 const PAUSE = 500
 
-/** Nothing is substituted, nothing built elsewhere; users whom the daemon doesn't trust may set all of these. */
+/**
+ * Nothing is substituted, nothing built elsewhere; users whom the daemon doesn't trust may set all
+ * of these.
+ */
 const HERE = ['--option', 'substitute', 'false', '--option', 'builders', '', '--option', 'max-jobs', '1']
 
 /** What the round trip is made with. */
@@ -124,8 +129,9 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
   }
 
   /**
-   * Deletes output and derivation here, in one call: with keep-outputs the derivation keeps the output alive, with keep-derivations
-   * the output keeps the derivation (src/libstore/gc.cc, 2.8.0 and 2.34.8). Tries again while an upload in the background still holds them.
+   * Deletes output and derivation here, in one call: with keep-outputs the derivation keeps the
+   * output alive, with keep-derivations the output keeps the derivation (src/libstore/gc.cc, 2.8.0
+   * and 2.34.8). Tries again while an upload in the background still holds them.
    * @returns why the output is still there
    */
   async function remove(): Promise<string | undefined> {

@@ -1,6 +1,10 @@
-// What a substituter's URL says when it is one of ours: which nix-lan-connect, for which cache. Pure; the other direction is store-url.ts.
+// What a substituter's URL says when it is one of ours: which nix-lan-connect, for which cache.
+// Pure; the other direction is store-url.ts.
 
-/** A nix-lan-connect in nix.conf: `program` and the one argument, a socket's path or a cache's name. */
+/**
+ * A nix-lan-connect in nix.conf: `program` and the one argument, a socket's path or a cache's
+ * name.
+ */
 export interface ConnectUrl {
   url: string
   program: string

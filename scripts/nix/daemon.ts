@@ -1,4 +1,5 @@
-// The nix-daemon of this machine as systemd runs it: its process, and whether that has read the nix.conf of now. Only asks.
+// The nix-daemon of this machine as systemd runs it: its process, and whether that has read the
+// nix.conf of now. Only asks.
 
 import { accessSync, constants } from 'node:fs'
 import { stateDir } from '../state/paths.ts'
@@ -24,7 +25,10 @@ export function isSingleUser(): boolean {
 /** Milliseconds: a machine that is busy answers late, one that hangs never. */
 const PATIENCE = 20_000
 
-/** The process id of the nix-daemon that runs; undefined when none does: with socket activation there may be none yet. */
+/**
+ * The process id of the nix-daemon that runs; undefined when none does: with socket activation
+ * there may be none yet.
+ */
 export async function daemonPid(): Promise<number | undefined> {
   const asked = await run('systemctl', ['show', '--property=MainPID', 'nix-daemon.service'], { env: searchEnv(), timeout: PATIENCE })
   const pid = Number(/^MainPID=(\d+)$/m.exec(asked.stdout)?.[1] ?? 0)
@@ -32,8 +36,9 @@ export async function daemonPid(): Promise<number | undefined> {
 }
 
 /**
- * When a process started, in milliseconds since 1970, to 10 ms (proc_pid_stat(5), field 22; USER_HZ is 100 on all of Linux's common platforms);
- * undefined when there is none. The name in field 2 may hold spaces.
+ * When a process started, in milliseconds since 1970, to 10 ms (proc_pid_stat(5), field 22;
+ * USER_HZ is 100 on all of Linux's common platforms); undefined when there is none. The name in
+ * field 2 may hold spaces.
  */
 export function startOf(pid: number): number | undefined {
   const stat = readText(`/proc/${pid}/stat`)

@@ -1,10 +1,14 @@
-// The little that nix-lan-run reads of nix.conf files by itself: which substituters they name, so that nix need not be asked
-// when none of ours is among them. It never decides what is in force: that is asked of nix (wrapper/facts.ts).
+// The little that nix-lan-run reads of nix.conf files by itself: which substituters they name, so
+// that nix need not be asked when none of ours is among them. It never decides what is in force:
+// that is asked of nix (wrapper/facts.ts).
 import { closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { effectiveUid, findUser } from '../system/users.ts'
 
-/** A setting as it stands in a file or in NIX_CONFIG: `extra-substituters = a b` has the key `extra-substituters` and two values. */
+/**
+ * A setting as it stands in a file or in NIX_CONFIG: `extra-substituters = a b` has the key
+ * `extra-substituters` and two values.
+ */
 export interface Assignment {
   key: string
   values: string[]
@@ -12,7 +16,10 @@ export interface Assignment {
   where: string
 }
 
-/** What the files say, in the order in which Nix applies them; `system` is the part that nix-daemon reads as well. */
+/**
+ * What the files say, in the order in which Nix applies them; `system` is the part that nix-daemon
+ * reads as well.
+ */
 export interface NixConf {
   system: Assignment[]
   all: Assignment[]
@@ -28,8 +35,8 @@ const DEFAULT_SUBSTITUTERS = ['https://cache.nixos.org/']
 const MAX_INCLUDES = 20
 
 /**
- * The assignments of one file with those of the files that it includes, in order. Lines that Nix would refuse are passed over:
- * it says so itself when it runs.
+ * The assignments of one file with those of the files that it includes, in order. Lines that Nix
+ * would refuse are passed over: it says so itself when it runs.
  * @param where the file's path, for relative includes and for `where`
  */
 export function parseNixConf(text: string, where: string, read: ReadFile, depth = 0): Assignment[] {
@@ -49,8 +56,8 @@ function include(path: string, read: ReadFile, depth = 0): Assignment[] {
 }
 
 /**
- * All that is set: the system's nix.conf, the users' files (the one that counts most last), NIX_CONFIG
- * (src/libstore/globals.cc, loadConfFile and getUserConfigFiles, 2.4 to 2.34).
+ * All that is set: the system's nix.conf, the users' files (the one that counts most last),
+ * NIX_CONFIG (src/libstore/globals.cc, loadConfFile and getUserConfigFiles, 2.4 to 2.34).
  */
 export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): NixConf {
   const system = include(`${env.NIX_CONF_DIR || '/etc/nix'}/nix.conf`, read)
@@ -60,7 +67,10 @@ export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): 
   return { system, all: [...system, ...users, ...parseNixConf(env.NIX_CONFIG ?? '', 'NIX_CONFIG', read)] }
 }
 
-/** The users' files, the one that counts most first. NIX_CONFIG_HOME is newer than 2.8 and unknown to it (src/libutil/users.cc, 2.26). */
+/**
+ * The users' files, the one that counts most first. NIX_CONFIG_HOME is newer than 2.8 and unknown
+ * to it (src/libutil/users.cc, 2.26).
+ */
 function userFiles(env: NodeJS.ProcessEnv): string[] {
   if (env.NIX_USER_CONF_FILES !== undefined) return env.NIX_USER_CONF_FILES.split(':').filter(Boolean)
   const own = env.NIX_CONFIG_HOME || `${env.XDG_CONFIG_HOME || `${home()}/.config`}/nix`
@@ -71,17 +81,26 @@ function userFiles(env: NodeJS.ProcessEnv): string[] {
 /** As Nix has it: $HOME, else what the passwd database says. */
 const home = (): string => process.env.HOME || (findUser(effectiveUid())?.home ?? '')
 
-/** The settings by which a substituter can get into the list; `binary-caches` is the old name that Nix still knows. */
+/**
+ * The settings by which a substituter can get into the list; `binary-caches` is the old name that
+ * Nix still knows.
+ */
 const SUBSTITUTERS = new Set(['substituters', 'binary-caches'])
 const isExtra = (key: string): boolean => key.startsWith('extra-')
 const plain = (key: string): string => key.replace(/^extra-/, '')
 
-/** Every substituter that is named anywhere, also where a later line takes it back: what might be in the list. */
+/**
+ * Every substituter that is named anywhere, also where a later line takes it back: what might be
+ * in the list.
+ */
 export function namedSubstituters(assignments: Assignment[]): { url: string; where: string }[] {
   return assignments.filter(({ key }) => SUBSTITUTERS.has(plain(key))).flatMap(({ values, where }) => values.map((url) => ({ url, where })))
 }
 
-/** The substituters in force, as the text says it: a later `substituters =` replaces the list, `extra-substituters` adds to it. */
+/**
+ * The substituters in force, as the text says it: a later `substituters =` replaces the list,
+ * `extra-substituters` adds to it.
+ */
 export function substitutersOf(assignments: Assignment[]): string[] {
   return valuesOf(assignments, SUBSTITUTERS, DEFAULT_SUBSTITUTERS)
 }

@@ -1,11 +1,14 @@
-// How Nix is started and asked: with options that every Nix from 2.4 to 2.35 understands, in batches
-// that fit a command line, and answers as text that all of them print alike.
+// How Nix is started and asked: with options that every Nix from 2.4 to 2.35 understands, in
+// batches that fit a command line, and answers as text that all of them print alike.
 import { Failure } from '../cli/errors.ts'
 import { type Outcome, type RunOptions, run } from '../system/exec.ts'
 import { searchPath } from '../system/search-path.ts'
 import { storePathsIn } from './store-path.ts'
 
-/** Arguments of one call, in bytes: far below the 128 KiB that one argument, and the 2 MiB that all of them may take. */
+/**
+ * Arguments of one call, in bytes: far below the 128 KiB that one argument, and the 2 MiB that all
+ * of them may take.
+ */
 const ARGUMENT_BYTES = 100 * 1024
 
 /** Nix could not answer, here or on the box. */
@@ -14,7 +17,10 @@ export class NixError extends Failure {}
 /** Nix didn't start, or didn't end in time: there is no use in asking it something else. */
 export class NoAnswer extends NixError {}
 
-/** Splits paths so that each group fits a command line; `bytes` counts each path and its terminator. */
+/**
+ * Splits paths so that each group fits a command line; `bytes` counts each path and its
+ * terminator.
+ */
 export function batches(paths: readonly string[], bytes = ARGUMENT_BYTES): string[][] {
   const groups: string[][] = []
   let room = 0
@@ -32,14 +38,20 @@ export function batches(paths: readonly string[], bytes = ARGUMENT_BYTES): strin
   return groups
 }
 
-/** Nix must not run with the environment of a post-build-hook: its NIX_CONFIG names that very hook, and settings of a build. */
+/**
+ * Nix must not run with the environment of a post-build-hook: its NIX_CONFIG names that very hook,
+ * and settings of a build.
+ */
 export function nixEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
   if (!/^\s*post-build-hook\s*=/m.test(env.NIX_CONFIG ?? '')) return env
   const { NIX_CONFIG: _, ...rest } = env
   return rest
 }
 
-/** Runs a program of Nix's. The PATH of sudo or of a service need not have them, where the installer put them. */
+/**
+ * Runs a program of Nix's. The PATH of sudo or of a service need not have them, where the
+ * installer put them.
+ */
 export function nixProgram(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   return run(program, args, { env: { ...nixEnvironment(), PATH: searchPath(process.env.PATH) }, ...options })
 }
@@ -66,13 +78,19 @@ export async function invalidPaths(paths: readonly string[], { store, timeout }:
   return (await inBatches(paths, timeout, (batch, limit) => nixStore([...args, ...batch], limit))).filter((line) => line !== '')
 }
 
-/** Sizes in bytes of NARs of valid paths, derivations too (`nix path-info X.drv` means the outputs up to 2.14, nix-store never did). */
+/**
+ * Sizes in bytes of NARs of valid paths, derivations too (`nix path-info X.drv` means the outputs
+ * up to 2.14, nix-store never did).
+ */
 export async function sizesOf(paths: readonly string[], { timeout }: Asking = {}): Promise<number[]> {
   const lines = await inBatches(paths, timeout, (batch, limit) => nixStore(['--query', '--size', ...batch], limit))
   return lines.filter((line) => line !== '').map(Number)
 }
 
-/** The paths themselves and everything here that refers to them, directly or not. @throws NixError when one of them isn't valid */
+/**
+ * The paths themselves and everything here that refers to them, directly or not.
+ * @throws NixError when one of them isn't valid
+ */
 export async function referrersClosure(paths: readonly string[]): Promise<Set<string>> {
   return new Set(await inBatches(paths, undefined, (batch, limit) => nixStore(['--query', '--referrers-closure', ...batch], limit)))
 }
@@ -100,8 +118,8 @@ export function succeeded(outcome: Outcome): string {
 }
 
 /**
- * What Nix says went wrong, on one line: what follows its last `error:`, without colours, the progress and warnings before it,
- * and the frame of blanks that it puts around the details.
+ * What Nix says went wrong, on one line: what follows its last `error:`, without colours, the
+ * progress and warnings before it, and the frame of blanks that it puts around the details.
  */
 export function errorText(stderr: string): string {
   const lines = plain(stderr).split('\n')

@@ -18,7 +18,10 @@ export interface PathInfo {
 /** Whether a path needs a signature and has none at all. */
 export const unsigned = (info: PathInfo): boolean => !info.contentAddressed && info.signatures.length === 0
 
-/** One line of `nix path-info --size --sigs`: the path, tab, size, tab, then words: `ultimate`, `ca:…`, signatures. Null if it isn't one. */
+/**
+ * One line of `nix path-info --size --sigs`: the path, tab, size, tab, then words: `ultimate`,
+ * `ca:…`, signatures. Null if it isn't one.
+ */
 export function parsePathInfo(line: string): { path: string; info: PathInfo } | null {
   const [path, size, words] = line.split('\t')
   if (path === undefined || size === undefined || words === undefined || !/^ *\d+$/.test(size)) return null
@@ -38,8 +41,8 @@ export interface Closure {
 }
 
 /**
- * What this machine's store knows of paths and all they refer to. Nearly always all are valid, and one question does; Nix gives up at the
- * first one that isn't, and then those are found first.
+ * What this machine's store knows of paths and all they refer to. Nearly always all are valid, and
+ * one question does; Nix gives up at the first one that isn't, and then those are found first.
  * @throws NixError when the store can't be asked
  */
 export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
@@ -54,7 +57,8 @@ export async function closureOf(paths: readonly string[], asking: Asking = {}): 
 }
 
 /**
- * What this machine's store knows of these paths, all of which must be valid. Derivations stand for themselves, not for their outputs.
+ * What this machine's store knows of these paths, all of which must be valid. Derivations stand
+ * for themselves, not for their outputs.
  * @param closure of everything they refer to as well
  * @throws NixError, also when one of them isn't valid
  */
@@ -64,7 +68,8 @@ export async function pathInfos(
 ): Promise<Map<string, PathInfo>> {
   const args = ['path-info', '--size', '--sigs', ...(closure ? ['--recursive'] : [])]
   const infos = new Map<string, PathInfo>()
-  // Without --derivation, 2.4–2.14 take X.drv for its outputs; with it, every version takes an output for its derivation.
+  // Without --derivation, 2.4–2.14 take X.drv for its outputs; with it, every version takes an
+  // output for its derivation.
   for (const derivations of [false, true]) {
     const group = paths.filter((path) => isDerivation(path) === derivations)
     const flags = derivations ? ['--derivation'] : []
@@ -76,7 +81,10 @@ export async function pathInfos(
   return infos
 }
 
-/** What this machine's store knows of all its valid paths, derivations too: one call (`--all` means each path itself, in every version). */
+/**
+ * What this machine's store knows of all its valid paths, derivations too: one call (`--all` means
+ * each path itself, in every version).
+ */
 export async function allPathInfos(): Promise<Map<string, PathInfo>> {
   return parsePathInfos(succeeded(await nix(['path-info', '--all', '--size', '--sigs'])))
 }

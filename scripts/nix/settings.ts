@@ -19,8 +19,8 @@ export function parseSettings(output: string): Settings {
 export const wordsOf = (settings: Settings, name: string): string[] => (settings.get(name) ?? '').split(' ').filter((word) => word !== '')
 
 /**
- * The settings in force. `nix show-config` up to 2.19; 2.20 renamed it to `nix config show`, and 2.35 still
- * knows the old name (src/nix/main.cc).
+ * The settings in force. `nix show-config` up to 2.19; 2.20 renamed it to `nix config show`, and
+ * 2.35 still knows the old name (src/nix/main.cc).
  * @param program another nix than the first in PATH
  * @throws NixError with what Nix said
  */

@@ -1,5 +1,5 @@
-// Signs what was built on this machine before it had a key. Nothing else: a path that came from elsewhere without a signature is
-// for a person to judge.
+// Signs what was built on this machine before it had a key. Nothing else: a path that came from
+// elsewhere without a signature is for a person to judge.
 import { accessSync, constants } from 'node:fs'
 import { UsageError } from '../cli/errors.ts'
 import { batches, errorText, NixError, nix } from './nix.ts'
@@ -36,7 +36,10 @@ export async function signClosures(paths: readonly string[], keyFile: string | u
   return { signed: own, foreign, keyFiles }
 }
 
-/** Signs these paths, and nothing that they refer to, with each of the keys. @throws NixError when Nix refuses */
+/**
+ * Signs these paths, and nothing that they refer to, with each of the keys.
+ * @throws NixError when Nix refuses
+ */
 export async function sign(paths: readonly string[], keyFiles: readonly string[]): Promise<void> {
   for (const file of keyFiles)
     for (const batch of batches(paths)) {

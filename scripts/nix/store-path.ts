@@ -4,8 +4,8 @@
 export const storeDir = process.env.NIX_STORE_DIR || '/nix/store'
 
 /**
- * Hash, dash, name: Nix's base-32 alphabet (src/libutil/hash.cc), and the characters and length of a
- * name (src/libstore/path.cc); the same in 2.8.0 and 2.34.8.
+ * Hash, dash, name: Nix's base-32 alphabet (src/libutil/hash.cc), and the characters and length of
+ * a name (src/libstore/path.cc); the same in 2.8.0 and 2.34.8.
  */
 const BASE_NAME = '[0-9abcdfghijklmnpqrsvwxyz]{32}-[0-9a-zA-Z+._?=-]{1,211}'
 const WHOLE = new RegExp(`^${BASE_NAME}$`)
@@ -21,15 +21,18 @@ export const isStorePath = (path: string, store: string): boolean =>
 export const isDerivation = (path: string): boolean => path.endsWith('.drv')
 
 /**
- * The store paths that a text names, each once, in order. A path that ends a sentence without quotes
- * keeps the full stop: it may be part of the name.
+ * The store paths that a text names, each once, in order. A path that ends a sentence without
+ * quotes keeps the full stop: it may be part of the name.
  */
 export function storePathsIn(text: string, store = storeDir): string[] {
   const pattern = new RegExp(`${store.replace(/[^A-Za-z0-9/]/g, '\\$&')}/${BASE_NAME}`, 'g')
   return [...new Set(text.match(pattern) ?? [])]
 }
 
-/** The name of what `nix-lan doctor` builds, uploads and fetches back: it is no transfer of the user's. */
+/**
+ * The name of what `nix-lan doctor` builds, uploads and fetches back: it is no transfer of the
+ * user's.
+ */
 export const PROBE_NAME = 'nix-lan-doctor'
 
 /** Whether a store path is the doctor's probe. */

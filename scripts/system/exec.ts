@@ -1,5 +1,6 @@
-// The one place that starts programs. No shell, ever: a program and its arguments. node:child_process is loaded at the first
-// start, since that takes 2 ms and most commands on hot paths start nothing.
+// The one place that starts programs. No shell, ever: a program and its arguments.
+// node:child_process is loaded at the first start, since that takes 2 ms and most commands on hot
+// paths start nothing.
 import type { ChildProcess, SpawnOptions } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { harmless } from '../cli/text.ts'
@@ -19,9 +20,14 @@ export interface RunOptions {
   input?: string
   /** Streams that go where ours go instead of being collected: for progress on a terminal. */
   inherit?: ('stdout' | 'stderr')[]
-  /** Streams whose text goes where ours go, without control characters; the program has no hold on what is there. */
+  /**
+   * Streams whose text goes where ours go, without control characters; the program has no hold on
+   * what is there.
+   */
   relay?: ('stdout' | 'stderr')[]
-  /** A program that writes more characters than these to a stream is killed as if its time were up. */
+  /**
+   * A program that writes more characters than these to a stream is killed as if its time were up.
+   */
   most?: number
 }
 

@@ -1,14 +1,19 @@
-// How nix-lan-run and nix-lan-tunnel become another program: the JavaScript prints what follows, and the sh head of the same file
-// (scripts/heads/plan.sh) does it after the JavaScript has ended, so that nothing stays in memory and file descriptors, limits
-// and the head's own arguments are as they were.
+// How nix-lan-run and nix-lan-tunnel become another program: the JavaScript prints what follows,
+// and the sh head of the same file (scripts/heads/plan.sh) does it after the JavaScript has ended,
+// so that nothing stays in memory and file descriptors, limits and the head's own arguments are as
+// they were.
 //
 // The protocol, for who writes such a command:
 // - To become a program: print becomeProgram(…), and nothing else, to stdout, and exit 0.
-// - To say something (help, version, --explain): print the text to stdout, ending in one newline, and exit with any code. The head
+// - To say something (help, version, --explain): print the text to stdout, ending in one newline,
+//   and exit with any code. The head
 //   prints the text and exits with that code. An error: stderr, which goes straight through, and its exit code.
-// - The JavaScript's stdin is empty and its stdout is a pipe: ask stderr whether there is a terminal.
-// - The JavaScript runs without NODE_OPTIONS, NODE_EXTRA_CA_CERTS and BUN_OPTIONS; the program gets them as they were.
-// - Arguments that come from the command line need not pass through here, where one that isn't UTF-8 would be damaged: `shift`
+// - The JavaScript's stdin is empty and its stdout is a pipe: ask stderr whether there is a
+//   terminal.
+// - The JavaScript runs without NODE_OPTIONS, NODE_EXTRA_CA_CERTS and BUN_OPTIONS; the program gets
+//   them as they were.
+// - Arguments that come from the command line need not pass through here, where one that isn't
+//   UTF-8 would be damaged: `shift`
 //   drops the first ones, the others stay with the head.
 
 import { quote } from '../cli/text.ts'
@@ -23,7 +28,9 @@ export interface Program {
   shift?: number
   /** What changes in the environment: a value, or null to remove the variable. */
   env?: Record<string, string | null>
-  /** What is put at the end of a variable: what it has may not be UTF-8, and stays with the head. */
+  /**
+   * What is put at the end of a variable: what it has may not be UTF-8, and stays with the head.
+   */
   append?: Record<string, string>
 }
 
@@ -31,9 +38,10 @@ export interface Program {
 const MARK = '# nix-lan: become'
 
 /**
- * The text that makes the head become a program: sh code in which every word from outside is quoted.
- * @throws Error for what no environment and no command line can hold (NUL), a name that sh can't assign, and a program that looks
- * like an option: all of them are the caller's mistakes
+ * The text that makes the head become a program: sh code in which every word from outside is
+ * quoted.
+ * @throws Error for what no environment and no command line can hold (NUL), a name that sh can't
+ *   assign, and a program that looks like an option: all of them are the caller's mistakes
  */
 export function becomeProgram({ program, args = [], shift = 0, env = {}, append = {} }: Program): string {
   if (program === '' || program.startsWith('-')) throw new Error(`not a program: ${JSON.stringify(program)}`)

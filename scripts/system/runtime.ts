@@ -1,4 +1,5 @@
-// The JavaScript runtime as the heads find it (scripts/heads/runtime.sh), for who has to tell beforehand what they will find.
+// The JavaScript runtime as the heads find it (scripts/heads/runtime.sh), for who has to tell
+// beforehand what they will find.
 import { accessSync, constants, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { shellWord } from '../cli/text.ts'
@@ -9,7 +10,11 @@ const OLDEST: Record<string, readonly [major: number, minor: number]> = { node: 
 
 export const RUNTIMES = Object.keys(OLDEST)
 
-/** The oldest version that will do, such as `node 18.19`, for a runtime that is older; undefined when it will do. Pure. @param output of `PROGRAM --version` */
+/**
+ * The oldest version that will do, such as `node 18.19`, for a runtime that is older; undefined
+ * when it will do. Pure.
+ * @param output of `PROGRAM --version`
+ */
 export function needsNewer(program: string, output: string): string | undefined {
   const name = program.slice(program.lastIndexOf('/') + 1)
   const [, major = '0', minor = '0'] = /(\d+)\.(\d+)/.exec(output) ?? []
@@ -18,7 +23,10 @@ export function needsNewer(program: string, output: string): string | undefined 
   return enough ? undefined : `${name} ${leastMajor}.${leastMinor}`
 }
 
-/** The first program with one of these names, by directory, then by name; relative directories are left out. */
+/**
+ * The first program with one of these names, by directory, then by name; relative directories are
+ * left out.
+ */
 export function findIn(directories: readonly string[], names: readonly string[]): string | undefined {
   const places = directories.filter((directory) => directory.startsWith('/'))
   return places.flatMap((directory) => names.map((name) => `${directory}/${name}`)).find(isProgram)
@@ -34,9 +42,11 @@ function isProgram(path: string): boolean {
 }
 
 /**
- * Commands that get a runtime for the whole system, each with its comment: any one will do. sudo drops what nvm and its like add to
- * PATH, and a link from a directory of root's into a home would let the user change what root runs: so one of the system's, or a copy.
- * @param own the runtime that runs us: Node, Deno and Bun are each one file that runs from anywhere
+ * Commands that get a runtime for the whole system, each with its comment: any one will do. sudo
+ * drops what nvm and its like add to PATH, and a link from a directory of root's into a home would
+ * let the user change what root runs: so one of the system's, or a copy.
+ * @param own the runtime that runs us: Node, Deno and Bun are each one file that runs from
+ *   anywhere
  */
 export function waysToInstall(own: string): string[] {
   return [

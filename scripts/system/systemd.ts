@@ -1,5 +1,6 @@
-// The one place that knows systemctl: asks a user's systemd about units, and to start, stop and restart them. Always with --user: nothing
-// here touches the system's own units. Every call is bounded, since a manager that is busy, stopped or gone must keep nobody waiting.
+// The one place that knows systemctl: asks a user's systemd about units, and to start, stop and
+// restart them. Always with --user: nothing here touches the system's own units. Every call is
+// bounded, since a manager that is busy, stopped or gone must keep nobody waiting.
 import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure } from '../cli/errors.ts'
@@ -16,22 +17,32 @@ export interface Owner {
 export interface AskOptions {
   /** Milliseconds until systemctl is killed; default 2000. It answers in about 10. */
   limit?: number
-  /** For root: whose manager to ask. The connecting is done as that user, whose runtime directory root must not trust. */
+  /**
+   * For root: whose manager to ask. The connecting is done as that user, whose runtime directory
+   * root must not trust.
+   */
   owner?: Owner
 }
 
-/** Properties of a unit as `systemctl show` prints them, by name; a property that this systemd doesn't have is missing. */
+/**
+ * Properties of a unit as `systemctl show` prints them, by name; a property that this systemd
+ * doesn't have is missing.
+ */
 export type UnitFacts = Readonly<Record<string, string>>
 
 const LIMIT = 2000
 
-/** The units of a cache; %i is the cache's name, in which there is nothing to escape (config.ts, checkName). */
+/**
+ * The units of a cache; %i is the cache's name, in which there is nothing to escape (config.ts,
+ * checkName).
+ */
 export const targetOf = (cache: string): string => `nix-lan@${cache}.target`
 export const tunnelUnitOf = (cache: string): string => `nix-lan-tunnel@${cache}.service`
 
 /**
- * Whether we have a systemd user manager, or the owner has: the socket by which systemctl reaches it (systemd, src/shared/bus-util.c,
- * bus_connect_user_systemd; the same from 247 to 258). None in a container, on another init, or when nobody of that name is logged in or lingers.
+ * Whether we have a systemd user manager, or the owner has: the socket by which systemctl reaches
+ * it (systemd, src/shared/bus-util.c, bus_connect_user_systemd; the same from 247 to 258). None in
+ * a container, on another init, or when nobody of that name is logged in or lingers.
  */
 export function hasUserManager({ owner }: Pick<AskOptions, 'owner'> = {}): boolean {
   const uid = process.getuid?.()
@@ -39,17 +50,22 @@ export function hasUserManager({ owner }: Pick<AskOptions, 'owner'> = {}): boole
   return uid !== undefined && existsSync(`${dirname(runtimeDir(uid))}/systemd/private`)
 }
 
-/** Whether the user's systemd runs from boot on, without a login: loginctl's own record (systemd, src/login/logind-user.c), so that nobody is asked. */
+/**
+ * Whether the user's systemd runs from boot on, without a login: loginctl's own record (systemd,
+ * src/login/logind-user.c), so that nobody is asked.
+ */
 export const lingers = (user: string): boolean => existsSync(`/var/lib/systemd/linger/${user}`)
 
 /** Runs `systemctl --user ARGS…` to its end. Never throws: what happened is in the outcome. */
 export function systemctl(args: readonly string[], { limit = LIMIT, owner }: AskOptions = {}): Promise<Outcome> {
   const uid = owner?.uid ?? process.getuid?.() ?? 0
-  // The names of the directories, not what they hold: as root, nothing of the user's is looked at. runuser is in sbin.
+  // The names of the directories, not what they hold: as root, nothing of the user's is looked at.
+  // runuser is in sbin.
   const XDG_RUNTIME_DIR = owner ? `/run/user/${uid}` : dirname(runtimeDir(uid))
   const PATH = systemPath()
   const command = ['systemctl', '--user', '--no-pager', ...args]
-  // Times in UTC, which can be read; LC_ALL doesn't change them (systemd, src/basic/time-util.c, format_timestamp_style).
+  // Times in UTC, which can be read; LC_ALL doesn't change them (systemd, src/basic/time-util.c,
+  // format_timestamp_style).
   if (!owner) return bounded(command, { ...process.env, PATH, XDG_RUNTIME_DIR, TZ: 'UTC' }, limit)
   // `systemctl --user --machine=USER@` only works from systemd 248 on.
   return bounded(['runuser', '-u', owner.name, '--', 'env', `XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR}`, 'TZ=UTC', ...command], { PATH }, limit)
@@ -61,8 +77,8 @@ function bounded([program = '', ...args]: string[], env: Record<string, string |
 }
 
 /**
- * Properties of several units, in one call: the facts of each, in the order of `units`. A unit that isn't installed has
- * LoadState `not-found` and ActiveState `inactive`.
+ * Properties of several units, in one call: the facts of each, in the order of `units`. A unit
+ * that isn't installed has LoadState `not-found` and ActiveState `inactive`.
  * @throws Failure (exit 1) when systemd does not answer
  */
 export async function showUnits(units: readonly string[], properties: readonly string[], options: AskOptions = {}): Promise<UnitFacts[]> {
@@ -73,7 +89,9 @@ export async function showUnits(units: readonly string[], properties: readonly s
   throw new Failure(`systemd's user manager does not say how ${units.join(', ')} are: ${problemOf(asked)}`)
 }
 
-/** Reads the output of `systemctl show`: NAME=VALUE lines, an empty line between two units; pure. */
+/**
+ * Reads the output of `systemctl show`: NAME=VALUE lines, an empty line between two units; pure.
+ */
 export function parseShow(output: string): UnitFacts[] {
   const blocks = output.split(/\n\n+/).filter((block) => block.trim() !== '')
   return blocks.map((block) =>
@@ -87,8 +105,8 @@ export function parseShow(output: string): UnitFacts[] {
 }
 
 /**
- * Asks to start, stop or restart units, and does not wait until that is done: a check that stops what it runs in, or waits for a tunnel,
- * would hang.
+ * Asks to start, stop or restart units, and does not wait until that is done: a check that stops
+ * what it runs in, or waits for a tunnel, would hang.
  * @throws Failure (exit 1) when systemd refuses or does not answer
  */
 export async function ask(verb: 'start' | 'stop' | 'restart', units: readonly string[], options: AskOptions = {}): Promise<void> {

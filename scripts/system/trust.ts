@@ -1,5 +1,6 @@
-// The one judge of who can write a path: what root runs or believes must be root's alone. Only looks. Starts a program only for what
-// its group may write, and loads nothing for that beforehand: post-build-hook, nix-lan-connect and the dispatcher start with it.
+// The one judge of who can write a path: what root runs or believes must be root's alone. Only
+// looks. Starts a program only for what its group may write, and loads nothing for that beforehand:
+// post-build-hook, nix-lan-connect and the dispatcher start with it.
 import { lstatSync, readlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { shellWord } from '../cli/text.ts'
@@ -30,9 +31,10 @@ interface Stat extends Inode {
 const MAX_LINKS = 40
 
 /**
- * Why somebody other than root can write or replace what is, or will be, at `path`; undefined when nobody can. The path and every
- * directory on the way, through every symlink, must be root's, and nobody else may write there by mode, group or ACL. A group
- * without members may: that is Debian's `staff` in /usr/local. A sticky directory (the store is 1775 root:nixbld, /tmp 1777) is good
+ * Why somebody other than root can write or replace what is, or will be, at `path`; undefined when
+ * nobody can. The path and every directory on the way, through every symlink, must be root's, and
+ * nobody else may write there by mode, group or ACL. A group without members may: that is Debian's
+ * `staff` in /usr/local. A sticky directory (the store is 1775 root:nixbld, /tmp 1777) is good
  * enough for an entry of root's, which nobody else can rename or remove there.
  * @param path absolute; need not exist
  * @param opened fstat of the descriptor that is read: notices a file swapped after it was opened
@@ -94,7 +96,8 @@ function writers(at: string, stat: Stat): Doubt | undefined {
   const byGroup = (stat.mode & 0o020n) !== 0n
   if ((stat.mode & 0o002n) !== 0n)
     return { why: `everybody can write to ${at}`, fix: fixFor(at, `sudo chmod ${byGroup ? 'go' : 'o'}-w ${shellWord(at)}`) }
-  // With an ACL these bits are its mask: without them, it lets nobody write (acl(5)), and taking them away ends what it allows.
+  // With an ACL these bits are its mask: without them, it lets nobody write (acl(5)), and taking
+  // them away ends what it allows.
   const who = byGroup ? whoByGroup(at, Number(stat.gid)) : undefined
   return who === undefined ? undefined : { why: `${who} can write to ${at}`, fix: fixFor(at, `sudo chmod g-w ${shellWord(at)}`) }
 }
@@ -112,7 +115,8 @@ function whoByGroup(at: string, gid: number): string | undefined {
 export const hasAcl = (listed: string): boolean => /^\S{10}\+/.test(listed)
 
 /**
- * Who besides root may write, by the text of `getfacl --access --omit-header --numeric --no-effective`, whose mask allows it.
+ * Who besides root may write, by the text of `getfacl --access --omit-header --numeric
+ * --no-effective`, whose mask allows it.
  * @param gid the group of the file
  * @param members of a group, see membersOf()
  */

@@ -1,5 +1,6 @@
-// Who a user is: name, uid and home directory from the passwd database. Not os.userInfo(): Bun takes the name from $USER,
-// which sudo and su may leave as somebody else's, and it can't be asked about another user.
+// Who a user is: name, uid and home directory from the passwd database. Not os.userInfo(): Bun
+// takes the name from $USER, which sudo and su may leave as somebody else's, and it can't be asked
+// about another user.
 import { readFileSync } from 'node:fs'
 import { outputOf } from './exec.ts'
 import { searchEnv } from './search-path.ts'
@@ -10,7 +11,10 @@ export interface User {
   home: string
 }
 
-/** The effective user id. Where the runtime can't tell, 0: then only root's files are believed, which is the careful answer. */
+/**
+ * The effective user id. Where the runtime can't tell, 0: then only root's files are believed,
+ * which is the careful answer.
+ */
 export function effectiveUid(): number {
   return process.geteuid?.() ?? process.getuid?.() ?? 0
 }
@@ -26,8 +30,8 @@ export function userIn(passwd: string, who: string | number): User | undefined {
 }
 
 /**
- * Looks a user up: in /etc/passwd, which every nsswitch.conf asks first and which starts no program, else (LDAP, homed, …)
- * by `getent passwd`, for at most two seconds.
+ * Looks a user up: in /etc/passwd, which every nsswitch.conf asks first and which starts no
+ * program, else (LDAP, homed, …) by `getent passwd`, for at most two seconds.
  */
 export function findUser(who: string | number): User | undefined {
   return userIn(textOf('/etc/passwd'), who) ?? userIn(getent('passwd', who), who)
@@ -36,7 +40,10 @@ export function findUser(who: string | number): User | undefined {
 /** A user's name for a sentence, or `uid 1234` where that has none. */
 export const nameOf = (uid: number): string => findUser(uid)?.name ?? `uid ${uid}`
 
-/** Whether a path is a person's home directory or in one: not root's, nor that of a user of the system's, such as /usr/sbin. */
+/**
+ * Whether a path is a person's home directory or in one: not root's, nor that of a user of the
+ * system's, such as /usr/sbin.
+ */
 export function isInHome(path: string): boolean {
   const homes = passwdFields().flatMap(([, , uid, , , home = '']) => (Number(uid) >= 1000 && Number(uid) < 65534 ? [home] : []))
   return path.startsWith('/home/') || homes.some((home) => /^\/./.test(home) && (path === home || path.startsWith(`${home}/`)))
@@ -66,8 +73,9 @@ export const findGroup = (gid: number): Group | undefined =>
   localGroups().find((group) => group.gid === gid) ?? groupsIn(getent('group', gid)).find((group) => group.gid === gid)
 
 /**
- * A group with all who are in it but root, also as their primary group (of those only whom /etc/passwd has: a directory service
- * can't be asked for that); undefined when nobody knows the group.
+ * A group with all who are in it but root, also as their primary group (of those only whom
+ * /etc/passwd has: a directory service can't be asked for that); undefined when nobody knows the
+ * group.
  */
 export function membersOf(gid: number): Group | undefined {
   const group = findGroup(gid)
