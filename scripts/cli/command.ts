@@ -3,6 +3,7 @@
 import { writeSync } from 'node:fs'
 import mri from 'mri'
 import { Failure, UsageError } from './errors.ts'
+import { sudoFinds } from './sudo.ts'
 import { harmless } from './text.ts'
 import { VERSION } from './version.ts'
 
@@ -140,7 +141,7 @@ export async function main(name: string, help: string, run: (argv: string[]) => 
     code = await answer(process.argv.slice(2), name, help, run)
   } catch (error) {
     if (error instanceof Failure) {
-      process.stderr.write(`${name}: ${harmless(error.message)}\n`)
+      process.stderr.write(`${name}: ${harmless(sudoFinds(error.message))}\n`)
       code = error.exitCode
     } else {
       process.stderr.write(

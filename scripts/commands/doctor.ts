@@ -1,8 +1,8 @@
 // nix-lan doctor: checks every link between a build here and the box, in order, and says what fixes
 // what is wrong. Changes nothing but for the path of its round trip, which it removes.
-import { resolve } from 'node:path'
 import { parse } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
+import { calledAs } from '../cli/sudo.ts'
 import { namedCache } from '../config/config.ts'
 import type { Config } from '../config/types.ts'
 import { mustBeUser } from '../config/user.ts'
@@ -67,9 +67,6 @@ interface Call {
   offline: boolean
 }
 
-/** The name by which we were called: for what lies beside us. */
-const self = (): string => resolve(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '')
-
 async function here({ facts, name, json, offline }: Call): Promise<number> {
   const { exitCodeOf, runChecks } = await import('../doctor/check.ts')
   const { allChecks } = await import('../doctor/checks.ts')
@@ -80,7 +77,7 @@ async function here({ facts, name, json, offline }: Call): Promise<number> {
   const clean: (() => Promise<void>)[] = []
   const sweep = sweeper(clean, () => screen.silence())
   try {
-    const checks = allChecks(facts, chosen(facts.config, name), self(), clean)
+    const checks = allChecks(facts, chosen(facts.config, name), calledAs(), clean)
     const findings = await runChecks(checks, {
       offline,
       starts: (check) => screen.starts(check),
@@ -118,8 +115,8 @@ async function asRoot({ facts, name, json, offline }: Call, config: Config, argv
   const { askAsUser, withWords } = await import('../doctor/as-root.ts')
   const { allChecks, rootsFixes } = await import('../doctor/checks.ts')
   const { Screen } = await import('../doctor/screen.ts')
-  const told = await askAsUser(config, argv, self())
-  const checks = withWords(allChecks(facts, chosen(config, name), self(), []), told, config.user, rootsFixes(facts, self()))
+  const told = await askAsUser(config, argv, calledAs())
+  const checks = withWords(allChecks(facts, chosen(config, name), calledAs(), []), told, config.user, rootsFixes(facts, calledAs()))
   const screen = new Screen(json)
   const findings = await runChecks(checks, { offline, starts: (check) => screen.starts(check), ended: (finding) => screen.ended(finding) })
   screen.conclude(findings)

@@ -2,8 +2,9 @@
 // judge-*.ts judges.
 
 import { existsSync, realpathSync, statSync } from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, join } from 'node:path'
 import { execPath } from 'node:process'
+import { sudoFinds } from '../cli/sudo.ts'
 import { SYSTEM_FILE } from '../config/file.ts'
 import { type Config, isSsh, type SshCache, type UrlCache } from '../config/types.ts'
 import { publicHalf } from '../nix/keys.ts'
@@ -63,22 +64,16 @@ export function allChecks(facts: Facts, caches: Config['caches'], self: string, 
     ...machineChecks(facts, self),
     ...caches.flatMap((cache) => (cache.kind === 'ssh' ? boxChecks(facts, cache, clean) : urlChecks(facts, cache))),
   ]
-  return checks.map((check) => ({ ...check, run: async () => sudoFinds(await check.run(), self) }))
+  return checks.map((check) => ({ ...check, run: async () => withPlace(await check.run(), self) }))
 }
 
-/**
- * `sudo nix-lan` with the place of nix-lan, unless every sudo finds it: secure_path need not have
- * /usr/local/bin (Debian testing in November 2026), and only root may read sudoers(5).
- */
-export function sudoFinds(verdict: Verdict, self: string): Verdict {
-  const program = resolve(self)
-  if (verdict.fix === null || ['/usr/bin', '/run/current-system/sw/bin'].includes(dirname(program))) return verdict
-  return { ...verdict, fix: verdict.fix.replaceAll('sudo nix-lan ', `sudo ${program} `) }
+function withPlace(verdict: Verdict, self: string): Verdict {
+  return verdict.fix === null ? verdict : { ...verdict, fix: sudoFinds(verdict.fix, self) }
 }
 
 /** The fixes that root knows without the user's part, as the list of checks prints them. */
 export const rootsFixes = ({ machine, config }: Facts, self: string): string[] =>
-  knownFixes(machine, (config?.caches ?? []).filter(isSsh), execPath).map((fix) => sudoFinds(failed('', fix), self).fix ?? fix)
+  knownFixes(machine, (config?.caches ?? []).filter(isSsh), execPath).map((fix) => sudoFinds(fix, self))
 
 const settingsOf = async (facts: Facts): Promise<Settings> => {
   const settings = await facts.system()

@@ -31,10 +31,10 @@ export interface Facts {
   /** The settings as nix-daemon reads them; without a daemon the user's own. */
   system(): Promise<Settings | string>
   own(): Promise<Settings | string>
-  /** `system`: what `system()` comes from. */
+  /** The assignments in the files; `system` is where system() comes from. */
   conf(): NixConf
   daemon(): Promise<DaemonFacts>
-  /** PATH of what starts hook and connect. */
+  /** The PATH of the process that starts hook and connect. */
   daemonPath(): Promise<string>
   session(): Promise<string>
   units(): ReturnType<typeof unitFacts>
@@ -92,7 +92,7 @@ export function askAhead(facts: Facts): void {
   for (const answer of asked) answer.catch(() => {})
 }
 
-/** Determinate's installer keeps nix.conf for itself, and has it include another one. */
+/** Determinate's installer keeps nix.conf for itself, and includes another file for the user. */
 function confFileOf(single: boolean, system: NixConf['system']): string {
   if (single) return `${process.env.HOME ?? '~'}/.config/nix/nix.conf`
   const custom = '/etc/nix/nix.custom.conf'
@@ -118,7 +118,7 @@ function readConfig(): { config: Config | undefined; problem: string; none: bool
   }
 }
 
-/** The same question is asked once. */
+/** Asks a question once and keeps the answer. */
 function once<T>(ask: () => T): () => T {
   let answer: { is: T } | undefined
   return () => {
@@ -136,7 +136,7 @@ function perCache<T>(ask: (cache: SshCache) => T): (cache: SshCache) => T {
   }
 }
 
-/** The substituter that nix.conf should have, or, in words, why it can't be told. */
+/** The substituter that nix.conf should have, or why it can't be told. */
 export function rightUrl(cache: SshCache, uid: number): string {
   try {
     return storeUrl(cache, uid)

@@ -151,10 +151,7 @@ export function judgeUnsigned(unsigned: number, built: number, machine: Machine)
   if (built === 0) return ok('nothing was built here yet')
   if (unsigned === 0) return ok(`all that was built here is signed (${count(built, 'path')})`)
   const are = unsigned === 1 ? 'is' : 'are'
-  return warning(
-    `${unsigned} of the ${count(built, 'path')} that were built here ${are} unsigned, and can't come back from a cache`,
-    signBuilt(machine),
-  )
+  return warning(`${unsigned} of ${count(built, 'path')} built here ${are} unsigned, and can't come back from a cache`, signBuilt(machine))
 }
 
 /** A directory of the queue, or one on the way to it. */

@@ -54,14 +54,14 @@ export function judgeVersion(version: NixVersion | undefined, why: string): Verd
   return ok(name)
 }
 
-/** What is known of the local daemon. Times are milliseconds since 1970. */
+/** What is known about the local daemon. Times are milliseconds since 1970. */
 export interface DaemonFacts {
   /** Nix writes the store by itself: no daemon. */
   single: boolean
   socket: string
-  /** Whether we may connect: a code of access(2) if not. */
+  /** Why we may not connect, as a code of access(2). */
   denied?: string
-  /** The group that may, where one may and we may not. */
+  /** The group that may connect, when we may not. */
   group?: string
   user: string
   /** Why it didn't answer; undefined: it did. */
@@ -73,8 +73,8 @@ export interface DaemonFacts {
 }
 
 /**
- * A file's time is that of the kernel's last tick, and a process's start is known in hundredths of
- * a second.
+ * Milliseconds. A file's time is that of the kernel's last tick; a process's start is known to 10
+ * ms.
  */
 const SLACK = 60
 
@@ -247,7 +247,7 @@ export function flakeReplaces(text: string): boolean {
   return /(^|[\s{;.])"?substituters"?\s*=/.test(block)
 }
 
-/** `builders`: what another machine builds is not signed by this one's key. */
+/** `builders`: this machine's key doesn't sign what another machine builds. */
 export function judgeBuilders(setting: string, machines: (file: string) => string): Verdict {
   const text = setting.startsWith('@') ? machines(setting.slice(1)) : setting
   const names = text

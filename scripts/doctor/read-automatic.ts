@@ -1,4 +1,4 @@
-// Looks at what makes it happen by itself: the user's systemd and its units. Only asks.
+// Looks at what makes nix-lan work by itself: the user's systemd and its units. Only asks.
 import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { realPath } from '../system/files.ts'
@@ -6,12 +6,12 @@ import { problemOf, showUnits, systemctl, tunnelUnitOf } from '../system/systemd
 import { UNITS } from '../system/texts.ts'
 import type { UnitFacts } from './judge-automatic.ts'
 
-/** Milliseconds: systemd answers in about 10, a machine that has just booted may take longer. */
+/** Milliseconds: systemd answers in about 10, later on a machine that has just booted. */
 const PATIENCE = 10_000
 
 /**
- * What the user's systemd says of itself: running, degraded, …; ENOENT without systemd; else why
- * it doesn't answer.
+ * The state that the user's systemd reports: running, degraded, …; ENOENT without systemd;
+ * otherwise why it doesn't answer.
  */
 export async function sessionState(): Promise<string> {
   const asked = await systemctl(['is-system-running'], { limit: PATIENCE })
@@ -20,8 +20,7 @@ export async function sessionState(): Promise<string> {
 }
 
 /**
- * SSH_AUTH_SOCK as a service of the user's gets it; undefined: it gets none; null: systemd doesn't
- * say.
+ * The SSH_AUTH_SOCK of the user's services; undefined: they have none; null: systemd doesn't say.
  */
 export async function serviceAgent(): Promise<string | undefined | null> {
   const asked = await systemctl(['show-environment'], { limit: PATIENCE })
@@ -30,7 +29,7 @@ export async function serviceAgent(): Promise<string | undefined | null> {
   return socket
 }
 
-/** The units of these caches as systemd has them, beside the text that they should have. */
+/** The units of these caches as systemd has them, compared with the text that they should have. */
 export async function unitFacts(caches: readonly SshCache[]): Promise<UnitFacts[]> {
   const names = [...new Set(Object.keys(UNITS).flatMap((name) => (name.includes('@.') ? instances(name, caches) : [name])))]
   const found = await showUnits(names, ['Id', 'LoadState', 'FragmentPath', 'NeedDaemonReload'], { limit: PATIENCE })
@@ -48,8 +47,8 @@ export async function unitFacts(caches: readonly SshCache[]): Promise<UnitFacts[
 const instances = (template: string, caches: readonly SshCache[]): string[] => caches.map(({ name }) => template.replace('@.', `@${name}.`))
 
 /**
- * A unit's text without the directory of the programs, which differs from one installation to the
- * next, and without comments.
+ * A unit's text without comments and without the programs' directory, which differs between
+ * installations.
  */
 export function anywhere(text: string): string {
   return text
@@ -64,7 +63,7 @@ export async function timerFacts(): Promise<{ enabled: string; active: string }>
   return { enabled: facts?.UnitFileState ?? '', active: facts?.ActiveState ?? '' }
 }
 
-/** What systemd says of a tunnel: its state, and what its status line says. */
+/** A tunnel's state and status line, from systemd. */
 export async function tunnelFacts(cache: string): Promise<{ state: string; status: string }> {
   const [facts] = await showUnits([tunnelUnitOf(cache)], ['ActiveState', 'StatusText'], { limit: PATIENCE })
   return { state: facts?.ActiveState ?? '', status: facts?.StatusText ?? '' }

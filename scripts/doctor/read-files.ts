@@ -44,7 +44,7 @@ export function hookFacts(file: string, root: boolean): HookFacts {
   }
 }
 
-/** The file, if it is there and we may not read it. */
+/** The file, if it exists and we may not read it. */
 export function hiddenOf(file: string): string | undefined {
   try {
     accessSync(file, constants.R_OK)
@@ -55,15 +55,15 @@ export function hiddenOf(file: string): string | undefined {
 }
 
 /**
- * The runtime that a Nix package has written into one of our programs (nix/install.sh), if it is
- * there.
+ * The runtime that a Nix package has written into one of our programs (nix/install.sh), if it
+ * exists.
  */
 export function pinnedIn(program: string): string | undefined {
   const [, file] = /^nix_lan_pinned='(\/[^']*)'$/m.exec(readText(program) ?? '') ?? []
   return file !== undefined && findIn([dirname(file)], [basename(file)]) === file ? file : undefined
 }
 
-/** What is at the places of a cache's queue, from the top. */
+/** The directories of a cache's queue, from the top. */
 export function queueFacts(cache: string, uid: number): DirectoryFacts[] {
   const own = effectiveUid()
   // In a single-user installation, all of it is the user's.

@@ -14,8 +14,7 @@ import { type DaemonFacts, type NixVersion, parseVersion } from './judge-nix.ts'
 import { code } from './read-files.ts'
 
 /**
- * Milliseconds for a question to a program of this machine: a machine that is busy answers late,
- * one that hangs never.
+ * Milliseconds for a program of this machine: a busy machine answers late, a hanging one never.
  */
 const PATIENCE = 20_000
 
@@ -43,7 +42,7 @@ export async function settingsOf(whose: 'system' | 'own'): Promise<Settings | st
   }
 }
 
-/** What the system's manager, or as root the daemon itself, has for PATH. */
+/** The PATH of nix-daemon: its own as root, otherwise that of its unit or of systemd. */
 export async function daemonPath(pid: number | undefined): Promise<string> {
   const own = pid === undefined ? undefined : readText(`/proc/${pid}/environ`)
   const inProcess = own?.split('\0').find((line) => line.startsWith('PATH='))
@@ -84,7 +83,7 @@ function access(path: string): string | undefined {
   }
 }
 
-/** The group that the socket, or the directory that hides it, belongs to. */
+/** The group of the socket, or of the directory that hides it. */
 function groupOf(socket: string): { group?: string } {
   for (const path of [socket, socket.slice(0, socket.lastIndexOf('/'))]) {
     try {

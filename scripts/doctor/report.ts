@@ -1,5 +1,4 @@
-// How the doctor's findings look on a terminal: a line each, what fixes it below, nothing wider
-// than it must be. Pure.
+// Formats the doctor's findings for a terminal: a line each, the fix below it. Pure.
 
 import { oneLine, wrapped } from '../cli/text.ts'
 import type { Finding, State } from './check.ts'
@@ -10,7 +9,7 @@ const STATE = 9
 const NAME = 15
 const INDENT = ' '.repeat(STATE + NAME)
 
-/** The lines of a finding, each ended. What fixes it is never broken, so that it can be copied. */
+/** The lines of a finding, each with its newline. Never wraps the fix, so that it can be copied. */
 export function lines({ state, check, found, fix }: Finding): string {
   const [first = '', ...rest] = wrapped(oneLine(found), WIDTH - STATE - NAME)
   const head = `${WORDS[state].padEnd(STATE)}${check.padEnd(NAME - 1)} ${first}`
@@ -19,8 +18,8 @@ export function lines({ state, check, found, fix }: Finding): string {
 }
 
 /**
- * Several skipped checks in a row, in one line by what they wait for: they only say that somebody
- * else is to blame.
+ * Joins several skipped checks in a row into a line for each reason: they only say that another
+ * check is to blame.
  */
 export function skippedLine(findings: readonly Finding[]): string {
   const reasons = new Map<string, string[]>()

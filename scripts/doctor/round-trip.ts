@@ -8,8 +8,10 @@ import { storeUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { clashes } from '../nix/keys.ts'
 import { errorText, invalidPaths, nix, nixProgram } from '../nix/nix.ts'
+import { readText } from '../nix/nix-conf.ts'
 import { pathInfos } from '../nix/path-info.ts'
-import { PROBE_NAME } from '../nix/store-path.ts'
+import { PROBE_NAME, storeDir } from '../nix/store-path.ts'
+import { outputsOf } from '../queue/outputs.ts'
 import { storesOf } from '../queue/stores.ts'
 import { drain, type Ledger } from '../queue/upload.ts'
 import { failedDir, queueDir } from '../state/paths.ts'
@@ -42,6 +44,9 @@ export const expression = (content: string): string =>
 const ATTEMPTS = 5
 const PAUSE = 500
 
+/** Milliseconds for an interrupted step to end. */
+const LAST_WORD = 10_000
+
 /**
  * Nothing is substituted, nothing built elsewhere; users whom the daemon doesn't trust may set all
  * of these.
@@ -65,15 +70,28 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
   const started = Date.now()
   const boxUrl = (): string => storeUrl(cache, config.uid, { strict: true })
 
-  return { build, upload, fetch, clean }
+  /** What clean() ends, and waits for: a step that goes on would bring back what was removed. */
+  const stop = new AbortController()
+  let running: Promise<unknown> = Promise.resolve()
+  const step = (run: () => Promise<Verdict>) => (): Promise<Verdict> => {
+    if (stop.signal.aborted) return Promise.resolve(skipped('interrupted'))
+    const verdict = run()
+    running = verdict.catch(() => {})
+    return verdict
+  }
+  const ask = (program: string, args: readonly string[]): Promise<Outcome> =>
+    nixProgram(program, args, { timeout: STEP, abort: stop.signal })
+
+  return { build: step(build), upload: step(upload), fetch: step(fetch), clean }
 
   async function build(): Promise<Verdict> {
-    const made = await store('nix-instantiate', ['--expr', expression(content)])
+    const made = await ask('nix-instantiate', ['--expr', expression(content)])
     drv = made.stdout.trim()
     if (made.code !== 0) return failed(`a derivation can't be made: ${why(made)}`, null)
-    const built = await store('nix-store', ['--realise', ...HERE, drv])
+    // Known before it is built, so that a build that is interrupted leaves nothing either.
+    out = outputsOf(readText(drv) ?? '', storeDir)?.[0] ?? ''
+    const built = await ask('nix-store', ['--realise', ...HERE, drv])
     if (built.code !== 0) return failed(`a build fails: ${why(built)}`, null)
-    out = built.stdout.trim()
     if (content !== contentOf(out)) return failed(`${out} is not what should have been built`, null)
     // At once: the doctor itself uploads it, and the link is a GC root.
     const queued = isQueued()
@@ -115,13 +133,16 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
       'max-jobs',
       '0',
     ]
-    const fetched = await store('nix-store', ['--realise', ...asked, out])
+    if (stop.signal.aborted) return skipped('interrupted')
+    const fetched = await ask('nix-store', ['--realise', ...asked, out])
     if (fetched.code !== 0) return judgeFetch(why(fetched))
     if (content !== contentOf(out)) return failed(`${out} came back with another content`, null)
     return ok(`deleted here, and fetched back from the box; the round trip took ${((Date.now() - started) / 1000).toFixed(1)} s`)
   }
 
   async function clean(): Promise<void> {
+    stop.abort()
+    await Promise.race([running, new Promise((done) => setTimeout(done, LAST_WORD))])
     if (drv === '') return
     unqueue()
     await remove().catch(() => {})

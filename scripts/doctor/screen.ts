@@ -1,9 +1,9 @@
-// Shows findings as they come, and on a terminal what is being looked at now.
+// Shows findings as they come and, on a terminal, the check that runs now.
 import { toJson } from '../cli/text.ts'
 import type { Check, Finding } from './check.ts'
 import { lines, skippedLine, summary } from './report.ts'
 
-/** What is shown, and where: the report on stdout, the progress on stderr. */
+/** Writes the report to stdout and the progress to stderr. */
 export class Screen {
   private readonly json: boolean
   private readonly live = process.stderr.isTTY === true
@@ -19,7 +19,7 @@ export class Screen {
     if (this.live) process.stderr.write(`\r\u001b[K… ${cache === undefined ? '' : `${cache}: `}${name}`)
   }
 
-  /** Shows nothing more: what is interrupted fails, and that says nothing. */
+  /** Shows nothing more: an interrupted check fails without meaning anything. */
   silence(): void {
     this.clear()
     this.silent = true

@@ -1,5 +1,5 @@
-// What a substituter's URL says when it is one of ours: which nix-lan-connect, for which cache.
-// Pure; the other direction is store-url.ts.
+// Reads a substituter's URL of ours: which nix-lan-connect, for which cache. Pure;
+// config/store-url.ts writes them.
 
 /**
  * A nix-lan-connect in nix.conf: `program` and the one argument, a socket's path or a cache's

@@ -1,5 +1,5 @@
-// The nix-daemon of this machine as systemd runs it: its process, and whether that has read the
-// nix.conf of now. Only asks.
+// Asks systemd about this machine's nix-daemon: its process, and whether it has read nix.conf as it
+// is now.
 
 import { accessSync, constants } from 'node:fs'
 import { stateDir } from '../state/paths.ts'
@@ -11,7 +11,10 @@ import { readText } from './nix-conf.ts'
 /** Where the nix-daemon of this machine listens; NIX_DAEMON_SOCKET_PATH as Nix itself reads it. */
 export const daemonSocket = (): string => process.env.NIX_DAEMON_SOCKET_PATH || `${stateDir}/daemon-socket/socket`
 
-/** Whether this Nix writes its store by itself: then it needs no daemon (`store = auto`, src/libstore/store-api.cc). */
+/**
+ * Whether this Nix writes its store itself and needs no daemon (`store = auto`,
+ * src/libstore/store-api.cc).
+ */
 export function isSingleUser(): boolean {
   if (effectiveUid() === 0) return false
   try {
@@ -22,12 +25,12 @@ export function isSingleUser(): boolean {
   }
 }
 
-/** Milliseconds: a machine that is busy answers late, one that hangs never. */
+/** Milliseconds for systemctl: a busy machine answers late, a hanging one never. */
 const PATIENCE = 20_000
 
 /**
- * The process id of the nix-daemon that runs; undefined when none does: with socket activation
- * there may be none yet.
+ * The process id of the running nix-daemon; undefined when none runs: socket activation may not
+ * have started it yet.
  */
 export async function daemonPid(): Promise<number | undefined> {
   const asked = await run('systemctl', ['show', '--property=MainPID', 'nix-daemon.service'], { env: searchEnv(), timeout: PATIENCE })
@@ -47,7 +50,7 @@ export function startOf(pid: number): number | undefined {
   return Number.isNaN(uptime + ticks) ? undefined : Date.now() - uptime * 1000 + ticks * 10
 }
 
-/** Whether nix-daemon runs, and has been started before its configuration was changed last. */
+/** Whether nix-daemon runs, and whether it started before its configuration last changed. */
 export type Daemon = 'not running' | 'up to date' | 'outdated'
 
 /** @param pid of nix-daemon, undefined if it doesn't run @param changed milliseconds since 1970 */

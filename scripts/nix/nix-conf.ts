@@ -1,6 +1,5 @@
-// The little that nix-lan-run reads of nix.conf files by itself: which substituters they name, so
-// that nix need not be asked when none of ours is among them. It never decides what is in force:
-// that is asked of nix (wrapper/facts.ts).
+// Reads nix.conf files without Nix: which substituters they name, so that nix-lan-run needn't start
+// nix when none is ours. Never decides what is in force: Nix does (wrapper/facts.ts).
 import { closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { effectiveUid, findUser } from '../system/users.ts'
@@ -25,18 +24,18 @@ export interface NixConf {
   all: Assignment[]
 }
 
-/** The text of a file, or undefined when it can't be read: Nix passes over those too. */
+/** The text of a file, or undefined when it can't be read: Nix skips those too. */
 export type ReadFile = (path: string) => string | undefined
 
-/** Substituters of a Nix that no file says anything to (src/libstore/globals.hh, 2.4 to 2.34). */
+/** Nix's default (src/libstore/globals.hh, 2.4 to 2.34). */
 const DEFAULT_SUBSTITUTERS = ['https://cache.nixos.org/']
 
-/** More than that many files inside one another is a loop. */
+/** Deeper includes are a loop. */
 const MAX_INCLUDES = 20
 
 /**
- * The assignments of one file with those of the files that it includes, in order. Lines that Nix
- * would refuse are passed over: it says so itself when it runs.
+ * The assignments of a file and of the files that it includes, in order. Skips lines that Nix would
+ * refuse: it says so itself.
  * @param where the file's path, for relative includes and for `where`
  */
 export function parseNixConf(text: string, where: string, read: ReadFile, depth = 0): Assignment[] {
@@ -56,8 +55,9 @@ function include(path: string, read: ReadFile, depth = 0): Assignment[] {
 }
 
 /**
- * All that is set: the system's nix.conf, the users' files (the one that counts most last),
- * NIX_CONFIG (src/libstore/globals.cc, loadConfFile and getUserConfigFiles, 2.4 to 2.34).
+ * Everything that is set: by the system's nix.conf, the user's files (the one that counts most
+ * last) and NIX_CONFIG (src/libstore/globals.cc, loadConfFile and getUserConfigFiles, 2.4 to
+ * 2.34).
  */
 export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): NixConf {
   const system = include(`${env.NIX_CONF_DIR || '/etc/nix'}/nix.conf`, read)
@@ -68,8 +68,8 @@ export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): 
 }
 
 /**
- * The users' files, the one that counts most first. NIX_CONFIG_HOME is newer than 2.8 and unknown
- * to it (src/libutil/users.cc, 2.26).
+ * The user's files, the one that counts most first. 2.8 doesn't know NIX_CONFIG_HOME yet
+ * (src/libutil/users.cc, 2.26).
  */
 function userFiles(env: NodeJS.ProcessEnv): string[] {
   if (env.NIX_USER_CONF_FILES !== undefined) return env.NIX_USER_CONF_FILES.split(':').filter(Boolean)
@@ -90,15 +90,15 @@ const isExtra = (key: string): boolean => key.startsWith('extra-')
 const plain = (key: string): string => key.replace(/^extra-/, '')
 
 /**
- * Every substituter that is named anywhere, also where a later line takes it back: what might be
- * in the list.
+ * Every substituter that is named anywhere, even if a later line drops it: what might be in the
+ * list.
  */
 export function namedSubstituters(assignments: Assignment[]): { url: string; where: string }[] {
   return assignments.filter(({ key }) => SUBSTITUTERS.has(plain(key))).flatMap(({ values, where }) => values.map((url) => ({ url, where })))
 }
 
 /**
- * The substituters in force, as the text says it: a later `substituters =` replaces the list,
+ * The substituters in force by the text: a later `substituters =` replaces the list,
  * `extra-substituters` adds to it.
  */
 export function substitutersOf(assignments: Assignment[]): string[] {

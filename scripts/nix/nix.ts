@@ -1,20 +1,20 @@
-// How Nix is started and asked: with options that every Nix from 2.4 to 2.35 understands, in
-// batches that fit a command line, and answers as text that all of them print alike.
+// Starts Nix and asks it: with options that every Nix from 2.4 to 2.35 understands, in batches that
+// fit a command line, for text that all of them print alike.
 import { Failure } from '../cli/errors.ts'
 import { type Outcome, type RunOptions, run } from '../system/exec.ts'
 import { searchPath } from '../system/search-path.ts'
 import { storePathsIn } from './store-path.ts'
 
 /**
- * Arguments of one call, in bytes: far below the 128 KiB that one argument, and the 2 MiB that all
- * of them may take.
+ * Bytes of arguments in one call: far below Linux's limits of 128 KiB for one argument and 2 MiB
+ * for all.
  */
 const ARGUMENT_BYTES = 100 * 1024
 
 /** Nix could not answer, here or on the box. */
 export class NixError extends Failure {}
 
-/** Nix didn't start, or didn't end in time: there is no use in asking it something else. */
+/** Nix didn't start, or didn't end in time: there is no point in asking it again. */
 export class NoAnswer extends NixError {}
 
 /**
@@ -39,8 +39,8 @@ export function batches(paths: readonly string[], bytes = ARGUMENT_BYTES): strin
 }
 
 /**
- * Nix must not run with the environment of a post-build-hook: its NIX_CONFIG names that very hook,
- * and settings of a build.
+ * The environment without the NIX_CONFIG of a post-build-hook, which names that very hook and the
+ * settings of a build.
  */
 export function nixEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
   if (!/^\s*post-build-hook\s*=/m.test(env.NIX_CONFIG ?? '')) return env
@@ -49,21 +49,20 @@ export function nixEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.Pro
 }
 
 /**
- * Runs a program of Nix's. The PATH of sudo or of a service need not have them, where the
- * installer put them.
+ * Runs a program of Nix's, also where the PATH of sudo or of a service lacks Nix's directory.
  */
 export function nixProgram(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   return run(program, args, { env: { ...nixEnvironment(), PATH: searchPath(process.env.PATH) }, ...options })
 }
 
-/** Runs `nix SUBCOMMAND …` with the commands enabled, however nix.conf has them. */
+/** Runs `nix SUBCOMMAND …`, whether nix.conf enables nix-command or not. */
 export function nix(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   return nixProgram('nix', ['--option', 'extra-experimental-features', 'nix-command', ...args], options)
 }
 
 const nixStore = (args: readonly string[], options: RunOptions = {}): Promise<Outcome> => nixProgram('nix-store', args, options)
 
-/** For how many milliseconds at most a question may be asked (each batch). */
+/** `timeout`: milliseconds for each batch. */
 export interface Asking {
   timeout?: number
 }
@@ -79,8 +78,8 @@ export async function invalidPaths(paths: readonly string[], { store, timeout }:
 }
 
 /**
- * Sizes in bytes of NARs of valid paths, derivations too (`nix path-info X.drv` means the outputs
- * up to 2.14, nix-store never did).
+ * NAR sizes in bytes of valid paths and derivations. Asks nix-store: up to 2.14, `nix path-info
+ * X.drv` means the outputs.
  */
 export async function sizesOf(paths: readonly string[], { timeout }: Asking = {}): Promise<number[]> {
   const lines = await inBatches(paths, timeout, (batch, limit) => nixStore(['--query', '--size', ...batch], limit))
@@ -118,8 +117,8 @@ export function succeeded(outcome: Outcome): string {
 }
 
 /**
- * What Nix says went wrong, on one line: what follows its last `error:`, without colours, the
- * progress and warnings before it, and the frame of blanks that it puts around the details.
+ * What Nix says went wrong, on one line: its errors without colours, progress, warnings and the
+ * indentation of details.
  */
 export function errorText(stderr: string): string {
   const lines = plain(stderr).split('\n')

@@ -1,5 +1,5 @@
-// What this machine's store knows of its paths: size, where they were built, signatures. Asked by
-// `path-info --sigs --size`, whose text never changed; `--json` changed its shape in 2.19 and 2.33.
+// Asks this machine's store about its paths: size, where they were built, signatures. By `path-info
+// --sigs --size`, whose text never changed; `--json` changed its shape in 2.19 and 2.33.
 import { type Asking, inBatches, invalidPaths, NixError, NoAnswer, nix, succeeded } from './nix.ts'
 import { isDerivation } from './store-path.ts'
 
@@ -34,15 +34,15 @@ export function parsePathInfo(line: string): { path: string; info: PathInfo } | 
   return { path: path.trimEnd(), info }
 }
 
-/** What a store knows of paths and all they refer to, and which of the paths aren't valid in it. */
+/** What a store knows about paths and all they refer to, and which of the paths are invalid. */
 export interface Closure {
   invalid: ReadonlySet<string>
   infos: Map<string, PathInfo>
 }
 
 /**
- * What this machine's store knows of paths and all they refer to. Nearly always all are valid, and
- * one question does; Nix gives up at the first one that isn't, and then those are found first.
+ * What this machine's store knows about paths and all they refer to. Usually all are valid and one
+ * question does; Nix fails at the first invalid one, and then we find those first.
  * @throws NixError when the store can't be asked
  */
 export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
@@ -57,8 +57,8 @@ export async function closureOf(paths: readonly string[], asking: Asking = {}): 
 }
 
 /**
- * What this machine's store knows of these paths, all of which must be valid. Derivations stand
- * for themselves, not for their outputs.
+ * What this machine's store knows about these paths, all of which must be valid. A derivation
+ * stands for itself, not for its outputs.
  * @param closure of everything they refer to as well
  * @throws NixError, also when one of them isn't valid
  */
@@ -82,8 +82,8 @@ export async function pathInfos(
 }
 
 /**
- * What this machine's store knows of all its valid paths, derivations too: one call (`--all` means
- * each path itself, in every version).
+ * What this machine's store knows about all its valid paths, derivations too, in one call. In every
+ * version, `--all` means the paths themselves.
  */
 export async function allPathInfos(): Promise<Map<string, PathInfo>> {
   return parsePathInfos(succeeded(await nix(['path-info', '--all', '--size', '--sigs'])))

@@ -1,19 +1,19 @@
-// Signs what was built on this machine before it had a key. Nothing else: a path that came from
-// elsewhere without a signature is for a person to judge.
+// Signs what was built on this machine before it had a key. Never signs a path that came from
+// elsewhere: a person has to judge that.
 import { accessSync, constants } from 'node:fs'
 import { UsageError } from '../cli/errors.ts'
 import { batches, errorText, NixError, nix } from './nix.ts'
 import { closureOf, type PathInfo, unsigned } from './path-info.ts'
 import { setting } from './settings.ts'
 
-/** What was signed, and what was left because it wasn't built here. */
+/** What was signed, and what was not because it was built elsewhere. */
 export interface Signed {
   signed: string[]
   foreign: string[]
   keyFiles: string[]
 }
 
-/** Those without a signature, by whether they were built here; pure. */
+/** The unsigned paths, by whether they were built here; pure. */
 export function toSign(infos: ReadonlyMap<string, PathInfo>): { own: string[]; foreign: string[] } {
   const bare = [...infos].filter(([, info]) => unsigned(info))
   return {
@@ -23,7 +23,7 @@ export function toSign(infos: ReadonlyMap<string, PathInfo>): { own: string[]; f
 }
 
 /**
- * Signs the paths and all they refer to, where they were built here and carry no signature.
+ * Signs whatever was built here and is unsigned among the paths and all they refer to.
  * @param keyFile instead of the secret-key-files of nix.conf
  * @throws UsageError without a key or with one that can't be read, NixError when Nix refuses
  */
@@ -58,10 +58,6 @@ function mustBeReadable(file: string): void {
   }
 }
 
-const NO_KEY = `there is no key to sign with. Make one:
-  cd /etc/nix
-  sudo nix-store --generate-binary-cache-key laptop-1 nix-lan.secret nix-lan.public
-and name it in nix.conf, so that Nix signs each build from now on:
-  secret-key-files = /etc/nix/nix-lan.secret
-and, here and in the box's nix.conf, what is in nix-lan.public:
-  extra-trusted-public-keys = laptop-1:…`
+// Never a command that makes one: a key may be there, and one of the same name would void what it has signed.
+const NO_KEY =
+  'there is no key to sign with: nix.conf sets no secret-key-files; sudo nix-lan setup makes a key or uses the one that is there (by hand: docs/by-hand.md)'

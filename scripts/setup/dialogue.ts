@@ -1,11 +1,12 @@
 // What setup prints for the user and asks.
 import { createInterface } from 'node:readline'
 import { UsageError } from '../cli/errors.ts'
+import { sudoFinds } from '../cli/sudo.ts'
 import { harmless } from '../cli/text.ts'
 
 /** Prints a line. */
 export function say(text: string): void {
-  process.stdout.write(`${harmless(text)}\n`)
+  process.stdout.write(`${harmless(sudoFinds(text))}\n`)
 }
 
 /** Reports that a step is done. */

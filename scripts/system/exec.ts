@@ -1,32 +1,31 @@
-// The one place that starts programs. No shell, ever: a program and its arguments.
-// node:child_process is loaded at the first start, since that takes 2 ms and most commands on hot
-// paths start nothing.
+// The one place that starts programs, never through a shell. Loads node:child_process at the first
+// start: that takes 2 ms, and most commands on hot paths start nothing.
 import type { ChildProcess, SpawnOptions } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { harmless } from '../cli/text.ts'
 
 export interface RunOptions {
-  /** The environment of the program, all of it; default: ours. */
+  /** The program's whole environment; default: ours. */
   env?: Record<string, string | undefined>
-  /** After so many milliseconds the program is killed (SIGKILL) and `timedOut` is set. */
+  /** Milliseconds until the program is killed (SIGKILL) and `timedOut` is set. */
   timeout?: number
-  /** Kills the program too, as if the time were up. */
+  /** Kills the program as the timeout does. */
   abort?: AbortSignal
-  /** The program leads a process group of its own, and is killed with all that is in it. */
+  /** Gives the program a process group of its own, all of which is killed with it. */
   group?: boolean
-  /** With `group`: what the program has left in its group when it ends is told to end (SIGTERM). */
+  /** With `group`: ends (SIGTERM) what the program leaves in its group. */
   leaveNothing?: boolean
-  /** Written to the program's stdin, which is /dev/null otherwise. */
+  /** What the program reads on stdin; /dev/null without it. */
   input?: string
-  /** Streams that go where ours go instead of being collected: for progress on a terminal. */
+  /** Streams that are not collected but go where ours go: for progress on a terminal. */
   inherit?: ('stdout' | 'stderr')[]
   /**
-   * Streams whose text goes where ours go, without control characters; the program has no hold on
-   * what is there.
+   * Streams whose text we copy to ours, without control characters: the program never holds our
+   * terminal.
    */
   relay?: ('stdout' | 'stderr')[]
   /**
-   * A program that writes more characters than these to a stream is killed as if its time were up.
+   * Characters per stream. A program that writes more is killed as the timeout does.
    */
   most?: number
 }
@@ -44,7 +43,7 @@ export interface Outcome {
 
 const childProcess = () => createRequire('file:///')('node:child_process') as typeof import('node:child_process')
 
-/** Runs a program to its end. Never throws: what happened is in the outcome. */
+/** Runs a program to its end. Never throws: the outcome tells what happened. */
 export function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   const inherit = options.inherit ?? []
   const stdio: SpawnOptions['stdio'] = [
@@ -57,7 +56,7 @@ export function run(program: string, args: readonly string[], options: RunOption
     const child = childProcess().spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
     const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
     let done = false
-    // A ^C reaches only the session of the terminal.
+    // ^C reaches only processes in the terminal's session.
     function interrupt(): void {
       if (child.pid) signalGroup(child.pid, 'SIGINT')
       process.exit(130)
@@ -105,7 +104,8 @@ export function run(program: string, args: readonly string[], options: RunOption
 }
 
 /**
- * What a program prints, all else waiting for it; undefined when it fails or can't be started.
+ * Runs a program and waits for it, blocking everything else.
+ * @returns what it printed; undefined when it failed or could not be started
  * @param timeout milliseconds
  */
 export function outputOf(

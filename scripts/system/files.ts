@@ -1,4 +1,4 @@
-// What is asked of files everywhere.
+// Small questions about files.
 import { realpathSync } from 'node:fs'
 
 /** The file behind all links; the path as it is when there is none. */

@@ -3,18 +3,18 @@
 // so that nothing stays in memory and file descriptors, limits and the head's own arguments are as
 // they were.
 //
-// The protocol, for who writes such a command:
+// The protocol for such a command:
 // - To become a program: print becomeProgram(…), and nothing else, to stdout, and exit 0.
-// - To say something (help, version, --explain): print the text to stdout, ending in one newline,
-//   and exit with any code. The head
-//   prints the text and exits with that code. An error: stderr, which goes straight through, and its exit code.
+// - To say something (help, version, --explain): print it to stdout, ending in one newline, and
+//   exit
+//   with any code; the head prints the text and exits with that code. Errors go to stderr, which
+//   passes straight through.
 // - The JavaScript's stdin is empty and its stdout is a pipe: ask stderr whether there is a
 //   terminal.
 // - The JavaScript runs without NODE_OPTIONS, NODE_EXTRA_CA_CERTS and BUN_OPTIONS; the program gets
 //   them as they were.
-// - Arguments that come from the command line need not pass through here, where one that isn't
-//   UTF-8 would be damaged: `shift`
-//   drops the first ones, the others stay with the head.
+// - Arguments from the command line stay with the head, since one that isn't UTF-8 would be damaged
+//   here; `shift` drops the first ones.
 
 import { quote } from '../cli/text.ts'
 
@@ -29,19 +29,18 @@ export interface Program {
   /** What changes in the environment: a value, or null to remove the variable. */
   env?: Record<string, string | null>
   /**
-   * What is put at the end of a variable: what it has may not be UTF-8, and stays with the head.
+   * Text to append to a variable. Its present value, which may not be UTF-8, stays with the head.
    */
   append?: Record<string, string>
 }
 
-/** The first line by which the head knows that the rest is for it to do. */
+/** The first line, which tells the head to execute the rest. */
 const MARK = '# nix-lan: become'
 
 /**
- * The text that makes the head become a program: sh code in which every word from outside is
- * quoted.
- * @throws Error for what no environment and no command line can hold (NUL), a name that sh can't
- *   assign, and a program that looks like an option: all of them are the caller's mistakes
+ * Makes the text by which the head becomes a program: sh code that quotes every word from outside.
+ * @throws Error for mistakes of the caller: NUL, a name that sh can't assign, a program that looks
+ *   like an option
  */
 export function becomeProgram({ program, args = [], shift = 0, env = {}, append = {} }: Program): string {
   if (program === '' || program.startsWith('-')) throw new Error(`not a program: ${JSON.stringify(program)}`)

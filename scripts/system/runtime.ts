@@ -1,18 +1,16 @@
-// The JavaScript runtime as the heads find it (scripts/heads/runtime.sh), for who has to tell
-// beforehand what they will find.
+// Finds the JavaScript runtime as the heads do (scripts/heads/runtime.sh).
 import { accessSync, constants, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { shellWord } from '../cli/text.ts'
 import { DIRECTORIES } from './search-path.ts'
 
-/** The oldest ones that dist/ runs on; in the order in which they are looked for. */
+/** The oldest versions that run dist/, in the order of the search. */
 const OLDEST: Record<string, readonly [major: number, minor: number]> = { node: [18, 19], deno: [2, 0], bun: [1, 0] }
 
 export const RUNTIMES = Object.keys(OLDEST)
 
 /**
- * The oldest version that will do, such as `node 18.19`, for a runtime that is older; undefined
- * when it will do. Pure.
+ * The oldest version that will do, such as `node 18.19`; undefined when this one will do. Pure.
  * @param output of `PROGRAM --version`
  */
 export function needsNewer(program: string, output: string): string | undefined {
@@ -24,8 +22,8 @@ export function needsNewer(program: string, output: string): string | undefined 
 }
 
 /**
- * The first program with one of these names, by directory, then by name; relative directories are
- * left out.
+ * The first program with one of these names, by directory, then by name. Skips relative
+ * directories.
  */
 export function findIn(directories: readonly string[], names: readonly string[]): string | undefined {
   const places = directories.filter((directory) => directory.startsWith('/'))
@@ -42,9 +40,9 @@ function isProgram(path: string): boolean {
 }
 
 /**
- * Commands that get a runtime for the whole system, each with its comment: any one will do. sudo
- * drops what nvm and its like add to PATH, and a link from a directory of root's into a home would
- * let the user change what root runs: so one of the system's, or a copy.
+ * Commands that install a runtime for the whole system, each with a comment; any one will do. sudo
+ * drops what nvm and the like add to PATH, and a link into a home directory would let its owner
+ * change what root runs; hence the system's runtime, or a copy.
  * @param own the runtime that runs us: Node, Deno and Bun are each one file that runs from
  *   anywhere
  */

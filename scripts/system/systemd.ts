@@ -1,6 +1,6 @@
-// The one place that knows systemctl: asks a user's systemd about units, and to start, stop and
-// restart them. Always with --user: nothing here touches the system's own units. Every call is
-// bounded, since a manager that is busy, stopped or gone must keep nobody waiting.
+// Asks a user's systemd about units, and to start, stop and restart them. Always with --user: never
+// touches the system's own units. Every call has a time limit, since a manager that is busy,
+// stopped or gone must keep nobody waiting.
 import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure } from '../cli/errors.ts'
@@ -18,8 +18,8 @@ export interface AskOptions {
   /** Milliseconds until systemctl is killed; default 2000. It answers in about 10. */
   limit?: number
   /**
-   * For root: whose manager to ask. The connecting is done as that user, whose runtime directory
-   * root must not trust.
+   * For root: whose manager to ask. Connects as that user, whose runtime directory root must not
+   * trust.
    */
   owner?: Owner
 }
@@ -33,8 +33,7 @@ export type UnitFacts = Readonly<Record<string, string>>
 const LIMIT = 2000
 
 /**
- * The units of a cache; %i is the cache's name, in which there is nothing to escape (config.ts,
- * checkName).
+ * The units of a cache. Its name, %i, has nothing to escape (config/parse.ts, checkName).
  */
 export const targetOf = (cache: string): string => `nix-lan@${cache}.target`
 export const tunnelUnitOf = (cache: string): string => `nix-lan-tunnel@${cache}.service`
@@ -51,34 +50,34 @@ export function hasUserManager({ owner }: Pick<AskOptions, 'owner'> = {}): boole
 }
 
 /**
- * Whether the user's systemd runs from boot on, without a login: loginctl's own record (systemd,
- * src/login/logind-user.c), so that nobody is asked.
+ * Whether the user's systemd runs from boot on, without a login. Looks at logind's own record
+ * (systemd, src/login/logind-user.c).
  */
 export const lingers = (user: string): boolean => existsSync(`/var/lib/systemd/linger/${user}`)
 
-/** Runs `systemctl --user ARGS…` to its end. Never throws: what happened is in the outcome. */
+/** Runs `systemctl --user ARGS…` to its end. Never throws: the outcome tells what happened. */
 export function systemctl(args: readonly string[], { limit = LIMIT, owner }: AskOptions = {}): Promise<Outcome> {
   const uid = owner?.uid ?? process.getuid?.() ?? 0
-  // The names of the directories, not what they hold: as root, nothing of the user's is looked at.
-  // runuser is in sbin.
+  // Only names directories: root looks at nothing of the user's. runuser is in sbin.
   const XDG_RUNTIME_DIR = owner ? `/run/user/${uid}` : dirname(runtimeDir(uid))
   const PATH = systemPath()
   const command = ['systemctl', '--user', '--no-pager', ...args]
-  // Times in UTC, which can be read; LC_ALL doesn't change them (systemd, src/basic/time-util.c,
+  // Times in UTC, which we can parse; LC_ALL doesn't change them (systemd, src/basic/time-util.c,
   // format_timestamp_style).
   if (!owner) return bounded(command, { ...process.env, PATH, XDG_RUNTIME_DIR, TZ: 'UTC' }, limit)
   // `systemctl --user --machine=USER@` only works from systemd 248 on.
   return bounded(['runuser', '-u', owner.name, '--', 'env', `XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR}`, 'TZ=UTC', ...command], { PATH }, limit)
 }
 
-/** runuser waits for its child, so that all of the group has to go. */
+/** Kills the whole group at the time limit, since runuser waits for its child. */
 function bounded([program = '', ...args]: string[], env: Record<string, string | undefined>, limit: number): Promise<Outcome> {
   return run(program, args, { env, timeout: limit, group: true })
 }
 
 /**
- * Properties of several units, in one call: the facts of each, in the order of `units`. A unit
- * that isn't installed has LoadState `not-found` and ActiveState `inactive`.
+ * Asks for properties of several units in one call.
+ * @returns the facts of each, in the order of `units`; a unit that isn't installed has LoadState
+ *   `not-found` and ActiveState `inactive`
  * @throws Failure (exit 1) when systemd does not answer
  */
 export async function showUnits(units: readonly string[], properties: readonly string[], options: AskOptions = {}): Promise<UnitFacts[]> {
@@ -105,8 +104,8 @@ export function parseShow(output: string): UnitFacts[] {
 }
 
 /**
- * Asks to start, stop or restart units, and does not wait until that is done: a check that stops
- * what it runs in, or waits for a tunnel, would hang.
+ * Asks to start, stop or restart units, without waiting for it: a check that stops its own unit, or
+ * waits for a tunnel, would hang.
  * @throws Failure (exit 1) when systemd refuses or does not answer
  */
 export async function ask(verb: 'start' | 'stop' | 'restart', units: readonly string[], options: AskOptions = {}): Promise<void> {

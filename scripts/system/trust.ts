@@ -1,6 +1,6 @@
-// The one judge of who can write a path: what root runs or believes must be root's alone. Only
-// looks. Starts a program only for what its group may write, and loads nothing for that beforehand:
-// post-build-hook, nix-lan-connect and the dispatcher start with it.
+// Judges who can write a path: what root runs or trusts must be root's alone. Only looks. Starts a
+// program (getfacl) only for what a group may write, since post-build-hook and the dispatcher judge
+// their configuration at each start.
 import { lstatSync, readlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { shellWord } from '../cli/text.ts'
@@ -11,7 +11,7 @@ import { isInHome, membersOf, nameOf } from './users.ts'
 /** Why somebody other than root can write or replace a path. */
 export interface Doubt {
   why: string
-  /** The command that mends it; null where that would be wrong, as in a home directory. */
+  /** The command that fixes it; null where that would be wrong, as in a home directory. */
   fix: string | null
 }
 
@@ -27,7 +27,7 @@ interface Stat extends Inode {
   mode: bigint
 }
 
-/** Linux follows no more of them on one way (path_resolution(7)). */
+/** Linux follows no more links on the way to a file (path_resolution(7)). */
 const MAX_LINKS = 40
 
 /**
@@ -37,7 +37,7 @@ const MAX_LINKS = 40
  * `staff` in /usr/local. A sticky directory (the store is 1775 root:nixbld, /tmp 1777) is good
  * enough for an entry of root's, which nobody else can rename or remove there.
  * @param path absolute; need not exist
- * @param opened fstat of the descriptor that is read: notices a file swapped after it was opened
+ * @param opened fstat of the descriptor to read from: notices a file that was swapped after opening
  * @throws what lstat(2) throws but ENOENT
  */
 export function doubtAbout(path: string, opened?: Inode): Doubt | undefined {
@@ -68,7 +68,7 @@ export function doubtAbout(path: string, opened?: Inode): Doubt | undefined {
   }
 }
 
-/** As a part of a sentence that ends with it. */
+/** The end of a sentence that begins with what root does with the path. */
 export const doubtText = ({ why, fix }: Doubt): string => (fix === null ? why : `${why}; try: ${fix}`)
 
 const REPLACED: Doubt = { why: 'it has just been replaced; try again', fix: null }
@@ -85,19 +85,19 @@ function doubtOf(at: string, stat: Stat): Doubt | undefined {
   return isSticky(stat) ? undefined : writers(at, stat)
 }
 
-/** Of what is not there yet, in a directory that will do for what is. */
+/** Judges a place where something has yet to be made. */
 function doubtOfNew(at: string, stat: Stat): Doubt | undefined {
   const doubt = writers(at, stat)
   return doubt && { ...doubt, why: `${doubt.why}, and make there what is to be root's` }
 }
 
-/** Who can write to what is root's. */
+/** Judges mode, group and ACL of something that is root's. */
 function writers(at: string, stat: Stat): Doubt | undefined {
   const byGroup = (stat.mode & 0o020n) !== 0n
   if ((stat.mode & 0o002n) !== 0n)
     return { why: `everybody can write to ${at}`, fix: fixFor(at, `sudo chmod ${byGroup ? 'go' : 'o'}-w ${shellWord(at)}`) }
-  // With an ACL these bits are its mask: without them, it lets nobody write (acl(5)), and taking
-  // them away ends what it allows.
+  // With an ACL, the group bits are its mask (acl(5)): without w there nobody else can write, and
+  // `chmod g-w` takes it from all.
   const who = byGroup ? whoByGroup(at, Number(stat.gid)) : undefined
   return who === undefined ? undefined : { why: `${who} can write to ${at}`, fix: fixFor(at, `sudo chmod g-w ${shellWord(at)}`) }
 }

@@ -1,6 +1,5 @@
-// Who a user is: name, uid and home directory from the passwd database. Not os.userInfo(): Bun
-// takes the name from $USER, which sudo and su may leave as somebody else's, and it can't be asked
-// about another user.
+// Looks up users and groups in the passwd and group databases. Not by os.userInfo(): Bun takes the
+// name from $USER, which sudo and su may leave as somebody else's, and it knows no other user.
 import { readFileSync } from 'node:fs'
 import { outputOf } from './exec.ts'
 import { searchEnv } from './search-path.ts'
@@ -12,8 +11,7 @@ export interface User {
 }
 
 /**
- * The effective user id. Where the runtime can't tell, 0: then only root's files are believed,
- * which is the careful answer.
+ * The effective user id; 0 where the runtime can't tell, so that only root's files are trusted.
  */
 export function effectiveUid(): number {
   return process.geteuid?.() ?? process.getuid?.() ?? 0
@@ -37,12 +35,12 @@ export function findUser(who: string | number): User | undefined {
   return userIn(textOf('/etc/passwd'), who) ?? userIn(getent('passwd', who), who)
 }
 
-/** A user's name for a sentence, or `uid 1234` where that has none. */
+/** A user's name for a sentence, or `uid 1234` when it has none. */
 export const nameOf = (uid: number): string => findUser(uid)?.name ?? `uid ${uid}`
 
 /**
- * Whether a path is a person's home directory or in one: not root's, nor that of a user of the
- * system's, such as /usr/sbin.
+ * Whether a path is a person's home directory or in one. Homes of root and of system users, such as
+ * /usr/sbin, don't count.
  */
 export function isInHome(path: string): boolean {
   const homes = passwdFields().flatMap(([, , uid, , , home = '']) => (Number(uid) >= 1000 && Number(uid) < 65534 ? [home] : []))
@@ -73,9 +71,8 @@ export const findGroup = (gid: number): Group | undefined =>
   localGroups().find((group) => group.gid === gid) ?? groupsIn(getent('group', gid)).find((group) => group.gid === gid)
 
 /**
- * A group with all who are in it but root, also as their primary group (of those only whom
- * /etc/passwd has: a directory service can't be asked for that); undefined when nobody knows the
- * group.
+ * A group with all its members but root, those with it as primary group included (from /etc/passwd
+ * only: a directory service doesn't list them); undefined for an unknown group.
  */
 export function membersOf(gid: number): Group | undefined {
   const group = findGroup(gid)

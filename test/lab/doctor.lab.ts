@@ -227,7 +227,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     },
     check: 'unsigned',
     state: 'warning',
-    found: /^1 of the \d+ paths that were built here is unsigned, and can't come back from a cache$/,
+    found: /^1 of \d+ paths? built here is unsigned, and can't come back from a cache$/,
     fix: /^sudo \/usr\/local\/bin\/nix-lan queue sign --built$/,
   },
   {

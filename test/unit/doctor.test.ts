@@ -1,9 +1,9 @@
 // What the doctor makes of what it sees: each fault is one line that names it, with what fixes it; and a fault further on isn't blamed.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { sudoFinds } from '../../scripts/cli/sudo.ts'
 import { toldIn, withWords } from '../../scripts/doctor/as-root.ts'
 import { type Check, exitCodeOf, failed, ok, runChecks, type State, skipped, type Verdict, warning } from '../../scripts/doctor/check.ts'
-import { sudoFinds } from '../../scripts/doctor/checks.ts'
 import { knownFixes, type Machine } from '../../scripts/doctor/fixes.ts'
 import {
   judgeDispatcher,
@@ -419,14 +419,17 @@ test('bash, the key, what is unsigned', () => {
   // the daemon trusts a key of which it has the secret
   like(judged({ trusted: ['me-10:abc', 'other-1:abc'] }), 'ok', /signs as me-1/, null)
   like(judgeUnsigned(0, 3, HAND), 'ok', /all that was built here is signed \(3 paths\)/, null)
-  like(judgeUnsigned(1, 3, HAND), 'warning', /1 of the 3 paths.* is unsigned/, 'sudo nix-lan queue sign --built')
+  like(judgeUnsigned(1, 3, HAND), 'warning', /^1 of 3 paths built here is unsigned/, 'sudo nix-lan queue sign --built')
 })
 
 test('sudo is told where nix-lan is, unless it lies where every sudo looks', () => {
-  const fix = (self: string) => sudoFinds(failed('', 'sudo nix-lan setup'), self).fix
-  assert.is(fix('/usr/local/bin/nix-lan'), 'sudo /usr/local/bin/nix-lan setup')
-  assert.is(fix('/usr/bin/nix-lan'), 'sudo nix-lan setup')
-  assert.is(sudoFinds(failed('', 'sudo chown root /etc/nix-lan/x'), '/usr/local/bin/nix-lan').fix, 'sudo chown root /etc/nix-lan/x')
+  assert.is(sudoFinds('sudo nix-lan setup', '/usr/local/bin/nix-lan-connect'), 'sudo /usr/local/bin/nix-lan setup')
+  assert.is(sudoFinds('x: sudo nix-lan setup', '/usr/bin/nix-lan'), 'x: sudo nix-lan setup')
+  assert.is(sudoFinds('sudo nix-lan a, sudo nix-lan b', '/my own/nix-lan'), "sudo '/my own/nix-lan' a, sudo '/my own/nix-lan' b")
+  assert.is(
+    sudoFinds('sudo nix-lan-run x; sudo chown root /etc/nix-lan/x', '/opt/nix-lan'),
+    'sudo nix-lan-run x; sudo chown root /etc/nix-lan/x',
+  )
 })
 
 test('the queue’s directories', () => {

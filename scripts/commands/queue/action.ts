@@ -2,6 +2,7 @@
 // it accepts, its part of the man page and its completions all come from there.
 import { nearest, type Options, type Parsed, parse } from '../../cli/command.ts'
 import { UsageError } from '../../cli/errors.ts'
+import { sudoFinds } from '../../cli/sudo.ts'
 import { count, oneLine, toJson, wrapped } from '../../cli/text.ts'
 import type { Config, SshCache } from '../../config/types.ts'
 
@@ -155,6 +156,6 @@ function unknownAction(name: string, actions: readonly Action[]): string {
 }
 
 export const print = (text: string): void => void process.stdout.write(`${oneLine(text)}\n`)
-export const say = (text: string): void => void process.stderr.write(`${oneLine(text)}\n`)
+export const say = (text: string): void => void process.stderr.write(`${oneLine(sudoFinds(text))}\n`)
 export const printJson = (value: unknown): void => void process.stdout.write(`${toJson(value, 2)}\n`)
 export const paths = (number: number): string => count(number, 'path')
