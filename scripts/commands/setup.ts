@@ -25,6 +25,8 @@ Options:
       --prefix DIR   install the programs there; default: /usr/local
       --fallback X   keep: leave Nix's setting "fallback" alone; set, the
                      default: make it true unless nix.conf decides
+      --remove NAME  remove a box: its table in config.toml, its queue and units
+      --rename A=B   call the box A by the name B; what is queued moves along
       --no-linger    start when the user logs in, not at boot
       --no-sign      don't sign what was built here before
       --no-doctor    don't run nix-lan doctor at the end
@@ -49,7 +51,7 @@ Examples:
 export async function setup(argv: string[]): Promise<number> {
   const options = parse(argv, {
     boolean: ['dry-run', 'yes', 'undo', 'forget-key', 'no-linger', 'no-sign', 'no-doctor'],
-    string: ['name', 'user', 'prefix', 'fallback', 'host'],
+    string: ['name', 'user', 'prefix', 'fallback', 'host', 'remove', 'rename'],
     alias: { y: 'yes' },
   })
   const [destination, surplus] = options.words
@@ -59,7 +61,7 @@ export async function setup(argv: string[]): Promise<number> {
   if (undoing) {
     const extra = [
       ...(destination ? [destination] : []),
-      ...['name', 'user', 'prefix', 'fallback', 'host'].filter((name) => options.value(name) !== undefined),
+      ...['name', 'user', 'prefix', 'fallback', 'host', 'remove', 'rename'].filter((name) => options.value(name) !== undefined),
     ]
     if (extra.length > 0) throw new UsageError(`--undo undoes the whole setup; leave out ${extra.join(', ')}`)
   }
@@ -69,6 +71,8 @@ export async function setup(argv: string[]): Promise<number> {
     user: options.value('user'),
     name: options.value('name'),
     host: options.value('host'),
+    remove: options.value('remove'),
+    rename: renameOf(options.value('rename')),
     prefix: options.value('prefix'),
     dryRun: options.flag('dry-run'),
     yes: options.flag('yes'),
@@ -86,4 +90,10 @@ export async function setup(argv: string[]): Promise<number> {
 function fallbackOf(value: string | undefined): 'keep' | 'set' | undefined {
   if (value === undefined || value === 'keep' || value === 'set') return value
   throw new UsageError(`--fallback ${value}: must be keep or set`)
+}
+
+function renameOf(value: string | undefined): { from: string; to: string } | undefined {
+  const [, from, to] = /^([^=]+)=([^=]+)$/.exec(value ?? '') ?? []
+  if (value !== undefined && (from === undefined || to === undefined)) throw new UsageError(`--rename ${value}: must be OLD=NEW`)
+  return from === undefined || to === undefined ? undefined : { from, to }
 }

@@ -25,6 +25,9 @@ export interface Options {
   forgetKey: boolean
   /** The machine that must be reachable, where ssh doesn't say. */
   host: string | undefined
+  /** The cache to remove, or to call by another name. */
+  remove: string | undefined
+  rename: { from: string; to: string } | undefined
   /** What --fallback says; undefined without it. */
   fallback: 'keep' | 'set' | undefined
 }

@@ -40,11 +40,10 @@ export async function startUnits(user: User): Promise<void> {
  * Stops all our units, and with them the tunnels. Missing units (exit code 5) are no failure, nor
  * is a manager that is ending.
  */
-export async function stopUnits(user: User): Promise<void> {
-  for (const units of [
-    ['nix-lan-check.timer', 'nix-lan-check.service'],
-    ['nix-lan@*.target', 'nix-lan-tunnel@*.service', 'nix-lan-upload@*', 'nix-lan-built@*', 'nix-lan-gc@*'],
-  ]) {
+export async function stopUnits(user: User, cache?: string): Promise<void> {
+  const ofCaches = ['nix-lan@NAME.target', 'nix-lan-tunnel@NAME.service', 'nix-lan-upload@NAME.*', 'nix-lan-built@NAME.*', 'nix-lan-gc@NAME.*']
+  const forAll = cache === undefined ? [['nix-lan-check.timer', 'nix-lan-check.service']] : []
+  for (const units of [...forAll, ofCaches.map((unit) => unit.replace('NAME', cache ?? '*'))]) {
     const stopped = await systemctl(['stop', ...units], ownerOf(user))
     if (stopped.code !== 0 && stopped.code !== 5 && !(await managerEnds(user)))
       throw new Failure(`systemctl --user stop: ${problemOf(stopped)}`)

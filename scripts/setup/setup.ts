@@ -34,10 +34,12 @@ import { findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
 import { inspect, isRight, markOf, put, type Seen, type Want } from './files.ts'
 import { type Layout, ownerIn } from './layout.ts'
 import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
-import { hasManager, managerCame, setLinger, startUnits, timerRuns } from './manager.ts'
+import { hasManager, managerCame, setLinger, startUnits, stopUnits, timerRuns } from './manager.ts'
 import { personOf } from './person.ts'
 import { type Box, nameFor, type Plan, plan, type Situation } from './plan.ts'
-import { emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
+import { type BoxDeed, emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
+import { findStrays, type Stray, settle, strayItem, withoutCache, withRenamed } from './remove-cache.ts'
+import { restoreBoxes } from './restore-box.ts'
 import { type Item, itemsFor, textOf } from './show.ts'
 import { whyNotWritten } from './writable.ts'
 
@@ -48,6 +50,7 @@ interface Actions {
   startUnits: boolean
   sign: { path: string; size: number }[]
   boxes: BoxWork[]
+  strays: Stray[]
 }
 
 /** One box: its answer, and what root has to fix there. */
@@ -76,7 +79,12 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   const newKey = newKeyName(hostName())
   if (keyless) situation.secret = `${newKey}:${PLACEHOLDER}`
   const draft = withStale(plan(situation), known)
-  const actions = await findActions(draft, situation, answers, options)
+  const moves = new Map([
+    ...(options.remove ? [[options.remove, null] as const] : []),
+    ...(options.rename ? [[options.rename.from, options.rename.to] as const] : []),
+  ])
+  const strays = findStrays(draft.config, known?.box ?? [], moves)
+  const actions = await findActions(draft, situation, answers, strays, options)
   const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)]
   if (items.length === 0) say(`nix-lan ${VERSION} is already set up for ${user.name}; nothing has to change.`)
   else {
@@ -121,7 +129,7 @@ async function gather({ layout, user, gid }: Machine, options: Options, known: R
     gid,
     dist: readDist(),
     box: options.destination === undefined ? undefined : await boxFor(options.destination, options, user),
-    config: readText(layout.config),
+    config: configFor(layout, user, options),
     nixConf: {
       ...conf,
       now: seen.kind === 'file' ? { ...seen, text: seen.content.toString() } : undefined,
@@ -131,6 +139,15 @@ async function gather({ layout, user, gid }: Machine, options: Options, known: R
     secret: readText(layout.secretKey) ?? `new:${PLACEHOLDER}`,
     networkManager: layout.dispatchers !== undefined && existsSync(layout.dispatchers),
   }
+}
+
+/** config.toml, without a cache that is to go, or with its new name. */
+function configFor(layout: Layout, user: User, { remove, rename }: Options): string | undefined {
+  const text = readText(layout.config)
+  if (remove === undefined && rename === undefined) return text
+  if (text === undefined) throw new UsageError(`there is no ${layout.config}, so there is nothing to ${remove ? 'remove' : 'rename'}`)
+  const rest = remove === undefined ? text : withoutCache(text, remove, layout.config, user)
+  return rename === undefined ? rest : withRenamed(rest, rename.from, rename.to, layout.config, user)
 }
 
 /** Refuses a text that would change on its way through a string. */
@@ -159,13 +176,20 @@ function withStale(planned: Plan, known: Record | undefined): Plan {
   return { ...planned, wants: [...planned.wants, ...stale.map(({ path }): Want => ({ path, kind: 'missing' }))] }
 }
 
-async function findActions(draft: Plan, { layout, user, nixConf }: Situation, answers: BoxWork[], options: Options): Promise<Actions> {
+async function findActions(
+  draft: Plan,
+  { layout, user, nixConf }: Situation,
+  answers: BoxWork[],
+  strays: Stray[],
+  options: Options,
+): Promise<Actions> {
   const changes = (path: string): boolean => draft.wants.some((want) => want.path === path && !isRight(want, inspect(path)))
   const unitsChange = draft.wants.some((want) => want.path.startsWith(`${layout.units}/`) && !isRight(want, inspect(want.path)))
   return {
     restartDaemon: !layout.single && (changes(nixConf.file) || (await daemonOutdated(nixConf.file))),
     linger: options.linger && !lingers(user.name),
-    startUnits: unitsChange || !hasManager(user) || !(await timerRuns(user)),
+    strays,
+    startUnits: unitsChange || strays.length > 0 || !hasManager(user) || !(await timerRuns(user)),
     sign: options.sign ? await findUnsignedBuilds(draft.publicKeys.map((key) => key.slice(0, key.indexOf(':')))) : [],
     boxes: answers.map((work) => ({ ...work, needs: needsOf(work, draft.publicKeys) })),
   }
@@ -193,8 +217,8 @@ function askBoxes(caches: readonly (Box & { daemonSocket: string })[], person: P
 
 const needsAnything = ({ keys, member }: BoxNeeds): boolean => keys.length > 0 || member !== undefined
 
-function actionItems(actions: Actions, { keyFiles }: Plan, { user }: Situation): Item[] {
-  const items: Item[] = []
+function actionItems(actions: Actions, { keyFiles }: Plan, { user, layout }: Situation): Item[] {
+  const items: Item[] = actions.strays.map((stray) => strayItem(stray, layout.config))
   for (const { box, answer, needs } of actions.boxes) {
     if (answer.kind !== 'there' || !mayFix(answer.facts, needs) || !needsAnything(needs)) continue
     const how = answer.facts.root === 'sudo' ? 'by sudo there' : 'as root there'
@@ -293,8 +317,14 @@ async function carryOut(
   const { layout, user } = machine
   const nixConf = situation.nixConf.file
   const record = keepRecord(final.wants, machine, nixConf, known, options)
+  if (hasManager(user)) for (const { name } of actions.strays) await stopUnits(user, name)
   writeAll(final.wants, machine)
   if (actions.restartDaemon || (!layout.single && (await daemonOutdated(nixConf)))) await restartDaemon()
+  for (const stray of actions.strays) {
+    await settle(stray, person)
+    done(stray.to === undefined ? `the queue of ${stray.name} is gone` : `the queue of ${stray.name} is that of ${stray.to}`)
+  }
+  await forgetBoxes(record, final, machine, person)
   for (const work of actions.boxes) await fixBox(work, final, person, (deed) => keepDeed(record, deed, machine))
   if (actions.sign.length > 0) {
     const paths = actions.sign.map(({ path }) => path)
@@ -308,6 +338,17 @@ async function carryOut(
     done(`${user.name}'s systemd starts at boot`)
   }
   if (actions.startUnits) await start(user)
+}
+
+/** The boxes that no cache names any more no longer trust this machine; one that is away is told to the user. */
+async function forgetBoxes(record: Record, { config }: Plan, machine: Machine, person: Person): Promise<void> {
+  const boxes = config.caches.filter(isSsh)
+  const named = (deed: BoxDeed): boolean => boxes.some(({ name, ssh }) => name === deed.cache || ssh === deed.ssh)
+  const gone = record.box.filter((deed) => !named(deed))
+  if (gone.length === 0) return
+  await restoreBoxes(gone, person, [])
+  record.box = record.box.filter(named)
+  writeRecord(record, machine.layout, ownerOf(machine), inspect)
 }
 
 const ownerOf = ({ layout, user, gid }: Machine): { uid: number; gid: number } => ownerIn(layout, user.uid, gid)

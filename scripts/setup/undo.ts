@@ -15,7 +15,6 @@ import { type Person, runAs } from '../system/as-user.ts'
 import { realPath } from '../system/files.ts'
 import { lingers } from '../system/systemd.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
-import { askBox, restoreScript, runOnBox } from './box.ts'
 import { formerIn, withoutBlock } from './conf.ts'
 import { agreed, done, say } from './dialogue.ts'
 import { findNixConf } from './facts.ts'
@@ -26,7 +25,9 @@ import { howCalled, type Options } from './machine.ts'
 import { forgetUnits, hasManager, setLinger, stopUnits } from './manager.ts'
 import { type Cleaning, cleaningOf, type Line, type Removed } from './mentions.ts'
 import { personOf } from './person.ts'
-import { type BoxDeed, type Entry, type Record, readRecord, writeRecord } from './record.ts'
+import { type Entry, type Record, readRecord, writeRecord } from './record.ts'
+import { entriesIn } from './remove-cache.ts'
+import { restoreBoxes } from './restore-box.ts'
 import { restartDaemon } from './setup.ts'
 import { whyNotWritten } from './writable.ts'
 
@@ -205,10 +206,6 @@ async function findWaiting(caches: readonly SshCache[], person: Person, { bin }:
   return found
 }
 
-/** Without the reasons of what failed, which are hidden files beside it. */
-const entriesIn = (directory: string): number =>
-  existsSync(directory) ? readdirSync(directory).filter((name) => !name.startsWith('.')).length : 0
-
 function sayPlan({ user, nixConf, box, linger }: Record, waiting: readonly Waiting[], { forgetKey }: Options, { lines }: Cleaning): void {
   say(`nix-lan was set up for ${user}. To do:\n`)
   for (const { cache, paths, usable } of waiting) {
@@ -244,7 +241,7 @@ async function takeBack(
   await restoreNixConf(record, layout, backup, cleaning)
   let problems = 0
   if (hasManager(person)) problems += await attempt('units stopped', () => stopUnits(person))
-  problems += await restoreBoxes(record, person, caches)
+  problems += await restoreBoxes(record.box, person, caches)
   if (existsSync(layout.record)) {
     const owner = ownerIn(layout, person.uid, statSync(layout.etc).gid)
     writeRecord({ ...record, box: [] }, layout, owner, inspect)
@@ -294,42 +291,6 @@ async function restoreNixConf(record: Record, layout: Layout, backup: (name: str
   }
   const changed = statSync(record.nixConf, { throwIfNoEntry: false })?.ctimeMs ?? Date.now()
   if (!layout.single && (changes.some(({ want }) => want) || daemonState(await daemonPid(), changed) === 'outdated')) await restartDaemon()
-}
-
-/**
- * Undoes what setup did on the boxes. A box that moved is where the configuration says.
- * @returns the number of boxes that could not be restored
- */
-async function restoreBoxes({ box }: Record, person: Person, caches: readonly SshCache[]): Promise<number> {
-  let problems = 0
-  for (const deed of box) {
-    const { ssh, port, host } = caches.find(({ name }) => name === deed.cache) ?? deed
-    const target = { name: deed.cache, host: host ?? ssh.replace(/^.*@/, ''), ssh, port }
-    const answer = await askBox(person, target, '/nix/var/nix/daemon-socket/socket')
-    try {
-      if (answer.kind !== 'there' || answer.facts.root === 'no') throw new Error(answer.kind === 'there' ? 'no sudo there' : answer.why)
-      const conf = deed.conf ?? answer.facts.conf
-      await runOnBox(person, target, answer.facts.root, restoreScript({ ...deed, conf }))
-      done(`${ssh} restored`)
-    } catch (error) {
-      problems++
-      say(`  not done on ${ssh} (${(error as Error).message}); do it there by hand:`)
-      for (const line of byHand(deed)) say(`      ${line}`)
-    }
-  }
-  return problems
-}
-
-function byHand(deed: BoxDeed): string[] {
-  const lines: string[] = []
-  if (deed.key)
-    lines.push(
-      `remove from ${deed.conf ?? '/etc/nix/nix.conf'}: extra-trusted-public-keys = ${deed.key}`,
-      'sudo systemctl restart nix-daemon',
-    )
-  const [user, group] = deed.member?.split(' ') ?? []
-  if (user && group) lines.push(`sudo gpasswd -d ${user} ${group}`)
-  return lines
 }
 
 /** Removes what was made last first. @returns the number of paths that stay */

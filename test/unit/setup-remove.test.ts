@@ -1,0 +1,93 @@
+// nix-lan setup when the configuration has lost a cache, or calls it something else: what becomes of its queue, and of its table.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { parseConfig } from '../../scripts/config/parse.ts'
+import type { BoxDeed } from '../../scripts/setup/record.ts'
+import { strayItem, straysAmong, withoutCache, withRenamed } from '../../scripts/setup/remove-cache.ts'
+
+const ALICE = { name: 'alice', uid: 1000, home: '/home/alice' }
+const FILE = '/etc/nix-lan/config.toml'
+const config = (...names: string[]) =>
+  parseConfig(names.map((name) => `[cache.${name}]\nhost = "${name}.local"\n`).join('\n'), FILE, () => ALICE)
+const deed = (cache: string, ssh = `${cache}.local`): BoxDeed => ({ cache, ssh, port: 22 })
+const messageOf = (act: () => unknown): string => {
+  try {
+    act()
+  } catch (error) {
+    return (error as Error).message
+  }
+  return 'no error'
+}
+
+const strays = suite('setup: queues without a cache')
+
+for (const [name, queues, caches, deeds, expected] of [
+  ['none', ['pi'], ['pi'], [], []],
+  ['a cache without a queue is none', [], ['pi'], [], []],
+  ['removed', ['pi', 'second'], ['pi'], [deed('second')], [['second', undefined]]],
+  ['renamed: the only one lost and the only new one', ['old'], ['pi'], [], [['old', 'pi']]],
+  ['renamed: the same login', ['old', 'pi'], ['pi', 'nas'], [deed('old', 'nas.local')], [['old', 'nas']]],
+  ['another box in its place: another login', ['old'], ['pi'], [deed('old')], [['old', undefined]]],
+  [
+    'two lost, two new, told apart by the login',
+    ['a', 'b'],
+    ['c', 'd'],
+    [deed('b', 'c.local')],
+    [
+      ['a', undefined],
+      ['b', 'c'],
+    ],
+  ],
+] as const) {
+  strays(name, () =>
+    assert.equal(
+      straysAmong(queues, config(...caches), deeds).map((stray) => [stray.name, stray.to]),
+      expected,
+    ),
+  )
+}
+
+strays('the plan says what becomes of it', () => {
+  const stray = { name: 'old', queued: 3, failed: 1 }
+  const moved = strayItem({ ...stray, to: 'pi' }, FILE).title
+  assert.match(moved, 'move the queue of old, now called pi: 3 paths and 1 that could not be uploaded')
+  assert.match(
+    strayItem({ ...stray, failed: 0, to: undefined }, FILE).title,
+    `let go of the queue of old, which ${FILE} no longer has: 3 paths,`,
+  )
+})
+
+strays.run()
+
+const text = suite('setup: config.toml without a cache')
+
+const TWO =
+  'user = "alice"\n\n# the first\n[cache.pi]\nhost = "pi.local"\n# its port\nport = 2222\n\n# the second\n[cache.nas]\nurl = "http://nas:5000"\n'
+for (const [name, before, gone, after] of [
+  ['the first', TWO, 'pi', 'user = "alice"\n\n# the first\n\n# the second\n[cache.nas]\nurl = "http://nas:5000"\n'],
+  ['the last', TWO, 'nas', 'user = "alice"\n\n# the first\n[cache.pi]\nhost = "pi.local"\n# its port\nport = 2222\n\n# the second\n'],
+  ['a list over lines', '[cache.a]\nhost = "a"\nexclude = [\n  "x",\n]\n[cache.b]\nhost = "b"\n', 'a', '[cache.b]\nhost = "b"\n'],
+] as const) {
+  text(name, () => assert.is(withoutCache(before, gone, FILE, ALICE), after))
+}
+
+text('another name', () => {
+  assert.is(withRenamed(TWO, 'pi', 'attic', FILE, ALICE), TWO.replace('[cache.pi]', '[cache.attic]'))
+  assert.is(withRenamed(TWO.replace('cache.pi', 'cache."pi"'), 'pi', 'attic', FILE, ALICE), TWO.replace('[cache.pi]', '[cache.attic]'))
+})
+
+for (const [name, act, message] of [
+  ['no such cache', () => withoutCache(TWO, 'x', FILE, ALICE), 'no cache is called x; /etc/nix-lan/config.toml has pi, nas'],
+  [
+    'the only one',
+    () => withoutCache('[cache.a]\nhost = "a"\n', 'a', FILE, ALICE),
+    'a is the only cache; to remove nix-lan: sudo nix-lan setup --undo',
+  ],
+  ['no line of its own', () => withoutCache('cache.a.host = "a"\n[cache.b]\nhost = "b"\n', 'a', FILE, ALICE), 'not below a line [cache.a]'],
+  ['a name that is taken', () => withRenamed(TWO, 'pi', 'nas', FILE, ALICE), 'already has a cache nas'],
+  ['a name that is none', () => withRenamed(TWO, 'pi', 'N A', FILE, ALICE), 'is not valid TOML'],
+] as const) {
+  text(`refused: ${name}`, () => assert.match(messageOf(act), message))
+}
+
+text.run()
