@@ -5,6 +5,7 @@ import { parseSize } from '../cli/amounts.ts'
 import { nearest } from '../cli/command.ts'
 import { ConfigError } from '../cli/errors.ts'
 import type { User } from '../system/users.ts'
+import { tomlHint } from './toml-hint.ts'
 import { lineOf, type Path } from './toml-line.ts'
 import type { Cache, Config } from './types.ts'
 
@@ -95,9 +96,10 @@ function parseToml(source: Source): TomlTable {
     return parse(source.text, { integersAsBigInt: true })
   } catch (error) {
     if (!(error instanceof TomlError)) throw error
-    const message = (error.message.split('\n')[0] ?? '')
-      .replace(/^Invalid TOML document: /, '')
-      .replace(/^invalid value$/, '$&; text needs quotes')
+    const hint = tomlHint(source.text.split(/\r?\n/)[error.line - 1] ?? '')
+    const message =
+      hint ??
+      (error.message.split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '').replace(/^invalid value$/, '$&; text needs quotes')
     throw new ConfigError(`${source.file}:${error.line}:${error.column}: is not valid TOML: ${message}`)
   }
 }
@@ -119,6 +121,12 @@ function readUser(source: Source, value: unknown, userOf: (name: string | undefi
   if (name !== undefined && (!/^[^-\s:/][^\s:/]*$/.test(name) || /^\d+$/.test(name))) {
     throw wrong(source, ['user'], `found ${show(name)}; must be the name of a user, like "alice"`)
   }
+  if (name === 'root')
+    throw wrong(
+      source,
+      ['user'],
+      'is root; nix-lan works with an ordinary user\'s ssh key, session and queue: name that user, like "alice"',
+    )
   try {
     return userOf(name)
   } catch (error) {
@@ -201,6 +209,13 @@ function checkKeys(source: Source, name: string, entry: TomlTable): void {
     if (allowed.includes(key)) continue
     const at = [...path, key]
     if (isUrl && SSH_KEYS.includes(key)) throw wrong(source, at, `is only for a cache with host; this one has url, so ${list}`)
+    const nested = entry[key]
+    if (isTable(nested) && ('host' in nested || 'url' in nested))
+      throw wrong(
+        source,
+        at,
+        `a dot in [cache.${name}.${key}] makes a table inside of ${name}, and names hold no dots; call it [cache.${name}]`,
+      )
     if (TOP_KEYS.includes(key)) throw wrong(source, at, `belongs to the top of the file, above the first [cache.NAME]; ${list}`)
     throw wrong(source, at, `unknown key${didYouMean(key, allowed)}; ${list}`)
   }
@@ -243,6 +258,9 @@ function readSsh(source: Source, path: Path, value: unknown): string {
   if (/(^|@)-/.test(ssh)) throw bad('; neither user nor host may start with -')
   if (/\s/.test(ssh)) throw bad(', without spaces; options belong into ~/.ssh/config')
   if (ssh.includes('://')) throw bad('; written as user@host, and the port as port = 22')
+  const [, user, host] = /^(.*)@([^@]+)$/.exec(ssh) ?? []
+  if (user !== undefined && /^[A-Za-z0-9._-]+\\[A-Za-z0-9._-]+$/.test(user) && !UNSAFE.test(host ?? ''))
+    throw bad(`; for a user like that write an alias into ~/.ssh/config (Host, HostName ${host}, User ${user}) and name it here`)
   if (UNSAFE.test(ssh) || /(^|@)(@|$)/.test(ssh)) throw bad('')
   return ssh
 }

@@ -1,12 +1,27 @@
 // What setup prints for the user and asks.
 import { createInterface } from 'node:readline'
-import { UsageError } from '../cli/errors.ts'
+import { Failure, UsageError } from '../cli/errors.ts'
 import { sudoFinds } from '../cli/sudo.ts'
-import { harmless } from '../cli/text.ts'
+import { harmless, wrapped } from '../cli/text.ts'
 
 /** Prints a line. */
 export function say(text: string): void {
-  process.stdout.write(`${harmless(sudoFinds(text))}\n`)
+  process.stdout.write(`${forScreen(text)}\n`)
+}
+
+/** Deeper lines are commands to paste and differences, which stay whole. */
+const MAX_INDENT = 4
+
+/** A text without control characters; on a terminal, its sentences wrapped at the terminal's width. */
+export function forScreen(text: string, columns = process.stdout.isTTY ? process.stdout.columns : undefined): string {
+  return harmless(sudoFinds(text))
+    .split('\n')
+    .flatMap((line) => {
+      const indent = /^ */.exec(line)?.[0] ?? ''
+      if (columns === undefined || columns < 20 || line.length <= columns || indent.length > MAX_INDENT) return [line]
+      return wrapped(line.slice(indent.length), columns - indent.length).map((part) => `${indent}${part}`)
+    })
+    .join('\n')
 }
 
 /** Reports that a step is done. */
@@ -30,4 +45,21 @@ export function agreed(question: string, yes: boolean): Promise<boolean> {
     })
     lines.once('close', () => resolve(answer === 'y' || answer === 'yes'))
   })
+}
+
+/**
+ * Runs one step; a hung user manager or a deleted user must not stop the rest.
+ * @param what is reported when it is done; '' for nothing
+ * @returns 0, or 1 if it failed, after reporting why
+ */
+export async function attempt(what: string, act: () => Promise<void>): Promise<number> {
+  try {
+    await act()
+    if (what !== '') done(what)
+    return 0
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    say(`  not done: ${error.message}`)
+    return 1
+  }
 }

@@ -57,7 +57,7 @@ export function runtimeProblem(program: string, output: string): string | undefi
 export async function mustHaveRuntime(directories = DIRECTORIES): Promise<void> {
   const program = findIn(directories, RUNTIMES)
   if (!program) {
-    throw new Failure(`nix-daemon would find no node, deno or bun: it looks in ${directories.join(', ')} only.${wayOut()}`)
+    throw new Failure(`nix-daemon would find no node, deno or bun: it looks only in ${directories.join(', ')}.${wayOut()}`)
   }
   const doubt = doubtAbout(program)
   if (doubt) throw new Failure(`nix-daemon would run ${program} as root, but ${doubt.why}.${wayOut()}`)
@@ -69,7 +69,7 @@ export async function mustHaveRuntime(directories = DIRECTORIES): Promise<void> 
 
 /** What to type to get one. */
 const wayOut = (): string =>
-  ` Install one for the whole system; one of:\n${waysToInstall(process.execPath)
+  ` sudo and services drop the PATH of nvm, fnm and volta. Install one for the whole system; one of:\n${waysToInstall(process.execPath)
     .map((line) => `  ${line}`)
     .join('\n')}`
 

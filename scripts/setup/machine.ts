@@ -3,7 +3,8 @@
 import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { UsageError } from '../cli/errors.ts'
-import { nix } from '../nix/nix.ts'
+import { errorText, nix } from '../nix/nix.ts'
+import { runAs } from '../system/as-user.ts'
 import { doubtAbout, doubtText } from '../system/trust.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
 import { findInstallation, groupOf, type Installation, mustHaveRuntime, nixTooOld } from './facts.ts'
@@ -104,11 +105,13 @@ function chosenUser(name: string | undefined): User {
 }
 
 /** Checks what must hold before anything is written. @throws Failure that says what to do */
-export async function mustSuit({ layout }: Machine): Promise<void> {
+export async function mustSuit({ layout, user }: Machine): Promise<void> {
   const asked = await nix(['--version'], { timeout: 20_000 })
   if (asked.failedToStart) throw new UsageError('nix is neither in PATH nor where installers put it')
+  if (asked.code !== 0) throw new UsageError(`Nix itself fails, so fix that first: ${errorText(asked.stderr)}`)
   const old = nixTooOld(asked.stdout)
   if (old) throw new UsageError(old)
+  await mustRead(user)
   if (layout.single) return
   if (!existsSync('/run/systemd/system'))
     throw new UsageError("this machine doesn't run systemd, which setup needs; set it up by hand: docs/by-hand.md")
@@ -122,6 +125,16 @@ export async function mustSuit({ layout }: Machine): Promise<void> {
         `nix-daemon would run programs in ${directory} as root, but ${doubtText(doubt)}; or choose another place, such as --prefix /opt/nix-lan`,
       )
   }
+}
+
+/**
+ * The user's own nix.conf, which every nix of the user's reads and stops at.
+ * @throws UsageError with what Nix says, file and line of it
+ */
+async function mustRead(user: User): Promise<void> {
+  const asked = await runAs({ ...user, env: {} }, ['nix-store', '--version'], { timeout: 20_000 })
+  if (asked.code !== 0 && !asked.failedToStart && /configuration|nix\.conf/.test(asked.stderr))
+    throw new UsageError(`Nix fails for ${user.name}, so fix that first: ${errorText(asked.stderr)}`)
 }
 
 /** How this program was called, for a message that says what to type. */

@@ -65,6 +65,20 @@ export async function forgetUnits(user: User): Promise<void> {
   await systemctl(['reset-failed', 'nix-lan*'], ownerOf(user))
 }
 
+/** Starts the search for builds that were never queued, in the background; it goes on until the box is away. */
+export async function queueBuilt(user: User, cache: string): Promise<void> {
+  await systemctl(['start', '--no-block', `nix-lan-built@${cache}.service`], ownerOf(user))
+}
+
+/** The tunnels that run, by cache. */
+export async function runningTunnels(user: User): Promise<string[]> {
+  const listed = await systemctl(['list-units', '--no-legend', '--plain', '--state=active', 'nix-lan-tunnel@*.service'], ownerOf(user))
+  return [...listed.stdout.matchAll(/^nix-lan-tunnel@([a-z0-9-]+)\.service /gm)].map(([, cache = '']) => cache)
+}
+
+/** Restarts a tunnel. @throws Failure with systemctl's message */
+export const restartTunnel = (user: User, cache: string): Promise<void> => must(user, ['try-restart', `nix-lan-tunnel@${cache}.service`])
+
 /** Whether the timer runs. */
 export async function timerRuns(user: User): Promise<boolean> {
   return (await systemctl(['is-active', 'nix-lan-check.timer'], ownerOf(user))).code === 0

@@ -2,7 +2,7 @@
 // or lines that were added by hand. A build fails as soon as their programs are gone. Pure.
 import { dirname, resolve } from 'node:path'
 import { parseNixConf, type ReadFile } from '../nix/nix-conf.ts'
-import { hookOf, linesOf, withoutBlock } from './conf.ts'
+import { FALLBACK_LINE, hookOf, linesOf, withoutBlock } from './conf.ts'
 
 /** What undo removes. */
 export interface Removed {
@@ -62,9 +62,12 @@ export function cleaningOf(top: string, read: ReadFile, removed: Removed): Clean
 
 /** A text without our block and without the lines that name what goes. */
 function cleaned(text: string, file: string, removed: Removed, { lines, unclear }: Cleaning): string {
+  let above = false // whether the line above goes
   const kept = linesOf(text, file).flatMap(({ number, text: line, ours }) => {
     if (ours) return []
-    const rest = restOf(line, removed)
+    // The block ends with it, and it names nothing by itself.
+    const rest = above && line === FALLBACK_LINE ? undefined : restOf(line, removed)
+    above = rest === undefined
     if (rest !== line) (rest === null ? unclear : lines).push({ file, number, text: line })
     return rest === undefined ? [] : [rest ?? line]
   })

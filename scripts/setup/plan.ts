@@ -7,7 +7,7 @@ import { parseConfig } from '../config/parse.ts'
 import { connectUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { type Clash, clashes, isPublicKey, publicHalf } from '../nix/keys.ts'
-import type { ReadFile } from '../nix/nix-conf.ts'
+import type { Assignment, ReadFile } from '../nix/nix-conf.ts'
 import { failedDir, queueDir, socketPath, stateDir } from '../state/paths.ts'
 import type { User } from '../system/users.ts'
 import {
@@ -77,10 +77,18 @@ export interface Plan {
   publicKeys: string[]
   /** A hook that nix.conf already had, which is called too. */
   formerHook: string | undefined
+  /** The file in which substitution is switched off, if it is. */
+  noSubstitution: string | undefined
   /** Whether setup sets `fallback = true`. */
   fallback: boolean
   /** The lines for nix.conf that the user has to add, and why setup doesn't; undefined if there are none. */
   byHand: { file: string; why: string; lines: string[] } | undefined
+}
+
+/** Where `substitute = false` stands, under its two names (src/libstore/globals.hh), if that is in force. */
+function noSubstitution(assignments: Assignment[]): string | undefined {
+  const last = assignments.filter(({ key }) => key === 'substitute' || key === 'build-use-substitutes').at(-1)
+  return last?.values[0] === 'false' ? last.where : undefined
 }
 
 /** Plans the setup. @throws Failure for what the user has to fix first */
@@ -128,7 +136,16 @@ export function plan(situation: Situation): Plan {
           { path: nixConf.file, kind: 'file' as const, content: Buffer.from(text), mode, uid, gid },
         ]),
   ]
-  return { wants: unique(wants), config, keyFiles, publicKeys, formerHook, fallback: lines.includes(FALLBACK_LINE), byHand }
+  return {
+    wants: unique(wants),
+    config,
+    keyFiles,
+    publicKeys,
+    formerHook,
+    noSubstitution: noSubstitution(without),
+    fallback: lines.includes(FALLBACK_LINE),
+    byHand,
+  }
 }
 
 function substituter(cache: SshCache, uid: number, layout: Layout): { url: string; socket: string } {

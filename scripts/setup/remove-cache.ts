@@ -66,7 +66,7 @@ export function strayItem({ name, queued, failed, to }: Stray, config: string): 
       : `move the queue of ${name}, now called ${to}: ${what}`
   const lines =
     to === undefined && queued + failed > 0 ? ['they stay in the store until garbage collection; rename the cache to keep them queued'] : []
-  return { title: `${title}, and stop its units`, lines }
+  return { title: `${title}, and stop its units`, lines, rank: 0 }
 }
 
 /**

@@ -12,6 +12,7 @@ import { newKeyName, newSecretKey } from '../nix/keys.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { sign } from '../nix/signing.ts'
 import { isBusy, takeLock } from '../state/lock.ts'
+import { failedDir } from '../state/paths.ts'
 import { type Person, runAs } from '../system/as-user.ts'
 import { run } from '../system/exec.ts'
 import { lingers } from '../system/systemd.ts'
@@ -29,16 +30,26 @@ import {
   runOnBox,
 } from './box.ts'
 import { parseDestination, parseHost, reachable } from './destination.ts'
-import { agreed, done, say } from './dialogue.ts'
+import { agreed, attempt, done, say } from './dialogue.ts'
 import { findNixConf, findUnsignedBuilds, hostName, readDist } from './facts.ts'
 import { inspect, isRight, markOf, put, type Seen, type Want } from './files.ts'
 import { type Layout, ownerIn } from './layout.ts'
 import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
-import { hasManager, managerCame, setLinger, startUnits, stopUnits, timerRuns } from './manager.ts'
+import {
+  hasManager,
+  managerCame,
+  queueBuilt,
+  restartTunnel,
+  runningTunnels,
+  setLinger,
+  startUnits,
+  stopUnits,
+  timerRuns,
+} from './manager.ts'
 import { personOf } from './person.ts'
 import { type Box, nameFor, type Plan, plan, type Situation } from './plan.ts'
 import { type BoxDeed, emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
-import { findStrays, type Stray, settle, strayItem, withoutCache, withRenamed } from './remove-cache.ts'
+import { entriesIn, findStrays, type Stray, settle, strayItem, withoutCache, withRenamed } from './remove-cache.ts'
 import { restoreBoxes } from './restore-box.ts'
 import { type Item, itemsFor, textOf } from './show.ts'
 import { whyNotWritten } from './writable.ts'
@@ -51,6 +62,8 @@ interface Actions {
   sign: { path: string; size: number }[]
   boxes: BoxWork[]
   strays: Stray[]
+  /** Programs of another version are replaced, which may be running. */
+  upgrade: boolean
 }
 
 /** One box: its answer, and what root has to fix there. */
@@ -70,7 +83,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   if (lock && isBusy(lock)) throw new Failure('another nix-lan setup is running')
   const known = readRecord(layout.record)
   if (known && known.user !== user.name)
-    throw new UsageError(`this machine is set up for ${known.user}; undo that first: sudo nix-lan setup --undo`)
+    throw new UsageError(`this machine is set up for ${known.user}; undo that first: ${again(layout)} --undo`)
   const situation = await gather(machine, options, known)
   const { config } = plan(situation)
   const person = await personOf(user, config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
@@ -84,11 +97,14 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
     ...(options.rename ? [[options.rename.from, options.rename.to] as const] : []),
   ])
   const strays = findStrays(draft.config, known?.box ?? [], moves)
-  const actions = await findActions(draft, situation, answers, strays, options)
-  const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)]
+  const actions = await findActions(draft, situation, answers, strays, options, known)
+  const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)].sort(
+    (a, b) => a.rank - b.rank,
+  )
   if (items.length === 0) say(`nix-lan ${VERSION} is already set up for ${user.name}; nothing has to change.`)
   else {
-    say(`nix-lan ${VERSION} for ${user.name} on ${hostName()}. To do:\n`)
+    const versions = known && known.version !== VERSION ? `${known.version} → ${VERSION}` : VERSION
+    say(`nix-lan ${versions} for ${user.name} on ${hostName()}. To do:\n`)
     process.stdout.write(textOf(items, process.stdout.isTTY === true).replaceAll(NO_KEY, '(made now)'))
   }
   sayTroubles(actions, draft)
@@ -105,6 +121,8 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   const verdict = await conclude(actions, person, machine, options.doctor)
   const final = plan(situation)
   if (items.length > 0) sayLeft(actions, final)
+  if (items.length > 0 && verdict === 0)
+    say('\nNext: build as always. nix-lan status shows the box, what waits for it, and what it has saved you.')
   return final.byHand && verdict === 0 ? 1 : verdict
 }
 
@@ -182,6 +200,7 @@ async function findActions(
   answers: BoxWork[],
   strays: Stray[],
   options: Options,
+  known: Record | undefined,
 ): Promise<Actions> {
   const changes = (path: string): boolean => draft.wants.some((want) => want.path === path && !isRight(want, inspect(path)))
   const unitsChange = draft.wants.some((want) => want.path.startsWith(`${layout.units}/`) && !isRight(want, inspect(want.path)))
@@ -189,6 +208,8 @@ async function findActions(
     restartDaemon: !layout.single && (changes(nixConf.file) || (await daemonOutdated(nixConf.file))),
     linger: options.linger && !lingers(user.name),
     strays,
+    upgrade:
+      known !== undefined && draft.wants.some((want) => want.path.startsWith(`${layout.lib}/`) && !isRight(want, inspect(want.path))),
     startUnits: unitsChange || strays.length > 0 || !hasManager(user) || !(await timerRuns(user)),
     sign: options.sign ? await findUnsignedBuilds(draft.publicKeys.map((key) => key.slice(0, key.indexOf(':')))) : [],
     boxes: answers.map((work) => ({ ...work, needs: needsOf(work, draft.publicKeys) })),
@@ -217,33 +238,34 @@ function askBoxes(caches: readonly (Box & { daemonSocket: string })[], person: P
 
 const needsAnything = ({ keys, member }: BoxNeeds): boolean => keys.length > 0 || member !== undefined
 
+/** The steps besides files, for the plan. */
 function actionItems(actions: Actions, { keyFiles }: Plan, { user, layout }: Situation): Item[] {
   const items: Item[] = actions.strays.map((stray) => strayItem(stray, layout.config))
+  const add = (rank: number, title: string, lines: string[] = []): void => void items.push({ rank, title, lines })
   for (const { box, answer, needs } of actions.boxes) {
     if (answer.kind !== 'there' || !mayFix(answer.facts, needs) || !needsAnything(needs)) continue
     const how = answer.facts.root === 'sudo' ? 'by sudo there' : 'as root there'
     const lines = needs.keys.map((key) => `+extra-trusted-public-keys = ${key}`)
-    if (lines.length > 0) items.push({ title: `on ${box.ssh}, ${how}: change ${answer.facts.conf} and restart its nix-daemon`, lines })
-    if (needs.member) items.push({ title: `on ${box.ssh}, ${how}: put ${needs.member.user} in the group ${needs.member.group}`, lines: [] })
+    if (lines.length > 0) add(0, `on ${box.ssh}, ${how}: change ${answer.facts.conf} and restart its nix-daemon`, lines)
+    if (needs.member) add(0, `on ${box.ssh}, ${how}: put ${needs.member.user} in the group ${needs.member.group}`)
   }
-  if (actions.restartDaemon) items.push({ title: 'restart nix-daemon, if it runs', lines: [] })
+  if (actions.restartDaemon) add(1, 'restart nix-daemon, if it runs')
   if (actions.sign.length > 0) {
     const size = actions.sign.reduce((sum, { size }) => sum + size, 0)
     const what = `${count(actions.sign.length, 'path')} (${Math.ceil(size / 1024 / 1024)} MiB) built here before and not signed`
-    items.push({ title: `sign ${what}, with ${keyFiles.join(' and ')} (--no-sign: don't)`, lines: [] })
+    add(1, `sign ${what}, with ${keyFiles.join(' and ')}, then queue them (--no-sign: don't)`)
   }
-  if (actions.linger)
-    items.push({
-      title: `start ${user.name}'s systemd at boot: loginctl enable-linger ${user.name} (--no-linger: don't)`,
-      lines: [],
-    })
-  if (actions.startUnits) items.push({ title: `start nix-lan-check.timer for ${user.name}`, lines: [] })
+  if (actions.linger) add(1, `start ${user.name}'s systemd at boot: loginctl enable-linger ${user.name} (--no-linger: don't)`)
+  if (actions.upgrade) add(1, 'restart the tunnels, which run what is replaced, as soon as nothing uses them')
+  if (actions.startUnits) add(1, `start nix-lan-check.timer for ${user.name}`)
   return items
 }
 
 /** What only the user can do, said before the question. */
 function sayTroubles({ boxes }: Actions, draft: Plan): void {
   const { formerHook, publicKeys } = draft
+  if (draft.noSubstitution)
+    say(`  ${draft.noSubstitution} sets substitute = false, so Nix fetches from no cache at all; remove that line.\n`)
   if (draft.fallback) say(FALLBACK_NOTE)
   if (formerHook) say(`  Your own post-build-hook, ${formerHook}, is still called.\n`)
   sayByHand(draft)
@@ -338,6 +360,7 @@ async function carryOut(
     done(`${user.name}'s systemd starts at boot`)
   }
   if (actions.startUnits) await start(user)
+  if (actions.upgrade && hasManager(user)) await restartTunnels(user)
 }
 
 /** The boxes that no cache names any more no longer trust this machine; one that is away is told to the user. */
@@ -445,10 +468,30 @@ async function start(user: User): Promise<void> {
   }
 }
 
+/** Milliseconds to wait for the end of what goes through a tunnel. */
+const IDLE = 30_000
+
+/** A restart would cut what is being fetched, so a tunnel that stays in use keeps running as it is. */
+async function restartTunnels(user: User): Promise<void> {
+  for (const cache of await runningTunnels(user)) {
+    const socket = `/run/user/${user.uid}/nix-lan/${cache}.sock`
+    const until = Date.now() + IDLE
+    while (inUse(socket) && Date.now() < until) await sleep(300)
+    if (inUse(socket)) say(`  The tunnel of ${cache} is in use, and runs the version of before until its next start.`)
+    else await attempt(`the tunnel of ${cache} restarted`, () => restartTunnel(user, cache))
+  }
+}
+
+/** Whether somebody is connected to a socket: /proc/net/unix, state 03 (proc(5)). */
+function inUse(socket: string): boolean {
+  return (readText('/proc/net/unix') ?? '').split('\n').some((line) => line.endsWith(` ${socket}`) && line.split(/\s+/)[5] === '03')
+}
+
 // ---- the end
 
 /** Waits for the first tunnel, then runs nix-lan doctor. @returns the exit code */
-async function conclude({ boxes }: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
+async function conclude(actions: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
+  const { boxes } = actions
   const away = boxes.some(({ answer }) => answer.kind === 'away')
   for (const { box, answer, needs } of doctor ? boxes : []) {
     // Neither without a login, nor where the daemon won't let the user in.
@@ -456,9 +499,22 @@ async function conclude({ boxes }: Actions, person: Person, { layout }: Machine,
     if (!usable) continue
     await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
   }
+  await requeue(actions, person, layout)
   const verdict = doctor ? await examine(layout, away) : boxes.some(({ answer }) => answer.kind === 'refused') ? 1 : 0
-  if (away) say(`\n${AWAY}`)
+  if (away) say(`\n${AWAY} ${again(layout)}`)
   return away && verdict === 0 ? 75 : verdict
+}
+
+/** What has only now a signature that the box believes: what was never queued, and what had failed. */
+async function requeue({ sign, boxes }: Actions, person: Person, { lib }: Layout): Promise<void> {
+  for (const { box, needs } of boxes) {
+    if (sign.length === 0 && needs.keys.length === 0) continue
+    if (entriesIn(failedDir(box.name)) > 0) {
+      const retried = await runAs(person, [`${lib}/nix-lan`, 'queue', 'retry', '--cache', box.name], { timeout: 60_000 })
+      if (retried.code === 0) done(`what had failed for ${box.name} is queued again`)
+    }
+    if (sign.length > 0 && hasManager(person)) await queueBuilt(person, box.name)
+  }
 }
 
 async function examine({ bin }: Layout, away: boolean): Promise<number> {
@@ -467,7 +523,10 @@ async function examine({ bin }: Layout, away: boolean): Promise<number> {
   return looked.code ?? 1
 }
 
-const AWAY = 'The box is away. When it is back, run this again so that it trusts the key: sudo nix-lan setup'
+/** The command that sets up again. */
+const again = ({ single }: Layout): string => (single ? 'nix-lan setup' : 'sudo nix-lan setup')
+
+const AWAY = 'The box is away. When it is back, run this again so that it trusts the key:'
 
 async function becomesUsable({ name }: Box, person: Person, available: string): Promise<void> {
   for (const until = Date.now() + 20_000; Date.now() < until; await sleep(300)) {

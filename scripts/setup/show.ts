@@ -1,6 +1,7 @@
 // Shows a plan: every path that changes, with its diff; copies are summed up.
 import { count, harmless, wrapped } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
+import { forScreen } from './dialogue.ts'
 import { inspect, isRight, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
 
@@ -11,6 +12,8 @@ const WIDTH = 69
 export interface Item {
   title: string
   lines: string[]
+  /** The most important first: 0. What only copies is 3. */
+  rank: number
 }
 
 /** The wants that aren't there yet, as items. @param hidden paths whose content is secret */
@@ -25,17 +28,21 @@ export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: R
   const directories = open.filter((want) => want.kind === 'directory' && !want.shared)
   const gone = open.filter(({ kind }) => kind === 'missing')
   const items: Item[] = []
-  if (copies.length > 0) items.push({ title: `copy ${count(copies.length, 'file')} (${size(copies)}) to ${layout.lib}`, lines: [] })
-  for (const [directory, names] of byDirectory(links)) items.push({ title: `link in ${directory}`, lines: wrapped(names.join(' '), WIDTH) })
+  if (copies.length > 0)
+    items.push({ title: `copy ${count(copies.length, 'file')} (${size(copies)}) to ${layout.lib}`, lines: [], rank: 3 })
+  for (const [directory, names] of byDirectory(links))
+    items.push({ title: `link in ${directory}`, lines: wrapped(names.join(' '), WIDTH), rank: 3 })
   if (shared.length > 0)
-    items.push({ title: `link ${count(shared.length, 'man page and completion')} in ${layout.prefix}/share`, lines: [] })
-  if (units.length > 0) items.push({ title: `write user units in ${layout.units}`, lines: wrapped(units.map(nameOf).join(' '), WIDTH) })
+    items.push({ title: `link ${count(shared.length, 'man page and completion')} in ${layout.prefix}/share`, lines: [], rank: 3 })
+  if (units.length > 0)
+    items.push({ title: `write user units in ${layout.units}`, lines: wrapped(units.map(nameOf).join(' '), WIDTH), rank: 3 })
   for (const want of open) {
-    if (want === directories[0]) items.push({ title: 'make the queue', lines: directories.map(({ path }) => path) })
-    if (want.kind === 'file' && !isCopy(want)) items.push(await fileItem(want, hidden.has(want.path)))
+    if (want === directories[0]) items.push({ title: 'make the queue', lines: directories.map(({ path }) => path), rank: 2 })
+    if (want.kind === 'file' && !isCopy(want))
+      items.push({ ...(await fileItem(want, hidden.has(want.path))), rank: /\/(nix|nix\.custom)\.conf$/.test(want.path) ? 0 : 2 })
   }
-  if (gone.length > 0) items.push({ title: 'remove', lines: gone.map(({ path }) => path) })
-  return items
+  if (gone.length > 0) items.push({ title: 'remove', lines: gone.map(({ path }) => path), rank: 3 })
+  return items.sort((a, b) => a.rank - b.rank)
 }
 
 const isUnit = (path: string, { units }: Layout): boolean =>
@@ -57,7 +64,7 @@ function byDirectory(wants: readonly Want[]): Map<string, string[]> {
   return found
 }
 
-async function fileItem(want: Want & { kind: 'file' }, secret: boolean): Promise<Item> {
+async function fileItem(want: Want & { kind: 'file' }, secret: boolean): Promise<Omit<Item, 'rank'>> {
   const seen = inspect(want.path)
   const verb = seen.kind === 'missing' ? 'write' : 'change'
   if (secret) return { title: `${verb} ${want.path} (secret, mode 600)`, lines: [] }
@@ -88,6 +95,6 @@ export function textOf(items: readonly Item[], colours: boolean): string {
     return colours && code ? `\u001b[${code}m${line}\u001b[0m` : line
   }
   return items
-    .map(({ title, lines }) => [`  ${harmless(title)}`, ...lines.map((line) => `      ${paint(harmless(line))}`), ''].join('\n'))
+    .map(({ title, lines }) => [forScreen(`  ${title}`), ...lines.map((line) => `      ${paint(harmless(line))}`), ''].join('\n'))
     .join('')
 }

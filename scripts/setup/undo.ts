@@ -16,7 +16,7 @@ import { realPath } from '../system/files.ts'
 import { lingers } from '../system/systemd.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
 import { formerIn, withoutBlock } from './conf.ts'
-import { agreed, done, say } from './dialogue.ts'
+import { agreed, attempt, done, say } from './dialogue.ts'
 import { findNixConf } from './facts.ts'
 import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from './files.ts'
 import { foundRecord, foundUser, prefixIn } from './found.ts'
@@ -255,24 +255,6 @@ async function takeBack(
   removeRecord(record, layout)
   say(problems === 0 ? 'nix-lan is gone.' : 'nix-lan is gone, except for what is named above.')
   return problems === 0 ? 0 : 1
-}
-
-/**
- * Runs one undo step; a hung user manager or a deleted user must not stop the rest. Exported for
- * its test.
- * @param what is reported when it is done; '' for nothing
- * @returns 0, or 1 if it failed, after reporting why
- */
-export async function attempt(what: string, act: () => Promise<void>): Promise<number> {
-  try {
-    await act()
-    if (what !== '') done(what)
-    return 0
-  } catch (error) {
-    if (!(error instanceof Failure)) throw error
-    say(`  not done: ${error.message}`)
-    return 1
-  }
 }
 
 async function restoreNixConf(record: Record, layout: Layout, backup: (name: string) => Buffer, { texts }: Cleaning): Promise<void> {

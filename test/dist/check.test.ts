@@ -447,9 +447,9 @@ test('nothing is touched in the place of a socket: no link is followed', async (
 // ---- who runs it
 
 test("somebody else's configuration: who should run it, exit 2", async () => {
-  const { code, stdout, stderr } = await check(`user = "root"\n${box(here)}`)
+  const { code, stdout, stderr } = await check(`user = "daemon"\n${box(here)}`)
   assert.equal([code, stdout], [2, ''])
-  assert.match(stderr, /^nix-lan check: the tunnels are root's \(user in .*\); run it as root: sudo -u root nix-lan check\n$/)
+  assert.match(stderr, /^nix-lan check: the tunnels are daemon's \(user in .*\); run it as daemon: sudo -u daemon nix-lan check\n$/)
 })
 
 const asRoot = needs(suite('nix-lan check as root'), 'root', 'unshare')

@@ -437,7 +437,9 @@ test('undo finds all of it when its record is gone', async () => {
   assert.match(stdout, 'The record of the setup, /etc/nix-lan/setup.json, is gone.')
   assert.is((await build('after-recordless')).code, 0)
   const left = differences(pristine, await snapshot()).filter((line) => !/linger|\/home\/alice\/\.local/.test(line))
-  assert.equal(left, [])
+  const empty = left.flatMap((line) => /^(\S+): undefined → {2}d 755 0:0 $/.exec(line)?.[1] ?? [])
+  assert.is(empty.length, left.length, `only directories that may have been there before, empty: ${left.join('\n')}`)
+  await lab.laptop.must('root', 'rmdir', ['--', ...empty.reverse()])
   lab.box.write(NIX_CONF, boxConf)
   await lab.laptop.must('root', 'loginctl', ['disable-linger', 'alice'])
   await lab.laptop.must('root', 'rm', ['-rf', '/home/alice/.local'])
@@ -509,6 +511,84 @@ test('a key that is lost: a new one of another name, signed anew, and the box be
   await nothingWaits()
   await comesBack('after-the-loss', again)
   await comesBack('before-the-loss', path)
+  await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+})
+
+test('a box that gets another name keeps its queue; one that is removed leaves nothing behind', async () => {
+  await must(0, 'pi.local')
+  await must(0, '--name', 'second', 'alice@pi.local')
+  const queueOf = async (name: string): Promise<string[]> =>
+    (await lab.laptop.run('root', 'ls', [QUEUE.replace(/[^/]*$/, name)])).stdout.split('\n').filter(Boolean)
+  await lab.laptop.systemctl('stop', 'nix-lan-check.timer', 'nix-lan@pi.target', 'nix-lan@second.target', 'nix-lan-upload@second.service')
+  const path = await built('moves')
+  const waits = (names: string[]): boolean => names.some((name) => path.endsWith(name))
+  assert.ok(waits(await queueOf('second')), 'it waits')
+  const { stdout } = await must(0, '--dry-run', '--rename', 'second=attic')
+  assert.match(stdout, /move the queue of second, now called attic: \d+ paths?/)
+  // by hand in config.toml, then setup
+  await lab.laptop.must('root', 'sed', ['-i', 's/cache\\.second/cache.attic/', '/etc/nix-lan/config.toml'])
+  assert.match((await must(0)).stdout, 'the queue of second is that of attic')
+  assert.equal(await queueOf('second'), [])
+  assert.match(await setting('substituters'), 'attic.sock')
+  assert.not.match(await setting('substituters'), 'second.sock')
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  await must(0, '--rename', 'attic=third')
+  const removed = await must(0, '--remove', 'third')
+  assert.match(removed.stdout, /let go of the queue of third, which \/etc\/nix-lan\/config\.toml no longer has: \d+ path/)
+  assert.not.match(await setting('substituters'), 'third.sock')
+  assert.is((await lab.laptop.run('root', 'test', ['-e', QUEUE.replace(/[^/]*$/, 'third')])).code, 1)
+  const units = await lab.laptop.systemctl('list-units', '--plain', '--no-legend', 'nix-lan*third*', 'nix-lan*attic*', 'nix-lan*second*')
+  assert.is(units.trim(), '')
+  assert.is((await build('after-removal')).code, 0)
+  await nothingWaits()
+  await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+})
+
+test('a malformed nix.conf: what Nix says, before anything is done', async () => {
+  const former = lab.laptop.read(NIX_CONF)
+  lab.laptop.write(NIX_CONF, `${former}nonsense\n`)
+  assert.match((await must(2, 'pi.local')).stderr, /Nix itself fails.*nonsense.*\/etc\/nix\/nix\.conf/)
+  lab.laptop.write(NIX_CONF, former)
+  await lab.laptop.must('alice', 'mkdir', ['-p', '/home/alice/.config/nix'])
+  lab.laptop.write('/home/alice/.config/nix/nix.conf', 'more nonsense\n', { user: 'alice' })
+  assert.match((await must(2, 'pi.local')).stderr, /Nix fails for alice.*more nonsense.*\/home\/alice\/\.config\/nix\/nix\.conf/)
+  await lab.laptop.must('alice', 'rm', ['-r', '/home/alice/.config'])
+  await asItWas('refused')
+})
+
+test('an account on the box that runs no command: the tunnel works, and the lines to paste are said', async () => {
+  await lab.box.must('root', 'usermod', ['-s', '/usr/sbin/nologin', 'alice'])
+  try {
+    const { stdout } = await must(0, 'pi.local')
+    assert.match(stdout, /pi\.local lets you log in, but runs no command \(This account is currently not available/)
+    const [, line = ''] = /^ +(echo 'extra-trusted-public-keys = laptop-[a-z]{8}-1:.*)$/m.exec((await setup(['--dry-run'])).stdout) ?? []
+    await lab.box.must('root', 'sh', ['-ec', `${line}; systemctl restart nix-daemon`])
+    const path = await built('nologin')
+    await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+    await comesBack('nologin', path)
+    await must(0, '--undo', '--forget-key')
+  } finally {
+    await lab.box.must('root', 'usermod', ['-s', '/bin/bash', 'alice'])
+    lab.box.write(NIX_CONF, boxConf)
+  }
+  await asItWas('undone')
+})
+
+test('a newer version: said, and the tunnel is restarted with it', async () => {
+  await must(0, 'pi.local')
+  await lab.eventually('a tunnel', () => lab.usable())
+  const tunnel = () => lab.laptop.systemctl('show', '-p', 'MainPID', 'nix-lan-tunnel@pi.service')
+  const before = await tunnel()
+  await lab.laptop.must('root', 'sh', [
+    '-ec',
+    `sed -i 's/"version": "[^"]*"/"version": "0.0.1"/' /etc/nix-lan/setup.json; echo >>/usr/local/lib/nix-lan/package.json`,
+  ])
+  const { stdout } = await must(0)
+  assert.match(stdout, /nix-lan 0\.0\.1 → \d+\.\d+\.\d+ for alice/)
+  assert.match(stdout, 'the tunnel of pi restarted')
+  assert.is.not(await tunnel(), before)
   await must(0, '--undo', '--forget-key')
   await asItWas('undone')
 })

@@ -178,7 +178,10 @@ const FILES: [string, string][] = [
   ['[cache.Rpi]\nhost = "a"', `F:1: cache.Rpi: ${NAME}`],
   ['[cache."a b"]\nhost = "a"', `F:1: cache."a b": ${NAME}`],
   ['[cache."../x"]\nhost = "a"', `F:1: cache."../x": ${NAME}`],
-  ['[cache.my.box]\nhost = "a"', `F:1: cache.my.box: unknown key; ${SSH_ALLOWED}`],
+  [
+    '[cache.my.box]\nhost = "a"',
+    'F:1: cache.my.box: a dot in [cache.my.box] makes a table inside of my, and names hold no dots; call it [cache.my]',
+  ],
   ['[cache.-a]\nhost = "a"', `F:1: cache.-a: ${NAME}`],
   ['[cache.a-]\nhost = "a"', `F:1: cache.a-: ${NAME}`],
   ['[cache.a_b]\nhost = "a"', `F:1: cache.a_b: ${NAME}`],
@@ -190,7 +193,28 @@ const FILES: [string, string][] = [
   ['[cache.x]\nssh = "a"', `F:1: cache.x: has neither host nor url; add one: ${CHOICE}`],
   ['[cache.x]\nurl = "http://a"\nhost = "a"', `F:1: cache.x: has both host and url; keep one: ${CHOICE}`],
   ['[cache.x]\nhost = "a"\n[cache.x]', 'F:3:2: is not valid TOML: trying to redefine an already defined table or value'],
-  ['user = "alice', 'F:1:8: is not valid TOML: unfinished string'],
+  ['user = "alice', 'F:1:8: is not valid TOML: the text has no closing "'],
+  ["[cache.x]\nhost = 'a\nport = 22", "F:2:10: is not valid TOML: the text has no closing '"],
+  ['[cache.x]\nhost = “a”', 'F:2:8: is not valid TOML: found the typographic quote “; TOML takes " or \' only'],
+  ['[cache.x]\nhost = ‘a’', 'F:2:8: is not valid TOML: found the typographic quote ‘; TOML takes " or \' only'],
+  ['[cache.x]\nhost = "a"\nderivations = False # x', 'F:3:15: is not valid TOML: found False; TOML writes true or false, in lower case'],
+  ['[cache.x]\nderivations = yes', 'F:2:15: is not valid TOML: found yes; TOML writes true or false, in lower case'],
+  [
+    'cache:\n  x:\n    host: a',
+    'F:1:6: is not valid TOML: this looks like YAML; TOML has KEY = VALUE, and each cache below a line [cache.NAME]',
+  ],
+  [
+    '[cache.x]\nhost: "a"',
+    'F:2:5: is not valid TOML: this looks like YAML; TOML has KEY = VALUE, and each cache below a line [cache.NAME]',
+  ],
+  ['[cache:rpi]\nhost = "a"', "F:1:7: is not valid TOML: the parts of a table's name are joined by a dot: [cache.rpi]"],
+  ['[cache.x\nhost = "a"', 'F:1:9: is not valid TOML: the line has no closing ]'],
+  ['user = "root"', 'F:1: user: is root; nix-lan works with an ordinary user\'s ssh key, session and queue: name that user, like "alice"'],
+  [
+    '[cache.x]\nhost = "a"\nssh = \'CORP\\a@h\'',
+    'F:3: cache.x.ssh: found the string "CORP\\\\a@h"; must be what you give to ssh to log in there, like "pi@rpi.local" or an alias from ~/.ssh/config; ' +
+      'for a user like that write an alias into ~/.ssh/config (Host, HostName h, User CORP\\a) and name it here',
+  ],
   ['user = alice', 'F:1:8: is not valid TOML: invalid value; text needs quotes'],
   ['\nuser "alice"', 'F:2:6: is not valid TOML: illegal character in key'],
 ]
@@ -597,11 +621,11 @@ function asSomebody<T>(file: string, action: () => T): T {
 }
 
 trust('an ordinary user reads what NIX_LAN_CONFIG names, whosever it is', () => {
-  writeFileSync(`${dir}/f`, 'user = "root"\ncache.x.host = "a"')
+  writeFileSync(`${dir}/f`, 'user = "daemon"\ncache.x.host = "a"')
   chmodSync(`${dir}/f`, 0o666)
   chownSync(`${dir}/f`, 4321, 0)
   const { file, user, uid } = asSomebody(`${dir}/f`, loadConfig)
-  assert.equal({ file, user, uid }, { file: `${dir}/f`, user: 'root', uid: 0 })
+  assert.equal({ file, user, uid }, { file: `${dir}/f`, user: 'daemon', uid: 1 })
 })
 
 trust('a user whom the machine does not know, a file that is missing or that the user may not read', () => {

@@ -21,11 +21,12 @@ import { newSecretKey } from '../../scripts/nix/keys.ts'
 import { readText } from '../../scripts/nix/nix-conf.ts'
 import { fixScript, restoreScript } from '../../scripts/setup/box.ts'
 import { bothHooks, formerIn } from '../../scripts/setup/conf.ts'
+import { attempt } from '../../scripts/setup/dialogue.ts'
 import { inspect, put, type Want } from '../../scripts/setup/files.ts'
 import { emptyRecord, extended, readRecord } from '../../scripts/setup/record.ts'
 import { mustBeUtf8 } from '../../scripts/setup/setup.ts'
 import { textOf } from '../../scripts/setup/show.ts'
-import { attempt, nixConfRestoration } from '../../scripts/setup/undo.ts'
+import { nixConfRestoration } from '../../scripts/setup/undo.ts'
 import { fetchedBy, Transfers } from '../../scripts/state/transfers.ts'
 import { runAs } from '../../scripts/system/as-user.ts'
 import { needs } from '../lib/needs.ts'
@@ -95,7 +96,7 @@ any('what isn’t UTF-8 is not written back as something else', () => {
 })
 
 any('a box’s words in the plan don’t drive the terminal', () => {
-  const text = textOf([{ title: 'change /etc/nix\u001b[2J\u009bK.conf', lines: ['+\u0085x\r'] }], false)
+  const text = textOf([{ title: 'change /etc/nix\u001b[2J\u009bK.conf', rank: 0, lines: ['+\u0085x\r'] }], false)
   assert.is(text, '  change /etc/nix?[2J?K.conf\n      +?x?\n')
 })
 

@@ -21,6 +21,7 @@ const BLOCK = [
   `extra-trusted-public-keys = ${PUBLIC}`,
   `secret-key-files = ${SECRET}`,
   `post-build-hook = ${HOOK}`,
+  'fallback = true',
 ].join('\n')
 const REMOVED: Removed = {
   connect: '/usr/local/bin/nix-lan-connect',
@@ -42,6 +43,7 @@ for (const [name, before, after] of [
   ['the block', `a = 1\n# nix-lan begin\n${BLOCK}\n# nix-lan end\nb = 2\n`, 'a = 1\nb = 2\n'],
   ['the block without its markers', `a = 1\n${BLOCK}\nb = 2\n`, 'a = 1\nb = 2\n'],
   ['the block, and the same lines again', `# nix-lan begin\n${BLOCK}\n# nix-lan end\n${BLOCK}\n`, ''],
+  ['fallback that stands elsewhere is somebody’s wish', `fallback = true\n${BLOCK}\n`, 'fallback = true\n'],
   ['among other substituters', `substituters = https://a ${URL} https://b # mine\n`, 'substituters = https://a https://b # mine\n'],
   ['a list that is replaced stays replaced', `substituters = ${URL}\n`, 'substituters =\n'],
   ['an addition of nothing goes', `extra-substituters = ${URL}\n`, ''],

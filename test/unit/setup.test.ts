@@ -21,6 +21,7 @@ import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
 import { answerOf, type BoxFacts, boxNeeds, boxTroubles, fixScript, linesToPaste, mayFix, restoreScript } from '../../scripts/setup/box.ts'
 import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/setup/conf.ts'
 import { parseDestination, parseHost, routeOf } from '../../scripts/setup/destination.ts'
+import { forScreen } from '../../scripts/setup/dialogue.ts'
 import { findNixConf, installation, nixTooOld, runtimeProblem, unsignedBuilds } from '../../scripts/setup/facts.ts'
 import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from '../../scripts/setup/files.ts'
 import { systemLayout, userLayout } from '../../scripts/setup/layout.ts'
@@ -488,6 +489,13 @@ planned('fallback: set where nobody decides, unless it is to be kept', () => {
   }
 })
 
+planned('substitution that is switched off is found, where it stands', () => {
+  assert.is(plan(situation()).noSubstitution, undefined)
+  assert.is(plan(situation({}, 'substitute = false\nsubstitute = true\n')).noSubstitution, undefined)
+  for (const key of ['substitute', 'build-use-substitutes'])
+    assert.is(plan(situation({}, 'include x.conf\n', { '/etc/nix/x.conf': `${key} = false\n` })).noSubstitution, '/etc/nix/x.conf')
+})
+
 planned('a box that is known by another name is not added again', () => {
   const config = 'user = "alice"\n[cache.x]\nhost = "h"\n'
   assert.is(
@@ -691,6 +699,28 @@ files('undo of a nix.conf without a line end gives it back without one', () => {
     () => Buffer.from('a = 1'),
   )
   assert.is(want?.kind === 'file' && want.content.toString(), 'a = 1')
+})
+
+files('the plan begins with nix.conf', async () => {
+  const layout = systemLayout('/usr/local')
+  const items = await itemsFor(plan(situation()).wants, { ...layout, lib: '/usr/local/lib/nix-lan' }, new Set([layout.secretKey]))
+  const first = [...items].sort((a, b) => a.rank - b.rank).map(({ title }) => title)
+  assert.match(first[0] ?? '', /\/etc\/nix\/nix\.conf$/)
+  assert.match(first.at(-1) ?? '', /link|units|copy/)
+})
+
+files('sentences are wrapped at the width of a terminal, commands and differences stay whole', () => {
+  const sentence = `  ${'word '.repeat(20).trim()}`
+  for (const line of forScreen(sentence, 40).split('\n')) assert.match(line, /^ {2}word( word)*$/)
+  assert.ok(
+    forScreen(sentence, 40)
+      .split('\n')
+      .every((line) => line.length <= 40),
+  )
+  assert.is(forScreen(sentence, undefined), sentence, 'not in a pipe')
+  const command = `      ${'word '.repeat(20).trim()}`
+  assert.is(forScreen(command, 40), command)
+  assert.is(forScreen('a\u001b[2Jb', 40), 'a?[2Jb')
 })
 
 files('the plan shows each difference, no secret, and nothing that drives a terminal', async () => {
