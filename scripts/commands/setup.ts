@@ -26,7 +26,7 @@ Options:
       --fallback X   keep: leave Nix's setting "fallback" alone; set, the
                      default: make it true unless nix.conf decides
       --remove NAME  remove a box: its table in config.toml, its queue and units
-      --rename PAIR  OLD=NEW: give a box another name; what is queued moves along
+      --rename PAIR  OLD=NEW: give a box another name; its queue moves along
       --no-linger    start when the user logs in, not at boot
       --no-sign      don't sign what was built here before
       --no-doctor    don't run nix-lan doctor at the end
