@@ -41,7 +41,13 @@ export async function startUnits(user: User): Promise<void> {
  * is a manager that is ending.
  */
 export async function stopUnits(user: User, cache?: string): Promise<void> {
-  const ofCaches = ['nix-lan@NAME.target', 'nix-lan-tunnel@NAME.service', 'nix-lan-upload@NAME.*', 'nix-lan-built@NAME.*', 'nix-lan-gc@NAME.*']
+  const ofCaches = [
+    'nix-lan@NAME.target',
+    'nix-lan-tunnel@NAME.service',
+    'nix-lan-upload@NAME.*',
+    'nix-lan-built@NAME.*',
+    'nix-lan-gc@NAME.*',
+  ]
   const forAll = cache === undefined ? [['nix-lan-check.timer', 'nix-lan-check.service']] : []
   for (const units of [...forAll, ofCaches.map((unit) => unit.replace('NAME', cache ?? '*'))]) {
     const stopped = await systemctl(['stop', ...units], ownerOf(user))

@@ -122,6 +122,8 @@ complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l host -x -a '(__fis
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l user -x -a '(__fish_complete_users)' -d 'whose ssh key and session to use; default: who called sudo'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l prefix -r -F -d 'install the programs there; default: /usr/local'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l fallback -x -d 'keep: leave Nix\'s setting "fallback" alone; set, the default: make it true unless nix.conf decides'
+complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l remove -x -d 'remove a box: its table in config.toml, its queue and units'
+complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l rename -x -d 'OLD=NEW: give a box another name; its queue moves along'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l no-linger -d 'start when the user logs in, not at boot'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l no-sign -d 'don\'t sign what was built here before'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l no-doctor -d 'don\'t run nix-lan doctor at the end'
