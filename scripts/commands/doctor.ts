@@ -50,8 +50,8 @@ export async function doctor(argv: string[]): Promise<number> {
   const [name, another] = options.words
   if (another !== undefined) throw new UsageError('one cache at a time, or all of them; see --help')
   const uid = effectiveUid()
-  const { lookAround } = await import('../doctor/facts.ts')
-  const facts = lookAround(uid, findUser(uid)?.name ?? String(uid))
+  const { gatherFacts } = await import('../doctor/facts.ts')
+  const facts = gatherFacts(uid, findUser(uid)?.name ?? String(uid))
   if (facts.config && name !== undefined) namedCache(facts.config, name)
   const call: Call = { facts, name, json: options.flag('json'), offline: options.flag('offline') }
   if (!facts.config || facts.config.uid === uid) return await here(call)

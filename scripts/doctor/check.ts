@@ -60,21 +60,21 @@ export async function runChecks(
 ): Promise<Finding[]> {
   const done: Done[] = []
   for (const check of checks) {
-    const { causes, ...verdict } = await look(check)
+    const { causes, ...verdict } = await examine(check)
     const finding = { check: check.name, ...(check.cache === undefined ? {} : { cache: check.cache }), ...verdict }
     done.push({ finding, causes })
     ended(finding)
   }
   return done.map(({ finding }) => finding)
 
-  async function look(check: Check): Promise<Verdict & { causes: string[] }> {
+  async function examine(check: Check): Promise<Verdict & { causes: string[] }> {
     if (check.online && offline) return { ...skipped('not with --offline'), causes: [] }
     const missing = notWell(done, check.needs, check.cache)
-    if (missing.length > 0) return left(missing)
+    if (missing.length > 0) return leaveOut(missing)
     starts(check)
     const verdict = await attempt(check.run)
     const reasons = verdict.state === 'failed' ? notWell(done, check.excuses ?? [], check.cache) : []
-    return reasons.length > 0 ? left(reasons) : { ...verdict, causes: [check.name] }
+    return reasons.length > 0 ? leaveOut(reasons) : { ...verdict, causes: [check.name] }
   }
 }
 
@@ -100,7 +100,7 @@ function notWell(done: readonly Done[], names: readonly string[], cache: string 
 }
 
 /** A check that is left out because of those. What --offline leaves out has no cause. */
-function left(because: readonly Done[]): Verdict & { causes: string[] } {
+function leaveOut(because: readonly Done[]): Verdict & { causes: string[] } {
   const causes = [...new Set(because.flatMap((one) => one.causes))]
   const found = causes.length > 0 ? `needs ${causes.join(', ')}` : (because[0]?.finding.found ?? '')
   return { ...skipped(found), causes }

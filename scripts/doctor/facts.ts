@@ -44,7 +44,7 @@ export interface Facts {
 }
 
 /** @param uid our own */
-export function lookAround(uid: number, user: string): Facts {
+export function gatherFacts(uid: number, user: string): Facts {
   const { config, problem, none } = readConfig()
   const nix = once(askVersion)
   const single = isSingleUser()

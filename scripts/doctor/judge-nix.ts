@@ -142,7 +142,7 @@ export function judgeMinFree(settings: Settings, machine: Machine): Verdict {
   const bytesFree = Number(settings.get('min-free') ?? 0)
   if (!(bytesFree > 0)) return ok('Nix collects no garbage by itself')
   return warning(
-    `min-free is ${bytes(bytesFree)}: below that, Nix deletes garbage that the box does not have, too`,
+    `min-free is ${bytes(bytesFree)}: below that, Nix deletes what the box does not have, too; gc.keep-free in config.toml deletes only what it has`,
     inSettings(machine, 'min-free', '0'),
   )
 }

@@ -111,7 +111,7 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
     if (reason !== undefined)
       return judgeUpload(reason, means.machine, means.publicKey, isRefused(reason) ? await means.boxKeys() : undefined)
     if (summary.unwanted.length > 0) return skipped('exclude in the configuration keeps even nix-lan-doctor from being uploaded')
-    if (summary.uploaded.length === 0) return failed('it was gone from the store before it was uploaded', null)
+    if (summary.uploaded.length === 0) return failed('it was deleted from the store before it was uploaded', null)
     return ok('the box took it')
   }
 

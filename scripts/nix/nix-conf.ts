@@ -87,14 +87,16 @@ const home = (): string => process.env.HOME || (findUser(effectiveUid())?.home ?
  */
 const SUBSTITUTERS = new Set(['substituters', 'binary-caches'])
 const isExtra = (key: string): boolean => key.startsWith('extra-')
-const plain = (key: string): string => key.replace(/^extra-/, '')
+const baseKey = (key: string): string => key.replace(/^extra-/, '')
 
 /**
  * Every substituter that is named anywhere, even if a later line drops it: what might be in the
  * list.
  */
 export function namedSubstituters(assignments: Assignment[]): { url: string; where: string }[] {
-  return assignments.filter(({ key }) => SUBSTITUTERS.has(plain(key))).flatMap(({ values, where }) => values.map((url) => ({ url, where })))
+  return assignments
+    .filter(({ key }) => SUBSTITUTERS.has(baseKey(key)))
+    .flatMap(({ values, where }) => values.map((url) => ({ url, where })))
 }
 
 /**
@@ -109,7 +111,7 @@ export function substitutersOf(assignments: Assignment[]): string[] {
 export function valuesOf(assignments: Assignment[], names: Set<string>, defaults: string[]): string[] {
   let list = defaults
   for (const { key, values } of assignments) {
-    if (names.has(plain(key))) list = isExtra(key) ? list.concat(values) : values
+    if (names.has(baseKey(key))) list = isExtra(key) ? list.concat(values) : values
   }
   return list
 }

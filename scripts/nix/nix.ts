@@ -121,7 +121,7 @@ export function succeeded(outcome: Outcome): string {
  * indentation of details.
  */
 export function errorText(stderr: string): string {
-  const lines = plain(stderr).split('\n')
+  const lines = withoutEscapes(stderr).split('\n')
   const start = lines.findIndex((line) => /^\s*error:/.test(line))
   const text = (start < 0 ? lines.filter((line) => !/^(warning:|copying )/.test(line)) : lines.slice(start))
     .map((line) => line.replace(/^\s*(error:)?\s*/, '').trimEnd())
@@ -132,11 +132,11 @@ export function errorText(stderr: string): string {
 
 /** The store paths that Nix's error names, without what it printed before the error, each once. */
 export function pathsInError(stderr: string): string[] {
-  const text = plain(stderr)
+  const text = withoutEscapes(stderr)
   const start = text.search(/^\s*error:/m)
   return start < 0 ? [] : storePathsIn(text.slice(start))
 }
 
 // The progress bar's and colours' escape sequences.
 // biome-ignore lint/suspicious/noControlCharactersInRegex: this is what they look like
-const plain = (text: string): string => text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '').replaceAll('\r', '\n')
+const withoutEscapes = (text: string): string => text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '').replaceAll('\r', '\n')

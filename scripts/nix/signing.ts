@@ -15,10 +15,10 @@ export interface Signed {
 
 /** The unsigned paths, by whether they were built here; pure. */
 export function toSign(infos: ReadonlyMap<string, PathInfo>): { own: string[]; foreign: string[] } {
-  const bare = [...infos].filter(([, info]) => unsigned(info))
+  const unsignedPaths = [...infos].filter(([, info]) => unsigned(info))
   return {
-    own: bare.filter(([, info]) => info.ultimate).map(([path]) => path),
-    foreign: bare.filter(([, info]) => !info.ultimate).map(([path]) => path),
+    own: unsignedPaths.filter(([, info]) => info.ultimate).map(([path]) => path),
+    foreign: unsignedPaths.filter(([, info]) => !info.ultimate).map(([path]) => path),
   }
 }
 
