@@ -8,14 +8,14 @@ import { main, parse } from '../../scripts/cli/command.ts'
 import { Failure } from '../../scripts/cli/errors.ts'
 import { installPackages } from '../lib/apt.ts'
 import { has, missing, PACKAGES, which } from '../lib/needs.ts'
-import { createPair, DIST, type Pair, T_FILE } from '../nix/pair.ts'
-import { SYSTEM_PATH, type User } from '../nix/world.ts'
+import { createPair, DIST, type Pair, SOCKET, T_FILE } from '../nix/pair.ts'
+import { SYSTEM_PATH, type User, type World } from '../nix/world.ts'
 
 const HELP = `Usage: npm run demo   (or dist/demo)
 
 Plays nix-lan's story on this one machine, in about ten seconds: a build is
-queued and uploaded to the box; the client deletes it; it comes back from the
-box; the box is cut off, and nothing waits; the box returns, and gets what it
+queued and uploaded to the box; the client frees space, and the box collects
+garbage; it comes back from the box; the box is cut off, and nothing waits; the box returns, and gets what it
 missed. Client and box are two Nix stores in private mount namespaces, with a
 real sshd between them. Nothing of them is left behind.
 
@@ -40,7 +40,9 @@ async function demo(argv: string[]): Promise<number> {
   await prepare()
   say(`${bold('nix-lan')}: a client and a box on this one machine, two Nix stores with a real\nsshd between them.\n`)
   const started = Date.now()
-  const pair = await createPair({ hook: true, dist: dirname(realpathSync(process.argv[1] ?? 'dist/demo')) })
+  const substituter = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}`
+  const settings = { 'extra-substituters': substituter }
+  const pair = await createPair({ hook: true, settings, dist: dirname(realpathSync(process.argv[1] ?? 'dist/demo')) })
   try {
     say(dim(`   (Made in ${seconds(Date.now() - started)}. Signatures are required; the user is not trusted by Nix.)\n`))
     for (const [name, text] of Object.entries(FILES)) pair.client.write(`/home/alice/${name}`, text, { user: 'alice' })
@@ -57,8 +59,10 @@ async function demo(argv: string[]): Promise<number> {
 
 async function story(pair: Pair): Promise<void> {
   const { box } = pair
-  const alice = await shellOf(pair, 'alice')
-  const root = await shellOf(pair, 'root')
+  const alice = await shellOf(pair.client, 'alice')
+  const root = await shellOf(pair.client, 'root')
+
+  const boxRoot = await shellOf(box, 'root')
 
   heading(`A build on the client takes ${SECONDS} seconds; the post-build-hook queues it`)
   await opened(pair, alice)
@@ -74,10 +78,13 @@ async function story(pair: Pair): Promise<void> {
   holds((await pair.queued()).length === 0, 'the queue is empty')
   done('the box has it, signed; the queue is empty', upload.duration)
 
-  heading('The client collects its garbage')
-  const collected = await root`nix-store --gc`
-  holds(!(await pair.clientHas(path)), 'the client has deleted it')
+  heading('The client frees space: only what the box confirms, and keeps from its own collection')
+  const collected = await alice`nix-lan gc --yes`
+  holds(!(await pair.clientHas(path)), `the client has deleted it:\n${collected.stdout}`)
   done('it is gone from the client', collected.duration)
+  const onBox = await boxRoot`nix-store --gc`
+  holds(await pair.boxHas(path), "the box's own garbage collection spares it")
+  done("the box's own garbage collection spares it", onBox.duration)
 
   heading('The same build again: it comes back from the box')
   const again = await alice`nix-build --no-out-link report.nix`
@@ -115,11 +122,11 @@ async function story(pair: Pair): Promise<void> {
   say('Nothing of this is left on your machine. To set it up for your own box, see\nREADME.md.')
 }
 
-/** zx in the client's world: each command is shown, runs there, and throws when it fails. */
-async function shellOf({ client }: Pair, user: User): Promise<Shell> {
+/** zx in a world: each command is shown, runs there, and throws when it fails. */
+async function shellOf(world: World, user: User): Promise<Shell> {
   const { $ } = await import('zx') // late: prepare() has removed what would change it
-  const env = client.env(user, { PATH: `${DIST}:${SYSTEM_PATH}` })
-  const run = $({ shell: client.shell(user), prefix: '', env, stdio: ['ignore', 'pipe', 'pipe'], quiet: true })
+  const env = world.env(user, { PATH: `${DIST}:${SYSTEM_PATH}` })
+  const run = $({ shell: world.shell(user), prefix: '', env, stdio: ['ignore', 'pipe', 'pipe'], quiet: true })
   return (pieces, ...words) => {
     command(String.raw({ raw: pieces }, ...words))
     return run(pieces, ...words)
