@@ -15,9 +15,10 @@ const HELP = `Usage: npm run demo   (or dist/demo)
 
 Plays nix-lan's story on this one machine, in about ten seconds: a build is
 queued and uploaded to the box; the client frees space, and the box collects
-garbage; it comes back from the box; the box is cut off, and nothing waits; the box returns, and gets what it
-missed. Client and box are two Nix stores in private mount namespaces, with a
-real sshd between them. Nothing of them is left behind.
+garbage; the build comes back from the box; the box is cut off, and nothing
+waits; the box returns, and gets what it missed. Client and box are two Nix
+stores in private mount namespaces, with a real sshd between them. Nothing of
+them is left behind.
 
 Needs root, Linux, nix, ssh, sshd and util-linux; on Debian and its kin it
 installs what is missing, after saying so.
