@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert'
 import type { Random } from '../lib/random.ts'
 import { DIST } from '../nix/pair.ts'
 import { ALICE, DAEMON_SOCKET } from '../nix/world.ts'
-import { BUILT, faults, many, Stage } from './stage.ts'
+import { BUILT, faults, LONG, many, Stage } from './stage.ts'
 
 const test = faults('hostile')
 const HOSTILE = '/run/user/1000/nix-lan/hostile.sock'
@@ -75,23 +75,31 @@ test.case('the handshake, then nothing more: given up, and built', async () => {
   await spoiled(() => mute, { fallback: false, sure: true })
 })
 
+/** From so many bytes on, a byte each 10 s. */
+function drip(from: number): Spoil {
+  let queue = Buffer.alloc(0)
+  let timer: NodeJS.Timeout | undefined
+  return (bytes, before, connect) => {
+    if (before < from) return pass(bytes, before, connect)
+    queue = Buffer.concat([queue, bytes])
+    if (timer) return
+    timer = setInterval(() => {
+      connect.write(queue.subarray(0, 1))
+      queue = queue.subarray(1)
+    }, 10_000)
+    connect.on('close', () => clearInterval(timer))
+  }
+}
+
+if (LONG)
+  test.case('the handshake, then a byte each 10 s: given up', async () => {
+    await spoiled(() => drip(GREETING), { fallback: true })
+  })
+// the first 100,000 bytes are what is asked of all paths, and the beginning of the first NAR
 test.case(
-  'the handshake, then a byte each 10 s: given up',
+  'in the middle of a NAR a byte each 10 s: given up, and built',
   async () => {
-    const drip = (): Spoil => {
-      let queue = Buffer.alloc(0)
-      let timer: NodeJS.Timeout | undefined
-      return (bytes, before, connect) => {
-        if (before < GREETING) return pass(bytes, before, connect)
-        queue = Buffer.concat([queue, bytes])
-        timer ??= setInterval(() => {
-          connect.write(queue.subarray(0, 1))
-          queue = queue.subarray(1)
-        }, 10_000)
-        connect.on('close', () => clearInterval(timer))
-      }
-    }
-    await spoiled(drip, { fallback: true })
+    await spoiled(() => drip(100_000), { fallback: true })
   },
   BUILT.progressFloor,
 )
