@@ -1,7 +1,7 @@
 // nix-lan check: is each box there, and is its target as it should be? A timer runs this every 30
 // seconds, NetworkManager's dispatcher when the network changes, a tunnel when it ends, a person
 // when in doubt. So: little work, never longer than a deadline, and no word without news.
-import { fstatSync, lstatSync, lutimesSync, statSync } from 'node:fs'
+import { lstatSync, lutimesSync, statSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure } from '../cli/errors.ts'
 import { toJson } from '../cli/text.ts'
@@ -11,6 +11,7 @@ import { mustBeUser } from '../config/user.ts'
 import { listens } from '../reach/listening.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'
+import { isJournal } from '../system/journal.ts'
 import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../system/systemd.ts'
 import { type Action, describe, type Facts, needsNoAnswer, plan } from '../tunnel/decide.ts'
 import { forgetTunnelState, pauseLeft, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../tunnel/state.ts'
@@ -91,19 +92,6 @@ export async function check(argv: string[]): Promise<number> {
   }
   for (const problem of new Set(problems)) process.stderr.write(`nix-lan check: ${problem}\n`)
   return problems.length > 0 ? 1 : 0
-}
-
-/**
- * Whether a file descriptor leads to the journal. JOURNAL_STREAM alone says little: every shell of
- * a desktop has it (systemd.exec(5)).
- */
-function isJournal(fd: number): boolean {
-  try {
-    const { dev, ino } = fstatSync(fd, { bigint: true })
-    return process.env.JOURNAL_STREAM === `${dev}:${ino}`
-  } catch {
-    return false // closed
-  }
 }
 
 function isRecent(file: string): boolean {

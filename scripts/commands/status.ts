@@ -17,6 +17,7 @@ import { type Answer, usable } from '../reach/reach.ts'
 import { isLocked } from '../state/lock.ts'
 import { socketPath, uploadLock } from '../state/paths.ts'
 import { type Counted, counted, fetchedBy, ownTransfers, ROOT_TRANSFERS, uploadedTo, userTransfers } from '../state/transfers.ts'
+import { readUploadState } from '../state/upload.ts'
 import { assess, type CheckFacts, plain, type QueueStatus, type Shown, screen, timestamp, type UnitsOf } from '../status/status.ts'
 import { hasUserManager, showUnits, targetOf, tunnelUnitOf, type UnitFacts } from '../system/systemd.ts'
 import { effectiveUid } from '../system/users.ts'
@@ -44,7 +45,8 @@ and bytes of each, problem; null: nothing. "caches" is a list with an
 object for each cache; times are ISO 8601, null is what isn't known or doesn't
 apply:
   cache     its name
-  state     usable, reachable (but no answer) or away
+  state     usable, reachable (but no answer), away, or unknown (the tunnel is
+            somebody else's)
   since     since when
   reason    why it isn't usable
   detail    of one that is usable, such as "Nix 2.26.3"
@@ -52,7 +54,10 @@ apply:
   tunnel    state (systemd's ActiveState), status (its words), failures (in a
             row), retry (seconds until the next attempt)
   queue     queued (how many), size (bytes), oldest (a time), failed (path and
-            reason of each), uploading (whether), problem (why there is none)
+            reason of each), uploading (whether), upload (done and all: paths
+            and bytes of each; rate: bytes in a second; left: seconds; path),
+            waits (why it doesn't upload now), retry (when it tries again),
+            problem (why there is no queue)
   uploaded  last (a time), today, week (7 days), all: paths and bytes of each
   fetched   the same
 
@@ -70,8 +75,6 @@ Examples:
  * and until then this is waited for.
  */
 const ANSWER = 500
-/** For the answer of a url. */
-const URL_ANSWER = 80
 /** For Nix to tell the sizes of what is queued. */
 const SIZES = 90
 /** Milliseconds from one picture of --watch to the next. */
@@ -115,10 +118,8 @@ async function look(config: Config, caches: readonly Cache[]): Promise<{ all: Sh
 }
 
 async function lookAtUrl(cache: Cache, uid: number): Promise<Shown> {
-  const limit = Math.min(URL_ANSWER, cache.deadline)
-  const answer = await usable(cache, uid, limit)
-  const more = answer.ok || answer.ms < limit ? answer : { ...answer, reason: `no answer in ${limit} ms; nix-lan-available waits longer` }
-  const facts = { name: cache.name, answer: more, socket: null, units: null, tunnelState: undefined, uptime: 0 }
+  const answer = await usable(cache, uid, cache.deadline) // nothing else knows how it is
+  const facts = { name: cache.name, answer, socket: null, units: null, tunnelState: undefined, uptime: 0 }
   return { status: assess(facts), queue: null, fetched: null, uploaded: null }
 }
 
@@ -126,12 +127,22 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   const path = socketPath(config.uid, cache.name)
   const socket = existsSync(path)
   const own = effectiveUid() === config.uid
-  const [answer, queue, { units }] = await Promise.all([ask(cache, config.uid, path, socket), queueOf(config, cache), systemd])
+  const hidden = !own && effectiveUid() !== 0 ? { hiddenBy: config.user } : {}
+  const [answer, queue, { units, check }] = await Promise.all([ask(cache, config.uid, path, socket), queueOf(config, cache), systemd])
   const unitsOf = units.get(cache.name) ?? null
   const tunnelState = own ? readTunnelState(config.uid, cache.name) : undefined // a user's file, which root doesn't read
   queue.uploading ||= /^activ/.test(unitsOf?.upload.ActiveState ?? '')
   return {
-    status: assess({ name: cache.name, answer, socket, units: unitsOf, tunnelState, uptime: uptime() }),
+    status: assess({
+      name: cache.name,
+      answer,
+      socket,
+      units: unitsOf,
+      tunnelState,
+      uptime: uptime(),
+      looked: check?.last !== null,
+      ...hidden,
+    }),
     queue,
     fetched: transfersOf(fetchedBy(path), config),
     uploaded: transfersOf(uploadedTo(cache.name), config),
@@ -152,7 +163,7 @@ function transfersOf(name: string, config: Config): Counted {
 
 async function queueOf(config: Config, cache: SshCache): Promise<QueueStatus> {
   const queue = queueIn(config, cache)
-  if (typeof queue === 'string') return { queued: 0, size: null, oldest: null, failed: [], uploading: false, problem: queue }
+  if (typeof queue === 'string') return { queued: 0, size: null, oldest: null, failed: [], uploading: false, upload: null, problem: queue }
   const queued = queue.queued.filter((entry) => wanted(cache, entry.path))
   return {
     queued: queued.length,
@@ -160,6 +171,7 @@ async function queueOf(config: Config, cache: SshCache): Promise<QueueStatus> {
     oldest: queued[0]?.added ?? null,
     failed: queue.failed.map(({ path, reason }) => ({ path, reason: reason ?? '' })),
     uploading: isLocked(uploadLock(config.uid, cache.name)),
+    upload: effectiveUid() === config.uid ? (readUploadState(config.uid, cache.name) ?? null) : null, // the user's file, too
     problem: null,
   }
 }

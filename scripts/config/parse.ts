@@ -9,7 +9,7 @@ import { tomlHint } from './toml-hint.ts'
 import { lineOf, type Path } from './toml-line.ts'
 import type { Cache, Config } from './types.ts'
 
-const TOP_KEYS = ['user', 'gc', 'cache']
+const TOP_KEYS = ['user', 'metered', 'battery', 'gc', 'cache']
 const GC_KEYS = ['keep-free']
 const SSH_KEYS = ['host', 'ssh', 'port', 'daemon-socket', 'env-file', 'derivations', 'exclude', 'keep', 'deadline']
 const URL_KEYS = ['url', 'deadline']
@@ -47,7 +47,10 @@ export function parseConfig(text: string, file: string, userOf: (name: string | 
   const keepFree = readKeepFree(source, table.gc)
   const tables = cacheTables(source, table.cache)
   const caches = tables.map(([name, entry]) => readCache(source, name, entry, user.home))
-  return { file, user: user.name, uid: user.uid, home: user.home, caches, ...(keepFree === undefined ? {} : { keepFree }) }
+  const metered = readMetered(source, table.metered)
+  const battery = readBattery(source, table.battery)
+  const all = { file, user: user.name, uid: user.uid, home: user.home, metered, battery, caches }
+  return keepFree === undefined ? all : { ...all, keepFree }
 }
 
 // ---- messages
@@ -112,7 +115,23 @@ function unknownTopKey(source: Source, key: string, value: unknown): ConfigError
     return wrong(source, [key], `unknown table; a cache is written [${keyName(['cache', key])}]`)
   }
   if ([...SSH_KEYS, ...URL_KEYS].includes(key)) return wrong(source, [key], 'belongs to a cache; write it below a line [cache.NAME]')
-  return wrong(source, [key], `unknown key${didYouMean(key, TOP_KEYS)}; allowed here: user, gc.keep-free, and tables [cache.NAME]`)
+  return wrong(
+    source,
+    [key],
+    `unknown key${didYouMean(key, TOP_KEYS)}; allowed here: user, metered, battery, gc.keep-free, and tables [cache.NAME]`,
+  )
+}
+
+function readMetered(source: Source, value: unknown): Config['metered'] {
+  if (value === undefined) return 'wait'
+  if (value === 'wait' || value === 'upload') return value
+  throw wrong(source, ['metered'], `found ${show(value)}; must be "wait" or "upload"`)
+}
+
+function readBattery(source: Source, value: unknown): number {
+  if (value === undefined) return 20
+  if (typeof value === 'bigint' && value >= 0n && value <= 100n) return Number(value)
+  throw wrong(source, ['battery'], `found ${show(value)}; must be a whole number of percent, 0 to 100, like 20`)
 }
 
 function readUser(source: Source, value: unknown, userOf: (name: string | undefined) => User): User {

@@ -41,6 +41,10 @@ export interface Config {
   user: string
   uid: number
   home: string
+  /** Whether the background upload waits while the connection is metered, or uploads all the same. */
+  metered: 'wait' | 'upload'
+  /** Below so many percent of battery, and without external power, the background upload waits. */
+  battery: number
   /** At least one, in the order of the file. */
   caches: Cache[]
   /** Bytes that `nix-lan gc --auto` keeps free; unset: it collects nothing. */

@@ -105,7 +105,7 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
 
   async function upload(): Promise<Verdict> {
     const entry = { cache: cache.name, name: nameOf(out), path: out, state: 'queued' as const, added: started }
-    const summary = await drain([entry], cache, storesOf(cache, config.uid, false), NO_LEDGER)
+    const summary = await drain([entry], cache, storesOf(cache, config.uid), NO_LEDGER)
     const reason =
       summary.failed[0]?.reason ?? summary.away ?? summary.stopped ?? (summary.unsigned.length > 0 ? 'it is not signed' : undefined)
     if (reason !== undefined)
@@ -183,7 +183,7 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
 }
 
 /** unqueue() takes the links away, for every cache. */
-const NO_LEDGER: Ledger = { uploaded: () => {}, failed: () => {}, invalid: () => {}, unwanted: () => {} }
+const NO_LEDGER: Ledger = { expects: () => {}, uploaded: () => {}, failed: () => {}, invalid: () => {}, unwanted: () => {} }
 
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1)
 

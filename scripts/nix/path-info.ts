@@ -37,6 +37,8 @@ export function parsePathInfo(line: string): { path: string; info: PathInfo } | 
 /** What a store knows about paths and all they refer to, and which of the paths are invalid. */
 export interface Closure {
   invalid: ReadonlySet<string>
+  /** Those that are valid, but that Nix can't read, such as a .drv cut short by a power cut, and what it says. */
+  broken: ReadonlyMap<string, string>
   infos: Map<string, PathInfo>
 }
 
@@ -47,13 +49,49 @@ export interface Closure {
  */
 export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
   try {
-    return { invalid: new Set(), infos: await pathInfos(paths, { closure: true, ...asking }) }
+    return { invalid: new Set(), broken: new Map(), infos: await pathInfos(paths, { closure: true, ...asking }) }
   } catch (error) {
     if (!(error instanceof NixError) || error instanceof NoAnswer) throw error
     const invalid = new Set(await invalidPaths(paths, asking))
     const valid = paths.filter((path) => !invalid.has(path))
-    return { invalid, infos: await pathInfos(valid, { closure: true, ...asking }) }
+    return { invalid, ...(await readableInfos(valid, asking)) }
   }
+}
+
+/** Halves until those stand alone that Nix can't read. @throws NixError when all is as unreadable as the first ones */
+async function readableInfos(paths: readonly string[], asking: Asking): Promise<Pick<Closure, 'broken' | 'infos'>> {
+  const broken = new Map<string, string>()
+  const infos = new Map<string, PathInfo>()
+  const read = async (part: readonly string[]): Promise<void> => {
+    try {
+      for (const [path, info] of await pathInfos(part, { closure: true, ...asking })) infos.set(path, info)
+    } catch (error) {
+      if (!(error instanceof NixError) || error instanceof NoAnswer) throw error
+      const [only] = part
+      if (part.length === 1 && only !== undefined) {
+        broken.set(only, error.message)
+        if (broken.size >= ENOUGH_BROKEN && infos.size === 0) throw error // then it isn't the paths
+        return
+      }
+      const middle = Math.ceil(part.length / 2)
+      await read(part.slice(0, middle))
+      await read(part.slice(middle))
+    }
+  }
+  if (paths.length > 0) await read(paths)
+  return { broken, infos }
+}
+
+const ENOUGH_BROKEN = 8
+
+/** More paths than these are looked up among all that the store has: one question instead of one for each thousand closures. */
+const MANY = 2000
+
+/** The same for any number of paths; of very many, what is known is more than their closures: all of the store. */
+export async function closureOrAll(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
+  if (paths.length <= MANY) return await closureOf(paths, asking)
+  const infos = await allPathInfos(asking)
+  return { invalid: new Set(paths.filter((path) => !infos.has(path))), broken: new Map(), infos }
 }
 
 /**
@@ -85,8 +123,8 @@ export async function pathInfos(
  * What this machine's store knows about all its valid paths, derivations too, in one call. In every
  * version, `--all` means the paths themselves.
  */
-export async function allPathInfos(): Promise<Map<string, PathInfo>> {
-  return parsePathInfos(succeeded(await nix(['path-info', '--all', '--size', '--sigs'])))
+export async function allPathInfos({ timeout }: Asking = {}): Promise<Map<string, PathInfo>> {
+  return parsePathInfos(succeeded(await nix(['path-info', '--all', '--size', '--sigs'], timeout === undefined ? {} : { timeout })))
 }
 
 /** All the lines that `nix path-info --size --sigs` prints, by path. */

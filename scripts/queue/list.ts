@@ -2,7 +2,7 @@
 // Nix.
 import { age, bytes, oneLine } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
-import { closureOf, unsigned } from '../nix/path-info.ts'
+import { closureOrAll, unsigned } from '../nix/path-info.ts'
 import type { Entry, Junk, Queue } from './queue.ts'
 import { wanted } from './upload.ts'
 
@@ -36,17 +36,19 @@ export interface Known {
   sizes: ReadonlyMap<string, number>
   unsigned: ReadonlySet<string>
   invalid: ReadonlySet<string>
+  /** What Nix says of those that it can't read. */
+  broken: ReadonlyMap<string, string>
 }
 
-export const NOTHING_KNOWN: Known = { sizes: new Map(), unsigned: new Set(), invalid: new Set() }
+export const NOTHING_KNOWN: Known = { sizes: new Map(), unsigned: new Set(), invalid: new Set(), broken: new Map() }
 
 /** Asks Nix about entries: a handful of processes for each thousand of them. @throws NixError */
 export async function askNix(entries: readonly Entry[], referrersClosure: (paths: string[]) => Promise<Set<string>>): Promise<Known> {
   const paths = [...new Set(entries.map((entry) => entry.path))]
-  const { invalid, infos } = await closureOf(paths, { timeout: PATIENCE })
+  const { invalid, broken, infos } = await closureOrAll(paths, { timeout: PATIENCE })
   const sizes = new Map([...infos].map(([path, { size }]) => [path, size]))
   const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
-  return { sizes, invalid, unsigned: withoutSignature.length > 0 ? await referrersClosure(withoutSignature) : new Set() }
+  return { sizes, invalid, broken, unsigned: withoutSignature.length > 0 ? await referrersClosure(withoutSignature) : new Set() }
 }
 
 /** The queue without what the configuration keeps out: that will be dropped without a word. */
@@ -78,6 +80,8 @@ function rowOf(entry: Entry, known: Known): Row {
   const base = { cache: entry.cache, path: entry.path, added: entry.added, size: known.sizes.get(entry.path) ?? null }
   if (known.invalid.has(entry.path)) return { ...base, state: 'invalid', error: entry.reason ?? 'not in the store any more' }
   if (entry.state === 'failed') return { ...base, state: 'failed', error: entry.reason ?? '' }
+  const broken = known.broken.get(entry.path)
+  if (broken !== undefined) return { ...base, state: 'queued', error: `Nix can't read it: ${broken}` }
   if (known.unsigned.has(entry.path)) return { ...base, state: 'unsigned', error: 'the path or one of its dependencies is unsigned' }
   return { ...base, state: 'queued', error: null }
 }

@@ -1,30 +1,37 @@
 // The two stores of an upload as draining (upload.ts) sees them: this machine's, asked through Nix,
 // and the box's, asked at the tunnel's socket and copied to by Nix through nix-lan-connect
 // --strict.
-
+import { readFileSync } from 'node:fs'
 import { storeUrl } from '../config/store-url.ts'
 import type { SshCache } from '../config/types.ts'
 import { errorText, invalidPaths, NixError, nix, referrersClosure } from '../nix/nix.ts'
-import { closureOf } from '../nix/path-info.ts'
+import { closureOrAll } from '../nix/path-info.ts'
 import { setting } from '../nix/settings.ts'
 import { infosOnBox, validOnBox } from '../protocol/ask.ts'
 import { usable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'
-import type { Stores } from './upload.ts'
+import { run } from '../system/exec.ts'
+import { searchEnv } from '../system/search-path.ts'
+import { portOption, sshCommand } from '../tunnel/ssh.ts'
+import type { Disk, Stores } from './upload.ts'
 
 /**
  * A question to the box is given up after so many milliseconds: a link can go unresponsive, and Nix
  * would wait for ever.
  */
 const QUESTION = 120_000
+/** Milliseconds for the box to tell of its disk, with the login. */
+const DISK = 20_000
+
+const UNWATCHED: Watcher = { copying: () => {}, sent: () => {}, over: () => {} }
 
 /**
  * The stores of a cache.
  * @param uid whose tunnel
- * @param live whether Nix may draw its progress on our stderr
+ * @param watcher is told of copies as they go
  * @throws Failure when nix-lan-connect isn't there
  */
-export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
+export function storesOf(cache: SshCache, uid: number, watcher: Watcher = UNWATCHED): Stores {
   const store = storeUrl(cache, uid, { strict: true })
   const socket = socketPath(uid, cache.name)
   const limits = { deadline: cache.deadline, patience: QUESTION }
@@ -35,7 +42,7 @@ export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
       return answer.ok ? undefined : answer.reason
     },
     invalid: (paths) => invalidPaths(paths),
-    closure: (paths) => closureOf(paths),
+    closure: (paths) => closureOrAll(paths),
     referrersClosure: (paths) => referrersClosure(paths),
     async missing(paths) {
       const there = await validOnBox(socket, paths, limits)
@@ -49,7 +56,8 @@ export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
       const outcome = await nix(['store', 'copy-sigs', '--store', store, '--substituter', 'auto', ...paths], { timeout: QUESTION })
       return outcome.code === 0 ? undefined : errorText(outcome.stderr)
     },
-    copy: (paths, derivations) => copy(store, paths, derivations, live),
+    copy: (paths, derivations) => copy(store, paths, derivations, watcher),
+    disk: () => askDisk(cache),
     trustedKeys() {
       keys ??= setting('trusted-public-keys').then((words) => words.map((word) => word.slice(0, word.indexOf(':'))))
       return keys
@@ -57,19 +65,69 @@ export function storesOf(cache: SshCache, uid: number, live: boolean): Stores {
   }
 }
 
+/** Told of a copy as it goes. */
+export interface Watcher {
+  /** Nix begins with a path. */
+  copying(path: string): void
+  /** Nix has written so many bytes since the copy began. */
+  sent(bytes: number): void
+  /** The copy has ended. */
+  over(): void
+}
+
+/** Milliseconds from one look at a copy to the next. */
+const LOOK = 1000
+
 /**
- * One `nix copy`. `--derivation` takes a .drv for itself in every version; without it 2.4–2.14 take
- * its outputs instead (src/libcmd/installables.cc, toDerivations), so derivations are never in one
- * call with outputs.
+ * One `nix copy`, which ends when we do. `--derivation` takes a .drv for itself in every version;
+ * without it 2.4–2.14 take its outputs instead (src/libcmd/installables.cc, toDerivations), so
+ * derivations are never in one call with outputs. With -v it says `copying path '…'` as it begins
+ * with each (2.8.0, 2.26.3, 2.34.8). How many bytes have gone, 2.8.0 says in no log format; the
+ * kernel counts what it has written to nix-lan-connect (proc_pid_io(5), wchar).
  */
-async function copy(store: string, paths: string[], derivations: boolean, live: boolean): Promise<string | undefined> {
-  const args = ['copy', '--to', store, ...(derivations ? ['--derivation'] : []), ...paths]
-  if (live) {
-    const watched = await nix(args, { inherit: ['stderr'] })
-    if (watched.code === 0) return undefined
-    // What it said is on the terminal; once more, to read it.
+async function copy(store: string, paths: string[], derivations: boolean, watcher: Watcher): Promise<string | undefined> {
+  const args = ['copy', '-v', '--log-format', 'raw', '--to', store, ...(derivations ? ['--derivation'] : []), ...paths]
+  let pid = 0
+  const look = setInterval(() => watcher.sent(written(pid)), LOOK)
+  let line = ''
+  const heard = (_: string, text: string): void => {
+    const lines = `${line}${text}`.split('\n')
+    line = (lines.pop() ?? '').slice(-500)
+    for (const one of lines) {
+      const [, path] = /^copying path '([^']+)'/.exec(one) ?? []
+      if (path !== undefined) watcher.copying(path)
+    }
   }
-  const outcome = await nix(args)
+  const started = (id: number): void => {
+    pid = id
+  }
+  const outcome = await nix(args, { guarded: true, started, heard })
+  clearInterval(look)
+  watcher.over()
   if (outcome.failedToStart) throw new NixError(`nix can't be started (${outcome.failedToStart}): is it in PATH?`)
   return outcome.code === 0 ? undefined : outcome.stderr || `error: nix copy ended with ${outcome.signal ?? outcome.code}`
+}
+
+function written(pid: number): number {
+  try {
+    return Number(/^wchar: (\d+)$/m.exec(readFileSync(`/proc/${pid}/io`, 'latin1'))?.[1] ?? 0)
+  } catch {
+    return 0 // it has just ended
+  }
+}
+
+/** Asks for the disk of the box's store, by ssh. */
+async function askDisk(cache: SshCache): Promise<Disk | undefined> {
+  const [program = '', ...args] = sshCommand(cache.ssh, 'df -Pk /nix/store', portOption(cache.port))
+  const asked = await run(program, args, { env: searchEnv(), timeout: DISK, most: 65_536 })
+  return asked.code === 0 ? diskIn(asked.stdout) : undefined
+}
+
+/**
+ * What `df -Pk` prints (POSIX df): a heading, then device, 1024-blocks, used, available, capacity
+ * and where it is mounted. Pure.
+ */
+export function diskIn(output: string): Disk | undefined {
+  const [, total, free] = /^\S.*?\s(\d+)\s+\d+\s+(\d+)\s+\d+%\s+\/\S*$/m.exec(output) ?? []
+  return total === undefined ? undefined : { total: Number(total) * 1024, free: Number(free) * 1024 }
 }

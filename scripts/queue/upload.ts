@@ -5,11 +5,13 @@
 // counts as a failure. One bad path never holds up the others.
 
 import { Failure } from '../cli/errors.ts'
+import { bytes } from '../cli/text.ts'
 import { excluded } from '../config/exclude.ts'
 import type { SshCache } from '../config/types.ts'
 import { batches, errorText, pathsInError } from '../nix/nix.ts'
 import { type Closure, type PathInfo, unsigned } from '../nix/path-info.ts'
 import { isDerivation } from '../nix/store-path.ts'
+import type { Amount } from '../state/upload.ts'
 import type { Entry } from './queue.ts'
 
 /** What draining asks of the two stores. Each may throw a Failure when a store can't be asked. */
@@ -35,12 +37,22 @@ export interface Stores {
   copy(paths: string[], derivations: boolean): Promise<string | undefined>
   /** @throws Failure when Nix itself, as it copies, can't ask the box about a path */
   mustTakeNix(path: string): Promise<void>
+  /** The disk of the box's store; undefined: it can't be asked, where ssh may run no command. */
+  disk(): Promise<Disk | undefined>
   /** Names of the keys that this machine believes. */
   trustedKeys(): Promise<string[]>
 }
 
+/** Bytes of a disk that a store lies on. */
+export interface Disk {
+  total: number
+  free: number
+}
+
 /** Where the outcome of each entry goes as soon as it is known. */
 export interface Ledger {
+  /** So much is to be copied, as far as is known. */
+  expects(amount: Amount): void
   /** `bytes`: of their NARs, without what went along with them. */
   uploaded(entries: Entry[], bytes: number): void
   failed(entry: Entry, reason: string): void
@@ -62,6 +74,8 @@ export interface Summary {
   away?: string
   /** Why draining stopped: something that is no single path's fault. */
   stopped?: string
+  /** The box's disk has no room for a path of so many bytes; what is smaller went. `free`: as the box says, null if it doesn't. */
+  full?: { need: number; free: number | null }
 }
 
 /** Whether the configuration wants a store path uploaded to this cache at all. */
@@ -81,11 +95,18 @@ export function acceptable(box: PathInfo, here: PathInfo | undefined, trusted: r
   return box.signatures.some((signature) => trusted.includes(keyName(signature)) || here?.signatures.includes(signature))
 }
 
+/** The box's disk has no room. */
+export const boxIsFull = (stderr: string): boolean => /No space left on device|Disk quota exceeded|database or disk is full/.test(stderr)
+
 /** Faults of the box that no path is to blame for: to be tried again later, as they are. */
 export const boxIsAtFault = (stderr: string): boolean =>
-  /No space left on device|Disk quota exceeded|Read-only file system|Cannot allocate memory|Too many open files|database or disk is full/.test(
-    stderr,
-  )
+  boxIsFull(stderr) || /Read-only file system|Cannot allocate memory|Too many open files/.test(stderr)
+
+/**
+ * The feature of Nix that a path needs and that is off (MissingExperimentalFeature in
+ * libutil/experimental-features.cc, 2.8.0 and 2.34.8).
+ */
+export const missingFeature = (text: string): string | undefined => /experimental Nix feature '([^']+)' is disabled/.exec(text)?.[1]
 
 /**
  * 75 while anything is left that can go later, 1 when something was set aside or doesn't belong
@@ -103,12 +124,25 @@ export function exitCode(summary: Summary, left: number, junk: number): number {
 // isn't the paths.
 const ENOUGH_SUSPECTS = 3
 
+/** Bytes of NARs in one copy: what has arrived is known after each. One path may be larger. */
+const BATCH = 256 * 2 ** 20
+
+/** Of more entries than these the box isn't asked about all that they refer to, only about them. */
+const MANY = 2000
+
 /**
- * Uploads the entries of one cache; what happened is told to the ledger as it happens, and is in
- * the summary.
+ * Uploads the entries of one cache, the smallest first. What happens is told to the ledger as it
+ * happens, and stands in the summary.
+ * @param most entries of so many bytes or more wait: the box had no room for them
  */
-export async function drain(entries: readonly Entry[], cache: SshCache, stores: Stores, ledger: Ledger): Promise<Summary> {
-  return await new Upload(cache, stores, ledger).run(entries)
+export async function drain(
+  entries: readonly Entry[],
+  cache: SshCache,
+  stores: Stores,
+  ledger: Ledger,
+  most = Number.POSITIVE_INFINITY,
+): Promise<Summary> {
+  return await new Upload(cache, stores, ledger, most).run(entries)
 }
 
 /** Thrown to stop draining where it is: everything that isn't done stays queued. */
@@ -119,15 +153,18 @@ class Upload {
   readonly cache: SshCache
   readonly stores: Stores
   readonly ledger: Ledger
-  /** What this store knows of the paths of the present batch and all they refer to. */
+  /** The box has no room for a path of so many bytes. */
+  most: number
+  /** What this store knows of the paths and all they refer to. */
   here = new Map<string, PathInfo>()
   succeeded = false
   suspects: { entry: Entry; stderr: string }[] = []
 
-  constructor(cache: SshCache, stores: Stores, ledger: Ledger) {
+  constructor(cache: SshCache, stores: Stores, ledger: Ledger, most: number) {
     this.cache = cache
     this.stores = stores
     this.ledger = ledger
+    this.most = most
   }
 
   async run(entries: readonly Entry[]): Promise<Summary> {
@@ -135,15 +172,65 @@ class Upload {
       const kept = this.keepWanted(entries)
       if (kept.length === 0) return this.summary
       await this.stopIfAway()
+      const ready = await this.keepReady(kept)
       for (const derivations of [false, true]) {
-        const kind = kept.filter((entry) => isDerivation(entry.name) === derivations)
-        for (const group of groups(kind)) await this.upload(group, derivations)
+        const kind = ready.filter((entry) => isDerivation(entry.name) === derivations)
+        for (const batch of this.batches(kind)) await this.copyAll(batch, derivations)
       }
     } catch (error) {
       if (error instanceof Failure) await this.stopOnFailure(error)
       else if (!(error instanceof Stop)) throw error
     }
     return this.summary
+  }
+
+  size = (path: string): number => this.here.get(path)?.size ?? 0
+
+  /** The smallest first, in groups of so many bytes, whose paths fit a command line. */
+  batches(entries: readonly Entry[]): Entry[][] {
+    const sorted = [...entries].sort((a, b) => this.size(a.path) - this.size(b.path) || a.added - b.added)
+    const parts: Entry[][] = []
+    let room = 0
+    for (const entry of sorted) {
+      const size = this.size(entry.path)
+      const last = parts[parts.length - 1]
+      if (last && size <= room) {
+        last.push(entry)
+        room -= size
+      } else {
+        parts.push([entry])
+        room = BATCH - size
+      }
+    }
+    return parts.flatMap(groups)
+  }
+
+  /** Leaves out what isn't valid here, what Nix can't read, and what can't go unsigned. */
+  async keepReady(entries: Entry[]): Promise<Entry[]> {
+    const { invalid, broken, infos } = await this.stores.closure(pathsOf(entries))
+    this.here = infos
+    const valid: Entry[] = []
+    for (const entry of entries) {
+      const problem = broken.get(entry.path)
+      if (invalid.has(entry.path)) {
+        this.summary.invalid.push(entry.path)
+        this.ledger.invalid(entry)
+      } else if (problem !== undefined) this.setAside(entry, unreadable(problem))
+      else valid.push(entry)
+    }
+    if (valid.length === 0) return []
+    const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
+    const asked = valid.length > MANY ? new Set([...pathsOf(valid), ...withoutSignature]) : infos.keys()
+    const missing = new Set(await this.stores.missing([...asked]))
+    // One unsigned path in a closure would make the whole copy fail. What the box has doesn't count.
+    const blockers = withoutSignature.filter((path) => missing.has(path))
+    const blocked = blockers.length === 0 ? new Set<string>() : await this.stores.referrersClosure(blockers)
+    for (const { path } of valid) if (blocked.has(path)) this.summary.unsigned.push(path)
+    const large = [...missing].filter((path) => this.size(path) >= this.most)
+    const held = large.length === 0 ? new Set<string>() : await this.stores.referrersClosure(large)
+    const going = [...missing].filter((path) => !blocked.has(path) && !held.has(path))
+    this.ledger.expects({ paths: going.length, bytes: going.reduce((sum, path) => sum + this.size(path), 0) })
+    return valid.filter(({ path }) => !blocked.has(path) && !held.has(path))
   }
 
   keepWanted(entries: readonly Entry[]): Entry[] {
@@ -155,38 +242,15 @@ class Upload {
     return entries.filter((entry) => wanted(this.cache, entry.path))
   }
 
-  async upload(entries: Entry[], derivations: boolean): Promise<void> {
-    const { invalid, infos } = await this.stores.closure(pathsOf(entries))
-    this.here = infos
-    for (const entry of entries.filter((entry) => invalid.has(entry.path))) {
-      this.summary.invalid.push(entry.path)
-      this.ledger.invalid(entry)
-    }
-    const valid = entries.filter((entry) => !invalid.has(entry.path))
-    await this.copyAll(await this.keepSigned(valid), derivations)
-  }
-
-  /**
-   * Without this, one unsigned path in a closure would make the whole copy fail. What the box has
-   * doesn't count.
-   */
-  async keepSigned(entries: Entry[]): Promise<Entry[]> {
-    const withoutSignature = [...this.here].filter(([, info]) => unsigned(info)).map(([path]) => path)
-    const missing = withoutSignature.length > 0 ? await this.stores.missing(withoutSignature) : []
-    if (missing.length === 0) return entries
-    const referrersClosure = await this.stores.referrersClosure(missing)
-    for (const entry of entries) if (referrersClosure.has(entry.path)) this.summary.unsigned.push(entry.path)
-    return entries.filter((entry) => !referrersClosure.has(entry.path))
-  }
-
   /** Copies until all of them are there, or set aside; stops when the box is away. */
   async copyAll(entries: Entry[], derivations: boolean): Promise<void> {
-    let rest = entries
+    let rest = entries.filter(({ path }) => this.size(path) < this.most)
     let again = true
     while (rest.length > 0) {
       const stderr = await this.stores.copy(pathsOf(rest), derivations)
       if (stderr === undefined) return await this.settle(rest, derivations)
       await this.stopIfAway()
+      if (boxIsFull(stderr)) return await this.fill(rest, derivations, stderr)
       if (boxIsAtFault(stderr)) this.stop(errorText(stderr))
       const held = await this.heldBy(stderr, rest)
       if (held.length > 0) {
@@ -199,6 +263,31 @@ class Upload {
         return
       }
     }
+  }
+
+  /** The box is full: what fits of these, which are sorted by size, still goes. */
+  async fill(entries: Entry[], derivations: boolean, stderr: string): Promise<void> {
+    const [only] = entries
+    if (only && entries.length === 1) return await this.noRoomFor(only, stderr)
+    const middle = Math.ceil(entries.length / 2)
+    await this.copyAll(entries.slice(0, middle), derivations)
+    await this.copyAll(entries.slice(middle), derivations)
+  }
+
+  /** What is as large isn't tried any more; a path that is larger than the disk never fits. */
+  async noRoomFor(entry: Entry, stderr: string): Promise<void> {
+    const path = lastCopied(stderr) ?? entry.path
+    const need = this.size(path) || this.size(entry.path)
+    const disk = await this.stores.disk()
+    if (disk && need > disk.total) {
+      const there = `the disk of the box's store has ${bytes(disk.total)} in all`
+      this.setAside(entry, `too large for the box: ${nameOf(path)} needs ${bytes(need)}, and ${there}`)
+      return
+    }
+    this.most = Math.max(1, need)
+    this.summary.full = { need, free: disk?.free ?? null }
+    const free = disk ? `, ${bytes(disk.free)} are free` : ''
+    this.summary.stopped = `the box's disk is full: ${nameOf(path)} needs ${bytes(need)}${free} (${errorText(stderr)})`
   }
 
   /** The entries whose closure holds the first path in Nix's message that any of them does. */
@@ -226,6 +315,11 @@ class Upload {
   async bisect(entries: Entry[], derivations: boolean, stderr: string): Promise<void> {
     const [only] = entries
     if (only && entries.length === 1) {
+      const feature = missingFeature(stderr)
+      if (feature !== undefined) {
+        this.setAside(only, `${errorText(stderr)} (on the box: add extra-experimental-features = ${feature} to nix.conf, then retry)`)
+        return
+      }
       this.suspects.push({ entry: only, stderr })
       if (this.suspects.length >= ENOUGH_SUSPECTS && !this.succeeded) this.stop(errorText(stderr))
       return
@@ -291,9 +385,15 @@ class Upload {
     return `${text} (it is signed by ${keys.join(', ')}: add the public key to trusted-public-keys in the box's nix.conf, then retry)`
   }
 
+  /** One that can't be set aside stays queued, and holds up no other. */
   setAside(entry: Entry, reason: string): void {
-    this.summary.failed.push({ path: entry.path, reason })
-    this.ledger.failed(entry, reason)
+    try {
+      this.ledger.failed(entry, reason)
+      this.summary.failed.push({ path: entry.path, reason })
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error
+      this.summary.stopped = error.message
+    }
   }
 
   async stopIfAway(): Promise<void> {
@@ -317,6 +417,16 @@ class Upload {
     else this.summary.stopped = failure.message
   }
 }
+
+const unreadable = (problem: string): string =>
+  missingFeature(problem) === undefined
+    ? `this machine's Nix can't read it: ${problem}`
+    : `${problem} (on this machine: add extra-experimental-features = ${missingFeature(problem)} to nix.conf, then retry)`
+
+/** The path that Nix began to copy last. */
+const lastCopied = (stderr: string): string | undefined => [...stderr.matchAll(/^copying path '([^']+)'/gm)].at(-1)?.[1]
+
+const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 34)
 
 const builtThere = (path: string, refusal: string | undefined): string =>
   `the box built it too, so a copy is not sent, nor its signature (${refusal ?? 'it took none'}); ` +

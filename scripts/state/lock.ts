@@ -2,7 +2,7 @@
 // JavaScript has no flock, and not every runtime can hand an open file to a child; so a child holds
 // it: flock(1) of util-linux, around a `cat` that ends when our end of its stdin closes, which the
 // kernel does however we end.
-import { spawn } from 'node:child_process'
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { readFileSync, statSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
 
@@ -19,23 +19,29 @@ export interface Busy {
 }
 
 /**
- * $0 is our process id, $1 the time, $2 the file: written before the lock is reported. A line on
- * stdout says that we have it.
+ * $0 is our process id, $1 the time, $2 the file: written before the lock is reported, where there
+ * is room for it. A line on stdout says that we have it.
  */
-const HOLD = 'echo "$0 $1" > "$2" && echo locked && exec cat'
+const HOLD = '{ echo "$0 $1" > "$2"; } 2>/dev/null; echo locked && exec cat'
 
 /**
  * Takes the lock, or says who has it; does not wait.
  * @param file is made if it isn't there, and stays; it holds the process id and the start of
  * whoever has, or last had, the lock
- * @throws Failure when it can't be made or flock isn't there
+ * @throws Failure when it can't be made, or flock can't be started
  */
 export function takeLock(file: string): Promise<Lock | Busy> {
   return new Promise((resolve, reject) => {
     const args = ['-n', file, 'sh', '-c', HOLD, String(process.pid), String(Date.now()), file]
-    const child = spawn('flock', args, { stdio: ['pipe', 'pipe', 'pipe'] })
+    let child: ChildProcessWithoutNullStreams
+    try {
+      child = spawn('flock', args, { stdio: ['pipe', 'pipe', 'pipe'] })
+    } catch (error) {
+      reject(notStarted(error as NodeJS.ErrnoException))
+      return
+    }
     let errors = ''
-    child.on('error', () => reject(new Failure('needs flock, which is part of util-linux, in PATH')))
+    child.on('error', (error) => reject(notStarted(error)))
     child.stdin.on('error', () => {}) // it has ended already
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       errors += text
@@ -52,6 +58,13 @@ export function takeLock(file: string): Promise<Lock | Busy> {
     })
   })
 }
+
+const notStarted = ({ code, message }: NodeJS.ErrnoException): Failure =>
+  new Failure(
+    code === 'ENOENT'
+      ? 'flock is not in PATH: install util-linux'
+      : `flock can't be started (${code ?? message}): too many files are open or too many processes run, see ulimit -a`,
+  )
 
 /**
  * Whether somebody has the lock now (proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE

@@ -3,8 +3,10 @@
 
 import { age, bytes, count, oneLine } from '../cli/text.ts'
 import type { Look as GcLook } from '../gc/last-look.ts'
+import { progressText, timeLeft } from '../queue/progress.ts'
 import type { Answer } from '../reach/reach.ts'
 import type { Counted } from '../state/transfers.ts'
+import type { UploadState } from '../state/upload.ts'
 import type { UnitFacts } from '../system/systemd.ts'
 import { pauseLeft, type TunnelState } from '../tunnel/state.ts'
 
@@ -37,9 +39,13 @@ export interface Facts {
   tunnelState: TunnelState | undefined
   /** Seconds since the boot, the clock of `notBefore`. */
   uptime: number
+  /** Whose tunnel it is, when it is somebody else's: nobody but them can see it. */
+  hiddenBy?: string
+  /** Whether the check has looked for boxes since the user's systemd was started. */
+  looked?: boolean
 }
 
-export type State = 'usable' | 'reachable' | 'away'
+export type State = 'usable' | 'reachable' | 'away' | 'unknown'
 
 /** One cache, as --json gives it. */
 export interface CacheStatus {
@@ -79,12 +85,13 @@ export function timestamp(text: string | undefined): number | null {
  * The state of one cache.
  * - usable: it has answered just now.
  * - reachable: systemd's target says that the check found the box, but nothing answers.
+ * - unknown: the tunnel is somebody else's.
  * - away: everything else.
  */
 export function assess(facts: Facts): CacheStatus {
   const { name, answer, units } = facts
   const reachable = units?.target.ActiveState === 'active'
-  const state: State = answer.ok ? 'usable' : reachable ? 'reachable' : 'away'
+  const state: State = answer.ok ? 'usable' : facts.hiddenBy !== undefined ? 'unknown' : reachable ? 'reachable' : 'away'
   return {
     cache: name,
     state,
@@ -92,7 +99,7 @@ export function assess(facts: Facts): CacheStatus {
     reason: answer.ok ? null : reasonOf(facts, answer.reason, reachable),
     detail: (answer.ok && answer.detail) || null,
     ms: answer.ok ? answer.ms : null,
-    tunnel: facts.socket === null ? null : tunnelOf(facts),
+    tunnel: facts.socket === null || facts.hiddenBy !== undefined ? null : tunnelOf(facts),
   }
 }
 
@@ -108,13 +115,15 @@ function sinceWhen(state: State, units: UnitsOf | null, tunnelState: TunnelState
   return timestamp(units.target.InactiveEnterTimestamp) ?? (Number.isNaN(failed) ? null : failed)
 }
 
-function reasonOf({ name, socket, units, tunnelState }: Facts, answered: string, reachable: boolean): string {
+function reasonOf({ name, socket, units, tunnelState, hiddenBy, looked }: Facts, answered: string, reachable: boolean): string {
+  if (hiddenBy !== undefined) return `the tunnel is ${hiddenBy}'s, and nobody else can see it: sudo -u ${hiddenBy} nix-lan status`
   if (socket !== false) return answered
   if (tunnelState) return tunnelState.reason
   // What a tunnel that ends has said last is of another time.
   if (reachable && units?.tunnel.ActiveState === 'inactive') return 'its tunnel is stopped'
   if (reachable) return (units?.tunnel.ActiveState === 'activating' && units.tunnel.StatusText) || 'the tunnel is on its way'
-  return units ? 'the check could not reach it' : `no tunnel; make one: nix-lan-tunnel ${name}`
+  if (units) return looked === false ? 'nothing has looked for it yet' : 'the check could not reach it'
+  return `no tunnel; sudo nix-lan setup makes one for good, nix-lan-tunnel ${name} one for now`
 }
 
 function tunnelOf({ socket, units, tunnelState, uptime }: Facts): Tunnel {
@@ -136,6 +145,8 @@ export interface QueueStatus {
   oldest: number | null
   failed: { path: string; reason: string }[]
   uploading: boolean
+  /** How the upload that runs goes, or how the last one stopped; null: not known. */
+  upload: UploadState | null
   /** Why there is no queue to look at; null when there is. */
   problem: string | null
 }
@@ -200,7 +211,7 @@ function linesOf({ status, queue, fetched, uploaded }: Shown, now: number): Part
   return lines
 }
 
-const STATE_COLOURS: Record<State, Colour> = { usable: 'green', reachable: 'yellow', away: 'red' }
+const STATE_COLOURS: Record<State, Colour> = { usable: 'green', reachable: 'yellow', away: 'red', unknown: 'yellow' }
 
 function heading({ cache, state, since, reason, detail, ms }: CacheStatus, now: number): Part[] {
   const when = since === null ? '' : ` since ${clock(since, now)} (${age(now - since)})`
@@ -221,12 +232,15 @@ function tunnelLine({ state, status, failures, retry }: Tunnel): Part[] {
 
 const times = (count: number): string => (count === 1 ? 'once' : `${count} times`)
 
-function queueLines({ queued, size, oldest, failed, uploading, problem }: QueueStatus, now: number): Part[][] {
+function queueLines({ queued, size, oldest, failed, uploading, upload, problem }: QueueStatus, now: number): Part[][] {
   if (problem !== null) return [['  queue     ', [problem, 'red']]]
   const counts = queued === 0 ? 'empty' : `${paths(queued)}${size === null ? '' : `, ${bytes(size)}`}`
   const waits =
     oldest === null || queued === 0 ? '' : `, ${queued === 1 ? '' : 'the oldest '}since ${clock(oldest, now)} (${age(now - oldest)})`
   const lines: Part[][] = [['  queue     ', `${counts}${waits}`, ...(uploading ? ['; ', ['uploading', 'green'] as Part] : [])]]
+  if (upload && uploading && upload.all.paths > 0) lines.push([`            ${progressText(upload)}`])
+  else if (upload?.stopped && queued > 0)
+    lines.push(['            ', ['waits', 'yellow'], `: ${upload.stopped}${nextTry(upload.retry, now)}`])
   if (failed.length === 0) return lines
   const word = `${paths(failed.length)} failed`
   lines.push(['            ', [word, 'red'], '; nix-lan queue retry, or nix-lan queue drop --failed'])
@@ -235,6 +249,8 @@ function queueLines({ queued, size, oldest, failed, uploading, problem }: QueueS
   if (failed.length > MOST_FAILED) lines.push([`              and ${failed.length - MOST_FAILED} more: nix-lan queue`])
   return lines
 }
+
+const nextTry = (retry: number | null, now: number): string => (retry !== null && retry > now ? `; tries again in ${age(retry - now)}` : '')
 
 /** A store path without what is the same in all of them. */
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 34)
@@ -294,6 +310,18 @@ const textOf = (part: Part): string => oneLine(typeof part === 'string' ? part :
 /** A time as JSON has it; null stays null. */
 export const iso = (time: number | null): string | null => (time === null || time === 0 ? null : new Date(time).toISOString())
 
+/** How the upload goes, and why it waits, as --json has it. */
+function uploadJson({ uploading, upload, queued }: QueueStatus): object {
+  const left = upload && timeLeft(upload)
+  const { done, all, rate, path } = upload ?? { done: null, all: null, rate: null, path: null }
+  const running = uploading && all !== null && all.paths > 0
+  return {
+    upload: running ? { done, all, rate, path, left: left === null ? null : Math.round(left / 1000) } : null,
+    waits: !running && queued > 0 ? (upload?.stopped ?? null) : null,
+    retry: !running && queued > 0 ? iso(upload?.retry ?? null) : null,
+  }
+}
+
 /** What --json prints; times are ISO 8601. */
 export function plain(all: readonly Shown[], check: CheckFacts | null, gc?: GcLook): object {
   const sums = (counted: Counted | null): object | null =>
@@ -312,7 +340,7 @@ export function plain(all: readonly Shown[], check: CheckFacts | null, gc?: GcLo
     caches: all.map(({ status, queue, fetched, uploaded }) => ({
       ...status,
       since: iso(status.since),
-      queue: queue && { ...queue, oldest: iso(queue.oldest) },
+      queue: queue && { ...queue, oldest: iso(queue.oldest), ...uploadJson(queue) },
       uploaded: sums(uploaded),
       fetched: sums(fetched),
     })),

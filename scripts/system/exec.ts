@@ -28,6 +28,12 @@ export interface RunOptions {
    * Characters per stream. A program that writes more is killed as the timeout does.
    */
   most?: number
+  /** The program is ended (SIGTERM) when we are, even by SIGKILL. */
+  guarded?: boolean
+  /** Is told the process id. */
+  started?: (pid: number) => void
+  /** Is told what the program prints, as it comes. */
+  heard?: (stream: 'stdout' | 'stderr', text: string) => void
 }
 
 export interface Outcome {
@@ -53,7 +59,16 @@ export function run(program: string, args: readonly string[], options: RunOption
   ]
   return new Promise((resolve) => {
     const outcome: Outcome = { code: null, signal: null, stdout: '', stderr: '', timedOut: false, failedToStart: null }
-    const child = childProcess().spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
+    let child: ChildProcess
+    try {
+      child = childProcess().spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
+    } catch (error) {
+      // No file descriptor is left for its pipes (EMFILE), or its arguments are too long (E2BIG).
+      resolve({ ...outcome, failedToStart: (error as NodeJS.ErrnoException).code ?? String(error) })
+      return
+    }
+    const guard = options.guarded && child.pid ? guardOf(child.pid) : undefined
+    if (child.pid) options.started?.(child.pid)
     const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
     let done = false
     // ^C reaches only processes in the terminal's session.
@@ -67,6 +82,7 @@ export function run(program: string, args: readonly string[], options: RunOption
       if (done) return
       done = true
       clearTimeout(timer)
+      guard?.kill('SIGKILL')
       if (apart) process.off('SIGINT', interrupt)
       resolve(outcome)
     }
@@ -80,6 +96,7 @@ export function run(program: string, args: readonly string[], options: RunOption
       finish()
     }
     function take(stream: 'stdout' | 'stderr', text: string): void {
+      options.heard?.(stream, text)
       if (options.relay?.includes(stream)) process[stream].write(harmless(text))
       else if (outcome[stream].length + text.length > (options.most ?? Number.POSITIVE_INFINITY)) giveUp()
       else outcome[stream] += text
@@ -115,6 +132,21 @@ export function outputOf(
 ): string | undefined {
   try {
     return childProcess().execFileSync(program, args, { env, timeout, stdio: ['ignore', 'pipe', 'ignore'], encoding: 'utf8' })
+  } catch {
+    return undefined
+  }
+}
+
+/**
+ * A process that ends another one when we end, however we do: the kernel closes our end of its stdin. (PR_SET_PDEATHSIG looks at
+ * the thread that started the child, prctl(2), which a runtime may end at any time.)
+ */
+function guardOf(pid: number): ChildProcess | undefined {
+  try {
+    const guard = childProcess().spawn('sh', ['-c', 'read -r _; kill "$0"', String(pid)], { stdio: ['pipe', 'ignore', 'ignore'] })
+    guard.on('error', () => {}) // without it, the program ends by itself, later
+    guard.stdin?.on('error', () => {})
+    return guard
   } catch {
     return undefined
   }

@@ -1,8 +1,21 @@
 // The contract of `nix-lan queue`: exit code, stdout, stderr. Nix is two sh scripts that answer
 // from files, the box a nix-daemon in this process that knows what they copied.
 // NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
-import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import type { Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -20,7 +33,7 @@ const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime', { node: pr
 const BIN = folder('bin')
 /**
  * What the fake Nix knows: `valid`, `unsigned`, `box`, `fail` (a copy fails with this), `slow` (a
- * copy takes so many seconds); `log`: its calls.
+ * copy takes so many seconds), `full` (paths that the box has no room for); `log`: its calls.
  */
 const WORLD = folder('world')
 const STATE = folder('state')
@@ -54,14 +67,19 @@ case $verb in store) verb=$1; shift;; esac
 n=0 to= key=
 paths=
 while [ $# -gt 0 ]; do case $1 in
+  -v) ;; --log-format) shift;;
   --to|--store|--substituter) to=$2; shift;; --key-file) key=$2; shift;;
   /*) paths="$paths $1"; n=$((n+1));; *) flags="$flags $1";; esac; shift; done
 echo "$verb$flags $n" >>$W/log
 case $verb in
-copy) [ ! -t 2 ] || echo "a progress bar" >&2
+copy)
   [ ! -e $W/slow ] || sleep $(cat $W/slow)
   if [ -e $W/fail ]; then cat $W/fail >&2; exit 1; fi
-  for p in $paths; do echo $p >>$W/box; done;;
+  for p in $paths; do
+    echo "copying path '$p' to 'ssh-ng://localhost'..." >&2
+    if [ -s $W/full ] && grep -qx $p $W/full; then echo 'error: writing to file: No space left on device' >&2; exit 1; fi
+    echo $p >>$W/box
+  done;;
 path-info) [ ! -e $W/broken ] || { echo 'error: cannot connect to daemon' >&2; exit 1; }
   for p in $paths; do grep -qx $p $W/valid || { echo "error: path '$p' is not valid" >&2; exit 1; }; done
   own=; case $flags in *--all*) paths=$(cat $W/valid) own='ultimate ';; esac
@@ -108,10 +126,11 @@ function prepare(): void {
 /** An empty queue; the box is away; every path of `valid` is in the store, and the queue. */
 async function fresh(): Promise<void> {
   await boxIsAway()
+  rmSync(join(TMP, 'run/nix-lan/rpi.upload.json'), { force: true })
   rmSync(join(STATE, 'gcroots'), { recursive: true, force: true })
   for (const dir of ['state/gcroots/nix-lan/queue/rpi', 'state/gcroots/nix-lan/failed/rpi']) folder(dir)
   for (const name of readdirSync(WORLD)) rmSync(join(WORLD, name))
-  for (const name of ['valid', 'unsigned', 'box', 'log', 'keys']) tell(name, '')
+  for (const name of ['valid', 'unsigned', 'box', 'log', 'keys', 'full']) tell(name, '')
   tell('valid', ['a', 'b', 'c', 'a.drv', 'b-source'].map((name) => `${store(name)}\n`).join(''))
 }
 
@@ -137,11 +156,11 @@ interface Result {
   stderr: string
 }
 
-function launch(argv: readonly string[], env: Record<string, string> = {}): ChildProcess {
+function launch(argv: readonly string[], env: Record<string, string> = {}, stdio: StdioOptions = ['ignore', 'pipe', 'pipe']): ChildProcess {
   const [program = '', ...args] = [...AS_USER, ...argv]
   const all = { PATH: `${BIN}:${RUNTIME}:/usr/bin:/bin`, HOME: join(TMP, 'home'), XDG_RUNTIME_DIR: join(TMP, 'run') }
   const nixLan = { NIX_STATE_DIR: STATE, NIX_LAN_CONFIG: join(TMP, 'config.toml') }
-  return spawn(program, args, { env: { ...all, ...nixLan, ...env }, cwd: join(TMP, 'home'), stdio: ['ignore', 'pipe', 'pipe'] })
+  return spawn(program, args, { env: { ...all, ...nixLan, ...env }, cwd: join(TMP, 'home'), stdio })
 }
 
 function ended(child: ChildProcess): Promise<Result> {
@@ -155,6 +174,19 @@ function ended(child: ChildProcess): Promise<Result> {
       done({ ...result, code })
     })
   })
+}
+
+/** What a unit of systemd runs: its output is the journal, here a file. */
+async function inBackground(...args: string[]): Promise<Result> {
+  const file = join(TMP, 'journal')
+  writeFileSync(file, '')
+  give(file)
+  const { dev, ino } = statSync(file, { bigint: true })
+  const fd = openSync(file, 'a')
+  const child = launch([join(BIN, 'nix-lan'), 'queue', ...args], { JOURNAL_STREAM: `${dev}:${ino}` }, ['ignore', fd, fd])
+  const { code } = await ended(child)
+  closeSync(fd)
+  return { code, stdout: readFileSync(file, 'utf8'), stderr: '' }
 }
 
 const queue = (...args: string[]): Promise<Result> => ended(launch([join(BIN, 'nix-lan'), 'queue', ...args]))
@@ -430,23 +462,76 @@ test('upload: what is added meanwhile goes too', async () => {
   assert.equal(await running, { code: 0, stdout: 'rpi: 2 paths uploaded\n', stderr: '' })
 })
 
-test('upload: a second one says which one runs; a killed one leaves no lock', async () => {
+test('upload: a second one follows the first, and uploads what is left; for scripts it says which one runs', async () => {
   queued('a')
   tell('slow', '3')
   await boxIsThere()
   const child = launch([join(BIN, 'nix-lan'), 'queue', 'upload'])
   const first = ended(child)
   await copying()
-  const second = await queue('upload')
-  assert.equal([second.code, second.stdout], [75, ''])
-  assert.match(second.stderr, /^an upload to rpi is running already: process \d+, since \d\d:\d\d:\d\d \(\d+s\)\n$/)
-  assert.is(Number(/process (\d+)/.exec(second.stderr)?.[1]), child.pid)
+  const json = await queue('upload', '--json')
+  assert.is(json.code, 75)
+  assert.is(JSON.parse(json.stdout)[0].running.pid, child.pid)
+  const { queue: own } = JSON.parse((await ended(launch([join(BIN, 'nix-lan'), 'status', '--json']))).stdout).caches[0]
+  assert.equal([own.uploading, own.upload.all, own.upload.done.paths], [true, { paths: 1, bytes: 120 }, 0])
+  const second = queue('upload')
+  tell('slow', '0')
+  queued('b')
+  assert.equal(await first.then(({ code }) => code), 0)
+  const { code, stdout, stderr } = await second
+  assert.equal([code, stdout.replace('1 path uploaded', 'nothing left to upload')], [0, 'rpi: nothing left to upload\n'])
+  assert.match(stderr, /^an upload to rpi is running already: process \d+, since \d\d:\d\d:\d\d \(\d+s\)\n$/)
+  assert.equal(links(QUEUE), [])
+})
+
+test('upload: a killed one leaves no lock, and no copy that goes on', async () => {
+  queued('a')
+  tell('slow', '60')
+  await boxIsThere()
+  const child = launch([join(BIN, 'nix-lan'), 'queue', 'upload'])
+  const first = ended(child)
+  await copying()
   child.kill('SIGKILL')
-  await first
+  await first // its pipes are closed when all that it started has ended
   rmSync(join(WORLD, 'slow'))
-  let third = await queue('upload')
-  for (let tries = 0; third.code === 75 && tries < 100; tries++) third = await queue('upload') // the kernel takes a moment
-  assert.equal(third, { code: 0, stdout: 'rpi: 1 path uploaded\n', stderr: '' })
+  assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: 1 path uploaded\n', stderr: '' })
+})
+
+test('in the background: a full box is said once, then waits, and what comes in goes; by hand it is tried at once', async () => {
+  queued('a')
+  tell('full', `${store('a')}\n`)
+  await boxIsThere()
+  const first = await inBackground('upload')
+  assert.is(first.code, 75)
+  assert.match(
+    first.stdout,
+    /^rpi: stopped: the box's disk is full: a needs 120 B.* \(writing to file: No space left on device\); 1 path stays queued\n$/,
+  )
+  const copies = (): number => log().filter((line) => line.startsWith('copy')).length
+  assert.equal([await inBackground('upload'), copies()], [{ code: 75, stdout: '', stderr: '' }, 1])
+  assert.match((await queue()).stdout, /^waits: the box's disk is full: .*; tries again in \d+s$/m)
+  const { queue: own } = JSON.parse((await ended(launch([join(BIN, 'nix-lan'), 'status', '--json']))).stdout).caches[0]
+  assert.equal([own.uploading, own.upload, /^the box's disk is full/.test(own.waits), typeof own.retry], [false, null, true, 'string'])
+  assert.equal([(await queue('upload')).code, copies()], [75, 2])
+  tell('full', '')
+  assert.equal([(await queue('upload')).stdout, links(QUEUE)], ['rpi: 1 path uploaded\n', []])
+})
+
+test('in the background: not while the connection is metered; status says why', async () => {
+  queued('a')
+  await boxIsThere()
+  script(join(BIN, 'busctl'), 'case $* in *Metered) echo "u 1";; *) echo "b true";; esac')
+  try {
+    assert.equal(
+      [(await inBackground('upload')).stdout, links(QUEUE)],
+      ['rpi waits: the connection is metered; 1 path stays queued\n', ['a']],
+    )
+    assert.equal(await inBackground('upload'), { code: 75, stdout: '', stderr: '' })
+    assert.match((await ended(launch([join(BIN, 'nix-lan'), 'status']))).stdout, /^ +waits: the connection is metered$/m)
+    assert.is((await queue('upload')).stdout, 'rpi: 1 path uploaded\n')
+  } finally {
+    rmSync(join(BIN, 'busctl'))
+  }
 })
 
 /** Waits until a copy has begun. */
@@ -460,13 +545,19 @@ terminal.before(prepare)
 terminal.before.each(fresh)
 terminal.after(boxIsAway)
 
-terminal("upload shows Nix's own progress; when it fails, a second copy without a terminal finds the culprit", async () => {
+terminal('upload shows how it goes; what failed was copied once', async () => {
   queued('a')
+  tell('slow', '2')
   await boxIsThere()
   tell('fail', `error: hash mismatch importing path '${store('a')}'\n`)
   const { stdout } = await ended(launch(['script', '-qefc', `${join(BIN, 'nix-lan')} queue upload`, '/dev/null']))
-  assert.is(stdout.split('a progress bar').length, 2, stdout)
-  assert.is(log().filter((line) => line.startsWith('copy')).length, 2)
+  const pictures = stdout.split('\r\u001b[K')
+  assert.ok(
+    pictures.some((text) => /^rpi: 0 of 1 path, \d+ B of 120 B/.test(text)),
+    stdout,
+  )
+  assert.ok(pictures.at(-1)?.startsWith(`rpi: set aside ${store('a')}`), stdout)
+  assert.is(log().filter((line) => line.startsWith('copy')).length, 1)
   assert.equal(links(FAILED), ['a'])
 })
 

@@ -3,7 +3,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
-import { pause, type Result } from '../lib/processes.ts'
+import type { Result } from '../lib/processes.ts'
 import { createPair, DIST, FAILED, type Pair, QUEUE, T_FILE } from './pair.ts'
 import { type User, until } from './world.ts'
 
@@ -112,7 +112,7 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
       await stage.queue('add', needy, deriver, fine)
       const first = await stage.queue('upload')
       assert.equal([first.code, first.stdout], [75, 'box: 1 path uploaded\n'])
-      assert.match(first.stderr, /^box: 2 paths can't go, for want of a signature .*queue sign`\n$/)
+      assert.match(first.stderr, /^box: 2 paths skipped: the path or one of its dependencies is unsigned.*queue sign`\n$/)
       assert.ok(await stage.pair.boxHas(fine))
       const list = await stage.queue()
       for (const row of [/^unsigned .*-needy$/m, /^unsigned .*-free\.drv$/m]) assert.match(list.stdout, row)
@@ -217,28 +217,58 @@ test('the box goes away in mid-copy: 75, nothing is lost or failed; when it is b
     assert.ok(await stage.pair.boxHas(...paths))
   }))
 
-test('two uploads at once: one goes, the other says so; one that is killed blocks nobody', () =>
+test('two uploads at once: the second follows the first; one that is killed takes its copy along, and blocks nobody', () =>
   on('host', async (stage) => {
+    const { client } = stage.pair
     const { paths } = await stage.pair.build(['--argstr', 'name', 'held', '--arg', 'count', '2'])
     await stage.queue('add', ...paths)
-    stage.pair.client.write(HOLD, '', { mode: 0o666 })
+    client.write(HOLD, '', { mode: 0o666 })
     const first = stage.queue('upload')
     await until('the copy', 20_000, () => stage.copies() > 0)
-    const second = await stage.queue('upload')
+    const second = await stage.queue('upload', '--json')
     assert.is(second.code, 75)
-    assert.match(second.stderr, /^an upload to box is running already: process \d+, since [\d:]+ \(\d+s\)\n$/)
-    const pid = Number(/process (\d+)/.exec(second.stderr)?.[1])
-    await stage.pair.client.must('root', 'kill', ['-9', String(pid)])
+    const { pid } = JSON.parse(second.stdout)[0].running
+    const third = stage.queue('upload')
+    await client.must('root', 'kill', ['-9', String(pid)])
     await first
-    await stage.pair.client.must('root', 'rm', [HOLD])
-    let third = await stage.queue('upload')
-    for (let tries = 0; third.code === 75 && tries < 50; tries++) {
-      await pause(100)
-      third = await stage.queue('upload')
-    }
-    assert.equal([third.code, third.stdout], [0, 'box: 2 paths uploaded\n'], third.stderr)
+    await client.must('root', 'rm', [HOLD])
+    const { code, stdout, stderr } = await third
+    assert.equal([code, stdout], [0, 'box: 2 paths uploaded\n'], stderr)
     assert.ok(await stage.pair.boxHas(...paths))
   }))
+
+for (const nix of ['bookworm', 'forky'] as const) {
+  test(`${nix}: a .drv that is cut short is set aside alone; a box without room takes what fits, tells why, and takes the rest later`, () =>
+    on(nix, async (stage) => {
+      const { client, box } = stage.pair
+      const room = async (kb: number): Promise<void> => {
+        await box.must('root', 'sh', [
+          '-c',
+          `used=$(df -k /nix | awk 'NR == 2 { print $3 }'); mount -o remount,size=$((used + ${kb}))k /nix`,
+        ])
+      }
+      const [small, cut] = [await stage.build('small'), await stage.deriver(await stage.build('cut'))]
+      const fine = await stage.deriver(small)
+      const { paths } = await stage.pair.build(['--argstr', 'name', 'large', '--arg', 'kb', '30000'])
+      await client.must('root', 'sh', ['-c', 'chmod u+w "$0"; head -c 30 "$0" >/tmp/head; cat /tmp/head >"$0"', cut])
+      await stage.queue('add', ...paths, small, fine, cut)
+      assert.match((await stage.queue('list')).stdout, /^queued +\d+s +120 B {2}\S+-small$/m, 'a broken one takes no size from the others')
+      await room(8000)
+      const done = await stage.queue('upload')
+      assert.equal([done.code, done.stdout], [75, 'box: 2 paths uploaded\n'], done.stderr)
+      assert.match(done.stderr, /^box: set aside \S+-cut\.drv: this machine's Nix can't read it: /m)
+      assert.match(
+        done.stderr,
+        /^box: stopped: the box's disk is full: large\S* needs 29\.3 MiB, [\d.]+ MiB are free \(.*No space left.*\); 1 path stays queued$/m,
+      )
+      assert.ok(await stage.onBox(small, fine))
+      assert.match((await stage.queue('list')).stdout, /^waits: the box's disk is full: large/m)
+      await room(100_000)
+      assert.is((await stage.queue('upload')).code, 0)
+      assert.ok(await stage.pair.boxHas(...paths))
+      assert.equal(await stage.failed(), ['cut.drv'])
+    }))
+}
 
 test("as root: list works, upload says whose it is; somebody else's junk harms nobody", () =>
   on('host', async (stage) => {

@@ -53,7 +53,7 @@ const RPI: SshCache = {
 }
 
 good('the least', () => {
-  const expected = { file: 'F', user: 'alice', uid: 1000, home: '/home/alice', caches: [RPI] }
+  const expected = { file: 'F', user: 'alice', uid: 1000, home: '/home/alice', metered: 'wait', battery: 20, caches: [RPI] }
   assert.equal(read('[cache.rpi]\nhost = "rpi.local"\n'), expected)
 })
 
@@ -108,6 +108,20 @@ for (const [lines, key, value] of VALUES) {
   })
 }
 
+good('when the background upload waits', () => {
+  const both = (lines: string) => {
+    const { metered, battery } = read(`${lines}\n[cache.x]\nhost = "a"`)
+    return [metered, battery]
+  }
+  assert.equal(
+    [both('metered = "upload"\nbattery = 0'), both('metered = "wait"\nbattery = 100')],
+    [
+      ['upload', 0],
+      ['wait', 100],
+    ],
+  )
+})
+
 const GOOD_URLS = ['https://cache.example.org', 'file:///mnt/nix', 'ssh://pi@rpi', 'ssh-ng://rpi?compress=true', 'http://[::1]:80/a?b=1']
 for (const url of GOOD_URLS) {
   good(url, () => assert.equal(read(`cache.x.url = "${url}"`).caches, [{ kind: 'url', name: 'x', url, deadline: 2000 }]))
@@ -147,20 +161,23 @@ const CHOICE = 'host = "rpi.local" for a box that you reach by ssh, url = "http:
 const FILES: [string, string][] = [
   ['', 'F: no cache in it; add one, for example:\n\n[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'],
   ['# nothing\nuser = "alice"', 'F: no cache in it; add one, for example:\n\n[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'],
-  ['usr = "alice"', 'F:1: usr: unknown key; did you mean user?; allowed here: user, gc.keep-free, and tables [cache.NAME]'],
+  [
+    'usr = "alice"',
+    'F:1: usr: unknown key; did you mean user?; allowed here: user, metered, battery, gc.keep-free, and tables [cache.NAME]',
+  ],
   [
     '\n\n[caches.rpi]\nhost = "a"',
-    'F:3: caches: unknown key; did you mean cache?; allowed here: user, gc.keep-free, and tables [cache.NAME]',
+    'F:3: caches: unknown key; did you mean cache?; allowed here: user, metered, battery, gc.keep-free, and tables [cache.NAME]',
   ],
   ['gc = 1', 'F:1: gc: found the number 1; must be a table: gc.keep-free = "5G"'],
   ['[gc]\nkeep_free = "5G"', 'F:2: gc.keep_free: unknown key; did you mean keep-free?; allowed here: keep-free'],
   ['gc.keep-free = 5', 'F:1: gc.keep-free: found the number 5; must be a size in quotes, like "5G"'],
   ['gc.keep-free = "5X"', 'F:1: gc.keep-free: found the string "5X"; must be a size in quotes, like "5G"'],
-  ['nonsense = 1', 'F:1: nonsense: unknown key; allowed here: user, gc.keep-free, and tables [cache.NAME]'],
+  ['nonsense = 1', 'F:1: nonsense: unknown key; allowed here: user, metered, battery, gc.keep-free, and tables [cache.NAME]'],
   ['[rpi]\nhost = "a"', 'F:1: rpi: unknown table; a cache is written [cache.rpi]'],
   ['user = "alice"\nhost = "a"', 'F:2: host: belongs to a cache; write it below a line [cache.NAME]'],
-  ['"a\\nb" = 1', 'F:1: "a\\nb": unknown key; allowed here: user, gc.keep-free, and tables [cache.NAME]'],
-  ['__proto__ = 1', 'F:1: __proto__: unknown key; allowed here: user, gc.keep-free, and tables [cache.NAME]'],
+  ['"a\\nb" = 1', 'F:1: "a\\nb": unknown key; allowed here: user, metered, battery, gc.keep-free, and tables [cache.NAME]'],
+  ['__proto__ = 1', 'F:1: __proto__: unknown key; allowed here: user, metered, battery, gc.keep-free, and tables [cache.NAME]'],
   ['user = ""', `F:1: user: is empty; must be the name of a user, like "alice"`],
   ['user = 5', `F:1: user: found the number 5; ${USER}`],
   ['user = "1000"', `F:1: user: found the string "1000"; ${USER}`],

@@ -291,7 +291,12 @@ lists('states: invalid before failed before unsigned', () => {
     failed: [entry('d', 'failed', 'boom')],
     junk: [{ file: '/q/x', what: 'not a link' }],
   }
-  const rows = rowsOf('rpi', queue, { sizes: new Map([['/p/a', 7]]), unsigned: new Set(['/p/b']), invalid: new Set(['/p/c']) })
+  const rows = rowsOf('rpi', queue, {
+    sizes: new Map([['/p/a', 7]]),
+    unsigned: new Set(['/p/b']),
+    invalid: new Set(['/p/c']),
+    broken: new Map(),
+  })
   assert.equal(
     rows.map(({ state, path, size }) => [state, path, size]),
     [

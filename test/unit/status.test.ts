@@ -1,7 +1,9 @@
 // What status makes of what it was told, and how that looks on a terminal.
+
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { fitted } from '../../scripts/cli/watch.ts'
+import type { UploadState } from '../../scripts/state/upload.ts'
 import {
   assess,
   type CheckFacts,
@@ -38,7 +40,7 @@ const facts = (more: Partial<Facts>): Facts => ({
 
 // [what, facts, state, since, reason, tunnel's state]
 const STATES: [string, Partial<Facts>, string, number | null, string | null, string | null][] = [
-  ['by hand, no tunnel', {}, 'away', null, 'no tunnel; make one: nix-lan-tunnel rpi', 'inactive'],
+  ['by hand, no tunnel', {}, 'away', null, 'no tunnel; sudo nix-lan setup makes one for good, nix-lan-tunnel rpi one for now', 'inactive'],
   ['by hand, with a tunnel', { socket: true, answer: YES }, 'usable', null, null, 'active'],
   ['by hand, a tunnel that ended', { socket: true }, 'away', null, NO.reason, 'active'],
   ['it answers', { socket: true, answer: YES, units: units(up, up) }, 'usable', ms, null, 'active'],
@@ -78,6 +80,15 @@ const STATES: [string, Partial<Facts>, string, number | null, string | null, str
   ],
   ['reachable, ssh fails', { units: units(up, activating), tunnelState: state }, 'reachable', ms, state.reason, 'activating'],
   ['reachable, a link that is unresponsive', { socket: true, units: units(up, up) }, 'reachable', ms, NO.reason, 'active'],
+  ['at boot, before the first look', { units: units({}, {}), looked: false }, 'away', null, 'nothing has looked for it yet', 'inactive'],
+  [
+    "somebody else's tunnel",
+    { hiddenBy: 'alice' },
+    'unknown',
+    null,
+    "the tunnel is alice's, and nobody else can see it: sudo -u alice nix-lan status",
+    null,
+  ],
   ['a url', { socket: null, answer: YES }, 'usable', null, null, null],
   ['a url that is away', { socket: null }, 'away', null, NO.reason, null],
 ]
@@ -98,7 +109,7 @@ test('timestamps of systemd', () => {
 })
 
 const sum = (paths: number) => ({ paths, bytes: paths * 2 ** 20, last: paths ? NOW - 180_000 : 0 })
-const queue: QueueStatus = { queued: 0, size: 0, oldest: null, failed: [], uploading: false, problem: null }
+const queue: QueueStatus = { queued: 0, size: 0, oldest: null, failed: [], uploading: false, upload: null, problem: null }
 const shown = (more: Partial<Facts>, own: Partial<QueueStatus> = {}): Shown => ({
   status: assess(facts(more)),
   queue: { ...queue, ...own },
@@ -122,6 +133,37 @@ test('a screen', () => {
     '  fetched   3m ago; today 1.0 MiB, 7 days 4.0 MiB, in all 30 paths, 30.0 MiB',
     '',
   ])
+})
+
+const upload: UploadState = {
+  started: NOW - 60_000,
+  written: NOW - 500,
+  done: { paths: 12, bytes: 2 ** 20 },
+  all: { paths: 30, bytes: 3 * 2 ** 20 },
+  rate: 2 ** 20,
+  path: '/nix/store/00000000000000000000000000000000-x',
+  stopped: null,
+  full: null,
+  failures: 0,
+  retry: null,
+}
+const queueJson = (own: Partial<QueueStatus>): Record<string, unknown> =>
+  (plain([shown({}, own)], null) as { caches: { queue: Record<string, unknown> }[] }).caches[0]?.queue ?? {}
+
+test('an upload that runs: paths, bytes, rate, time left', () => {
+  const own = { queued: 2, uploading: true, upload }
+  assert.ok(draw([shown({}, own)]).includes('            12 of 30 paths, 1.0 MiB of 3.0 MiB, 1.0 MiB/s, 2s left'))
+  assert.equal(queueJson(own).upload, { done: upload.done, all: upload.all, rate: 2 ** 20, path: upload.path, left: 2 })
+  assert.equal([queueJson(own).waits, queueJson(own).retry], [null, null])
+})
+
+test('an upload that stopped: why it waits, and until when; not when nothing is queued', () => {
+  const full = { ...upload, stopped: "the box's disk is full: x", full: { need: 9, free: 1 }, failures: 3, retry: NOW + 240_000 }
+  const own = { queued: 2, upload: full }
+  assert.ok(draw([shown({}, own)]).includes("            waits: the box's disk is full: x; tries again in 4m"))
+  const json = queueJson(own)
+  assert.equal([json.upload, json.waits, json.retry], [null, full.stopped, new Date(NOW + 240_000).toISOString()])
+  assert.not(draw([shown({}, { queued: 0, upload: full })]).some((line) => line.includes('waits')))
 })
 
 test('since when, how often the tunnel failed, and when it is tried again', () => {

@@ -7,7 +7,17 @@ import type { SshCache } from '../../scripts/config/types.ts'
 import { NixError } from '../../scripts/nix/nix.ts'
 import type { Closure, PathInfo } from '../../scripts/nix/path-info.ts'
 import type { Entry } from '../../scripts/queue/queue.ts'
-import { acceptable, boxIsAtFault, drain, exitCode, type Ledger, type Stores, type Summary, wanted } from '../../scripts/queue/upload.ts'
+import {
+  acceptable,
+  boxIsAtFault,
+  type Disk,
+  drain,
+  exitCode,
+  type Ledger,
+  type Stores,
+  type Summary,
+  wanted,
+} from '../../scripts/queue/upload.ts'
 
 const cache = (more: Partial<SshCache> = {}): SshCache => ({
   kind: 'ssh',
@@ -54,6 +64,11 @@ class Fake implements Stores {
   /** Every copy fails with this. */
   always: string | undefined
   accepts = true
+  /** The box has room for no path of so many bytes. */
+  room = Number.POSITIVE_INFINITY
+  space: Disk | undefined
+  /** What Nix here says of paths that it can't read. */
+  readonly broken = new Map<string, string>()
   trusted = ['me-1']
 
   constructor(made: Record<string, Made>) {
@@ -80,12 +95,14 @@ class Fake implements Stores {
   async closure(paths: string[]): Promise<Closure> {
     const invalid = new Set(await this.invalid(paths))
     const valid = paths.filter((path) => !invalid.has(path))
-    return { invalid, infos: new Map([...this.reach(valid)].map((path) => [path, this.infoOf(path)])) }
+    const infos = new Map([...this.reach(valid)].map((path) => [path, this.infoOf(path)]))
+    return { invalid, broken: this.broken, infos }
   }
   missing = async (paths: string[]): Promise<string[]> => paths.filter((path) => !this.box.has(path))
   onBox = async (paths: string[]) => new Map([...this.box].filter(([path]) => paths.includes(path)))
   trustedKeys = async (): Promise<string[]> => this.trusted
   mustTakeNix = async (): Promise<void> => {}
+  disk = async (): Promise<Disk | undefined> => this.space
 
   async referrersClosure(paths: string[]): Promise<Set<string>> {
     const all = Object.keys(this.made).map(store)
@@ -109,6 +126,7 @@ class Fake implements Stores {
       const { breaks } = this.made[path.slice(44)] ?? {}
       if (breaks) return breaks
       const one = this.infoOf(path)
+      if (one.size >= this.room) return `copying path '${path}'...\nerror: writing to file: No space left on device`
       if (one.signatures.length === 0 && !one.contentAddressed) return `error: cannot add path '${path}' because it lacks a valid signature`
       this.box.set(path, one)
     }
@@ -125,6 +143,7 @@ const names = (paths: string[]): string[] => paths.map((path) => path.slice(44))
 async function drained(fake: Fake, entries: string[], config = cache()): Promise<Summary> {
   const told: Record<'uploaded' | 'failed' | 'invalid' | 'unwanted', string[]> = { uploaded: [], failed: [], invalid: [], unwanted: [] }
   const ledger: Ledger = {
+    expects: () => {},
     uploaded: (done) => void told.uploaded.push(...done.map(({ path }) => path)),
     failed: ({ path }) => void told.failed.push(path),
     invalid: ({ path }) => void told.invalid.push(path),
@@ -254,13 +273,60 @@ drains('unsigned, and needed by a derivation: the derivation waits too', async (
   assert.equal([names(summary.unsigned), names(summary.uploaded), summary.failed], [['a.drv'], ['b.drv'], []])
 })
 
-drains('the disk of the box is full: said, and all stay queued', async () => {
-  const fake = new Fake({ a: {}, b: {} })
-  fake.always = `error: writing to file '${store('a')}': No space left on device`
-  const summary = await drained(fake, ['a', 'b'])
-  assert.match(summary.stopped ?? '', 'No space left')
-  assert.equal(summary.failed, [])
-  assert.is(fake.calls.length, 1)
+const sized = (size: number, more: Made = {}): Made => ({ ...more, info: { size } })
+
+drains('the box is full: what fits goes, the smallest first; nothing larger is tried, and nothing failed', async () => {
+  const fake = new Fake({ huge: sized(9e9), big: sized(5e8), a: sized(10), b: sized(20), 'a.drv': {} })
+  fake.room = 4e8
+  fake.space = { total: 1e10, free: 3e8 }
+  const summary = await drained(fake, ['huge', 'big', 'b', 'a', 'a.drv'])
+  assert.equal([names(summary.uploaded), summary.failed, summary.full], [['a', 'a.drv', 'b'], [], { need: 5e8, free: 3e8 }])
+  assert.match(summary.stopped ?? '', /^the box's disk is full: big needs 476\.8 MiB, 286\.1 MiB are free \(.*No space left on device\)$/)
+  assert.equal(fake.calls, [['a', 'b'], ['big'], ['a.drv']])
+})
+
+drains('the box is full in the midst of many small ones: as many of them go as fit', async () => {
+  const fake = new Fake(Object.fromEntries(Array.from({ length: 32 }, (_, i) => [`p${i}`, sized(100 + i)])))
+  fake.room = 120
+  const summary = await drained(fake, Object.keys(fake.made))
+  assert.is(summary.uploaded.length, 20)
+  assert.ok(fake.calls.length < 12, `${fake.calls.length} copies`)
+})
+
+drains('what the box had no room for isn’t sent again, nor what needs it; the rest is', async () => {
+  const fake = new Fake({ big: sized(500), small: sized(1), needy: sized(1, { needs: ['big'] }) })
+  fake.room = 500
+  const ledger: Ledger = { expects: () => {}, uploaded: () => {}, failed: () => {}, invalid: () => {}, unwanted: () => {} }
+  const summary = await drain(['big', 'small', 'needy'].map(entry), cache(), fake, ledger, 500)
+  assert.equal([names(summary.uploaded), summary.stopped, fake.calls], [['small'], undefined, [['small']]])
+})
+
+drains('a path that is larger than the disk of the box: set aside alone; the others go', async () => {
+  const fake = new Fake({ huge: sized(9e9), a: {} })
+  fake.room = 8e9
+  fake.space = { total: 8e9, free: 1e9 }
+  const summary = await drained(fake, ['huge', 'a'])
+  assert.equal([names(summary.uploaded), names(summary.failed.map(({ path }) => path)), summary.stopped], [['a'], ['huge'], undefined])
+  assert.is(summary.failed[0]?.reason, "too large for the box: huge needs 8.4 GiB, and the disk of the box's store has 7.5 GiB in all")
+})
+
+drains('a .drv that Nix here can’t read: set aside alone', async () => {
+  const fake = new Fake({ 'a.drv': {}, 'b.drv': {} })
+  fake.broken.set(store('a.drv'), "error parsing derivation: expected string 'D'")
+  const summary = await drained(fake, ['a.drv', 'b.drv'])
+  assert.equal(names(summary.uploaded), ['b.drv'])
+  assert.equal(summary.failed, [
+    { path: store('a.drv'), reason: "this machine's Nix can't read it: error parsing derivation: expected string 'D'" },
+  ])
+})
+
+drains('paths that need a feature which the box lacks: each set aside, with the way out, though no other goes', async () => {
+  const breaks =
+    "error: experimental Nix feature 'ca-derivations' is disabled; use '--extra-experimental-features ca-derivations' to override"
+  const fake = new Fake({ 'a.drv': { breaks }, 'b.drv': { breaks }, 'c.drv': { breaks }, 'd.drv': { breaks } })
+  const summary = await drained(fake, ['a.drv', 'b.drv', 'c.drv', 'd.drv'])
+  assert.equal([summary.failed.length, summary.stopped], [4, undefined])
+  assert.match(summary.failed[0]?.reason ?? '', /on the box: add extra-experimental-features = ca-derivations to nix\.conf, then retry/)
 })
 
 drains('a path that invalid is dropped', async () => {
@@ -333,7 +399,7 @@ drains('a question that Nix does not answer stops it: away if the box is away, e
     fake.reason = 'gone'
     throw new NixError('eof')
   }
-  fake.closure = async () => ({ invalid: new Set(), infos: new Map([[store('a'), info()]]) })
+  fake.closure = async () => ({ invalid: new Set(), broken: new Map(), infos: new Map([[store('a'), info()]]) })
   const summary = await drained(fake, ['a'])
   assert.equal([summary.away, summary.stopped], ['gone', undefined])
   fake.reason = undefined
@@ -347,9 +413,10 @@ drains('a question that Nix does not answer stops it: away if the box is away, e
   assert.instance(caught, TypeError)
 })
 
-drains('an entry that cannot be set aside stops it, and stays', async () => {
-  const fake = new Fake({ a: { breaks: `error: boom '${store('a')}'` } })
+drains('an entry that cannot be set aside stays, is not counted, and holds up no other', async () => {
+  const fake = new Fake({ a: { breaks: `error: boom '${store('a')}'` }, b: {} })
   const ledger: Ledger = {
+    expects: () => {},
     uploaded: () => {},
     invalid: () => {},
     unwanted: () => {},
@@ -357,7 +424,8 @@ drains('an entry that cannot be set aside stops it, and stays', async () => {
       throw new UsageError('no directory')
     },
   }
-  assert.is((await drain([entry('a')], cache(), fake, ledger)).stopped, 'no directory')
+  const summary = await drain([entry('a'), entry('b')], cache(), fake, ledger)
+  assert.equal([summary.stopped, summary.failed, names(summary.uploaded)], ['no directory', [], ['b']])
 })
 
 drains('ten thousand entries: as many copies as command lines', async () => {

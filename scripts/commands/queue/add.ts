@@ -87,7 +87,7 @@ async function addBuilt({ config, caches, words, json }: Call): Promise<number> 
 
 /** @throws Away */
 async function builtFor(cache: SshCache, config: Config): Promise<Built> {
-  const stores = storesOf(cache, config.uid, false)
+  const stores = storesOf(cache, config.uid)
   const mustBeThere = async (): Promise<void> => {
     const why = await stores.away()
     if (why !== undefined) throw new Away(`${cache.name} is away (${why}), and can't be asked what it has`)

@@ -1,8 +1,15 @@
 // nix-lan queue list: what waits, what can't go unsigned, what failed. Asks Nix for sizes where
 // that is quick.
+import { age, oneLine } from '../../cli/text.ts'
+import type { Config } from '../../config/types.ts'
 import { NixError, referrersClosure } from '../../nix/nix.ts'
 import { askNix, CHEAP, type Known, NOTHING_KNOWN, type Row, rowsOf, shown, table } from '../../queue/list.ts'
+import { progressText } from '../../queue/progress.ts'
 import { type Entry, readQueue } from '../../queue/queue.ts'
+import { isLocked } from '../../state/lock.ts'
+import { uploadLock } from '../../state/paths.ts'
+import { readUploadState } from '../../state/upload.ts'
+import { effectiveUid } from '../../system/users.ts'
 import { type Action, CACHE, type Call, EXIT, JSON_OPTION, printJson, say } from './action.ts'
 
 export const list: Action = {
@@ -38,7 +45,8 @@ async function run({ config, caches, options, json }: Call): Promise<number> {
     const known = ask ? await whatNixKnows(entries) : NOTHING_KNOWN
     const own = rowsOf(cache.name, queue, known)
     rows.push(...own)
-    if (!json) process.stdout.write(`${heading(cache.name, own, ask)}\n${table(own, Date.now())}${fixes(own)}`)
+    if (!json)
+      process.stdout.write(`${heading(cache.name, own, ask)}\n${table(own, Date.now())}${uploadLine(config, cache.name)}${fixes(own)}`)
   }
   if (json) printJson(rows.map((row) => ({ ...row, added: row.added === null ? null : new Date(row.added).toISOString() })))
   return 0
@@ -62,6 +70,16 @@ function heading(cache: string, rows: readonly Row[], asked: boolean): string {
     .map(({ state, count }) => `${count} ${state}`)
   const rest = asked ? '' : ' (sizes and signatures: --full)'
   return `${cache}: ${counts.length > 0 ? counts.join(', ') : 'nothing queued'}${rest}`
+}
+
+/** How the upload that runs goes, or why the last one stopped. */
+function uploadLine(config: Config, cache: string): string {
+  const state = effectiveUid() === config.uid ? readUploadState(config.uid, cache) : undefined
+  if (!state) return ''
+  const now = Date.now()
+  if (isLocked(uploadLock(config.uid, cache))) return state.all.paths > 0 ? `uploading: ${progressText(state)}\n` : ''
+  const next = state.retry !== null && state.retry > now ? `; tries again in ${age(state.retry - now)}` : ''
+  return state.stopped === null ? '' : `${oneLine(`waits: ${state.stopped}${next}`)}\n`
 }
 
 function fixes(rows: readonly Row[]): string {

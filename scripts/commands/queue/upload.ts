@@ -1,17 +1,22 @@
 // nix-lan queue upload: uploads what is queued, and says what became of it.
 import { mkdirSync } from 'node:fs'
 import { Failure, UsageError } from '../../cli/errors.ts'
-import { age } from '../../cli/text.ts'
+import { age, oneLine } from '../../cli/text.ts'
 import type { Config, SshCache } from '../../config/types.ts'
 import { mustBeUser } from '../../config/user.ts'
 import { space } from '../../gc/facts.ts'
 import { type Uploads, uploadsTo } from '../../keep/uploads.ts'
+import { Progress, progressText } from '../../queue/progress.ts'
 import { readQueue, remove, setAside } from '../../queue/queue.ts'
 import { storesOf } from '../../queue/stores.ts'
 import { drain, exitCode, type Ledger, type Summary } from '../../queue/upload.ts'
-import { type Busy, isBusy, takeLock } from '../../state/lock.ts'
+import { asksDisk, type Decision, decide } from '../../queue/wait.ts'
+import { type Busy, isBusy, type Lock, takeLock } from '../../state/lock.ts'
 import { queueDir, runtimeDir, uploadLock } from '../../state/paths.ts'
 import { Transfers, uploadedTo } from '../../state/transfers.ts'
+import { readUploadState, type UploadState } from '../../state/upload.ts'
+import { isJournal } from '../../system/journal.ts'
+import { readPower } from '../../system/power.ts'
 import { ask, hasUserManager } from '../../system/systemd.ts'
 import { type Action, CACHE, type Call, JSON_OPTION, paths, print, printJson, say } from './action.ts'
 
@@ -19,6 +24,9 @@ export const upload: Action = {
   name: 'upload',
   summary: 'upload what is queued, now',
   forms: [['', 'upload what is queued, all of it, now']],
+  about: [
+    'The smallest paths go first. While another upload runs, this one shows how that goes, then uploads what is left. The upload in the background waits while the connection is metered or the battery is low, and tries what the box has no room for at growing intervals; this one does not wait.',
+  ],
   options: [CACHE, JSON_OPTION],
   json: {
     what: 'an object for each cache',
@@ -32,7 +40,8 @@ export const upload: Action = {
       ['left', 'how many are still queued'],
       ['junk', 'files in the queue that are no queued paths'],
       ['away', 'why the box is away; only then'],
-      ['stopped', 'why the upload stopped early; only then'],
+      ['stopped', 'why the upload stopped early, or waits; only then'],
+      ['full', 'with stopped: the box has no room; need and free (null: not known), in bytes'],
       ['running', 'pid and since of another upload that runs; then there is nothing else'],
     ],
   },
@@ -44,28 +53,25 @@ export const upload: Action = {
 async function run({ config, caches, words, json }: Call): Promise<number> {
   if (words.length > 0) throw new UsageError('upload takes no paths; see --help')
   mustBeUser(config, 'the queue, the tunnel and the ssh key are', 'nix-lan queue upload')
+  const background = isJournal(1)
   const answers: object[] = []
   const codes: number[] = []
   for (const cache of caches) {
-    const lock = await takeLock(lockFile(config, cache))
+    let lock = await takeLock(lockFile(config, cache))
     if (isBusy(lock)) {
       say(`an upload to ${cache.name} is running already${holder(lock)}`)
-      answers.push({ cache: cache.name, running: { pid: lock.pid, since: lock.since && new Date(lock.since).toISOString() } })
-      codes.push(75)
-      continue
+      if (json || background) {
+        answers.push({ cache: cache.name, running: { pid: lock.pid, since: lock.since && new Date(lock.since).toISOString() } })
+        codes.push(75)
+        continue
+      }
+      lock = await follow(config, cache)
     }
     const uploads = uploadsTo(cache, config.uid)
     try {
-      const summary = await uploadTo(cache, config, json, uploads)
-      const unkept = summary.uploaded.length === 0 ? undefined : await uploads.keep(summary.uploaded)
-      if (summary.uploaded.length > 0) await freeSpace(cache, config)
-      if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
-      const { queued, junk } = readQueue(cache.name, config.user)
-      const inQueue = junk.filter(({ file }) => file.startsWith(`${queueDir(cache.name)}/`))
-      answers.push({ cache: cache.name, ...summary, left: queued.length, junk: inQueue.map(({ file }) => file) })
-      codes.push(exitCode(summary, queued.length, inQueue.length))
-      for (const { file, what } of inQueue) say(`${cache.name}: ${file} is ${what}, which doesn't belong there: remove it by hand`)
-      if (!json) conclude(cache.name, summary, queued.length)
+      const { answer, code } = await uploadAll(cache, config, background, json, uploads)
+      answers.push(answer)
+      codes.push(code)
     } finally {
       uploads.close()
       await lock.release()
@@ -85,9 +91,65 @@ async function freeSpace({ name }: SshCache, { keepFree }: Config): Promise<void
   }
 }
 
+/** Milliseconds from one look at another upload to the next. */
+const LOOK = 500
+
+/** Shows how another upload goes until it has ended. @returns the lock, which is ours then */
+async function follow(config: Config, cache: SshCache): Promise<Lock> {
+  let shown = ''
+  for (;;) {
+    const lock = await takeLock(lockFile(config, cache))
+    if (!isBusy(lock)) {
+      if (shown !== '' && process.stderr.isTTY) process.stderr.write('\r\u001b[K')
+      return lock
+    }
+    const state = readUploadState(config.uid, cache.name)
+    const text = state && state.all.paths > 0 ? `${cache.name}: ${progressText(state)}` : ''
+    if (text !== shown && process.stderr.isTTY) process.stderr.write(`\r\u001b[K${oneLine(text)}`)
+    shown = text
+    await new Promise((resolve) => setTimeout(resolve, LOOK))
+  }
+}
+
+/** Uploads to one cache, or finds that it has to wait, and says what became of it. */
+async function uploadAll(
+  cache: SshCache,
+  config: Config,
+  background: boolean,
+  json: boolean,
+  uploads: Uploads,
+): Promise<{ answer: object; code: number }> {
+  const progress = new Progress(config.uid, cache.name, background ? 'journal' : !json && process.stderr.isTTY ? 'terminal' : 'nobody')
+  const before = readUploadState(config.uid, cache.name)
+  const decision = background ? await whatNow(cache, config, before) : { most: Number.POSITIVE_INFINITY }
+  if ('waits' in decision) {
+    const left = readQueue(cache.name, config.user).queued.length
+    if (before?.stopped !== decision.waits && left > 0) say(`${cache.name} waits: ${decision.waits}; ${stay(left)}`)
+    if (before?.stopped !== decision.waits || asksDisk(before, Date.now())) progress.waits(decision.waits, before)
+    return { answer: { cache: cache.name, stopped: decision.waits, left }, code: left > 0 ? 75 : 0 }
+  }
+  const summary = await drainAll(cache, config, progress, decision.most, uploads)
+  progress.ended(summary, decision.most === Number.POSITIVE_INFINITY ? undefined : before)
+  const unkept = summary.uploaded.length === 0 ? undefined : await uploads.keep(summary.uploaded)
+  if (summary.uploaded.length > 0) await freeSpace(cache, config)
+  if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
+  const { queued, junk } = readQueue(cache.name, config.user)
+  const inQueue = junk.filter(({ file }) => file.startsWith(`${queueDir(cache.name)}/`))
+  for (const { file, what } of inQueue) say(`${cache.name}: ${file} is ${what}, which doesn't belong there: remove it by hand`)
+  if (!json) conclude(cache.name, summary, queued.length)
+  const answer = { cache: cache.name, ...summary, left: queued.length, junk: inQueue.map(({ file }) => file) }
+  return { answer, code: exitCode(summary, queued.length, inQueue.length) }
+}
+
+/** Asks what decides whether an upload that nobody asked for goes now. */
+async function whatNow(cache: SshCache, config: Config, before: UploadState | undefined): Promise<Decision> {
+  const now = Date.now()
+  const [power, disk] = await Promise.all([readPower(), asksDisk(before, now) ? storesOf(cache, config.uid).disk() : undefined])
+  return decide({ power, before, disk, now }, config, readQueue(cache.name, config.user).queued)
+}
+
 /** Drains until nothing new has come in meanwhile. */
-async function uploadTo(cache: SshCache, config: Config, json: boolean, uploads: Uploads): Promise<Summary> {
-  const live = !json && process.stderr.isTTY === true
+async function drainAll(cache: SshCache, config: Config, progress: Progress, most: number, uploads: Uploads): Promise<Summary> {
   const total: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
   const seen = new Set<string>()
   for (;;) {
@@ -95,28 +157,36 @@ async function uploadTo(cache: SshCache, config: Config, json: boolean, uploads:
     if (fresh.length === 0) return total
     for (const entry of fresh) seen.add(entry.name)
     await uploads.hold(fresh.map(({ path }) => path))
-    const summary = await drain(fresh, cache, storesOf(cache, config.uid, live), ledger(cache.name, config.user))
+    const stores = storesOf(cache, config.uid, progress)
+    const summary = await drain(fresh, cache, stores, ledger(cache.name, config.user, progress), total.full?.need ?? most)
     for (const key of ['uploaded', 'invalid', 'unwanted', 'unsigned'] as const) total[key].push(...summary[key])
     total.failed.push(...summary.failed)
-    if (summary.away === undefined && summary.stopped === undefined) continue
-    return { ...total, ...(summary.away === undefined ? { stopped: summary.stopped ?? '' } : { away: summary.away }) }
+    if (summary.stopped !== undefined) total.stopped = summary.stopped
+    if (summary.full) total.full = summary.full // what comes in meanwhile may fit
+    if (summary.away !== undefined) return { ...total, away: summary.away }
+    if (summary.stopped !== undefined && !summary.full) return total
   }
 }
 
-function ledger(cache: string, user: string): Ledger {
+function ledger(cache: string, user: string, progress: Progress): Ledger {
   const transfers = new Transfers(uploadedTo(cache))
+  const tell = (text: string): void => {
+    progress.clear()
+    say(text)
+  }
   return {
+    expects: (amount) => progress.expects(amount),
     uploaded(entries, bytes) {
       if (entries.length > 0) transfers.add(entries.length, bytes)
       for (const entry of entries) remove(entry, user)
     },
     failed(entry, reason) {
       setAside(entry, reason, user)
-      say(`${cache}: set aside ${entry.path}: ${reason}`)
+      tell(`${cache}: set aside ${entry.path}: ${reason}`)
     },
     invalid(entry) {
       remove(entry, user)
-      say(`${cache}: dropped ${entry.path}, which isn't in the store any more`)
+      tell(`${cache}: dropped ${entry.path}, which isn't in the store any more`)
     },
     unwanted(entry) {
       remove(entry, user)

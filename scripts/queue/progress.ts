@@ -1,0 +1,153 @@
+// How an upload goes: what it has copied, how fast, how long it still takes. It writes that down for
+// status, and tells the person at the terminal, or the journal every half minute.
+import { age, bytes, count, oneLine } from '../cli/text.ts'
+import { type Amount, readUploadState, type UploadState, writeUploadState } from '../state/upload.ts'
+import type { Watcher } from './stores.ts'
+import type { Summary } from './upload.ts'
+
+/** Milliseconds from one line for the journal to the next. */
+const TELL = 30_000
+/** Milliseconds from one state on disk, or picture on the terminal, to the next. */
+const WRITE = 1000
+/** The rate is that of the last so many milliseconds. */
+const WINDOW = 15_000
+/** Milliseconds until an upload that found no room tries again: twice as long each time. */
+const FIRST_PAUSE = 30_000
+const LONGEST_PAUSE = 30 * 60_000
+
+/** Milliseconds to pause after so many uploads in a row that found no room. */
+export const pauseAfter = (failures: number): number => Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
+
+/** Milliseconds that the rest takes at this rate; null: not known. Pure. */
+export function timeLeft({ done, all, rate }: Pick<UploadState, 'done' | 'all' | 'rate'>): number | null {
+  return rate === null || rate <= 0 ? null : Math.max(0, ((all.bytes - done.bytes) / rate) * 1000)
+}
+
+/** `12 of 30 paths, 1.2 MiB of 3.0 MiB, 1.0 MiB/s, 2s left`. Pure. */
+export function progressText(state: Pick<UploadState, 'done' | 'all' | 'rate'>): string {
+  const { done, all, rate } = state
+  const left = timeLeft(state)
+  const parts = [`${done.paths} of ${count(all.paths, 'path')}`, `${bytes(done.bytes)} of ${bytes(all.bytes)}`]
+  if (rate !== null) parts.push(`${bytes(Math.round(rate))}/s`)
+  if (left !== null) parts.push(`${age(left)} left`)
+  return parts.join(', ')
+}
+
+/** Where an upload tells how it goes. */
+export type Show = 'terminal' | 'journal' | 'nobody'
+
+export class Progress implements Watcher {
+  private readonly uid: number
+  private readonly cache: string
+  private readonly show: Show
+  private readonly state: UploadState
+  /** Bytes and paths of the copies that have ended. */
+  private settled: Amount = { paths: 0, bytes: 0 }
+  private copied = 0
+  private begun = 0
+  private samples: { time: number; bytes: number }[] = []
+  private told = Date.now()
+  private drawn = false
+
+  constructor(uid: number, cache: string, show: Show) {
+    this.uid = uid
+    this.cache = cache
+    this.show = show
+    const now = Date.now()
+    const nothing = { paths: 0, bytes: 0 }
+    const failures = readUploadState(uid, cache)?.failures ?? 0
+    this.state = {
+      ...{ started: now, written: now, done: nothing, all: nothing, rate: null, path: null },
+      ...{ stopped: null, full: null, failures, retry: null },
+    }
+  }
+
+  expects({ paths, bytes }: Amount): void {
+    this.state.all = { paths: this.state.all.paths + paths, bytes: this.state.all.bytes + bytes }
+    this.write()
+  }
+
+  copying(path: string): void {
+    this.begun += 1
+    this.state.path = path
+  }
+
+  sent(sum: number): void {
+    this.copied = Math.max(this.copied, sum)
+    this.count()
+    this.write()
+    this.draw()
+    this.tell()
+  }
+
+  over(): void {
+    this.settled = { paths: this.settled.paths + this.begun, bytes: this.settled.bytes + this.copied }
+    this.copied = 0
+    this.begun = 0
+    this.count()
+    this.write()
+  }
+
+  /** What has gone can't be more than all: what Nix and the protocol add isn't part of any NAR. */
+  private count(): void {
+    const { state, settled } = this
+    const most = (done: number, all: number): number => Math.min(done, Math.max(all, 0))
+    state.done = {
+      paths: most(settled.paths + Math.max(0, this.begun - 1), state.all.paths),
+      bytes: most(settled.bytes + this.copied, state.all.bytes),
+    }
+    const now = Date.now()
+    const last = this.samples.at(-1)
+    if (!last || now - last.time >= WRITE) this.samples.push({ time: now, bytes: state.done.bytes })
+    while (this.samples.length > 2 && now - (this.samples[0]?.time ?? now) > WINDOW) this.samples.shift()
+    const first = this.samples[0]
+    const seconds = first ? (now - first.time) / 1000 : 0
+    if (first && seconds >= 1) state.rate = Math.max(0, (state.done.bytes - first.bytes) / seconds)
+  }
+
+  private write(): void {
+    this.state.written = Date.now()
+    writeUploadState(this.uid, this.cache, this.state)
+  }
+
+  private draw(): void {
+    if (this.show !== 'terminal') return
+    process.stderr.write(`\r\u001b[K${oneLine(`${this.cache}: ${progressText(this.state)}`)}`)
+    this.drawn = true
+  }
+
+  /** Takes the picture away before something else is said. */
+  clear(): void {
+    if (this.drawn) process.stderr.write('\r\u001b[K')
+    this.drawn = false
+  }
+
+  private tell(): void {
+    if (this.show !== 'journal' || Date.now() - this.told < TELL) return
+    this.told = Date.now()
+    process.stdout.write(oneLine(`${this.cache}: ${progressText(this.state)}`).concat('\n'))
+  }
+
+  /** Nothing was tried, for this reason. @param before how it stood before */
+  waits(reason: string, before: UploadState | undefined): void {
+    const kept = before?.full ? { full: before.full, failures: before.failures, retry: before.retry, started: before.started } : {}
+    Object.assign(this.state, { stopped: reason, ...kept })
+    this.write()
+  }
+
+  /**
+   * It is over; why it stopped early, if it did, is there for status, and for the next one.
+   * @param before what still waits from before, of which nothing was tried
+   */
+  ended({ stopped, full }: Pick<Summary, 'stopped' | 'full'>, before?: UploadState): void {
+    this.clear()
+    const { state } = this
+    state.path = null
+    state.rate = null
+    state.stopped = stopped ?? before?.stopped ?? null // that a box is away, everybody sees for themselves
+    state.full = full ?? before?.full ?? null
+    state.failures = full ? state.failures + 1 : before ? before.failures : 0
+    state.retry = full ? Date.now() + pauseAfter(state.failures) : (before?.retry ?? null)
+    this.write()
+  }
+}

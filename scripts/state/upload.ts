@@ -1,0 +1,97 @@
+// How the upload to a cache stands: what the one that runs has done so far, or why the last one stopped and when the next one tries
+// again. Written by the upload, read by status, the list and an upload that finds another one running. The user's file: root reads
+// it as it reads all that a user can write.
+import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
+import { runtimeDir } from './paths.ts'
+
+/** Paths and bytes of their NARs. */
+export interface Amount {
+  paths: number
+  bytes: number
+}
+
+/** Times are milliseconds since 1970. */
+export interface UploadState {
+  started: number
+  /** When this was written. */
+  written: number
+  /** What this upload has copied, and all that it has to copy as far as is known. */
+  done: Amount
+  all: Amount
+  /** Bytes in a second, lately; null: nothing has gone yet. */
+  rate: number | null
+  /** The path that is being copied. */
+  path: string | null
+  /** Why it stopped, or waits; null: nothing is wrong. */
+  stopped: string | null
+  /** The box's disk has no room: for a path of so many bytes; its free bytes, if the box told. */
+  full: { need: number; free: number | null } | null
+  /** How many uploads in a row have stopped for want of room. */
+  failures: number
+  /** When the next one tries what has stopped this one. */
+  retry: number | null
+}
+
+/** The longest file that is read. */
+const MOST = 65_536
+
+const fileOf = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.upload.json`
+
+/** Undefined when none has ever run since the login, or what stands there can't be one. */
+export function readUploadState(uid: number, cache: string): UploadState | undefined {
+  try {
+    const file = openSync(fileOf(uid, cache), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+    try {
+      const stat = fstatSync(file)
+      if (!stat.isFile() || stat.size > MOST) return undefined
+      const found = JSON.parse(readFileSync(file, 'utf8'))
+      return isState(found) ? found : undefined
+    } finally {
+      closeSync(file)
+    }
+  } catch {
+    return undefined
+  }
+}
+
+/** Replaces it at once. What can't be written isn't shown, which is no reason for an upload to fail. */
+export function writeUploadState(uid: number, cache: string, state: UploadState): void {
+  const file = fileOf(uid, cache)
+  try {
+    writeFileSync(`${file}.new`, `${JSON.stringify(state)}\n`, { mode: 0o600 })
+    renameSync(`${file}.new`, file)
+  } catch {
+    // a full /run
+  }
+}
+
+export function forgetUploadState(uid: number, cache: string): void {
+  try {
+    unlinkSync(fileOf(uid, cache))
+  } catch {
+    // there was none
+  }
+}
+
+const isNumber = (value: unknown): boolean => typeof value === 'number' && Number.isFinite(value)
+const isText = (value: unknown): boolean => typeof value === 'string' && value.length < 4096
+const isAmount = (value: unknown): boolean =>
+  typeof value === 'object' && value !== null && isNumber((value as Amount).paths) && isNumber((value as Amount).bytes)
+
+function isState(value: unknown): value is UploadState {
+  if (typeof value !== 'object' || value === null) return false
+  const { started, written, done, all, rate, path, stopped, full, failures, retry } = value as Record<string, unknown>
+  const isFull = (room: unknown): boolean => {
+    if (typeof room !== 'object' || room === null) return room === null
+    const { need, free } = room as Record<string, unknown>
+    return isNumber(need) && (free === null || isNumber(free))
+  }
+  return (
+    [started, written, failures].every(isNumber) &&
+    [rate, retry].every((number) => number === null || isNumber(number)) &&
+    [path, stopped].every((text) => text === null || isText(text)) &&
+    isAmount(done) &&
+    isAmount(all) &&
+    isFull(full)
+  )
+}
