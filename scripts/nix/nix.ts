@@ -86,6 +86,12 @@ export async function sizesOf(paths: readonly string[], { timeout }: Asking = {}
   return lines.filter((line) => line !== '').map(Number)
 }
 
+/** The paths themselves and everything they refer to, directly or not. @throws NixError when one of them isn't valid */
+export async function requisites(paths: readonly string[]): Promise<Set<string>> {
+  const lines = await inBatches(paths, undefined, (batch, limit) => nixStore(['--query', '--requisites', ...batch], limit))
+  return new Set(lines.filter((line) => line !== ''))
+}
+
 /**
  * The paths themselves and everything here that refers to them, directly or not.
  * @throws NixError when one of them isn't valid

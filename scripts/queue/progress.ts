@@ -33,6 +33,9 @@ export function progressText(state: Pick<UploadState, 'done' | 'all' | 'rate'>):
   return parts.join(', ')
 }
 
+/** Of fewer bytes than these, the time says more of the start than of the rate. */
+const TELLING = 2 ** 20
+
 /** Where an upload tells how it goes. */
 export type Show = 'terminal' | 'journal' | 'nobody'
 
@@ -55,9 +58,9 @@ export class Progress implements Watcher {
     this.show = show
     const now = Date.now()
     const nothing = { paths: 0, bytes: 0 }
-    const failures = readUploadState(uid, cache)?.failures ?? 0
+    const { failures = 0, average = null } = readUploadState(uid, cache) ?? {}
     this.state = {
-      ...{ started: now, written: now, done: nothing, all: nothing, rate: null, path: null },
+      ...{ started: now, written: now, done: nothing, all: nothing, rate: null, average, path: null },
       ...{ stopped: null, full: null, failures, retry: null },
     }
   }
@@ -142,6 +145,7 @@ export class Progress implements Watcher {
   ended({ stopped, full }: Pick<Summary, 'stopped' | 'full'>, before?: UploadState): void {
     this.clear()
     const { state } = this
+    if (state.done.bytes >= TELLING) state.average = (state.done.bytes / Math.max(1, Date.now() - state.started)) * 1000
     state.path = null
     state.rate = null
     state.stopped = stopped ?? before?.stopped ?? null // that a box is away, everybody sees for themselves

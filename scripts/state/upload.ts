@@ -20,6 +20,8 @@ export interface UploadState {
   all: Amount
   /** Bytes in a second, lately; null: nothing has gone yet. */
   rate: number | null
+  /** Bytes in a second of the last upload that was large enough to tell; null: none was. */
+  average: number | null
   /** The path that is being copied. */
   path: string | null
   /** Why it stopped, or waits; null: nothing is wrong. */
@@ -80,7 +82,7 @@ const isAmount = (value: unknown): boolean =>
 
 function isState(value: unknown): value is UploadState {
   if (typeof value !== 'object' || value === null) return false
-  const { started, written, done, all, rate, path, stopped, full, failures, retry } = value as Record<string, unknown>
+  const { started, written, done, all, rate, average, path, stopped, full, failures, retry } = value as Record<string, unknown>
   const isFull = (room: unknown): boolean => {
     if (typeof room !== 'object' || room === null) return room === null
     const { need, free } = room as Record<string, unknown>
@@ -88,7 +90,7 @@ function isState(value: unknown): value is UploadState {
   }
   return (
     [started, written, failures].every(isNumber) &&
-    [rate, retry].every((number) => number === null || isNumber(number)) &&
+    [rate, average, retry].every((number) => number === null || isNumber(number)) &&
     [path, stopped].every((text) => text === null || isText(text)) &&
     isAmount(done) &&
     isAmount(all) &&

@@ -113,7 +113,7 @@ const LINES: [string, string[]][] = [
   ['nix-lan queue --cache rpi up', ['upload']],
   ['nix-lan queue add sto', ['store-paths']],
   ['nix-lan queue --fu', ['--full']],
-  ['nix-lan queue add --', ['--built', '--cache', '--help', '--json', '--version']],
+  ['nix-lan queue add --c', ['--cache', '--closure']],
   ['nix-lan queue retry --', ['--cache', '--help', '--json', '--version']],
   ['nix-lan queue --cache rpi retry --', ['--cache', '--help', '--json', '--version']],
   ['nix-lan queue retry --cache ', CACHES],

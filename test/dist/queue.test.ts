@@ -94,7 +94,7 @@ echo "$verb $#" >>$W/log
 case $verb in
 --print-invalid) printf '%s\\n' "$@" | grep -vxFf $W/valid || :;;
 --size) for p; do echo 120; done;;
---referrers-closure) printf '%s\\n' "$@";;
+--referrers-closure | --requisites) printf '%s\\n' "$@";;
 esac`
 
 let server: Server | undefined
@@ -204,7 +204,7 @@ test('wrong usage: exit 2, one line that names the way out', async () => {
     [['frobnicate'], /there is no action frobnicate; see nix-lan queue --help/],
     [['--cahce', 'rpi'], /unknown option --cahce; did you mean --cache\?/],
     [['list', 'x'], /list takes no paths/],
-    [['upload', '--all'], /--all goes with drop, not with upload; see nix-lan queue upload --help/],
+    [['upload', '--all'], /--all goes with add or drop, not with upload; see nix-lan queue upload --help/],
     [['list', '--key-file', '/k'], /--key-file goes with sign/],
     [['retry', '--full'], /--full goes with list, not with retry/],
     [['--failed', 'retry'], /--failed goes with drop, not with retry/],
@@ -213,6 +213,9 @@ test('wrong usage: exit 2, one line that names the way out', async () => {
     [['add', '/etc/passwd'], /neither/],
     [['add', '--built', store('a')], /add takes either paths or --built/],
     [['upload', '--built'], /--built goes with add or sign, not with upload/],
+    [['add', '--all', '--closure', store('a')], /--closure and --all exclude each other/],
+    [['add', '--closure'], /add --closure needs paths/],
+    [['add', '--dry-run', store('a')], /--dry-run goes with --built, --closure or --all/],
     [['drop'], /drop needs either paths, or --failed, or --all/],
     [['drop', '--all', '--failed'], /either/],
     [['--cache', 'web'], /web is read only/],
@@ -273,15 +276,36 @@ test('add --built: what was built here, wanted, lacking on the box and not in th
   queued('d')
   const { code, stdout, stderr } = await queue('add', '--built')
   assert.is(code, 0)
-  assert.is(stdout, 'rpi: of what was built here, 2 queued, 1 on the box, 1 queued before, 1 kept out by exclude\n')
+  assert.is(stdout, 'rpi: of what was built here, 2 queued (240 B), 1 on the box, 1 queued before, 1 kept out by derivations or exclude\n')
   assert.match(
     stderr,
     /^rpi: of what was built here, 1 path skipped: the path or one of its dependencies is unsigned.*: sudo \S*\/nix-lan queue sign --built\n$/,
   )
   assert.equal(links(QUEUE), ['a', 'd', 'e'])
   const json = await queue('add', '--built', '--cache', 'rpi', '--json')
-  const counts = { there: 3, unwanted: 1, onBox: 1, failed: 0, unsigned: 1 }
+  const counts = { bytes: 0, seconds: null, there: 3, unwanted: 1, onBox: 1, failed: 0, unsigned: 1, elsewhere: 0 }
   assert.equal([json.code, JSON.parse(json.stdout)], [0, [{ cache: 'rpi', added: [], ...counts }]])
+})
+
+test('add --closure, --all: how much it is, with --dry-run nothing is queued; run again, only what is missing is', async () => {
+  await boxIsThere()
+  tell('box', `${store('b')}\n`)
+  const plan = await queue('add', '--closure', store('a'), '--dry-run')
+  assert.equal(plan, { code: 0, stdout: 'rpi: of these closures, 1 to be queued (120 B), 0 on the box\n', stderr: '' })
+  assert.equal(links(QUEUE), [])
+  assert.is((await queue('add', '--closure', store('a'))).stdout, 'rpi: of these closures, 1 queued (120 B), 0 on the box\n')
+  assert.equal(links(QUEUE), ['a'])
+  const average = { paths: 0, bytes: 0 }
+  const state = { started: 1, written: 1, done: average, all: average, rate: null, average: 2, path: null }
+  writeFileSync(join(TMP, 'run/nix-lan/rpi.upload.json'), JSON.stringify({ ...state, stopped: null, full: null, failures: 0, retry: null }))
+  give(join(TMP, 'run/nix-lan/rpi.upload.json'))
+  const all =
+    'rpi: of all of this store, 2 queued (240 B, about 2m at the rate of the last upload), 1 on the box, 1 queued before, 1 kept out'
+  assert.match((await queue('add', '--all')).stdout, all)
+  assert.equal(links(QUEUE), ['a', 'a.drv', 'c'])
+  assert.match((await queue('add', '--all')).stdout, 'of all of this store, 0 queued, 1 on the box, 3 queued before')
+  const gone = await queue('add', '--closure', store('gone'))
+  assert.equal([gone.code, gone.stderr], [1, `nix-lan queue: not valid in this machine's store, nothing was queued: ${store('gone')}\n`])
 })
 
 test('sign --built: what was built here, though it is not queued', async () => {

@@ -86,7 +86,7 @@ test('a file that can’t be a state is none; a link is not followed', () => {
 function state(more: Partial<UploadState> = {}): UploadState {
   const nothing = { paths: 0, bytes: 0 }
   const rest = { stopped: null, full: null, failures: 0, retry: null }
-  return { started: NOW - 5000, written: NOW - 1000, done: nothing, all: nothing, rate: null, path: null, ...rest, ...more }
+  return { started: NOW - 5000, written: NOW - 1000, done: nothing, all: nothing, rate: null, average: null, path: null, ...rest, ...more }
 }
 const NOW = 1_000_000_000_000
 const GOOD = { metered: false, external: true, battery: 90 }

@@ -141,6 +141,7 @@ const upload: UploadState = {
   done: { paths: 12, bytes: 2 ** 20 },
   all: { paths: 30, bytes: 3 * 2 ** 20 },
   rate: 2 ** 20,
+  average: null,
   path: '/nix/store/00000000000000000000000000000000-x',
   stopped: null,
   full: null,

@@ -1,16 +1,18 @@
 // nix-lan queue add: queues paths that are named, or what was built here and the box lacks.
 import { basename } from 'node:path'
 import { Away, Failure, UsageError } from '../../cli/errors.ts'
+import { age, bytes as inBytes } from '../../cli/text.ts'
 import type { Config, SshCache } from '../../config/types.ts'
 import { mustBeUser } from '../../config/user.ts'
-import { invalidPaths, NixError } from '../../nix/nix.ts'
+import { invalidPaths, NixError, requisites } from '../../nix/nix.ts'
 import { allPathInfos } from '../../nix/path-info.ts'
 import { storeDir } from '../../nix/store-path.ts'
-import { type Built, sortBuilt } from '../../queue/built.ts'
+import { type Backfill, sortBackfill, type What } from '../../queue/backfill.ts'
 import { enqueue, readQueue } from '../../queue/queue.ts'
 import { storeNameOf } from '../../queue/store-name.ts'
 import { storesOf } from '../../queue/stores.ts'
 import { wanted } from '../../queue/upload.ts'
+import { readUploadState } from '../../state/upload.ts'
 import { type Action, CACHE, type Call, JSON_OPTION, paths, print, printJson, say } from './action.ts'
 
 export const add: Action = {
@@ -19,8 +21,20 @@ export const add: Action = {
   forms: [
     ['PATH…', 'queue store paths, or links to them such as ./result'],
     ['--built', 'queue what was built here and the box lacks'],
+    ['--closure PATH…', 'queue all that these need and the box lacks'],
+    ['--all', 'queue all of this store that the box lacks'],
   ],
-  options: [CACHE, { long: 'built', text: 'what was built here and the box lacks' }, JSON_OPTION],
+  about: [
+    'A new box is filled by `add --built`, by `add --closure /run/current-system`, or by `add --all`. It shows how many paths and bytes that is, and how long they take at the rate of the last upload. --closure leaves out what came here from another cache, since it can be had from there. Interrupted or run again, it queues only what is still missing.',
+  ],
+  options: [
+    CACHE,
+    { long: 'built', text: 'what was built here' },
+    { long: 'closure', text: 'the paths and all they need, but for what other caches have' },
+    { long: 'all', text: 'every valid path of the store' },
+    { long: 'dry-run', text: 'with --built, --closure, --all: show how much it is, and queue nothing' },
+    JSON_OPTION,
+  ],
   json: {
     what: 'an object for each cache',
     keys: [
@@ -28,19 +42,29 @@ export const add: Action = {
       ['added', 'names of the paths that were queued'],
       ['there', 'how many were queued before'],
       ['unwanted', 'how many the configuration keeps out'],
-      ['onBox', 'with --built: how many the box has'],
-      ['failed', 'with --built: how many failed before'],
-      ['unsigned', 'with --built: how many are unsigned, or need something unsigned'],
+      ['bytes', 'with --built, --closure, --all, as all that follow: bytes of what was queued'],
+      ['seconds', 'how long that takes at the rate of the last upload; null: not known'],
+      ['onBox', 'how many the box has'],
+      ['failed', 'how many failed before'],
+      ['unsigned', 'how many are unsigned, or need something unsigned'],
+      ['elsewhere', 'how many another cache has'],
     ],
   },
   exit: '0 done; 1 failed, nothing was queued; 2 wrong usage or configuration; 75 not now: the box is away.',
-  examples: ['nix-lan queue add ./result', 'nix-lan queue add --built --cache rpi'],
+  examples: [
+    'nix-lan queue add ./result',
+    'nix-lan queue add --built --cache rpi',
+    'nix-lan queue add --closure /run/current-system --dry-run',
+  ],
   run,
 }
 
 async function run(call: Call): Promise<number> {
   const { config, caches, words, json } = call
-  if (call.options.flag('built')) return await addBuilt(call)
+  const ways = (['built', 'closure', 'all'] as const).filter((way) => call.options.flag(way))
+  if (ways.length > 1) throw new UsageError(`--${ways.join(' and --')} exclude each other; see nix-lan queue add --help`)
+  if (ways[0] !== undefined) return await addMany(call, ways[0])
+  if (call.options.flag('dry-run')) throw new UsageError('--dry-run goes with --built, --closure or --all')
   if (words.length === 0) throw new UsageError('add needs store paths, or links to them: nix-lan queue add ./result')
   const names = [...new Set(words.map(storeNameOf))]
   const invalid = await invalidPaths(names.map((name) => `${storeDir}/${name}`))
@@ -59,26 +83,32 @@ async function run(call: Call): Promise<number> {
   return 0
 }
 
-async function addBuilt({ config, caches, words, json }: Call): Promise<number> {
-  if (words.length > 0) throw new UsageError('add takes either paths or --built')
-  mustBeUser(config, 'the queue, the tunnel and the ssh key are', 'nix-lan queue add --built')
+/** What is sorted, in words. */
+const SUBJECT: Record<What, string> = { built: 'what was built here', closure: 'these closures', all: 'all of this store' }
+
+async function addMany({ config, caches, words, options, json }: Call, what: What): Promise<number> {
+  if (what === 'closure' && words.length === 0) throw new UsageError('add --closure needs paths: nix-lan queue add --closure ./result')
+  if (what !== 'closure' && words.length > 0) throw new UsageError(`add takes either paths or --${what}`)
+  mustBeUser(config, 'the queue, the tunnel and the ssh key are', `nix-lan queue add --${what}`)
+  const named = words.map((word) => `${storeDir}/${storeNameOf(word)}`)
+  const dryRun = options.flag('dry-run')
   const answers = []
   for (const cache of caches) {
-    const sorted = await builtFor(cache, config)
-    const added = sorted.missing.map((path) => basename(path)).filter((name) => enqueue(cache.name, name, config.user))
-    const { onBox, unsigned, queued, failed, unwanted } = sorted
+    const { sorted, bytes } = await backfillFor(cache, config, what, named)
+    const names = sorted.missing.map((path) => basename(path))
+    const added = dryRun ? names : names.filter((name) => enqueue(cache.name, name, config.user))
+    const average = readUploadState(config.uid, cache.name)?.average ?? null
+    const seconds = average === null ? null : Math.ceil(bytes / average)
+    const { onBox, unsigned, queued, failed, unwanted, elsewhere } = sorted
     const counts = {
-      there: queued.length,
-      unwanted: unwanted.length,
-      onBox: onBox.length,
-      failed: failed.length,
-      unsigned: unsigned.length,
+      ...{ bytes, seconds, there: queued.length, unwanted: unwanted.length, onBox: onBox.length },
+      ...{ failed: failed.length, unsigned: unsigned.length, elsewhere: elsewhere.length },
     }
     answers.push({ cache: cache.name, added, ...counts })
-    if (!json) print(`${cache.name}: ${builtLine(added.length, counts)}`)
+    if (!json) print(`${cache.name}: of ${SUBJECT[what]}, ${countsLine(added.length, counts, dryRun)}`)
     if (unsigned.length > 0) {
-      const what = `of what was built here, ${paths(unsigned.length)} skipped: the path or one of its dependencies is unsigned`
-      say(`${cache.name}: ${what}; to sign all that was built here: sudo nix-lan queue sign --built`)
+      const skipped = `of ${SUBJECT[what]}, ${paths(unsigned.length)} skipped: the path or one of its dependencies is unsigned`
+      say(`${cache.name}: ${skipped}; to sign all that was built here: sudo nix-lan queue sign --built`)
     }
   }
   if (json) printJson(answers)
@@ -86,7 +116,7 @@ async function addBuilt({ config, caches, words, json }: Call): Promise<number> 
 }
 
 /** @throws Away */
-async function builtFor(cache: SshCache, config: Config): Promise<Built> {
+async function backfillFor(cache: SshCache, config: Config, what: What, named: string[]): Promise<{ sorted: Backfill; bytes: number }> {
   const stores = storesOf(cache, config.uid)
   const mustBeThere = async (): Promise<void> => {
     const why = await stores.away()
@@ -94,20 +124,30 @@ async function builtFor(cache: SshCache, config: Config): Promise<Built> {
   }
   await mustBeThere()
   try {
-    return await sortBuilt(await allPathInfos(), cache, readQueue(cache.name, config.user), stores)
+    const infos = await allPathInfos()
+    const gone = named.filter((path) => !infos.has(path))
+    if (gone.length > 0) throw new Failure(`not valid in this machine's store, nothing was queued: ${gone.join(' ')}`)
+    const chosen = what === 'closure' ? await requisites(named) : infos.keys()
+    const sorted = await sortBackfill(what, infos, cache, readQueue(cache.name, config.user), stores, chosen)
+    return { sorted, bytes: sorted.missing.reduce((sum, path) => sum + (infos.get(path)?.size ?? 0), 0) }
   } catch (error) {
     if (error instanceof NixError) await mustBeThere()
     throw error
   }
 }
 
-function builtLine(added: number, { there, unwanted, onBox, failed }: Record<'there' | 'unwanted' | 'onBox' | 'failed', number>): string {
+type Counts = Record<'bytes' | 'there' | 'unwanted' | 'onBox' | 'failed' | 'elsewhere', number> & { seconds: number | null }
+
+function countsLine(added: number, counts: Counts, dryRun: boolean): string {
+  const { bytes, seconds, there, unwanted, onBox, failed, elsewhere } = counts
+  const time = seconds === null || added === 0 ? '' : `, about ${age(seconds * 1000)} at the rate of the last upload`
   const parts = [
-    `${added} queued`,
+    `${added} ${dryRun ? 'to be queued' : 'queued'}${added === 0 ? '' : ` (${inBytes(bytes)}${time})`}`,
     `${onBox} on the box`,
     there > 0 ? `${there} queued before` : '',
     failed > 0 ? `${failed} failed before` : '',
-    unwanted > 0 ? `${unwanted} kept out by exclude` : '',
+    unwanted > 0 ? `${unwanted} kept out by derivations or exclude` : '',
+    elsewhere > 0 ? `${elsewhere} in another cache` : '',
   ]
-  return `of what was built here, ${parts.filter((part) => part !== '').join(', ')}`
+  return parts.filter((part) => part !== '').join(', ')
 }

@@ -1,14 +1,14 @@
-// What was built here and the box lacks: how it is sorted, and what that costs.
+// What a box could be given: how it is sorted, and what that costs.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { SshCache } from '../../scripts/config/types.ts'
 import type { PathInfo } from '../../scripts/nix/path-info.ts'
-import { type Built, type BuiltStores, sortBuilt } from '../../scripts/queue/built.ts'
+import { type Backfill, type BackfillStores, sortBackfill } from '../../scripts/queue/backfill.ts'
 
 const H = '0123456789abcdfghijklmnpqrsvwxyz'
 const store = (name: string): string => `/nix/store/${H}-${name}`
 const CACHE = { kind: 'ssh', name: 'rpi', derivations: true, exclude: ['*-source'] } as unknown as SshCache
-const EMPTY: Built = { missing: [], onBox: [], unsigned: [], queued: [], failed: [], unwanted: [] }
+const EMPTY: Backfill = { missing: [], onBox: [], unsigned: [], queued: [], failed: [], unwanted: [], elsewhere: [] }
 
 const info = (more: Partial<PathInfo> = {}): PathInfo => ({
   size: 1,
@@ -25,7 +25,7 @@ const waiting = (...names: string[]): { path: string }[] => names.map((name) => 
  * A box that has these; `referrersClosure`: path → what refers to it. Counts the paths that it is
  * asked for.
  */
-function stores(has: string[], referrersClosure: Record<string, string[]> = {}): BuiltStores & { asked: string[][] } {
+function stores(has: string[], referrersClosure: Record<string, string[]> = {}): BackfillStores & { asked: string[][] } {
   const asked: string[][] = []
   return {
     asked,
@@ -52,7 +52,7 @@ test('built here, wanted, missing there and not in the queue yet', async () => {
     byhash: info({ contentAddressed: true, signatures: [] }),
   })
   const queue = { queued: waiting('queued'), failed: waiting('failed') } as never
-  const sorted = await sortBuilt(infos, CACHE, queue, stores(['old-on-box']))
+  const sorted = await sortBackfill('built', infos, CACHE, queue, stores(['old-on-box']))
   assert.equal(sorted, {
     missing: [store('new'), store('byhash')],
     onBox: [store('old-on-box')],
@@ -60,6 +60,7 @@ test('built here, wanted, missing there and not in the queue yet', async () => {
     queued: [store('queued')],
     failed: [store('failed')],
     unwanted: [store('x-source')],
+    elsewhere: [],
   })
 })
 
@@ -77,7 +78,13 @@ test('unsigned, or in need of what is unsigned and missing: nothing for the queu
     foreign: ['needs-foreign'],
     'withoutSignature-on-box': ['needs-withoutSignature-on-box'],
   }
-  const sorted = await sortBuilt(infos, CACHE, { queued: [], failed: [] }, stores(['withoutSignature-on-box'], referrersClosure))
+  const sorted = await sortBackfill(
+    'built',
+    infos,
+    CACHE,
+    { queued: [], failed: [] },
+    stores(['withoutSignature-on-box'], referrersClosure),
+  )
   assert.equal(sorted, {
     ...EMPTY,
     missing: [store('needs-withoutSignature-on-box')],
@@ -88,8 +95,34 @@ test('unsigned, or in need of what is unsigned and missing: nothing for the queu
 
 test('nothing was built here: nobody is asked', async () => {
   const box = stores([])
-  assert.equal(await sortBuilt(all({ fetched: info({ ultimate: false }) }), CACHE, { queued: [], failed: [] }, box), EMPTY)
+  assert.equal(await sortBackfill('built', all({ fetched: info({ ultimate: false }) }), CACHE, { queued: [], failed: [] }, box), EMPTY)
   assert.equal(box.asked, [])
+})
+
+test('a closure: without what a cache has; all: with it, and with derivations', async () => {
+  const infos = all({
+    own: info(),
+    'own-copied': info({ ultimate: false }),
+    cached: info({ ultimate: false, signatures: ['cache.nixos.org-1:x'] }),
+    'x-source': info({ ultimate: false, contentAddressed: true, signatures: [] }),
+    src: info({ ultimate: false, contentAddressed: true, signatures: [] }),
+    'x.drv': info({ contentAddressed: true, signatures: [] }),
+    beside: info(),
+  })
+  const queue = { queued: [], failed: [] }
+  const chosen = ['own', 'own-copied', 'cached', 'x-source', 'src', 'x.drv'].map(store)
+  assert.equal(await sortBackfill('closure', infos, CACHE, queue, stores([]), chosen), {
+    ...EMPTY,
+    missing: ['own', 'own-copied', 'src', 'x.drv'].map(store),
+    unwanted: [store('x-source')],
+    elsewhere: [store('cached')],
+  })
+  assert.equal(await sortBackfill('all', infos, CACHE, queue, stores(['own'])), {
+    ...EMPTY,
+    missing: ['own-copied', 'cached', 'src', 'x.drv', 'beside'].map(store),
+    onBox: [store('own')],
+    unwanted: [store('x-source')],
+  })
 })
 
 test('10,000 paths: the box is asked once for each, and ten times as many take about ten times as long', async () => {
@@ -98,7 +131,7 @@ test('10,000 paths: the box is asked once for each, and ten times as many take a
     const queue = { queued: Array.from({ length: count / 4 }, (_, i) => ({ path: store(`p${i}`) })), failed: [] } as never
     const box = stores([])
     const started = performance.now()
-    await sortBuilt(infos, CACHE, queue, box)
+    await sortBackfill('built', infos, CACHE, queue, box)
     const asked = box.asked.flat()
     assert.is(new Set(asked).size, asked.length)
     return performance.now() - started
