@@ -1,5 +1,6 @@
 // Asks this machine's store about its paths: size, where they were built, signatures. By `path-info
 // --sigs --size`, whose text never changed; `--json` changed its shape in 2.19 and 2.33.
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { type Asking, inBatches, invalidPaths, NixError, NoAnswer, nix, succeeded } from './nix.ts'
 import { isDerivation } from './store-path.ts'
 
@@ -48,13 +49,46 @@ export interface Closure {
  * @throws NixError when the store can't be asked
  */
 export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
+  const cut = cutShort(paths)
+  const whole = cut.size === 0 ? paths : paths.filter((path) => !cut.has(path))
   try {
-    return { invalid: new Set(), broken: new Map(), infos: await pathInfos(paths, { closure: true, ...asking }) }
+    return { invalid: new Set(), broken: cut, infos: await pathInfos(whole, { closure: true, ...asking }) }
   } catch (error) {
     if (!(error instanceof NixError) || error instanceof NoAnswer) throw error
-    const invalid = new Set(await invalidPaths(paths, asking))
-    const valid = paths.filter((path) => !invalid.has(path))
-    return { invalid, ...(await readableInfos(valid, asking)) }
+    const invalid = new Set(await invalidPaths(whole, asking))
+    const { broken, infos } = await readableInfos(
+      whole.filter((path) => !invalid.has(path)),
+      asking,
+    )
+    return { invalid, broken: new Map([...cut, ...broken]), infos }
+  }
+}
+
+/**
+ * The .drv files that a power cut or a full disk left without their end, and what is wrong with each. Nix must not be asked about
+ * them: the parser of 2.8.0 reads on for ever behind the end of the file (libstore/derivations.cc, parseString).
+ */
+function cutShort(paths: readonly string[]): Map<string, string> {
+  const found = new Map<string, string>()
+  for (const path of paths) if (isDerivation(path) && !isWhole(path)) found.set(path, 'the file is cut short')
+  return found
+}
+
+/** A derivation ends with a parenthesis, which isn't in a string there. One that isn't there at all is for Nix to judge. */
+function isWhole(path: string): boolean {
+  let file: number
+  try {
+    file = openSync(path, 'r')
+  } catch {
+    return true
+  }
+  try {
+    const last = Buffer.alloc(1)
+    return readSync(file, last, 0, 1, Math.max(0, fstatSync(file).size - 1)) === 1 && last.toString() === ')'
+  } catch {
+    return true
+  } finally {
+    closeSync(file)
   }
 }
 
@@ -91,7 +125,7 @@ const MANY = 2000
 export async function closureOrAll(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
   if (paths.length <= MANY) return await closureOf(paths, asking)
   const infos = await allPathInfos(asking)
-  return { invalid: new Set(paths.filter((path) => !infos.has(path))), broken: new Map(), infos }
+  return { invalid: new Set(paths.filter((path) => !infos.has(path))), broken: cutShort(paths), infos }
 }
 
 /**

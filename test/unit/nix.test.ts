@@ -21,6 +21,7 @@ function prepare(): void {
   fake(
     'nix',
     `[ ! -e ${TMP}/hang ] || exec sleep 100
+for word; do case $word in *-odd*) echo "error: bad output" >&2; exit 1;; esac; done
 for word; do case $word in *-gone) echo "error: path '$word' is not valid" >&2; exit 1;; esac; done
 for word; do case $word in /*) printf '%s\\t 120\\tme-1:x\\n' "$word";; esac; done`,
   )
@@ -45,6 +46,26 @@ test('a closure of paths that are all valid is asked for once', async () => {
 test('what is gone is found, and the closure of the rest', async () => {
   const { invalid, infos } = await closureOf([store('a'), store('gone')])
   assert.equal([[...invalid], [...infos.keys()], calls()], [[store('gone')], [store('a')], ['nix', 'nix-store', 'nix']])
+})
+
+test('what Nix can’t read is found by halves, and the others’ closures are known', async () => {
+  const { broken, infos } = await closureOf([...Array.from({ length: 30 }, (_, i) => store(`p${i}`)), store('odd1'), store('odd2')])
+  assert.equal(
+    [...broken],
+    [store('odd1'), store('odd2')].map((path) => [path, 'bad output']),
+  )
+  assert.is(infos.size, 30)
+  assert.ok(calls().length < 15, `${calls().length} calls`)
+})
+
+test('a .drv that is cut short is never shown to Nix, which 2.8.0 would read for ever', async () => {
+  const drv = (name: string, text: string): string => {
+    writeFileSync(join(TMP, name), text)
+    return join(TMP, name)
+  }
+  const [whole, cut, empty] = [drv('a.drv', 'Derive([],[],[],"","",[],[])'), drv('b.drv', 'Derive([("out","/ni'), drv('c.drv', '')]
+  const { broken, infos } = await closureOf([whole, cut, empty])
+  assert.equal([[...broken.keys()], [...infos.keys()], calls()], [[cut, empty], [whole], ['nix']])
 })
 
 test('a Nix that does not answer is not asked something else', async () => {
