@@ -38,7 +38,10 @@ export function parsePathInfo(line: string): { path: string; info: PathInfo } | 
 /** What a store knows about paths and all they refer to, and which of the paths are invalid. */
 export interface Closure {
   invalid: ReadonlySet<string>
-  /** Those that are valid, but that Nix can't read, such as a .drv cut short by a power cut, and what it says. */
+  /**
+   * Those that are valid, but that Nix can't read, such as a .drv cut short by a power cut, and
+   * what it says.
+   */
   broken: ReadonlyMap<string, string>
   infos: Map<string, PathInfo>
 }
@@ -65,8 +68,9 @@ export async function closureOf(paths: readonly string[], asking: Asking = {}): 
 }
 
 /**
- * The .drv files that a power cut or a full disk left without their end, and what is wrong with each. Nix must not be asked about
- * them: the parser of 2.8.0 reads on for ever behind the end of the file (libstore/derivations.cc, parseString).
+ * The .drv files that a power cut or a full disk left without their end, and what is wrong with
+ * each. Nix must not be asked about them: the parser of 2.8.0 reads on for ever behind the end of
+ * the file (libstore/derivations.cc, parseString).
  */
 function cutShort(paths: readonly string[]): Map<string, string> {
   const found = new Map<string, string>()
@@ -74,7 +78,10 @@ function cutShort(paths: readonly string[]): Map<string, string> {
   return found
 }
 
-/** A derivation ends with a parenthesis, which isn't in a string there. One that isn't there at all is for Nix to judge. */
+/**
+ * A derivation ends with a parenthesis, which isn't in a string there. One that isn't there at all
+ * is for Nix to judge.
+ */
 function isWhole(path: string): boolean {
   let file: number
   try {
@@ -92,7 +99,10 @@ function isWhole(path: string): boolean {
   }
 }
 
-/** Halves until those stand alone that Nix can't read. @throws NixError when all is as unreadable as the first ones */
+/**
+ * Halves until those stand alone that Nix can't read.
+ * @throws NixError when all is as unreadable as the first ones
+ */
 async function readableInfos(paths: readonly string[], asking: Asking): Promise<Pick<Closure, 'broken' | 'infos'>> {
   const broken = new Map<string, string>()
   const infos = new Map<string, PathInfo>()
@@ -118,10 +128,16 @@ async function readableInfos(paths: readonly string[], asking: Asking): Promise<
 
 const ENOUGH_BROKEN = 8
 
-/** More paths than these are looked up among all that the store has: one question instead of one for each thousand closures. */
+/**
+ * More paths than these are looked up among all that the store has: one question instead of one
+ * for each thousand closures.
+ */
 const MANY = 2000
 
-/** The same for any number of paths; of very many, what is known is more than their closures: all of the store. */
+/**
+ * The same for any number of paths; of very many, what is known is more than their closures: all
+ * of the store.
+ */
 export async function closureOrAll(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
   if (paths.length <= MANY) return await closureOf(paths, asking)
   const infos = await allPathInfos(asking)

@@ -10,7 +10,10 @@ import { type Stores, wanted } from './upload.ts'
 /** What is asked of the two stores; as for an upload. */
 export type BackfillStores = Pick<Stores, 'missing' | 'referrersClosure'>
 
-/** `built`: what was built here. `closure`: all of these infos but what caches have. `all`: all of them. */
+/**
+ * `built`: what was built here. `closure`: all of these infos but what caches have. `all`: all of
+ * them.
+ */
 export type What = 'built' | 'closure' | 'all'
 
 /** Store paths, each in exactly one of these. */
@@ -31,8 +34,8 @@ export interface Backfill {
 const nameOfKey = (signature: string): string => signature.slice(0, signature.indexOf(':'))
 
 /**
- * Whether a path came from a cache: it was copied here, with a signature of a key that signs nothing
- * that is built here. (Asking each cache for each path would take a round trip for each.)
+ * Whether a path came from a cache: it was copied here, with a signature of a key that signs
+ * nothing that is built here. (Asking each cache for each path would take a round trip for each.)
  */
 function cameFromCache(infos: ReadonlyMap<string, PathInfo>): (info: PathInfo) => boolean {
   const own = new Set([...infos.values()].filter(({ ultimate }) => ultimate).flatMap(({ signatures }) => signatures.map(nameOfKey)))
@@ -68,7 +71,8 @@ export async function sortBackfill(
     else rest.push(path)
   }
   if (rest.length === 0) return sorted
-  // One unsigned path in a closure, whoever made it, and Nix copies nothing of it (upload.ts, keepReady).
+  // One unsigned path in a closure, whoever made it, and Nix copies nothing of it (upload.ts,
+  // keepReady).
   const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
   const missing = new Set(await stores.missing([...new Set([...rest, ...withoutSignature])]))
   const blockers = withoutSignature.filter((path) => missing.has(path))

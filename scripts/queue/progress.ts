@@ -1,5 +1,5 @@
-// How an upload goes: what it has copied, how fast, how long it still takes. It writes that down for
-// status, and tells the person at the terminal, or the journal every half minute.
+// How an upload goes: what it has copied, how fast, how long it still takes. It writes that down
+// for status, and tells the person at the terminal, or the journal every half minute.
 import { age, bytes, count, oneLine } from '../cli/text.ts'
 import { type Amount, readUploadState, type UploadState, writeUploadState } from '../state/upload.ts'
 import type { Watcher } from './stores.ts'

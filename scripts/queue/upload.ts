@@ -74,7 +74,10 @@ export interface Summary {
   away?: string
   /** Why draining stopped: something that is no single path's fault. */
   stopped?: string
-  /** The box's disk has no room for a path of so many bytes; what is smaller went. `free`: as the box says, null if it doesn't. */
+  /**
+   * The box's disk has no room for a path of so many bytes; what is smaller went. `free`: as the
+   * box says, null if it doesn't.
+   */
   full?: { need: number; free: number | null }
 }
 
@@ -222,7 +225,8 @@ class Upload {
     const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
     const asked = valid.length > MANY ? new Set([...pathsOf(valid), ...withoutSignature]) : infos.keys()
     const missing = new Set(await this.stores.missing([...asked]))
-    // One unsigned path in a closure would make the whole copy fail. What the box has doesn't count.
+    // One unsigned path in a closure would make the whole copy fail. What the box has doesn't
+    // count.
     const blockers = withoutSignature.filter((path) => missing.has(path))
     const blocked = blockers.length === 0 ? new Set<string>() : await this.stores.referrersClosure(blockers)
     for (const { path } of valid) if (blocked.has(path)) this.summary.unsigned.push(path)

@@ -1,5 +1,5 @@
-// Whether an upload that nobody asked for goes now, and how far: not while the connection is paid for by the byte or the battery is
-// low, and not with what the box had no room for a moment ago.
+// Whether an upload that nobody asked for goes now, and how far: not while the connection is paid
+// for by the byte or the battery is low, and not with what the box had no room for a moment ago.
 import type { Config } from '../config/types.ts'
 import type { UploadState } from '../state/upload.ts'
 import { type Power, whyWait } from '../system/power.ts'
@@ -22,7 +22,10 @@ export interface Circumstances {
   now: number
 }
 
-/** Whether the box's disk should be asked: the pause after it was full isn't over, and the last look is some time ago. Pure. */
+/**
+ * Whether the box's disk should be asked: the pause after it was full isn't over, and the last
+ * look is some time ago. Pure.
+ */
 export const asksDisk = (before: UploadState | undefined, now: number): boolean =>
   before?.full != null && now < (before.retry ?? 0) && Math.abs(now - before.written) >= ASK
 

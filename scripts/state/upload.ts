@@ -1,6 +1,7 @@
-// How the upload to a cache stands: what the one that runs has done so far, or why the last one stopped and when the next one tries
-// again. Written by the upload, read by status, the list and an upload that finds another one running. The user's file: root reads
-// it as it reads all that a user can write.
+// How the upload to a cache stands: what the one that runs has done so far, or why the last one
+// stopped and when the next one tries again. Written by the upload, read by status, the list and an
+// upload that finds another one running. The user's file: root reads it as it reads all that a user
+// can write.
 import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
 import { runtimeDir } from './paths.ts'
 
@@ -56,7 +57,10 @@ export function readUploadState(uid: number, cache: string): UploadState | undef
   }
 }
 
-/** Replaces it at once. What can't be written isn't shown, which is no reason for an upload to fail. */
+/**
+ * Replaces it at once. What can't be written isn't shown, which is no reason for an upload to
+ * fail.
+ */
 export function writeUploadState(uid: number, cache: string, state: UploadState): void {
   const file = fileOf(uid, cache)
   try {

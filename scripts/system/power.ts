@@ -1,5 +1,6 @@
-// Whether now is a bad time for work that can wait: a connection that is paid for by the byte, or a battery that runs low. Asked by
-// busctl, which systemd brings: 27 ms, a third of nmcli. Where there is neither NetworkManager nor a battery, every time is good.
+// Whether now is a bad time for work that can wait: a connection that is paid for by the byte, or a
+// battery that runs low. Asked by busctl, which systemd brings: 27 ms, a third of nmcli. Where
+// there is neither NetworkManager nor a battery, every time is good.
 import { readdirSync, readFileSync } from 'node:fs'
 import { run } from './exec.ts'
 import { searchEnv } from './search-path.ts'
@@ -17,13 +18,20 @@ export interface Power {
   battery: number | undefined
 }
 
-/** When work waits: `metered` false: whatever the connection costs. `battery`: below so many percent, 0: never. */
+/**
+ * When work waits: `metered` false: whatever the connection costs. `battery`: below so many
+ * percent, 0: never.
+ */
 export interface Wishes {
   metered: boolean
   battery: number
 }
 
-/** Asks all at once. @param supplies where the kernel tells of batteries (Linux, Documentation/ABI/testing/sysfs-class-power) */
+/**
+ * Asks all at once.
+ * @param supplies where the kernel tells of batteries (Linux,
+ *   Documentation/ABI/testing/sysfs-class-power)
+ */
 export async function readPower(supplies = SUPPLIES): Promise<Power> {
   const battery = batteryIn(supplies)
   const [metered, external] = await Promise.all([
@@ -42,7 +50,10 @@ export function whyWait({ metered, external, battery }: Power, wishes: Wishes): 
   return undefined
 }
 
-/** NMMetered (NetworkManager, src/libnm-core-public/nm-dbus-interface.h): 1 yes, 3 yes as far as can be guessed, 2 and 4 no, 0 unknown. */
+/**
+ * NMMetered (NetworkManager, src/libnm-core-public/nm-dbus-interface.h): 1 yes, 3 yes as far as
+ * can be guessed, 2 and 4 no, 0 unknown.
+ */
 function meteredOf(answer: string | undefined): boolean | undefined {
   const [, value] = /^u ([0-4])$/.exec(answer ?? '') ?? []
   return value === undefined || value === '0' ? undefined : value === '1' || value === '3'

@@ -81,7 +81,10 @@ async function run({ config, caches, words, json }: Call): Promise<number> {
   return codes.includes(75) ? 75 : Math.max(0, ...codes)
 }
 
-/** What was uploaded may be what a full disk has to give: the timer looks only twice an hour. Never fails an upload. */
+/**
+ * What was uploaded may be what a full disk has to give: the timer looks only twice an hour. Never
+ * fails an upload.
+ */
 async function freeSpace({ name }: SshCache, { keepFree }: Config): Promise<void> {
   if (keepFree === undefined || !hasUserManager()) return
   try {
