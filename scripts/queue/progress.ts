@@ -1,7 +1,7 @@
 // How an upload goes: what it has copied, how fast, how long it still takes. It writes that down
 // for status, and tells the person at the terminal, or the journal every half minute.
-import { age, bytes, count, oneLine } from '../cli/text.ts'
-import { type Amount, readUploadState, type UploadState, writeUploadState } from '../state/upload.ts'
+import { oneLine } from '../cli/text.ts'
+import { type Amount, progressText, readUploadState, type UploadState, writeUploadState } from '../state/upload.ts'
 import type { Watcher } from './stores.ts'
 import type { Summary } from './upload.ts'
 
@@ -17,21 +17,6 @@ const LONGEST_PAUSE = 30 * 60_000
 
 /** Milliseconds to pause after so many uploads in a row that found no room. */
 export const pauseAfter = (failures: number): number => Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
-
-/** Milliseconds that the rest takes at this rate; null: not known. Pure. */
-export function timeLeft({ done, all, rate }: Pick<UploadState, 'done' | 'all' | 'rate'>): number | null {
-  return rate === null || rate <= 0 ? null : Math.max(0, ((all.bytes - done.bytes) / rate) * 1000)
-}
-
-/** `12 of 30 paths, 1.2 MiB of 3.0 MiB, 1.0 MiB/s, 2s left`. Pure. */
-export function progressText(state: Pick<UploadState, 'done' | 'all' | 'rate'>): string {
-  const { done, all, rate } = state
-  const left = timeLeft(state)
-  const parts = [`${done.paths} of ${count(all.paths, 'path')}`, `${bytes(done.bytes)} of ${bytes(all.bytes)}`]
-  if (rate !== null) parts.push(`${bytes(Math.round(rate))}/s`)
-  if (left !== null) parts.push(`${age(left)} left`)
-  return parts.join(', ')
-}
 
 /** Of fewer bytes than these, the time says more of the start than of the rate. */
 const TELLING = 2 ** 20

@@ -3,6 +3,7 @@
 // upload that finds another one running. The user's file: root reads it as it reads all that a user
 // can write.
 import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
+import { age, bytes, count } from '../cli/text.ts'
 import { runtimeDir } from './paths.ts'
 
 /** Paths and bytes of their NARs. */
@@ -77,6 +78,21 @@ export function forgetUploadState(uid: number, cache: string): void {
   } catch {
     // there was none
   }
+}
+
+/** Milliseconds that the rest takes at this rate; null: not known. Pure. */
+export function timeLeft({ done, all, rate }: Pick<UploadState, 'done' | 'all' | 'rate'>): number | null {
+  return rate === null || rate <= 0 ? null : Math.max(0, ((all.bytes - done.bytes) / rate) * 1000)
+}
+
+/** `12 of 30 paths, 1.2 MiB of 3.0 MiB, 1.0 MiB/s, 2s left`. Pure. */
+export function progressText(state: Pick<UploadState, 'done' | 'all' | 'rate'>): string {
+  const { done, all, rate } = state
+  const left = timeLeft(state)
+  const parts = [`${done.paths} of ${count(all.paths, 'path')}`, `${bytes(done.bytes)} of ${bytes(all.bytes)}`]
+  if (rate !== null) parts.push(`${bytes(Math.round(rate))}/s`)
+  if (left !== null) parts.push(`${age(left)} left`)
+  return parts.join(', ')
 }
 
 const isNumber = (value: unknown): boolean => typeof value === 'number' && Number.isFinite(value)

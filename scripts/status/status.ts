@@ -3,10 +3,9 @@
 
 import { age, bytes, count, oneLine } from '../cli/text.ts'
 import type { Look as GcLook } from '../gc/last-look.ts'
-import { progressText, timeLeft } from '../queue/progress.ts'
 import type { Answer } from '../reach/reach.ts'
 import type { Counted } from '../state/transfers.ts'
-import type { UploadState } from '../state/upload.ts'
+import { progressText, timeLeft, type UploadState } from '../state/upload.ts'
 import type { UnitFacts } from '../system/systemd.ts'
 import { pauseLeft, type TunnelState } from '../tunnel/state.ts'
 

@@ -4,11 +4,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { Progress, pauseAfter, progressText, timeLeft } from '../../scripts/queue/progress.ts'
+import { Progress, pauseAfter } from '../../scripts/queue/progress.ts'
 import type { Entry } from '../../scripts/queue/queue.ts'
 import { diskIn } from '../../scripts/queue/stores.ts'
 import { asksDisk, decide } from '../../scripts/queue/wait.ts'
-import { readUploadState, type UploadState, writeUploadState } from '../../scripts/state/upload.ts'
+import { progressText, readUploadState, timeLeft, type UploadState, writeUploadState } from '../../scripts/state/upload.ts'
 import { readPower, whyWait } from '../../scripts/system/power.ts'
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-progress-'))
