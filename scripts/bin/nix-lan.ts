@@ -12,6 +12,7 @@ interface Command {
 const COMMANDS = new Map<string, () => Promise<Command>>([
   ['box', () => import('../commands/box.ts').then(({ box, helpFor }) => ({ help: helpFor(process.argv.slice(3)), run: box }))],
   ['check', () => import('../commands/check.ts').then(({ check, help }) => ({ help, run: check }))],
+  ['config', () => import('../commands/config.ts').then(({ config, help }) => ({ help, run: config }))],
   ['doctor', () => import('../commands/doctor.ts').then(({ doctor, help }) => ({ help, run: doctor }))],
   ['gc', () => import('../commands/gc.ts').then(({ gc, help }) => ({ help, run: gc }))],
   ['key', () => import('../commands/key.ts').then(({ key, help }) => ({ help, run: key }))],
@@ -31,6 +32,7 @@ Usage: nix-lan [COMMAND] [OPTION…]
 Commands:
   status   what is there, what waits, what was saved (without a command: this)
   check    whether the boxes are there; starts and stops their tunnels
+  config   whether a configuration file is valid
   doctor   what is wrong, and what mends it
   box      what the box keeps, letting go of it, its garbage collection
   gc       free space, by deleting only what the box can give back

@@ -24,6 +24,18 @@ export function loadConfig(): Config {
   throw new ConfigError(howToWriteOne(files))
 }
 
+/**
+ * Parses a file that somebody names, wherever it lies and whoever has written it; nothing acts on it.
+ * @param lookUp whether `user` must exist on this machine; if not, `~` stands for itself
+ * @throws ConfigError (exit 2)
+ */
+export function checkConfigFile(file: string, lookUp: boolean): Config {
+  const text = readConfigFile(file, false)
+  if (text === undefined) throw new ConfigError(`${file}: there is no such file`)
+  const anybody = (name: string | undefined): User => ({ name: name ?? '', uid: effectiveUid(), home: '~' })
+  return parseConfig(text, file, lookUp ? (name) => userOf(name, effectiveUid()) : anybody)
+}
+
 /** Whether there is a configuration, valid or not. */
 export function hasConfig(): boolean {
   const { files, named } = candidates(effectiveUid() === 0, process.env.NIX_LAN_CONFIG, process.env.HOME)

@@ -118,6 +118,7 @@ const LINES: [string, string[]][] = [
   ['nix-lan queue --cache rpi retry --', ['--cache', '--help', '--json', '--version']],
   ['nix-lan queue retry --cache ', CACHES],
   ['nix-lan queue sign --key-file sto', ['store-paths']],
+  ['nix-lan config check sto', ['store-paths']],
   ['nix-lan-available --q', ['--quiet']],
   ['nix-lan-available n', ['nas']],
   ['nix-lan-tunnel --print rpi-', ['rpi-2']],

@@ -3,8 +3,9 @@ import { execFileSync } from 'node:child_process'
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ConfigError } from '../../scripts/cli/errors.ts'
-import { howToWriteOne, loadConfig, namedCache } from '../../scripts/config/config.ts'
+import { ConfigError, UsageError } from '../../scripts/cli/errors.ts'
+import { config } from '../../scripts/commands/config.ts'
+import { checkConfigFile, howToWriteOne, loadConfig, namedCache } from '../../scripts/config/config.ts'
 import { excluded, globMatches } from '../../scripts/config/exclude.ts'
 import { candidates, MAX_BYTES, readConfigFile } from '../../scripts/config/file.ts'
 import { parseConfig } from '../../scripts/config/parse.ts'
@@ -559,6 +560,37 @@ files('each thing that is no readable text has its own words', () => {
   says('large', `large: is larger than 1 MiB; that can't be a configuration of nix-lan`)
   says('fifo', 'fifo: is not a regular file; the configuration must be one')
   assert.is(readConfigFile(`${dir}/full`, false)?.length, MAX_BYTES)
+})
+
+files('`config check` of a file for another machine: no user is looked up, and ~ stays', () => {
+  const file = `${dir}/other.toml`
+  writeFileSync(file, 'user = "no-such-user-here"\n[cache.rpi]\nhost = "rpi.local"\n')
+  const found = checkConfigFile(file, false)
+  assert.equal([found.file, found.user], [file, 'no-such-user-here'])
+  assert.equal(found.caches, [{ ...RPI, envFile: '~/.bashrc' }])
+  assert.match(
+    refusal(() => checkConfigFile(file, true)),
+    `${file}:1: user: there is no user "no-such-user-here"`,
+  )
+})
+
+files('`config check` names the mistake, a missing file and what may not follow it', async () => {
+  const file = `${dir}/wrong.toml`
+  writeFileSync(file, '[cache.rpi]\nhost = "pi@rpi.local"\n')
+  const message = async (...argv: string[]): Promise<string> => {
+    try {
+      return String(await config(argv))
+    } catch (error) {
+      assert.instance(error, UsageError)
+      return (error as Error).message
+    }
+  }
+  assert.match(await message('check', '--no-user-lookup', file), `${file}:2: cache.rpi.host: found the string "pi@rpi.local"`)
+  assert.is(await message('check', `${dir}/gone`), `${dir}/gone: there is no such file`)
+  assert.match(await message(), 'which action?')
+  assert.match(await message('chekc'), 'did you mean check?')
+  assert.match(await message('check', file, file), 'one file at a time')
+  assert.match(await message('check', '--no-user-lookup'), 'needs a FILE')
 })
 files.run()
 
