@@ -1,18 +1,21 @@
-# What the Home Manager module and the NixOS module share: the options, config.toml, and what can be wrong with it. The names of the options
-# are those of config.toml, which README.md describes; an option that isn't set isn't written, so that nix-lan's own default counts.
+# What the NixOS module and the Home Manager module share: options, config.toml, and what can be wrong with it. Options have the names of
+# config.toml's keys (docs/config.md). An option that isn't set isn't written, so that nix-lan's own default counts.
 { lib, pkgs }:
 let
   inherit (lib) mkOption types;
 
-  optional = type: mkOptionOf { type = types.nullOr type; };
-  mkOptionOf = base: more: mkOption (base // { default = null; } // more);
+  optional = type: more: mkOption ({ type = types.nullOr type; default = null; } // more);
+
+  # A string that matches; messages and the manual show what it is, not the pattern. The patterns take what scripts/config/parse.ts
+  # takes, or less; the build of config.toml has the last word.
+  matching = what: pattern: types.strMatching pattern // { description = what; };
 
   cacheOptions = {
-    host = optional types.str {
+    host = optional (matching "the name or address of a machine, without user, port and spaces" "[^]\"'`$\\;&<>|(){}*?!#,/@[:space:][-][^]\"'`$\\;&<>|(){}*?!#,/@[:space:][]*") {
       example = "rpi.local";
       description = "The name or address of the box, by which it must be reachable. A cache has either this or `url`.";
     };
-    ssh = optional types.str {
+    ssh = optional (matching "a destination of ssh like pi@rpi.local, or an alias" "[^]\"'`$\\;&<>|(){}*?!#,/[:space:][-][^]\"'`$\\;&<>|(){}*?!#,/[:space:][]*") {
       example = "pi@rpi.local";
       description = "What ssh is given to log in there: a destination, or an alias from ~/.ssh/config. Default: `host`.";
     };
@@ -20,11 +23,11 @@ let
       example = 2222;
       description = "The port of its ssh server. Default: 22.";
     };
-    daemon-socket = optional types.str {
+    daemon-socket = optional (matching "an absolute path without spaces, quotes and : % $ \\" "/[^[:space:]:%$\\\"']*") {
       example = "/nix/var/nix/daemon-socket/socket";
       description = "Where the socket of its nix-daemon is. The example is the default.";
     };
-    env-file = optional types.str {
+    env-file = optional (matching "a path: absolute, or in the home directory like ~/.bashrc" "(/|~/).*") {
       example = "~/.config/ssh-agent.env";
       description = "A shell file that sets SSH_AUTH_SOCK, for when the session doesn't. Default: ~/.bashrc.";
     };
@@ -32,19 +35,19 @@ let
       example = false;
       description = "Whether .drv files are copied too. Default: true.";
     };
-    exclude = optional (types.listOf types.str) {
+    exclude = optional (types.listOf (matching "a pattern for the name after the hash, like *-source" "[0-9A-Za-z+._?=*-]+")) {
       example = [ "*-source" ];
       description = "Patterns for the names of what is not copied by itself; as part of something else it goes along. Default: none.";
     };
-    keep = optional (types.strMatching "[0-9]+d|forever|none") {
+    keep = optional (matching "a number of days like 60d, or forever or none" "[0-9]+d|forever|none") {
       example = "1000d";
       description = "How long the box keeps what was uploaded from its own garbage collection: days, forever or none. Default: 60d.";
     };
-    deadline = optional (types.strMatching "[0-9]+(ms|s)") {
+    deadline = optional (matching "a time from 100ms to 60s" "([1-9][0-9]{2,3}|[1-5][0-9]{4}|60000)ms|([1-9]|[1-5][0-9]|60)s") {
       example = "500ms";
-      description = "How long it is waited for the box to answer. Default: 2s.";
+      description = "How long to wait for the box to answer. Default: 2s.";
     };
-    url = optional types.str {
+    url = optional (matching "a store URL that begins with http, https, file, ssh or ssh-ng, without spaces" "(http|https|file|ssh|ssh-ng)://[^[:space:]]+") {
       example = "http://nas.local:5000";
       description = "Instead of `host`: somebody's cache that isn't always there, for nix-lan-run to fetch from.";
     };
@@ -103,10 +106,23 @@ let
 
   # `caches` as config.toml has them.
   written = caches: builtins.mapAttrs (_: lib.filterAttrs (_: value: value != null)) caches;
+
+  # config.toml.
+  textOf =
+    cfg: user:
+    "# Made by the option services.nix-lan: change that instead.\n" + import ./toml.nix (settingsOf cfg user);
+
+  # What config.toml holds. `user`: whose ssh key, session and queue.
+  settingsOf =
+    cfg: user:
+    lib.recursiveUpdate ((if user == null then { } else { inherit user; }) // { cache = written cfg.caches; }) cfg.settings;
 in
-rec {
-  # The options below services.nix-lan; `package` is an option, too, which the modules declare themselves.
+{
+  inherit matching settingsOf;
+
+  # The options below services.nix-lan that both modules have.
   options = {
+    enable = lib.mkEnableOption "nix-lan: a Nix cache on your network that may be away";
     caches = mkOption {
       type = types.attrsOf (types.submodule { options = cacheOptions; });
       default = { };
@@ -116,27 +132,43 @@ rec {
     settings = mkOption {
       type = types.attrsOf tomlValue;
       default = { };
-      example = lib.literalExpression ''{ cache.rpi.some-key = 1; }'';
+      example = lib.literalExpression ''{ cache.rpi.port = 2222; }'';
       description = "More for config.toml, as it stands there: for keys that this module has no option for.";
     };
   };
 
-  packageOption = {
-    default = pkgs.callPackage ./package.nix { };
-    defaultText = lib.literalExpression "pkgs.callPackage ./package.nix { }";
-  };
+  packageOption =
+    more:
+    lib.mkPackageOption { nix-lan = pkgs.callPackage ./package.nix { }; } "nix-lan" (
+      { default = "nix-lan"; pkgsText = "nix-lan.packages.\${system}"; } // more
+    );
 
-  # What config.toml holds. `user`: whose ssh key, session and queue.
-  settingsOf =
+  # config.toml as a file, which the package's own parser has accepted: a mistake ends the build, with file, line and key. Node runs on the
+  # machine that builds, also for a box of another kind; who `user` is, and where their home is, only the other machine knows.
+  fileOf =
     cfg: user:
-    lib.recursiveUpdate ((if user == null then { } else { inherit user; }) // { cache = written cfg.caches; }) cfg.settings;
+    pkgs.runCommand "nix-lan-config.toml"
+      {
+        text = textOf cfg user;
+        passAsFile = [ "text" ];
+        preferLocalBuild = true;
+        node = "${pkgs.buildPackages.nodejs-slim or pkgs.buildPackages.nodejs}/bin/node";
+        program =
+          if cfg.package != null then
+            "${cfg.package}/lib/nix-lan/nix-lan"
+          else
+            builtins.path {
+              name = "nix-lan";
+              path = ../dist/nix-lan;
+            };
+      }
+      ''
+        cp "$textPath" config.toml
+        "$node" "$program" config check --no-user-lookup config.toml
+        cp config.toml "$out"
+      '';
 
-  # config.toml.
-  textOf =
-    cfg: user:
-    "# Made by the option services.nix-lan: change that instead.\n" + import ./toml.nix (settingsOf cfg user);
-
-  # The names of caches that are boxes, and the others by name.
+  # The names of caches that are boxes, and the URLs of the others.
   boxesOf = settings: builtins.attrNames (lib.filterAttrs (_: cache: cache ? host) settings.cache);
   urlsOf = settings: map (cache: cache.url) (builtins.attrValues (lib.filterAttrs (_: cache: cache ? url) settings.cache));
 
@@ -151,7 +183,6 @@ rec {
     ]
     ++ lib.concatMap (name: cacheAssertions name settings.cache.${name}) (builtins.attrNames settings.cache);
 
-  # The systemd user units by name, and what wants which of them: the [Install] sections, which neither NixOS nor Home Manager looks at.
-  units = builtins.attrNames (builtins.readDir ../dist/systemd/user);
-  wantedBy."timers.target" = [ "nix-lan-check.timer" ];
+  # Where the systemd user units lie in this repository.
+  unitFolder = ../dist/systemd/user;
 }

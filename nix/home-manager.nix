@@ -11,44 +11,68 @@ let
   common = import ./common.nix { inherit lib pkgs; };
   settings = common.settingsOf cfg config.home.username;
 
-  # Without a package, the commands are those in PATH. A string with context, since Home Manager would give a plain path another name, and
-  # systemd takes a unit's name from the end of its links.
-  units =
-    if cfg.package != null then
-      "${cfg.package}/lib/systemd/user"
-    else
-      "${builtins.path {
-        name = "nix-lan-units";
-        path = ../dist/systemd/user;
-      }}";
-  unit = folder: name: {
-    name = "systemd/user/${folder}${name}";
-    value.source = "${units}/${name}";
-  };
-  wants = target: map (unit "${target}.wants/") common.wantedBy.${target};
+  # By the profile and not by the package, so that a new version leaves the units as they are, and the tunnel running. Without a package,
+  # the commands are those in PATH.
+  program = if cfg.package == null then "/usr/bin/env nix-lan" else "${config.home.profileDirectory}/bin/nix-lan";
+  textOf = file: builtins.replaceStrings [ "/usr/bin/env nix-lan" ] [ program ] (builtins.readFile (common.unitFolder + "/${file}"));
+
+  # Anything that you define yourself goes before. Home Manager takes [Install] as lists only.
+  unit =
+    file:
+    builtins.mapAttrs (
+      section: builtins.mapAttrs (_: value: lib.mkDefault (if section == "Install" then lib.splitString " " value else value))
+    ) (import ./ini.nix (textOf file));
+
+  # All units of a type by name, as the options systemd.user.TYPEs take them. A switch lets them run on: the new version starts with the
+  # next tunnel, and none breaks in mid-fetch.
+  unitsOf =
+    type:
+    builtins.listToAttrs (
+      lib.concatMap (
+        file:
+        let
+          name = lib.removeSuffix ".${type}" file;
+        in
+        lib.optional (name != file) {
+          inherit name;
+          value = lib.recursiveUpdate (unit file) (
+            lib.optionalAttrs (type == "service") { Unit.X-SwitchMethod = lib.mkDefault "keep-old"; }
+          );
+        }
+      ) (builtins.attrNames (builtins.readDir common.unitFolder))
+    );
 in
 {
+  _class = "homeManager";
+
   options.services.nix-lan = common.options // {
-    enable = lib.mkEnableOption "nix-lan: a Nix cache on your network that may be away";
-    package = lib.mkOption (
-      common.packageOption
-      // {
-        type = lib.types.nullOr lib.types.package;
-        description = "The package; null if the commands come from elsewhere, and are in the PATH of your systemd.";
-      }
-    );
+    package = common.packageOption {
+      nullable = true;
+      extraDescription = "Null if the commands come from elsewhere, and are in the PATH of your systemd.";
+    };
   };
 
   config = lib.mkIf cfg.enable {
-    assertions = common.assertionsOf settings;
+    assertions = [
+      {
+        assertion = pkgs.stdenv.hostPlatform.isLinux;
+        message = "services.nix-lan needs Linux, for its systemd; leave services.nix-lan.enable at false on this machine.";
+      }
+      {
+        assertion = (config.xdg.configFile."nix-lan/config.toml".text or null) == null;
+        message = "xdg.configFile.\"nix-lan/config.toml\" is written by services.nix-lan; put what it has into services.nix-lan.caches and services.nix-lan.settings, and remove it.";
+      }
+    ]
+    ++ common.assertionsOf settings;
 
     home.packages = lib.optional (cfg.package != null) cfg.package;
+    xdg.configFile."nix-lan/config.toml".source = common.fileOf cfg config.home.username;
 
-    xdg.configFile = {
-      "nix-lan/config.toml".text = common.textOf cfg config.home.username;
-    }
-    // builtins.listToAttrs (
-      map (unit "") common.units ++ lib.concatMap wants (builtins.attrNames common.wantedBy)
-    );
+    systemd.user = {
+      services = unitsOf "service";
+      timers = unitsOf "timer";
+      paths = unitsOf "path";
+      targets = unitsOf "target";
+    };
   };
 }

@@ -3,6 +3,7 @@
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
@@ -11,14 +12,45 @@ let
   common = import ./common.nix { inherit lib pkgs; };
   settings = common.settingsOf cfg cfg.user;
   boxes = common.boxesOf settings;
+  nix = config.nix.settings;
 
-  # /run/current-system, so that the URL stays the same from version to version: what a daemon, a user's settings and NIX_CONFIG say is compared
-  # as text.
+  # A link to the package, in a place that outlives a switch. While a switch takes nix-lan away, a nix-daemon that still has the former
+  # nix.conf starts connect by this path, and a missing program fails the build; /run/current-system would have lost it already. And with
+  # it units and URLs stay the same from version to version: a switch leaves a tunnel alone whose unit is the same, and daemon, a user's
+  # settings and NIX_CONFIG compare URLs as text. scripts/config/store-url.ts knows this path too.
+  link = "/run/nix-lan-current";
+
   substituter =
-    name:
-    "ssh-ng://localhost?remote-program=/run/current-system/sw/bin/nix-lan-connect%20/run/user/${toString cfg.uid}/nix-lan/${name}.sock";
+    name: "ssh-ng://localhost?remote-program=${link}/bin/nix-lan-connect%20/run/user/${toString cfg.uid}/nix-lan/${name}.sock";
+
+  ownHook = "${cfg.package}/lib/nix-lan/post-build-hook";
+  # Ours goes first: it never fails a build, and takes milliseconds. The first of the others that fails is the last.
+  hook =
+    if cfg.extraHooks == [ ] then
+      ownHook
+    else
+      pkgs.writeScript "nix-lan-post-build-hooks" ''
+        #!/bin/sh
+        ${ownHook}
+        ${lib.concatMapStringsSep "\n" (file: "${lib.escapeShellArg "${file}"} || exit") cfg.extraHooks}
+      '';
+
+  units = pkgs.runCommand "nix-lan-units" { preferLocalBuild = true; } ''
+    mkdir -p "$out/lib/systemd/user"
+    for file in ${cfg.package}/lib/systemd/user/*; do
+      sed 's|${cfg.package}/bin/|${link}/bin/|g' "$file" >"$out/lib/systemd/user/''${file##*/}"
+    done
+  '';
 
   publicKeyFile = "${lib.removeSuffix ".secret" cfg.secretKeyFile}.public";
+  makeKey = pkgs.writeScript "nix-lan-make-key" (builtins.readFile ./make-key.sh);
+  makeKeyCommand = "${pkgs.runtimeShell} ${makeKey} ${
+    lib.escapeShellArgs [
+      cfg.secretKeyFile
+      publicKeyFile
+      cfg.keyName
+    ]
+  }";
 
   # As post-build-hook --make-queue makes them: the leaves are the user's, below parents that are root's, where only root can put something
   # else in their place.
@@ -33,6 +65,34 @@ let
     (directory (toString cfg.user) "/failed/${name}")
   ]) boxes;
 
+  isLix = (config.nix.package.pname or "") == "lix";
+
+  # ---- what is wrong with the laptop's configuration
+
+  # What others define for a setting of nix.conf, as it stands there. It is read before it is merged: where it contradicts ours, the module
+  # system's own message names no way out.
+  definitionsOf = key: map (one: one.${key}) (builtins.filter (one: one ? ${key}) (options.nix.settings.definitions or [ ]));
+  isText = value: builtins.isString value || builtins.isPath value || lib.isDerivation value;
+  textKeyFiles = builtins.filter isText (definitionsOf "secret-key-files");
+  otherHooks = builtins.filter (value: isText value && "${value}" != "${hook}") (definitionsOf "post-build-hook");
+
+  # Nix believes only the first of several keys of one name (src/libstore/keys.cc).
+  trustedKeys = lib.unique (nix.trusted-public-keys ++ wordsOf (nix.extra-trusted-public-keys or [ ]));
+  wordsOf = value: builtins.filter (word: word != "") (lib.concatMap (lib.splitString " ") (lib.toList value));
+  nameOf = key: builtins.head (lib.splitString ":" key);
+  twice = lib.unique (
+    builtins.filter (name: lib.count (key: nameOf key == name) trustedKeys > 1) (map nameOf trustedKeys)
+  );
+  keyNamesDiffer = {
+    assertion = twice == [ ];
+    message = "services.nix-lan: nix.settings.trusted-public-keys has several keys called ${lib.concatStringsSep ", " twice}, and Nix believes only the first of one name; remove those that are no longer used.";
+  };
+
+  nixIsManaged = what: {
+    assertion = config.nix.enable;
+    message = "${what} needs NixOS to manage Nix, and nix.enable is false; set it to true, or do without ${what}.enable.";
+  };
+
   clientAssertions = [
     {
       assertion = cfg.user != null;
@@ -43,46 +103,108 @@ let
       message = "services.nix-lan: the uid of ${toString cfg.user} is part of an address in nix.conf, and NixOS only chooses it later; say users.users.${toString cfg.user}.uid = 1000, with what `id -u ${toString cfg.user}` prints.";
     }
     {
-      assertion = config.nix.enable;
-      message = "services.nix-lan needs NixOS to manage Nix, and nix.enable is false; set it to true, or do without services.nix-lan.enable.";
+      assertion =
+        !cfg.linger || cfg.user == null || (account.isNormalUser or false) || (account.isSystemUser or false);
+      message = "services.nix-lan.linger: ${toString cfg.user} isn't one of users.users, where NixOS keeps it; set linger to false, and once run: loginctl enable-linger ${toString cfg.user}";
     }
+    {
+      assertion = (config.nix.daemonUser or "root") == "root";
+      message = "services.nix-lan needs a nix-daemon that runs as root, for the signing key and the queue; nix.daemonUser is ${config.nix.daemonUser or ""}.";
+    }
+    {
+      assertion = textKeyFiles == [ ];
+      message = "nix.settings.secret-key-files is text beside the key of services.nix-lan; write a list: nix.settings.secret-key-files = [ \"${toString (lib.concatMapStringsSep " " (one: "${one}") textKeyFiles)}\" ];";
+    }
+    {
+      assertion = otherHooks == [ ];
+      message = "nix.settings.post-build-hook is set beside that of services.nix-lan, and Nix calls only one; write instead: services.nix-lan.extraHooks = [ \"${lib.concatMapStringsSep " " (one: "${one}") otherHooks}\" ];";
+    }
+    (nixIsManaged "services.nix-lan")
+    keyNamesDiffer
   ]
   ++ common.assertionsOf settings;
+  account = config.users.users.${cfg.user} or { };
+
+  # ---- what silently takes away what this module sets
+
+  lines = map (builtins.match "[[:space:]]*([a-z-]+)[[:space:]]*=.*") (lib.splitString "\n" config.nix.extraOptions);
+  inExtraOptions =
+    key: lib.any (line: line != null && builtins.head line == key) lines;
+  lost = key: wanted: builtins.any (one: !(builtins.elem one (lib.toList (nix.${key} or [ ])))) wanted;
+  clientWarnings =
+    lib.optional (lost "substituters" (map substituter boxes))
+      "services.nix-lan: nix.settings.substituters lacks the cache (mkForce?), so that nothing is fetched from it; use mkBefore or mkAfter instead."
+    ++
+      lib.optional (lost "secret-key-files" [ cfg.secretKeyFile ])
+        "services.nix-lan: nix.settings.secret-key-files lacks ${cfg.secretKeyFile} (mkForce?), so that the box refuses what is built here; add it."
+    ++
+      lib.optional (toString (nix.post-build-hook or "") != "${hook}")
+        "services.nix-lan: nix.settings.post-build-hook is not that of nix-lan (mkForce?), so that nothing is queued; use services.nix-lan.extraHooks instead."
+    ++
+      map
+        (
+          key: "services.nix-lan: nix.extraOptions sets ${key} once more, and its value is the one that counts; use ${instead.${key}} instead."
+        )
+        (builtins.filter inExtraOptions (builtins.attrNames instead));
+  instead = {
+    post-build-hook = "services.nix-lan.extraHooks";
+    secret-key-files = "nix.settings.secret-key-files";
+    substituters = "nix.settings.substituters";
+  };
+
+  # ---- the box
 
   # Who may use the nix-daemon of this machine (nix.conf(5), allowed-users).
   groupsOf = user: (config.users.users.${user}.extraGroups or [ ]) ++ [ (config.users.users.${user}.group or "") ];
   allows =
     user: entry: entry == "*" || entry == user || builtins.elem entry (map (group: "@${group}") (groupsOf user));
-  isAllowed = user: lib.any (allows user) (config.nix.settings.allowed-users ++ config.nix.settings.trusted-users);
+  isAllowed = user: lib.any (allows user) (nix.allowed-users ++ nix.trusted-users);
 
+  # Of sshd_config: null is not written there, and a boolean is written as yes or no.
   sshd = config.services.openssh;
-  forwards = sshd.settings.AllowStreamLocalForwarding or "yes";
+  sshdValue =
+    key: standard:
+    let
+      value = sshd.settings.${key} or null;
+    in
+    if value == null then standard else if value == true then "yes" else if value == false then "no" else toString value;
 
   boxAssertions = [
     {
       assertion = sshd.enable;
-      message = "services.nix-lan.box is reached by ssh, and services.openssh.enable is false; set it to true.";
+      message = "services.nix-lan.box needs sshd, and services.openssh.enable is false; set it to true.";
     }
     {
-      assertion = forwards == true || forwards == "yes" || forwards == "all" || forwards == "local";
+      assertion = builtins.elem (sshdValue "AllowStreamLocalForwarding" "yes") [
+        "yes"
+        "all"
+        "local"
+      ];
       message = "services.nix-lan.box: sshd doesn't forward sockets here; set services.openssh.settings.AllowStreamLocalForwarding = \"local\".";
     }
+    {
+      assertion = sshdValue "DisableForwarding" "no" == "no";
+      message = "services.nix-lan.box: sshd forwards nothing here; set services.openssh.settings.DisableForwarding = false.";
+    }
+    (nixIsManaged "services.nix-lan.box")
+    keyNamesDiffer
   ]
   ++ map (user: {
     assertion = isAllowed user;
     message = "services.nix-lan.box.users: ${user} may not use the nix-daemon here; set nix.settings.allowed-users = [ \"${user}\" ].";
   }) cfg.box.users;
+
+  boxWarnings = map (
+    user: "services.nix-lan.box.users: ${user} isn't one of users.users; unless it comes from elsewhere (LDAP), it is misspelt."
+  ) (builtins.filter (user: !(config.users.users ? ${user})) cfg.box.users);
+
+  publicKey = common.matching "a public key of Nix, NAME:BASE64" "[^:[:space:]]+:[A-Za-z0-9+/]{43}=";
 in
 {
+  _class = "nixos";
+
   options.services.nix-lan = common.options // {
-    enable = lib.mkEnableOption "nix-lan: a Nix cache on your network that may be away";
-    package = lib.mkOption (
-      common.packageOption
-      // {
-        type = lib.types.package;
-        description = "The package.";
-      }
-    );
+    package = common.packageOption { };
     user = lib.mkOption {
       type = lib.types.nullOr lib.types.str;
       default = null;
@@ -98,32 +220,44 @@ in
     linger = lib.mkOption {
       type = lib.types.bool;
       default = false;
-      description = "Whether it works from the start of the machine on instead of from the login of `user` on; for a key without a passphrase.";
+      description = "Whether nix-lan works from the start of the machine on, instead of from the login of `user` on; for a key without a passphrase.";
     };
     secretKeyFile = lib.mkOption {
-      type = lib.types.strMatching "/[^[:space:]]+"; # nix.conf separates files by spaces
+      type = common.matching "an absolute path of letters, digits and . _ + @ - /" "/[A-Za-z0-9._+@/-]+";
       default = "/etc/nix/nix-lan.secret";
-      description = "The key that signs what is built here; made if it isn't there. The public half lies beside it: nix-lan.public.";
+      description = "The key that signs what is built here. The public half lies beside it: nix-lan.public.";
+    };
+    generateKey = lib.mkOption {
+      type = lib.types.bool;
+      default = !(lib.hasPrefix "/run/" cfg.secretKeyFile);
+      defaultText = lib.literalExpression "!(lib.hasPrefix \"/run/\" secretKeyFile)";
+      description = "Whether to make that key if it isn't there; false for one that sops-nix or agenix puts there.";
     };
     keyName = lib.mkOption {
-      type = lib.types.str;
-      default = "${config.networking.hostName}-1";
-      defaultText = lib.literalExpression "\"\${config.networking.hostName}-1\"";
-      description = "The name of that key, when it is made.";
+      type = common.matching "text without spaces and :" "[^:[:space:]]*";
+      default = config.networking.hostName;
+      defaultText = lib.literalExpression "config.networking.hostName";
+      description = "How the name of that key begins. A random part follows when it is made, as in laptop-1f0c9a3e-1, so that each key has a name of its own.";
     };
     publicKey = lib.mkOption {
-      type = lib.types.nullOr lib.types.str;
+      type = lib.types.nullOr publicKey;
       default = null;
-      example = "laptop-1:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=";
+      example = "laptop-1f0c9a3e-1:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=";
       description = "The public half of that key. The daemon doesn't need it; with it, `nix store verify` without root does its work, too.";
+    };
+    extraHooks = lib.mkOption {
+      type = lib.types.listOf lib.types.path;
+      default = [ ];
+      example = lib.literalExpression "[ ./notify.sh ]";
+      description = "Post-build hooks of your own, called after nix-lan's in this order; one that fails ends the build, as ever.";
     };
 
     box = {
       enable = lib.mkEnableOption "being the box: the machine that keeps what others have built";
       trustedPublicKeys = lib.mkOption {
-        type = lib.types.listOf lib.types.str;
+        type = lib.types.listOf publicKey;
         default = [ ];
-        example = [ "laptop-1:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=" ];
+        example = [ "laptop-1f0c9a3e-1:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=" ];
         description = "The public keys of the machines that copy to this one: what their nix-lan.public holds.";
       };
       users = lib.mkOption {
@@ -138,9 +272,10 @@ in
   config = lib.mkMerge [
     (lib.mkIf cfg.enable {
       assertions = clientAssertions;
+      warnings = clientWarnings;
 
       environment.systemPackages = [ cfg.package ];
-      environment.etc."nix-lan/config.toml".text = common.textOf cfg cfg.user;
+      environment.etc."nix-lan/config.toml".source = common.fileOf cfg cfg.user;
 
       # Not extra-substituters: up to NixOS 23.11 nix.conf was written in alphabetical order, and a `substituters` after it would have taken it
       # back (NixOS/nix#9487; since NixOS/nixpkgs#278064 nixos/modules/config/nix.nix writes extra- settings last). The lists are merged.
@@ -149,49 +284,98 @@ in
         trusted-substituters = common.urlsOf settings;
         trusted-public-keys = lib.optional (cfg.publicKey != null) cfg.publicKey;
         secret-key-files = [ cfg.secretKeyFile ];
-        post-build-hook = "${cfg.package}/lib/nix-lan/post-build-hook";
+        post-build-hook = "${hook}";
       };
-      # Nix 2.4 to 2.19 and Lix start a substituter's program through bash (nix, src/libstore/ssh.cc), which the unit's PATH doesn't have.
-      systemd.services.nix-daemon.path = [ pkgs.bash ];
 
-      # Before the first build: with secret-key-files set and the file missing, every build fails. Once the secret is there, all is done.
-      systemd.services.nix-lan-key = {
+      # Nix 2.4 to 2.19 and Lix start a substituter's program through bash (nix, src/libstore/ssh.cc), which the unit's PATH doesn't have.
+      # Lix has a process of systemd's for each connection, nix-daemon@.service.
+      systemd.services.nix-daemon.path = [ pkgs.bash ];
+      systemd.services."nix-daemon@" = lib.mkIf isLix {
+        path = [ pkgs.bash ];
+        wants = lib.optional cfg.generateKey "nix-lan-key.service";
+        after = lib.optional cfg.generateKey "nix-lan-key.service";
+      };
+
+      # Before nix.conf changes: root's own builds read it at once. Not the key at the start of the machine, where its file system may not be
+      # mounted yet; that is the unit's.
+      system.activationScripts = {
+        nix-lan = {
+          text = ''
+            ln -sfT ${cfg.package} ${link}.new && mv -fT ${link}.new ${link}
+          ''
+          + lib.optionalString cfg.generateKey ''
+            case "''${NIXOS_ACTION-}" in
+              switch | test) PATH="$PATH:${lib.getBin config.nix.package}/bin" ${makeKeyCommand} ;;
+            esac
+          '';
+        };
+        etc = {
+          deps = [ "nix-lan" ];
+          text = "";
+        };
+      };
+      # For a NixOS that boots without activation scripts.
+      systemd.tmpfiles.rules = [ "L+ ${link} - - - - ${cfg.package}" ] ++ directories;
+
+      systemd.services.nix-lan-key = lib.mkIf cfg.generateKey {
         description = "Key that signs what is built on this machine";
         wantedBy = [
           "multi-user.target"
           "nix-daemon.service"
         ];
         before = [ "nix-daemon.service" ];
-        unitConfig.ConditionPathExists = "!${cfg.secretKeyFile}";
+        unitConfig.RequiresMountsFor = [
+          cfg.secretKeyFile
+          "/etc/nix"
+        ];
         path = [ config.nix.package ];
         serviceConfig.Type = "oneshot";
-        # nix-store makes the secret 0600 and the public half 0644, whatever the umask (2.4 to 2.34).
-        script = ''
-          secret=${lib.escapeShellArg cfg.secretKeyFile}
-          public=${lib.escapeShellArg publicKeyFile}
-          mkdir -p "$(dirname "$secret")"
-          nix-store --generate-binary-cache-key ${lib.escapeShellArg cfg.keyName} "$secret.new" "$public.new"
-          mv -f "$public.new" "$public"
-          mv -f "$secret.new" "$secret"
-          echo "what is built here is signed from now on; for trusted-public-keys of the box: $(cat "$public")"
-        '';
+        script = makeKeyCommand;
       };
 
-      systemd.tmpfiles.rules = directories;
+      # Stops the user's units when a switch takes nix-lan away; NixOS up to 25.11 lets the units of users run on.
+      systemd.services.nix-lan-user-units = {
+        description = "The end of nix-lan's user units, when nix-lan is taken away";
+        wantedBy = [ "multi-user.target" ];
+        restartIfChanged = false;
+        path = [
+          pkgs.procps
+          pkgs.util-linux
+          config.systemd.package
+        ];
+        serviceConfig = {
+          Type = "oneshot";
+          RemainAfterExit = true;
+          ExecStart = "${pkgs.coreutils}/bin/true";
+          ExecStop = "${pkgs.runtimeShell} ${pkgs.writeScript "nix-lan-stop" (builtins.readFile ./stop.sh)} ${toString cfg.uid}";
+          TimeoutStopSec = 60;
+        };
+      };
 
-      # The units come from the package; NixOS doesn't look at their [Install] sections. They are there for everybody, and start for one.
-      systemd.packages = [ cfg.package ];
+      # NixOS doesn't look at [Install] sections. The units are there for everybody, and start for one.
+      systemd.packages = [ units ];
       systemd.user.timers.nix-lan-check = {
         wantedBy = [ "timers.target" ];
         unitConfig.ConditionUser = toString cfg.user;
       };
       users.users = lib.mkIf (cfg.linger && cfg.user != null) { ${toString cfg.user}.linger = true; };
 
+      # The network has changed: NetworkManager says so, or systemd-networkd by writing its state.
       networking.networkmanager.dispatcherScripts = [ { source = "${cfg.package}/lib/nix-lan/nix-lan-dispatcher"; } ];
+      systemd.user.paths.nix-lan-network = lib.mkIf (config.networking.useNetworkd && !config.networking.networkmanager.enable) {
+        description = "Changes of the network";
+        wantedBy = [ "timers.target" ];
+        unitConfig.ConditionUser = toString cfg.user;
+        pathConfig = {
+          PathChanged = "/run/systemd/netif/state";
+          Unit = "nix-lan-check.service";
+        };
+      };
     })
 
     (lib.mkIf cfg.box.enable {
       assertions = boxAssertions;
+      warnings = boxWarnings;
       nix.settings.trusted-public-keys = cfg.box.trustedPublicKeys;
     })
   ];

@@ -32,10 +32,13 @@ export function connectUrl(program: string, socket: string, strict: boolean): st
   return `ssh-ng://localhost?remote-program=${word(program)}%20${strict ? '--strict%20' : ''}${word(socket)}`
 }
 
+// The NixOS module's link to the package (nix/nixos.nix): nix.conf names connect by it.
+const NIXOS_LINK = '/run/nix-lan-current/bin/nix-lan-connect'
+
 /**
- * Finds nix-lan-connect beside the program that runs. The name it was called by comes first, so
- * that a link in a stable place (/usr/local/bin, /run/current-system/sw/bin) gives the URL that
- * nix.conf has; then the file behind the link.
+ * Finds nix-lan-connect beside the program that runs. The name it was called by comes first, so that
+ * a link in a stable place (/usr/local/bin) gives the URL that nix.conf has; then the file behind
+ * the link. On NixOS the URL has a link of its own.
  */
 function connectProgram(): string {
   // Bun resolves links in argv; the head says how it was called.
@@ -43,7 +46,8 @@ function connectProgram(): string {
   const places = [dirname(self), dirname(realpathSync(self)), join(dirname(realpathSync(self)), '../dist')]
   for (const place of places) {
     const program = join(place, 'nix-lan-connect')
-    if (existsSync(program)) return program
+    if (!existsSync(program)) continue
+    return existsSync(NIXOS_LINK) && realpathSync(NIXOS_LINK) === realpathSync(program) ? NIXOS_LINK : program
   }
   throw new Failure(`nix-lan-connect should lie beside ${self}, and doesn't; put all files of dist/ into one directory`)
 }

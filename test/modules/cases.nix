@@ -46,23 +46,26 @@ in
           user = "bob";
           uid = 1234;
           linger = true;
-          secretKeyFile = "/var/lib/keys/it's-mine.secret";
-          keyName = "home-2";
-          publicKey = "home-2:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=";
+          secretKeyFile = "/var/lib/keys/mine.secret";
+          keyName = "home";
+          publicKey = "home-0b1c2d3e-1:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=";
           caches = everyCache;
           settings.cache.rpi.later = [
             1
             true
             { a.b = "c"; }
           ];
+          extraHooks = [ "/etc/nix/it's mine" ];
           box = {
             enable = true;
             trustedPublicKeys = [ "other-1:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=" ];
             users = [ "pi" ];
           };
         };
+        networking.useNetworkd = true;
         services.openssh.enable = true;
         services.openssh.settings.AllowStreamLocalForwarding = "local";
+        users.users.bob.isNormalUser = true;
         users.users.pi.extraGroups = [ "builders" ];
         nix.settings = {
           allowed-users = [ "@builders" ];

@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert'
 import { parseConfig } from '../../scripts/config/parse.ts'
 import { needs } from '../lib/needs.ts'
 import { nixConf } from '../nix/world.ts'
-import { createProject, evaluate, flatten, NIXES, type Project, textOf, withoutHashes } from './project.ts'
+import { createProject, evaluate, flatten, LOCAL, NIXES, type Project, textOf, withoutHashes } from './project.ts'
 
 const GOLDEN = 'test/modules/golden'
 
@@ -139,25 +139,54 @@ test('toml.nix: what it writes is read back as it was', async () => {
   assert.equal(JSON.parse(JSON.stringify(parse(String(await evaluate(project, expression))))), value)
 })
 
-test('without a package, the units are those of dist, and start what is in PATH', async () => {
-  const cases = `(import ${project.folder}/test/modules/cases.nix).home-everything.xdg.configFile`
-  const texts = (await evaluate(
-    project,
-    `builtins.mapAttrs (_: file: if file ? source then builtins.readFile file.source else "") ${cases}`,
-  )) as Record<string, string>
-  for (const unit of readdirSync('dist/systemd/user')) assert.is(texts[`systemd/user/${unit}`], textOf(`dist/systemd/user/${unit}`), unit)
-})
-
-test('common.nix enables what the [Install] sections say', async () => {
-  const wanted: Record<string, string[]> = {}
-  for (const unit of readdirSync('dist/systemd/user').sort()) {
-    for (const [, targets = ''] of textOf(`dist/systemd/user/${unit}`).matchAll(/^WantedBy=(.*)$/gm)) {
-      for (const target of targets.split(' ')) wanted[target] = [...(wanted[target] ?? []), unit]
+test('Home Manager writes each unit as it lies in dist, with the program of the profile, or without a package that of PATH', async () => {
+  for (const [name, program] of [
+    ['home-example', '/home/alice/.nix-profile/bin/nix-lan'],
+    ['home-everything', '/usr/bin/env nix-lan'],
+  ] as const) {
+    const units = (await evaluate(project, `(import ${project.folder}/test/modules/cases.nix).${name}.systemd.user`)) as Tree
+    for (const file of readdirSync('dist/systemd/user')) {
+      const [, unit = '', type = ''] = /^(.*)\.([a-z]+)$/.exec(file) ?? []
+      const found = (units[`${type}s`] as Record<string, Record<string, Record<string, string | string[]>>>)[unit] ?? {}
+      const lines = Object.entries(found).flatMap(([section, keys]) =>
+        Object.entries(keys).flatMap(([key, values]) => {
+          const list = section === 'Install' ? [[values].flat().join(' ')] : [values].flat()
+          return list.map((value) => `${section} ${key}=${value}`)
+        }),
+      )
+      const added = type === 'service' ? ['Unit X-SwitchMethod=keep-old'] : []
+      const meant = linesOf(textOf(`dist/systemd/user/${file}`).replaceAll('/usr/bin/env nix-lan', program))
+      assert.equal(lines.sort(), [...meant, ...added].sort(), file)
     }
   }
-  const pkgs = `import ${project.stub}/pkgs.nix { system = "x86_64-linux"; }`
-  const common = `import ${project.folder}/nix/common.nix { pkgs = ${pkgs}; lib = import ${project.stub}/lib.nix; }`
-  assert.equal(await evaluate(project, `(${common}).wantedBy`), wanted)
+})
+
+/** The lines of a unit with their section before each: `Unit Description=…`. */
+function linesOf(unit: string): string[] {
+  let section = ''
+  return unit.split('\n').flatMap((line) => {
+    section = /^\[(.*)\]$/.exec(line)?.[1] ?? section
+    return /^[A-Za-z-]+=/.test(line) ? [`${section} ${line}`] : []
+  })
+}
+
+test('nixos.nix enables what the [Install] sections say: the timer', () => {
+  const wanted = readdirSync('dist/systemd/user').filter((unit) => /^WantedBy=/m.test(textOf(`dist/systemd/user/${unit}`)))
+  assert.equal(wanted, ['nix-lan-check.timer'])
+  assert.match(textOf('dist/systemd/user/nix-lan-check.timer'), /^WantedBy=timers\.target$/m)
+})
+
+test('ini.nix refuses what is not a unit, and a line that goes on', async () => {
+  for (const text of ['[Unit]\nDescription', '[Unit]\nA=b \\\nc=d']) {
+    project.world.write(`${project.folder}/odd.service`, text)
+    try {
+      await evaluate(project, `import ${project.folder}/nix/ini.nix (builtins.readFile ${project.folder}/odd.service)`)
+    } catch (error) {
+      assert.match((error as Error).message, 'not a line of a unit')
+      continue
+    }
+    assert.unreachable(text)
+  }
 })
 
 // ---- what is refused
@@ -167,6 +196,7 @@ const NIXOS =
 const BOX =
   '{ lib, nix-lan, ... }: { imports = [ nix-lan.nixosModules.default { services.openssh.enable = lib.mkDefault true; } ]; services.nix-lan.box.enable = true; '
 const HOME = '{ lib, nix-lan, ... }: { imports = [ nix-lan.homeModules.default ]; home.username = "alice"; services.nix-lan.enable = true; '
+const KEY = '6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA='
 const RPI = 'services.nix-lan.caches.rpi.host = "rpi.local"; '
 
 /** Each ends the evaluation: a module's text after the head, and the message. */
@@ -183,7 +213,7 @@ const REFUSED: [what: string, kind: 'nixos' | 'home', module: string, message: R
     'a key file with a space',
     'nixos',
     `${NIXOS} ${RPI} services.nix-lan.secretKeyFile = "/a b"; }`,
-    /secretKeyFile must be .*, and is "\/a b"/,
+    /secretKeyFile must be an absolute path of letters.*, and is "\/a b"/,
   ],
   [
     'a port in quotes',
@@ -192,7 +222,12 @@ const REFUSED: [what: string, kind: 'nixos' | 'home', module: string, message: R
     /caches\.rpi\.port must be .*1 to 65535, and is "22"/,
   ],
   ['port 0', 'home', `${HOME} ${RPI} services.nix-lan.caches.rpi.port = 0; }`, /caches\.rpi\.port must be .*1 to 65535, and is 0/],
-  ['a host that is no text', 'home', `${HOME} services.nix-lan.caches.rpi.host = 5; }`, /caches\.rpi\.host must be .*a string, and is 5/],
+  [
+    'a host that is no text',
+    'home',
+    `${HOME} services.nix-lan.caches.rpi.host = 5; }`,
+    /caches\.rpi\.host must be .*the name or address of a machine.*, and is 5/,
+  ],
   [
     'a deadline without a unit',
     'home',
@@ -210,7 +245,7 @@ const REFUSED: [what: string, kind: 'nixos' | 'home', module: string, message: R
     'a list with a number in it',
     'home',
     `${HOME} ${RPI} services.nix-lan.caches.rpi.exclude = [ 1 ]; }`,
-    /rpi\.exclude.* must be a string, and is 1/,
+    /rpi\.exclude.* must be a pattern for the name after the hash.*, and is 1/,
   ],
   [
     'a setting that TOML has not',
@@ -219,6 +254,41 @@ const REFUSED: [what: string, kind: 'nixos' | 'home', module: string, message: R
     /settings\.x\.y must be a value of TOML, and is null/,
   ],
   ['no package on NixOS', 'nixos', `${NIXOS} ${RPI} services.nix-lan.package = null; }`, /package must be a package, and is null/],
+  ...(
+    [
+      ['host', '"pi@rpi.local"', 'the name or address of a machine'],
+      ['host', '"rpi local"', 'the name or address of a machine'],
+      ['host', '"-oProxyCommand=x"', 'the name or address of a machine'],
+      ['host', '"a]b"', 'the name or address of a machine'],
+      ['host', '"a\\\\b"', 'the name or address of a machine'],
+      ['ssh', '"pi@rpi -p 22"', 'a destination of ssh'],
+      ['ssh', '"-v"', 'a destination of ssh'],
+      ['deadline', '"90s"', 'a time from 100ms to 60s'],
+      ['deadline', '"99ms"', 'a time from 100ms to 60s'],
+      ['daemon-socket', '"run/x.sock"', 'an absolute path'],
+      ['daemon-socket', '"/run/x:y"', 'an absolute path'],
+      ['env-file', '"bashrc"', 'a path'],
+      ['exclude', '[ "a/b" ]', 'a pattern for the name after the hash'],
+      ['url', '"nas.local:5000"', 'a store URL'],
+      ['url', '"http://nas local"', 'a store URL'],
+    ] as const
+  ).map(([key, value, what]): (typeof REFUSED)[number] => [
+    `${key} = ${value}`,
+    'nixos',
+    `${NIXOS} services.nix-lan.caches.rpi.${key} = ${value}; }`,
+    new RegExp(`caches\\.rpi\\.${key}.* must be .*${what}.*, and is `),
+  ]),
+  ...['x', 'laptop:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA', `a b:${KEY}`].flatMap((key): typeof REFUSED => [
+    [`the public key ${key}`, 'nixos', `${NIXOS} ${RPI} services.nix-lan.publicKey = "${key}"; }`, /publicKey must be .*NAME:BASE64/],
+    [
+      `the public key ${key} on the box`,
+      'nixos',
+      `${BOX} services.nix-lan.box.trustedPublicKeys = [ "${key}" ]; }`,
+      /trustedPublicKeys.* must be a public key of Nix/,
+    ],
+  ]),
+  ['a key name with :', 'nixos', `${NIXOS} ${RPI} services.nix-lan.keyName = "a:b"; }`, /keyName must be text without spaces and :/],
+  ['a key name with a space', 'nixos', `${NIXOS} ${RPI} services.nix-lan.keyName = "a b"; }`, /keyName must be text without spaces and :/],
   ['a key that is no list', 'nixos', `${BOX} services.nix-lan.box.trustedPublicKeys = "x"; }`, /trustedPublicKeys must be a list/],
   [
     'two hosts',
@@ -304,6 +374,62 @@ const FAILED: [what: string, kind: 'nixos' | 'home', module: string, messages: R
     [/the uid of alice is part of.*say users\.users\.alice\.uid = 1000, with what `id -u alice` prints/],
   ],
   ['a user whom NixOS does not know', 'nixos', `${NIXOS.replace('uid = 1;', '')} ${RPI} }`, [/the uid of alice/]],
+  [
+    'two keys of one name',
+    'nixos',
+    `${NIXOS} ${RPI} nix.settings.trusted-public-keys = [ "old-1:${KEY}" "old-1:${KEY.replace('6', '7')}" ]; }`,
+    [/several keys called old-1, and Nix believes only the first of one name/],
+  ],
+  [
+    'two keys of one name on the box, one of them extra',
+    'nixos',
+    `${BOX} services.nix-lan.box.trustedPublicKeys = [ "old-1:${KEY}" ]; nix.settings.extra-trusted-public-keys = "old-1:${KEY.replace('6', '7')}"; }`,
+    [/several keys called old-1/],
+  ],
+  ['one key twice', 'nixos', `${NIXOS} ${RPI} nix.settings.trusted-public-keys = [ "old-1:${KEY}" "old-1:${KEY}" ]; }`, []],
+  [
+    'linger for a user whom NixOS does not know',
+    'nixos',
+    `${NIXOS} ${RPI} services.nix-lan.linger = true; }`,
+    [/set linger to false, and once run: loginctl enable-linger alice/],
+  ],
+  ['linger', 'nixos', `${NIXOS} ${RPI} services.nix-lan.linger = true; users.users.alice.isNormalUser = true; }`, []],
+  ['a daemon that is not root', 'nixos', `${NIXOS} ${RPI} nix.daemonUser = "nix"; }`, [/nix\.daemonUser is nix/]],
+  [
+    'secret-key-files as text',
+    'nixos',
+    `${NIXOS} ${RPI} nix.settings.secret-key-files = "/a"; }`,
+    [/write a list: nix\.settings\.secret-key-files = \[ "\/a" \];/],
+  ],
+  ['secret-key-files as a list', 'nixos', `${NIXOS} ${RPI} nix.settings.secret-key-files = [ "/a" ]; }`, []],
+  [
+    'another post-build-hook: the option for it',
+    'nixos',
+    `${NIXOS} ${RPI} nix.settings.post-build-hook = "/mine"; }`,
+    [/write instead: services\.nix-lan\.extraHooks = \[ "\/mine" \];/],
+  ],
+  ['no host name', 'nixos', `${NIXOS} ${RPI} networking.hostName = ""; }`, []],
+  ['a box without Nix managed', 'nixos', `${BOX} nix.enable = false; }`, [/services\.nix-lan\.box needs NixOS to manage Nix/]],
+  [
+    'a box that forwards nothing at all',
+    'nixos',
+    `${BOX} services.openssh.settings.DisableForwarding = true; }`,
+    [/set services\.openssh\.settings\.DisableForwarding = false/],
+  ],
+  ['a box that leaves it to sshd', 'nixos', `${BOX} services.openssh.settings.AllowStreamLocalForwarding = null; }`, []],
+  ['a box that says yes', 'nixos', `${BOX} services.openssh.settings.AllowStreamLocalForwarding = true; }`, []],
+  [
+    'a box that says no',
+    'nixos',
+    `${BOX} services.openssh.settings.AllowStreamLocalForwarding = false; }`,
+    [/AllowStreamLocalForwarding = "local"/],
+  ],
+  [
+    "a config.toml of one's own",
+    'home',
+    `${HOME} ${RPI} xdg.configFile."nix-lan/config.toml".text = "x"; }`,
+    [/xdg\.configFile\."nix-lan\/config\.toml" is written by services\.nix-lan/],
+  ],
   ['Nix not managed', 'nixos', `${NIXOS} ${RPI} nix.enable = false; }`, [/nix\.enable is false; set it to true/]],
   ['a box without sshd', 'nixos', `${BOX} services.openssh.enable = false; }`, [/services\.openssh\.enable is false; set it to true/]],
   [
@@ -333,11 +459,100 @@ const FAILED: [what: string, kind: 'nixos' | 'home', module: string, messages: R
 ]
 for (const [what, kind, module, messages] of FAILED) {
   test(`assertions: ${what}`, async () => {
-    const failed = (await evaluate(project, `((import ${project.stub}/eval.nix { }).${kind} [ (${module}) ]).failed`)) as string[]
+    // Only the assertions, as NixOS does: it evaluates the rest when they hold.
+    const all = `((import ${project.stub}/eval.nix { }).${kind}Config [ (${module}) ]).assertions`
+    const failed = (await evaluate(project, `map (one: one.message) (builtins.filter (one: !one.assertion) ${all})`)) as string[]
     assert.is(failed.length, messages.length, failed.join('\n'))
     for (const [i, message] of messages.entries()) assert.match(failed[i] ?? '', message)
   })
 }
+
+/** Each is allowed, with a warning that has the way out. */
+const WARNED: [what: string, kind: 'nixos' | 'home', module: string, warnings: RegExp[]][] = [
+  ['nothing', 'nixos', `${NIXOS} ${RPI} }`, []],
+  ['nothing on the box', 'nixos', `${BOX} services.nix-lan.box.users = [ "pi" ]; users.users.pi.isNormalUser = true; }`, []],
+  [
+    'substituters = mkForce',
+    'nixos',
+    `${NIXOS} ${RPI} nix.settings.substituters = lib.mkForce [ "https://x" ]; }`,
+    [/substituters lacks the cache/],
+  ],
+  [
+    'nix.settings = mkForce',
+    'nixos',
+    `${NIXOS} ${RPI} nix.settings = lib.mkForce { }; }`,
+    [/substituters lacks the cache/, /secret-key-files lacks \/etc\/nix\/nix-lan\.secret/, /post-build-hook is not that of nix-lan/],
+  ],
+  [
+    'another hook by mkForce',
+    'nixos',
+    `${NIXOS} ${RPI} nix.settings.post-build-hook = lib.mkForce "/mine"; }`,
+    [/post-build-hook is not that of nix-lan.*use services\.nix-lan\.extraHooks/],
+  ],
+  [
+    'extraOptions',
+    'nixos',
+    `${NIXOS} ${RPI} nix.extraOptions = "cores = 1\\n  post-build-hook = /mine\\nsecret-key-files=/a\\nextra-substituters = https://y\\n"; }`,
+    [/extraOptions sets post-build-hook once more/, /extraOptions sets secret-key-files once more.*use nix\.settings\.secret-key-files/],
+  ],
+  ['a box user whom NixOS does not know', 'nixos', `${BOX} services.nix-lan.box.users = [ "pii" ]; }`, [/pii isn't one of users\.users/]],
+]
+for (const [what, kind, module, warnings] of WARNED) {
+  test(`warnings: ${what}`, async () => {
+    const found = `let c = (import ${project.stub}/eval.nix { }).${kind}Config [ (${module}) ]; in { inherit (c) warnings; failed = builtins.filter (one: !one.assertion) c.assertions; }`
+    const answer = (await evaluate(project, found)) as { warnings: string[]; failed: unknown[] }
+    assert.equal(answer.failed, [])
+    assert.is(answer.warnings.length, warnings.length, answer.warnings.join('\n'))
+    for (const [i, warning] of warnings.entries()) assert.match(answer.warnings[i] ?? '', warning)
+  })
+}
+
+/** What only nix-lan's own parser refuses, when the file is built: a module's text after the head, and what the build says. */
+const UNBUILT: [what: string, kind: 'nixos' | 'home', module: string, file: string, message: RegExp][] = [
+  [
+    'a setting that is not there',
+    'nixos',
+    `${NIXOS} ${RPI} services.nix-lan.settings.cache.rpi.prot = 22; }`,
+    'environment.etc',
+    /config\.toml:\d+: cache\.rpi\.prot: unknown key; did you mean port\?/,
+  ],
+  [
+    'a URL without a host',
+    'home',
+    `${HOME} services.nix-lan.caches.n.url = "http:///x"; }`,
+    'xdg.configFile',
+    /config\.toml:\d+: cache\.n\.url: .*must go on with a host/,
+  ],
+  [
+    'a destination without a host, and no package',
+    'home',
+    `${HOME} ${RPI} services.nix-lan.package = null; services.nix-lan.caches.rpi.ssh = "pi@"; }`,
+    'xdg.configFile',
+    /config\.toml:\d+: cache\.rpi\.ssh: /,
+  ],
+]
+for (const [what, kind, module, files, message] of UNBUILT) {
+  test(`not built: ${what}`, async () => {
+    const expression = `((import ${project.stub}/eval.nix { }).${kind}Config [ (${module}) ]).${files}."nix-lan/config.toml".source`
+    const built = await project.world.run('root', 'nix-build', ['--no-out-link', '--expr', expression], { env: LOCAL })
+    assert.is.not(built.code, 0)
+    assert.match(built.stderr, message)
+  })
+}
+
+test('assertions: Home Manager on a Mac', async () => {
+  const found = `((import ${project.stub}/eval.nix { system = "aarch64-darwin"; }).homeConfig [ (${HOME} ${RPI} }) ]).assertions`
+  const failed = (await evaluate(project, `builtins.filter (one: !one.assertion) ${found}`)) as { message: string }[]
+  assert.is(failed.length, 1)
+  assert.match(failed[0]?.message ?? '', 'services.nix-lan needs Linux')
+})
+
+test('built: a file for a user whom the machine that builds does not know, in a home that it does not know', async () => {
+  const module = `${NIXOS.replaceAll('"alice"', '"no-such-user"')} ${RPI} services.nix-lan.caches.rpi.env-file = "~/.x"; }`
+  const expression = `((import ${project.stub}/eval.nix { }).nixosConfig [ (${module}) ]).environment.etc."nix-lan/config.toml".source`
+  const built = await project.world.must('root', 'nix-build', ['--no-out-link', '--expr', expression], { env: LOCAL })
+  assert.match(project.world.read(built), /^user = "no-such-user"$/m)
+})
 
 test.run()
 

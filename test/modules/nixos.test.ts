@@ -1,7 +1,7 @@
 // The story of one build on a NixOS laptop and its box, as far as it can be told without NixOS: what nix/examples/nixos.nix and box.nix come to
 // (with the stand-in for nixpkgs) is put into two worlds as NixOS would put it there, and then used. The rest is nix/test.nix, for a machine
 // with nixpkgs.
-import { readdirSync, readlinkSync, statSync } from 'node:fs'
+import { readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -18,7 +18,6 @@ interface System {
   systemd: {
     services: {
       'nix-daemon': { path: string[] }
-      'nix-lan-key': { script: string; path: string[]; unitConfig: { ConditionPathExists: string } }
     }
     tmpfiles: { rules: string[] }
   }
@@ -37,6 +36,7 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
   let system: System
   let tunnel: Running | undefined
   let daemon: Running | undefined
+  const scripts: Scripts = { key: '', units: '', output: '' }
 
   test.before(async () => {
     laptop = await createProject(nix)
@@ -53,19 +53,23 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
     laptop.world.write('/home/alice/.ssh/known_hosts', `[127.0.0.1]:${port} ${hostKey}\n`, { user: 'alice' })
     const there = `{ host = force "127.0.0.1"; ssh = force "alice@127.0.0.1"; port = ${port}; }`
     system = await systemOf(laptop, 'nixos', `{ services.nix-lan.caches.rpi = ${there}; }`)
-    await activate(laptop, system, OF_NIXOS[version])
+    Object.assign(scripts, await activate(laptop, system, `{ services.nix-lan.caches.rpi = ${there}; }`, OF_NIXOS[version]))
   })
 
   test('the key is made once, and only root can read the secret', async () => {
     const { world } = laptop
-    const first = await makeKey(world, system)
-    assert.match(first, /^what is built here is signed from now on; for trusted-public-keys of the box: laptop-1:[A-Za-z0-9+/]{43}=\n$/)
-    assert.ok(first.endsWith(`${world.read('/etc/nix/nix-lan.public').trim()}\n`))
+    assert.match(
+      scripts.output,
+      /^what is built here is signed from now on; for trusted-public-keys of the box: laptop-[0-9a-f]{8}-1:[A-Za-z0-9+/]{43}=$/,
+    )
+    assert.ok(scripts.output.endsWith(world.read('/etc/nix/nix-lan.public').trim()))
+    const secret = world.read('/etc/nix/nix-lan.secret')
+    assert.is(await world.must('root', 'bash', ['-e', scripts.key]), '', 'the unit finds it there')
+    assert.is(world.read('/etc/nix/nix-lan.secret'), secret)
     const mode = (file: string): number => statSync(world.path(file)).mode & 0o777
     assert.is(mode('/etc/nix/nix-lan.secret'), 0o600)
     assert.is(mode('/etc/nix/nix-lan.public'), 0o644)
     assert.equal(readdirSync(world.path('/etc/nix')).sort(), ['nix-lan.public', 'nix-lan.secret', 'nix.conf'])
-    assert.is(system.systemd.services['nix-lan-key'].unitConfig.ConditionPathExists, '!/etc/nix/nix-lan.secret')
   })
 
   test("the dispatcher works as the copy that NixOS makes of it, and takes the config.toml for root's own", async () => {
@@ -103,10 +107,10 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
   test('the box comes: tunnel and upload, by the commands of the units', async () => {
     const { world } = laptop
     // Without systemd nobody is told when it is ready, so not as a service.
-    const [program = '', ...args] = commandOf(world, 'nix-lan-tunnel@.service').filter((word) => word !== '--service')
+    const [program = '', ...args] = commandOf(world, scripts, 'nix-lan-tunnel@.service').filter((word) => word !== '--service')
     tunnel = world.start('alice', program, args, { env: { PATH: undefined } })
     await accepts(world.path(`/run/user/${ALICE}/nix-lan/rpi.sock`), tunnel, GREETING)
-    const [upload = '', ...words] = commandOf(world, 'nix-lan-upload@.service')
+    const [upload = '', ...words] = commandOf(world, scripts, 'nix-lan-upload@.service')
     // What NixOS gives a user service, if anything: nothing of nix is in it.
     const uploaded = await world.run('alice', upload, words, { env: { PATH: '/usr/bin:/bin', NIX_REMOTE: undefined } })
     assert.is(uploaded.code, 0, uploaded.stderr)
@@ -137,6 +141,17 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
     assert.match(verdicts.find((one) => one.check === 'runtime')?.found ?? '', /^\/nix\/store\/[^ ]*-nodejs-slim-[^ ]*\/bin\/node v/)
   })
 
+  test('a switch takes it away: builds go on with a nix-daemon that still has the former nix.conf', async () => {
+    const { world } = laptop
+    await tunnel?.stop()
+    await world.must('root', 'rm', [SW, '/etc/nix-lan/config.toml'])
+    const built = await world.run('alice', 'nix-build', [...hello.slice(0, -1), 'taken-away'])
+    assert.is(built.code, 0, built.stderr)
+    assert.not.match(built.stderr, /warning|error|unexpected/)
+    await world.must('root', 'ln', ['-s', '/run/nix-lan-current/bin', SW])
+    await world.must('root', 'ln', ['-s', '/etc/static/nix-lan/config.toml', '/etc/nix-lan/config.toml'])
+  })
+
   test('an unsigned path of the box is not believed', async () => {
     const { world } = laptop
     const args = [...hello.slice(0, -1), 'unsigned']
@@ -144,7 +159,6 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
     const built = await world.run('alice', 'nix-build', args)
     assert.is(built.stdout.trim(), path, built.stderr)
     assert.not.match(built.stderr, /copying path/)
-    await tunnel?.stop()
   })
 
   test.run()
@@ -156,9 +170,11 @@ const hello = ['/opt/nix-lan/t.nix', '--no-out-link', '--argstr', 'name', 'hello
 
 /** What an example and a module of the test's come to. */
 async function systemOf(project: Project, example: string, more: string): Promise<System> {
-  const modules = `[ ${project.folder}/nix/examples/${example}.nix ({ lib, ... }: let force = lib.mkForce; in ${more}) ]`
-  return (await evaluate(project, `(import ${project.stub}/eval.nix { }).nixos ${modules}`)) as System
+  return (await evaluate(project, `(import ${project.stub}/eval.nix { }).nixos ${modulesOf(project, example, more)}`)) as System
 }
+
+const modulesOf = ({ folder }: Project, example: string, more: string): string =>
+  `[ ${folder}/nix/examples/${example}.nix ({ lib, ... }: let force = lib.mkForce; in ${more}) ]`
 
 /** The nix.conf, with what every world needs above it; without the one cache that can't be reached from here. */
 function confOf(system: System, which: 'conf' | 'conf-2311' = 'conf'): string {
@@ -170,8 +186,15 @@ function confOf(system: System, which: 'conf' | 'conf-2311' = 'conf'): string {
   return `${base.join('\n')}${conf}`
 }
 
-/** Does what NixOS does with a system, for the parts that nix/nixos.nix has set. */
-async function activate(project: Project, system: System, conf: 'conf' | 'conf-2311' = 'conf'): Promise<void> {
+/** What is built of a system: the script of the unit nix-lan-key, and the folder of the user units; and what its activation has said. */
+interface Scripts {
+  key: string
+  units: string
+  output: string
+}
+
+/** Does what a switch of NixOS does with a system, for the parts that nix/nixos.nix has set. */
+async function activate(project: Project, system: System, more: string, conf: 'conf' | 'conf-2311' = 'conf'): Promise<Scripts> {
   const { world } = project
   assert.equal(system.failed, [])
   const build = ['--expr', `(import ${project.stub}/eval.nix { }).flake.packages.x86_64-linux.default`, '--no-out-link']
@@ -180,22 +203,40 @@ async function activate(project: Project, system: System, conf: 'conf' | 'conf-2
   for (const path of system.systemd.services['nix-daemon'].path) await realise(project, path)
   await world.must('root', 'mkdir', ['-p', '/run/current-system/sw'])
   await world.must('root', 'ln', ['-s', `${out}/bin`, SW])
+  const expression = `let
+      config = (import ${project.stub}/eval.nix { }).nixosConfig ${modulesOf(project, 'nixos', more)};
+      pkgs = import ${project.stub}/pkgs.nix { system = "x86_64-linux"; };
+      inherit (config.systemd) packages services;
+    in [
+      (pkgs.writeScript "activate" config.system.activationScripts.nix-lan.text)
+      (pkgs.writeScript "key" services.nix-lan-key.script)
+      config.environment.etc."nix-lan/config.toml".source
+    ] ++ packages`
+  const built = await world.must('root', 'nix-build', ['--expr', expression, '--no-out-link'], { env: LOCAL })
+  const [activation = '', key = '', file = '', units = ''] = built.split('\n')
+  const files: Record<string, string> = { 'nix-lan/config.toml': file }
+  const output = await world.must('root', 'bash', [activation], { env: { NIXOS_ACTION: 'switch' } })
   world.write('/etc/nix/nix.conf', confOf(system, conf))
   // A link to a link into the store, all of it root's; the store has the mode that it has there.
   await world.must('root', 'chmod', ['1775', '/nix/store'])
-  for (const [file, { text }] of Object.entries(system.environment.etc)) {
-    world.write('/opt/etc-file', text)
-    const stored = await world.must('root', 'nix-store', ['--add', '/opt/etc-file'], { env: LOCAL })
+  assert.equal(Object.keys(system.environment.etc), Object.keys(files))
+  for (const [file, stored] of Object.entries(files)) {
     for (const folder of [`/etc/${file}`, `/etc/static/${file}`]) await world.must('root', 'mkdir', ['-p', dirname(folder)])
     await world.must('root', 'ln', ['-s', stored, `/etc/static/${file}`])
     await world.must('root', 'ln', ['-s', `/etc/static/${file}`, `/etc/${file}`])
   }
   for (const rule of system.systemd.tmpfiles.rules) {
-    // tmpfiles.d(5), type d, no more of it
+    // tmpfiles.d(5), types d and L+, no more of it; the link is there since the activation
+    const [, link = '', target = ''] = /^L\+ (\S+) - - - - (\S+)$/.exec(rule) ?? []
+    if (link) {
+      assert.is(await world.must('root', 'readlink', [link]), target)
+      continue
+    }
     const [, path = '', mode = '', owner = '', group = ''] = /^d (\S+) (\d+) (\S+) (\S+) -$/.exec(rule) ?? []
     assert.ok(path, `a rule of a kind that this test does not know: ${rule}`)
     await world.must('root', 'install', ['-d', '-m', mode, '-o', owner, '-g', group, path])
   }
+  return { key, units: `${units}/lib/systemd/user`, output }
 }
 
 /** Builds one of the stand-in's packages, known by its path. */
@@ -205,16 +246,9 @@ async function realise({ world, stub }: Project, path: string): Promise<void> {
   assert.is(await world.must('root', 'nix-build', args, { env: LOCAL }), path)
 }
 
-/** Runs the unit nix-lan-key as systemd does, by bash -e as NixOS writes it. Returns what it puts into the journal. */
-async function makeKey(world: World, system: System): Promise<string> {
-  const { script } = system.systemd.services['nix-lan-key']
-  world.write('/opt/key.sh', script)
-  return `${await world.must('root', 'bash', ['-c', 'umask 0022; exec bash -e /opt/key.sh'])}\n`
-}
-
-/** The command of a unit of the package, for the box rpi. */
-function commandOf(world: World, unit: string): string[] {
-  const out = readlinkSync(world.path(SW)).replace(/\/bin$/, '')
-  const [, command = ''] = /^ExecStart=(.*)$/m.exec(world.read(`${out}/lib/systemd/user/${unit}`)) ?? []
+/** The command of a unit that the system has, for the box rpi. */
+function commandOf(world: World, { units }: Scripts, unit: string): string[] {
+  const [, command = ''] = /^ExecStart=(.*)$/m.exec(world.read(`${units}/${unit}`)) ?? []
+  assert.match(command, /^\/run\/nix-lan-current\/bin\//)
   return command.replaceAll('%i', 'rpi').split(' ')
 }

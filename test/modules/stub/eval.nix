@@ -34,13 +34,21 @@ let
     else
       value;
 
+  # The text of files and scripts that are only built later.
+  textOf = value: if value ? text then value.text else value;
+  etcOf = builtins.mapAttrs (_: file: if file.source or null == null then file else { text = textOf file.source; });
+
   summary =
     config:
     said (
       builtins.removeAttrs config [
         "assertions"
         "services"
+        "systemd"
       ]
+      // (if config ? environment then { environment = config.environment // { etc = etcOf config.environment.etc; }; } else { })
+      // (if config ? xdg then { xdg.configFile = etcOf config.xdg.configFile; } else { })
+      // { systemd = builtins.removeAttrs config.systemd [ "package" ]; }
     )
     // {
       failed = map (one: one.message) (builtins.filter (one: !one.assertion) config.assertions);
@@ -53,6 +61,8 @@ in
   inherit lib pkgs flake;
   nixos = modules: summary (evaluate ./nixos.nix modules).config;
   home = modules: summary (evaluate ./home-manager.nix modules).config;
+  nixosConfig = modules: (evaluate ./nixos.nix modules).config;
+  homeConfig = modules: (evaluate ./home-manager.nix modules).config;
 
   # The options of both modules, for the table in nix/README.md.
   options.nixos = optionsOf ./nixos.nix flake.nixosModules.default;

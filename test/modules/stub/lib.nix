@@ -123,6 +123,7 @@ let
   # ---- modules
 
   partsOfModule = [
+    "_class"
     "_file"
     "config"
     "freeformType"
@@ -138,7 +139,8 @@ let
     }:
     let
       arguments = specialArgs // {
-        inherit lib options;
+        inherit lib;
+        options = tree.described;
         config = merged;
       };
 
@@ -192,7 +194,7 @@ let
       merged = tree.values;
     in
     {
-      inherit options;
+      options = tree.described;
       # Unlike what the modules see, this is only had if nothing is defined that isn't an option.
       config = if tree.strangers == [ ] then merged else throw (concatStringsSep "\n" tree.strangers);
     };
@@ -224,7 +226,8 @@ let
       ) (unique (concatMap (one: attrNames one.options) declarations))
     );
 
-  # One level of the tree: `values` are those of the options, `strangers` a line for each definition without an option.
+  # One level of the tree: `values` are those of the options, `strangers` a line for each definition without an option, `described` the
+  # options with their definitions, as they are before they are merged.
   level =
     freeform: path: options: definitions:
     let
@@ -254,6 +257,7 @@ let
           {
             values = valueOf at option (below name);
             strangers = [ ];
+            described = option // { definitions = map (found: found.value) (winning (below name)); };
           }
         else
           deeper;
@@ -265,6 +269,7 @@ let
     in
     {
       values = (if freeform == null then { } else listToAttrs free) // builtins.mapAttrs (_: part: part.values) parts;
+      described = builtins.mapAttrs (_: part: part.described) parts;
       strangers =
         (
           if freeform != null then
@@ -307,6 +312,17 @@ let
       type = types.bool;
       default = false;
       description = "Whether to enable ${what}.";
+    };
+  mkPackageOption =
+    packages: name: more:
+    mkOption {
+      type = if more.nullable or false then types.nullOr types.package else types.package;
+      default = packages.${more.default or name};
+      defaultText = {
+        _type = "literalExpression";
+        text = "${more.pkgsText or "pkgs"}.${more.default or name}";
+      };
+      description = "The ${name} package to use.${if more ? extraDescription then " ${more.extraDescription}" else ""}";
     };
 
   # What the options below a tree are, for a table: a list of { name, type, default, example, description }.
@@ -500,6 +516,7 @@ let
       mkOverride
       mkOption
       mkEnableOption
+      mkPackageOption
       types
       concatMap
       concatStringsSep
@@ -524,6 +541,13 @@ let
       _type = "literalExpression";
       inherit text;
     };
+    isDerivation = value: isAttrs value && value.type or null == "derivation";
+    toList = value: if isList value then value else [ value ];
+    count = f: list: length (filter f list);
+    hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
+    splitString = between: text: filter isString (builtins.split (builtins.replaceStrings [ "." ] [ "\\." ] between) text);
+    escapeShellArgs = lib.concatMapStringsSep " " lib.escapeShellArg;
+    getBin = package: package;
     optional = condition: one: if condition then [ one ] else [ ];
     optionals = condition: list: if condition then list else [ ];
     optionalString = condition: text: if condition then text else "";

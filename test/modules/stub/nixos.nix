@@ -32,12 +32,21 @@ let
       description = given types.str "";
       wantedBy = given (types.listOf types.str) [ ];
       before = given (types.listOf types.str) [ ];
+      after = given (types.listOf types.str) [ ];
+      wants = given (types.listOf types.str) [ ];
+      restartIfChanged = given (types.nullOr types.bool) null;
       path = given (types.listOf (types.oneOf [ types.package types.str ])) [ ];
       script = given types.lines "";
-      unitConfig = given (types.attrsOf atom) { };
+      unitConfig = given (types.attrsOf (types.either atom (types.listOf atom))) { };
       serviceConfig = given (types.attrsOf atom) { };
+      pathConfig = given (types.attrsOf atom) { };
       timerConfig = given (types.attrsOf atom) { };
     };
+  };
+
+  activationScript = types.submodule {
+    options.deps = given (types.listOf types.str) [ ];
+    options.text = given types.lines "";
   };
 
   file = types.submodule {
@@ -49,6 +58,7 @@ let
     options = {
       uid = given (types.nullOr types.int) null;
       isNormalUser = given types.bool false;
+      isSystemUser = given types.bool false;
       group = given types.str "users";
       extraGroups = given (types.listOf types.str) [ ];
       linger = given types.bool false;
@@ -79,6 +89,8 @@ in
     nix = {
       enable = given types.bool true;
       package = given types.package pkgs.nix;
+      extraOptions = given types.lines "";
+      daemonUser = given types.str "root";
       # Only here: the text of nix.conf, and that of NixOS up to 23.11.
       conf = given types.str "";
       conf-2311 = given types.str "";
@@ -102,16 +114,20 @@ in
     environment.etc = given (types.attrsOf file) { };
 
     systemd = {
+      package = given types.package pkgs.systemd;
       packages = given (types.listOf types.package) [ ];
       services = given (types.attrsOf unit) { };
       tmpfiles.rules = given (types.listOf types.str) [ ];
       user.timers = given (types.attrsOf unit) { };
+      user.paths = given (types.attrsOf unit) { };
     };
+    system.activationScripts = given (types.attrsOf activationScript) { };
 
     users.users = given (types.attrsOf user) { };
 
     networking = {
       hostName = given types.str "laptop";
+      useNetworkd = given types.bool false;
       firewall.allowedTCPPorts = given (types.listOf types.port) [ ];
       extraHosts = given types.lines "";
       networkmanager.enable = given types.bool false;

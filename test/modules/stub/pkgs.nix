@@ -34,12 +34,35 @@ let
     stdenvNoCC = {
       inherit mkDerivation;
     };
+    stdenv.hostPlatform.isLinux = builtins.match ".*-linux" system != null;
+    buildPackages = pkgs;
+    runtimeShell = "/bin/bash";
+
+    runCommand =
+      name: attributes: script:
+      mkDerivation (
+        attributes
+        // {
+          inherit name;
+          installPhase = script;
+          meta = { };
+        }
+      );
+    writeScript =
+      name: text:
+      pkgs.runCommand name {
+        inherit text;
+        passAsFile = [ "text" ];
+      } "cp \"$textPath\" \"$out\"; chmod +x \"$out\"";
 
     nodejs = linked "nodejs" "20.0.0" "node";
     nodejs-slim = linked "nodejs-slim" "20.0.0" "node";
     bash = linked "bash" "5.2" "bash";
     coreutils = linked "coreutils" "9.0" "ln";
     nix = linked "nix" "2.28.0" "nix-store";
+    procps = linked "procps" "4.0" "pgrep";
+    systemd = linked "systemd" "255" "systemctl";
+    util-linux = linked "util-linux" "2.39" "setpriv";
     shellcheck = linked "shellcheck" "0.10" "shellcheck";
 
     # nixpkgs' callPackage: an argument with a default may be missing.
