@@ -1,7 +1,7 @@
 {
   description = "A Nix cache on the machine in the cupboard, for a laptop that comes and goes";
 
-  # There is no flake.lock here: nothing but the version of Node depends on it, and who uses this flake lets it follow their own nixpkgs.
+  # There is no flake.lock here: only the version of Node depends on it, and your own lock file has that (let it follow your nixpkgs).
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
 
   outputs =
@@ -12,7 +12,11 @@
         "aarch64-linux"
       ];
       each = make: nixpkgs.lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
-      package = pkgs: pkgs.callPackage ./nix/package.nix { };
+      package =
+        pkgs:
+        pkgs.callPackage ./nix/package.nix {
+          tests = builtins.removeAttrs self.checks.${pkgs.stdenv.hostPlatform.system} [ "package" ];
+        };
       app = pkgs: name: {
         type = "app";
         program = "${package pkgs}/bin/${name}";
@@ -39,6 +43,10 @@
 
       checks = each (pkgs: {
         package = package pkgs;
+        modules = import ./nix/checks.nix {
+          inherit pkgs;
+          inherit (nixpkgs) lib;
+        };
         vm = pkgs.testers.runNixOSTest ./nix/test.nix;
       });
 

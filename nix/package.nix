@@ -1,26 +1,33 @@
 # The package: what `npm run build` made and the repository has in dist/, with the JavaScript runtime pinned. Builds nothing: no npm, no
-# network, no hash to update. Called by callPackage; everything but nodejs-slim is as old as Nix 2.4.
+# network, no hash to update. Called by callPackage. `dist` may be one that is built from source: dist-from-source.nix.
 {
   lib,
   stdenvNoCC,
   nodejs,
   nodejs-slim ? nodejs, # the same without npm
+  versionCheckHook ? null, # since nixpkgs 24.11
+  dist ? builtins.path {
+    name = "nix-lan-dist";
+    path = ../dist;
+  },
+  tests ? { },
 }:
 
 assert lib.assertMsg (lib.versionAtLeast nodejs-slim.version "18.19")
   "nix-lan needs Node 18.19 or later, and this is ${nodejs-slim.version}: use nix-lan.override { nodejs-slim = …; }";
 
-stdenvNoCC.mkDerivation {
+let
+  project = builtins.fromJSON (builtins.readFile ../package.json);
+in
+stdenvNoCC.mkDerivation (finalAttrs: {
   pname = "nix-lan";
-  version = (builtins.fromJSON (builtins.readFile ../package.json)).version;
+  inherit (project) version;
 
-  src = builtins.path {
-    name = "nix-lan-dist";
-    path = ../dist;
-  };
+  src = dist;
   license = ../LICENSE;
   node = "${nodejs-slim}/bin/node";
 
+  strictDeps = true;
   dontConfigure = true;
   dontBuild = true;
   # nix-lan-run knows copies of itself by their first two lines; and /bin/sh, which every system has, may be dash, which starts in a third of
@@ -29,10 +36,21 @@ stdenvNoCC.mkDerivation {
 
   installPhase = builtins.readFile ./install.sh;
 
+  doInstallCheck = versionCheckHook != null;
+  nativeInstallCheckInputs = lib.optional finalAttrs.doInstallCheck versionCheckHook;
+  versionCheckProgramArg = "--version";
+
+  passthru = { inherit tests; };
+
   meta = {
     description = "A Nix cache on the machine in the cupboard, for a laptop that comes and goes";
     license = lib.licenses.mit;
     platforms = lib.platforms.linux;
+    maintainers = [ ];
     mainProgram = "nix-lan";
+  }
+  // lib.optionalAttrs (project ? homepage) {
+    inherit (project) homepage;
+    changelog = "${lib.removeSuffix "#readme" project.homepage}/blob/v${finalAttrs.version}/CHANGELOG.md";
   };
-}
+})

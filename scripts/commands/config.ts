@@ -1,7 +1,7 @@
 // nix-lan config: checks a configuration file, for people and for the builds of nix/.
 import { nearest, parse, print } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
-import { harmless } from '../cli/harmless.ts'
+import { harmless } from '../cli/text.ts'
 import { checkConfigFile, loadConfig } from '../config/config.ts'
 import { isSsh } from '../config/types.ts'
 
@@ -9,10 +9,8 @@ export const help = `nix-lan config: checks a configuration file
 
 Usage: nix-lan config check [OPTION…] [FILE]
 
-It reports the first mistake: file, line, key, and what is allowed there.
-
-Actions:
-  check [FILE]  check this file; without one, the one that nix-lan uses here
+Checks this file; without one, the one that nix-lan uses here. Reports the first
+mistake: file, line, key, and what is allowed there.
 
 Options:
       --no-user-lookup  don't look up \`user\`, and leave ~ as it is: another machine

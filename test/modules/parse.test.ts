@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert'
 import { run } from '../../scripts/system/exec.ts'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
-import { createProject, evaluate, LOCAL, NIXES, nixFiles, type Project } from './project.ts'
+import { createProject, evaluate, LOCAL, NIXES, nixFiles, type Project, textOf } from './project.ts'
 
 for (const { nix, version } of NIXES) {
   const wanted = nix === 'host' ? ['root', 'nix', 'python3'] : ['root', 'roots', 'python3']
@@ -41,6 +41,15 @@ for (const { nix, version } of NIXES) {
     assert.match(await project.world.must('root', 'nix-instantiate', args, { env: LOCAL }), /-nix-lan-\d+\.\d+\.\d+\.drv$/)
   })
 
+  test('dist-from-source.nix finds each package of package-lock.json in the registry', async () => {
+    const pkgs = `(import ${project.stub}/pkgs.nix { system = "x86_64-linux"; })`
+    const args = `{ registry = "https://npm.invalid/"; importNpmLock = { __functor = _: given: toString (map (one: one.resolved or "") (builtins.attrValues given.packageLock.packages)); npmConfigHook = ""; }; }`
+    const urls = await evaluate(project, `(${pkgs}.callPackage ${project.folder}/nix/dist-from-source.nix ${args}).npmDeps`)
+    const all = String(urls).trim().split(' ')
+    assert.is(all.length, Object.keys(JSON.parse(textOf('package-lock.json')).packages).length - 1)
+    for (const url of all) assert.match(url, /^https:\/\/npm\.invalid\/(@[a-z-]+\/)?([a-z0-9-]+)\/-\/\2-\d[^/]*\.tgz$/)
+  })
+
   test('the virtual machine test: its nodes are configurations without a fault, its script is Python', async () => {
     const pkgs = `import ${project.stub}/pkgs.nix { system = "x86_64-linux"; }`
     const script = await evaluate(project, `((${pkgs}).testers.runNixOSTest ${project.folder}/nix/test.nix).testScript`)
@@ -68,6 +77,17 @@ for (const { nix, version } of NIXES) {
       assert.equal(outputs(JSON.parse(shown.stdout)), OUTPUTS)
     })
 
+    test('nix flake check evaluates the configurations of checks.nix, and names the one that is amiss', async () => {
+      const file = `${project.folder}/nix/nixos.nix`
+      const good = readFileSync(file, 'utf8')
+      assert.ok(good.includes('sshdValue "DisableForwarding" "no" == "no"'))
+      writeFileSync(file, good.replace('sshdValue "DisableForwarding" "no" == "no"', 'true'))
+      const checked = await flake(project, 'check', '--no-build', ...allSystems)
+      writeFileSync(file, good)
+      assert.is(checked.code, 1)
+      assert.match(checked.stderr, /not refused: DisableForwarding = false/)
+    })
+
     test('nix flake check refuses a flake with a mistake in it', async () => {
       const file = `${project.folder}/flake.nix`
       const good = readFileSync(file, 'utf8')
@@ -87,6 +107,7 @@ const FOR_A_SYSTEM: Record<string, string> = {
   'apps/default': 'app',
   'apps/nix-lan': 'app',
   'apps/nix-lan-run': 'app',
+  'checks/modules': 'derivation',
   'checks/package': 'derivation',
   'checks/vm': 'derivation',
   'devShells/default': 'derivation',

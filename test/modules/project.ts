@@ -16,6 +16,7 @@ const PARTS = [
   'flake.nix',
   'default.nix',
   'package.json',
+  'package-lock.json',
   'LICENSE',
   'README.md',
   'nix',

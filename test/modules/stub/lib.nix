@@ -533,6 +533,11 @@ let
       hasAttr
       mapAttrs
       ;
+    inherit concatLists;
+    fileset = {
+      unions = files: files;
+      toSource = { root, fileset }: builtins.path { name = "source"; path = root + "/package.json"; };
+    };
     mkBefore = mkOrder 500;
     mkAfter = mkOrder 1500;
     mkDefault = mkOverride 1000;
@@ -542,6 +547,10 @@ let
       inherit text;
     };
     isDerivation = value: isAttrs value && value.type or null == "derivation";
+    last = list: builtins.elemAt list (length list - 1);
+    hasInfix = infix: text: length (builtins.split (builtins.replaceStrings [ "." "[" "(" ] [ "\\." "\\[" "\\(" ] infix) text) > 1;
+    getAttrFromPath = path: set: foldl' (inner: name: inner.${name}) set path;
+    setAttrByPath = path: value: if path == [ ] then value else { ${head path} = lib.setAttrByPath (builtins.tail path) value; };
     toList = value: if isList value then value else [ value ];
     count = f: list: length (filter f list);
     hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;

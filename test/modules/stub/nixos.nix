@@ -148,6 +148,10 @@ in
 
     programs.ssh.extraConfig = given types.lines "";
 
+    fileSystems = given (types.attrsOf types.raw) { };
+    boot.loader.grub.enable = given types.bool true;
+    system.stateVersion = given types.str "";
+    system.nixos.release = given types.str "26.05";
     virtualisation.writableStore = given types.bool false;
     virtualisation.additionalPaths = given (types.listOf types.path) [ ];
   };

@@ -4,13 +4,17 @@
 let
   lib = import ./lib.nix;
 
-  # nixpkgs' mkDerivation, as far as it goes here: `meta` and `version` are attributes of the result and not of the build.
+  # nixpkgs' mkDerivation, as far as it goes here: `meta` and `passthru` are attributes of the result and not of the build.
   mkDerivation =
-    attributes:
+    given:
     let
+      attributes = if builtins.isFunction given then given attributes else given;
       name = attributes.name or "${attributes.pname}-${attributes.version}";
       build = derivation (
-        builtins.removeAttrs attributes [ "meta" ]
+        builtins.removeAttrs attributes [
+          "meta"
+          "passthru"
+        ]
         // {
           inherit name system;
           builder = "/bin/bash";
@@ -18,7 +22,7 @@ let
         }
       );
     in
-    build // { inherit (attributes) meta; };
+    build // { inherit (attributes) meta; } // attributes.passthru or { };
 
   # A package with one program, which the machine has.
   linked =
@@ -34,7 +38,10 @@ let
     stdenvNoCC = {
       inherit mkDerivation;
     };
-    stdenv.hostPlatform.isLinux = builtins.match ".*-linux" system != null;
+    stdenv.hostPlatform = {
+      inherit system;
+      isLinux = builtins.match ".*-linux" system != null;
+    };
     buildPackages = pkgs;
     runtimeShell = "/bin/bash";
 
@@ -83,6 +90,20 @@ let
         inherit packages;
         installPhase = "mkdir $out";
         meta = { };
+      };
+
+    # Of these, only the attributes are looked at.
+    importNpmLock = {
+      __functor = _: { npmRoot, packageLock }: linked "npm-deps" "0" "npm";
+      npmConfigHook = linked "npm-config-hook" "0" "npm";
+    };
+    buildNpmPackage = attributes: mkDerivation (attributes // { meta = { }; });
+
+    nixos =
+      modules:
+      lib.evalModules {
+        modules = [ ./nixos.nix ] ++ modules;
+        specialArgs = { inherit pkgs; };
       };
 
     # The nodes are evaluated, and their assertions must hold; nothing is started.
