@@ -15,7 +15,7 @@ units() {
     env XDG_RUNTIME_DIR="$home" systemctl --user "$@"
 }
 
-units stop nix-lan-check.timer 'nix-lan-network.path' nix-lan-check.service 'nix-lan-built@*' 'nix-lan-upload@*'
+units stop nix-lan-check.timer 'nix-lan-network.path' nix-lan-check.service 'nix-lan-built@*' 'nix-lan-upload@*' 'nix-lan-gc@*'
 # What is being fetched gets half a minute to arrive. New builds start without the box all the same.
 for _ in $(seq 30); do
   pgrep -f '/nix-lan-connect .*/nix-lan/' >/dev/null || break
