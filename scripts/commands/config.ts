@@ -13,8 +13,7 @@ Checks this file; without one, the one that nix-lan uses here. Reports the first
 mistake: file, line, key, and what is allowed there.
 
 Options:
-      --no-user-lookup  don't look up \`user\`, and leave ~ as it is: another machine
-                        will use the file
+      --no-user-lookup  for another machine: don't look up the user; ~ stays ~
   -h, --help            show this
       --version         show the version
 
