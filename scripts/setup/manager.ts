@@ -1,6 +1,7 @@
 // The user's systemd manager: lingering, and starting and stopping our units.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from '../cli/errors.ts'
+import { readText } from '../nix/nix-conf.ts'
 import { run } from '../system/exec.ts'
 import { type AskOptions, hasUserManager, problemOf, systemctl } from '../system/systemd.ts'
 import { effectiveUid, type User } from '../system/users.ts'
@@ -93,4 +94,9 @@ export async function timerRuns(user: User): Promise<boolean> {
 async function must(user: User, args: string[]): Promise<void> {
   const done = await systemctl(args, ownerOf(user))
   if (done.code !== 0) throw new Failure(`systemctl --user ${args.join(' ')}: ${problemOf(done)}`)
+}
+
+/** Whether somebody is connected to a socket: /proc/net/unix, state 03 (proc(5)). */
+export function inUse(socket: string): boolean {
+  return (readText('/proc/net/unix') ?? '').split('\n').some((line) => line.endsWith(` ${socket}`) && line.split(/\s+/)[5] === '03')
 }

@@ -3,6 +3,7 @@ import type { SshCache } from '../config/types.ts'
 import type { Person } from '../system/as-user.ts'
 import { askBox, restoreScript, runOnBox } from './box.ts'
 import { done, say } from './dialogue.ts'
+import type { Box } from './plan.ts'
 import type { BoxDeed } from './record.ts'
 
 /**
@@ -12,8 +13,8 @@ import type { BoxDeed } from './record.ts'
 export async function restoreBoxes(box: readonly BoxDeed[], person: Person, caches: readonly SshCache[]): Promise<number> {
   let problems = 0
   for (const deed of box) {
-    const { ssh, port, host } = caches.find(({ name }) => name === deed.cache) ?? deed
-    const target = { name: deed.cache, host: host ?? ssh.replace(/^.*@/, ''), ssh, port }
+    const target = placeOf(deed, caches)
+    const { ssh } = target
     const answer = await askBox(person, target, '/nix/var/nix/daemon-socket/socket')
     try {
       if (answer.kind !== 'there' || answer.facts.root === 'no') throw new Error(answer.kind === 'there' ? 'no sudo there' : answer.why)
@@ -39,4 +40,10 @@ function byHand(deed: BoxDeed): string[] {
   const [user, group] = deed.member?.split(' ') ?? []
   if (user && group) lines.push(`sudo gpasswd -d ${user} ${group}`)
   return lines
+}
+
+/** Where a box is now: where the configuration says, else where it was; pure. */
+export function placeOf(deed: BoxDeed, caches: readonly SshCache[]): Box {
+  const { ssh, port, host } = caches.find(({ name }) => name === deed.cache) ?? deed
+  return { name: deed.cache, host: host ?? ssh.replace(/^.*@/, ''), ssh, port }
 }

@@ -37,6 +37,7 @@ import { type Layout, ownerIn } from './layout.ts'
 import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
 import {
   hasManager,
+  inUse,
   managerCame,
   queueBuilt,
   restartTunnel,
@@ -480,11 +481,6 @@ async function restartTunnels(user: User): Promise<void> {
     if (inUse(socket)) say(`  The tunnel of ${cache} is in use, and runs the version of before until its next start.`)
     else await attempt(`the tunnel of ${cache} restarted`, () => restartTunnel(user, cache))
   }
-}
-
-/** Whether somebody is connected to a socket: /proc/net/unix, state 03 (proc(5)). */
-function inUse(socket: string): boolean {
-  return (readText('/proc/net/unix') ?? '').split('\n').some((line) => line.endsWith(` ${socket}`) && line.split(/\s+/)[5] === '03')
 }
 
 // ---- the end

@@ -1,9 +1,16 @@
 // nix-lan setup when the configuration has lost a cache, or calls it something else: what becomes of its queue, and of its table.
+import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createConnection, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { parseConfig } from '../../scripts/config/parse.ts'
+import { isSsh } from '../../scripts/config/types.ts'
+import { inUse } from '../../scripts/setup/manager.ts'
 import type { BoxDeed } from '../../scripts/setup/record.ts'
-import { strayItem, straysAmong, withoutCache, withRenamed } from '../../scripts/setup/remove-cache.ts'
+import { entriesIn, strayItem, straysAmong, withoutCache, withRenamed } from '../../scripts/setup/remove-cache.ts'
+import { placeOf } from '../../scripts/setup/restore-box.ts'
 
 const ALICE = { name: 'alice', uid: 1000, home: '/home/alice' }
 const FILE = '/etc/nix-lan/config.toml'
@@ -55,6 +62,44 @@ strays('the plan says what becomes of it', () => {
     strayItem({ ...stray, failed: 0, to: undefined }, FILE).title,
     `let go of the queue of old, which ${FILE} no longer has: 3 paths,`,
   )
+})
+
+strays('what could not be uploaded is counted without its reasons', () => {
+  const directory = mkdtempSync(`${tmpdir()}/nix-lan-failed-`)
+  try {
+    for (const name of ['a', '.a', 'b', '.b']) writeFileSync(`${directory}/${name}`, '')
+    assert.is(entriesIn(directory), 2)
+    assert.is(entriesIn(`${directory}/none`), 0)
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
+})
+
+strays('a box that moved is asked where the configuration says', () => {
+  const here = config('pi').caches.filter(isSsh)
+  assert.equal(placeOf({ cache: 'pi', ssh: 'me@old', port: 2222 }, here), { name: 'pi', host: 'pi.local', ssh: 'pi.local', port: 22 })
+  assert.equal(placeOf({ cache: 'x', ssh: 'me@old', port: 2222 }, here), { name: 'x', host: 'old', ssh: 'me@old', port: 2222 })
+  assert.is(placeOf({ cache: 'x', ssh: 'me@old', port: 22, host: 'jump' }, []).host, 'jump')
+})
+
+strays('a tunnel is in use while somebody is connected to its socket', async () => {
+  const directory = mkdtempSync(`${tmpdir()}/nix-lan-use-`)
+  const socket = `${directory}/s`
+  const server = createServer().listen(socket)
+  try {
+    await once(server, 'listening')
+    assert.not.ok(inUse(socket))
+    const client = createConnection(socket)
+    const [accepted] = await once(server, 'connection')
+    assert.ok(inUse(socket))
+    client.destroy()
+    accepted.destroy()
+    for (let i = 0; inUse(socket) && i < 100; i++) await new Promise((resolve) => setTimeout(resolve, 20))
+    assert.not.ok(inUse(socket))
+  } finally {
+    server.close()
+    rmSync(directory, { recursive: true, force: true })
+  }
 })
 
 strays.run()
