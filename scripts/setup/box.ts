@@ -69,7 +69,7 @@ as='' root=''
 if [ "$(id -u)" = 0 ]; then root='is root'; elif sudo -n true 2>/dev/null; then root=sudo as='sudo -n'; fi
 report root "\${root:-no}"
 report nix "$(nix-store --version 2>/dev/null || command -v nix-store)"
-report nix-error "$(nix-store --version 2>&1 >/dev/null | grep -E 'error:|configuration line' | head -n 1)"
+report nix-error "$(nix-store --version 2>&1 >/dev/null | grep -E 'configuration line|nix\\.conf' | head -n 1)"
 directory=\${socket%/*}
 if [ -S "$socket" ] && [ -w "$socket" ]; then report socket usable
 elif [ -S "$socket" ] || { [ -d "$directory" ] && ! [ -x "$directory" ]; }; then

@@ -108,7 +108,7 @@ function chosenUser(name: string | undefined): User {
 export async function mustSuit({ layout, user }: Machine): Promise<void> {
   const asked = await nix(['--version'], { timeout: 20_000 })
   if (asked.failedToStart) throw new UsageError('nix is neither in PATH nor where installers put it')
-  if (asked.code !== 0) throw new UsageError(`Nix itself fails, so fix that first: ${errorText(asked.stderr)}`)
+  if (asked.code !== 0) throw new UsageError(`Nix itself fails, so fix that first: ${saidByNix(asked.stderr)}`)
   const old = nixTooOld(asked.stdout)
   if (old) throw new UsageError(old)
   await mustRead(user)
@@ -127,6 +127,9 @@ export async function mustSuit({ layout, user }: Machine): Promise<void> {
   }
 }
 
+/** Without the advice that every nix command ends with. */
+const saidByNix = (stderr: string): string => errorText(stderr).replace(/ Try 'nix[^']*' for more information\.$/, '')
+
 /**
  * The user's own nix.conf, which every nix of the user's reads and stops at.
  * @throws UsageError with what Nix says, file and line of it
@@ -134,7 +137,7 @@ export async function mustSuit({ layout, user }: Machine): Promise<void> {
 async function mustRead(user: User): Promise<void> {
   const asked = await runAs({ ...user, env: {} }, ['nix-store', '--version'], { timeout: 20_000 })
   if (asked.code !== 0 && !asked.failedToStart && /configuration|nix\.conf/.test(asked.stderr))
-    throw new UsageError(`Nix fails for ${user.name}, so fix that first: ${errorText(asked.stderr)}`)
+    throw new UsageError(`Nix fails for ${user.name}, so fix that first: ${saidByNix(asked.stderr)}`)
 }
 
 /** How this program was called, for a message that says what to type. */

@@ -79,7 +79,7 @@ export interface Plan {
   formerHook: string | undefined
   /** The file in which substitution is switched off, if it is. */
   noSubstitution: string | undefined
-  /** Whether setup sets `fallback = true`. */
+  /** Whether setup adds `fallback = true`. */
   fallback: boolean
   /** The lines for nix.conf that the user has to add, and why setup doesn't; undefined if there are none. */
   byHand: { file: string; why: string; lines: string[] } | undefined
@@ -143,7 +143,7 @@ export function plan(situation: Situation): Plan {
     publicKeys,
     formerHook,
     noSubstitution: noSubstitution(without),
-    fallback: lines.includes(FALLBACK_LINE),
+    fallback: lines.includes(FALLBACK_LINE) && !now.split('\n').includes(FALLBACK_LINE),
     byHand,
   }
 }

@@ -121,8 +121,8 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   await lock?.release()
   const verdict = await conclude(actions, person, machine, options.doctor)
   const final = plan(situation)
-  if (items.length > 0) sayLeft(actions, final)
-  if (items.length > 0 && verdict === 0)
+  const left = items.length > 0 && sayLeft(actions, final)
+  if (items.length > 0 && !left && verdict === 0)
     say('\nNext: build as always. nix-lan status shows the box, what waits for it, and what it has saved you.')
   return final.byHand && verdict === 0 ? 1 : verdict
 }
@@ -310,20 +310,24 @@ function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nix
 }
 
 /**
- * Repeats at the end what is left to do on the boxes: now there is a key to paste, and the plan has
- * scrolled away.
+ * Repeats at the end what is left to do: now there is a key to paste, and the plan has scrolled away.
+ * @returns whether anything is left
  */
-function sayLeft({ boxes }: Actions, final: Plan): void {
+function sayLeft({ boxes }: Actions, final: Plan): boolean {
+  let left = final.byHand !== undefined
   const { publicKeys } = final
   sayByHand(final)
   for (const { box, answer } of boxes) {
+    left ||= answer.kind !== 'there'
     if (answer.kind === 'shell-less') sayShellLess(box, { keys: publicKeys }, answer.why)
     if (answer.kind !== 'there') continue
     const needs = boxNeeds(answer.facts, publicKeys)
     if (mayFix(answer.facts, needs) || !needsAnything(needs)) continue
+    left = true
     say('')
     sayLines(box, needs, answer.facts)
   }
+  return left
 }
 
 // ---- doing it

@@ -483,6 +483,7 @@ planned('a key that is lost stays trusted when there is a new one', () => {
 planned('fallback: set where nobody decides, unless it is to be kept', () => {
   assert.match(contentAt(plan(situation()).wants, '/etc/nix/nix.conf'), '\nfallback = true\n')
   assert.ok(plan(situation()).fallback)
+  assert.not.ok(plan(situation({}, contentAt(plan(situation()).wants, '/etc/nix/nix.conf'))).fallback, 'said once')
   for (const kept of [plan(situation({ fallback: false })), plan(situation({}, 'fallback = false\n'))]) {
     assert.not.ok(kept.fallback)
     assert.not.match(contentAt(kept.wants, '/etc/nix/nix.conf'), 'fallback = true')
