@@ -92,7 +92,7 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
       const request = await readRequest(client.reader, operation)
       const known = await fromMemory(number, request.first, infos, ahead).catch(mistaken)
       if (known) {
-        if (number === NAR_FROM_PATH) upstream.fetched?.(known.length - 8) // before the last byte: see relayNar()
+        if (number === NAR_FROM_PATH) countNar(upstream, request.first, known.length - 8) // before the last byte: see relayNar()
         await client.write(known)
         continue
       }
@@ -306,7 +306,7 @@ async function relayNar(
   const take = (chunk: Buffer): number => {
     const length = end.scan(chunk)
     // before the last byte: with that Nix has what it wants, and may kill us
-    if (end.done && !isProbe(first)) upstream.fetched?.(relayed.bytes - messages.bytes.length + length)
+    if (end.done) countNar(upstream, first, relayed.bytes - messages.bytes.length + length)
     pass(chunk.subarray(0, length))
     return length
   }
@@ -378,4 +378,9 @@ function write(box: Box, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     box.socket.write(bytes, (error) => (error ? reject(error) : resolve()))
   })
+}
+
+/** Counts a NAR of so many bytes. The doctor's probe is no transfer of the user's. */
+function countNar(upstream: Pick<Upstream, 'fetched'>, path: string, bytes: number): void {
+  if (!isProbe(path)) upstream.fetched?.(bytes)
 }

@@ -191,6 +191,21 @@ test('a NAR is counted before Nix has the last byte of it, and may kill us', asy
   }
 })
 
+test("the doctor's probe is delivered, and not counted", async () => {
+  const probe = Buffer.concat([u64(38), string(`${PATH.slice(0, -1)}nix-lan-doctor`)])
+  for (const [question, expected] of [
+    [probe, []],
+    [narFromPath, [NAR.length]],
+  ] as const) {
+    const client = clientOf(Buffer.concat([hello(), question]))
+    const counted: number[] = []
+    const fetched = (bytes: number): number => counted.push(bytes)
+    await serve(client, { dial: async () => boxOf(Buffer.concat([LAST, NAR])), lost: () => {}, report: () => {}, fetched, strict: false })
+    same(client.got().subarray(WELCOME.length), Buffer.concat([LAST, NAR]))
+    assert.equal(counted, expected)
+  }
+})
+
 test('a box that falls silent is given up, before an answer and in the middle of a NAR', async () => {
   const silent = (bytes: Buffer): ReturnType<typeof boxOf> => {
     const reader = new ByteReader({ resume: () => {} })
