@@ -70,6 +70,7 @@ while [ $# -gt 0 ]; do case $1 in
   -v) ;; --log-format) shift;;
   --to|--store|--substituter) to=$2; shift;; --key-file) key=$2; shift;;
   /*) paths="$paths $1"; n=$((n+1));; *) flags="$flags $1";; esac; shift; done
+[ $verb != copy ] || echo $$ >$W/pid
 echo "$verb$flags $n" >>$W/log
 case $verb in
 copy)
@@ -130,7 +131,7 @@ async function fresh(): Promise<void> {
   rmSync(join(STATE, 'gcroots'), { recursive: true, force: true })
   for (const dir of ['state/gcroots/nix-lan/queue/rpi', 'state/gcroots/nix-lan/failed/rpi']) folder(dir)
   for (const name of readdirSync(WORLD)) rmSync(join(WORLD, name))
-  for (const name of ['valid', 'unsigned', 'box', 'log', 'keys', 'full']) tell(name, '')
+  for (const name of ['valid', 'unsigned', 'box', 'log', 'keys', 'full', 'pid']) tell(name, '')
   tell('valid', ['a', 'b', 'c', 'a.drv', 'b-source'].map((name) => `${store(name)}\n`).join(''))
 }
 
@@ -510,13 +511,17 @@ test('upload: a second one follows the first, and uploads what is left; for scri
 
 test('upload: a killed one leaves no lock, and no copy that goes on', async () => {
   queued('a')
-  tell('slow', '60')
+  tell('slow', '20')
   await boxIsThere()
   const child = launch([join(BIN, 'nix-lan'), 'queue', 'upload'])
   const first = ended(child)
   await copying()
+  const pid = readFileSync(join(WORLD, 'pid'), 'utf8').trim()
+  assert.ok(runs(pid))
   child.kill('SIGKILL')
-  await first // its pipes are closed when all that it started has ended
+  await first
+  for (let tries = 0; runs(pid) && tries < 100; tries++) await new Promise((done) => setTimeout(done, 50))
+  assert.not(runs(pid), 'the copy goes on')
   rmSync(join(WORLD, 'slow'))
   assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: 1 path uploaded\n', stderr: '' })
 })
@@ -557,6 +562,15 @@ test('in the background: not while the connection is metered; status says why', 
     rmSync(join(BIN, 'busctl'))
   }
 })
+
+/** Whether a process runs; one that has ended and that nobody has waited for has no command line. */
+function runs(pid: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'latin1') !== ''
+  } catch {
+    return false
+  }
+}
 
 /** Waits until a copy has begun. */
 async function copying(): Promise<void> {

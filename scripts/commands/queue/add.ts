@@ -26,6 +26,7 @@ export const add: Action = {
   ],
   about: [
     'A new box is filled by `add --built`, by `add --closure /run/current-system`, or by `add --all`. It shows how many paths and bytes that is, and how long they take at the rate of the last upload. --closure leaves out what came here from another cache, since it can be had from there. Interrupted or run again, it queues only what is still missing.',
+    'The output of a content-addressed derivation (ca-derivations) is uploaded as a path, without its realisation: it comes back as a dependency, not by its derivation.',
   ],
   options: [
     CACHE,
