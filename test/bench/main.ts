@@ -65,7 +65,7 @@ async function main(argv: string[]): Promise<number> {
     return wrong.length > 0 ? 2 : 0
   }
   const chosen = BENCHES.filter((bench) =>
-    names.length > 0 ? names.includes(bench.name) : !bench.onlyByName || (quick && bench.onlyByName === 'or quick'),
+    names.length > 0 ? names.some((name) => called(bench, name)) : !bench.onlyByName || (quick && bench.onlyByName === 'or quick'),
   )
   await installMissing(chosen)
   const results: Result[] = []

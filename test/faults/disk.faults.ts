@@ -1,7 +1,7 @@
 // Disks that are full, without inodes, or read-only: the queue's, /run, the home, the box's. No build fails, nothing is lost, what is wrong is told in
 // its own words, and once there is room again all goes on.
 import { execFileSync } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import type { Result } from '../lib/processes.ts'
 import { DIST, FAILED, QUEUE } from '../nix/pair.ts'
@@ -154,8 +154,7 @@ test.case("the box's /nix is read-only: uploads stay queued, fetches end, and bu
   // connects to itself without end, 1,600 processes in two minutes, and this machine's other tests couldn't fork any more; what nix-lan sees of
   // it is the handshake, then nothing (hostile.faults.ts).
   const readOnly = 'for d in store var/nix/db; do mount --bind /nix/$d /nix/$d && mount -o remount,bind,ro /nix/$d; done'
-  const daemon = String(Math.min(...box.processes('nix-daemon')))
-  execFileSync('nsenter', ['--target', daemon, '--mount', '--root', '--', 'sh', '-c', readOnly])
+  execFileSync('nsenter', ['--target', String(daemonOf(box)), '--mount', '--root', '--', 'sh', '-c', readOnly])
   try {
     const { code, stdout, stderr } = await it.pair.client.run('alice', `${DIST}/nix-lan`, ['queue', 'upload'], { timeout: 100_000 })
     assert.is.not(code, 0, `${stdout}${stderr}`)
@@ -171,6 +170,19 @@ test.case("the box's /nix is read-only: uploads stay queued, fetches end, and bu
   assert.is(done.code, 0, done.stderr)
   await it.wellAfter()
 })
+
+/** The nix-daemon that isn't one's child: it forks for each connection. */
+function daemonOf(world: World): number | undefined {
+  const all = world.processes('nix-daemon')
+  const parent = (pid: number): number => {
+    try {
+      return Number(/\) \S (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'latin1'))?.[1])
+    } catch {
+      return all[0] ?? 0 // gone meanwhile: it was a child
+    }
+  }
+  return all.find((pid) => !all.includes(parent(pid)))
+}
 
 test.after(async () => await made?.close())
 test.run()
