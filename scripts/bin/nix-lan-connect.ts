@@ -26,6 +26,8 @@ Options:
                           configuration is wrong
       --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2,
                           or the cache's own)
+      --patience SECONDS  how long to wait for a box that is lost in the middle of
+                          a fetch (default: 60)
       --stdio             what Nix adds: speak the worker protocol on stdin and
                           stdout
   -h, --help              show this
@@ -40,7 +42,10 @@ Examples:
   nix copy --to 'ssh-ng://localhost?remote-program=nix-lan-connect%20--strict' \\
     ./result
 `
+/** Milliseconds. */
 const DEADLINE = 2000
+const PATIENCE = 60_000
+const WITH_SECONDS = ['--deadline', '--patience']
 
 const args = process.argv.slice(2)
 if (args.includes('--help') || args.includes('-h') || args.includes('--version')) main('nix-lan-connect', HELP, async () => 0)
@@ -83,15 +88,22 @@ function unknown(error: Error): null {
  * @throws UsageError, and what loadConfig() throws
  */
 async function findTarget(args: readonly string[]): Promise<Target> {
-  const words = args.filter((word, i) => !word.startsWith('--') && args[i - 1] !== '--deadline')
-  const at = args.indexOf('--deadline')
-  const given = at < 0 ? undefined : Number(args[at + 1]) * 1000
-  if (given !== undefined && !(given > 0 && given <= 60_000))
-    throw new UsageError(`--deadline ${args[at + 1]}: give seconds, from 0.1 to 60`)
-  if (words[0]?.includes('/')) return { socket: words[0], deadline: given ?? DEADLINE }
+  const words = args.filter((word, i) => !word.startsWith('--') && !WITH_SECONDS.includes(args[i - 1] ?? ''))
+  const given = seconds(args, '--deadline', 0.1, 60)
+  const patience = seconds(args, '--patience', 0, 3600) ?? PATIENCE
+  if (words[0]?.includes('/')) return { socket: words[0], deadline: given ?? DEADLINE, patience }
   const { loadConfig, namedCache } = await import('../config/config.ts')
   const config = loadConfig()
   const cache = namedCache(config, words[0])
   if (cache.kind === 'url') throw new UsageError(`${cache.name} is a cache with a url: Nix needs no connect for it`)
-  return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline }
+  return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline, patience }
+}
+
+/** The value of an option, in milliseconds; undefined when it isn't given. @throws UsageError */
+function seconds(args: readonly string[], option: string, least: number, most: number): number | undefined {
+  const at = args.indexOf(option)
+  if (at < 0) return undefined
+  const value = Number(args[at + 1])
+  if (args[at + 1] !== '' && value >= least && value <= most) return value * 1000
+  throw new UsageError(`${option} ${args[at + 1]}: give seconds, from ${least} to ${most}`)
 }

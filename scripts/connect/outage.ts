@@ -62,6 +62,11 @@ export class Outage {
     return !first || first.pid === process.pid
   }
 
+  /** When it was first found away, in milliseconds since 1970; undefined: it isn't known to be. */
+  since(): number | undefined {
+    return this.read()[0]?.at
+  }
+
   /** Takes down that the box answers. */
   ended(): void {
     if (this.read().length > 0) this.clear()

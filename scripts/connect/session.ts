@@ -29,6 +29,13 @@ import type { Upstream } from './upstream.ts'
 /** A box that says nothing for so many seconds in mid-answer is given up. Long enough for a disk to spin up; ssh gives up a dead link earlier. */
 const SILENCE = 30
 
+/** Bytes of a NAR in that time, below which it counts as silent: half a kilobyte a second. */
+const FLOOR = 16384
+/** A NAR that breaks off so often at the byte where it broke off before: that is the box's disk, not the link. */
+const SAME = 2
+/** Bytes of a NAR that are held back until it is whole. */
+const HELD = 2 ** 20
+
 /** For how long, in milliseconds, a box that has closed its own direction is sent what Nix still says. */
 const LAST_WORDS = 1000
 
@@ -212,35 +219,22 @@ function countDown(patience: Patience): NodeJS.Timeout {
 
 /** Answers one question. Returns the box, or null when it was lost over it: then the empty store has answered. */
 async function answer(client: Client, box: Box | null, question: Question, upstream: Upstream): Promise<Box | null> {
-  if (!box && question.number === NAR_FROM_PATH) {
-    const reason = `the box is away, and can't deliver ${question.first}`
-    upstream.lost(new BoxUnavailable('broken', reason))
-    throw new NarUndelivered(reason)
-  }
+  if (question.number === NAR_FROM_PATH) return await deliver(client, box, question, upstream)
   if (!box || question.operation.local) {
     await client.write(emptyAnswer(question.operation, question.first))
     return box
   }
-  const relayed = { bytes: 0 }
   const { patience } = question
   Object.assign(patience, { box, left: SILENCE, listening: true })
   try {
     await send(box, Buffer.concat([u64(question.number), question.bytes]))
-    if (question.number === NAR_FROM_PATH) await relayNar(client, box, question, upstream, relayed)
-    else {
-      const found = await ask(box, question, upstream)
-      patience.listening = false
-      await client.write(found)
-    }
+    const found = await ask(box, question, upstream)
+    patience.listening = false
+    await client.write(found)
     return box
   } catch (error) {
     box.socket.destroy()
-    if (error instanceof ClientGone || error instanceof NarUndelivered) throw error
-    if (question.number === NAR_FROM_PATH) {
-      const reason = `the box was lost in the middle of ${question.first}: ${(error as Error).message}`
-      upstream.lost(new BoxUnavailable('broken', reason))
-      throw new NarUndelivered(reason)
-    }
+    if (error instanceof ClientGone) throw error
     upstream.lost(error as Error)
     await client.write(emptyAnswer(question.operation, question.first))
     return null
@@ -250,8 +244,45 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
 }
 
 /**
+ * Gives Nix a NAR. Nix asks for none before it has been told that the path is there, and a promise that isn't kept is a build that fails. So when the
+ * box is lost, it is waited for, which Nix does without complaint, and the NAR is continued. @throws NarUndelivered when that is over
+ */
+async function deliver(client: Client, first: Box | null, question: Question, upstream: Upstream): Promise<Box> {
+  const path = question.first
+  const delivered: Delivered = { bytes: 0, seen: 0 }
+  let box = first
+  let before = -1 // how much had been delivered at the last loss
+  let [seen, same] = [0, 0] // where it broke off, and how often just there again
+  for (let wait = upstream.redial?.(box !== null); ; ) {
+    let reason = `the box is away, and can't deliver ${path}`
+    if (box) {
+      try {
+        await relayNar(client, box, question, upstream, delivered)
+        return box
+      } catch (error) {
+        box.socket.destroy()
+        if (error instanceof ClientGone || error instanceof NarUndelivered) throw error
+        reason = `the box was lost in the middle of ${path}: ${(error as Error).message}`
+        // patience begins anew only when something has come of the last attempt
+        if (delivered.bytes > before) wait = upstream.redial?.(true)
+        before = delivered.bytes
+        same = delivered.seen > 0 && delivered.seen === seen ? same + 1 : 0
+        seen = delivered.seen
+        if (same >= SAME) throw new NarUndelivered(`the box can't read ${path}: it breaks off at the same byte each time`)
+      } finally {
+        question.patience.listening = false
+      }
+    }
+    upstream.lost(new BoxUnavailable('broken', reason), wait && 'waiting for it')
+    box = (await wait?.()) ?? null
+    if (!box) throw new NarUndelivered(reason)
+  }
+}
+
+/**
  * Reads the whole answer before a byte of it is passed on, so that the empty store can still answer when the box is lost over it. What is an
  * error to the box (a database that is busy, a disk that fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr.
+ * Nor does Nix get the box's messages: some kill it (STDERR_RESULT 100 to 107 without fields; 2.8.0, 2.26.3, 2.34.8).
  */
 async function ask(box: Box, question: Question, upstream: Upstream): Promise<Buffer> {
   const { number, operation, first } = question
@@ -272,7 +303,7 @@ async function ask(box: Box, question: Question, upstream: Upstream): Promise<Bu
     return notValid(first)
   }
   if (number === QUERY_PATH_INFO) question.found = found.bytes
-  return Buffer.concat([messages.bytes, found.bytes])
+  return Buffer.concat([upstream.strict ? messages.bytes : u64(STDERR_LAST), found.bytes])
 }
 
 /** The answer that a path is not there. */
@@ -281,14 +312,22 @@ function miss(question: Question): Buffer {
   return notValid(question.first)
 }
 
-/** Passes a NAR on while it comes. `relayed` counts what Nix has got of it. */
-async function relayNar(
-  client: Client,
-  box: Box,
-  { first, patience }: Question,
-  upstream: Upstream,
-  relayed: { bytes: number },
-): Promise<void> {
+/** What Nix has got of a NAR. */
+interface Delivered {
+  bytes: number
+  /** Of those, and of what is held back, how far the last attempt came. */
+  seen: number
+}
+
+/**
+ * Asks for a NAR and passes it on, from where it broke off. Not before it is whole or has more than HELD bytes: what Nix hasn't got a byte of can't break.
+ * That a NAR which is continued is the same one, Nix sees for itself: it knows the hash of the whole.
+ * @throws NarUndelivered when the box can't read the path, or has another one now
+ */
+async function relayNar(client: Client, box: Box, question: Question, upstream: Upstream, delivered: Delivered): Promise<void> {
+  const { first, patience } = question
+  Object.assign(patience, { box, left: SILENCE, listening: true })
+  await send(box, Buffer.concat([u64(question.number), question.bytes]))
   const messages = new Recorder(box.reader)
   const ending = await readMessages(messages)
   if (ending.error) {
@@ -297,31 +336,57 @@ async function relayNar(
     throw new NarUndelivered(reason)
   }
   const end = new NarEnd()
+  const scan = (chunk: Buffer): number => {
+    try {
+      return end.scan(chunk)
+    } catch {
+      const reason = `the box can't read ${first}: it breaks off, and something else follows`
+      upstream.report(reason)
+      throw new NarUndelivered(reason)
+    }
+  }
+  const skip = delivered.bytes
+  let held: Buffer[] | null = skip > 0 ? null : [upstream.strict ? messages.bytes : u64(STDERR_LAST)]
+  let seen = 0
+  let scanned = 0 // when patience was renewed
+  delivered.seen = 0
   let late: Promise<void> | undefined
   const pass = (bytes: Buffer): void => {
-    late = client.write(bytes)
-    relayed.bytes += bytes.length
-    patience.left = SILENCE
+    if (held) held.push(Buffer.from(bytes))
+    else {
+      late = client.write(bytes)
+      delivered.bytes = seen
+    }
+    if (!held || (!end.done && seen <= HELD)) return
+    late = client.write(Buffer.concat(held))
+    held = null
+    delivered.bytes = seen
   }
   const take = (chunk: Buffer): number => {
-    const length = end.scan(chunk)
+    const length = scan(chunk)
+    const from = Math.max(0, Math.min(length, skip - seen))
+    seen += length
+    delivered.seen = seen
+    if (seen - scanned >= FLOOR) {
+      scanned = seen
+      patience.left = SILENCE
+    }
+    if (end.done && seen < skip) throw new NarUndelivered(`the box has another ${first} than before`)
     // before the last byte: with that Nix has what it wants, and may kill us
-    if (end.done) countNar(upstream, first, relayed.bytes - messages.bytes.length + length)
-    pass(chunk.subarray(0, length))
+    if (end.done) countNar(upstream, first, seen)
+    if (from < length) pass(chunk.subarray(from, length))
     return length
   }
-  const delivered = async (): Promise<void> => {
+  const taken = async (): Promise<void> => {
+    if (!late) return
     patience.listening = false
     await late
     patience.listening = true
-    patience.left = SILENCE
     late = undefined
   }
-  pass(messages.bytes)
-  await delivered()
   while (!end.done) {
     await box.reader.stream(take, () => end.done || late !== undefined)
-    await delivered()
+    await taken()
   }
 }
 

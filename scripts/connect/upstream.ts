@@ -1,7 +1,7 @@
 // The way from a session to the box: dialled when it is needed, dialled again after a loss, and never a reason for a build to fail.
 import { lstatSync, writeSync } from 'node:fs'
 import { Away, Failure, noTunnel } from '../cli/errors.ts'
-import { oneLine } from '../cli/text.ts'
+import { inSeconds, oneLine } from '../cli/text.ts'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
 import { fetchedBy, Transfers } from '../state/transfers.ts'
 import { identity, Outage } from './outage.ts'
@@ -11,6 +11,10 @@ import type { Further } from './read-ahead.ts'
 const LONGEST_LINE = 1000
 /** Milliseconds between two attempts of one process. */
 const PAUSE = 1000
+/** Milliseconds between two attempts to get back a box that owes a path: they grow. In between, its socket is looked at. */
+const FIRST_PAUSE = 100
+const LONGEST_PAUSE = 5000
+const LOOK = 100
 
 /** Where the box is. */
 export interface Target {
@@ -18,13 +22,20 @@ export interface Target {
   socket: string
   /** For how long to wait for the box's handshake, in milliseconds. */
   deadline: number
+  /** For how long to wait for a box that is lost while it owes Nix a path, in milliseconds. */
+  patience: number
 }
 
 export interface Upstream {
   /** Connects to the box, or says at once that it is away. Asked again for each operation while there is no box. */
   dial(): Promise<Box | null>
-  /** Called when a box that had answered is lost, and for what it did wrong otherwise. */
-  lost(error: Error): void
+  /** Called when a box that had answered is lost, and for what it did wrong otherwise. @param next what is done about it */
+  lost(error: Error, next?: string): void
+  /**
+   * For a box that is lost while it owes Nix a path: what is returned dials, again and again, until the box answers or patience is over, which is null.
+   * Patience begins now for one that was there, else when it was first found away, by whichever start of connect. Without it, nothing is waited for.
+   */
+  redial?(wasThere: boolean): () => Promise<Box | null>
   report(line: string): void
   /** Called when Nix has been given a path, with the bytes of its NAR. */
   fetched?(bytes: number): void
@@ -88,10 +99,10 @@ export function redialling(target: Target | null): Upstream {
   } catch (mistake) {
     report(`this is a bug: ${(mistake as Error).message}`) // no notes, then
   }
-  function lost(error: Error): void {
+  function lost(error: Error, next = 'going on without it'): void {
     const reason = error instanceof BoxUnavailable ? error : new BoxUnavailable('broken', error.message)
     try {
-      if (outage?.began(reason, Date.now())) report(`${reason.message}; going on without it`)
+      if (outage?.began(reason, Date.now())) report(`${reason.message}; ${next}`)
     } catch (mistake) {
       report(`this is a bug: ${(mistake as Error).message}`) // taking notes must not end the conversation
     }
@@ -112,9 +123,34 @@ export function redialling(target: Target | null): Upstream {
       return null
     }
   }
+  function redial(wasThere: boolean): () => Promise<Box | null> {
+    const now = Date.now()
+    const since = wasThere ? now : Math.min(now, outage?.since() ?? now)
+    const end = performance.now() + (since - now) + (target?.patience ?? 0)
+    let pause = 0 // before the first attempt; a box that takes each connection and drops it isn't dialled without end, either
+    return async () => {
+      if (!dialler || !target || performance.now() >= end) return null
+      for (;;) {
+        await socketChanges(target.socket, Math.min(end, performance.now() + pause))
+        if (performance.now() >= end) break
+        pause = Math.min(LONGEST_PAUSE, pause === 0 ? FIRST_PAUSE : 1.6 * pause)
+        try {
+          const box = await dialler.dial()
+          await box.handshake
+          outage?.ended()
+          return box
+        } catch {
+          // still away
+        }
+      }
+      report(`the box has not come back within ${inSeconds(target.patience)}: what it owes Nix has to come from elsewhere`)
+      return null
+    }
+  }
   let told = false
   return {
     lost,
+    redial,
     report: (text) => {
       if (!told) report(text) // a box with a broken database says so for each of a thousand paths
       told = true
@@ -124,6 +160,13 @@ export function redialling(target: Target | null): Upstream {
     strict: false,
     dial,
   }
+}
+
+/** Waits until something happens to a socket's file, but not longer than to a point in time, of performance.now(). */
+async function socketChanges(socket: string, end: number): Promise<void> {
+  const before = identity(socket)
+  while (performance.now() < end && identity(socket) === before)
+    await new Promise((resolve) => setTimeout(resolve, Math.min(LOOK, Math.max(0, end - performance.now()))))
 }
 
 /** One line for the journal, of bearable length. A box's words may be in it, which mustn't move the cursor of a terminal. */

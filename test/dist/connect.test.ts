@@ -320,7 +320,7 @@ test('each path that Nix has got is counted at once, also when Nix kills connect
     await new Promise<void>((done) => box.write(Buffer.concat([LAST, nar({ file: 'x' }).subarray(0, 50)]), () => done()))
     return null
   })
-  const nix = await greeted([broken.socket])
+  const nix = await greeted([broken.socket, '--patience', '0'])
   nix.send(u64(38), string(PATH))
   assert.is(await orHang(nix.ended), 1)
   assert.equal(countsOf(broken.socket), [])
@@ -495,16 +495,63 @@ test('a box that dies between two questions: the second is a miss', async () => 
   assert.match(nix.stderr(), /^nix-lan-connect: .*closed.*; going on without it\n$/)
 })
 
-test('a box that dies in the middle of a NAR: connect ends and says so', async () => {
-  const { socket } = await box(async (_number, from, box) => {
-    await from.string()
-    await new Promise<void>((done) => box.write(Buffer.concat([LAST, nar({ file: 'x' }).subarray(0, 50)]), () => done()))
-    return null
-  })
+/** Takes all that comes. */
+async function drain({ reader }: Started): Promise<void> {
+  for (;;) reader.consume((await reader.peek()).length)
+}
+
+/** Has a path of 3 MiB, and dies in the middle of it. */
+const dying: Behaviour = async (_number, from, box) => {
+  await from.string()
+  await new Promise<void>((done) => box.write(Buffer.concat([...bigNar(3 * MIB)].slice(0, 3)), () => done()))
+  return null
+}
+
+test('a box that dies in the middle of a NAR and is back a while later: Nix gets the whole', async () => {
+  const { socket } = await box(dying)
   const nix = await greeted([socket])
   nix.send(u64(38), string(PATH))
+  await nix.reader.peek()
+  const server = servers.pop()
+  server?.close()
+  rmSync(socket, { force: true })
+  await new Promise((done) => setTimeout(done, 500)) // the socket is missing meanwhile
+  const { socket: other } = await box(honest(3 * MIB))
+  renameSync(other, socket)
+  const expected = Buffer.concat([...bigNar(3 * MIB)])
+  same((await orHang(nix.reader.take(expected.length))) as Buffer, expected)
+  assert.ok(await has(nix))
+  assert.is(await closed(nix), 0)
+  assert.match(nix.stderr(), /^nix-lan-connect: the box was lost in the middle of \/nix\/store\/[^\n]+; waiting for it\n$/)
+})
+
+test('a box that dies in the middle of a NAR for good: connect ends and says so, and the next start waits no more', async () => {
+  const { socket } = await box(dying)
+  const nix = await greeted([socket, '--patience', '1.5'])
+  nix.send(u64(38), string(PATH))
+  await nix.reader.peek()
+  drain(nix).catch(() => {})
+  servers.pop()?.close()
+  rmSync(socket, { force: true })
   assert.is(await orHang(nix.ended), 1)
-  assert.match(nix.stderr(), /^nix-lan-connect: the box was lost in the middle of \/nix\/store\/[^\n]+\n$/)
+  const lines =
+    /^nix-lan-connect: the box was lost in the middle of [^\n]+; waiting for it\nnix-lan-connect: the box has not come back within 1.5 s[^\n]+\n$/
+  assert.match(nix.stderr(), lines)
+  const next = await greeted([socket, '--patience', '1.5'])
+  const before = performance.now()
+  next.send(u64(38), string(PATH))
+  assert.is(await orHang(next.ended), 1)
+  assert.ok(performance.now() - before < 1000, 'patience is over for all')
+  assert.is(next.stderr(), '')
+})
+
+test('a NAR that breaks off at the same byte each time is given up soon: that is not the link', async () => {
+  const { socket, connections } = await box(dying)
+  const nix = await greeted([socket])
+  nix.send(u64(38), string(PATH))
+  drain(nix).catch(() => {})
+  assert.is(await orHang(nix.ended), 1)
+  assert.ok(connections() <= 5, `${connections()} connections`)
 })
 
 test('eight at once, as with max-connections, and an unresponsive box: one line for all', async () => {
@@ -668,7 +715,7 @@ if (process.getuid?.() === 0) {
       const other = await greeted([join(folder, name)], env)
       assert.not.ok(await has(other), name)
       assert.is(await closed(other), 0)
-      assert.match(other.stderr(), /is not a socket of the user's whose directory it is in; going on without it\n$/)
+      assert.match(other.stderr(), /is not a socket of the user's whose tunnel it should be; going on without it\n$/)
     }
   })
 }

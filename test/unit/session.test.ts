@@ -61,8 +61,8 @@ interface Outcome {
   failed: Error | null
 }
 
-/** Serves a Nix that sends these requests after its hello, with these boxes, one after the other. */
-async function session(requests: Buffer[], boxes: (ReturnType<typeof boxOf> | null)[], chunk?: number): Promise<Outcome> {
+/** Serves a Nix that sends these requests after its hello, with these boxes, one after the other. @param waits for a box that is lost */
+async function session(requests: Buffer[], boxes: (ReturnType<typeof boxOf> | null)[], chunk?: number, waits = false): Promise<Outcome> {
   const client = clientOf(Buffer.concat([hello(), ...requests]), chunk)
   const given = [...boxes]
   const outcome: Outcome = { answers: Buffer.alloc(0), asked: Buffer.alloc(0), lines: [], lost: [], failed: null }
@@ -70,6 +70,7 @@ async function session(requests: Buffer[], boxes: (ReturnType<typeof boxOf> | nu
     dial: async () => given.shift() ?? null,
     lost: (error) => outcome.lost.push(error.message),
     report: (text) => outcome.lines.push(text),
+    ...(waits && { redial: () => async () => given.shift() ?? null }),
     strict: false,
   }
   await serve(client, upstream).catch((error) => {
@@ -104,7 +105,6 @@ const PASSED_ON: [string, Buffer, Buffer][] = [
   ['IsValidPath', isValid, Buffer.concat([LAST, u64(1)])],
   ['AddTempRoot', tempRoot, Buffer.concat([LAST, u64(1)])],
   ['QueryPathInfo', pathInfo, Buffer.concat([LAST, u64(1), INFO])],
-  ['QueryPathInfo with messages before it', pathInfo, Buffer.concat([LOG, ACTIVITY, LAST, u64(1), INFO])],
   ['QueryPathFromHashPart', fromHash, Buffer.concat([LAST, string(PATH)])],
   ['QueryValidPaths', validPaths, Buffer.concat([LAST, u64(1), string(PATH)])],
   ['QuerySubstitutablePaths', substitutable, Buffer.concat([LAST, u64(1), string(PATH)])],
@@ -121,6 +121,19 @@ for (const [name, request, answer] of PASSED_ON) {
     }
   })
 }
+
+test("the box's messages don't reach Nix, which some of them kill; an upload, or a person, gets them", async () => {
+  for (const [request, answer] of [
+    [pathInfo, Buffer.concat([LAST, u64(1), INFO])],
+    [narFromPath, Buffer.concat([LAST, NAR])],
+  ] as const) {
+    const wire = Buffer.concat([LOG, ACTIVITY, answer])
+    same((await session([request], [boxOf(wire)])).answers, answer)
+    const client = clientOf(Buffer.concat([hello(), request]))
+    await serveStrictly(client, boxOf(wire))
+    same(client.got().subarray(WELCOME.length), wire)
+  }
+})
 
 test('a path that the box lacks is an error that says so, not a 0', async () => {
   const box = boxOf(Buffer.concat([LOG, LAST, u64(0), LAST, u64(0)]))
@@ -278,15 +291,77 @@ async function answered(reader: Recorder, shape: 'info' | 'strings' | 'u64'): Pr
 }
 
 /** An error in place of a NAR makes Nix 2.4 to 2.22 wait for ever. */
-test('a NAR that the box loses, at any byte: the stream ends, and no error takes its place', async () => {
+test('a NAR that the box loses, at any byte: the stream ends, Nix has not got a byte of it, and no error takes its place', async () => {
   const wire = Buffer.concat([LAST, NAR])
   for (let length = 0; length < wire.length; length++) {
     const { answers, failed, lost } = await session([narFromPath, isValid], [boxOf(wire.subarray(0, length))])
     assert.instance(failed, NarUndelivered, `${length} bytes`)
     assert.match(failed?.message ?? '', /lost in the middle of \/nix\/store/)
-    same(answers, length < 8 ? Buffer.alloc(0) : wire.subarray(0, length))
+    assert.is(answers.length, 0)
     assert.is(lost.length, 1)
   }
+})
+
+test('a NAR that the box loses, at any byte, and has again: Nix gets it once, and the next answer after it', async () => {
+  const wire = Buffer.concat([LAST, NAR])
+  for (let length = 0; length < wire.length; length++) {
+    const boxes = [boxOf(wire.subarray(0, length)), boxOf(Buffer.concat([wire, LAST, u64(1)]))]
+    const { answers, failed } = await session([narFromPath, isValid], boxes, undefined, true)
+    assert.is(failed, null, `${length} bytes`)
+    same(answers, Buffer.concat([wire, LAST, u64(1)]))
+  }
+})
+
+test('a large NAR that the box loses, twice, is continued from where it broke off', async () => {
+  const large = nar({ entries: { a: { file: Buffer.alloc(2 ** 20, 'a') }, b: { file: Buffer.alloc(2 ** 20, 'b') }, c: { link: 'a' } } })
+  const wire = Buffer.concat([LAST, large])
+  const edge = 2 ** 20 + 8 // from there on Nix gets bytes
+  const cuts = [edge, edge + 1, edge + 7, edge + 65536, wire.length - 1, wire.length - 8, wire.length - 17, wire.length - 300]
+  for (const first of cuts) {
+    for (const second of [0, 8, 1000, edge + 20, wire.length - 2]) {
+      const messages = Buffer.concat([LOG, wire]) // the second time it says something else first
+      const boxes = [boxOf(wire.subarray(0, first)), boxOf(messages.subarray(0, second)), boxOf(Buffer.concat([messages, LAST, u64(1)]))]
+      const { answers, failed } = await session([narFromPath, isValid], boxes, undefined, true)
+      assert.is(failed, null, `${first}, ${second}`)
+      same(answers, Buffer.concat([wire, LAST, u64(1)]), `${first}, ${second}`)
+    }
+  }
+})
+
+test('a NAR that is another one when the box is back, or that it refuses then: the stream ends', async () => {
+  const large = Buffer.concat([LAST, nar({ file: Buffer.alloc(3 * 2 ** 20, 'a') })])
+  const cut = large.subarray(0, 2 * 2 ** 20)
+  for (const then of [Buffer.concat([LAST, NAR]), errorAnswer('No such file')]) {
+    const { answers, failed } = await session([narFromPath, isValid], [boxOf(cut), boxOf(then)], undefined, true)
+    assert.instance(failed, NarUndelivered)
+    same(answers, large.subarray(0, answers.length))
+    assert.ok(answers.length <= cut.length)
+  }
+})
+
+test('a path that was promised, and the box is away when it is asked for: the box is waited for', async () => {
+  const { answers, failed } = await session([narFromPath], [null, boxOf(Buffer.concat([LAST, NAR]))], undefined, true)
+  assert.is(failed, null)
+  same(answers, Buffer.concat([LAST, NAR]))
+})
+
+test('a box that drips is given up: a byte now and then is no answer', async () => {
+  const wait = globalThis.setTimeout
+  await hurried(async () => {
+    const wire = Buffer.concat([LAST, nar({ file: Buffer.alloc(2 ** 20) })])
+    let at = 0
+    const reader: ByteReader = new ByteReader({ resume: () => {} })
+    const drip = (): void => {
+      if (at >= wire.length) return
+      reader.push(wire.subarray(at, at + 1))
+      at++
+      wait(drip, 5) // as if every 5 s
+    }
+    drip()
+    const { failed } = await session([narFromPath], [{ ...boxOf(Buffer.alloc(0)), reader }])
+    assert.match(failed?.message ?? '', /has said nothing for 30 s/)
+    assert.ok(at < 100, `${at} bytes`)
+  })
 })
 
 test('a NAR that the box refuses, or that is asked for while it is away: the stream ends', async () => {
