@@ -26,8 +26,8 @@ Options:
                           configuration is wrong
       --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2,
                           or the cache's own)
-      --patience SECONDS  how long to wait for a box that is lost in the middle of
-                          a fetch (default: 60)
+      --patience SECONDS  how long to wait for a box that is lost in mid-fetch
+                          (default: 60)
       --stdio             what Nix adds: speak the worker protocol on stdin and
                           stdout
   -h, --help              show this

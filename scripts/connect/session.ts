@@ -2,7 +2,7 @@
 // plain pipe after any other operation. It shakes hands with Nix itself, so nothing that happens to the box can keep a store from opening.
 
 import { Away, Failure } from '../cli/errors.ts'
-import { isProbe } from '../nix/store-path.ts'
+import { isProbe, storeDir } from '../nix/store-path.ts'
 import { type Box, BoxUnavailable, send } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { EndOfStream } from '../protocol/byte-reader.ts'
@@ -17,6 +17,7 @@ import {
   QUERY_PATH_INFO,
   readRequest,
   readShape,
+  soundAnswer,
   soundInfo,
   takeMiss,
 } from '../protocol/operations.ts'
@@ -298,12 +299,18 @@ async function ask(box: Box, question: Question, upstream: Upstream): Promise<Bu
   const found = new Recorder(box.reader)
   for (const shape of operation.answer) await readShape(found, shape)
   if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return miss(question)
-  if (number === QUERY_PATH_INFO && !upstream.strict && !soundInfo(found.bytes, first)) {
+  if (!upstream.strict && !sound(question, found.bytes)) {
     upstream.report(`${operation.name} ${first}: the box says what no Nix can read; the path counts as missing`)
-    return notValid(first)
+    return emptyAnswer(operation, first)
   }
   if (number === QUERY_PATH_INFO) question.found = found.bytes
   return Buffer.concat([upstream.strict ? messages.bytes : u64(STDERR_LAST), found.bytes])
+}
+
+/** Whether every Nix can read an answer. For the question for a hash part the store is the usual one. */
+function sound({ number, operation, first }: Question, answer: Buffer): boolean {
+  if (number === QUERY_PATH_INFO) return soundInfo(answer, first)
+  return soundAnswer(operation, answer, first.startsWith('/') ? first.slice(0, first.lastIndexOf('/')) : storeDir)
 }
 
 /** The answer that a path is not there. */

@@ -74,46 +74,119 @@ export async function readShape(from: Recorder, shape: Shape): Promise<string | 
   }
 }
 
-/** What an answer to QueryPathInfo says of a path (INFO), as far as anybody here wants to know it. */
+/** What an answer to QueryPathInfo says of a path (INFO). */
 export interface Fields {
+  /** Whether the path is there: 1. */
+  valid: number
   deriver: string
   hash: string
   references: string[]
+  /** Seconds since 1970. */
+  registered: number
+  /** Bytes of its NAR. */
   size: number
-  ultimate: boolean
+  /** Whether it was built there: 0 or 1. */
+  ultimate: number
   signatures: string[]
   contentAddress: string
+  /** Whether all strings are padded with zeros. */
+  padded: boolean
+}
+
+/** Reads an answer that has come whole. */
+class Whole {
+  /** Whether all strings so far are padded with zeros. */
+  padded = true
+  private at = 0
+  private readonly answer: Buffer
+
+  constructor(answer: Buffer) {
+    this.answer = answer
+  }
+
+  number(): number {
+    this.at += 8
+    return Number(this.answer.readBigUInt64LE(this.at - 8))
+  }
+
+  text(): string {
+    const length = this.number()
+    const from = this.at
+    this.at += Math.ceil(length / 8) * 8
+    for (let i = from + length; i < this.at; i++) if (this.answer[i] !== 0) this.padded = false
+    return this.answer.toString('latin1', from, from + length)
+  }
+
+  texts(): string[] {
+    return Array.from({ length: this.number() }, () => this.text())
+  }
 }
 
 /** @param answer a whole one that says "I have it", from that word on, as Recorder has collected it */
 export function fieldsOf(answer: Buffer): Fields {
-  let at = 8 // after "I have it"
-  const number = (): number => {
-    at += 8
-    return Number(answer.readBigUInt64LE(at - 8))
+  const whole = new Whole(answer)
+  const fields = {
+    valid: whole.number(),
+    deriver: whole.text(),
+    hash: whole.text(),
+    references: whole.texts(),
+    registered: whole.number(),
+    size: whole.number(),
+    ultimate: whole.number(),
+    signatures: whole.texts(),
+    contentAddress: whole.text(),
   }
-  const text = (): string => {
-    const length = number()
-    const from = at
-    at += Math.ceil(length / 8) * 8
-    return answer.toString('latin1', from, from + length)
-  }
-  const texts = (): string[] => Array.from({ length: number() }, text)
-  const [deriver, hash, references] = [text(), text(), texts()]
-  number() // when it was registered
-  return { deriver, hash, references, size: number(), ultimate: number() !== 0, signatures: texts(), contentAddress: text() }
+  return { ...fields, padded: whole.padded }
 }
 
+/** Names that 2.26.3 or 2.34.8 refuses, and 2.8.0 doesn't (libstore/path.cc, checkName). */
+const DOTS = /^-\.{1,2}(-.*)?$/
+/** A key's name, and 64 bytes in base 64 (2.34.8, libutil/signature/local-keys.cc). */
+const SIGNATURE = /^[^:]+:[A-Za-z0-9+/]{86}==$/
+/** Base 32 has bits to spare in its first digit, which must be zeros (libutil/hash.cc). `git` is younger than 2.8.0. */
+const DIGIT = '[0-9abcdfghijklmnpqrsvwxyz]'
+const SHA256 = `sha256:[01]${DIGIT}{51}`
+const CONTENT_ADDRESS = new RegExp(
+  `^(text:${SHA256}|fixed:(r:)?(md5:[0-7]${DIGIT}{25}|sha1:${DIGIT}{32}|${SHA256}|sha512:[0-3]${DIGIT}{102}))?$`,
+)
+
+/** Whether every Nix takes this for a path of the store: 2.4 to 2.35 differ, see DOTS. */
+const soundPath = (path: string, store: string): boolean => isStorePath(path, store) && !DOTS.test(path.slice(store.length + 33))
+
 /**
- * Whether an answer to QueryPathInfo about `path` can be read by Nix, which takes a bad one for an error and fails the build (2.8.0, remote-store.cc,
- * path-info.cc): deriver and references are paths of the same store, the NAR's hash is SHA-256 in base 16.
- * @param answer a whole one, as Recorder has collected it
+ * Whether an answer to QueryPathInfo about `path` can be read by every Nix, which takes a bad one for an error and fails the build (2.8.0, remote-store.cc,
+ * path-info.cc, content-address.cc; 2.26.3, 2.34.8).
+ * @param answer a whole one that says "I have it", from that word on, as Recorder has collected it
  */
 export function soundInfo(answer: Buffer, path: string): boolean {
   const store = path.slice(0, path.lastIndexOf('/'))
-  const { deriver, hash, references } = fieldsOf(answer)
-  const sound = (deriver === '' || isStorePath(deriver, store)) && /^[0-9a-f]{64}$/.test(hash)
-  return sound && references.every((reference) => isStorePath(reference, store))
+  const { valid, deriver, hash, references, registered, size, ultimate, signatures, contentAddress, padded } = fieldsOf(answer)
+  return (
+    padded &&
+    valid === 1 &&
+    (deriver === '' || soundPath(deriver, store)) &&
+    /^[0-9a-f]{64}$/.test(hash) &&
+    references.every((reference) => soundPath(reference, store)) &&
+    registered <= Number.MAX_SAFE_INTEGER &&
+    size > 0 &&
+    size <= Number.MAX_SAFE_INTEGER &&
+    ultimate <= 1 &&
+    signatures.every((signature) => SIGNATURE.test(signature)) &&
+    CONTENT_ADDRESS.test(contentAddress)
+  )
+}
+
+/**
+ * Whether an answer to another question can be read by every Nix.
+ * @param answer a whole one, after the messages
+ * @param store the folder that the paths are in
+ */
+export function soundAnswer(operation: Operation, answer: Buffer, store: string): boolean {
+  const whole = new Whole(answer)
+  const [shape] = operation.answer
+  if (shape === 'u64') return whole.number() <= 1
+  const paths = shape === 'strings' ? whole.texts() : [whole.text()].filter((path) => path !== '')
+  return paths.every((path) => soundPath(path, store)) && whole.padded
 }
 
 /** The question what a store knows of a path. */
@@ -126,7 +199,7 @@ export async function readPathInfo(from: Recorder): Promise<PathInfo | null> {
   const answer = from.bytes.subarray(start)
   if (answer.readBigUInt64LE(0) === 0n) return null
   const { size, ultimate, signatures, contentAddress } = fieldsOf(answer)
-  return { size, ultimate, signatures, contentAddressed: /^(text|fixed):/.test(contentAddress) }
+  return { size, ultimate: ultimate !== 0, signatures, contentAddressed: /^(text|fixed):/.test(contentAddress) }
 }
 
 /** The question for a path's NAR. */

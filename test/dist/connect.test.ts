@@ -28,7 +28,7 @@ import { NarEnd } from '../../scripts/protocol/nar-end.ts'
 import { notValid, readShape } from '../../scripts/protocol/operations.ts'
 import { errorAnswer, Recorder, readMessages, STDERR_LAST, string, u64 } from '../../scripts/protocol/wire.ts'
 import { DistantBox } from '../lib/distant-box.ts'
-import { hello, nar, same } from '../lib/wire.ts'
+import { hello, nar, SIGNATURE, same } from '../lib/wire.ts'
 
 const test = suite('connect')
 
@@ -128,7 +128,7 @@ async function closed({ child, ended }: Started): Promise<number | string | null
 
 // --- boxes ---
 
-const INFO = [string(''), string('0'.repeat(64)), u64(0), u64(1), u64(120), u64(0), u64(1), string('k:sig'), string('')]
+const INFO = [string(''), string('0'.repeat(64)), u64(0), u64(1), u64(120), u64(0), u64(1), string(SIGNATURE), string('')]
 
 /** What a box does with an operation; `null`: hang up. */
 type Behaviour = (number: number, from: Recorder, socket: Socket, reader: ByteReader) => Promise<Buffer | null>

@@ -25,7 +25,7 @@ const BUDGET: Record<string, number> = {
   demo: 205,
   'nix-lan': 560,
   'nix-lan-available': 115,
-  'nix-lan-connect': 145,
+  'nix-lan-connect': 155,
   'nix-lan-dispatcher': 80,
   'nix-lan-run': 140,
   'nix-lan-tunnel': 150,

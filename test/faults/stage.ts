@@ -15,9 +15,9 @@ import { freePort, type Running, until, type World } from '../nix/world.ts'
 // switches it on here.
 export const BUILT = {
   /** A loss is survived with `fallback = false`, when the box is back within `patience`. */
-  lossSurvived: false,
+  lossSurvived: true,
   /** A box that says something but gets nowhere is given up. */
-  progressFloor: false,
+  progressFloor: true,
   /** What isn't sound in a box's answer is a miss, never an error of Nix's. */
   soundAnswers: false,
   /** A `nix copy` ends with the upload that started it. */

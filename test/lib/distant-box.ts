@@ -2,6 +2,7 @@
 import { createServer, type Server, type Socket } from 'node:net'
 import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
 import { MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
+import { SIGNATURE } from './wire.ts'
 
 const LAST = u64(STDERR_LAST)
 
@@ -92,7 +93,7 @@ export class DistantBox {
 }
 
 /** What follows "I have it" in the answer to QueryPathInfo. */
-export function infoOf({ nar, references = [], signatures = ['k:sig'], size = nar.length }: Kept): Buffer {
+export function infoOf({ nar, references = [], signatures = [SIGNATURE], size = nar.length }: Kept): Buffer {
   const before = [string(''), string('0'.repeat(64)), strings([...references])]
   return Buffer.concat([...before, u64(1), u64(size), u64(0), strings([...signatures]), string('')])
 }

@@ -61,6 +61,9 @@ export function boxOf(bytes: Buffer, size?: number): Box & { asked(): Buffer; en
   }
 }
 
+/** A signature as Nix reads it: a key's name, 64 bytes in base 64. */
+export const SIGNATURE = `k:${'A'.repeat(86)}==`
+
 /** What Nix sends first: its protocol, no CPU, no reserved space. */
 export const hello = (version = 0x0122): Buffer => Buffer.concat([u64(MAGIC_CLIENT), u64(version), u64(0), u64(0)])
 

@@ -10,7 +10,7 @@ import { dialBox } from '../../scripts/protocol/dial.ts'
 import { notValid } from '../../scripts/protocol/operations.ts'
 import { errorAnswer, STDERR_LAST, string, u64 } from '../../scripts/protocol/wire.ts'
 import { DistantBox, infoOf, type Kept } from '../lib/distant-box.ts'
-import { clientOf, hello, nar, same } from '../lib/wire.ts'
+import { clientOf, hello, nar, SIGNATURE, same } from '../lib/wire.ts'
 
 const test = suite('read-ahead')
 const FOLDER = mkdtempSync(join(tmpdir(), 'nix-lan-read-ahead-'))
@@ -131,7 +131,7 @@ test('a session of few questions costs no connection more, and a dry run no NAR'
 })
 
 test('a path without signature and content address is asked for each time: it may get one', async () => {
-  const box = boxOf(20, (n) => ({ signatures: n === 15 ? [] : ['k:sig'] }))
+  const box = boxOf(20, (n) => ({ signatures: n === 15 ? [] : [SIGNATURE] }))
   const questions = [...range(10), 15, 15, 15].map((n) => info(pathOf(n)))
   await session(box, [...questions, info(pathOf(12))])
   assert.is(box.asked.filter(({ connection, path }) => connection === 0 && path === pathOf(15)).length, 3)

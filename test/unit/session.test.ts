@@ -8,7 +8,7 @@ import type { Box } from '../../scripts/protocol/box.ts'
 import { ByteReader } from '../../scripts/protocol/byte-reader.ts'
 import { notValid, readShape } from '../../scripts/protocol/operations.ts'
 import { errorAnswer, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
-import { boxOf, clientOf, hello, nar, readerOf, same } from '../lib/wire.ts'
+import { boxOf, clientOf, hello, nar, readerOf, SIGNATURE, same } from '../lib/wire.ts'
 
 const test = suite('session')
 
@@ -24,7 +24,7 @@ const INFO = Buffer.concat([
   u64(120),
   u64(0),
   u64(1),
-  string('k:sig'),
+  string(SIGNATURE),
   string(''),
 ])
 const LOG = Buffer.concat([u64(0x6f6c6d67), string('a line of the log\n')])
@@ -269,6 +269,84 @@ test('what Nix could not read about a path, which would fail the build, is a mis
   }
   const whole = info(`${PATH}.drv`, good, PATH, `${PATH}y`)
   same((await session([pathInfo], [boxOf(whole)])).answers, whole)
+})
+
+interface Info {
+  valid: number
+  deriver: string
+  hash: string
+  references: string[]
+  registered: bigint
+  size: number
+  ultimate: number
+  signatures: string[]
+  contentAddress: string
+}
+const GOOD: Info = {
+  valid: 1,
+  deriver: '',
+  hash: '0'.repeat(64),
+  references: [PATH],
+  registered: 1n,
+  size: 120,
+  ultimate: 0,
+  signatures: [SIGNATURE],
+  contentAddress: '',
+}
+function infoWith(more: Partial<Info>): Buffer {
+  const all = { ...GOOD, ...more }
+  const registered = Buffer.alloc(8)
+  registered.writeBigUInt64LE(all.registered)
+  const before = [LAST, u64(all.valid), string(all.deriver), string(all.hash), strings(all.references), registered]
+  return Buffer.concat([...before, u64(all.size), u64(all.ultimate), strings(all.signatures), string(all.contentAddress)])
+}
+/** Each of these makes 2.8.0, 2.26.3 or 2.34.8 fail. */
+const UNSOUND: Partial<Info>[] = [
+  { valid: 2 },
+  { ultimate: 2 },
+  { size: 0 },
+  { registered: 2n ** 64n - 1n },
+  { signatures: ['k:sig'] },
+  { signatures: [SIGNATURE, SIGNATURE.slice(2)] },
+  { contentAddress: 'fixed:' },
+  { contentAddress: `fixed:git:sha1:${'0'.repeat(32)}` },
+  { contentAddress: `text:sha256:z${'0'.repeat(51)}` },
+  ...['-.', '-..', '-.-x', '-..-x'].map((name) => ({ references: [`/nix/store/${'0'.repeat(32)}${name}`] })),
+]
+for (const more of UNSOUND) {
+  const what = JSON.stringify(more, (_, value) => (typeof value === 'bigint' ? String(value) : value))
+  test(`some Nix fails or dies of ${what.slice(0, 90)}: it is a miss`, async () => {
+    const { answers, lines, lost } = await session([pathInfo, isValid], [boxOf(Buffer.concat([infoWith(more), LAST, u64(1)]))])
+    same(answers, Buffer.concat([notValid(PATH), LAST, u64(1)]))
+    assert.is(lines.length, 1)
+    assert.equal(lost, [])
+  })
+}
+
+test('every Nix takes these, and gets them', async () => {
+  const sound: Partial<Info>[] = [
+    {},
+    { ultimate: 1, references: [], signatures: [] },
+    { deriver: `${PATH}.drv`, signatures: [SIGNATURE, `cache.example.org-1:${'z'.repeat(86)}==`] },
+    { contentAddress: `text:sha256:${'0'.repeat(52)}`, references: [`${PATH}y`, PATH] },
+    { contentAddress: `fixed:r:sha256:1${'b'.repeat(51)}`, references: ['/nix/store/00000000000000000000000000000000-.x'] },
+    { contentAddress: `fixed:md5:7${'b'.repeat(25)}` },
+  ]
+  for (const more of sound)
+    same((await session([pathInfo], [boxOf(infoWith(more))])).answers, infoWith(more), JSON.stringify(more.contentAddress))
+})
+
+test('padding that is not zero, and answers to other questions that no Nix can read: as from an empty store', async () => {
+  const spoiled = infoWith({ deriver: `${PATH}.drv` })
+  spoiled[spoiled.indexOf('.drv') + 4] = 1
+  same((await session([pathInfo], [boxOf(spoiled)])).answers, notValid(PATH))
+  const cases: [Buffer, Buffer, Buffer][] = [
+    [isValid, Buffer.concat([LAST, u64(2)]), Buffer.concat([LAST, u64(0)])],
+    [validPaths, Buffer.concat([LAST, strings([PATH, '/nix/store/x'])]), Buffer.concat([LAST, u64(0)])],
+    [substitutable, Buffer.concat([LAST, strings(['/other/store/00000000000000000000000000000000-x'])]), Buffer.concat([LAST, u64(0)])],
+    [fromHash, Buffer.concat([LAST, string('x')]), Buffer.concat([LAST, string('')])],
+  ]
+  for (const [question, wrong, empty] of cases) same((await session([question], [boxOf(wrong)])).answers, empty)
 })
 
 test('a box that is lost at any byte of its answers: Nix still gets a whole answer to each question', async () => {
