@@ -11,7 +11,19 @@ import type { Cache, Config } from './types.ts'
 
 const TOP_KEYS = ['user', 'metered', 'battery', 'gc', 'cache']
 const GC_KEYS = ['keep-free']
-const SSH_KEYS = ['host', 'ssh', 'port', 'daemon-socket', 'env-file', 'derivations', 'exclude', 'keep', 'deadline']
+const SSH_KEYS = [
+  'host',
+  'ssh',
+  'port',
+  'daemon-socket',
+  'env-file',
+  'derivations',
+  'exclude',
+  'keep',
+  'deadline',
+  'upload-connection',
+  'compression',
+]
 const URL_KEYS = ['url', 'deadline']
 const SCHEMES = ['http', 'https', 'file', 'ssh', 'ssh-ng']
 const DEADLINE = '"2s"'
@@ -213,6 +225,8 @@ function readCache(source: Source, name: string, entry: TomlTable, home: string)
     exclude: readExclude(...of('exclude')),
     keep: readKeep(...of('keep')),
     deadline,
+    ...(entry['upload-connection'] === undefined ? {} : { uploadConnection: readUploadConnection(...of('upload-connection')) }),
+    ...(entry.compression === undefined ? {} : { compression: readFlag(...of('compression')) }),
   }
 }
 
@@ -314,6 +328,11 @@ function readFlag(source: Source, path: Path, value: unknown): boolean {
   if (value === undefined) return true
   if (typeof value === 'boolean') return value
   throw wrong(source, path, `found ${show(value)}; must be true or false, without quotes`)
+}
+
+function readUploadConnection(source: Source, path: Path, value: unknown): 'own' | 'shared' {
+  if (value === 'own' || value === 'shared') return value
+  throw wrong(source, path, `found ${show(value)}; must be "own" or "shared"`)
 }
 
 // Only characters that a store path's name can have (nix, src/libstore/path.cc, checkName): any

@@ -8,12 +8,13 @@ import type { Cache } from './types.ts'
 /**
  * The URL of a cache as nix.conf, NIX_CONFIG and `nix copy --to` take it.
  * @param uid whose tunnel is meant
+ * @param socket another than the tunnel's
  * @param strict for uploads: connect exits 75 when the box is away, instead of posing as an empty
  *   store
  * @throws Failure when nix-lan-connect is missing, or lies where Nix can't start it
  */
-export function storeUrl(cache: Cache, uid: number, { strict = false } = {}): string {
-  return cache.kind === 'url' ? cache.url : connectUrl(connectProgram(), socketPath(uid, cache.name), strict)
+export function storeUrl(cache: Cache, uid: number, { strict = false, socket = socketPath(uid, cache.name) } = {}): string {
+  return cache.kind === 'url' ? cache.url : connectUrl(connectProgram(), socket, strict)
 }
 
 /**

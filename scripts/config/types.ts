@@ -20,6 +20,13 @@ export interface SshCache {
   keep: number | null
   /** Milliseconds, 100 to 60,000. */
   deadline: number
+  /**
+   * Whether uploads have an ssh connection of their own or share the tunnel's; undefined: of their
+   * own, unless each login wants a touch.
+   */
+  uploadConnection?: 'own' | 'shared'
+  /** Whether ssh compresses. */
+  compression?: boolean
 }
 
 /** Somebody else's cache that isn't always there: fetched from only. */

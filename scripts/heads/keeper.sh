@@ -7,6 +7,10 @@
 #   $3 and $4 nix-lan-tunnel and the cache
 #   $5 and $6 a control socket, and sh text that asks there for the forwarding; empty where ssh makes that by itself
 #   $7 an ssh agent that was begun for this tunnel and ends with it, as PID:TICK (its start, proc_pid_stat(5)); empty: there is none
+#   $8 to $11 for uploads with an ssh connection of their own: its socket and its control socket, and sh text that makes the connection
+#      and asks there for the forwarding; empty: uploads go through the tunnel
+# Who has something to upload says so by USR1, to the process that the file CACHE.keeper names (scripts/tunnel/uploads.ts): so that
+# connection is made when it is needed, and held as long as the tunnel, since a key may want a confirmation for each.
 # Signals become TERM for ssh (a background child ignores INT), and ssh's exit code is ours.
 # The helper ends an ssh that hasn't logged in after a minute: an agent may wait for a click that never comes (ConnectTimeout bounds what
 # is before that). Under systemd it then asks through the socket, with growing pauses, until the box answers. (Not ssh's LocalCommand: the user's own
@@ -20,28 +24,31 @@ fresh_login=75
 late=76
 
 socket=$1 hint=$2 self=$3 cache=$4 control=$5 forward=$6 agent=$7 pid='' stop='' told='' helper=''
-shift 7
+uploads=$8 uploads_control=$9 connect_uploads=${10} forward_uploads=${11} uploads_pid='' uploads_helper='' want=''
+keeper=${socket%.sock}.keeper
+shift 11
+trap 'want=1' USR1
 trap 'stop=1 told=1; [ -z "$pid" ] || kill "$pid" 2>/dev/null' HUP INT QUIT TERM
 "$@" &
 pid=$!
 [ -z "$stop" ] || kill "$pid"
 
-# wait_for SOCKET: until it is there, for a minute. Fails when ssh has ended.
+# wait_for SOCKET PID: until the ssh of that number has made it, for a minute. Fails when that has ended.
 wait_for() {
   waited=0
   while ! [ -S "$1" ]; do
-    kill -0 "$pid" 2>/dev/null || return
+    kill -0 "$2" 2>/dev/null || return
     if [ $waited -lt 50 ]; then sleep 0.1; else sleep 1; fi
     waited=$((waited + 1))
-    [ $waited -lt 105 ] || end_ssh $late
+    [ $waited -lt 105 ] || end_ssh "$2" $late
   done
 }
 
-# end_ssh CODE: a background shell that ends ssh must not be told to end by it.
+# end_ssh PID CODE: ends an ssh and this background shell, which must not be told to end by the other one.
 end_ssh() {
   trap '' TERM
-  kill "$pid" 2>/dev/null
-  exit "$1"
+  kill "$1" 2>/dev/null
+  exit "$2"
 }
 
 # end_agent: ends the agent, if it is still that one.
@@ -50,6 +57,32 @@ end_agent() {
   # shellcheck disable=SC2086 # after the name in parentheses, which may hold anything, there are numbers
   set -- ${stat##*) }
   if [ "${20}" = "${agent#*:}" ]; then kill "${agent%:*}"; fi
+}
+
+# close_uploads: ends the connection for uploads, if there is one.
+close_uploads() {
+  [ -n "$uploads_pid" ] || return
+  kill "$uploads_pid" "$uploads_helper" 2>/dev/null
+  wait "$uploads_pid" "$uploads_helper" 2>/dev/null
+  rm -f -- "$uploads" "$uploads_control"
+}
+
+# open_uploads: makes it, anew if there was one that nobody listens on any more.
+open_uploads() {
+  close_uploads
+  rm -f -- "$uploads" "$uploads_control"
+  eval "exec $connect_uploads" &
+  uploads_pid=$!
+  { wait_for "$uploads_control" "$uploads_pid" && eval "$forward_uploads" >/dev/null; } &
+  uploads_helper=$!
+}
+
+# name_keeper: says who we are, by number and start.
+name_keeper() {
+  read -r stat </proc/$$/stat || return
+  # shellcheck disable=SC2086 # see end_agent
+  set -- ${stat##*) }
+  printf '%s:%s\n' $$ "${20}" >"$keeper.$$" && mv -f -- "$keeper.$$" "$keeper"
 }
 
 # ask_until_ready: until systemd has been told that the box answers, or ssh has been ended for a fresh login.
@@ -64,20 +97,27 @@ ask_until_ready() {
     until "$self" --ready "$cache"; do sleep 12; done
     return
   fi
-  end_ssh $fresh_login
+  end_ssh "$pid" $fresh_login
 }
 
 (
-  wait_for "${control:-$socket}" || exit 0
+  wait_for "${control:-$socket}" "$pid" || exit 0
   if [ -n "$control" ]; then
     # What went wrong, ssh itself writes down.
-    eval "$forward" >/dev/null 2>&1 || end_ssh 0
+    eval "$forward" >/dev/null 2>&1 || end_ssh "$pid" 0
   fi
   [ -n "$hint" ] || ask_until_ready
   exit 0
 ) &
 helper=$!
-while stop=; wait "$pid"; code=$?; [ -n "$stop" ]; do :; done
+[ -z "$uploads" ] || name_keeper 2>/dev/null
+while stop='' want=''; wait "$pid"; code=$?; [ -n "$stop$want" ]; do
+  if [ -n "$want" ] && [ -n "$uploads" ] && [ -z "$told" ]; then open_uploads; fi
+done
+[ -z "$uploads" ] || rm -f -- "$keeper"
+# Not ignored: that would last, through all that this becomes.
+trap : USR1
+close_uploads
 kill "$helper" 2>/dev/null
 wait "$helper" 2>/dev/null
 case $? in

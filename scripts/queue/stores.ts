@@ -13,6 +13,7 @@ import { socketPath } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
 import { portOption, sshCommand } from '../tunnel/ssh.ts'
+import { uploadSocket } from '../tunnel/uploads.ts'
 import type { Disk, Stores } from './upload.ts'
 
 /**
@@ -56,7 +57,10 @@ export function storesOf(cache: SshCache, uid: number, watcher: Watcher = UNWATC
       const outcome = await nix(['store', 'copy-sigs', '--store', store, '--substituter', 'auto', ...paths], { timeout: QUESTION })
       return outcome.code === 0 ? undefined : errorText(outcome.stderr)
     },
-    copy: (paths, derivations) => copy(store, paths, derivations, watcher),
+    async copy(paths, derivations) {
+      const through = storeUrl(cache, uid, { strict: true, socket: await uploadSocket(cache, uid) })
+      return await copy(through, paths, derivations, watcher)
+    },
     disk: () => askDisk(cache),
     trustedKeys() {
       keys ??= setting('trusted-public-keys').then((words) => words.map((word) => word.slice(0, word.indexOf(':'))))

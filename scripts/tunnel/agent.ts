@@ -4,7 +4,9 @@
 // started ends with it.
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { inSeconds } from '../cli/text.ts'
+import { readText } from '../nix/nix-conf.ts'
 import { type AgentState, agentState } from './failure.ts'
+import { agentSocket, type SshFacts } from './ssh-config.ts'
 import { type Start, startPlain } from './start.ts'
 import { uptime } from './state.ts'
 
@@ -87,6 +89,24 @@ async function agentOfFile(envFile: string, limit: number, start: Start): Promis
   return { env: {}, from: `nowhere: ${envFile} sets no SSH_AUTH_SOCK`, ...(problem ? { problem } : {}) }
 }
 
+/**
+ * Whether all keys that ssh could use are security keys, each login with which wants a touch
+ * (ssh-keygen(1), FIDO AUTHENTICATOR): those of its identity files and of its agent.
+ */
+export async function wantTouch(facts: SshFacts, env = process.env, start: Start = startPlain): Promise<boolean> {
+  const files = (facts.get('identityfile') ?? []).map((file) => file.replace(/^~(?=\/)/, env.HOME ?? '~'))
+  // A file's name tells where there is no public half of it.
+  const ofFiles = files.filter((file) => existsSync(file)).map((file) => readText(`${file}.pub`) ?? (file.endsWith('_sk') ? 'sk-' : 'ssh-'))
+  const socket = agentSocket(facts, env)
+  if (!socket) return allSecurityKeys(ofFiles)
+  const asked = await start(['env', `SSH_AUTH_SOCK=${socket}`, 'ssh-add', '-L'], { timeout: AGENT_LIMIT })
+  const held = asked.code === 0 ? asked.stdout.trim().split('\n').filter(Boolean) : []
+  return allSecurityKeys([...ofFiles, ...held])
+}
+
+/** Whether there are keys, and security keys only. @param keys public keys, as authorized_keys(5) has them; pure */
+export const allSecurityKeys = (keys: readonly string[]): boolean => keys.length > 0 && keys.every((key) => key.startsWith('sk-'))
+
 /** What begun processes look like to a shell: PID:TICK; see heads/keeper.sh. */
 export const beginningOf = ({ begun }: Agent): string => (begun ? `${begun.pid}:${begun.begun}` : '')
 
@@ -106,6 +126,13 @@ async function nextTick(): Promise<number> {
   const tick = Math.floor(uptime() * HZ)
   await new Promise((resolve) => setTimeout(resolve, 1000 / HZ + 1))
   return tick
+}
+
+/** Whether a process is still the one that was written down as PID:TICK. @param uid whose it must be */
+export function isStill(text: string, uid: number): number | undefined {
+  const [, pid, tick] = /^(\d+):(\d+)\n?$/.exec(text) ?? []
+  const found = pid ? processOf(Number(pid)) : undefined
+  return found && found.uid === uid && found.begun === Number(tick) ? found.pid : undefined
 }
 
 /** The process with that number, if it began after that tick. */

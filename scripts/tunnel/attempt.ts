@@ -6,9 +6,9 @@ import { type Answer, reachable } from '../reach/reach.ts'
 import { becomeProgram } from '../system/handover.ts'
 import { searchPath } from '../system/search-path.ts'
 import { KEEPER } from '../system/texts.ts'
-import { type Agent, beginningOf } from './agent.ts'
+import { type Agent, beginningOf, wantTouch } from './agent.ts'
 import { controlSocket } from './socket.ts'
-import { addressOptions, forwardCommand, loginByHand, needsControl, portOptions, sshArguments, sshOptions } from './ssh.ts'
+import { addressOptions, forwardCommand, loginByHand, needsControl, portOptions, sshArguments, sshOptions, trafficOptions } from './ssh.ts'
 import { askSsh, changesNothingElse, familyOf, isDirect, type SshFacts } from './ssh-config.ts'
 
 /** What an attempt rests on, and how ssh will be started. */
@@ -21,6 +21,8 @@ export interface Attempt {
   args: string[]
   /** Where ssh is asked for the forwarding, when it does not make that by itself. */
   control?: string
+  /** The ssh connection for uploads, when they have their own: ssh's arguments, its two sockets. */
+  uploads?: { args: string[]; socket: string; control: string }
 }
 
 /**
@@ -31,8 +33,25 @@ export async function prepare(cache: SshCache, socket: string, log?: string): Pr
   const [first, asked] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache.ssh, sshOptions(cache))])
   const answer = await asSshWould(cache, first, asked.facts)
   const control = needsControl(asked.facts) ? controlSocket(socket) : undefined
-  const options = { target: await targetOptions(cache, answer, asked.facts), ...(log ? { log } : {}), ...(control ? { control } : {}) }
-  return { answer, ...asked, args: sshArguments(cache, socket, options), ...(control ? { control } : {}) }
+  const target = await targetOptions(cache, answer, asked.facts)
+  const traffic = trafficOptions(cache, asked.facts, 'lowdelay')
+  const options = { target, traffic, ...(log ? { log } : {}), ...(control ? { control } : {}) }
+  const uploads = answer.ok && (await haveOwn(cache, asked.facts)) ? forUploads(cache, socket, target, asked.facts) : undefined
+  return { answer, ...asked, args: sshArguments(cache, socket, options), ...(control ? { control } : {}), ...(uploads ? { uploads } : {}) }
+}
+
+/** Whether uploads have a connection of their own. */
+async function haveOwn(cache: SshCache, facts: SshFacts): Promise<boolean> {
+  if (cache.uploadConnection !== undefined) return cache.uploadConnection === 'own'
+  return !(await wantTouch(facts))
+}
+
+function forUploads(cache: SshCache, tunnel: string, target: readonly string[], facts: SshFacts): Attempt['uploads'] {
+  const socket = tunnel.replace(/\.sock$/, '.upload.sock')
+  const control = controlSocket(socket)
+  if (control === undefined) return undefined
+  const traffic = trafficOptions(cache, facts, 'throughput')
+  return { args: sshArguments(cache, socket, { target, control, traffic }), socket, control }
 }
 
 /** The answer again without the kind of addresses that ssh will not take, where it was one of those. */
@@ -63,17 +82,21 @@ type Mode = { service: true } | { hint: string }
 export function keeperCommand(
   cache: SshCache,
   socket: string,
-  { args, control }: Attempt,
+  { args, control, uploads }: Attempt,
   mode: Mode,
   agent: Agent,
   env: Record<string, string>,
 ): string {
   const [hint, begun] = 'hint' in mode ? [mode.hint, beginningOf(agent)] : ['', '']
   const self = process.argv[1] ?? 'nix-lan-tunnel'
-  const forward = control === undefined ? '' : forwardCommand(cache, socket, control).map(quote).join(' ')
+  const text = (words: readonly string[]): string => words.map(quote).join(' ')
+  const forward = control === undefined ? '' : text(forwardCommand(cache, socket, control))
+  const own = uploads
+    ? [uploads.socket, uploads.control, text(['ssh', ...uploads.args]), text(forwardCommand(cache, uploads.socket, uploads.control))]
+    : ['', '', '', '']
   return becomeProgram({
     program: '/bin/sh',
-    args: ['-c', KEEPER, 'nix-lan-tunnel', socket, hint, self, cache.name, control ?? '', forward, begun, 'ssh', ...args],
+    args: ['-c', KEEPER, 'nix-lan-tunnel', socket, hint, self, cache.name, control ?? '', forward, begun, ...own, 'ssh', ...args],
     shift: process.argv.length - 2,
     env: { ...env, PATH: searchPath(process.env.PATH) },
   })
@@ -84,10 +107,10 @@ export const hintFor = (cache: SshCache, { facts }: Attempt): string =>
   `nix-lan-tunnel: no tunnel to ${cache.name}; ssh can't ask anything here, but it can by hand: ${loginByHand(cache, facts)}`
 
 /** `--print`: the command for people, with what it rests on. */
-export function explanation(cache: SshCache, socket: string, { answer, problem, args, control }: Attempt, agent: Agent): string {
+export function explanation(cache: SshCache, socket: string, { answer, problem, args, control, uploads }: Attempt, agent: Agent): string {
   const there = answer.ok ? `reachable at ${answer.address} port ${answer.port}` : `away: ${answer.reason}`
   const words = [...Object.entries(agent.env).map(([name, value]) => `${name}=${value}`), 'ssh', ...args]
   const line = (all: readonly string[]): string => `${all.map(shellWord).join(' ')}\n`
   const later = control === undefined ? '' : `# and once it is connected:\n${line(forwardCommand(cache, socket, control))}`
-  return `# ${cache.name} is ${there}\n# SSH_AUTH_SOCK: from ${agent.from}\n${problem ? `# ${problem}\n` : ''}${line(words)}${later}`
+  return `# ${cache.name} is ${there}\n# SSH_AUTH_SOCK: from ${agent.from}\n${problem ? `# ${problem}\n` : ''}${line(words)}${later}# uploads: ${uploads ? `through an ssh connection of their own, from the first one on:\n${line(['ssh', ...uploads.args])}` : 'through the same connection\n'}`
 }

@@ -82,16 +82,31 @@ export interface TunnelOptions {
   log?: string
   /** The path of a control socket: the tunnel can be asked for its forwarding later, see forwardCommand(). */
   control?: string
+  /** What it carries: Nix's questions and what it fetches, or uploads too. */
+  traffic?: string[]
 }
 
 /** All arguments of the ssh that is a tunnel. */
-export function sshArguments(cache: SshCache, socket: string, { target, log, control }: TunnelOptions): string[] {
+export function sshArguments(cache: SshCache, socket: string, { target, log, control, traffic = [] }: TunnelOptions): string[] {
   const file = log === undefined ? [] : ['-E', log]
   const forwards =
     control === undefined
       ? [...asOptions(ALONE), ...target, '-L', forwarding(cache, socket)]
       : [...asOptions(['ControlMaster=yes', `ControlPath=${control}`, 'ControlPersist=no', 'ClearAllForwardings=yes']), ...target]
-  return [...sshOptions(cache), ...file, ...forwards, '--', cache.ssh]
+  return [...sshOptions(cache), ...file, ...traffic, ...forwards, '--', cache.ssh]
+}
+
+/** What ssh_config(5) has for IPQoS by default: 10.1 and later, 7.8 to 10.0, and Debian's. */
+const USUAL_QOS = ['ef none', 'af21 cs1', 'lowdelay throughput']
+
+/**
+ * How ssh treats the traffic of a connection: what Nix waits for goes ahead of what is uploaded. An IPQoS of the user's stays, who may
+ * have a router that drops what is marked.
+ */
+export function trafficOptions(cache: SshCache, facts: SshFacts, kind: 'lowdelay' | 'throughput'): string[] {
+  const usual = USUAL_QOS.includes(facts.get('ipqos')?.[0] ?? '')
+  const compression = cache.compression === undefined ? [] : [`Compression=${cache.compression ? 'yes' : 'no'}`]
+  return asOptions([...(usual ? [`IPQoS=${kind}`] : []), ...compression])
 }
 
 const forwarding = (cache: SshCache, socket: string): string => `${socket}:${cache.daemonSocket}`

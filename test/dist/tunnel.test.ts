@@ -144,11 +144,12 @@ test('away: exit 75, and no ssh', async () => {
 })
 
 test('--print shows the command and changes nothing', async () => {
+  fakeSsh('exit 0', 'hostname 127.0.0.1\ncanonicalizehostname false\nipqos af21 cs1')
   const { code, stdout, stderr } = await tunnel(toml, ['--print'])
   assert.equal([code, stderr], [0, ''])
   assert.match(
     stdout,
-    /^# rpi is reachable at 127\.0\.0\.1 port \d+\n# SSH_AUTH_SOCK: from nowhere: .*\nssh -N -T -n -o .* -- pi@127\.0\.0\.1\n$/,
+    /^# rpi is reachable at 127\.0\.0\.1 port \d+\n# SSH_AUTH_SOCK: from nowhere: .*\nssh -N -T -n -o .* -- pi@127\.0\.0\.1\n# uploads: through an ssh connection of their own, from the first one on:\nssh .* -o IPQoS=throughput .*ControlMaster=yes.*\n$/,
   )
   assert.not(existsSync(STARTED) || existsSync(DIRECTORY))
 })

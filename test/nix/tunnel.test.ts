@@ -185,6 +185,40 @@ test('an alias that is meant for people: nothing of it disturbs the tunnel, nor 
   await busy.stop()
 })
 
+test('uploads: a connection of their own when somebody asks for it, through which commands go too; it ends with the tunnel', async () => {
+  const [folder, own, control] = ['/run/user/1000/nix-lan', 'rpi.upload.sock', 'rpi.upload.ctl']
+  const there = async (name: string): Promise<boolean> => (await world.run('alice', 'test', ['-S', `${folder}/${name}`])).code === 0
+  const tunnel = await open()
+  assert.not(await there(own), 'nobody has uploaded anything')
+  const wantUploads = (): Promise<string> => world.must('alice', 'sh', ['-c', `kill -USR1 $(cut -d: -f1 ${folder}/rpi.keeper)`])
+  await wantUploads()
+  await until('the socket for uploads', 20_000, () => there(own))
+  const user = await world.must('alice', 'ssh', ['-F', 'none', '-o', 'BatchMode=yes', '-S', `${folder}/${control}`, 'box', 'id -un'])
+  assert.is(user, 'alice')
+  // Killed, it leaves its sockets behind; asked again, the keeper makes it anew.
+  await world.must('alice', 'sh', ['-c', `pkill -9 -f 'ControlPath=${folder}/${control}'`])
+  await wantUploads()
+  await until('another one', 20_000, async () => {
+    const check = await world.run('alice', 'ssh', ['-F', 'none', '-S', `${folder}/${control}`, '-O', 'check', 'box'])
+    return check.code === 0 && (await there(own))
+  })
+  assert.is((await usable()).code, 0, 'the tunnel is not concerned')
+  await tunnel.stop()
+  assert.is(await tunnel.ended, 0)
+  assert.is(await world.must('alice', 'ls', [folder]), 'rpi.address')
+  assert.equal(
+    world.processes('ssh').filter((pid) => !world.processes('sshd').includes(pid)),
+    [],
+  )
+  world.write(
+    '/etc/nix-lan/config.toml',
+    `user = "alice"\n[cache.rpi]\nhost = "pi.lan"\nssh = "alice@pi.lan"\nport = ${world.port}\nupload-connection = "shared"\n`,
+  )
+  const shared = await open()
+  assert.is(await world.must('alice', 'ls', [folder]), 'rpi.address\nrpi.sock')
+  await shared.stop()
+})
+
 test('root is told whose it is', async () => {
   const { code, stderr } = await world.run('root', TUNNEL)
   assert.is(code, 2)

@@ -99,6 +99,10 @@ const VALUES: [string, keyof SshCache, unknown][] = [
   ['host = "a"\nport = 0x16', 'port', 22],
   ['host = "a"\ndeadline = "100ms"', 'deadline', 100],
   ['host = "a"\ndeadline = "1s"', 'deadline', 1000],
+  ['host = "a"\nupload-connection = "shared"', 'uploadConnection', 'shared'],
+  ['host = "a"\nupload-connection = "own"', 'uploadConnection', 'own'],
+  ['host = "a"\ncompression = true', 'compression', true],
+  ['host = "a"', 'compression', undefined],
   ['host = "a"\nenv-file = "~/a b.sh"', 'envFile', '/home/alice/a b.sh'],
   ['host = "a"\nexclude = []', 'exclude', []],
 ]
@@ -144,7 +148,8 @@ good.run()
 
 const bad = suite('config: refused')
 
-const SSH_ALLOWED = 'allowed here: host, ssh, port, daemon-socket, env-file, derivations, exclude, keep, deadline'
+const SSH_ALLOWED =
+  'allowed here: host, ssh, port, daemon-socket, env-file, derivations, exclude, keep, deadline, upload-connection, compression'
 const ONE_EACH = 'each cache is a table of its own: [cache.NAME], below it host = "…" or url = "…"'
 const HOST = 'must be the name or address of the box, like "rpi.local" or "192.168.1.5"'
 const SSH = 'must be what you give to ssh to log in there, like "pi@rpi.local" or an alias from ~/.ssh/config'
@@ -290,6 +295,8 @@ const LINES: [string, string][] = [
   ['exclude = ["/nix/*"]', 'cache.x.exclude[1]: found the string "/nix/*"; must be for the name after the hash, like "*-source"'],
   ['exclude = ["!a"]', `cache.x.exclude[1]: found the string "!a", which no store path can match; ${GLOB}`],
   ['exclude = ["[ab]*"]', `cache.x.exclude[1]: found the string "[ab]*", which no store path can match; ${GLOB}`],
+  ['upload-connection = "both"', 'cache.x.upload-connection: found the string "both"; must be "own" or "shared"'],
+  ['compression = "yes"', 'cache.x.compression: found the string "yes"; must be true or false, without quotes'],
   ['deadline = 2', `cache.x.deadline: found the number 2; ${DEADLINE}`],
   ['deadline = ""', `cache.x.deadline: is empty; ${DEADLINE}`],
   ['deadline = "2"', `cache.x.deadline: found the string "2"; ${DEADLINE}`],

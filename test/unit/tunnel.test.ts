@@ -8,7 +8,7 @@ import * as assert from 'uvu/assert'
 import type { SshCache } from '../../scripts/config/types.ts'
 import { type Outcome, run } from '../../scripts/system/exec.ts'
 import { KEEPER } from '../../scripts/system/texts.ts'
-import { findAgent } from '../../scripts/tunnel/agent.ts'
+import { findAgent, wantTouch } from '../../scripts/tunnel/agent.ts'
 import { prepare } from '../../scripts/tunnel/attempt.ts'
 import { whyLate } from '../../scripts/tunnel/late.ts'
 import {
@@ -19,6 +19,7 @@ import {
   portOptions,
   sshArguments,
   sshCommand,
+  trafficOptions,
 } from '../../scripts/tunnel/ssh.ts'
 import { agentSocket, askSsh, changesNothingElse, forwardingsOf, isDirect, parseFacts } from '../../scripts/tunnel/ssh-config.ts'
 
@@ -341,7 +342,7 @@ test('an agent that env-file begins is known by its number and its start, and on
 
 /** Runs the keeper with these arguments for it, and this command. */
 const keep = (words: string[], command: string[], env: Record<string, string> = {}): Promise<Outcome> =>
-  run('sh', ['-c', KEEPER, 'keeper', ...words, ...command], { timeout: 20_000, env: { ...process.env, ...env } })
+  run('sh', ['-c', KEEPER, 'keeper', ...words, '', '', '', '', ...command], { timeout: 20_000, env: { ...process.env, ...env } })
 
 test('by hand, an agent that was begun for the tunnel ends with it, and no other', async () => {
   const { begun } = await agentOf(`${DAEMON}; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$pid`)
@@ -386,6 +387,37 @@ test('why ssh has not logged in: the agent that ssh asks gives no answer, or wai
   assert.match(await why('none', 'identityagent none\\n'), /see what it does by hand: ssh pi@rpi\.local$/)
 })
 
+test('uploads share the tunnel where each login wants a touch: all keys are security keys', async () => {
+  const home = mkdtempSync(join(TMP, 'home-'))
+  mkdirSync(join(home, '.ssh'))
+  const keyFile = (name: string, type?: string): void => {
+    writeFileSync(join(home, '.ssh', name), '')
+    if (type) writeFileSync(join(home, '.ssh', `${name}.pub`), `${type} AAAA alice\n`)
+  }
+  const files = facts('identityfile ~/.ssh/id_ed25519_sk\n')
+  const touch = (held: string): Promise<boolean> =>
+    withPrograms({ 'ssh-add': held ? `printf '${held}'` : 'exit 1' }, () => wantTouch(files, { HOME: home, SSH_AUTH_SOCK: '/a' }))
+  assert.is(await touch(''), false) // no key that we know of
+  keyFile('id_ed25519_sk')
+  assert.is(await touch(''), true)
+  assert.is(await touch('sk-ssh-ed25519@openssh.com AAAA a\\n'), true)
+  assert.is(await touch('sk-ssh-ed25519@openssh.com AAAA a\\nssh-ed25519 AAAA b\\n'), false)
+  keyFile('id_ed25519', 'ssh-ed25519')
+  assert.is(await touch(''), false)
+  rmSync(join(home, '.ssh/id_ed25519'))
+  keyFile('id_rsa', 'sk-ecdsa-sha2-nistp256@openssh.com')
+  assert.is(await touch(''), true)
+})
+
+test('what Nix waits for goes ahead of uploads; an IPQoS of the user’s stays', () => {
+  const option = (qos: string, more: Partial<SshCache> = {}): string[] =>
+    trafficOptions({ ...CACHE, ...more }, facts(`ipqos ${qos}\n`), 'throughput').filter((word) => word !== '-o')
+  for (const usual of ['af21 cs1', 'lowdelay throughput', 'ef none']) assert.equal(option(usual), ['IPQoS=throughput'])
+  assert.equal(option('none none'), [])
+  assert.equal(option('none none', { compression: true }), ['Compression=yes'])
+  assert.equal(option('none none', { compression: false }), ['Compression=no'])
+})
+
 test('IdentityAgent counts before SSH_AUTH_SOCK', () => {
   const env = { SSH_AUTH_SOCK: '/a', OTHER: '/b', HOME: '/h' }
   const socket = (line: string): string | undefined => agentSocket(facts(line), env)
@@ -401,7 +433,7 @@ test('no env-file is no problem', async () => {
 test('an ssh that ends at once does not leave the keeper waiting for the one who asks', async () => {
   // one in ten did: whoever asks had not yet let go of the keeper's trap when it was told to end
   for (let n = 0; n < 60; n++) {
-    const args = ['-c', KEEPER, 'keeper', '/nonexistent/pi.sock', '', 'true', 'pi', '', '', '', 'false']
+    const args = ['-c', KEEPER, 'keeper', '/nonexistent/pi.sock', '', 'true', 'pi', '', '', '', '', '', '', '', 'false']
     const { timedOut } = await run('sh', args, { timeout: 10_000 })
     assert.not(timedOut, `it hangs, at attempt ${n + 1}`)
   }
