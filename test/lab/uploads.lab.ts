@@ -67,7 +67,10 @@ for (const mbit of [10, 20, 40])
 test('the connection for uploads is lost: the next upload makes it anew; and it ends with the tunnel', async () => {
   await onBox('first', 1)
   assert.ok(await listens())
-  await lab.laptop.must('root', 'sh', ['-c', `kill -9 $(pgrep -f 'ControlPath=${OWN.replace(/sock$/, 'ctl')}')`])
+  await lab.laptop.must('root', 'sh', [
+    '-c',
+    `for p in $(pgrep -x ssh); do if grep -q ControlPath=${OWN.replace(/sock$/, 'ctl')} /proc/$p/cmdline; then kill -9 $p; fi; done`,
+  ])
   await onBox('second', 1)
   assert.ok(await listens())
   await lab.laptop.must('alice', 'systemctl', ['--user', 'stop', `nix-lan@${CACHE}.target`])

@@ -196,7 +196,10 @@ test('uploads: a connection of their own when somebody asks for it, through whic
   const user = await world.must('alice', 'ssh', ['-F', 'none', '-o', 'BatchMode=yes', '-S', `${folder}/${control}`, 'box', 'id -un'])
   assert.is(user, 'alice')
   // Killed, it leaves its sockets behind; asked again, the keeper makes it anew.
-  await world.must('alice', 'sh', ['-c', `pkill -9 -f 'ControlPath=${folder}/${control}'`])
+  await world.must('alice', 'sh', [
+    '-c',
+    `for p in $(pgrep -x ssh); do if grep -q ControlPath=${folder}/${control} /proc/$p/cmdline; then kill -9 $p; fi; done`,
+  ])
   await wantUploads()
   await until('another one', 20_000, async () => {
     const check = await world.run('alice', 'ssh', ['-F', 'none', '-S', `${folder}/${control}`, '-O', 'check', 'box'])
