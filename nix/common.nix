@@ -35,6 +35,14 @@ let
       example = false;
       description = "Whether .drv files are copied too. Default: true.";
     };
+    upload-connection = optional (types.enum [ "own" "shared" ]) {
+      example = "shared";
+      description = "Whether uploads have an ssh connection of their own or share the tunnel's. Default: own, unless all keys are security keys.";
+    };
+    compression = optional types.bool {
+      example = true;
+      description = "Whether ssh compresses, for slow links. Default: what ssh's configuration says.";
+    };
     exclude = optional (types.listOf (matching "a pattern for the name after the hash, like *-source" "[0-9A-Za-z+._?=*-]+")) {
       example = [ "*-source" ];
       description = "Patterns for the names of what is not copied by itself; as part of something else it goes along. Default: none.";
@@ -73,6 +81,8 @@ let
     "daemon-socket"
     "env-file"
     "derivations"
+    "upload-connection"
+    "compression"
     "exclude"
     "keep"
   ];
