@@ -26,7 +26,7 @@ export function holdSocket(socket: string, uid: number): HeldSocket {
   const stat = held === undefined ? undefined : fstatSync(held)
   if (held !== undefined && stat?.isSocket() && stat.uid === uid) return { path: `/proc/self/fd/${held}`, release: () => closeSync(held) }
   if (held !== undefined) closeSync(held)
-  throw new BoxUnavailable('broken', `${socket} is not a socket of the user's whose tunnel it should be`)
+  throw new BoxUnavailable('broken', `${socket} is not a socket of the user's whose directory it is in`)
 }
 
 function open(socket: string): number | undefined {
