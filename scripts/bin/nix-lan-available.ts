@@ -1,5 +1,5 @@
-// nix-lan-available: is the box there? Asks all caches at once, prints a line for each, and exits 0 or 1. Changes nothing but the
-// memory of a cache's last address.
+// nix-lan-available: is the box there? Asks all caches at once, prints a line for each, and exits 0
+// or 1. Changes nothing but the memory of a cache's last address.
 import { main, parse, print } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
 import { oneLine, toJson } from '../cli/text.ts'
@@ -47,7 +47,9 @@ Examples:
 const PAUSE = 250
 /** An attempt with less time than this says nothing. */
 const SHORTEST = 100
-/** setTimeout takes no more milliseconds than this (HTML standard and Node: a signed 32-bit number). */
+/**
+ * setTimeout takes no more milliseconds than this (HTML standard and Node: a signed 32-bit number).
+ */
 const LONGEST_WAIT = 2 ** 31 / 1000 - 1
 
 interface Found {
@@ -82,7 +84,10 @@ function milliseconds(seconds: string | undefined): number | undefined {
   throw new UsageError(`--wait ${seconds}: must be a number of seconds, like 30 or 0.5`)
 }
 
-/** Asks once, by the cache's own deadline; with a wait, again and again until it is there or the wait is over. */
+/**
+ * Asks once, by the cache's own deadline; with a wait, again and again until it is there or the
+ * wait is over.
+ */
 async function patiently(
   cache: Cache,
   wait: number | undefined,

@@ -1,5 +1,6 @@
-// The TypeScript of nix-lan-dispatcher: help for people, and for its head (scripts/heads/nix-lan-dispatcher.sh), which does the rest, whose boxes these
-// are. Runs as root: believes nothing that anybody else can write, and touches nothing of the user's.
+// The TypeScript of nix-lan-dispatcher: help for people, and for its head
+// (scripts/heads/nix-lan-dispatcher.sh), which does the rest, whose boxes these are. Runs as root:
+// believes nothing that anybody else can write, and touches nothing of the user's.
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { main, parse } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
@@ -47,7 +48,10 @@ async function dispatcher(argv: string[]): Promise<number> {
   return 0
 }
 
-/** Prints "USER UID", or (exit 2) in one line what is wrong with the configuration: the head takes either from stdout. */
+/**
+ * Prints "USER UID", or (exit 2) in one line what is wrong with the configuration: the head takes
+ * either from stdout.
+ */
 function owner(): number {
   try {
     const privileged = effectiveUid() === 0

@@ -1,5 +1,6 @@
-// nix-lan-tunnel: makes ready what ssh needs, and becomes ssh, which forwards the socket of the box's nix-daemon to one of the user's
-// own. JavaScript only decides: its head (scripts/heads/nix-lan-tunnel.sh) starts what this prints, so that it isn't in memory meanwhile.
+// nix-lan-tunnel: makes ready what ssh needs, and becomes ssh, which forwards the socket of the
+// box's nix-daemon to one of the user's own. JavaScript only decides: its head
+// (scripts/heads/nix-lan-tunnel.sh) starts what this prints, so that it isn't in memory meanwhile.
 import { main, parse } from '../cli/command.ts'
 import { Away, Failure, UsageError } from '../cli/errors.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
@@ -76,7 +77,10 @@ async function agentFor(cache: SshCache): Promise<Agent> {
   return agent
 }
 
-/** One attempt under systemd: a pause that is due, or ssh. A failure is a pause too, unless a person has to fix something first. */
+/**
+ * One attempt under systemd: a pause that is due, or ssh. A failure is a pause too, unless a person
+ * has to fix something first.
+ */
 async function asService(service: Service, cache: SshCache, socket: string): Promise<number> {
   if (await service.waits()) return 0
   try {

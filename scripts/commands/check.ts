@@ -13,7 +13,7 @@ import { type Answer, reachable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'
 import { isJournal } from '../system/journal.ts'
 import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../system/systemd.ts'
-import { type Action, describe, type Facts, needsNoAnswer, plan } from '../tunnel/decide.ts'
+import { type Action, actionFor, describe, type Facts, needsNoAnswer } from '../tunnel/decide.ts'
 import { forgetTunnelState, pauseLeft, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../tunnel/state.ts'
 
 export const help = `nix-lan check: start or stop the tunnels, as the boxes are there or not
@@ -185,7 +185,7 @@ function touch(socket: string, uid: number): void {
 
 /** Does what is planned. Returns what was done. @throws Failure when systemd refuses */
 async function act(cache: SshCache, uid: number, socket: string, facts: Facts): Promise<Action> {
-  const action = plan(facts)
+  const action = actionFor(facts)
   switch (action) {
     case 'start':
       forgetTunnelState(uid, cache.name)
@@ -217,7 +217,7 @@ function endPause(uid: number, cache: string): void {
 async function isStillSo(cache: SshCache, socket: string, facts: Facts): Promise<boolean> {
   const units = (await unitsOf([cache])).get(cache.name) ?? null
   const since = (of: Facts['units']): string | undefined => of?.target.StateChangeTimestampMonotonic
-  return since(units) === since(facts.units) && plan({ ...facts, units, listening: await listens(socket) }) === 'stop'
+  return since(units) === since(facts.units) && actionFor({ ...facts, units, listening: await listens(socket) }) === 'stop'
 }
 
 /** As documented in --help. */

@@ -1,25 +1,38 @@
 #!/bin/sh
-# Runs the ssh of a tunnel and removes its socket: ssh leaves that behind however it ends (OpenSSH 9.2: TERM, INT, HUP, lost link,
-# KILL). nix-lan-tunnel becomes this (scripts/tunnel/ssh.ts) with these arguments, and then the ssh command:
-#   $1 the socket
-#   $2 what to say when ssh failed before it made that
-#      under systemd: empty
-#   $3 and $4 nix-lan-tunnel and the cache
-#   $5 and $6 a control socket, and sh text that asks there for the forwarding; empty where ssh makes that by itself
-#   $7 an ssh agent that was begun for this tunnel and ends with it, as PID:TICK (its start, proc_pid_stat(5)); empty: there is none
-#   $8 to $11 for uploads with an ssh connection of their own: its socket and its control socket, and sh text that makes the connection
-#      and asks there for the forwarding; empty: uploads go through the tunnel
-# Who has something to upload says so by USR1, to the process that the file CACHE.keeper names (scripts/tunnel/uploads.ts): so that
-# connection is made when it is needed, and held as long as the tunnel, since a key may want a confirmation for each.
+# Runs the ssh of a tunnel and removes its socket, which ssh leaves behind however it ends (OpenSSH
+# 9.2: TERM, INT, HUP, lost link, KILL). nix-lan-tunnel becomes this (scripts/tunnel/attempt.ts)
+# with these arguments, and then the ssh command:
+#   $1        the socket
+#   $2        what to say when ssh failed before it made that; empty under systemd
+#   $3, $4    nix-lan-tunnel and the cache
+#   $5, $6    a control socket, and sh text that asks there for the forwarding; empty where ssh
+#             makes that by itself
+#   $7        an ssh agent that was begun for this tunnel and ends with it, as PID:TICK (its start,
+#             proc_pid_stat(5)); empty: there is none
+#   $8 to $11 for uploads with an ssh connection of their own: socket, control socket, sh text that
+#             makes the connection, sh text that asks there for the forwarding; empty: they share
+#             the tunnel
+#
 # Signals become TERM for ssh (a background child ignores INT), and ssh's exit code is ours.
-# The helper ends an ssh that hasn't logged in after a minute: an agent may wait for a click that never comes (ConnectTimeout bounds what
-# is before that). Under systemd it then asks through the socket, with growing pauses, until the box answers. (Not ssh's LocalCommand: the user's own
-# shell runs that, whatever it is, and ssh waits for it.) After a minute without an answer it logs in anew: the groups of a user, on
-# which the use of a nix-daemon may depend, are those of the login. When ssh ends without having been told to, `--ended` has the last
-# word. The helper also ends by itself when ssh has: a TERM in the first moment of its life is lost, since the trap is still ours then.
-# A socket that somebody listens on by then is another tunnel's, and stays (proc_pid_net(5), /proc/net/unix: flag 00010000, path last).
+#
+# The helper ends an ssh that hasn't logged in after a minute: an agent may wait for a click that
+# never comes. (ConnectTimeout bounds what is before the login.) Under systemd it then asks through
+# the socket, with growing pauses, until the box answers. (Not ssh's LocalCommand: the user's own
+# shell runs that, and ssh waits for it.) After a minute without an answer it has ssh log in anew:
+# the groups of a user, on which the use of a nix-daemon may depend, are those of the login. The
+# helper also ends by itself when ssh has: a TERM in the first moment of its life is lost, since
+# the trap is still ours then.
+#
+# An uploader sends USR1 to the process that CACHE.keeper names (scripts/tunnel/uploads.ts). So
+# that connection is made when it is needed, and held as long as the tunnel: a key may want a
+# confirmation for each login.
+#
+# When ssh ends without having been told to, nix-lan-tunnel has the last word. A socket that
+# somebody listens on by then is another tunnel's, and stays (/proc/net/unix: flag 00010000, path
+# last; proc_pid_net(5)).
 
-# What the helper says when it has ended ssh, for a fresh login or since it didn't log in; nix-lan-tunnel knows them as FRESH_LOGIN and LATE.
+# What the helper says when it has ended ssh, for a fresh login or since it didn't log in;
+# nix-lan-tunnel knows them as FRESH_LOGIN and LATE.
 fresh_login=75
 late=76
 
@@ -33,7 +46,8 @@ trap 'stop=1 told=1; [ -z "$pid" ] || kill "$pid" 2>/dev/null' HUP INT QUIT TERM
 pid=$!
 [ -z "$stop" ] || kill "$pid"
 
-# wait_for SOCKET PID: until the ssh of that number has made it, for a minute. Fails when that has ended.
+# wait_for SOCKET PID: until the ssh of that number has made it, for a minute. Fails when that has
+# ended.
 wait_for() {
   waited=0
   while ! [ -S "$1" ]; do
@@ -44,7 +58,8 @@ wait_for() {
   done
 }
 
-# end_ssh PID CODE: ends an ssh and this background shell, which must not be told to end by the other one.
+# end_ssh PID CODE: ends an ssh and this background shell, which must not be told to end by the
+# other one.
 end_ssh() {
   trap '' TERM
   kill "$1" 2>/dev/null
@@ -85,7 +100,8 @@ name_keeper() {
   printf '%s:%s\n' $$ "${20}" >"$keeper.$$" && mv -f -- "$keeper.$$" "$keeper"
 }
 
-# ask_until_ready: until systemd has been told that the box answers, or ssh has been ended for a fresh login.
+# ask_until_ready: until systemd has been told that the box answers, or ssh has been ended for a
+# fresh login.
 ask_until_ready() {
   for pause in 0.2 0.4 0.8 1.5 3 6 12 12 12 12; do
     "$self" --ready "$cache"

@@ -1,11 +1,13 @@
 #!/bin/sh
-# The head of nix-lan-run: becomes the command, in the environment that its JavaScript decides. With no JavaScript runtime it
-# still becomes the command, as if it had been called without nix-lan-run: that must never keep anybody from using Nix.
+# The head of nix-lan-run: becomes the command, in the environment that its JavaScript decides. With
+# no JavaScript runtime it still becomes the command, as if it had been called without nix-lan-run:
+# that must never keep anybody from using Nix.
 . ./runtime.sh
 . ./plan.sh
 
-# next_command NAME: sets nix_lan_found to the first program of that name in PATH that isn't nix-lan-run itself under that name,
-# be it this file or another copy of it, which its second line tells. (The first line of a binary is short enough to read.)
+# next_command NAME: sets nix_lan_found to the first program of that name in PATH that isn't
+# nix-lan-run itself under that name, be it this file or another copy of it, which its second line
+# tells. (The first line of a binary is short enough to read.)
 next_command() {
   IFS=:
   set -f

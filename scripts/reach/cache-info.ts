@@ -1,4 +1,5 @@
-// Asks an HTTP cache for its nix-cache-info, which every Nix asks for first (2.8.0, http-binary-cache-store.cc, init).
+// Asks an HTTP cache for its nix-cache-info, which every Nix asks for first (2.8.0,
+// http-binary-cache-store.cc, init).
 import { existsSync, readFileSync } from 'node:fs'
 import type { IncomingMessage, RequestOptions } from 'node:http'
 import { inSeconds } from '../cli/text.ts'

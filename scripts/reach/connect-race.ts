@@ -53,7 +53,9 @@ export const needsScope = (address: string): boolean => /^fe[89ab][0-9a-f]:/i.te
 export const lists = (addresses: readonly string[], address: string): boolean =>
   addresses.includes(address) || addresses.includes(address.replace(/%.*/, ''))
 
-/** The address in avahi's answer, `+ INTERFACE PROTOCOL NAME ADDRESS`; pure. Anything else is none. */
+/**
+ * The address in avahi's answer, `+ INTERFACE PROTOCOL NAME ADDRESS`; pure. Anything else is none.
+ */
 export function addressFromAvahi(answer: string): string | undefined {
   const [sign, , , , address = ''] = answer.trim().split(/\s+/)
   return sign === '+' && isAddress(address) ? address : undefined
@@ -68,7 +70,9 @@ export interface RaceOptions {
   avahi?: string
 }
 
-/** One race. It ends once, by the deadline at the latest, and leaves neither sockets nor a child. */
+/**
+ * One race. It ends once, by the deadline at the latest, and leaves neither sockets nor a child.
+ */
 export class Race {
   private readonly host: string
   private readonly port: number
@@ -108,7 +112,9 @@ export class Race {
     this.avahi = avahi
   }
 
-  /** Runs it. `remembered`: the address of last time, tried without waiting for the name service. */
+  /**
+   * Runs it. `remembered`: the address of last time, tried without waiting for the name service.
+   */
   run(remembered?: string): Promise<Winner> {
     return new Promise((resolve) => {
       this.end = (winner) => {
@@ -129,7 +135,10 @@ export class Race {
     })
   }
 
-  /** Asks avahi for the IPv4 address. No avahi, or no such name: then the name service says the same. */
+  /**
+   * Asks avahi for the IPv4 address. No avahi, or no such name: then the name service says the
+   * same.
+   */
   private askAvahi(): void {
     this.asked += 1
     let answer = ''
@@ -191,7 +200,9 @@ export class Race {
     this.early = false
   }
 
-  /** Tries one address. `guess`: an interface was guessed, so a failure says nothing about the box. */
+  /**
+   * Tries one address. `guess`: an interface was guessed, so a failure says nothing about the box.
+   */
   private dial(address: string, guess = false): void {
     if (this.sockets.has(address)) return
     const socket = createConnection({ host: address, port: this.port })

@@ -8,7 +8,9 @@ import { isAddress } from './connect-race.ts'
 export interface Memory {
   /** The address of last time, if it is known. */
   address: string | undefined
-  /** Remembers another one. A full or read-only disk is no failure: it only makes next time slower. */
+  /**
+   * Remembers another one. A full or read-only disk is no failure: it only makes next time slower.
+   */
   keep(address: string): void
 }
 

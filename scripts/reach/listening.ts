@@ -1,5 +1,5 @@
-// Whether somebody listens on a socket's file, without a word to whoever does: a connection that only
-// asks would open a channel to the box and leave an error in its nix-daemon's journal.
+// Whether somebody listens on a socket's file, without a word to whoever does: a connection that
+// only asks would open a channel to the box and leave an error in its nix-daemon's journal.
 import { lstatSync, readFileSync } from 'node:fs'
 
 /**

@@ -82,8 +82,8 @@ function linkLocalScopes(): string[] {
 }
 
 /**
- * Whether the cache answers as a store: an ssh cache's nix-daemon through the tunnel's socket, a url
- * cache by its nix-cache-info. Of an ssh:// or ssh-ng:// url only the port is tried, since more
+ * Whether the cache answers as a store: an ssh cache's nix-daemon through the tunnel's socket, a
+ * url cache by its nix-cache-info. Of an ssh:// or ssh-ng:// url only the port is tried, since more
  * would need its user's keys.
  * @param uid whose tunnel
  * @param deadline milliseconds for everything

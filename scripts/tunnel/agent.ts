@@ -1,7 +1,7 @@
-// Where the ssh agent is: our own environment says it, or, when that names none or one without keys,
-// the file that sets it for the user's shells. A bash of its own sources that file, with its output
-// thrown away and its time bounded: it may print, wait for a terminal, start programs, or exit. What it
-// started ends with it.
+// Where the ssh agent is: our own environment says it, or, when that names none or one without
+// keys, the file that sets it for the user's shells. A bash of its own sources that file, with its
+// output thrown away and its time bounded: it may print, wait for a terminal, start programs, or
+// exit. What it started ends with it.
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { inSeconds } from '../cli/text.ts'
 import { readText } from '../nix/nix-conf.ts'
@@ -26,8 +26,8 @@ export const ENV_FILE_LIMIT = 5000
 /** Milliseconds for an agent to list its keys. */
 const AGENT_LIMIT = 2000
 
-// Prints status and values, each ended by NUL. The trap is for a file that says `exit` (in one of its
-// functions, even that prints nothing).
+// Prints status and values, each ended by NUL. The trap is for a file that says `exit` (in one of
+// its functions, even that prints nothing).
 const SOURCE = [
   `nix_lan_report() { printf '%s\\0' "$1" "\${SSH_AUTH_SOCK-}" "\${SSH_AGENT_PID-}"; }`,
   `trap 'nix_lan_report $?' EXIT`,
@@ -104,7 +104,10 @@ export async function wantTouch(facts: SshFacts, env = process.env, start: Start
   return allSecurityKeys([...ofFiles, ...held])
 }
 
-/** Whether there are keys, and security keys only. @param keys public keys, as authorized_keys(5) has them; pure */
+/**
+ * Whether there are keys, and security keys only.
+ * @param keys public keys, as authorized_keys(5) has them; pure
+ */
 export const allSecurityKeys = (keys: readonly string[]): boolean => keys.length > 0 && keys.every((key) => key.startsWith('sk-'))
 
 /** What begun processes look like to a shell: PID:TICK; see heads/keeper.sh. */
@@ -128,7 +131,10 @@ async function nextTick(): Promise<number> {
   return tick
 }
 
-/** Whether a process is still the one that was written down as PID:TICK. @param uid whose it must be */
+/**
+ * Whether a process is still the one that was written down as PID:TICK.
+ * @param uid whose it must be
+ */
 export function isStill(text: string, uid: number): number | undefined {
   const [, pid, tick] = /^(\d+):(\d+)\n?$/.exec(text) ?? []
   const found = pid ? processOf(Number(pid)) : undefined
@@ -144,7 +150,8 @@ function begunAfter(pid: number, tick: number): Process | undefined {
 function processOf(pid: number): Process | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
-    // After the name in parentheses, which may hold anything: state is the third field, starttime the 22nd.
+    // After the name in parentheses, which may hold anything: state is the third field, starttime
+    // the 22nd.
     const begun = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
     return { pid, uid: statSync(`/proc/${pid}`).uid, begun }
   } catch {
@@ -153,8 +160,8 @@ function processOf(pid: number): Process | undefined {
 }
 
 /**
- * Ends the agent that env-file began for us when we end: each command would leave another one behind,
- * with the key in it. Never touches an agent that was there before (keychain's, gpg's).
+ * Ends the agent that env-file began for us when we end: each command would leave another one
+ * behind, with the key in it. Never touches an agent that was there before (keychain's, gpg's).
  * @param uid whose agent it must be
  */
 export function endWithUs({ begun }: Agent, uid: number): void {
@@ -171,8 +178,8 @@ export function endWithUs({ begun }: Agent, uid: number): void {
 }
 
 /**
- * Why a file gave no SSH_AUTH_SOCK; undefined: it simply sets none, which is no failure. Status 1 is
- * what `[ … ] && …` at its end leaves.
+ * Why a file gave no SSH_AUTH_SOCK; undefined: it simply sets none, which is no failure. Status 1
+ * is what `[ … ] && …` at its end leaves.
  */
 function problemOf(
   file: string,

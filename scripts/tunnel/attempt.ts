@@ -1,5 +1,5 @@
-// One attempt at a tunnel: what is asked beforehand, what that makes of ssh's command line, and the sh code by which the head of
-// nix-lan-tunnel becomes ssh. Changes nothing.
+// One attempt at a tunnel: what is asked beforehand, what that makes of ssh's command line, and the
+// sh code by which the head of nix-lan-tunnel becomes ssh. Changes nothing.
 import { quote, shellWord } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
@@ -54,7 +54,9 @@ function forUploads(cache: SshCache, tunnel: string, target: readonly string[], 
   return { args: sshArguments(cache, socket, { target, control, traffic }), socket, control }
 }
 
-/** The answer again without the kind of addresses that ssh will not take, where it was one of those. */
+/**
+ * The answer again without the kind of addresses that ssh will not take, where it was one of those.
+ */
 async function asSshWould(cache: SshCache, answer: Answer, facts: SshFacts): Promise<Answer> {
   const family = familyOf(facts)
   if (!family || !answer.ok || !isDirect(cache, facts) || answer.address.includes(':') === (family === 6)) return answer
@@ -63,7 +65,10 @@ async function asSshWould(cache: SshCache, answer: Answer, facts: SshFacts): Pro
   return { ...again, reason: `${again.reason} (AddressFamily ${facts.get('addressfamily')?.[0]} in ssh's configuration)` }
 }
 
-/** Where ssh connects to: port and address of the answer, where ssh would connect to that host itself. */
+/**
+ * Where ssh connects to: port and address of the answer, where ssh would connect to that host
+ * itself.
+ */
 async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): Promise<string[]> {
   const port = portOptions(cache, facts)
   if (!answer.ok || !isDirect(cache, facts) || answer.address === cache.host) return port
@@ -71,7 +76,9 @@ async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): 
   return changesNothingElse(facts, (await askSsh(cache.ssh, [...sshOptions(cache), ...all])).facts) ? all : port
 }
 
-/** Under systemd nix-lan-tunnel has the last word when ssh ends; by hand a failure ends with a hint. */
+/**
+ * Under systemd nix-lan-tunnel has the last word when ssh ends; by hand a failure ends with a hint.
+ */
 type Mode = { service: true } | { hint: string }
 
 /**
@@ -102,7 +109,10 @@ export function keeperCommand(
   })
 }
 
-/** What to try when ssh could not log in: it asks nobody here, so that an unknown host key or a locked key is "failed" and no more. */
+/**
+ * What to try when ssh could not log in: it asks nobody here, so that an unknown host key or a
+ * locked key is "failed" and no more.
+ */
 export const hintFor = (cache: SshCache, { facts }: Attempt): string =>
   `nix-lan-tunnel: no tunnel to ${cache.name}; ssh can't ask anything here, but it can by hand: ${loginByHand(cache, facts)}`
 

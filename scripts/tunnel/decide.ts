@@ -1,4 +1,5 @@
-// What `nix-lan check` does about a cache: from facts to one action, and the words for both. Pure; scripts/commands/check.ts asks and acts.
+// What `nix-lan check` does about a cache: from facts to one action, and the words for both. Pure;
+// scripts/commands/check.ts asks and acts.
 import type { Answer } from '../reach/reach.ts'
 import type { UnitFacts } from '../system/systemd.ts'
 
@@ -8,7 +9,9 @@ export interface Facts {
   answer: Answer | null
   /** Somebody listens on the tunnel's socket: its ssh is alive. */
   listening: boolean
-  /** Its target and its tunnel; null where there is no user manager, or the units are not installed. */
+  /**
+   * Its target and its tunnel; null where there is no user manager, or the units are not installed.
+   */
   units: { target: UnitFacts; tunnel: UnitFacts } | null
   /** The tunnel's pause after failures. */
   pause: {
@@ -25,37 +28,48 @@ export interface Facts {
 }
 
 /**
- * start: the box is there, so its target starts, and with it the tunnel. stop: it is away. retry: the tunnel's pause ends now.
- * revive: the tunnel was given up for good, because of a wrong configuration, and is started again.
+ * start: the box is there, so its target starts, and with it the tunnel. stop: it is away. retry:
+ * the tunnel's pause ends now. revive: the tunnel was given up for good, because of a wrong
+ * configuration, and is started again.
  */
 export type Action = 'none' | 'start' | 'stop' | 'retry' | 'revive'
 
 /**
- * A tunnel that failed less than so many seconds ago asked for this check itself: its pause stays, or the two would chase each other
- * as fast as they can.
+ * A tunnel that failed less than so many seconds ago asked for this check itself: its pause stays,
+ * or the two would chase each other as fast as they can.
  */
 const FRESH = 5
 
-/** What to do. An ssh that is alive is never stopped: its ServerAlive decides, and a build may be fetching through it. */
-export function plan({ answer, listening, units, pause, byTimer, configured }: Facts): Action {
+/**
+ * What to do. An ssh that is alive is never stopped: its ServerAlive decides, and a build may be
+ * fetching through it.
+ */
+export function actionFor({ answer, listening, units, pause, byTimer, configured }: Facts): Action {
   if (!units) return 'none'
   const up = isUp(units.target)
   if (answer && !answer.ok) return up && !listening ? 'stop' : 'none'
-  // Since the tunnel is stopped before the target, a target that is about to stop looks active until then.
+  // Since the tunnel is stopped before the target, a target that is about to stop looks active
+  // until then.
   if (!up || units.tunnel.ActiveState === 'deactivating') return 'start'
   if (units.tunnel.ActiveState === 'failed') return byTimer && !configured ? 'none' : 'revive'
   const waits = units.tunnel.ActiveState === 'activating' && pause.left > 0
   return waits && !byTimer && pause.age > FRESH ? 'retry' : 'none'
 }
 
-/** Whether the box's answer can't change anything: then a timer need not ask, which wakes the network of both. */
+/**
+ * Whether the box's answer can't change anything: then a timer need not ask, which wakes the
+ * network of both.
+ */
 export function needsNoAnswer({ listening, units }: Pick<Facts, 'listening' | 'units'>): boolean {
   return listening && units !== null && isUp(units.target) && units.tunnel.ActiveState === 'active'
 }
 
 const isUp = (target: UnitFacts): boolean => target.ActiveState === 'active'
 
-/** The line about a cache: what was found and what is done. `away` and `reachable` mean what they mean for nix-lan-available. */
+/**
+ * The line about a cache: what was found and what is done. `away` and `reachable` mean what they
+ * mean for nix-lan-available.
+ */
 export function describe(name: string, facts: Facts, action: Action): string {
   const { answer } = facts
   const tunnel = tunnelWords(facts, action)

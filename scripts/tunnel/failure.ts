@@ -1,10 +1,17 @@
-// Why a tunnel ended, or is not ready: from what ssh wrote down and what the ssh agent says to one line for a person, with the way out.
-// Pure. The messages are those of OpenSSH 9.2 to 10.x (sshconnect.c, sshconnect2.c, clientloop.c, channels.c), which it has in English only.
+// Why a tunnel ended, or is not ready: from what ssh wrote down and what the ssh agent says to one
+// line for a person, with the way out. Pure. The messages are those of OpenSSH 9.2 to 10.x
+// (sshconnect.c, sshconnect2.c, clientloop.c, channels.c), which it has in English only.
 
-/** What ssh's log holds from us when a nix-daemon has answered: what follows is how the link was lost. */
+/**
+ * What ssh's log holds from us when a nix-daemon has answered: what follows is how the link was
+ * lost.
+ */
 export const READY_MARK = 'nix-lan: the tunnel is ready'
 
-/** What `ssh-add -l` says: keys, none (an agent that is locked has none), that there is no agent; or nothing in time. */
+/**
+ * What `ssh-add -l` says: keys, none (an agent that is locked has none), that there is no agent; or
+ * nothing in time.
+ */
 export type AgentState = 'keys' | 'empty' | 'none' | 'unresponsive'
 
 /** The exit code of `ssh-add -l` (ssh-add(1)); null: it was ended, or isn't there. */
@@ -59,7 +66,10 @@ export function endOf(log: string, code: number): End {
   return { kind, said: line && kind !== 'host-key-changed' ? line.trim() : lastWords(before, code) }
 }
 
-/** The last line that isn't about a single connection through the tunnel; ssh says the cause before that it goes. */
+/**
+ * The last line that isn't about a single connection through the tunnel; ssh says the cause before
+ * that it goes.
+ */
 function lastWords(log: string, code: number): string {
   const lines = log.split('\n').filter((line) => line.trim() !== '' && !/^channel \d+: open failed/.test(line))
   const cause = lines.find((line) => /^Timeout, server /.test(line)) ?? lines.at(-1)
@@ -106,7 +116,10 @@ export function reasonOf({ kind, said }: End, about: Circumstances, log = ''): s
   }
 }
 
-/** ssh prints the command that removes the old key, since the file may be another than ~/.ssh/known_hosts; OpenSSH 10 with single quotes. */
+/**
+ * ssh prints the command that removes the old key, since the file may be another than
+ * ~/.ssh/known_hosts; OpenSSH 10 with single quotes.
+ */
 function forgetCommand(log: string): string | undefined {
   return /^\s+(ssh-keygen -f (["']).*\2 -R \2.*\2)\s*$/m.exec(log)?.[1]
 }

@@ -1,5 +1,5 @@
-// Why ssh has not logged in after a minute. It says nothing itself: it waits for the ssh agent, or the
-// box waits for something.
+// Why ssh has not logged in after a minute. It says nothing itself: it waits for the ssh agent, or
+// the box waits for something.
 import type { SshCache } from '../config/types.ts'
 import { askAgent } from './agent.ts'
 import type { AgentState } from './failure.ts'

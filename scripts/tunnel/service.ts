@@ -1,5 +1,6 @@
-// nix-lan-tunnel as systemd's unit: what it says to systemd and the journal, its pauses, and what it remembers in between. All of them
-// are effects; what they are about is decided in failure.ts and state.ts.
+// nix-lan-tunnel as systemd's unit: what it says to systemd and the journal, its pauses, and what
+// it remembers in between. All of them are effects; what they are about is decided in failure.ts
+// and state.ts.
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
 import { harmless } from '../cli/text.ts'
@@ -96,7 +97,8 @@ export class Service {
   }
 
   /**
-   * ssh has ended without having been told to. If the tunnel was ready, systemd has to know that it isn't any more; if not, it is tried again.
+   * ssh has ended without having been told to. If the tunnel was ready, systemd has to know that it
+   * isn't any more; if not, it is tried again.
    */
   async ended(code: number): Promise<number> {
     if (code === FRESH_LOGIN) return await this.again()
@@ -115,7 +117,11 @@ export class Service {
     return code === 0 ? 0 : LINK_LOST
   }
 
-  /** The keeper has ended an ssh through which no nix-daemon answered, for a fresh login: no news, and no long pause. @returns the exit code */
+  /**
+   * The keeper has ended an ssh through which no nix-daemon answered, for a fresh login: no news,
+   * and no long pause.
+   * @returns the exit code
+   */
   private async again(): Promise<number> {
     const before = readTunnelState(this.uid, this.cache.name)
     if (before) writeTunnelState(this.uid, this.cache.name, { ...before, notBefore: uptime() + 1 })
@@ -125,11 +131,14 @@ export class Service {
   /** After an attempt that came to nothing: a pause, and then the next. @returns the exit code */
   async failed(reason: string, mayBeAway: boolean): Promise<number> {
     await this.note(reason, mayBeAway)
-    // What env-file has started (an ssh agent for each attempt, say) would add up: systemd removes it when the unit ends.
+    // What env-file has started (an ssh agent for each attempt, say) would add up: systemd removes
+    // it when the unit ends.
     return !unitHoldsOthers() && (await this.waits()) ? 0 : 75
   }
 
-  /** Remembers why, says it if it is news, and has it looked into whether the box is there at all. */
+  /**
+   * Remembers why, says it if it is news, and has it looked into whether the box is there at all.
+   */
   private async note(reason: string, mayBeAway: boolean): Promise<void> {
     const before = readTunnelState(this.uid, this.cache.name)
     if (before?.reason !== reason) this.warn(`${this.cache.name}: ${reason}`)
@@ -161,7 +170,10 @@ export class Service {
   }
 }
 
-/** Whether the unit's control group (cgroups(7), version 2) holds more than us and the shell that we come from; unknown: no. */
+/**
+ * Whether the unit's control group (cgroups(7), version 2) holds more than us and the shell that we
+ * come from; unknown: no.
+ */
 function unitHoldsOthers(): boolean {
   try {
     const [, path] = /^0::(\/.*\/nix-lan-tunnel@[^/]*\.service)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8')) ?? []

@@ -1,4 +1,5 @@
-// The place of a tunnel's socket: a directory that is the user's alone, in which nobody listens yet.
+// The place of a tunnel's socket: a directory that is the user's alone, in which nobody listens
+// yet.
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
@@ -7,7 +8,10 @@ import { socketPath } from '../state/paths.ts'
 
 /** Bytes that a socket's path may have (unix(7): sun_path is 108, with a NUL). */
 const LONGEST = 107
-/** Bytes that ssh puts behind a control socket's path while it makes it (OpenSSH 9.2, mux.c, muxserver_listen). */
+/**
+ * Bytes that ssh puts behind a control socket's path while it makes it (OpenSSH 9.2, mux.c,
+ * muxserver_listen).
+ */
 const CONTROL_SUFFIX = 17
 
 /**
@@ -23,14 +27,18 @@ export function tunnelSocket(uid: number, cache: string): string {
   return socket
 }
 
-/** Where the ssh of a tunnel takes requests, beside the tunnel's socket; undefined where that path would be too long. */
+/**
+ * Where the ssh of a tunnel takes requests, beside the tunnel's socket; undefined where that path
+ * would be too long.
+ */
 export function controlSocket(socket: string): string | undefined {
   const control = socket.replace(/\.sock$/, '.ctl')
   return Buffer.byteLength(control) + CONTROL_SUFFIX > LONGEST ? undefined : control
 }
 
 /**
- * Makes the directory, and removes sockets that nobody listens on any more; a live one is left alone.
+ * Makes the directory, and removes sockets that nobody listens on any more; a live one is left
+ * alone.
  * @throws Failure when a tunnel runs already, or the directory can't be trusted or made
  */
 export async function makeRoom(socket: string, cache: string): Promise<void> {

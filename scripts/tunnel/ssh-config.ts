@@ -3,10 +3,16 @@ import { inSeconds } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
 import { type Start, startPlain } from './start.ts'
 
-/** What `ssh -G` says: the values of each keyword, in lower case, in its order. Empty: it could not be asked. */
+/**
+ * What `ssh -G` says: the values of each keyword, in lower case, in its order. Empty: it could not
+ * be asked.
+ */
 export type SshFacts = ReadonlyMap<string, readonly string[]>
 
-/** Milliseconds for `ssh -G`, which runs each `Match exec` of the configuration: ssh itself will wait for those, too. */
+/**
+ * Milliseconds for `ssh -G`, which runs each `Match exec` of the configuration: ssh itself will
+ * wait for those, too.
+ */
 const LIMIT = 15_000
 
 /**
@@ -41,8 +47,8 @@ export function parseFacts(output: string): SshFacts {
 }
 
 /**
- * Whether ssh itself connects to the `host` of the cache, so that our answer about that one is about what ssh will meet. Not so with a
- * jump host, a proxy, or an alias for another machine.
+ * Whether ssh itself connects to the `host` of the cache, so that our answer about that one is
+ * about what ssh will meet. Not so with a jump host, a proxy, or an alias for another machine.
  */
 export function isDirect(cache: Pick<SshCache, 'host'>, facts: SshFacts): boolean {
   const none = (keyword: string): boolean => ['none', undefined].includes(facts.get(keyword)?.[0])
@@ -51,8 +57,9 @@ export function isDirect(cache: Pick<SshCache, 'host'>, facts: SshFacts): boolea
 }
 
 /**
- * Whether options change nothing but the address. A `Match host` block in ~/.ssh/config no longer matches when HostName is an address,
- * and %h in a value would become the address: then ssh has to resolve the name by itself.
+ * Whether options change nothing but the address. A `Match host` block in ~/.ssh/config no longer
+ * matches when HostName is an address, and %h in a value would become the address: then ssh has to
+ * resolve the name by itself.
  */
 export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
   if ((before.get('canonicalizehostname')?.[0] ?? 'false') !== 'false') return false
@@ -62,7 +69,8 @@ export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
 }
 
 /**
- * The agent's socket for this destination: IdentityAgent counts before SSH_AUTH_SOCK (ssh_config(5)).
+ * The agent's socket for this destination: IdentityAgent counts before SSH_AUTH_SOCK
+ * (ssh_config(5)).
  * @param env where a variable that it names is looked up
  * @returns undefined: no agent
  */

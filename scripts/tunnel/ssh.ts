@@ -1,21 +1,27 @@
-// Every ssh command line of ours: the tunnel, a program that is run on the box, and what a person is told to type. Pure; who
-// starts them decides as whom and for how long.
+// Every ssh command line of ours: the tunnel, a program that is run on the box, and what a person
+// is told to type. Pure; who starts them decides as whom and for how long.
 import type { SshCache } from '../config/types.ts'
 import { forwardingsOf, isDirect, type SshFacts } from './ssh-config.ts'
 
-/** Seconds that an ssh server on a slow box may take, after its port has accepted, for the key exchange. */
+/**
+ * Seconds that an ssh server on a slow box may take, after its port has accepted, for the key
+ * exchange.
+ */
 const KEY_EXCHANGE = 5
 
 /** Seconds for ssh to get to a box that nobody has asked beforehand. */
 const CONNECT = 10
 
 /**
- * Options for every ssh of ours. The Host block of an alias is written for people who log in: none of what it starts, forwards, asks or
- * prints belongs to us. On the command line, since ssh takes the first value that it finds (ssh_config(5)).
- * IgnoreUnknown: ssh ends at an option that it doesn't know, and SessionType, StdinNull and ForkAfterAuthentication are from OpenSSH 8.7.
- * It is `*` because the first value counts for this one, too: a list of ours would void the user's `IgnoreUnknown UseKeychain`.
- * LogLevel=INFO: at ERROR, ssh says nothing when the server stops answering.
- * ServerAlive: ssh asks after 4 s of silence, and gives up when neither of two questions is answered for 4 s each: after 12 s at most.
+ * Options for every ssh of ours. The Host block of an alias is written for people who log in: none
+ * of what it starts, forwards, asks or prints belongs to us. On the command line, since ssh takes
+ * the first value that it finds (ssh_config(5)).
+ * IgnoreUnknown: ssh ends at an option that it doesn't know, and SessionType, StdinNull and
+ * ForkAfterAuthentication are from OpenSSH 8.7. It is `*` because the first value counts for this
+ * one, too: a list of ours would void the user's `IgnoreUnknown UseKeychain`. LogLevel=INFO: at
+ * ERROR, ssh says nothing when the server stops answering.
+ * ServerAlive: ssh asks after 4 s of silence, and gives up when neither of two questions is
+ * answered for 4 s each: after 12 s at most.
  */
 const ALWAYS = [
   'IgnoreUnknown=*',
@@ -38,8 +44,9 @@ const ALWAYS = [
 const ALONE = ['ControlMaster=no', 'ControlPath=none']
 
 /**
- * For a tunnel. StreamLocalBindUnlink=no: of two tunnels that start at once the second must fail to bind instead of taking the first
- * one's socket away; a stale socket has been removed before. (-N and -n stand for SessionType and StdinNull.)
+ * For a tunnel. StreamLocalBindUnlink=no: of two tunnels that start at once the second must fail to
+ * bind instead of taking the first one's socket away; a stale socket has been removed before. (-N
+ * and -n stand for SessionType and StdinNull.)
  */
 const FORWARD = ['ExitOnForwardFailure=yes', 'StreamLocalBindUnlink=no', 'StreamLocalBindMask=0177']
 
@@ -64,11 +71,16 @@ export function sshCommand(ssh: string, program: string, target: readonly string
 /** What a person types to log in, and to answer what ssh asks there. */
 export const loginCommand = (ssh: string, target: readonly string[] = []): string => ['ssh', ...target, ssh].join(' ')
 
-/** The same for a configured box. @param facts of `ssh -G`: an alias for another machine has a port of its own */
+/**
+ * The same for a configured box.
+ * @param facts of `ssh -G`: an alias for another machine has a port of its own
+ */
 export const loginByHand = (cache: SshCache, facts: SshFacts): string =>
   loginCommand(cache.ssh, cache.port === 22 ? [] : portOptions(cache, facts))
 
-/** A tunnel's arguments up to what it forwards, without an address: what `ssh -G` is asked with too. */
+/**
+ * A tunnel's arguments up to what it forwards, without an address: what `ssh -G` is asked with too.
+ */
 export function sshOptions(cache: SshCache): string[] {
   const timeout = Math.ceil(cache.deadline / 1000) + KEY_EXCHANGE
   return ['-N', '-T', '-n', ...asOptions([...ALWAYS, ...FORWARD, `ConnectTimeout=${timeout}`])]
@@ -80,7 +92,10 @@ export interface TunnelOptions {
   target: readonly string[]
   /** A file for what ssh says, instead of stderr. */
   log?: string
-  /** The path of a control socket: the tunnel can be asked for its forwarding later, see forwardCommand(). */
+  /**
+   * The path of a control socket: the tunnel can be asked for its forwarding later, see
+   * forwardCommand().
+   */
   control?: string
   /** What it carries: Nix's questions and what it fetches, or uploads too. */
   traffic?: string[]
@@ -100,8 +115,8 @@ export function sshArguments(cache: SshCache, socket: string, { target, log, con
 const USUAL_QOS = ['ef none', 'af21 cs1', 'lowdelay throughput']
 
 /**
- * How ssh treats the traffic of a connection: what Nix waits for goes ahead of what is uploaded. An IPQoS of the user's stays, who may
- * have a router that drops what is marked.
+ * How ssh treats the traffic of a connection: what Nix waits for goes ahead of what is uploaded. An
+ * IPQoS of the user's stays, who may have a router that drops what is marked.
  */
 export function trafficOptions(cache: SshCache, facts: SshFacts, kind: 'lowdelay' | 'throughput'): string[] {
   const usual = USUAL_QOS.includes(facts.get('ipqos')?.[0] ?? '')
@@ -112,9 +127,10 @@ export function trafficOptions(cache: SshCache, facts: SshFacts, kind: 'lowdelay
 const forwarding = (cache: SshCache, socket: string): string => `${socket}:${cache.daemonSocket}`
 
 /**
- * Asks a tunnel with a control socket for its forwarding. That is how an alias with forwardings of its own is used without them: any of
- * those that fails would end the tunnel, each takes a port that the user's own `ssh ALIAS` wants, and ClearAllForwardings clears
- * -L as well (ssh_config(5)). `-F none`: or the alias's forwardings would be asked for here.
+ * Asks a tunnel with a control socket for its forwarding. That is how an alias with forwardings of
+ * its own is used without them: any of those that fails would end the tunnel, each takes a port
+ * that the user's own `ssh ALIAS` wants, and ClearAllForwardings clears -L as well (ssh_config(5)).
+ * `-F none`: or the alias's forwardings would be asked for here.
  */
 export const forwardCommand = (cache: SshCache, socket: string, control: string): string[] => [
   ...['ssh', '-F', 'none', '-o', 'LogLevel=ERROR', '-S', control, '-O', 'forward'],
@@ -125,8 +141,8 @@ export const forwardCommand = (cache: SshCache, socket: string, control: string)
 export const needsControl = (facts: SshFacts): boolean => forwardingsOf(facts).length > 0
 
 /**
- * The port, where ssh connects to `host`: the one that is asked whether the box is there. Elsewhere ssh's own configuration knows; and
- * where ssh could not be asked, a port that was configured.
+ * The port, where ssh connects to `host`: the one that is asked whether the box is there. Elsewhere
+ * ssh's own configuration knows; and where ssh could not be asked, a port that was configured.
  */
 export function portOptions(cache: Pick<SshCache, 'host' | 'port'>, facts: SshFacts): string[] {
   if (facts.size === 0) return portOption(cache.port)
@@ -134,9 +150,10 @@ export function portOptions(cache: Pick<SshCache, 'host' | 'port'>, facts: SshFa
 }
 
 /**
- * Options by which ssh connects to the address that has answered instead of resolving the name again (10 s when the DNS server is
- * silent), and still knows the box by its name: the name that known_hosts has, `[name]:port` unless the port is 22 (sshd(8)).
- * A HostKeyAlias of the user's stays. In HostName, % begins a token (ssh_config(5), TOKENS).
+ * Options by which ssh connects to the address that has answered instead of resolving the name
+ * again (10 s when the DNS server is silent), and still knows the box by its name: the name that
+ * known_hosts has, `[name]:port` unless the port is 22 (sshd(8)). A HostKeyAlias of the user's
+ * stays. In HostName, % begins a token (ssh_config(5), TOKENS).
  */
 export function addressOptions(cache: SshCache, address: string, facts: SshFacts): string[] {
   const name = (facts.get('hostname')?.[0] ?? cache.host).toLowerCase()

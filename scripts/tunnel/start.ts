@@ -1,4 +1,5 @@
-// How the programs around ssh are started: by ourselves, or, for root, as the user whose keys and agent are meant.
+// How the programs around ssh are started: by ourselves, or, for root, as the user whose keys and
+// agent are meant.
 import { type Outcome, type RunOptions, run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
 

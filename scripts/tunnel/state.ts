@@ -1,6 +1,7 @@
-// What nix-lan-tunnel remembers under systemd from one attempt to the next: how often it has failed in a row, why, and until when it
-// pauses. One small JSON file for each cache, in the user's runtime directory; written by nix-lan-tunnel, read by check, status and doctor.
-// It is gone when the tunnel is ready, and at the next boot.
+// What nix-lan-tunnel remembers under systemd from one attempt to the next: how often it has failed
+// in a row, why, and until when it pauses. One small JSON file for each cache, in the user's
+// runtime directory; written by nix-lan-tunnel, read by check, status and doctor. It is gone when
+// the tunnel is ready, and at the next boot.
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { runtimeDir } from '../state/paths.ts'
 
@@ -11,14 +12,20 @@ export interface TunnelState {
   reason: string
   /** When the first one in this row failed: ISO 8601, by the wall clock. */
   since: string
-  /** Not tried again before /proc/uptime says so many seconds (a clock that nobody sets); 0: at once. */
+  /**
+   * Not tried again before /proc/uptime says so many seconds (a clock that nobody sets); 0: at
+   * once.
+   */
   notBefore: number
 }
 
 /** The file, in a directory that is the user's alone. */
 export const tunnelStateFile = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.tunnel`
 
-/** What is remembered; undefined when the tunnel is well, or what is there is not readable or no such file. Only for the user's own. */
+/**
+ * What is remembered; undefined when the tunnel is well, or what is there is not readable or no
+ * such file. Only for the user's own.
+ */
 export function readTunnelState(uid: number, cache: string): TunnelState | undefined {
   try {
     const { failures, reason, since, notBefore } = JSON.parse(readFileSync(tunnelStateFile(uid, cache), 'utf8')) as TunnelState
@@ -30,7 +37,10 @@ export function readTunnelState(uid: number, cache: string): TunnelState | undef
   }
 }
 
-/** Writes it whole: who reads meanwhile sees the old one or the new one. Never throws: with a full disk, the next pause is shorter. */
+/**
+ * Writes it whole: who reads meanwhile sees the old one or the new one. Never throws: with a full
+ * disk, the next pause is shorter.
+ */
 export function writeTunnelState(uid: number, cache: string, state: TunnelState): void {
   const file = tunnelStateFile(uid, cache)
   try {
@@ -47,7 +57,10 @@ export function forgetTunnelState(uid: number, cache: string): void {
   rmSync(tunnelStateFile(uid, cache), { force: true })
 }
 
-/** Seconds since the boot, the time in which the machine slept included (proc_uptime(5)). 0 where there is no /proc. */
+/**
+ * Seconds since the boot, the time in which the machine slept included (proc_uptime(5)). 0 where
+ * there is no /proc.
+ */
 export function uptime(): number {
   try {
     return Number.parseFloat(readFileSync('/proc/uptime', 'utf8')) || 0
@@ -56,7 +69,10 @@ export function uptime(): number {
   }
 }
 
-/** The longest pause, in seconds: with the time that an attempt takes, a key that is unlocked is seen within a minute. */
+/**
+ * The longest pause, in seconds: with the time that an attempt takes, a key that is unlocked is
+ * seen within a minute.
+ */
 export const LONGEST_PAUSE = 55
 
 /** Seconds to wait after so many failures in a row: 1, 2, 4, … */
@@ -73,7 +89,10 @@ export function afterFailure(before: TunnelState | undefined, reason: string, no
   return { failures, reason, since: before?.since ?? now.toISOString(), notBefore: up + pauseAfter(failures) }
 }
 
-/** Seconds until the next attempt, 0 for at once; a time further away than any pause (a file from elsewhere) counts as 0. Pure. */
+/**
+ * Seconds until the next attempt, 0 for at once; a time further away than any pause (a file from
+ * elsewhere) counts as 0. Pure.
+ */
 export function pauseLeft(state: TunnelState | undefined, up: number): number {
   const left = (state?.notBefore ?? 0) - up
   return left > 0 && left <= LONGEST_PAUSE ? left : 0

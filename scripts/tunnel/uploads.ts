@@ -1,6 +1,6 @@
 // The way for uploads. A tunnel carries what Nix waits for, and on a slow link an upload through it
-// would fill it for seconds: so uploads have an ssh connection of their own, which the keeper of the
-// tunnel makes at the first need and holds as long as the tunnel.
+// would fill it for seconds: so uploads have an ssh connection of their own, which the keeper of
+// the tunnel makes at the first need and holds as long as the tunnel.
 import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { listens } from '../reach/listening.ts'

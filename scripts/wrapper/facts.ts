@@ -1,5 +1,5 @@
-// What nix-lan-run finds out: whether each cache can be used now, what Nix has in force, who runs it.
-// A hot path: it runs before every nix command, so what is needed rarely is imported late.
+// What nix-lan-run finds out: whether each cache can be used now, what Nix has in force, who runs
+// it. A hot path: it runs before every nix command, so what is needed rarely is imported late.
 import { accessSync, constants, existsSync } from 'node:fs'
 import { Failure, noTunnel } from '../cli/errors.ts'
 import { VERSION } from '../cli/version.ts'
@@ -41,7 +41,9 @@ async function usableNow(cache: Cache, config: Config, socket: string): Promise<
   return (await import('../reach/reach.ts')).usable(cache, config.uid, cache.deadline)
 }
 
-/** A directory of another user's looks empty: then nothing is known, and that user's word counts. */
+/**
+ * A directory of another user's looks empty: then nothing is known, and that user's word counts.
+ */
 function noSocket({ user, uid }: Config, socket: string): string {
   if ([uid, 0].includes(process.geteuid?.() ?? uid)) return noTunnel(socket)
   return `the tunnel is ${user}'s, and only ${user} can see and use it; nix.conf has the cache for everybody`

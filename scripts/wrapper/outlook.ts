@@ -9,7 +9,10 @@ import { ignoredFor, type Plan } from './substituters.ts'
 
 const NOTHING: Plan = { setting: undefined, decisions: [], dropped: [] }
 
-/** The line for NIX_CONFIG; undefined: nothing to change. @param warn prints one line for the person */
+/**
+ * The line for NIX_CONFIG; undefined: nothing to change.
+ * @param warn prints one line for the person
+ */
 export async function settingFor(warn: (message: string) => void): Promise<string | undefined> {
   if (process.env[ASKED]) return undefined
   try {

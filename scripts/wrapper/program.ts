@@ -11,7 +11,8 @@ export type Candidate = 'absent' | 'directory' | 'not executable' | 'ourselves' 
 export type Found = { ok: true; program: string; script: boolean } | { ok: false; code: 126 | 127; reason: string }
 
 /**
- * The program that a shell would start for this name, except that nix-lan-run itself under that name is passed over.
+ * The program that a shell would start for this name, except that nix-lan-run itself under that
+ * name is passed over.
  * @param path PATH; its empty entries mean the working directory
  */
 export function findCommand(name: string, path: string, classify: (file: string) => Candidate): Found {
@@ -29,7 +30,9 @@ export function findCommand(name: string, path: string, classify: (file: string)
   return { ok: false, code: 127, reason: byPath ? `${name}: No such file or directory` : `${name}: command not found` }
 }
 
-/** What nix-lan-run's own arguments ask for, and how many arguments stand before the command's own. */
+/**
+ * What nix-lan-run's own arguments ask for, and how many arguments stand before the command's own.
+ */
 export interface Invocation {
   own: string[]
   command: string | undefined
@@ -38,7 +41,8 @@ export interface Invocation {
 }
 
 /**
- * Reads the command line. Under another name than nix-lan-run it is that command, and every argument is the command's.
+ * Reads the command line. Under another name than nix-lan-run it is that command, and every
+ * argument is the command's.
  * @param self the name by which it was called, without directories
  */
 export function readInvocation(self: string, argv: string[]): Invocation {

@@ -13,7 +13,10 @@ export interface CacheFacts {
   url: { ok: true; text: string } | { ok: false; reason: string }
   /** Whether it can be used now. */
   usable: Answer
-  /** Whether the host itself answers; asked only when nix.conf names it without the tunnel and `usable` says no. */
+  /**
+   * Whether the host itself answers; asked only when nix.conf names it without the tunnel and
+   * `usable` says no.
+   */
   host?: Answer
 }
 
@@ -54,7 +57,9 @@ function namesCache(path: string, { name, host }: { name: string; host: string }
   return [name, host, short].some((word) => `-${file.replace(/[_.@]/g, '-')}-`.includes(`-${word.toLowerCase().replace(/[_.]/g, '-')}-`))
 }
 
-/** The words of the program in `ssh-ng://localhost?remote-program=…`, if that is nix-lan-connect. */
+/**
+ * The words of the program in `ssh-ng://localhost?remote-program=…`, if that is nix-lan-connect.
+ */
 function connectWords(url: string): string[] | undefined {
   const value = /^ssh-ng:\/\/localhost\/?\?(?:.*&)?remote-program=([^&]*)/.exec(url)?.[1]
   if (value === undefined) return undefined
@@ -210,8 +215,8 @@ export interface Who {
 }
 
 /**
- * The URLs that nix-daemon would ignore, because an untrusted user names them and the system's nix.conf doesn't
- * (src/libstore/daemon.cc, setSubstituters, 2.4 to 2.34).
+ * The URLs that nix-daemon would ignore, because an untrusted user names them and the system's
+ * nix.conf doesn't (src/libstore/daemon.cc, setSubstituters, 2.4 to 2.34).
  */
 export function ignoredFor(who: Who, urls: string[], { system }: NixConf): string[] {
   const users = valuesOf(system, new Set(['trusted-users']), ['root'])

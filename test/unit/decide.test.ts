@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { accepts, listedIn, listens } from '../../scripts/reach/listening.ts'
-import { type Action, describe, type Facts, needsNoAnswer, plan } from '../../scripts/tunnel/decide.ts'
+import { type Action, actionFor, describe, type Facts, needsNoAnswer } from '../../scripts/tunnel/decide.ts'
 
 const test = suite('plan')
 
@@ -74,8 +74,8 @@ const TABLE: [string, Partial<Facts>, Action, Action, string][] = [
 for (const [what, changes, byTimer, otherwise, words] of TABLE) {
   test(what, () => {
     const given = facts(changes)
-    assert.is(plan({ ...given, byTimer: true }), byTimer, 'by the timer')
-    assert.is(plan(given), otherwise)
+    assert.is(actionFor({ ...given, byTimer: true }), byTimer, 'by the timer')
+    assert.is(actionFor(given), otherwise)
     const found = given.answer?.ok ? 'reachable at 10.0.0.2 port 22 (12 ms)' : 'away: pi.local has no address'
     assert.is(describe('pi', given, otherwise), `pi: ${found}${words}`)
   })
@@ -86,14 +86,14 @@ test('never stops an ssh that is alive, whatever else there is', () => {
     for (const tunnel of ['active', 'inactive', 'activating', 'deactivating', 'failed'])
       for (const answer of [HERE, AWAY, null])
         for (const byTimer of [true, false])
-          assert.is.not(plan(facts({ answer, units: units(target, tunnel), listening: true, pause: PAUSED, byTimer })), 'stop')
+          assert.is.not(actionFor(facts({ answer, units: units(target, tunnel), listening: true, pause: PAUSED, byTimer })), 'stop')
 })
 
 test('only a tunnel that is well in every respect need not be asked about', () => {
   assert.ok(needsNoAnswer({ listening: true, units: READY }))
   for (const other of [DOWN, TRYING, FAILED, null]) assert.not.ok(needsNoAnswer({ listening: true, units: other }))
   assert.not.ok(needsNoAnswer({ listening: false, units: READY }))
-  assert.is(plan(facts({ answer: null, units: READY, listening: true, byTimer: true })), 'none')
+  assert.is(actionFor(facts({ answer: null, units: READY, listening: true, byTimer: true })), 'none')
 })
 
 const live = suite('listening')
