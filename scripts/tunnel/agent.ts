@@ -4,7 +4,6 @@
 // exit. What it started ends with it.
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { inSeconds } from '../cli/text.ts'
-import { readText } from '../nix/nix-conf.ts'
 import { type AgentState, agentState } from './failure.ts'
 import { agentSocket, type SshFacts } from './ssh-config.ts'
 import { type Start, startPlain } from './start.ts'
@@ -96,7 +95,7 @@ async function agentOfFile(envFile: string, limit: number, start: Start): Promis
 export async function wantTouch(facts: SshFacts, env = process.env, start: Start = startPlain): Promise<boolean> {
   const files = (facts.get('identityfile') ?? []).map((file) => file.replace(/^~(?=\/)/, env.HOME ?? '~'))
   // A file's name tells where there is no public half of it.
-  const ofFiles = files.filter((file) => existsSync(file)).map((file) => readText(`${file}.pub`) ?? (file.endsWith('_sk') ? 'sk-' : 'ssh-'))
+  const ofFiles = files.filter((file) => existsSync(file)).map((file) => textOf(`${file}.pub`) ?? (file.endsWith('_sk') ? 'sk-' : 'ssh-'))
   const socket = agentSocket(facts, env)
   if (!socket) return allSecurityKeys(ofFiles)
   const asked = await start(['env', `SSH_AUTH_SOCK=${socket}`, 'ssh-add', '-L'], { timeout: AGENT_LIMIT })
@@ -145,6 +144,15 @@ export function isStill(text: string, uid: number): number | undefined {
 function begunAfter(pid: number, tick: number): Process | undefined {
   const found = Number.isSafeInteger(pid) && pid > 1 ? processOf(pid) : undefined
   return found && found.begun > tick ? found : undefined
+}
+
+/** The text of a small file; undefined when it can't be read. */
+export function textOf(file: string): string | undefined {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    return undefined
+  }
 }
 
 function processOf(pid: number): Process | undefined {

@@ -2,10 +2,9 @@
 // would fill it for seconds: so uploads have an ssh connection of their own, which the keeper of
 // the tunnel makes at the first need and holds as long as the tunnel.
 import type { SshCache } from '../config/types.ts'
-import { readText } from '../nix/nix-conf.ts'
 import { listens } from '../reach/listening.ts'
 import { keeperFile, socketPath, uploadSocketPath } from '../state/paths.ts'
-import { isStill } from './agent.ts'
+import { isStill, textOf } from './agent.ts'
 
 /** Milliseconds for the login. */
 const LOGIN_LIMIT = 20_000
@@ -19,7 +18,7 @@ const LOGIN_LIMIT = 20_000
 export async function uploadSocket(cache: SshCache, uid: number, limit = LOGIN_LIMIT): Promise<string> {
   const own = uploadSocketPath(uid, cache.name)
   if (await listens(own)) return own
-  const keeper = isStill(readText(keeperFile(uid, cache.name)) ?? '', uid)
+  const keeper = isStill(textOf(keeperFile(uid, cache.name)) ?? '', uid)
   if (keeper === undefined) return socketPath(uid, cache.name)
   process.kill(keeper, 'SIGUSR1')
   for (const end = Date.now() + limit; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 50)))
