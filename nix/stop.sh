@@ -6,7 +6,7 @@ set -u
 uid=$1
 home=/run/user/$uid
 
-if [ ! -S "$home/systemd/private" ]; then exit 0; fi # the user's systemd isn't running
+if [ ! -e "$home/systemd/private" ]; then exit 0; fi # the user's systemd isn't running
 if [ "$(systemctl is-system-running)" = stopping ]; then exit 0; fi # it stops by itself
 
 # As the user: root talks to no socket in a folder of the user's.

@@ -540,6 +540,97 @@ for (const [what, kind, module, files, message] of UNBUILT) {
   })
 }
 
+test("extraHooks: nix-lan's goes first, each is called with what Nix says, and the first that fails is the last", async () => {
+  for (const [name, code] of [
+    ['first', 0],
+    ["it's second", 3],
+    ['third', 0],
+  ] as const) {
+    const text = `#!/bin/sh\necho "${name}: $OUT_PATHS" >>/opt/hooks/log\nexit ${code}\n`
+    project.world.write(`/opt/hooks/${name}`, text, { mode: 0o755 })
+  }
+  const hooks = ['first', "it's second", 'third'].map((name) => `"/opt/hooks/${name}"`).join(' ')
+  const module = `${NIXOS} ${RPI} services.nix-lan.extraHooks = [ ${hooks} ]; }`
+  const expression = `let c = (import ${project.stub}/eval.nix { }).nixosConfig [ (${module}) ];
+    in (import ${project.stub}/pkgs.nix { system = "x86_64-linux"; }).writeScript "call" "#!/bin/sh\nexec \${c.nix.settings.post-build-hook}"`
+  const call = await project.world.must('root', 'nix-build', ['--no-out-link', '--expr', expression], { env: LOCAL })
+  assert.match(
+    project.world.read((project.world.read(call).split(' ')[1] ?? '').trim()),
+    /^#!\/bin\/sh\n\/nix\/store\/\S+\/post-build-hook\n/,
+  )
+  const called = await project.world.run('root', call, [], { env: { OUT_PATHS: '/nix/store/x' } })
+  assert.is(called.code, 3, called.stderr)
+  assert.is(project.world.read('/opt/hooks/log'), "first: /nix/store/x\nit's second: /nix/store/x\n")
+})
+
+test('the units stay the same from version to version, and a switch that finds them changed lets them run on', async () => {
+  const expression = `let
+      eval = import ${project.stub}/eval.nix { };
+      pkgs = import ${project.stub}/pkgs.nix { system = "x86_64-linux"; };
+      other = pkgs.callPackage ${project.folder}/nix/package.nix { nodejs-slim = pkgs.nodejs // { version = "24.0.0"; }; };
+      unitsOf = package: (eval.nixosConfig [ (${NIXOS} ${RPI} }) { services.nix-lan = package; } ]).systemd.packages;
+    in unitsOf { } ++ unitsOf { package = other; }`
+  const built = await project.world.must('root', 'nix-build', ['--no-out-link', '--expr', expression], { env: LOCAL })
+  const [one = '', another = ''] = built.split('\n')
+  assert.is.not(one, another)
+  for (const unit of readdirSync('dist/systemd/user')) {
+    const text = project.world.read(`${one}/lib/systemd/user/${unit}`)
+    assert.is(project.world.read(`${another}/lib/systemd/user/${unit}`), text, unit)
+    assert.not.match(text, '/nix/store/', unit)
+    if (unit.endsWith('.service')) assert.match(text, /^\[Service\]\n(#.*\n)*X-RestartIfChanged=false\n/m, unit)
+  }
+})
+
+test('Lix: a process of systemd for each connection has bash, and waits for the key; others have no such unit', async () => {
+  for (const [pname, units] of [
+    ['lix', ['nix-daemon', 'nix-daemon@']],
+    ['nix', ['nix-daemon']],
+  ] as const) {
+    const nix = `nix.package = (import ${project.stub}/pkgs.nix { system = "x86_64-linux"; }).nix // { pname = "${pname}"; };`
+    const services = (await evaluate(
+      project,
+      `((import ${project.stub}/eval.nix { }).nixos [ (${NIXOS} ${RPI} ${nix} }) ]).systemd.services`,
+    )) as Record<string, { path: string[]; after: string[] }>
+    const daemons = Object.keys(services).filter((name) => name.startsWith('nix-daemon'))
+    assert.equal(daemons, units)
+    for (const unit of daemons) assert.match(services[unit]?.path.join() ?? '', /-bash-/)
+    if (pname === 'lix') assert.equal(services['nix-daemon@']?.after, ['nix-lan-key.service'])
+  }
+})
+
+test('stop.sh: no new work, then what is being fetched, then the tunnels; nothing where the user or the machine is going anyway', async () => {
+  const { world } = project
+  const fake = (name: string, text: string): void => world.write(`/opt/fake/${name}`, `#!/bin/sh\n${text}\n`, { mode: 0o755 })
+  fake('setpriv', 'while :; do case $1 in --*) shift ;; *) break ;; esac; done\nexec "$@"')
+  fake('systemctl', 'case $* in is-system-running) cat /opt/fake/state ;; *) echo "$XDG_RUNTIME_DIR $*" >>/opt/fake/log; exit 1 ;; esac')
+  fake('pgrep', 'echo "pgrep $*" >>/opt/fake/log\n[ "$(grep -c pgrep /opt/fake/log)" = 1 ]')
+  fake('sleep', 'echo "sleep $*" >>/opt/fake/log')
+  const stop = async (): Promise<string> => {
+    world.write('/opt/fake/log', '')
+    const env = { PATH: '/opt/fake:/usr/bin:/bin' }
+    await world.must('root', 'bash', [`${project.folder}/nix/stop.sh`, '1000'], { env })
+    return world.read('/opt/fake/log')
+  }
+  world.write('/opt/fake/state', 'running\n')
+  assert.is(await stop(), '', 'nobody is logged in')
+  world.write('/run/user/1000/systemd/private', '')
+  const user = '/run/user/1000 --user'
+  assert.is(
+    await stop(),
+    [
+      `${user} stop nix-lan-check.timer nix-lan-network.path nix-lan-check.service nix-lan-built@* nix-lan-upload@* nix-lan-gc@*`,
+      'pgrep -f /nix-lan-connect .*/nix-lan/',
+      'sleep 1',
+      'pgrep -f /nix-lan-connect .*/nix-lan/',
+      `${user} stop nix-lan@*.target nix-lan-tunnel@*.service`,
+      `${user} reset-failed nix-lan*`,
+      '',
+    ].join('\n'),
+  )
+  world.write('/opt/fake/state', 'stopping\n')
+  assert.is(await stop(), '', 'the machine is going down')
+})
+
 test('assertions: Home Manager on a Mac', async () => {
   const found = `((import ${project.stub}/eval.nix { system = "aarch64-darwin"; }).homeConfig [ (${HOME} ${RPI} }) ]).assertions`
   const failed = (await evaluate(project, `builtins.filter (one: !one.assertion) ${found}`)) as { message: string }[]
