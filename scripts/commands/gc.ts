@@ -17,10 +17,13 @@ import { type Facts, type Plan, planOf, sizeOf, type Wishes } from '../gc/plan.t
 import { letGo, weigh } from '../gc/roots.ts'
 import { groupsOf, leftoversText, planText, rootsText } from '../gc/screen.ts'
 import { isSingleUser } from '../nix/daemon.ts'
+import { enqueue } from '../queue/queue.ts'
+import { wanted } from '../queue/upload.ts'
 import { agreed } from '../setup/dialogue.ts'
 import { isBusy, takeLock } from '../state/lock.ts'
 import { runtimeDir } from '../state/paths.ts'
 import { ownTransfers } from '../state/transfers.ts'
+import { uploadQueue } from './queue/upload.ts'
 
 export const help = `nix-lan gc: free space, by deleting only what the box can give back
 
@@ -35,20 +38,22 @@ Nothing that waits to be uploaded is deleted. Sizes are those of the NARs; with
 hard links (nix-store --optimise) less may become free.
 
 Options:
-  -n, --dry-run         only show what would go, what stays and why
-      --free SIZE       only until so much is free, like 5G
-      --max-freed SIZE  at most so much
-      --older-than AGE  only what was registered here longer ago, like 7d
-      --include-cheap   also what Nix never fetches, but builds quickly
-                        (allowSubstitutes = false)
-      --auto            as the timer does it: only if less is free than
-                        gc.keep-free in config.toml, and then until it is
-      --verify          let the box read and hash all of it first
-      --cache CACHE     only this box may confirm; default: any box
-      --json            the answer for scripts, see below
-  -y, --yes             don't ask
-  -h, --help            show this
-      --version         show the version
+  -n, --dry-run                only show what would go, what stays and why
+      --free SIZE              only until so much is free, like 5G
+      --max-freed SIZE         at most so much
+      --older-than AGE         only what was registered here longer ago, like 7d
+      --push                   upload first what is only here or queued
+      --include-substitutable  also what the HTTP caches in force have
+      --include-cheap          also what Nix builds quickly and never fetches
+                               (allowSubstitutes = false)
+      --auto                   as the timer does it: only if less is free than
+                               gc.keep-free in config.toml, and then until it is
+      --verify                 let the box read and hash all of it first
+      --cache CACHE            only this box may confirm; default: any box
+      --json                   the answer for scripts, see below
+  -y, --yes                    don't ask
+  -h, --help                   show this
+      --version                show the version
 
 With --json, one object; sizes are in bytes:
   goes       path and size of each path in the plan
@@ -74,6 +79,9 @@ interface Options {
   json: boolean
   yes: boolean
   verify: boolean
+  push: boolean
+  /** Other caches may confirm, too. */
+  elsewhere: boolean
   auto: boolean
   /** The plan isn't shown. */
   quiet: boolean
@@ -86,7 +94,7 @@ interface Options {
 export async function gc(argv: string[]): Promise<number> {
   const options = optionsOf(
     parse(argv, {
-      boolean: ['dry-run', 'json', 'yes', 'include-cheap', 'verify', 'auto'],
+      boolean: ['dry-run', 'json', 'yes', 'include-cheap', 'include-substitutable', 'push', 'verify', 'auto'],
       string: ['free', 'max-freed', 'older-than', 'cache'],
       alias: { n: 'dry-run', y: 'yes' },
     }),
@@ -155,6 +163,8 @@ function optionsOf({ words, flag, value }: Parsed): Options {
     json: flag('json'),
     yes: flag('yes'),
     verify: flag('verify'),
+    push: flag('push'),
+    elsewhere: flag('include-substitutable'),
     auto: flag('auto'),
     quiet: flag('json'),
     cache: value('cache'),
@@ -208,7 +218,8 @@ async function run(config: Config, options: Options, nix: LocalNix): Promise<num
   const before = space()
   const wishes = { ...options.wishes }
   if (options.free !== undefined) wishes.enough = Math.max(0, options.free - before.free)
-  const sight = await look(chosen, config, nix)
+  let sight = await look(chosen, config, nix, options)
+  if (options.push && !options.dryRun && (await push(chosen, config, sight))) sight = await look(chosen, config, nix, options)
   const plan = planOf(sight.facts, wishes)
   remember(sight)
   const units = plan.units
@@ -230,18 +241,31 @@ async function run(config: Config, options: Options, nix: LocalNix): Promise<num
   return exitCode(collected)
 }
 
-async function look(chosen: readonly SshCache[], config: Config, nix: LocalNix): Promise<Sight> {
+async function look(chosen: readonly SshCache[], config: Config, nix: LocalNix, { elsewhere }: Options): Promise<Sight> {
   const settings = await askBothSettings(isSingleUser())
   const daemon = await nix.open()
   try {
     const here = await lookHere(daemon, settings.system)
-    const boxes = await lookAtBoxes(chosen, config.uid, here, settings)
+    const boxes = await lookAtBoxes(chosen, config.uid, here, settings, elsewhere ? tell : undefined)
     for (const { name, why } of boxes.unused) say(`${name} confirms nothing: ${why}`)
     const { dead, notFetched, keepOutputs, keepDerivations, derivers } = here
     return { here, boxes, facts: { dead, doubts: boxes.doubts, notFetched, keepOutputs, keepDerivations, derivers } }
   } finally {
     daemon.close()
   }
+}
+
+/** Uploads what is only here, and what waits. @returns whether anything was uploaded, so that there is more to see */
+async function push(chosen: readonly SshCache[], config: Config, { here, facts, boxes }: Sight): Promise<boolean> {
+  let uploaded = 0
+  for (const cache of chosen.filter(({ name }) => boxes.names.includes(name))) {
+    const missing = [...here.dead.keys()].filter((path) => facts.doubts.get(path) === 'missing' && wanted(cache, path))
+    for (const path of missing) enqueue(cache.name, basename(path), config.user)
+    tell(`${paths(missing.length)} queued for ${cache.name}`)
+    const summary = await uploadQueue(cache, config)
+    if ('uploaded' in summary) uploaded += summary.uploaded.length
+  }
+  return uploaded > 0
 }
 
 /** For status. */

@@ -5,21 +5,22 @@ import { keyNameIn } from '../keep/client.ts'
 import { clientName, pin } from '../keep/keep.ts'
 import { remoteOf, verifyOn } from '../keep/remote.ts'
 import { NixError } from '../nix/nix.ts'
-import { readKeys } from '../nix/signature.ts'
+import { type Keys, readKeys } from '../nix/signature.ts'
 import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
 import { usable } from '../reach/reach.ts'
 import { socketPath } from '../state/paths.ts'
 import { kinship } from '../wrapper/substituters.ts'
 import type { Keeper } from './collect.ts'
-import { type Doubt, doubts } from './confirm.ts'
-import { type BothSettings, believedKeys, type Here, isInForce } from './facts.ts'
+import { type Doubt, doubts, doubtsOf } from './confirm.ts'
+import { type BothSettings, believedKeys, type Here, inForce, isInForce } from './facts.ts'
+import { infosOnCaches } from './narinfo.ts'
 
 /** Milliseconds between two answers of a box. */
 const PATIENCE = 120_000
 
 /** What the boxes have said. */
 export interface Boxes {
-  /** What stands against each path that no box confirms. */
+  /** What stands against each path that can't be had back. */
   doubts: Map<string, Doubt>
   /** Names of the boxes that were asked. */
   names: string[]
@@ -31,9 +32,16 @@ export interface Boxes {
 
 /**
  * Asks the boxes, one after the other, about all that is dead and what it refers to.
+ * @param elsewhere also ask the HTTP caches in force about what no box has, and say how far that is
  * @throws Away when none of them is there, Failure when none of those that are there may confirm anything
  */
-export async function lookAtBoxes(chosen: readonly SshCache[], uid: number, here: Here, settings: BothSettings): Promise<Boxes> {
+export async function lookAtBoxes(
+  chosen: readonly SshCache[],
+  uid: number,
+  here: Here,
+  settings: BothSettings,
+  elsewhere?: (text: string) => void,
+): Promise<Boxes> {
   const keys = readKeys(believedKeys(settings))
   const client = clientName(keyNameIn(settings.system))
   const unused: Boxes['unused'] = []
@@ -63,21 +71,36 @@ export async function lookAtBoxes(chosen: readonly SshCache[], uid: number, here
     const why = unused.map((one) => `${one.name}: ${one.why}`).join('; ')
     throw away ? new Away(`nothing can be confirmed now, so nothing is deleted: ${why}`) : new Failure(`nothing is deleted: ${why}`)
   }
+  const others = elsewhere === undefined ? [] : await askOthers(here, settings, keys, asked, elsewhere)
   return {
-    doubts: inCommon(asked.map((one) => one.doubts)),
+    doubts: doubts(here.known, [...asked.map((one) => one.doubts), ...others]),
     names: asked.map(({ cache }) => cache.name),
     unused,
-    keepers: (verify, tell) => {
-      const taken = new Set<Map<string, Doubt>>()
-      return asked.map(({ cache, doubts }) => {
-        const earlier = [...taken]
-        taken.add(doubts)
-        // One box is enough: the first that confirms.
-        const has = (path: string): boolean => here.dead.has(path) && !doubts.has(path) && earlier.every((other) => other.has(path))
+    keepers: (verify, tell) =>
+      asked.map(({ cache, doubts }, at) => {
+        const earlier = asked.slice(0, at)
+        // One box is enough: the first that has it.
+        const has = (path: string): boolean => here.dead.has(path) && !doubts.has(path) && earlier.every((other) => other.doubts.has(path))
         return keeperOf(cache, uid, has, client, verify, tell)
-      })
-    },
+      }),
   }
+}
+
+/** What the HTTP caches in force have of those paths that no box would give back. */
+async function askOthers(
+  here: Here,
+  settings: BothSettings,
+  keys: Keys,
+  boxes: readonly { doubts: ReadonlyMap<string, Doubt> }[],
+  tell: (text: string) => void,
+): Promise<Map<string, Doubt>[]> {
+  const urls = inForce(settings).filter((url) => /^https?:/.test(url))
+  const lacking = [...here.known.keys()].filter((path) => boxes.every((box) => box.doubts.has(path)))
+  const total = urls.length * lacking.length
+  const offers = await infosOnCaches(urls, lacking, (done) => {
+    if (done % 1000 === 0 || done === total) tell(`${done} of ${total} questions to ${urls.join(' and ')} answered`)
+  })
+  return offers.map((offer) => doubtsOf(here.known, offer, keys))
 }
 
 const NOT_IN_FORCE = 'it is not among the substituters in force, so that Nix would fetch nothing from it; `nix-lan doctor` says more'
@@ -85,26 +108,15 @@ const NOT_IN_FORCE = 'it is not among the substituters in force, so that Nix wou
 const open = (cache: SshCache, uid: number): Promise<Daemon> =>
   openDaemon(socketPath(uid, cache.name), 'the box', { deadline: cache.deadline, patience: PATIENCE })
 
-async function ask(cache: SshCache, uid: number, here: Here, keys: ReturnType<typeof readKeys>): Promise<Map<string, Doubt>> {
+async function ask(cache: SshCache, uid: number, here: Here, keys: Keys): Promise<Map<string, Doubt>> {
   const box = await open(cache, uid)
   try {
     const valid = await box.valid([...here.known.keys()])
     const there = await box.infos([...here.known.keys()].filter((path) => valid.has(path)))
-    return doubts(here.known, there, keys)
+    return doubtsOf(here.known, there, keys)
   } finally {
     box.close()
   }
-}
-
-/** What stands against a path on every box; of several reasons, one that says more than that it isn't there. */
-function inCommon(all: readonly ReadonlyMap<string, Doubt>[]): Map<string, Doubt> {
-  const [first = new Map<string, Doubt>(), ...others] = all
-  const common = new Map<string, Doubt>()
-  for (const [path, doubt] of first) {
-    const reasons = [doubt, ...others.flatMap((other) => other.get(path) ?? [])]
-    if (reasons.length === all.length) common.set(path, reasons.find((reason) => reason !== 'missing') ?? 'missing')
-  }
-  return common
 }
 
 function keeperOf(

@@ -18,15 +18,34 @@ export type Doubt =
 /** What is known of one path here, as far as this room wants to know it. */
 export type Local = FullInfo
 
+/** What a store says that it has; anything may be in it. */
+export type Offer = ReadonlyMap<string, FullInfo>
+
 /**
- * What stands against each path, of all that are known here: those that aren't in the answer can be had back whole.
- * @param here closed under references
- * @param there what the box says of those that it has; anything may be in it
+ * What stands against each path in what one store offers, the path taken by itself.
+ * @param here what is known here
  */
-export function doubts(here: ReadonlyMap<string, Local>, there: ReadonlyMap<string, FullInfo>, keys: Keys): Map<string, Doubt> {
+export function doubtsOf(here: ReadonlyMap<string, Local>, offer: Offer, keys: Keys): Map<string, Doubt> {
+  return new Map(
+    [...here].flatMap(([path, local]): [string, Doubt][] => {
+      const doubt = doubtOf(local, offer.get(path), keys)
+      return doubt === undefined ? [] : [[path, doubt]]
+    }),
+  )
+}
+
+/**
+ * What stands against each path with all that it refers to: those that aren't in the answer can be had back whole. Each part of it may come from
+ * another store.
+ * @param here closed under references
+ * @param stores doubtsOf() each
+ */
+export function doubts(here: ReadonlyMap<string, Local>, stores: readonly ReadonlyMap<string, Doubt>[]): Map<string, Doubt> {
   const found = new Map<string, Doubt>()
   for (const [path, local] of here) {
-    const doubt = doubtOf(local, there.get(path), keys)
+    const reasons = stores.flatMap((store) => store.get(path) ?? [])
+    // of several reasons, one that says more than that it isn't there
+    const doubt = reasons.length === stores.length ? (reasons.find((reason) => reason !== 'missing') ?? 'missing') : undefined
     if (doubt !== undefined) found.set(path, doubt)
     // what it refers to must be known, or it isn't whole
     else if (local.references.some((reference) => !here.has(reference))) found.set(path, 'closure')

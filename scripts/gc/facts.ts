@@ -28,11 +28,14 @@ export async function askBothSettings(single: boolean): Promise<BothSettings> {
   return { own: all, system }
 }
 
-/** Whether a store is among those that Nix asks for this user: named by the user's settings, and one that the daemon takes from the user. */
-export function isInForce({ own, system }: BothSettings, isOurs: (url: string) => boolean): boolean {
+/** The stores that Nix asks for this user: named by the user's settings, and such as the daemon takes from the user. */
+export function inForce({ own, system }: BothSettings): string[] {
   const allowed = [...wordsOf(system, 'substituters'), ...wordsOf(system, 'trusted-substituters')]
-  return wordsOf(own, 'substituters').some((url) => isOurs(url) && allowed.includes(url))
+  return wordsOf(own, 'substituters').filter((url) => allowed.includes(url))
 }
+
+/** Whether a store is among them. */
+export const isInForce = (settings: BothSettings, isOurs: (url: string) => boolean): boolean => inForce(settings).some(isOurs)
 
 /**
  * The public keys that the daemon believes, in its order: trusted-public-keys, then those of its own secret keys (src/libstore/keys.cc,

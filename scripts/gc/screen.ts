@@ -6,7 +6,7 @@ import type { Kept } from './roots.ts'
 
 /** Why it stays, and what can be done. */
 const REASONS: readonly [Reason, string][] = [
-  ['missing', 'only here'],
+  ['missing', 'only here; gc --push uploads them first'],
   ['unsigned', 'on the box without a signature that Nix here believes; sudo nix-lan queue sign'],
   ['different', 'the box has something else by that name'],
   ['closure', 'refer to something that the box could not give back'],

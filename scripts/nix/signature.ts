@@ -38,6 +38,11 @@ function hashBytes(text: string, length: number): Buffer | undefined {
   return bytes
 }
 
+/** A SHA-256 as `sha256:BASE32` or `sha256:BASE16` has it, in base 16; undefined for anything else. */
+export function hexOf(text: string): string | undefined {
+  return text.startsWith('sha256:') ? hashBytes(text.slice(7), 32)?.toString('hex') : undefined
+}
+
 /** What a signature vouches for. */
 export interface Vouched {
   path: string

@@ -28,6 +28,9 @@ const NO_LIMIT = Buffer.alloc(8, 0xff)
 /** Bytes of paths in one question: as in ask.ts. */
 const AT_ONCE = 460_000
 
+/** Far more roots than any honest machine has. */
+const MOST_ROOTS = 1_000_000
+
 /** All that a store knows of a valid path. */
 export interface FullInfo {
   path: string
@@ -139,7 +142,9 @@ export class Daemon {
   async roots(): Promise<{ link: string; path: string }[]> {
     const roots: { link: string; path: string }[] = []
     await this.ask([u64(FIND_ROOTS)], async (answer) => {
-      for (let left = await answer.u64(); left > 0; left--) roots.push({ link: await answer.string(), path: await answer.string() })
+      const count = await answer.u64()
+      if (count > MOST_ROOTS) throw new Error(`it says that it has ${count} roots`)
+      for (let left = count; left > 0; left--) roots.push({ link: await answer.string(), path: await answer.string() })
     })
     return roots
   }

@@ -3,6 +3,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
+import { HttpCache } from './http-cache.ts'
 import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
 import { until } from './world.ts'
 
@@ -196,6 +197,119 @@ test('keys, substituters, a box that is away: when in doubt nothing is deleted',
     assert.is(away.code, 75, away.stderr)
     assert.ok(await stage.pair.clientHas(path))
     assert.is((await stage.gc('--free', '5X')).code, 2)
+  }))
+
+test('--verify: what is damaged on the box is found, and nothing is deleted; without damage it goes', () =>
+  on('trixie', 'trixie', async (stage) => {
+    const { box } = stage.pair
+    const paths = await stage.build('file', 2)
+    await stage.upload(...paths)
+    const content = box.read(paths[0] ?? '')
+    const write = (text: string): Promise<string> =>
+      box.must('root', 'sh', ['-c', 'chmod u+w "$0"; printf %s "$1" >"$0"; chmod u-w "$0"', paths[0] ?? '', text])
+    await write('damaged')
+    const refused = await stage.json('--verify')
+    assert.equal([refused.code, refused.deleted], [1, []])
+    assert.match(refused.stopped ?? '', /can't vouch for what it has, so nothing is deleted: path '\S+-file-1' was modified!/)
+    await write(content)
+    const done = await stage.json('--verify')
+    assert.equal([done.code, sorted(done.deleted ?? [])], [0, sorted(paths)], done.stderr)
+  }))
+
+test('--auto: off, enough free, too little free; status says what it has seen', () =>
+  on('trixie', 'forky', async (stage) => {
+    const { client } = stage.pair
+    const conf = client.read('/etc/nix-lan/config.toml')
+    const keepFree = (size: string): void => client.write('/etc/nix-lan/config.toml', `${conf}[gc]\nkeep-free = "${size}"\n`)
+    const status = async (): Promise<string> => (await client.run('alice', `${DIST}/nix-lan`, ['status'])).stdout
+    const [path = ''] = await stage.build('first')
+    await stage.upload(path)
+    assert.equal([(await stage.gc('--auto')).code, await stage.pair.clientHas(path)], [0, true], 'off')
+    keepFree('1K')
+    assert.equal([(await stage.gc('--auto')).code, await stage.pair.clientHas(path)], [0, true], 'enough')
+    assert.match(await status(), /^space: 120 B can be freed safely \(nix-lan gc\); 1 path, .* is only here, as of \d+s ago$/m)
+    keepFree('1000T')
+    await stage.pair.closeTunnel()
+    assert.equal([(await stage.gc('--auto')).code, await stage.pair.clientHas(path)], [0, true], 'away')
+    assert.match(await status(), /^space: nothing can be confirmed now, so nothing is deleted: box: it is away/m)
+    await stage.pair.openPlainTunnel()
+    const done = await stage.gc('--auto')
+    assert.equal([done.code, await stage.pair.clientHas(path)], [0, false], done.stderr)
+    assert.match(await status(), /^space: only .* are free of the 1000\.0 TiB of gc\.keep-free/m)
+  }))
+
+test('trust: what another machine has signed goes once its key is trusted, and no longer when that is taken back', () =>
+  on('trixie', 'trixie', async (stage) => {
+    const { client, box } = stage.pair
+    await box.must('root', 'nix-store', ['--generate-binary-cache-key', 'laptop-2', '/etc/nix/two', '/etc/nix/two.pub'])
+    const key = box.read('/etc/nix/two.pub').trim()
+    const [path = ''] = await stage.build('both')
+    assert.is(await box.must('root', 'nix-build', ['/opt/nix-lan/t.nix', '--no-out-link', '--argstr', 'name', 'both']), path)
+    await box.must('root', 'nix', ['store', 'sign', '--key-file', '/etc/nix/two', path], { env: { NIX_REMOTE: 'local' } })
+    const reason = async (): Promise<string | undefined> => (await stage.json('--dry-run')).stays.find((one) => one.path === path)?.reason
+    assert.is(await reason(), 'unsigned')
+    const before = client.read('/etc/nix/nix.conf')
+    const trust = (...args: string[]): Promise<Result> => client.run('root', `${DIST}/nix-lan`, ['trust', ...args])
+    assert.is((await client.run('alice', `${DIST}/nix-lan`, ['trust', '--yes', key])).code, 2)
+    assert.is((await trust(key)).code, 2, 'nobody to ask')
+    assert.is(client.read('/etc/nix/nix.conf'), before)
+    // A world has no systemd that could restart its daemon.
+    assert.match((await trust('--yes', key)).stderr, /nix-daemon was not restarted/)
+    assert.match((await trust('--yes', key)).stdout, /laptop-2 is trusted here already/)
+    assert.match((await trust('--yes', key.replace(/:.{4}/, ':AAAA'))).stderr, /another key is called laptop-2 here/)
+    assert.is(await reason(), undefined)
+    await trust('--remove', key)
+    assert.is(client.read('/etc/nix/nix.conf'), before)
+    assert.is(await reason(), 'unsigned')
+    assert.equal((await client.run('alice', `${DIST}/nix-lan`, ['key'])).stdout, `${stage.pair.publicKey}\n`)
+  }))
+
+test('a Nix without a daemon: the same', () =>
+  on('trixie', 'trixie', async (stage) => {
+    const { client } = stage.pair
+    await client.stopDaemon()
+    await client.must('root', 'chown', ['-R', 'alice', '/nix', '/etc/nix'])
+    const env = { NIX_REMOTE: undefined }
+    const run = (...args: string[]): Promise<Result> => client.run('alice', `${DIST}/nix-lan`, args, { env })
+    const path = await client.must('alice', 'nix-build', ['/opt/nix-lan/t.nix', '--no-out-link', '--argstr', 'name', 'own'], { env })
+    await run('queue', 'add', path)
+    assert.is((await run('queue', 'upload')).code, 0)
+    const done = await run('gc', '--yes')
+    assert.is(done.code, 0, done.stderr)
+    assert.match(done.stdout, /^1 path deleted; /m)
+    assert.not((await client.run('alice', 'nix-store', ['--check-validity', path], { env })).code === 0)
+    assert.is(await client.must('alice', 'nix-store', ['--realise', path], { env }), path)
+  }))
+
+test('--push uploads what is only here; --include-substitutable counts what another cache has signed, and no more', () =>
+  on('trixie', 'forky', async (stage) => {
+    const { client } = stage.pair
+    const cache = new HttpCache(client.path('/srv/cache'))
+    await cache.open()
+    try {
+      stage.pair.configure({ 'extra-substituters': `${URL} ${cache.url}` })
+      await client.stopDaemon()
+      await client.startDaemon()
+      const [there = '', unsigned = '', only = ''] = await stage.build('some', 3)
+      const nix = ['--extra-experimental-features', 'nix-command']
+      await client.must('root', 'nix', [...nix, 'copy', '--to', 'file:///srv/cache', there, unsigned])
+      const narinfo = `/srv/cache/${unsigned.slice(11, 43)}.narinfo`
+      client.write(narinfo, client.read(narinfo).replace(/^Sig: .*\n/gm, ''))
+      await client.must('root', 'chmod', ['-R', 'a+rX', '/srv/cache'])
+      const first = await stage.json('--include-substitutable')
+      assert.equal([first.code, first.deleted], [0, [there]], first.stderr)
+      const reason = (path: string): string | undefined => first.stays.find((one) => one.path === path)?.reason
+      assert.equal([reason(unsigned), reason(only)], ['unsigned', 'missing'])
+      const second = await stage.json('--push')
+      assert.ok(
+        [unsigned, only].every((path) => second.deleted?.includes(path)),
+        second.stderr,
+      )
+      await stage.boxCollects()
+      await client.must('alice', 'nix-store', ['--realise', there, unsigned, only])
+    } finally {
+      cache.close()
+    }
   }))
 
 test.run()

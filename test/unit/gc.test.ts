@@ -4,8 +4,9 @@ import * as assert from 'uvu/assert'
 import { parseSize, parseSpan } from '../../scripts/cli/amounts.ts'
 import { Away } from '../../scripts/cli/errors.ts'
 import { collect, type Hands, type Keeper } from '../../scripts/gc/collect.ts'
-import { type Doubt, doubts, type Local } from '../../scripts/gc/confirm.ts'
+import { type Doubt, doubts, doubtsOf, type Local } from '../../scripts/gc/confirm.ts'
 import { isInForce, neverFetched } from '../../scripts/gc/facts.ts'
+import { parseNarInfo } from '../../scripts/gc/narinfo.ts'
 import { type Facts, planOf, without } from '../../scripts/gc/plan.ts'
 import { letGo, weigh } from '../../scripts/gc/roots.ts'
 import { planText } from '../../scripts/gc/screen.ts'
@@ -153,8 +154,13 @@ const THERE = {
 const TEXT_THERE = { ...TEXT, contentAddress: 'text:sha256:1lf969yddshzhld7sr1vbagr07bnygg99lgl6gk5kxcnp4z9wbcq' }
 const KEYS = readKeys(['laptop-1:g22jPVKtrGunyhIifRNhD31hFAn3aVsbHL/px1seqW8='])
 const HERE = mapOf(SIGNED, TEXT)
+const confirmed = (here: Map<string, Local>, ...offers: Map<string, Local>[]): Map<string, Doubt> =>
+  doubts(
+    here,
+    offers.map((offer) => doubtsOf(here, offer, KEYS)),
+  )
 
-test('signed, content-addressed, and whole: confirmed', () => assert.equal(doubts(HERE, mapOf(THERE, TEXT_THERE), KEYS), new Map()))
+test('signed, content-addressed, and whole: confirmed', () => assert.equal(confirmed(HERE, mapOf(THERE, TEXT_THERE)), new Map()))
 
 const DOUBTS: [string, Local[], Doubt | undefined, Doubt | undefined][] = [
   // what the box says; against the signed one, against what it refers to
@@ -176,13 +182,41 @@ const DOUBTS: [string, Local[], Doubt | undefined, Doubt | undefined][] = [
 ]
 for (const [what, there, signed, text] of DOUBTS) {
   test(`a box that says: ${what}`, () => {
-    const found = doubts(HERE, mapOf(...there), KEYS)
+    const found = confirmed(HERE, mapOf(...there))
     assert.equal([found.get(SIGNED.path), found.get(TEXT.path)], [signed, text])
   })
 }
 
+test('two stores: each gives what it has', () => {
+  assert.equal(confirmed(HERE, mapOf(THERE), mapOf(TEXT_THERE)), new Map())
+  assert.is(confirmed(HERE, mapOf(TEXT_THERE), mapOf({ ...THERE, size: 1 })).get(SIGNED.path), 'different')
+})
+
+const NARINFO = `StorePath: ${SIGNED.path}
+URL: nar/x.nar
+NarHash: sha256:09aml9f3wih2fqfpmixaclsdirb87nl617fl1yr87b4azfwx7xqm
+NarSize: 168
+References: ${(SIGNED.references[0] ?? '').slice(11)}
+Sig: ${THERE.signatures[0]}
+`
+
+test('a narinfo, and what is none or another path’s', () => {
+  const info = parseNarInfo(NARINFO, SIGNED.path)
+  assert.equal([info?.hash.length, info?.size, info?.references, info?.signatures], [64, 168, SIGNED.references, THERE.signatures])
+  assert.is(parseNarInfo(NARINFO, TEXT.path), undefined)
+  for (const bad of [
+    '',
+    '<html>',
+    NARINFO.replace(/NarHash.*/, ''),
+    NARINFO.replace('168', '0'),
+    NARINFO.replace('168', '1e3x'),
+    `${NARINFO}NarSize: 1\n`,
+  ])
+    assert.is(parseNarInfo(bad, SIGNED.path), undefined)
+})
+
 test('a reference that is not known here: not whole', () => {
-  assert.is(doubts(mapOf(SIGNED), mapOf(THERE, TEXT_THERE), KEYS).get(SIGNED.path), 'closure')
+  assert.is(confirmed(mapOf(SIGNED), mapOf(THERE, TEXT_THERE)).get(SIGNED.path), 'closure')
 })
 
 test('a store counts as in force only when the daemon takes it from the user, too', () => {
@@ -373,7 +407,7 @@ test('the screen', () => {
   const some = facts(all, { doubts: against(['b', 'missing']) })
   assert.is(
     planText(planOf(some, {}), some.dead, ['rpi'], 1000 + 86_400 * 3),
-    `goes   1 path  3.0 GiB  rpi would give them back; the oldest from 3d ago\nstays  1 path  1.0 MiB  only here\n         ${path('b')}\n`,
+    `goes   1 path  3.0 GiB  rpi would give them back; the oldest from 3d ago\nstays  1 path  1.0 MiB  only here; gc --push uploads them first\n         ${path('b')}\n`,
   )
 })
 

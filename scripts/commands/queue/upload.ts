@@ -144,6 +144,31 @@ async function uploadAll(
   return { answer, code: exitCode(summary, queued.length, inQueue.length) }
 }
 
+/**
+ * Uploads what is queued for one cache, now, and has the box keep it. What goes wrong is said on
+ * stderr.
+ * @returns what became of it, or whose upload is running already
+ */
+export async function uploadQueue(cache: SshCache, config: Config): Promise<Summary | Busy> {
+  const lock = await takeLock(lockFile(config, cache))
+  if (isBusy(lock)) {
+    say(`an upload to ${cache.name} is running already${holder(lock)}`)
+    return lock
+  }
+  const uploads = uploadsTo(cache, config.uid)
+  try {
+    const progress = new Progress(config.uid, cache.name, process.stderr.isTTY ? 'terminal' : 'nobody')
+    const summary = await drainAll(cache, config, progress, Number.POSITIVE_INFINITY, uploads)
+    progress.ended(summary, undefined)
+    const unkept = summary.uploaded.length === 0 ? undefined : await uploads.keep(summary.uploaded)
+    if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
+    return summary
+  } finally {
+    uploads.close()
+    await lock.release()
+  }
+}
+
 /** Asks what decides whether an upload that nobody asked for goes now. */
 async function whatNow(cache: SshCache, config: Config, before: UploadState | undefined): Promise<Decision> {
   const now = Date.now()
