@@ -121,7 +121,7 @@ async function auto(config: Config, options: Options): Promise<number> {
   const enough = space().free >= keepFree
   if (enough && last !== undefined && Date.now() - last.at < LOOK && last.problem === null) return 0
   const trouble = (problem: string): void => {
-    if (directory !== undefined) writeLook(directory, { ...(last ?? NOTHING_SEEN), problem })
+    if (directory !== undefined) writeLook(directory, { ...(readLook(directory) ?? NOTHING_SEEN), problem })
   }
   try {
     const code = await locked(config, (nix) => run(config, { ...options, dryRun: enough, quiet: true, yes: true, free: keepFree }, nix))
@@ -285,11 +285,14 @@ async function showPlan(plan: Plan, { here, boxes }: Sight, nix: LocalNix, optio
   try {
     const [roots, all] = [await daemon.roots(), await daemon.allValid()]
     const alive = await daemon.infos(all.filter((path) => !here.dead.has(path)))
-    print(rootsText(weigh(roots, alive), (link) => letGo(link, factsOf(link))))
+    print(rootsText(weigh(roots, alive, MOST_ROOTS), (link) => letGo(link, factsOf(link))))
   } finally {
     daemon.close()
   }
 }
+
+/** So many roots are shown. */
+const MOST_ROOTS = 5
 
 /** Whether the user may remove a link, and whether a profile stands at it now. */
 function factsOf(link: string): { own: boolean; current: boolean } {

@@ -19,30 +19,45 @@ export interface Kept {
   alone: number
 }
 
-/** More roots than that aren't weighed one by one: each costs a walk through its closure. */
-const MOST_ROOTS = 2000
+/** What more than one root keeps. */
+const SEVERAL = Symbol('several')
 
 /**
  * The roots by what each alone keeps, the largest first.
  * @param infos of all that is alive
+ * @param most so many of them
  */
-export function weigh(roots: readonly Root[], infos: ReadonlyMap<string, Local>): Kept[] {
+export function weigh(roots: readonly Root[], infos: ReadonlyMap<string, Local>, most: number): Kept[] {
   const links = new Map<string, string[]>()
   for (const { link, path } of roots) {
     const list = links.get(path)
     if (list) list.push(link)
     else links.set(path, [link])
   }
-  const closures = new Map([...links.keys()].slice(0, MOST_ROOTS).map((path) => [path, closureIn(path, infos)]))
-  const keepers = new Map<string, number>()
-  for (const closure of closures.values()) for (const path of closure) keepers.set(path, (keepers.get(path) ?? 0) + 1)
   const size = (path: string): number => infos.get(path)?.size ?? 0
-  const kept = [...closures].map(([path, closure]): Kept => {
-    const all = [...closure]
-    const sum = (paths: string[]): number => paths.reduce((total, one) => total + size(one), 0)
-    return { path, links: links.get(path) ?? [], closure: sum(all), alone: sum(all.filter((one) => keepers.get(one) === 1)) }
+  const alone = new Map<string, number>([...links.keys()].map((path) => [path, 0]))
+  for (const [path, keeper] of keepersOf([...links.keys()], infos))
+    if (typeof keeper === 'string') alone.set(keeper, (alone.get(keeper) ?? 0) + size(path))
+  const largest = [...alone].sort(([a, x], [b, y]) => y - x || (a < b ? -1 : 1)).slice(0, most)
+  return largest.map(([path, alone]): Kept => {
+    const closure = [...closureIn(path, infos)].reduce((total, one) => total + size(one), 0)
+    return { path, links: links.get(path) ?? [], closure, alone }
   })
-  return kept.sort((a, b) => b.alone - a.alone || b.closure - a.closure || (a.path < b.path ? -1 : 1))
+}
+
+/** For each path the one root that keeps it, or SEVERAL: one walk for all roots, since what a path is kept by changes twice at most. */
+function keepersOf(roots: readonly string[], infos: ReadonlyMap<string, Local>): Map<string, string | typeof SEVERAL> {
+  const keepers = new Map<string, string | typeof SEVERAL>()
+  const todo: [string, string | typeof SEVERAL][] = roots.map((path) => [path, path])
+  for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
+    const [path, keeper] = next
+    const known = keepers.get(path)
+    if (known === SEVERAL || known === keeper) continue
+    const now = known === undefined ? keeper : SEVERAL
+    keepers.set(path, now)
+    for (const reference of infos.get(path)?.references ?? []) if (reference !== path) todo.push([reference, now])
+  }
+  return keepers
 }
 
 function closureIn(path: string, infos: ReadonlyMap<string, Local>): Set<string> {

@@ -50,8 +50,8 @@ export function planText(plan: Plan, dead: ReadonlyMap<string, Local>, names: re
 }
 
 /** The largest roots, with the way to let go of each. @param way what letGo() says of a link */
-export function rootsText(kept: readonly Kept[], way: (link: string) => string, most = 5): string {
-  const shown = kept.filter(({ alone }) => alone > 0).slice(0, most)
+export function rootsText(kept: readonly Kept[], way: (link: string) => string): string {
+  const shown = kept.filter(({ alone }) => alone > 0)
   if (shown.length === 0) return ''
   const lines = shown.flatMap(({ alone, closure, links }) => [
     `${bytes(alone).padStart(10)}  ${bytes(closure).padStart(10)}  ${links[0] ?? ''}`,

@@ -379,6 +379,7 @@ test('roots by what each alone keeps', () => {
       { link: '/c', path: path('two') },
     ],
     all,
+    5,
   )
   assert.equal(
     kept.map(({ links, alone, closure }) => [links, alone, closure]),
