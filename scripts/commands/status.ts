@@ -9,6 +9,7 @@ import { watch } from '../cli/watch.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { type Cache, type Config, isSsh, type SshCache } from '../config/types.ts'
 import { type Look, readLook } from '../gc/last-look.ts'
+import { notKept } from '../keep/outcome.ts'
 import { sizesOf } from '../nix/nix.ts'
 import { CHEAP } from '../queue/list.ts'
 import { type Queue, readQueue } from '../queue/queue.ts'
@@ -60,6 +61,7 @@ apply:
             problem (why there is no queue)
   uploaded  last (a time), today, week (7 days), all: paths and bytes of each
   fetched   the same
+  notKept   why the box keeps nothing of what was uploaded last
 
 Exit code: 0 done, whatever is away; 1 something could not be asked; 2 wrong
 usage or configuration.
@@ -131,6 +133,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   const [answer, queue, { units, check }] = await Promise.all([ask(cache, config.uid, path, socket), queueOf(config, cache), systemd])
   const unitsOf = units.get(cache.name) ?? null
   const tunnelState = own ? readTunnelState(config.uid, cache.name) : undefined // a user's file, which root doesn't read
+  const unkept = own && cache.keep !== 0 ? notKept(ownTransfers(), cache.name) : undefined
   queue.uploading ||= /^activ/.test(unitsOf?.upload.ActiveState ?? '')
   return {
     status: assess({
@@ -146,6 +149,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
     queue,
     fetched: transfersOf(fetchedBy(path), config),
     uploaded: transfersOf(uploadedTo(cache.name), config),
+    ...(unkept === undefined ? {} : { notKept: unkept }),
   }
 }
 

@@ -9,6 +9,8 @@ import { portOptions, sshCommand } from '../tunnel/ssh.ts'
 import { askSsh } from '../tunnel/ssh-config.ts'
 import { startPlain } from '../tunnel/start.ts'
 
+const ALLOW = 'take the ForceCommand out of its sshd_config, or the command= out of authorized_keys'
+
 /** Milliseconds: `sync` on a slow SD card writes what a large upload has left. */
 const PATIENCE = 180_000
 /** Characters of output. */
@@ -49,7 +51,7 @@ export function remoteOf(cache: SshCache, env: Record<string, string | undefined
       if (done.timedOut || done.code === 255)
         throw new Away(`${cache.name}: ssh: ${done.timedOut ? 'no answer in time' : lastLine(done.stderr)}`)
       if (reported.size === 0)
-        throw new NoShell(`${cache.name} runs no commands for ${cache.ssh}: ${lastLine(done.stderr) || `exit ${done.code}`}`)
+        throw new NoShell(`${cache.name} runs no commands for ${cache.ssh} (${lastLine(done.stderr) || `exit ${done.code}`}); ${ALLOW}`)
       throw new Failure(`${cache.name}: ${lastLine(done.stderr) || `the script ended with ${done.code ?? done.signal}`}`)
     },
   }

@@ -4,8 +4,10 @@ import { Failure } from '../cli/errors.ts'
 import type { SshCache } from '../config/types.ts'
 import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
 import { socketPath } from '../state/paths.ts'
+import { ownTransfers } from '../state/transfers.ts'
 import { ownKeyName } from './client.ts'
 import { clientName, letGo, pin } from './keep.ts'
+import { noteKept } from './outcome.ts'
 import { remoteOf } from './remote.ts'
 
 /** Milliseconds between two answers of a box. */
@@ -42,14 +44,17 @@ export function uploadsTo(cache: SshCache, uid: number): Uploads {
   }
   return {
     hold: async (paths) => void (await attempt(async () => await (await daemon()).addTempRoots(paths))),
-    keep: (paths) =>
-      attempt(async () => {
+    keep: async (paths) => {
+      const problem = await attempt(async () => {
         const remote = remoteOf(cache)
         const client = clientName(await ownKeyName())
         const { links, date } = await pin({ daemon: await daemon(), remote }, { kind: 'kept', client, paths })
         const old = expired([...links.keys()], date, cache.keep, new Date())
         if (old.length > 0) await letGo(remote, 'kept', client, old)
-      }),
+      })
+      noteKept(ownTransfers(), cache.name, problem)
+      return problem
+    },
     close,
   }
 }

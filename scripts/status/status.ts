@@ -159,6 +159,8 @@ export interface Shown {
   queue: QueueStatus | null
   fetched: Counted | null
   uploaded: Counted | null
+  /** Why the box keeps nothing of what was uploaded last; undefined: nothing is known against it. */
+  notKept?: string
 }
 
 /** How the screen is drawn. */
@@ -201,11 +203,12 @@ function gcLines(gc: GcLook | undefined, now: number): Part[][] {
   return lines.length === 0 ? [] : [[''], ...lines]
 }
 
-function linesOf({ status, queue, fetched, uploaded }: Shown, now: number): Part[][] {
+function linesOf({ status, queue, fetched, uploaded, notKept }: Shown, now: number): Part[][] {
   const lines = [heading(status, now)]
   if (status.tunnel) lines.push(['  tunnel    ', ...tunnelLine(status.tunnel)])
   if (queue) lines.push(...queueLines(queue, now))
   if (uploaded) lines.push(['  uploaded  ', countsLine(uploaded, now)])
+  if (notKept) lines.push(['            ', ["not kept: the box's own garbage collection may delete it", 'yellow'], `: ${notKept}`])
   if (fetched) lines.push(['  fetched   ', countsLine(fetched, now)])
   return lines
 }
@@ -336,11 +339,12 @@ export function plain(all: readonly Shown[], check: CheckFacts | null, gc?: GcLo
   return {
     check: check && { timer: check.timer, last: iso(check.last) },
     gc: gc ? { ...gc, at: iso(gc.at) } : null,
-    caches: all.map(({ status, queue, fetched, uploaded }) => ({
+    caches: all.map(({ status, queue, fetched, uploaded, notKept }) => ({
       ...status,
       since: iso(status.since),
       queue: queue && { ...queue, oldest: iso(queue.oldest), ...uploadJson(queue) },
       uploaded: sums(uploaded),
+      notKept: notKept ?? null,
       fetched: sums(fetched),
     })),
   }

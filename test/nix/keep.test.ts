@@ -3,10 +3,11 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
-import { createPair, DIST, type Pair } from './pair.ts'
+import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
 
 const test = needs(suite('kept on the box'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
+const URL = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}`
 const FOLDER = '/home/alice/.local/state/nix-lan'
 
 class Stage {
@@ -164,6 +165,14 @@ test('a box that runs no commands: the upload counts and says what is not kept; 
       done.stderr,
       /^box: uploaded, but the box's own garbage collection may delete it: box runs no commands for alice@127.0.0.1/m,
     )
+    assert.match((await stage.run('status')).stdout, /^ +not kept: .*: box runs no commands/m)
+    stage.pair.configure({ 'extra-substituters': URL })
+    await stage.pair.client.stopDaemon()
+    await stage.pair.client.startDaemon()
+    const gc = await stage.run('gc', '--yes')
+    assert.is(gc.code, 1, gc.stderr)
+    assert.match(gc.stderr, /^stopped, what is left stays: box runs no commands/m)
+    assert.ok(await stage.pair.clientHas(path))
   }))
 
 test.run()

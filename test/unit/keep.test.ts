@@ -1,9 +1,13 @@
 // What the box keeps: manifests and links, what is let go and when, keys that are trusted.
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Failure } from '../../scripts/cli/errors.ts'
 import { publicKey, withKey, withoutKey } from '../../scripts/commands/trust.ts'
 import { clientName, contentsOf, linksIn, manifestText, pin } from '../../scripts/keep/keep.ts'
+import { noteKept, notKept } from '../../scripts/keep/outcome.ts'
 import { type Remote, reportsIn } from '../../scripts/keep/remote.ts'
 import { expired } from '../../scripts/keep/uploads.ts'
 import type { Daemon } from '../../scripts/protocol/daemon-ops.ts'
@@ -154,6 +158,19 @@ test('a link that the daemon doesn’t see: it doesn’t count as pinned, and sy
 
 test('a manifest says to people what it is', () => {
   assert.is(manifestText('kept', 'c', '2026-11-26', ['/b', '/a']), 'Kept here by nix-lan: uploaded by c, 2026-11-26\n/a\n/b\n')
+})
+
+test('that nothing is kept is noted until something is', () => {
+  const directory = `${mkdtempSync(`${tmpdir()}/nix-lan-kept-`)}/state`
+  try {
+    assert.is(notKept(directory, 'rpi'), undefined)
+    noteKept(directory, 'rpi', 'it runs no commands')
+    assert.equal([notKept(directory, 'rpi'), notKept(directory, 'nas')], ['it runs no commands', undefined])
+    noteKept(directory, 'rpi', undefined)
+    assert.is(notKept(directory, 'rpi'), undefined)
+  } finally {
+    rmSync(dirname(directory), { recursive: true })
+  }
 })
 
 // ---- keys

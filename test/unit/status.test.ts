@@ -251,4 +251,9 @@ test('what gc has seen last', () => {
   assert.is(screen([], null, look), '')
 })
 
+test('what the box does not keep', () => {
+  const unkept = { ...shown({ socket: true, answer: YES }), notKept: 'it runs no commands' }
+  assert.match(screen([unkept], null, { now: NOW, width: null, colour: false }), /^ {12}not kept: the box's own .*: it runs no commands$/m)
+})
+
 test.run()
