@@ -715,7 +715,7 @@ if (process.getuid?.() === 0) {
       const other = await greeted([join(folder, name)], env)
       assert.not.ok(await has(other), name)
       assert.is(await closed(other), 0)
-      assert.match(other.stderr(), /is not a socket of the user's whose tunnel it should be; going on without it\n$/)
+      assert.match(other.stderr(), /is not a socket of the user's whose directory it is in; going on without it\n$/)
     }
   })
 }
