@@ -1,5 +1,6 @@
 // The units by themselves, on each release's systemd: that it has nothing to say against them, that an upload is neither stopped for good by many
 // quick successes nor a tight loop when it can't go, and that a stop leaves nothing red and the queue whole. The scenarios have the rest.
+import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import { pause } from '../lib/processes.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
@@ -127,6 +128,39 @@ test('once a day: what was built while there was no hook is queued, and goes', a
   assert.is(await is(`nix-lan-built@${CACHE}.timer`), 'active')
   await lab.laptop.must('alice', 'systemctl', ['--user', 'start', `nix-lan-built@${CACHE}.service`])
   await lab.eventually('it is on the box', () => lab.boxHas(path), { within: 60_000, every: 500 })
+})
+
+test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all stops, nothing is red, and builds go on', async () => {
+  const args = ['--argstr', 'name', 'back', '--arg', 'kb', '6000']
+  const { paths } = await lab.build(args)
+  await lab.eventually('it is on the box', () => lab.boxHas(...paths), { within: 60_000, every: 500 })
+  await lab.eventually('the queue is empty', async () => (await lab.queued()).length === 0, { within: 60_000 })
+  await lab.laptop.must('root', 'nix-store', ['--delete', ...paths])
+  lab.laptop.write('/opt/stop.sh', readFileSync('nix/stop.sh', 'utf8'))
+  await lab.lan.slow('box', 4)
+  const fetching = lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 120_000 })
+  const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
+  await lab.eventually('a fetch', isFetching, { within: 20_000 })
+  await lab.laptop.must('root', 'bash', ['/opt/stop.sh', '1000'], { timeout: 120_000 })
+  const units = [...OF_BOX, 'nix-lan-check.timer', 'nix-lan-check.service']
+  const states = await Promise.all(units.map(async (unit) => `${unit} ${await is(unit)}`))
+  assert.equal(
+    states,
+    units.map((unit) => `${unit} inactive`),
+  )
+  assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
+  const fetched = await fetching
+  assert.is(fetched.code, 0, fetched.stderr)
+  assert.match(fetched.stderr, /copying path '[^']*-back' from 'ssh-ng:/)
+  assert.not.match(fetched.stderr, /building '|error|warning/, 'it has arrived, and was not built instead')
+  await lab.lan.slow('box', 0)
+  const alone = await lab.build(['--argstr', 'name', 'alone'])
+  assert.ok(
+    (await lab.queued()).some((name) => name.endsWith('-alone')),
+    'the queue stays',
+  )
+  await lab.laptop.must('alice', 'systemctl', ['--user', 'start', 'nix-lan-check.timer'])
+  await lab.eventually('it is on the box', () => lab.boxHas(...alone.paths), { within: 90_000, every: 500 })
 })
 
 test.run()
