@@ -227,7 +227,7 @@ const unresponsive = (): Promise<string> => listening(createServer((socket) => v
 test('what the box has comes, what it lacks is a miss, over one connection', async () => {
   const { socket, connections } = await box(honest())
   const nix = await greeted([socket])
-  assert.ok(await has(nix))
+  // two questions: after three slow answers, which a busy machine may give, others are asked ahead on connections of their own
   assert.not(await has(nix, `${PATH}-none`))
   assert.ok(await has(nix))
   assert.is(await closed(nix), 0)
