@@ -2,12 +2,11 @@
 // tunnel's socket, and is an empty store while the box is away. Never writes to a store, and before the handshake nothing makes it exit.
 import { main } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
-import { ClientGone } from '../connect/client.ts'
+import { nixHasLeft } from '../connect/client.ts'
 import { NarUndelivered, serve, serveStrictly } from '../connect/session.ts'
 import { stdio } from '../connect/stdio.ts'
 import { dialOrAway, redialling, report, type Target } from '../connect/upstream.ts'
-import { EndOfStream } from '../protocol/byte-reader.ts'
-import { socketPath } from '../state/paths.ts'
+import { socketPath } from '../system/paths.ts'
 
 const HELP = `nix-lan-connect: what Nix starts as a store; the box, or an empty store
 
@@ -68,7 +67,7 @@ async function connect(strict: boolean): Promise<void> {
     } else await serve(client, redialling(await findTarget(args).catch(unknown)))
     process.exit(0)
   } catch (error) {
-    if (error instanceof ClientGone || error instanceof EndOfStream) process.exit(strict ? 75 : 0)
+    if (nixHasLeft(error)) process.exit(strict ? 75 : 0)
     else {
       // the upstream has told it, once for each outage
       if (strict || !(error instanceof NarUndelivered)) report((error as Error).message)

@@ -6,7 +6,7 @@ import { UsageError } from '../cli/errors.ts'
 import { harmless } from '../cli/text.ts'
 import { makeQueue } from '../queue/directories.ts'
 import { outputsFor } from '../queue/outputs.ts'
-import { stateDir } from '../state/paths.ts'
+import { stateDir } from '../system/paths.ts'
 
 const HELP = `post-build-hook: queue what Nix has just built
 

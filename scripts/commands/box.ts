@@ -13,7 +13,7 @@ import { storeDir } from '../nix/store-path.ts'
 import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
 import { usable } from '../reach/reach.ts'
 import { agreed } from '../setup/dialogue.ts'
-import { socketPath } from '../state/paths.ts'
+import { socketPath } from '../system/paths.ts'
 
 const COMMON = `
       --json            the answer for scripts, see below

@@ -20,9 +20,9 @@ import { isSingleUser } from '../nix/daemon.ts'
 import { enqueue } from '../queue/queue.ts'
 import { wanted } from '../queue/upload.ts'
 import { agreed } from '../setup/dialogue.ts'
-import { isBusy, takeLock } from '../state/lock.ts'
-import { runtimeDir } from '../state/paths.ts'
-import { ownTransfers } from '../state/transfers.ts'
+import { isBusy, takeLock } from '../system/lock.ts'
+import { runtimeDir } from '../system/paths.ts'
+import { ownTransfers } from '../system/transfers.ts'
 import { uploadQueue } from './queue/upload.ts'
 
 export const help = `nix-lan gc: free space, by deleting only what the box can give back

@@ -2,7 +2,7 @@
 import { existsSync, realpathSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Failure } from '../cli/errors.ts'
-import { socketPath } from '../state/paths.ts'
+import { socketPath } from '../system/paths.ts'
 import type { Cache } from './types.ts'
 
 /**

@@ -1,5 +1,5 @@
 // Nix, as a session sees it: something that asks on one side and is answered on the other.
-import type { ByteReader } from '../protocol/byte-reader.ts'
+import { type ByteReader, EndOfStream } from '../protocol/byte-reader.ts'
 
 /** The program at the other end of stdin and stdout: Nix. */
 export interface Client {
@@ -17,3 +17,6 @@ export interface Client {
 
 /** Nobody reads what we write: Nix is gone, and that is no one's fault. */
 export class ClientGone extends Error {}
+
+/** Whether an error only says that Nix has ended the conversation. */
+export const nixHasLeft = (error: unknown): boolean => error instanceof ClientGone || error instanceof EndOfStream

@@ -5,7 +5,7 @@
 // `nix-lan check` touches it when the network has changed.
 import { closeSync, constants, fstatSync, ftruncateSync, lstatSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
 import type { BoxUnavailable } from '../protocol/box.ts'
-import { runtimeDir } from '../state/paths.ts'
+import { runtimeDir } from '../system/paths.ts'
 
 /** For how long, in milliseconds, an unresponsive box isn't tried again: by then ssh has noticed a dead link (ServerAliveInterval × CountMax) and ended the tunnel. */
 const HOLD = 15_000

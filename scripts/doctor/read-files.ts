@@ -3,7 +3,7 @@
 import { accessSync, constants, existsSync, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { readText } from '../nix/nix-conf.ts'
-import { failedDir, queueDir, stateDir } from '../state/paths.ts'
+import { failedDir, queueDir, stateDir } from '../system/paths.ts'
 import { findIn } from '../system/runtime.ts'
 import { type Doubt, doubtAbout } from '../system/trust.ts'
 import { effectiveUid } from '../system/users.ts'

@@ -1,5 +1,7 @@
 // What the boxes say of the dead: which of them can be used, what each confirms, and how each keeps what goes.
+
 import { Away, Failure } from '../cli/errors.ts'
+import { kinship } from '../config/kinship.ts'
 import type { SshCache } from '../config/types.ts'
 import { keyNameIn } from '../keep/client.ts'
 import { clientName, pin } from '../keep/keep.ts'
@@ -8,8 +10,7 @@ import { NixError } from '../nix/nix.ts'
 import { type Keys, readKeys } from '../nix/signature.ts'
 import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
 import { usable } from '../reach/reach.ts'
-import { socketPath } from '../state/paths.ts'
-import { kinship } from '../wrapper/substituters.ts'
+import { socketPath } from '../system/paths.ts'
 import type { Keeper } from './collect.ts'
 import { type Doubt, doubts, doubtsOf } from './confirm.ts'
 import { type BothSettings, believedKeys, type Here, inForce, isInForce } from './facts.ts'

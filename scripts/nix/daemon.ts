@@ -2,8 +2,8 @@
 // is now.
 
 import { accessSync, constants } from 'node:fs'
-import { stateDir } from '../state/paths.ts'
 import { run } from '../system/exec.ts'
+import { stateDir } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
 import { effectiveUid } from '../system/users.ts'
 import { readText } from './nix-conf.ts'

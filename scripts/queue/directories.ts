@@ -6,7 +6,7 @@ import { dirname } from 'node:path'
 import { Failure } from '../cli/errors.ts'
 import { loadConfig } from '../config/config.ts'
 import { type Config, isSsh } from '../config/types.ts'
-import { failedDir, queueDir, stateDir } from '../state/paths.ts'
+import { failedDir, queueDir, stateDir } from '../system/paths.ts'
 import { effectiveUid } from '../system/users.ts'
 
 const self = effectiveUid()

@@ -1,7 +1,7 @@
 // How an upload goes: what it has copied, how fast, how long it still takes. It writes that down
 // for status, and tells the person at the terminal, or the journal every half minute.
 import { oneLine } from '../cli/text.ts'
-import { type Amount, progressText, readUploadState, type UploadState, writeUploadState } from '../state/upload.ts'
+import { type Amount, progressText, readUploadState, type UploadState, writeUploadState } from '../system/upload-state.ts'
 import type { Watcher } from './stores.ts'
 import type { Summary } from './upload.ts'
 

@@ -19,7 +19,7 @@ import {
 } from 'node:fs'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { isStoreName, storeDir } from '../nix/store-path.ts'
-import { failedDir, queueDir } from '../state/paths.ts'
+import { failedDir, queueDir } from '../system/paths.ts'
 
 /** A store path that waits, or that was set aside. */
 export interface Entry {

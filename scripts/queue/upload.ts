@@ -11,7 +11,7 @@ import type { SshCache } from '../config/types.ts'
 import { batches, errorText, pathsInError } from '../nix/nix.ts'
 import { type Closure, type PathInfo, unsigned } from '../nix/path-info.ts'
 import { isDerivation } from '../nix/store-path.ts'
-import type { Amount } from '../state/upload.ts'
+import type { Amount } from '../system/upload-state.ts'
 import type { Entry } from './queue.ts'
 
 /** What draining asks of the two stores. Each may throw a Failure when a store can't be asked. */

@@ -1,8 +1,8 @@
 // Whether an upload that nobody asked for goes now, and how far: not while the connection is paid
 // for by the byte or the battery is low, and not with what the box had no room for a moment ago.
 import type { Config } from '../config/types.ts'
-import type { UploadState } from '../state/upload.ts'
 import { type Power, whyWait } from '../system/power.ts'
+import type { UploadState } from '../system/upload-state.ts'
 import type { Entry } from './queue.ts'
 import type { Disk } from './upload.ts'
 

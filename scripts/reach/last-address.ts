@@ -2,7 +2,7 @@
 // directory of our own: root reads nothing in a user's, and nobody believes what others could have
 // written.
 import { lstatSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { runtimeDir } from '../state/paths.ts'
+import { runtimeDir } from '../system/paths.ts'
 import { isAddress } from './connect-race.ts'
 
 export interface Memory {

@@ -3,7 +3,7 @@
 // alone, and is never later than its deadline. A hot path: what only `usable` needs is loaded late.
 import { existsSync, readFileSync } from 'node:fs'
 import type { Cache, UrlCache } from '../config/types.ts'
-import { socketPath } from '../state/paths.ts'
+import { socketPath } from '../system/paths.ts'
 import { isAddress, Race, type Winner } from './connect-race.ts'
 import { type Memory, memoryOf } from './last-address.ts'
 

@@ -8,7 +8,7 @@ import { connectUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { type Clash, clashes, isPublicKey, publicHalf } from '../nix/keys.ts'
 import type { Assignment, ReadFile } from '../nix/nix-conf.ts'
-import { failedDir, queueDir, socketPath, stateDir } from '../state/paths.ts'
+import { failedDir, queueDir, socketPath, stateDir } from '../system/paths.ts'
 import type { User } from '../system/users.ts'
 import {
   assignmentsWith,

@@ -4,9 +4,9 @@
 import { age, bytes, count, oneLine } from '../cli/text.ts'
 import type { Look as GcLook } from '../gc/last-look.ts'
 import type { Answer } from '../reach/reach.ts'
-import type { Counted } from '../state/transfers.ts'
-import { progressText, timeLeft, type UploadState } from '../state/upload.ts'
 import type { UnitFacts } from '../system/systemd.ts'
+import type { Counted } from '../system/transfers.ts'
+import { progressText, timeLeft, type UploadState } from '../system/upload-state.ts'
 import { pauseLeft, type TunnelState } from '../tunnel/state.ts'
 
 /** What the user's systemd says of a cache's units. */

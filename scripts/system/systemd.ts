@@ -4,8 +4,8 @@
 import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure } from '../cli/errors.ts'
-import { runtimeDir } from '../state/paths.ts'
 import { type Outcome, run } from './exec.ts'
+import { runtimeDir } from './paths.ts'
 import { systemPath } from './search-path.ts'
 
 /** Whose manager root asks; without one, our own. */

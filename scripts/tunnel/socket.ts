@@ -4,7 +4,7 @@ import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { accepts, listens } from '../reach/listening.ts'
-import { socketPath } from '../state/paths.ts'
+import { socketPath } from '../system/paths.ts'
 
 /** Bytes that a socket's path may have (unix(7): sun_path is 108, with a NUL). */
 const LONGEST = 107

@@ -3,7 +3,7 @@
 // runtime directory; written by nix-lan-tunnel, read by check, status and doctor. It is gone when
 // the tunnel is ready, and at the next boot.
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { runtimeDir } from '../state/paths.ts'
+import { runtimeDir } from '../system/paths.ts'
 
 export interface TunnelState {
   /** Attempts that failed in a row. */

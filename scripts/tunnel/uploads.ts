@@ -3,7 +3,7 @@
 // the tunnel makes at the first need and holds as long as the tunnel.
 import type { SshCache } from '../config/types.ts'
 import { listens } from '../reach/listening.ts'
-import { keeperFile, socketPath, uploadSocketPath } from '../state/paths.ts'
+import { keeperFile, socketPath, uploadSocketPath } from '../system/paths.ts'
 import { isStill, textOf } from './agent.ts'
 
 /** Milliseconds for the login. */

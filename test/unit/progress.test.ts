@@ -8,8 +8,8 @@ import { Progress, pauseAfter } from '../../scripts/queue/progress.ts'
 import type { Entry } from '../../scripts/queue/queue.ts'
 import { diskIn } from '../../scripts/queue/stores.ts'
 import { asksDisk, decide } from '../../scripts/queue/wait.ts'
-import { progressText, readUploadState, timeLeft, type UploadState, writeUploadState } from '../../scripts/state/upload.ts'
 import { readPower, whyWait } from '../../scripts/system/power.ts'
+import { progressText, readUploadState, timeLeft, type UploadState, writeUploadState } from '../../scripts/system/upload-state.ts'
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-progress-'))
 process.on('exit', () => rmSync(TMP, { recursive: true, force: true }))

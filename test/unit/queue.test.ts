@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Entry, Queue } from '../../scripts/queue/queue.ts'
-import type { Lock } from '../../scripts/state/lock.ts'
+import type { Lock } from '../../scripts/system/lock.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-queue-`)
 process.env.NIX_STATE_DIR = TMP // before paths.ts is loaded, hence the import()s
@@ -14,7 +14,7 @@ const { batches, errorText, nixEnvironment, pathsInError } = await import('../..
 const { parsePathInfo } = await import('../../scripts/nix/path-info.ts')
 const { isStoreName } = await import('../../scripts/nix/store-path.ts')
 const { NOTHING_KNOWN, rowsOf, table } = await import('../../scripts/queue/list.ts')
-const { isBusy, takeLock } = await import('../../scripts/state/lock.ts')
+const { isBusy, takeLock } = await import('../../scripts/system/lock.ts')
 const { toSign } = await import('../../scripts/nix/signing.ts')
 
 const H = '0123456789abcdfghijklmnpqrsvwxyz'

@@ -25,12 +25,11 @@ const ORDER = [
   'config',
   'nix',
   'system',
-  'state',
   'cli',
 ]
 /** More is a house that nobody can picture. */
 const MOST_ROOMS = 20
-const MOST_ARROWS = 100
+const MOST_ARROWS = 85
 
 /** An import of one file by another; paths below scripts/. */
 interface Import {

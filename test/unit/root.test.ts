@@ -27,8 +27,8 @@ import { emptyRecord, extended, readRecord } from '../../scripts/setup/record.ts
 import { mustBeUtf8 } from '../../scripts/setup/setup.ts'
 import { textOf } from '../../scripts/setup/show.ts'
 import { nixConfRestoration } from '../../scripts/setup/undo.ts'
-import { fetchedBy, Transfers } from '../../scripts/state/transfers.ts'
 import { runAs } from '../../scripts/system/as-user.ts'
+import { fetchedBy, Transfers } from '../../scripts/system/transfers.ts'
 import { needs } from '../lib/needs.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-root-`)

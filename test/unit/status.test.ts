@@ -3,7 +3,6 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { fitted } from '../../scripts/cli/watch.ts'
-import type { UploadState } from '../../scripts/state/upload.ts'
 import {
   assess,
   type CheckFacts,
@@ -15,6 +14,7 @@ import {
   screen,
   timestamp,
 } from '../../scripts/status/status.ts'
+import type { UploadState } from '../../scripts/system/upload-state.ts'
 
 const test = suite('status')
 

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { counted, fetchedBy, Transfers, userTransfers } from '../../scripts/state/transfers.ts'
+import { counted, fetchedBy, Transfers, userTransfers } from '../../scripts/system/transfers.ts'
 
 const test = suite('transfers')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-transfers-'))

@@ -1,11 +1,12 @@
 // What nix-lan-run decides, as tables: how nix.conf is read, which entry means which cache, what NIX_CONFIG gets, which program is meant.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { canonical, kinship } from '../../scripts/config/kinship.ts'
 import type { SshCache, UrlCache } from '../../scripts/config/types.ts'
 import { namedSubstituters, parseNixConf, readNixConf, substitutersOf } from '../../scripts/nix/nix-conf.ts'
 import { explain } from '../../scripts/wrapper/explain.ts'
 import { type Candidate, callsUsFor, findCommand, readInvocation } from '../../scripts/wrapper/program.ts'
-import { appendix, type CacheFacts, canonical, drops, ignoredFor, kinship, planSubstituters } from '../../scripts/wrapper/substituters.ts'
+import { appendix, type CacheFacts, drops, ignoredFor, planSubstituters } from '../../scripts/wrapper/substituters.ts'
 
 const NIXOS = 'https://cache.nixos.org/'
 const SOCKET = '/run/user/1000/nix-lan/rpi.sock'

@@ -12,7 +12,7 @@ import { enqueue, readQueue } from '../../queue/queue.ts'
 import { storeNameOf } from '../../queue/store-name.ts'
 import { storesOf } from '../../queue/stores.ts'
 import { wanted } from '../../queue/upload.ts'
-import { readUploadState } from '../../state/upload.ts'
+import { readUploadState } from '../../system/upload-state.ts'
 import { type Action, CACHE, type Call, JSON_OPTION, paths, print, printJson, say } from './action.ts'
 
 export const add: Action = {
