@@ -19,7 +19,7 @@ answers as a Nix cache.
 Options:
   -u, --usable        ask whether Nix could use it now, not only whether it is
                       reachable
-  -w, --wait SECONDS  ask again until then; it is also the limit for everything
+  -w, --wait SECONDS  keep asking for up to SECONDS, in place of the deadline
   -q, --quiet         print nothing, only exit
       --json          the answer for scripts, see below
   -h, --help          show this

@@ -25,16 +25,16 @@ Options:
                           configuration is wrong
       --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2,
                           or the cache's own)
-      --patience SECONDS  how long to wait for a box that is lost in mid-fetch
+      --patience SECONDS  how long to wait for a box that is lost during a fetch
                           (default: 60)
       --stdio             what Nix adds: speak the worker protocol on stdin and
                           stdout
   -h, --help              show this
       --version           show the version
 
-Exit code: 0 Nix has ended it; 1 the box was lost in the middle of a path, or
-this isn't Nix; 2 wrong usage or configuration (--strict); 75 the box is away
-(--strict).
+Exit code: 0 Nix closed the connection; 1 the box was lost in the middle of a
+path, or this isn't Nix; 2 wrong usage or configuration (--strict); 75 the box
+is away (--strict).
 
 Examples:
   nix-lan-available --usable    whether a box answers

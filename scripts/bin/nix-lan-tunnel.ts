@@ -21,8 +21,8 @@ The socket is /run/user/UID/nix-lan/CACHE.sock, where nix-lan-connect looks for
 it, and is there until ssh ends. Without CACHE: the only box of the
 configuration.
 
-ssh asks for nothing, so the box's host key must be known and your key be usable
-without a word: by an agent (SSH_AUTH_SOCK, or what env-file sets), or because
+ssh asks for nothing, so the box's host key must be known, and your key usable
+without a prompt: by an agent (SSH_AUTH_SOCK, or what env-file sets), or because
 it has no passphrase.
 
 Options:

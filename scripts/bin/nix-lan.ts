@@ -33,7 +33,7 @@ Commands:
   status   what is there, what waits, what was saved (without a command: this)
   check    whether the boxes are there; starts and stops their tunnels
   config   whether a configuration file is valid
-  doctor   what is wrong, and what mends it
+  doctor   what is wrong, and how to fix it
   box      what the box keeps, letting go of it, its garbage collection
   gc       free space, by deleting only what the box can give back
   queue    what waits to be uploaded: list, add, upload, retry, drop, sign

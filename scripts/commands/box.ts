@@ -21,8 +21,8 @@ const COMMON = `
       --version         show the version`
 
 const CACHE = '      --cache CACHE     which box; default: the only one'
-const EXIT = `Exit code: 0 done; 1 nothing of that kind is kept, or the box refused; 2 wrong
-usage or configuration; 75 not now: the box is away.`
+const EXIT = `Exit code: 0 done; 1 you said no, nothing of that kind is kept, or the box
+refused; 2 wrong usage or configuration; 75 not now: the box is away.`
 
 const HELP = `nix-lan box: what the box keeps, letting go of it, and its garbage collection
 
@@ -41,7 +41,7 @@ Options:
 ${CACHE}${COMMON}
 
 With --json, a list of objects, one for each client and day:
-  kind    kept, or only: what nix-lan gc deleted
+  kind    kept: uploaded; only: deleted on the client by nix-lan gc
   client  the name of the key that it signs with
   day     by the box's clock
   paths   how many
@@ -178,7 +178,7 @@ async function list({ cache, daemon, options }: Call): Promise<number> {
   return 0
 }
 
-const WORDS = { kept: 'uploaded', only: 'deleted here by gc' } as const
+const WORDS = { kept: 'uploaded', only: 'deleted there by gc' } as const
 
 function table(rows: readonly { kind: 'kept' | 'only'; client: string; day: string; paths: number; size: number }[]): string {
   const cells = [

@@ -44,8 +44,8 @@ Options:
       --older-than AGE         only what was registered here longer ago, like 7d
       --push                   upload first what is only here or queued
       --include-substitutable  also what the HTTP caches in force have
-      --include-cheap          also what Nix builds quickly and never fetches
-                               (allowSubstitutes = false)
+      --include-cheap          also, unconfirmed, what Nix builds quickly and
+                               never fetches (allowSubstitutes = false)
       --auto                   as the timer does it: only if less is free than
                                gc.keep-free in config.toml, and then until it is
       --verify                 let the box read and hash all of it first
@@ -63,9 +63,9 @@ With --json, one object; sizes are in bytes:
   freed      how much more is free on the file system; null with --dry-run
   stopped    why it ended before all was done; null if it didn't
 
-Exit code: 0 done, or nothing to do; 1 it could not be rooted on the box, or
-Nix refused; 2 wrong usage or configuration; 75 not now: no box is there, or it
-went away, and what is left stays.
+Exit code: 0 done, or nothing to do; 1 you said no, it could not be rooted on
+the box, or Nix refused; 2 wrong usage or configuration; 75 not now: no box is
+there, or it went away, and what is left stays.
 
 Examples:
   nix-lan gc --dry-run

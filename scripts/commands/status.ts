@@ -1,4 +1,4 @@
-// nix-lan status: one screen of what is there, what waits and what was saved. Asks, changes
+// nix-lan status: one screen of what is there, what waits and what was fetched. Asks, changes
 // nothing, and never waits for a box that is away: what is said of one rests on what the check has
 // found, and on the tunnel's socket.
 import { existsSync } from 'node:fs'
@@ -24,14 +24,14 @@ import { readUploadState } from '../system/upload-state.ts'
 import { effectiveUid } from '../system/users.ts'
 import { readTunnelState, uptime } from '../tunnel/state.ts'
 
-export const help = `nix-lan status: what is there, what waits and what was saved, on one screen
+export const help = `nix-lan status: what is there, what waits and what was fetched, on one screen
 
 Usage: nix-lan status [OPTION…] [CACHE…]
 
 For each cache, or those that are named: whether Nix can use it, since when or
 why not; its tunnel; what waits to be uploaded and what failed; what was
 uploaded to it and fetched from it. It waits for no box that is away: then it
-says what the last check has found. \`nix-lan\` alone does the same.
+says what the last check found. \`nix-lan\` alone does the same.
 
 Options:
   -w, --watch    draw it again every 2 seconds, until q or ^C

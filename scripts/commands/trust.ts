@@ -12,7 +12,7 @@ import { inspect, put } from '../setup/files.ts'
 import { mustBeUtf8, restartDaemon } from '../setup/setup.ts'
 import { effectiveUid } from '../system/users.ts'
 
-export const help = `nix-lan trust: believe what another machine has signed
+export const help = `nix-lan trust: trust another machine's signing key
 
 Usage: sudo nix-lan trust [OPTION…] NAME:KEY
 
@@ -22,12 +22,13 @@ holds the key decides what runs here, as root too. \`nix-lan key\` on the other
 machine prints it; never take it from the box.
 
 Options:
-      --remove   no longer believe it, if \`nix-lan trust\` has added it
+      --remove   stop trusting it, if \`nix-lan trust\` added it
   -y, --yes      don't ask
   -h, --help     show this
       --version  show the version
 
-Exit code: 0 done, or it was so already; 1 it can't be done; 2 wrong usage.
+Exit code: 0 done, or nothing to do; 1 you said no, or it can't be done; 2
+wrong usage.
 
 Examples:
   sudo nix-lan trust laptop-1:g22jPVKtrGunyhIifRNhD31hFAn3aVsbHL/px1seqW8=

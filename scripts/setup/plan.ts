@@ -159,7 +159,7 @@ function substituter(cache: SshCache, uid: number, layout: Layout): { url: strin
 function configWith({ config, box, user, layout }: Situation): string {
   if (config === undefined) {
     if (!box) throw new UsageError('which box? Pass what you give to ssh, for example: sudo nix-lan setup pi@pi.local')
-    return `# Written by \`nix-lan setup\`, yours to edit; man nix-lan-config describes all settings.\nuser = ${JSON.stringify(user.name)}\n\n${table(box)}`
+    return `# Written by \`nix-lan setup\`, yours to edit; man 5 nix-lan-config describes all settings.\nuser = ${JSON.stringify(user.name)}\n\n${table(box)}`
   }
   const there = parseConfig(config, layout.config, (name) => {
     if (name !== undefined && name !== user.name) throw new Error(`is ${name}, not ${user.name}: a machine's queue belongs to one user`)

@@ -5,8 +5,8 @@ import { type Action, CACHE, type Call, EXIT, JSON_OPTION, print, printJson } fr
 
 export const retry: Action = {
   name: 'retry',
-  summary: 'queue what failed once more',
-  forms: [['[PATH…]', 'queue what failed once more: these paths, or all']],
+  summary: 'requeue what failed',
+  forms: [['[PATH…]', 'requeue what failed: these paths, or all']],
   options: [CACHE, JSON_OPTION],
   json: {
     what: 'an object for each cache',
