@@ -79,17 +79,7 @@ test('npm version leaves nothing behind that says the old one', () => {
   assert.match(readFileSync(join(sources, 'CHANGELOG.md'), 'utf8'), /^## 7\.8\.9, \d{4}-\d\d-\d\d$/m)
   const stale = spawnSync(
     'git',
-    [
-      'grep',
-      '--files-with-matches',
-      '--fixed-strings',
-      VERSION,
-      '--',
-      ':!CHANGELOG.md',
-      ':!package-lock.json',
-      ':!test/unit',
-      ':!test/modules/golden',
-    ],
+    ['grep', '--files-with-matches', '--fixed-strings', VERSION, '--', ':!CHANGELOG.md', ':!package-lock.json', ':!test/unit'],
     {
       cwd: sources,
       encoding: 'utf8',

@@ -6,7 +6,7 @@ end
 
 complete -c nix-lan-available -f
 complete -c nix-lan-available -s u -l usable -d 'ask whether Nix could use it now, not only whether it is reachable'
-complete -c nix-lan-available -s w -l wait -x -d 'ask again until then; it is also the limit for everything'
+complete -c nix-lan-available -s w -l wait -x -d 'keep asking for up to SECONDS, in place of the deadline'
 complete -c nix-lan-available -s q -l quiet -d 'print nothing, only exit'
 complete -c nix-lan-available -l json -d 'the answer for scripts'
 complete -c nix-lan-available -s h -l help -d 'show this'
