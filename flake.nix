@@ -1,7 +1,8 @@
 {
   description = "A Nix cache on the machine in the cupboard, for a laptop that comes and goes";
 
-  # There is no flake.lock here: only the version of Node depends on it, and your own lock file has that (let it follow your nixpkgs).
+  # There is no flake.lock here: only the version of Node depends on it, and your own lock file has
+  # that (let it follow your nixpkgs).
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
 
   outputs =
@@ -37,7 +38,8 @@
 
       overlays.default = final: prev: { nix-lan = package final; };
 
-      # Sets, since Nix 2.8's `flake check` takes no path for a module; a path inside, so that one imported twice counts once.
+      # Sets, since Nix 2.8's `flake check` takes no path for a module; a path inside, so that one
+      # imported twice counts once.
       homeModules.default.imports = [ ./nix/home-manager.nix ];
       nixosModules.default.imports = [ ./nix/nixos.nix ];
 

@@ -1,5 +1,6 @@
-// Makes dist/: one self-contained file per executable, which is a sh script and JavaScript at once. With --check it writes nothing
-// and compares dist/ with what the sources give, byte for byte. Started by build.sh.
+// Makes dist/: one self-contained file per executable, which is a sh script and JavaScript at once.
+// With --check it writes nothing and compares dist/ with what the sources give, byte for byte.
+// Started by build.sh.
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type BuildOptions, build, type Metafile } from 'esbuild'
@@ -7,7 +8,10 @@ import { VERSION } from '../scripts/cli/version.ts'
 import { docs } from './docs.ts'
 import { readUnits, textDefines } from './texts.ts'
 
-/** The executables: name in dist/ → the TypeScript that it runs, and the sh part in scripts/heads that starts it. */
+/**
+ * The executables: name in dist/ → the TypeScript that it runs, and the sh part in scripts/heads
+ * that starts it.
+ */
 const EXECUTABLES: Record<string, { source: string; head: string }> = {
   demo: { source: 'test/demo/demo.ts', head: 'command.sh' },
   'nix-lan': { source: 'scripts/bin/nix-lan.ts', head: 'command.sh' },
@@ -21,7 +25,8 @@ const EXECUTABLES: Record<string, { source: string; head: string }> = {
 
 /** The other files of dist/, which nobody executes: path in dist/ → text. */
 const OTHERS: (() => Record<string, string>)[] = [
-  // Without this one, Node tries every file as an ES module first where the nearest package.json says "module": 3-5 ms.
+  // Without this one, Node tries every file as an ES module first where the nearest package.json
+  // says "module": 3-5 ms.
   () => ({ 'package.json': `${JSON.stringify({ type: 'commonjs' })}\n` }),
   () => within('systemd/user', readUnits()),
 ]
@@ -52,7 +57,9 @@ const OPTIONS: BuildOptions = {
   logLevel: 'silent',
 }
 
-/** What the sources give: the content of each file of dist/ by its path there, or why there is none. */
+/**
+ * What the sources give: the content of each file of dist/ by its path there, or why there is none.
+ */
 interface Products {
   files: Map<string, string>
   problems: string[]
@@ -78,7 +85,10 @@ async function products(): Promise<Products> {
   return { files, problems }
 }
 
-/** One executable: the head as sh and as a JavaScript comment, the JavaScript, the licences of what it contains. */
+/**
+ * One executable: the head as sh and as a JavaScript comment, the JavaScript, the licences of what
+ * it contains.
+ */
 async function executable(name: string, source: string, head: string): Promise<string> {
   const result = await build({ ...OPTIONS, entryPoints: [source], outfile: join(DIST, name) })
   const warning = result.warnings[0]
@@ -93,9 +103,9 @@ async function executable(name: string, source: string, head: string): Promise<s
 }
 
 /**
- * The first lines. sh: `:` with an argument, twice, then the head. JavaScript: a string and a line comment,
- * then a string and a comment that the head's end closes. `set -f` keeps sh from listing / for its second argument.
- * nix-lan-run knows copies of itself by the second line.
+ * The first lines. sh: `:` with an argument, twice, then the head. JavaScript: a string and a line
+ * comment, then a string and a comment that the head's end closes. `set -f` keeps sh from listing /
+ * for its second argument. nix-lan-run knows copies of itself by the second line.
  */
 function launcher(name: string, source: string, head: string): string {
   if (head.includes('*/'))
@@ -111,7 +121,10 @@ exit
 `
 }
 
-/** The text of a head, with `. ./OTHER.sh` lines replaced by the text of OTHER.sh and without interpreter and shellcheck lines. */
+/**
+ * The text of a head, with `. ./OTHER.sh` lines replaced by the text of OTHER.sh and without
+ * interpreter and shellcheck lines.
+ */
 function headText(file: string): string {
   const text = readFileSync(join(ROOT, 'scripts/heads', file), 'utf8')
   return text
@@ -122,9 +135,10 @@ function headText(file: string): string {
 }
 
 /**
- * The bundle as a function of `require`, so that it runs as CommonJS (where there is one) and as an ES module (where there is none: under
- * Deno, and wherever the nearest package.json says "module").
- * The function is in parentheses, by which V8 knows that it is called at once: else it reads through all of it twice, which is 1 to 2 ms.
+ * The bundle as a function of `require`, so that it runs as CommonJS (where there is one) and as an
+ * ES module (where there is none: under Deno, and wherever the nearest package.json says "module").
+ * The function is in parentheses, by which V8 knows that it is called at once: else it reads
+ * through all of it twice, which is 1 to 2 ms.
  */
 function wrapped(body: string): string {
   return `;(function (start) {
@@ -169,7 +183,10 @@ function differences(files: Map<string, string>): string[] {
   return found
 }
 
-/** What lies in dist/ and is none of the files, folders without any of them included; paths in dist/. */
+/**
+ * What lies in dist/ and is none of the files, folders without any of them included; paths in
+ * dist/.
+ */
 function superfluous(files: Map<string, string>, folder = ''): string[] {
   if (!existsSync(join(DIST, folder))) return []
   return readdirSync(join(DIST, folder), { withFileTypes: true }).flatMap((entry) => {

@@ -1,6 +1,7 @@
 #!/bin/sh
-# npm run check: everything that can be said about the sources without running them, and that dist/ is what they give. Runs all
-# checks, then names those that failed. With CI=true none may be skipped.
+# npm run check: everything that can be said about the sources without running them, and that dist/
+# is what they give. Runs all checks, then names those that failed. With CI=true none may be
+# skipped.
 set -u
 cd "$(dirname "$0")/.." || exit
 . build/runtimes.sh

@@ -7,7 +7,8 @@
 //
 //   Prose, and indented lines that stand as they are.
 //
-//   Commands: / Actions: / Options: (entries: two or six blanks, the term, two blanks or more, the text, all texts at one column)
+// Commands: / Actions: / Options: (entries: two or six blanks, the term, two blanks or more, the
+// text, all texts at one column)
 //
 //   With --json, … (prose, then entries)
 //

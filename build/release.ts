@@ -1,5 +1,6 @@
-// npm run release: makes nix-lan-VERSION.tar.gz, from which `sudo nix-lan-VERSION/dist/nix-lan setup` works without git and npm. The same
-// sources give the same bytes. npm run release -- --version is what `npm version` calls: it makes everything say the new version.
+// npm run release: makes nix-lan-VERSION.tar.gz, from which `sudo nix-lan-VERSION/dist/nix-lan
+// setup` works without git and npm. The same sources give the same bytes. npm run release --
+// --version is what `npm version` calls: it makes everything say the new version.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,13 +9,17 @@ import { join } from 'node:path'
 const PAPERS = ['LICENSE', 'README.md', 'CHANGELOG.md', 'SECURITY.md', 'docs']
 
 async function main(args: string[]): Promise<void> {
-  // They change what zx runs; ZX_PREFIX even puts shell code in front (zx 8, "Environment variables").
+  // They change what zx runs; ZX_PREFIX even puts shell code in front (zx 8, "Environment
+  // variables").
   for (const name of Object.keys(process.env)) if (name.startsWith('ZX_')) delete process.env[name]
   const { $ } = await import('zx')
   const run = $({ stdio: ['ignore', 'pipe', 'inherit'], quiet: true })
   const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }
 
-  /** After `npm version` has changed package.json: the other places that name the version, in its commit. */
+  /**
+   * After `npm version` has changed package.json: the other places that name the version, in its
+   * commit.
+   */
   async function setVersion(): Promise<void> {
     const today = new Date().toISOString().slice(0, 10)
     replace('scripts/cli/version.ts', /VERSION = '.*'/, `VERSION = '${version}'`)

@@ -1,9 +1,11 @@
 # shellcheck shell=sh
-# JavaScript runtimes for tests and checks, from npm, in a cache folder outside the repository: nobody has to download them to use
-# or change nix-lan. Sourced by build/check.sh and test/runtimes.sh.
+# JavaScript runtimes for tests and checks, from npm, in a cache folder outside the repository:
+# nobody has to download them to use or change nix-lan. Sourced by build/check.sh and
+# test/runtimes.sh.
 
-# runtime_directory NAME-VERSION: prints a directory that holds exactly one program, the runtime: node-18.19.0, node-22 (the newest
-# 22), deno-2, bun-1. Fetches it the first time. Fails with a line on stderr.
+# runtime_directory NAME-VERSION: prints a directory that holds exactly one program, the runtime:
+# node-18.19.0, node-22 (the newest 22), deno-2, bun-1. Fetches it the first time. Fails with a line
+# on stderr.
 runtime_directory() {
   runtime_folder=${XDG_CACHE_HOME:-$HOME/.cache}/nix-lan/runtimes/$1
   for runtime_attempt in 1 2 3; do # a registry may hiccup
@@ -17,8 +19,9 @@ runtime_directory() {
   echo "$runtime_folder/bin"
 }
 
-# fetch_runtime NAME VERSION FOLDER: for the function above. Without install scripts, which these packages need only to put the
-# binary in place of a stub. The folder appears whole, and is anybody's to read (tests run it as several users).
+# fetch_runtime NAME VERSION FOLDER: for the function above. Without install scripts, which these
+# packages need only to put the binary in place of a stub. The folder appears whole, and is
+# anybody's to read (tests run it as several users).
 fetch_runtime() {
   runtime_package=$1
   if [ "$1" = node ]; then

@@ -1,6 +1,7 @@
-# Configurations evaluated with the very library that the flake has, as NixOS would: what holds, what an assertion refuses, and what a
-# type does. A derivation; a case that doesn't come out as it should ends its evaluation, by name. In this repository's own tests a
-# stand-in takes the library's place (test/modules/stub), and more is looked at.
+# Configurations evaluated with the very library that the flake has, as NixOS would: what holds,
+# what an assertion refuses, and what a type does. A derivation; a case that doesn't come out as it
+# should ends its evaluation, by name. In this repository's own tests a stand-in takes the library's
+# place (test/modules/stub), and more is looked at.
 { lib, pkgs }:
 let
   key = "6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=";
@@ -42,7 +43,8 @@ let
   failedOf = modules: map (one: one.message) (builtins.filter (one: !one.assertion) (configOf modules).assertions);
   contains = text: part: lib.hasInfix part text;
 
-  # Each is taken without a failed assertion, and warns as often as it says; `says` is what must be in one of its units or files.
+  # Each is taken without a failed assertion, and warns as often as it says; `says` is what must be
+  # in one of its units or files.
   taken = {
     laptop = {
       modules = [ laptop ];

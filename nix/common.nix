@@ -1,13 +1,14 @@
-# What the NixOS module and the Home Manager module share: options, config.toml, and what can be wrong with it. Options have the names of
-# config.toml's keys (docs/config.md). An option that isn't set isn't written, so that nix-lan's own default counts.
+# What the NixOS module and the Home Manager module share: options, config.toml, and what can be
+# wrong with it. Options have the names of config.toml's keys (docs/config.md). An option that isn't
+# set isn't written, so that nix-lan's own default counts.
 { lib, pkgs }:
 let
   inherit (lib) mkOption types;
 
   optional = type: more: mkOption ({ type = types.nullOr type; default = null; } // more);
 
-  # A string that matches; messages and the manual show what it is, not the pattern. The patterns take what scripts/config/parse.ts
-  # takes, or less; the build of config.toml has the last word.
+  # A string that matches; messages and the manual show what it is, not the pattern. The patterns
+  # take what scripts/config/parse.ts takes, or less; the build of config.toml has the last word.
   matching = what: pattern: types.strMatching pattern // { description = what; };
 
   cacheOptions = {
@@ -153,8 +154,9 @@ in
       { default = "nix-lan"; pkgsText = "nix-lan.packages.\${system}"; } // more
     );
 
-  # config.toml as a file, which the package's own parser has accepted: a mistake ends the build, with file, line and key. Node runs on the
-  # machine that builds, also for a box of another kind; who `user` is, and where their home is, only the other machine knows.
+  # config.toml as a file, which the package's own parser has accepted: a mistake ends the build,
+  # with file, line and key. Node runs on the machine that builds, also for a box of another kind;
+  # who `user` is, and where their home is, only the other machine knows.
   fileOf =
     cfg: user:
     pkgs.runCommand "nix-lan-config.toml"

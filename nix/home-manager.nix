@@ -1,5 +1,6 @@
-# The Home Manager module: what one user can install. nix.conf, the queue and NetworkManager's dispatcher are root's: nix/README.md, "Home
-# Manager", says what is left to do there; on NixOS, nixos.nix does all of it.
+# The Home Manager module: what one user can install. nix.conf, the queue and NetworkManager's
+# dispatcher are root's: nix/README.md, "Home Manager", says what is left to do there; on NixOS,
+# nixos.nix does all of it.
 {
   config,
   lib,
@@ -11,8 +12,8 @@ let
   common = import ./common.nix { inherit lib pkgs; };
   settings = common.settingsOf cfg config.home.username;
 
-  # By the profile and not by the package, so that a new version leaves the units as they are, and the tunnel running. Without a package,
-  # the commands are those in PATH.
+  # By the profile and not by the package, so that a new version leaves the units as they are, and
+  # the tunnel running. Without a package, the commands are those in PATH.
   program = if cfg.package == null then "/usr/bin/env nix-lan" else "${config.home.profileDirectory}/bin/nix-lan";
   textOf = file: builtins.replaceStrings [ "/usr/bin/env nix-lan" ] [ program ] (builtins.readFile (common.unitFolder + "/${file}"));
 
@@ -23,8 +24,8 @@ let
       section: builtins.mapAttrs (_: value: lib.mkDefault (if section == "Install" then lib.splitString " " value else value))
     ) (import ./ini.nix (textOf file));
 
-  # All units of a type by name, as the options systemd.user.TYPEs take them. A switch lets them run on: the new version starts with the
-  # next tunnel, and none breaks in mid-fetch.
+  # All units of a type by name, as the options systemd.user.TYPEs take them. A switch lets them run
+  # on: the new version starts with the next tunnel, and none breaks in mid-fetch.
   unitsOf =
     type:
     builtins.listToAttrs (

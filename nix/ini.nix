@@ -1,4 +1,5 @@
-# The text of a systemd unit as a set of sections, as Home Manager takes them: a key that stands there several times becomes a list.
+# The text of a systemd unit as a set of sections, as Home Manager takes them: a key that stands
+# there several times becomes a list.
 text:
 let
   inherit (builtins)

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# The install phase of package.nix. The current directory is a copy of dist/; $out, $node and $license come from there. Every replacement is
-# checked: a text that is no longer where this looks for it must end the build, not give a package that works only by accident.
+# The install phase of package.nix. The current directory is a copy of dist/; $out, $node and
+# $license come from there. Every replacement is checked: a text that is no longer where this looks
+# for it must end the build, not give a package that works only by accident.
 : "${out:?}" "${node:?}" "${license:?}"
 
 # fail TEXT: says why, and ends the build.
@@ -9,15 +10,16 @@ fail() {
   exit 1
 }
 
-# pin_runtime FILE: the line in scripts/heads/runtime.sh by which the file finds its JavaScript runtime names $node. A plain sh script has none.
+# pin_runtime FILE: the line in scripts/heads/runtime.sh by which the file finds its JavaScript
+# runtime names $node. A plain sh script has none.
 pin_runtime() {
   if ! grep -q '^find_runtime()' "$1"; then return; fi
   sed -i "s|^nix_lan_pinned=''\$|nix_lan_pinned='$node'|" "$1"
   [ "$(grep -cxF "nix_lan_pinned='$node'" "$1")" = 1 ] || fail "$1 has no line nix_lan_pinned='' where the runtime could be pinned"
 }
 
-# install_programs: dist whole, since the programs look for each other beside themselves and `nix-lan setup` copies all of it; those for people
-# and for Nix by links in bin.
+# install_programs: dist whole, since the programs look for each other beside themselves and
+# `nix-lan setup` copies all of it; those for people and for Nix by links in bin.
 install_programs() {
   local file folder=$out/lib/nix-lan
   for file in nix-lan nix-lan-connect nix-lan-dispatcher post-build-hook; do
@@ -35,7 +37,8 @@ install_programs() {
   done
 }
 
-# install_units: the one source's units, which start the programs of this very package instead of those in PATH.
+# install_units: the one source's units, which start the programs of this very package instead of
+# those in PATH.
 install_units() {
   local file folder=$out/lib/systemd/user
   mkdir -p "$folder"

@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Makes the key that signs what this machine builds, unless there is one. Run as root by the NixOS module, before nix.conf
-# names the key: with secret-key-files naming a missing file, every build fails.
+# Makes the key that signs what this machine builds, unless there is one. Run as root by the NixOS
+# module, before nix.conf names the key: with secret-key-files naming a missing file, every build
+# fails.
 #     make-key.sh SECRET-FILE PUBLIC-FILE NAME
-# NAME is the start of the key's name; empty: the host's. A random part follows, because Nix believes only the first of
-# several keys of one name (src/libstore/keys.cc): a key that is made anew must not be called like the one it replaces.
+# NAME is the start of the key's name; empty: the host's. A random part follows, because Nix
+# believes only the first of several keys of one name (src/libstore/keys.cc): a key that is made
+# anew must not be called like the one it replaces.
 set -eu
 umask 077
 
-# Follows links to where a file lies or will lie. A rename would replace the link, and the persistent folder behind it
-# (impermanence) would stay empty.
+# Follows links to where a file lies or will lie. A rename would replace the link, and the
+# persistent folder behind it (impermanence) would stay empty.
 secret=$(readlink -m -- "$1")
 public=$(readlink -m -- "$2")
 
-# place FROM TO MODE: puts a file in place at once; a file that is a mount point can only be written to.
+# place FROM TO MODE: puts a file in place at once; a file that is a mount point can only be written
+# to.
 place() {
   chmod "$3" "$1"
   mv -fT -- "$1" "$2" 2>/dev/null || cat -- "$1" >"$2"

@@ -1,5 +1,6 @@
-# The NixOS module. services.nix-lan is for the laptop: commands, user units, nix.conf, the queue, NetworkManager's dispatcher, and a key that
-# signs what is built. services.nix-lan.box is for the box: whose signatures it believes.
+# The NixOS module. services.nix-lan is for the laptop: commands, user units, nix.conf, the queue,
+# NetworkManager's dispatcher, and a key that signs what is built. services.nix-lan.box is for the
+# box: whose signatures it believes.
 {
   config,
   lib,
@@ -14,17 +15,20 @@ let
   boxes = common.boxesOf settings;
   nix = config.nix.settings;
 
-  # A link to the package, in a place that outlives a switch. While a switch takes nix-lan away, a nix-daemon that still has the former
-  # nix.conf starts connect by this path, and a missing program fails the build; /run/current-system would have lost it already. And with
-  # it units and URLs stay the same from version to version: a switch leaves a tunnel alone whose unit is the same, and daemon, a user's
-  # settings and NIX_CONFIG compare URLs as text. scripts/config/store-url.ts knows this path too.
+  # A link to the package, in a place that outlives a switch. While a switch takes nix-lan away, a
+  # nix-daemon that still has the former nix.conf starts connect by this path, and a missing program
+  # fails the build; /run/current-system would have lost it already. And with it units and URLs stay
+  # the same from version to version: a switch leaves a tunnel alone whose unit is the same, and
+  # daemon, a user's settings and NIX_CONFIG compare URLs as text. scripts/config/store-url.ts knows
+  # this path too.
   link = "/run/nix-lan-current";
 
   substituter =
     name: "ssh-ng://localhost?remote-program=${link}/bin/nix-lan-connect%20/run/user/${toString cfg.uid}/nix-lan/${name}.sock";
 
   ownHook = "${cfg.package}/lib/nix-lan/post-build-hook";
-  # Ours goes first: it never fails a build, and takes milliseconds. The first of the others that fails is the last.
+  # Ours goes first: it never fails a build, and takes milliseconds. The first of the others that
+  # fails is the last.
   hook =
     if cfg.extraHooks == [ ] then
       ownHook
@@ -52,8 +56,8 @@ let
     ]
   }";
 
-  # As post-build-hook --make-queue makes them: the leaves are the user's, below parents that are root's, where only root can put something
-  # else in their place.
+  # As post-build-hook --make-queue makes them: the leaves are the user's, below parents that are
+  # root's, where only root can put something else in their place.
   directory = owner: path: "d /nix/var/nix/gcroots/nix-lan${path} 0755 ${owner} root -";
   directories = [
     (directory "root" "")
@@ -69,8 +73,8 @@ let
 
   # ---- what is wrong with the laptop's configuration
 
-  # What others define for a setting of nix.conf, as it stands there. It is read before it is merged: where it contradicts ours, the module
-  # system's own message names no way out.
+  # What others define for a setting of nix.conf, as it stands there. It is read before it is
+  # merged: where it contradicts ours, the module system's own message names no way out.
   definitionsOf = key: map (one: one.${key}) (builtins.filter (one: one ? ${key}) (options.nix.settings.definitions or [ ]));
   isText = value: builtins.isString value || builtins.isPath value || lib.isDerivation value;
   textKeyFiles = builtins.filter isText (definitionsOf "secret-key-files");
@@ -277,8 +281,9 @@ in
       environment.systemPackages = [ cfg.package ];
       environment.etc."nix-lan/config.toml".source = common.fileOf cfg cfg.user;
 
-      # Not extra-substituters: up to NixOS 23.11 nix.conf was written in alphabetical order, and a `substituters` after it would have taken it
-      # back (NixOS/nix#9487; since NixOS/nixpkgs#278064 nixos/modules/config/nix.nix writes extra- settings last). The lists are merged.
+      # Not extra-substituters: up to NixOS 23.11 nix.conf was written in alphabetical order, and a
+      # `substituters` after it would have taken it back (NixOS/nix#9487; since NixOS/nixpkgs#278064
+      # nixos/modules/config/nix.nix writes extra- settings last). The lists are merged.
       nix.settings = {
         substituters = map substituter boxes;
         trusted-substituters = common.urlsOf settings;
@@ -287,8 +292,9 @@ in
         post-build-hook = "${hook}";
       };
 
-      # Nix 2.4 to 2.19 and Lix start a substituter's program through bash (nix, src/libstore/ssh.cc), which the unit's PATH doesn't have.
-      # Lix has a process of systemd's for each connection, nix-daemon@.service.
+      # Nix 2.4 to 2.19 and Lix start a substituter's program through bash (nix,
+      # src/libstore/ssh.cc), which the unit's PATH doesn't have. Lix has a process of systemd's for
+      # each connection, nix-daemon@.service.
       systemd.services.nix-daemon.path = [ pkgs.bash ];
       systemd.services."nix-daemon@" = lib.mkIf isLix {
         path = [ pkgs.bash ];
@@ -296,8 +302,8 @@ in
         after = lib.optional cfg.generateKey "nix-lan-key.service";
       };
 
-      # Before nix.conf changes: root's own builds read it at once. Not the key at the start of the machine, where its file system may not be
-      # mounted yet; that is the unit's.
+      # Before nix.conf changes: root's own builds read it at once. Not the key at the start of the
+      # machine, where its file system may not be mounted yet; that is the unit's.
       system.activationScripts = {
         nix-lan = {
           text = ''
@@ -333,7 +339,8 @@ in
         script = makeKeyCommand;
       };
 
-      # Stops the user's units when a switch takes nix-lan away; NixOS up to 25.11 lets the units of users run on.
+      # Stops the user's units when a switch takes nix-lan away; NixOS up to 25.11 lets the units of
+      # users run on.
       systemd.services.nix-lan-user-units = {
         description = "The end of nix-lan's user units, when nix-lan is taken away";
         wantedBy = [ "multi-user.target" ];
@@ -352,7 +359,8 @@ in
         };
       };
 
-      # NixOS doesn't look at [Install] sections. The units are there for everybody, and start for one.
+      # NixOS doesn't look at [Install] sections. The units are there for everybody, and start for
+      # one.
       systemd.packages = [ units ];
       systemd.user.timers.nix-lan-check = {
         wantedBy = [ "timers.target" ];

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Stops nix-lan's units of one user. The NixOS module's nix-lan-user-units.service runs it as root when it stops: when a
-# switch takes nix-lan out of the configuration. Never touches the queue or the key, and never fails the switch.
+# Stops nix-lan's units of one user. The NixOS module's nix-lan-user-units.service runs it as root
+# when it stops: when a switch takes nix-lan out of the configuration. Never touches the queue or
+# the key, and never fails the switch.
 #     stop.sh UID
 set -u
 uid=$1

@@ -1,5 +1,6 @@
-# A set as the text of a TOML file. nixpkgs' pkgs.formats.toml makes a file too, but only in a build, by a program of its own; here the text is
-# there as soon as the configuration is evaluated, so that anybody can look at it and tests can compare it.
+# A set as the text of a TOML file. nixpkgs' pkgs.formats.toml makes a file too, but only in a
+# build, by a program of its own; here the text is there as soon as the configuration is evaluated,
+# so that anybody can look at it and tests can compare it.
 let
   inherit (builtins)
     attrNames
@@ -34,7 +35,8 @@ let
     else
       throw "nix-lan: config.toml can't hold a value of type ${typeOf it}";
 
-  # First what is no table, then the tables, each below its header. One that holds nothing but tables needs none.
+  # First what is no table, then the tables, each below its header. One that holds nothing but
+  # tables needs none.
   lines =
     path: set:
     let

@@ -1,7 +1,8 @@
 #!/bin/sh
-# npm run test:runtimes [-- RUNTIME…]: the contracts of the executables in every runtime that nix-lan is for, and the sources unbundled
-# in those that can read TypeScript. The runtimes come from npm, into a cache folder (build/runtimes.sh); the tests themselves stay on
-# the Node that is here. The last line sums them all: N passed, N failed.
+# npm run test:runtimes [-- RUNTIME…]: the contracts of the executables in every runtime that
+# nix-lan is for, and the sources unbundled in those that can read TypeScript. The runtimes come
+# from npm, into a cache folder (build/runtimes.sh); the tests themselves stay on the Node that is
+# here. The last line sums them all: N passed, N failed.
 set -u
 cd "$(dirname "$0")/.." || exit
 . build/runtimes.sh

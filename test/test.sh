@@ -1,6 +1,7 @@
 #!/bin/sh
-# npm test [-- WORD…]: every test/**/*.test.ts; or those in the folder WORD (unit: test/unit), or with WORD in the path. See test/main.ts.
-# test.sh MAIN.ts [WORD…] runs another program of the tests, bundled: npm run test:lab and npm run lab do.
+# npm test [-- WORD…]: every test/**/*.test.ts; or those in the folder WORD (unit: test/unit), or
+# with WORD in the path. See test/main.ts. test.sh MAIN.ts [WORD…] runs another program of the
+# tests, bundled: npm run test:lab and npm run lab do.
 set -eu
 cd "$(dirname "$0")/.."
 main=test/main.ts

@@ -1,5 +1,6 @@
-// nix-lan-connect: the program that Nix runs as a store (ssh-ng://localhost?remote-program=…). Joins Nix to the box's nix-daemon through the
-// tunnel's socket, and is an empty store while the box is away. Never writes to a store, and before the handshake nothing makes it exit.
+// nix-lan-connect: the program that Nix runs as a store (ssh-ng://localhost?remote-program=…).
+// Joins Nix to the box's nix-daemon through the tunnel's socket, and is an empty store while the
+// box is away. Never writes to a store, and before the handshake nothing makes it exit.
 import { main } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { nixHasLeft } from '../connect/client.ts'
@@ -51,7 +52,8 @@ if (args.includes('--help') || args.includes('-h') || args.includes('--version')
 else if (!args.includes('--stdio') && process.stdin.isTTY) main('nix-lan-connect', HELP, notByHand)
 else connect(args.includes('--strict'))
 
-// Whatever breaks outside of the conversation, a build must not: the conversation goes on, and a box that no longer answers it is given up.
+// Whatever breaks outside of the conversation, a build must not: the conversation goes on, and a
+// box that no longer answers it is given up.
 process.on('uncaughtException', (error) => report(`this is a bug: ${error.message}`))
 
 async function notByHand(): Promise<number> {
@@ -83,7 +85,8 @@ function unknown(error: Error): null {
 }
 
 /**
- * What the command line asks for. A socket's path needs no configuration, so that root has none to read, and Nix needn't wait while it is loaded.
+ * What the command line asks for. A socket's path needs no configuration, so that root has none to
+ * read, and Nix needn't wait while it is loaded.
  * @throws UsageError, and what loadConfig() throws
  */
 async function findTarget(args: readonly string[]): Promise<Target> {

@@ -8,7 +8,10 @@ interface Command {
   run: (argv: string[]) => Promise<number>
 }
 
-/** Loaded when they are asked for: a check, which runs twice a minute, would pay a third more for all the others. */
+/**
+ * Loaded when they are asked for: a check, which runs twice a minute, would pay a third more for
+ * all the others.
+ */
 const COMMANDS = new Map<string, () => Promise<Command>>([
   ['box', () => import('../commands/box.ts').then(({ box, helpFor }) => ({ help: helpFor(process.argv.slice(3)), run: box }))],
   ['check', () => import('../commands/check.ts').then(({ check, help }) => ({ help, run: check }))],

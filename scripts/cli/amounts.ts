@@ -2,7 +2,10 @@
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }
 
-/** Bytes: a number, and K, M, G or T for powers of 1024; also KiB and the like. undefined for anything else. */
+/**
+ * Bytes: a number, and K, M, G or T for powers of 1024; also KiB and the like. undefined for
+ * anything else.
+ */
 export function parseSize(text: string): number | undefined {
   const [, number, unit = ''] = /^(\d{1,12}(?:\.\d{1,3})?) ?([KMGT]?)(?:i?B)?$/i.exec(text) ?? []
   if (number === undefined) return undefined

@@ -1,4 +1,5 @@
-// nix-lan box: what a box keeps for its clients, letting go of some of it, and its own garbage collection. Asks before it lets anything go.
+// nix-lan box: what a box keeps for its clients, letting go of some of it, and its own garbage
+// collection. Asks before it lets anything go.
 import { parseSpan } from '../cli/amounts.ts'
 import { nearest, type Parsed, parse } from '../cli/command.ts'
 import { Away, Failure, UsageError } from '../cli/errors.ts'

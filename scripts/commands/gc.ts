@@ -1,4 +1,5 @@
-// nix-lan gc: deletes from this machine's store what nothing needs and the box has. Deletes nothing that the box has not confirmed and pinned just now.
+// nix-lan gc: deletes from this machine's store what nothing needs and the box has. Deletes nothing
+// that the box has not confirmed and pinned just now.
 import { lstatSync, mkdirSync, readlinkSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { parseSize, parseSpan } from '../cli/amounts.ts'
@@ -108,7 +109,10 @@ export async function gc(argv: string[]): Promise<number> {
 /** So long the last look is good enough for status, while nothing has to go: milliseconds. */
 const LOOK = 6 * 3_600_000
 
-/** As the timer does it: mostly it only finds that there is nothing to do. A box that is away is no failure. */
+/**
+ * As the timer does it: mostly it only finds that there is nothing to do. A box that is away is no
+ * failure.
+ */
 async function auto(config: Config, options: Options): Promise<number> {
   if (options.dryRun || options.free !== undefined) throw new UsageError('--auto goes by gc.keep-free alone; see --help')
   const { keepFree } = config
@@ -255,7 +259,10 @@ async function look(chosen: readonly SshCache[], config: Config, nix: LocalNix, 
   }
 }
 
-/** Uploads what is only here, and what waits. @returns whether anything was uploaded, so that there is more to see */
+/**
+ * Uploads what is only here, and what waits. @returns whether anything was uploaded, so that there
+ * is more to see
+ */
 async function push(chosen: readonly SshCache[], config: Config, { here, facts, boxes }: Sight): Promise<boolean> {
   let uploaded = 0
   for (const cache of chosen.filter(({ name }) => boxes.names.includes(name))) {

@@ -1,4 +1,5 @@
-// nix-lan key: the public key that this machine signs its builds with, for another machine to trust.
+// nix-lan key: the public key that this machine signs its builds with, for another machine to
+// trust.
 import { parse } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { toJson } from '../cli/text.ts'

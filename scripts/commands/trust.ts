@@ -1,5 +1,6 @@
-// nix-lan trust: adds another machine's public key to what Nix here believes, or takes it away again. Writes to nix.conf as root, after saying what
-// it means. The key comes from the command line only: never from a box, which could name its own.
+// nix-lan trust: adds another machine's public key to what Nix here believes, or takes it away
+// again. Writes to nix.conf as root, after saying what it means. The key comes from the command
+// line only: never from a box, which could name its own.
 import { parse } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { oneLine } from '../cli/text.ts'
@@ -43,7 +44,10 @@ const lineFor = (key: string): string => `extra-trusted-public-keys = ${key} ${M
 /** nix.conf with the key, as its last line; pure. */
 export const withKey = (text: string, key: string): string => `${text}${text === '' || text.endsWith('\n') ? '' : '\n'}${lineFor(key)}\n`
 
-/** nix.conf without the line that trust has added for this key; the same text if there is none; pure. */
+/**
+ * nix.conf without the line that trust has added for this key; the same text if there is none;
+ * pure.
+ */
 export const withoutKey = (text: string, key: string): string =>
   text
     .split('\n')

@@ -25,7 +25,8 @@ export function loadConfig(): Config {
 }
 
 /**
- * Parses a file that somebody names, wherever it lies and whoever has written it; nothing acts on it.
+ * Parses a file that somebody names, wherever it lies and whoever has written it; nothing acts on
+ * it.
  * @param lookUp whether `user` must exist on this machine; if not, `~` stands for itself
  * @throws ConfigError (exit 2)
  */

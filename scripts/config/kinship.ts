@@ -1,5 +1,5 @@
-// What a substituter of nix.conf has to do with a cache of the configuration. Pure; store-url.ts is the
-// other direction.
+// What a substituter of nix.conf has to do with a cache of the configuration. Pure; store-url.ts is
+// the other direction.
 import type { Cache } from './types.ts'
 
 /**

@@ -37,9 +37,9 @@ export function connectUrl(program: string, socket: string, strict: boolean): st
 const NIXOS_LINK = '/run/nix-lan-current/bin/nix-lan-connect'
 
 /**
- * Finds nix-lan-connect beside the program that runs. The name it was called by comes first, so that
- * a link in a stable place (/usr/local/bin) gives the URL that nix.conf has; then the file behind
- * the link. On NixOS the URL has a link of its own.
+ * Finds nix-lan-connect beside the program that runs. The name it was called by comes first, so
+ * that a link in a stable place (/usr/local/bin) gives the URL that nix.conf has; then the file
+ * behind the link. On NixOS the URL has a link of its own.
  */
 function connectProgram(): string {
   // Bun resolves links in argv; the head says how it was called.

@@ -1,6 +1,8 @@
 // What was probably meant by a line that isn't TOML: the parser says only what it can't read. Pure.
 
-/** @param line the line with the mistake @returns the way out, undefined if it isn't a known mistake */
+/**
+ * @param line the line with the mistake @returns the way out, undefined if it isn't a known mistake
+ */
 export function tomlHint(line: string): string | undefined {
   const code = line.replace(/\s#.*$/, '')
   const [quote] = /[“”„‟‘’‚«»]/.exec(code) ?? []

@@ -48,7 +48,9 @@ export interface Config {
   user: string
   uid: number
   home: string
-  /** Whether the background upload waits while the connection is metered, or uploads all the same. */
+  /**
+   * Whether the background upload waits while the connection is metered, or uploads all the same.
+   */
   metered: 'wait' | 'upload'
   /** Below so many percent of battery, and without external power, the background upload waits. */
   battery: number

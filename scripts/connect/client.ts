@@ -5,11 +5,15 @@ import { type ByteReader, EndOfStream } from '../protocol/byte-reader.ts'
 export interface Client {
   reader: ByteReader
   /**
-   * Writes at once, if it may wait in place, and returns nothing; else a promise for when the bytes are out. Their memory may be used again in either
-   * case. Throws, or rejects, when nobody reads any more.
+   * Writes at once, if it may wait in place, and returns nothing; else a promise for when the bytes
+   * are out. Their memory may be used again in either case. Throws, or rejects, when nobody reads
+   * any more.
    */
   write(bytes: Buffer): Promise<void> | undefined
-  /** From now on it is read and written at the same time. Until then we are deaf to all else while we wait for its next question. */
+  /**
+   * From now on it is read and written at the same time. Until then we are deaf to all else while
+   * we wait for its next question.
+   */
   bothWays(): void
   /** No more answers are to come. */
   end(): void

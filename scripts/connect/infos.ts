@@ -3,8 +3,9 @@
 /** A path that the box has is believed to be there, and the same, for so many milliseconds. */
 const BELIEVED = 30_000
 /**
- * A path that the box lacked counts as lacking for so many milliseconds: Nix 2.8 and 2.26 ask for each path three times in a row.
- * Misses of the empty store aren't remembered, since a box that comes back may have it.
+ * A path that the box lacked counts as lacking for so many milliseconds: Nix 2.8 and 2.26 ask for
+ * each path three times in a row. Misses of the empty store aren't remembered, since a box that
+ * comes back may have it.
  */
 const MISS = 10_000
 /** So many misses are remembered, lest a connection that lasts for days takes ever more memory. */

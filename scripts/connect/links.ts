@@ -1,8 +1,12 @@
-// The connections of a session besides the one that answers Nix: on these, questions are sent ahead of the answers to earlier ones.
+// The connections of a session besides the one that answers Nix: on these, questions are sent ahead
+// of the answers to earlier ones.
 import { type Box, BoxUnavailable, send } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 
-/** More connections: each is a process on the box, and on a Pi that costs. With the session's own it is six at the most. */
+/**
+ * More connections: each is a process on the box, and on a Pi that costs. With the session's own it
+ * is six at the most.
+ */
 const MOST = 5
 
 interface Waiting {
@@ -36,7 +40,8 @@ export class Link {
 
   /**
    * Asks one thing.
-   * @param read reads the answer, and nothing beyond; called when it is its turn. It calls `alive` for each part of a long one.
+   * @param read reads the answer, and nothing beyond; called when it is its turn. It calls `alive`
+   * for each part of a long one.
    * @throws what `read` throws, which ends the connection, and whatever ends it otherwise
    */
   ask<T>(question: Buffer, read: (reader: ByteReader, alive: () => void) => Promise<T>): Promise<T> {
@@ -49,7 +54,10 @@ export class Link {
     })
   }
 
-  /** Call it each second: a box that owes an answer and has been silent for `most` calls is given up. */
+  /**
+   * Call it each second: a box that owes an answer and has been silent for `most` calls is given
+   * up.
+   */
   tick(most: number): void {
     if (this.waiting.length > 0 && ++this.silent >= most)
       this.fail(new BoxUnavailable('unresponsive', `the box has said nothing for ${most} s`))

@@ -1,4 +1,5 @@
-// Small NARs, asked for before Nix does, and whole in memory before Nix gets a byte. From the first NAR of a session on: a dry run fetches nothing.
+// Small NARs, asked for before Nix does, and whole in memory before Nix gets a byte. From the first
+// NAR of a session on: a dry run fetches nothing.
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import { narQuestion } from '../protocol/operations.ts'
@@ -13,7 +14,10 @@ const MOST = 32 * 2 ** 20
 const FIRST = 2 ** 20
 /** A NAR that Nix has not taken after so many milliseconds makes room. */
 const UNTAKEN = 30_000
-/** When so many bytes are on their way on each connection, another is opened: about the window of a channel of ssh (2 MiB, OpenSSH's channels.h). */
+/**
+ * When so many bytes are on their way on each connection, another is opened: about the window of a
+ * channel of ssh (2 MiB, OpenSSH's channels.h).
+ */
 const FULL = 2 * 2 ** 20
 const MOST_LINKS = 3
 
@@ -106,7 +110,10 @@ export class Nars {
     this.used -= ahead.size
   }
 
-  /** The connection for the next question; undefined when there is none yet. Opens another when all are busy. */
+  /**
+   * The connection for the next question; undefined when there is none yet. Opens another when all
+   * are busy.
+   */
   private lane(): Lane | undefined {
     const working = this.lanes.filter(({ link }) => !link.failure)
     const [least] = working.sort((a, b) => a.bytes - b.bytes)
@@ -124,7 +131,10 @@ export class Nars {
   }
 }
 
-/** Reads STDERR_LAST and a NAR that should have `size` bytes; undefined for another, and when the box refuses it. */
+/**
+ * Reads STDERR_LAST and a NAR that should have `size` bytes; undefined for another, and when the
+ * box refuses it.
+ */
 async function readNar(reader: ByteReader, size: number, alive: () => void): Promise<Buffer | undefined> {
   const ending = await readMessages(new Recorder(reader))
   if (ending.error) return undefined

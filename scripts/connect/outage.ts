@@ -1,17 +1,25 @@
-// Remembers, from one start of connect to the next, that a box was found away: an unresponsive one is waited for once, and each outage is reported once.
+// Remembers, from one start of connect to the next, that a box was found away: an unresponsive one
+// is waited for once, and each outage is reported once.
 //
-// The note is a small file in a directory that only its owner can write: root's in /run/nix-lan, a user's in the runtime directory. It is opened before
-// root's rights are given up. It holds only as long as the tunnel's socket is the same one, untouched: a new tunnel makes a new socket, and
+// The note is a small file in a directory that only its owner can write: root's in /run/nix-lan, a
+// user's in the runtime directory. It is opened before root's rights are given up. It holds only as
+// long as the tunnel's socket is the same one, untouched: a new tunnel makes a new socket, and
 // `nix-lan check` touches it when the network has changed.
 import { closeSync, constants, fstatSync, ftruncateSync, lstatSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
 import type { BoxUnavailable } from '../protocol/box.ts'
 import { runtimeDir } from '../system/paths.ts'
 
-/** For how long, in milliseconds, an unresponsive box isn't tried again: by then ssh has noticed a dead link (ServerAliveInterval × CountMax) and ended the tunnel. */
+/**
+ * For how long, in milliseconds, an unresponsive box isn't tried again: by then ssh has noticed a
+ * dead link (ServerAliveInterval × CountMax) and ended the tunnel.
+ */
 const HOLD = 15_000
 /** So many milliseconds after bind(2), a program that wants to has called listen(2). */
 const BIND_TO_LISTEN = 2000
-/** A note that has grown to so many bytes begins anew: there is a line for each start that waited for an unresponsive box, or met a stale socket. */
+/**
+ * A note that has grown to so many bytes begins anew: there is a line for each start that waited
+ * for an unresponsive box, or met a stale socket.
+ */
 const LONG_NOTE = 4096
 
 /** A line of the note. */
@@ -31,15 +39,20 @@ export class Outage {
   /** What is remembered where there is no file. */
   private own: Found[] = []
 
-  /** @param path the tunnel's socket. Never throws: without a place for the note, only this process remembers. */
+  /**
+   * @param path the tunnel's socket. Never throws: without a place for the note, only this process
+   * remembers.
+   */
   constructor(path: string) {
     this.path = path
     this.file = openNote(path)
   }
 
   /**
-   * Whether asking again is in vain: the box was found unresponsive a moment ago, or the socket stale, and nothing has changed since. Nobody can ever listen
-   * on a stale socket's file again, since bind(2) makes a new one; only one that was made just then may have been about to be listened on.
+   * Whether asking again is in vain: the box was found unresponsive a moment ago, or the socket
+   * stale, and nothing has changed since. Nobody can ever listen on a stale socket's file again,
+   * since bind(2) makes a new one; only one that was made just then may have been about to be
+   * listened on.
    */
   heldBack(now: number): boolean {
     const last = this.read().at(-1)
@@ -57,7 +70,8 @@ export class Outage {
     const known = this.read().at(-1)
     this.append({ at: now, kind: error.kind, socket, pid: process.pid })
     if (known && same(known)) return false
-    // With `max-connections` Nix starts several of us at once, which find the same at the same moment: the first line tells it.
+    // With `max-connections` Nix starts several of us at once, which find the same at the same
+    // moment: the first line tells it.
     const first = this.read().find(same)
     return !first || first.pid === process.pid
   }
@@ -99,7 +113,10 @@ export class Outage {
   }
 }
 
-/** Which socket this is, and when it was last touched. lstat: a link that a user planted says nothing about another file. */
+/**
+ * Which socket this is, and when it was last touched. lstat: a link that a user planted says
+ * nothing about another file.
+ */
 export function identity(path: string): string {
   try {
     const stat = lstatSync(path)

@@ -1,4 +1,5 @@
-// Giving up root's rights: connect is started by root's nix-daemon, and what it connects to lies in a folder of a user's.
+// Giving up root's rights: connect is started by root's nix-daemon, and what it connects to lies in
+// a folder of a user's.
 import { lstatSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { noTunnel } from '../cli/errors.ts'
@@ -6,8 +7,9 @@ import { BoxUnavailable } from '../protocol/box.ts'
 import { type HeldSocket, holdSocket } from '../protocol/owned-socket.ts'
 
 /**
- * Root is needed for nothing here: become whoever owns the socket's directory, so that a socket or link which a user planted can
- * do no more than that user. Where nobody but root owns it we stay who we are.
+ * Root is needed for nothing here: become whoever owns the socket's directory, so that a socket or
+ * link which a user planted can do no more than that user. Where nobody but root owns it we stay
+ * who we are.
  * @param beforehand what still has to be done as root, when there is a socket
  * @returns what to connect to, to be released then
  * @throws BoxUnavailable

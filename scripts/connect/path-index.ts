@@ -1,8 +1,12 @@
-// Which paths the box has, from its own list: to know at once what it lacks. 20 bytes for each path: a box may have a million.
+// Which paths the box has, from its own list: to know at once what it lacks. 20 bytes for each
+// path: a box may have a million.
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { Recorder, readMessages } from '../protocol/wire.ts'
 
-/** Nix's base 32 (libutil/hash.cc, 2.8.0): in the order of ASCII, so that packed hash parts sort as the paths do. */
+/**
+ * Nix's base 32 (libutil/hash.cc, 2.8.0): in the order of ASCII, so that packed hash parts sort as
+ * the paths do.
+ */
 const ALPHABET = '0123456789abcdfghijklmnpqrsvwxyz'
 const NONE = 255
 const DIGITS = Uint8Array.from({ length: 256 }, (_, code) => {
@@ -65,7 +69,9 @@ export class PathIndex {
     return true
   }
 
-  /** @param chunk a path lies in it, between `from` and `to` @throws Error for what is no store path */
+  /**
+   * @param chunk a path lies in it, between `from` and `to` @throws Error for what is no store path
+   */
   add(chunk: Buffer, from: number, to: number): void {
     const slash = chunk.lastIndexOf(0x2f, to - 1)
     this.store ??= chunk.toString('latin1', from, slash)
@@ -79,7 +85,10 @@ export class PathIndex {
     this.names?.push(chunk.toString('latin1', slash + 1, to))
   }
 
-  /** To be called after the last add(). Nix lists its paths in order (2.8.0, 2.34.8), but has promised it to nobody. */
+  /**
+   * To be called after the last add(). Nix lists its paths in order (2.8.0, 2.34.8), but has
+   * promised it to nobody.
+   */
   finish(): this {
     if (this.sorted) return this
     const all = Array.from({ length: this.count }, (_, n) => this.hashes.subarray(n * PACKED, (n + 1) * PACKED))

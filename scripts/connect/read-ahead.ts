@@ -1,5 +1,6 @@
-// Asks the box for what Nix is going to ask for, so that Nix doesn't wait for a round trip each time: which paths there are (and so, what is
-// lacking), what the box knows of them, and small NARs. A hit is always the box's own answer; only misses come from the list.
+// Asks the box for what Nix is going to ask for, so that Nix doesn't wait for a round trip each
+// time: which paths there are (and so, what is lacking), what the box knows of them, and small
+// NARs. A hit is always the box's own answer; only misses come from the list.
 import { lstatSync } from 'node:fs'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
 import { type Fields, fieldsOf, pathInfoQuestion, QUERY_ALL_VALID_PATHS, readInfoAnswer, soundInfo } from '../protocol/operations.ts'
@@ -9,20 +10,37 @@ import { type Link, Links } from './links.ts'
 import { Nars } from './nars.ts'
 import { type PathIndex, type Progress, readPathIndex } from './path-index.ts'
 
-/** The list of paths is believed for so many milliseconds: what another machine has put there is found after that. */
+/**
+ * The list of paths is believed for so many milliseconds: what another machine has put there is
+ * found after that.
+ */
 const BELIEVED = 30_000
 /** A list of this age, in milliseconds, is fetched anew when it has been of use. */
 const STALE = 20_000
-/** A list may always take so long, in milliseconds; longer only when as much has been waited for without it. */
+/**
+ * A list may always take so long, in milliseconds; longer only when as much has been waited for
+ * without it.
+ */
 const CHEAP = 300
-/** Milliseconds after which the rate of a list that is on its way means something: TCP begins slowly. */
+/**
+ * Milliseconds after which the rate of a list that is on its way means something: TCP begins
+ * slowly.
+ */
 const SLOW_START = 100
-/** What the box and we need to deal with one info, in milliseconds, and its bytes on the wire: measured on stores as they are (20,000 paths). */
+/**
+ * What the box and we need to deal with one info, in milliseconds, and its bytes on the wire:
+ * measured on stores as they are (20,000 paths).
+ */
 const INFO_TIME = 0.05
 const INFO_BYTES = 300
-/** All infos are asked for when so much of the time that this takes has been waited for single ones. */
+/**
+ * All infos are asked for when so much of the time that this takes has been waited for single ones.
+ */
 const WORTH = 0.15
-/** Questions that are on their way at once, when all infos are asked for: at first, at least, at most. */
+/**
+ * Questions that are on their way at once, when all infos are asked for: at first, at least, at
+ * most.
+ */
 const WINDOW = { first: 64, least: 16, most: 2000 }
 /** So many files are looked for in one turn of the event loop. */
 const LOOKS = 500
@@ -46,7 +64,10 @@ export class ReadAhead {
   private readonly clock: NodeJS.Timeout
   private identity: string
   private failures = 0
-  /** Milliseconds that Nix has waited for infos: all of them, and those of paths that are there since the last NAR. */
+  /**
+   * Milliseconds that Nix has waited for infos: all of them, and those of paths that are there
+   * since the last NAR.
+   */
   private waited = 0
   private waitedForHits = 0
 
@@ -86,7 +107,10 @@ export class ReadAhead {
     this.links.close()
   }
 
-  /** What is known of a path, from "I have it" on; null: the box lacks it; undefined: ask. Waits for what is on its way. */
+  /**
+   * What is known of a path, from "I have it" on; null: the box lacks it; undefined: ask. Waits for
+   * what is on its way.
+   */
   async info(path: string): Promise<Buffer | null | undefined> {
     this.lookAround()
     let known = this.infos.get(path)
@@ -208,7 +232,10 @@ export class ReadAhead {
 
   // --- infos ---
 
-  /** Keeps what this machine may believe: Nix takes no path without a signature or a content address, and one that has none yet may get one. */
+  /**
+   * Keeps what this machine may believe: Nix takes no path without a signature or a content
+   * address, and one that has none yet may get one.
+   */
   private remember(path: string, answer: Buffer): void {
     const { signatures, contentAddress } = fieldsOf(answer)
     if (signatures.length > 0 || contentAddress !== '') this.infos.hit(path, answer)
@@ -273,7 +300,10 @@ export class ReadAhead {
     }
   }
 
-  /** Keeps the link and the box free for what Nix waits for: no more questions at once than are answered about as fast as one. */
+  /**
+   * Keeps the link and the box free for what Nix waits for: no more questions at once than are
+   * answered about as fast as one.
+   */
   private pace(ms: number): void {
     this.fastest = Math.min(this.fastest, ms)
     if (ms > 3 * this.fastest + 20) this.window = Math.max(WINDOW.least, this.window * 0.98)

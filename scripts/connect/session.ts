@@ -1,5 +1,6 @@
-// The conversation with Nix: answers what a substituter is asked, from the box while there is one and as an empty store while there isn't, and is a
-// plain pipe after any other operation. It shakes hands with Nix itself, so nothing that happens to the box can keep a store from opening.
+// The conversation with Nix: answers what a substituter is asked, from the box while there is one
+// and as an empty store while there isn't, and is a plain pipe after any other operation. It shakes
+// hands with Nix itself, so nothing that happens to the box can keep a store from opening.
 
 import { Away, Failure } from '../cli/errors.ts'
 import { isProbe, storeDir } from '../nix/store-path.ts'
@@ -27,34 +28,50 @@ import { Infos } from './infos.ts'
 import type { ReadAhead } from './read-ahead.ts'
 import type { Upstream } from './upstream.ts'
 
-/** A box that says nothing for so many seconds in mid-answer is given up. Long enough for a disk to spin up; ssh gives up a dead link earlier. */
+/**
+ * A box that says nothing for so many seconds in mid-answer is given up. Long enough for a disk to
+ * spin up; ssh gives up a dead link earlier.
+ */
 const SILENCE = 30
 
 /** Bytes of a NAR in that time, below which it counts as silent: half a kilobyte a second. */
 const FLOOR = 16384
-/** A NAR that breaks off so often at the byte where it broke off before: that is the box's disk, not the link. */
+/**
+ * A NAR that breaks off so often at the byte where it broke off before: that is the box's disk, not
+ * the link.
+ */
 const SAME = 2
 /** Bytes of a NAR that are held back until it is whole. */
 const HELD = 2 ** 20
 
-/** For how long, in milliseconds, a box that has closed its own direction is sent what Nix still says. */
+/**
+ * For how long, in milliseconds, a box that has closed its own direction is sent what Nix still
+ * says.
+ */
 const LAST_WORDS = 1000
 
-/** An answer that Nix has waited for longer than so many milliseconds has come from afar, or from a box that is busy for a moment. */
+/**
+ * An answer that Nix has waited for longer than so many milliseconds has come from afar, or from a
+ * box that is busy for a moment.
+ */
 const SLOW = 2
-/** After so many slow ones in a row the box is far away, and what Nix is going to ask for is read ahead: until then a session stays as cheap as can be. */
+/**
+ * After so many slow ones in a row the box is far away, and what Nix is going to ask for is read
+ * ahead: until then a session stays as cheap as can be.
+ */
 const FEW = 3
 
 /**
- * Nix asked for a NAR that can't be delivered: the stream has to end. Nix 2.4 to 2.22 takes no other
- * answer for a failure: it drops the exception that STDERR_ERROR gives it, and waits for a NAR for
- * ever (2.8.0, remote-store.cc, narFromPath; mended in 2.23.0).
+ * Nix asked for a NAR that can't be delivered: the stream has to end. Nix 2.4 to 2.22 takes no
+ * other answer for a failure: it drops the exception that STDERR_ERROR gives it, and waits for a
+ * NAR for ever (2.8.0, remote-store.cc, narFromPath; mended in 2.23.0).
  */
 export class NarUndelivered extends Failure {}
 
 /**
  * Serves Nix until it closes the connection.
- * @throws Failure when Nix speaks another protocol; NarUndelivered; Error when the box is lost in the middle of an upload
+ * @throws Failure when Nix speaks another protocol; NarUndelivered; Error when the box is lost in
+ * the middle of an upload
  */
 export async function serve(client: Client, upstream: Upstream): Promise<void> {
   await greet(client)
@@ -69,7 +86,10 @@ export async function serve(client: Client, upstream: Upstream): Promise<void> {
   }
 }
 
-/** Answers questions until Nix has no more. `startClock` starts the clock that gives up a silent box. */
+/**
+ * Answers questions until Nix has no more. `startClock` starts the clock that gives up a silent
+ * box.
+ */
 async function converse(client: Client, upstream: Upstream, patience: Patience, startClock: () => void): Promise<void> {
   const infos = new Infos()
   let box: Box | null = null
@@ -161,7 +181,10 @@ export async function serveStrictly(client: Client, box: Box, fetched?: Upstream
   await serve(client, upstream)
 }
 
-/** The server's side of the handshake (2.34.8, worker-protocol-connection.cc, BasicServerConnection). */
+/**
+ * The server's side of the handshake (2.34.8, worker-protocol-connection.cc,
+ * BasicServerConnection).
+ */
 async function greet({ reader, write }: Client): Promise<void> {
   const from = new Recorder(reader)
   if ((await from.u64()) !== MAGIC_CLIENT) throw new Failure('this is no Nix: nix-lan-connect is started by Nix, as a store; see --help')
@@ -196,13 +219,17 @@ interface Question {
   /** The path it is about. */
   first: string
   patience: Patience
-  /** What the box has said of a path, from "I have it" on; null: it lacks it; undefined: something else was asked, or happened. */
+  /**
+   * What the box has said of a path, from "I have it" on; null: it lacks it; undefined: something
+   * else was asked, or happened.
+   */
   found?: Buffer | null
 }
 
 /**
- * How long the box may still be silent, in seconds. They are counted one by one and only while we listen, so that a Nix that doesn't take what came
- * (a slow disk), or a stop of both of us (^Z), isn't held against the box.
+ * How long the box may still be silent, in seconds. They are counted one by one and only while we
+ * listen, so that a Nix that doesn't take what came (a slow disk), or a stop of both of us (^Z),
+ * isn't held against the box.
  */
 interface Patience {
   left: number
@@ -210,7 +237,10 @@ interface Patience {
   box: Box | null
 }
 
-/** Counts until the box is given up, whenever it is listened to; whoever starts it has to clear the interval. */
+/**
+ * Counts until the box is given up, whenever it is listened to; whoever starts it has to clear the
+ * interval.
+ */
 function countDown(patience: Patience): NodeJS.Timeout {
   return setInterval(() => {
     if (patience.listening && --patience.left <= 0)
@@ -218,7 +248,10 @@ function countDown(patience: Patience): NodeJS.Timeout {
   }, 1000)
 }
 
-/** Answers one question. Returns the box, or null when it was lost over it: then the empty store has answered. */
+/**
+ * Answers one question. Returns the box, or null when it was lost over it: then the empty store has
+ * answered.
+ */
 async function answer(client: Client, box: Box | null, question: Question, upstream: Upstream): Promise<Box | null> {
   if (question.number === NAR_FROM_PATH) return await deliver(client, box, question, upstream)
   if (!box || question.operation.local) {
@@ -245,8 +278,9 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
 }
 
 /**
- * Gives Nix a NAR. Nix asks for none before it has been told that the path is there, and a promise that isn't kept is a build that fails. So when the
- * box is lost, it is waited for, which Nix does without complaint, and the NAR is continued. @throws NarUndelivered when that is over
+ * Gives Nix a NAR. Nix asks for none before it has been told that the path is there, and a promise
+ * that isn't kept is a build that fails. So when the box is lost, it is waited for, which Nix does
+ * without complaint, and the NAR is continued. @throws NarUndelivered when that is over
  */
 async function deliver(client: Client, first: Box | null, question: Question, upstream: Upstream): Promise<Box> {
   const path = question.first
@@ -281,9 +315,11 @@ async function deliver(client: Client, first: Box | null, question: Question, up
 }
 
 /**
- * Reads the whole answer before a byte of it is passed on, so that the empty store can still answer when the box is lost over it. What is an
- * error to the box (a database that is busy, a disk that fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr.
- * Nor does Nix get the box's messages: some kill it (STDERR_RESULT 100 to 107 without fields; 2.8.0, 2.26.3, 2.34.8).
+ * Reads the whole answer before a byte of it is passed on, so that the empty store can still answer
+ * when the box is lost over it. What is an error to the box (a database that is busy, a disk that
+ * fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr. Nor
+ * does Nix get the box's messages: some kill it (STDERR_RESULT 100 to 107 without fields; 2.8.0,
+ * 2.26.3, 2.34.8).
  */
 async function ask(box: Box, question: Question, upstream: Upstream): Promise<Buffer> {
   const { number, operation, first } = question
@@ -307,7 +343,10 @@ async function ask(box: Box, question: Question, upstream: Upstream): Promise<Bu
   return Buffer.concat([upstream.strict ? messages.bytes : u64(STDERR_LAST), found.bytes])
 }
 
-/** Whether every Nix can read an answer. For the question for a hash part the store is the usual one. */
+/**
+ * Whether every Nix can read an answer. For the question for a hash part the store is the usual
+ * one.
+ */
 function sound({ number, operation, first }: Question, answer: Buffer): boolean {
   if (number === QUERY_PATH_INFO) return soundInfo(answer, first)
   return soundAnswer(operation, answer, first.startsWith('/') ? first.slice(0, first.lastIndexOf('/')) : storeDir)
@@ -327,8 +366,9 @@ interface Delivered {
 }
 
 /**
- * Asks for a NAR and passes it on, from where it broke off. Not before it is whole or has more than HELD bytes: what Nix hasn't got a byte of can't break.
- * That a NAR which is continued is the same one, Nix sees for itself: it knows the hash of the whole.
+ * Asks for a NAR and passes it on, from where it broke off. Not before it is whole or has more than
+ * HELD bytes: what Nix hasn't got a byte of can't break. That a NAR which is continued is the same
+ * one, Nix sees for itself: it knows the hash of the whole.
  * @throws NarUndelivered when the box can't read the path, or has another one now
  */
 async function relayNar(client: Client, box: Box, question: Question, upstream: Upstream, delivered: Delivered): Promise<void> {
@@ -397,7 +437,10 @@ async function relayNar(client: Client, box: Box, question: Question, upstream: 
   }
 }
 
-/** From an operation that we don't know to the end of the connection: bytes to and fro, each direction closed when its source is. */
+/**
+ * From an operation that we don't know to the end of the connection: bytes to and fro, each
+ * direction closed when its source is.
+ */
 async function pipe(client: Client, box: Box | null, number: number, upstream: Upstream): Promise<void> {
   try {
     if (box) await send(box, u64(number))
@@ -406,13 +449,15 @@ async function pipe(client: Client, box: Box | null, number: number, upstream: U
     return await pipe(client, null, number, upstream)
   }
   if (!box) {
-    // Without knowing the operation there is no telling where its request ends: answer, and hang up.
+    // Without knowing the operation there is no telling where its request ends: answer, and hang
+    // up.
     await client.write(errorAnswer('the box is away, and nix-lan is an empty store: it can be asked for paths, nothing else'))
     return
   }
   const { socket, reader } = box
   client.bothWays()
-  // A Nix that was killed must not be outlived for as long as the box is unresponsive. While it lives, a box may take its time over an upload.
+  // A Nix that was killed must not be outlived for as long as the box is unresponsive. While it
+  // lives, a box may take its time over an upload.
   const patience: Patience = { left: SILENCE, listening: false, box }
   const clock = countDown(patience)
   const up = (async () => {
@@ -428,7 +473,8 @@ async function pipe(client: Client, box: Box | null, number: number, upstream: U
   }
   await pump(reader, down).finally(() => clearInterval(clock))
   client.end()
-  // A box that is gone takes nothing any more, which ends `up`; one that only has no more to say still gets what is on its way.
+  // A box that is gone takes nothing any more, which ends `up`; one that only has no more to say
+  // still gets what is on its way.
   await Promise.race([up.catch(() => {}), new Promise((resolve) => setTimeout(resolve, LAST_WORDS))])
 }
 

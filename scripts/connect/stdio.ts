@@ -1,10 +1,14 @@
-// Nix, at the other end of stdin and stdout, which are a pipe each. While we converse, question and answer, they are read and written in place:
-// Node's streams would cost a start of connect 4 ms, and each question a third more. A pipe (an upload) gets the streams.
+// Nix, at the other end of stdin and stdout, which are a pipe each. While we converse, question and
+// answer, they are read and written in place: Node's streams would cost a start of connect 4 ms,
+// and each question a third more. A pipe (an upload) gets the streams.
 import { readSync, writeSync } from 'node:fs'
 import { ByteReader, EndOfStream } from '../protocol/byte-reader.ts'
 import { type Client, ClientGone } from './client.ts'
 
-/** The conversation with Nix. Where stdin or stdout may not be waited for in place (O_NONBLOCK), it changes to streams by itself. */
+/**
+ * The conversation with Nix. Where stdin or stdout may not be waited for in place (O_NONBLOCK), it
+ * changes to streams by itself.
+ */
 export function stdio(): Client {
   const buffer = Buffer.allocUnsafe(65536)
   let streams = false

@@ -1,4 +1,5 @@
-// The way from a session to the box: dialled when it is needed, dialled again after a loss, and never a reason for a build to fail.
+// The way from a session to the box: dialled when it is needed, dialled again after a loss, and
+// never a reason for a build to fail.
 import { lstatSync, writeSync } from 'node:fs'
 import { Away, Failure, noTunnel } from '../cli/errors.ts'
 import { inSeconds, oneLine } from '../cli/text.ts'
@@ -11,7 +12,10 @@ import type { Further } from './read-ahead.ts'
 const LONGEST_LINE = 1000
 /** Milliseconds between two attempts of one process. */
 const PAUSE = 1000
-/** Milliseconds between two attempts to get back a box that owes a path: they grow. In between, its socket is looked at. */
+/**
+ * Milliseconds between two attempts to get back a box that owes a path: they grow. In between, its
+ * socket is looked at.
+ */
 const FIRST_PAUSE = 100
 const LONGEST_PAUSE = 5000
 const LOOK = 100
@@ -27,13 +31,21 @@ export interface Target {
 }
 
 export interface Upstream {
-  /** Connects to the box, or says at once that it is away. Asked again for each operation while there is no box. */
+  /**
+   * Connects to the box, or says at once that it is away. Asked again for each operation while
+   * there is no box.
+   */
   dial(): Promise<Box | null>
-  /** Called when a box that had answered is lost, and for what it did wrong otherwise. @param next what is done about it */
+  /**
+   * Called when a box that had answered is lost, and for what it did wrong otherwise. @param next
+   * what is done about it
+   */
   lost(error: Error, next?: string): void
   /**
-   * For a box that is lost while it owes Nix a path: what is returned dials, again and again, until the box answers or patience is over, which is null.
-   * Patience begins now for one that was there, else when it was first found away, by whichever start of connect. Without it, nothing is waited for.
+   * For a box that is lost while it owes Nix a path: what is returned dials, again and again, until
+   * the box answers or patience is over, which is null. Patience begins now for one that was there,
+   * else when it was first found away, by whichever start of connect. Without it, nothing is waited
+   * for.
    */
   redial?(wasThere: boolean): () => Promise<Box | null>
   report(line: string): void
@@ -88,7 +100,8 @@ export async function dialOrAway(target: Target): Promise<{ box: Box; fetched(by
 }
 
 /**
- * An upstream that never fails: whatever goes wrong is an outage, reported once, and the box is dialled again later.
+ * An upstream that never fails: whatever goes wrong is an outage, reported once, and the box is
+ * dialled again later.
  * @param target null: there is no box
  */
 export function redialling(target: Target | null): Upstream {
@@ -162,14 +175,20 @@ export function redialling(target: Target | null): Upstream {
   }
 }
 
-/** Waits until something happens to a socket's file, but not longer than to a point in time, of performance.now(). */
+/**
+ * Waits until something happens to a socket's file, but not longer than to a point in time, of
+ * performance.now().
+ */
 async function socketChanges(socket: string, end: number): Promise<void> {
   const before = identity(socket)
   while (performance.now() < end && identity(socket) === before)
     await new Promise((resolve) => setTimeout(resolve, Math.min(LOOK, Math.max(0, end - performance.now()))))
 }
 
-/** One line for the journal, of bearable length. A box's words may be in it, which mustn't move the cursor of a terminal. */
+/**
+ * One line for the journal, of bearable length. A box's words may be in it, which mustn't move the
+ * cursor of a terminal.
+ */
 export function report(line: string): void {
   const [first = ''] = line.slice(0, LONGEST_LINE).split('\n')
   try {

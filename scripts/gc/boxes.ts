@@ -1,4 +1,5 @@
-// What the boxes say of the dead: which of them can be used, what each confirms, and how each keeps what goes.
+// What the boxes say of the dead: which of them can be used, what each confirms, and how each keeps
+// what goes.
 
 import { Away, Failure } from '../cli/errors.ts'
 import { kinship } from '../config/kinship.ts'
@@ -34,7 +35,8 @@ export interface Boxes {
 /**
  * Asks the boxes, one after the other, about all that is dead and what it refers to.
  * @param elsewhere also ask the HTTP caches in force about what no box has, and say how far that is
- * @throws Away when none of them is there, Failure when none of those that are there may confirm anything
+ * @throws Away when none of them is there, Failure when none of those that are there may confirm
+ * anything
  */
 export async function lookAtBoxes(
   chosen: readonly SshCache[],

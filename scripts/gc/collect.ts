@@ -1,5 +1,6 @@
-// Carries a plan out: pins on the box what is about to go, asks the box once more before each part, deletes the part. When in doubt it stops: what
-// is left stays. The two daemons and the box's shell come in as arguments.
+// Carries a plan out: pins on the box what is about to go, asks the box once more before each part,
+// deletes the part. When in doubt it stops: what is left stays. The two daemons and the box's shell
+// come in as arguments.
 import { Failure } from '../cli/errors.ts'
 import { storePathsIn } from '../nix/store-path.ts'
 import { type Daemon, Refused } from '../protocol/daemon-ops.ts'
@@ -13,7 +14,10 @@ export interface Keeper {
   has(path: string): boolean
   /** A new connection to its nix-daemon. */
   open(): Promise<Daemon>
-  /** Roots these paths there, on disk, until somebody lets go. @throws Failure when it can't, Refused when one of them isn't valid any more */
+  /**
+   * Roots these paths there, on disk, until somebody lets go. @throws Failure when it can't,
+   * Refused when one of them isn't valid any more
+   */
   pin(paths: readonly string[]): Promise<void>
 }
 

@@ -1,5 +1,5 @@
-// Which dead paths a box could give back: pure. A path counts only with all that it refers to, and when in doubt it doesn't count: what this
-// confirms is deleted here.
+// Which dead paths a box could give back: pure. A path counts only with all that it refers to, and
+// when in doubt it doesn't count: what this confirms is deleted here.
 
 import { type Keys, provenByName, signedBy } from '../nix/signature.ts'
 import type { FullInfo } from '../protocol/daemon-ops.ts'
@@ -35,8 +35,8 @@ export function doubtsOf(here: ReadonlyMap<string, Local>, offer: Offer, keys: K
 }
 
 /**
- * What stands against each path with all that it refers to: those that aren't in the answer can be had back whole. Each part of it may come from
- * another store.
+ * What stands against each path with all that it refers to: those that aren't in the answer can be
+ * had back whole. Each part of it may come from another store.
  * @param here closed under references
  * @param stores doubtsOf() each
  */

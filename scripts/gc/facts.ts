@@ -1,5 +1,5 @@
-// Asks what a plan rests on: the local daemon, as an ordinary user, what is dead and what is known of it; Nix its settings; the derivations whether
-// their outputs are ever fetched. Changes nothing.
+// Asks what a plan rests on: the local daemon, as an ordinary user, what is dead and what is known
+// of it; Nix its settings; the derivations whether their outputs are ever fetched. Changes nothing.
 import { readFileSync, statfsSync } from 'node:fs'
 import { ownKeys } from '../keep/client.ts'
 import { NixError } from '../nix/nix.ts'
@@ -9,7 +9,10 @@ import type { Daemon } from '../protocol/daemon-ops.ts'
 import { searchEnv } from '../system/search-path.ts'
 import type { Local } from './confirm.ts'
 
-/** Nix's settings: the user's, in which builds are started, and the system's alone, which the daemon has. The same for a Nix without a daemon. */
+/**
+ * Nix's settings: the user's, in which builds are started, and the system's alone, which the daemon
+ * has. The same for a Nix without a daemon.
+ */
 export interface BothSettings {
   own: Settings
   system: Settings
@@ -28,7 +31,10 @@ export async function askBothSettings(single: boolean): Promise<BothSettings> {
   return { own: all, system }
 }
 
-/** The stores that Nix asks for this user: named by the user's settings, and such as the daemon takes from the user. */
+/**
+ * The stores that Nix asks for this user: named by the user's settings, and such as the daemon
+ * takes from the user.
+ */
 export function inForce({ own, system }: BothSettings): string[] {
   const allowed = [...wordsOf(system, 'substituters'), ...wordsOf(system, 'trusted-substituters')]
   return wordsOf(own, 'substituters').filter((url) => allowed.includes(url))
@@ -38,8 +44,9 @@ export function inForce({ own, system }: BothSettings): string[] {
 export const isInForce = (settings: BothSettings, isOurs: (url: string) => boolean): boolean => inForce(settings).some(isOurs)
 
 /**
- * The public keys that the daemon believes, in its order: trusted-public-keys, then those of its own secret keys (src/libstore/keys.cc,
- * getDefaultPublicKeys). An ordinary user can't read those; setup and the README write the public half beside each.
+ * The public keys that the daemon believes, in its order: trusted-public-keys, then those of its
+ * own secret keys (src/libstore/keys.cc, getDefaultPublicKeys). An ordinary user can't read those;
+ * setup and the README write the public half beside each.
  */
 export function believedKeys({ system }: BothSettings): string[] {
   return [...wordsOf(system, 'trusted-public-keys'), ...ownKeys(system)]
@@ -50,7 +57,9 @@ export interface Here {
   dead: Map<string, Local>
   /** The dead, and all that they refer to. */
   known: Map<string, Local>
-  /** Names in the store's directory that are no valid paths: any garbage collection removes them. */
+  /**
+   * Names in the store's directory that are no valid paths: any garbage collection removes them.
+   */
   leftovers: number
   notFetched: Set<string>
   keepOutputs: boolean
@@ -89,8 +98,9 @@ export async function addClosure(daemon: Daemon, known: Map<string, Local>): Pro
 }
 
 /**
- * Outputs of derivations with allowSubstitutes = false (src/libstore/parsed-derivations.cc, substitutesAllowed): Nix builds them again, and never
- * fetches them. One whose derivation isn't here any more counts as fetched.
+ * Outputs of derivations with allowSubstitutes = false (src/libstore/parsed-derivations.cc,
+ * substitutesAllowed): Nix builds them again, and never fetches them. One whose derivation isn't
+ * here any more counts as fetched.
  */
 function notFetchedOf(dead: ReadonlyMap<string, Local>): Set<string> {
   const answers = new Map<string, boolean>()
@@ -115,7 +125,10 @@ function derivationText(path: string): string {
   }
 }
 
-/** Whether a derivation's text says that its outputs aren't to be fetched: in its environment, or in its structured attributes; pure. */
+/**
+ * Whether a derivation's text says that its outputs aren't to be fetched: in its environment, or in
+ * its structured attributes; pure.
+ */
 export function neverFetched(text: string): boolean {
   const [, value] = /\("allowSubstitutes","([^"]*)"\)/.exec(text) ?? []
   if (value !== undefined) return value !== '1'

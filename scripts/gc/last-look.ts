@@ -1,4 +1,5 @@
-// What `nix-lan gc` has seen last, for `nix-lan status`, which asks nobody for it. A small file of the user's own; never makes anything fail.
+// What `nix-lan gc` has seen last, for `nix-lan status`, which asks nobody for it. A small file of
+// the user's own; never makes anything fail.
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { readText } from '../nix/nix-conf.ts'
 

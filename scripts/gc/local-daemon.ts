@@ -1,5 +1,5 @@
-// A connection to the Nix of this machine: its nix-daemon, or for a Nix without one a `nix-daemon --stdio` of our own, which speaks the same
-// protocol for whoever may write the store.
+// A connection to the Nix of this machine: its nix-daemon, or for a Nix without one a `nix-daemon
+// --stdio` of our own, which speaks the same protocol for whoever may write the store.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
@@ -10,7 +10,10 @@ import { searchPath } from '../system/search-path.ts'
 
 /** Milliseconds for the handshake: a machine that is busy answers late. */
 const DEADLINE = 20_000
-/** Milliseconds between two answers: to look for roots, or to delete thousands of paths, is one question. */
+/**
+ * Milliseconds between two answers: to look for roots, or to delete thousands of paths, is one
+ * question.
+ */
 const PATIENCE = 30 * 60_000
 
 const WHO = "this machine's nix-daemon"
@@ -21,7 +24,10 @@ export interface LocalNix {
   open(): Promise<Daemon>
 }
 
-/** Makes connections to this machine's Nix possible while `use` runs. @param directory where only we can enter */
+/**
+ * Makes connections to this machine's Nix possible while `use` runs. @param directory where only we
+ * can enter
+ */
 export async function withLocalNix<T>(directory: string, use: (nix: LocalNix) => Promise<T>): Promise<T> {
   const relay = isSingleUser() ? await startRelay(directory) : undefined
   const socket = relay?.socket ?? daemonSocket()
@@ -37,7 +43,10 @@ interface Relay {
   close(): void
 }
 
-/** A socket in a directory that only we can enter; whoever connects talks to a nix-daemon of their own. */
+/**
+ * A socket in a directory that only we can enter; whoever connects talks to a nix-daemon of their
+ * own.
+ */
 async function startRelay(directory: string): Promise<Relay> {
   const folder = mkdtempSync(`${directory}/gc-`)
   const children: ChildProcess[] = []

@@ -1,5 +1,6 @@
-// What somebody else's HTTP cache says that it has: its narinfo files (the format: src/libstore/nar-info.cc, 2.8.0 and 2.34.8). Nothing that
-// it says is believed before confirm.ts has checked the signature.
+// What somebody else's HTTP cache says that it has: its narinfo files (the format:
+// src/libstore/nar-info.cc, 2.8.0 and 2.34.8). Nothing that it says is believed before confirm.ts
+// has checked the signature.
 import { hexOf } from '../nix/signature.ts'
 import { storeDir } from '../nix/store-path.ts'
 import type { FullInfo } from '../protocol/daemon-ops.ts'
@@ -12,7 +13,8 @@ const LIMIT = 10_000
 const MOST = 2 ** 20
 
 /**
- * What the caches have of these paths; one that none of them has is left out, and so is what can't be asked.
+ * What the caches have of these paths; one that none of them has is left out, and so is what can't
+ * be asked.
  * @param urls http or https
  * @param each called after each answer with how many there were
  */

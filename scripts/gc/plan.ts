@@ -1,6 +1,7 @@
-// What `nix-lan gc` deletes and what it leaves, and why: pure. Nix deletes a path only together with all that refers to it, and with keep-outputs
-// and keep-derivations (nix.conf(5)) outputs only with their derivations or the other way round (src/libstore/gc.cc, deleteReferrersClosure, 2.8.0 and
-// 2.34.8). So the selection is made of units: a path with all that has to go with it.
+// What `nix-lan gc` deletes and what it leaves, and why: pure. Nix deletes a path only together
+// with all that refers to it, and with keep-outputs and keep-derivations (nix.conf(5)) outputs only
+// with their derivations or the other way round (src/libstore/gc.cc, deleteReferrersClosure, 2.8.0
+// and 2.34.8). So the selection is made of units: a path with all that has to go with it.
 import { isDerivation } from '../nix/store-path.ts'
 import { type Doubt, type Local, referrersIn } from './confirm.ts'
 
@@ -130,8 +131,8 @@ function unitOf(start: string, companions: ReadonlyMap<string, readonly string[]
 }
 
 /**
- * What is left of a list of paths to delete when some of them have turned out to be alive: they stay, so does what can't go before them, and
- * whole units with that.
+ * What is left of a list of paths to delete when some of them have turned out to be alive: they
+ * stay, so does what can't go before them, and whole units with that.
  * @param left in units of a plan
  */
 export function without(left: readonly Local[][], alive: readonly string[], facts: Facts): Local[][] {

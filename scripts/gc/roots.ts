@@ -1,5 +1,5 @@
-// What fills a store is mostly alive: the largest roots, how much each alone keeps, and the command that lets it go. Pure; nothing here lets
-// anything go.
+// What fills a store is mostly alive: the largest roots, how much each alone keeps, and the command
+// that lets it go. Pure; nothing here lets anything go.
 import { shellWord } from '../cli/text.ts'
 import type { Local } from './confirm.ts'
 
@@ -45,7 +45,10 @@ export function weigh(roots: readonly Root[], infos: ReadonlyMap<string, Local>,
   })
 }
 
-/** For each path the one root that keeps it, or SEVERAL: one walk for all roots, since what a path is kept by changes twice at most. */
+/**
+ * For each path the one root that keeps it, or SEVERAL: one walk for all roots, since what a path
+ * is kept by changes twice at most.
+ */
 function keepersOf(roots: readonly string[], infos: ReadonlyMap<string, Local>): Map<string, string | typeof SEVERAL> {
   const keepers = new Map<string, string | typeof SEVERAL>()
   const todo: [string, string | typeof SEVERAL][] = roots.map((path) => [path, path])

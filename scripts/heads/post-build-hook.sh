@@ -1,19 +1,22 @@
 #!/bin/sh
-# The head of post-build-hook. Nix runs it after every build, as root under a daemon, and waits for it; a hook that fails ends the
-# user's whole command. So: one `ln` per cache and nothing else in the ordinary case, no JavaScript that sh can do without, exit 0
-# whatever happens, and nothing left running that holds Nix's pipe.
-# The directories of the queue are a user's, so that root only lstats in them and makes links, by `ln -s -- P... DIR/`: without the
-# slash, or with a link's name as the target, ln follows what the user put there.
-# With arguments it is its JavaScript, scripts/bin/post-build-hook.ts; this head uses that too, for what sh can't do.
+# The head of post-build-hook. Nix runs it after every build, as root under a daemon, and waits for
+# it; a hook that fails ends the user's whole command. So: one `ln` per cache and nothing else in
+# the ordinary case, no JavaScript that sh can do without, exit 0 whatever happens, and nothing left
+# running that holds Nix's pipe. The directories of the queue are a user's, so that root only lstats
+# in them and makes links, by `ln -s -- P... DIR/`: without the slash, or with a link's name as the
+# target, ln follows what the user put there. With arguments it is its JavaScript,
+# scripts/bin/post-build-hook.ts; this head uses that too, for what sh can't do.
 
 nix_lan_ask=
 if [ $# -eq 0 ]; then
-  # Also when fork fails, which ends dash with 2, and when Nix or a terminal wants to interrupt the few milliseconds this takes: a path
-  # whose hook was cut short is valid, and Nix never runs the hook for it again.
+  # Also when fork fails, which ends dash with 2, and when Nix or a terminal wants to interrupt the
+  # few milliseconds this takes: a path whose hook was cut short is valid, and Nix never runs the
+  # hook for it again.
   trap 'ended $?' EXIT
   trap '' HUP INT QUIT PIPE
 
-  # Bytes, not characters; and the system's own tools, whatever PATH says. All that is used: ln, rarely head and id.
+  # Bytes, not characters; and the system's own tools, whatever PATH says. All that is used: ln,
+  # rarely head and id.
   LC_ALL=C
   nix_lan_path=${PATH-}
   PATH=/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin${PATH:+:$PATH}
@@ -36,7 +39,8 @@ if [ $# -eq 0 ]; then
     exit 0
   }
 
-  # is_store_path WORD: STORE/HASH-NAME as Nix writes it (libstore/path.cc: 32 base-32 characters; a name of at most 211).
+  # is_store_path WORD: STORE/HASH-NAME as Nix writes it (libstore/path.cc: 32 base-32 characters; a
+  # name of at most 211).
   is_store_path() {
     case $1 in "$nix_lan_store"/*) ;; *) return 1 ;; esac
     nix_lan_base=${1#"$nix_lan_store"/}
@@ -47,9 +51,11 @@ if [ $# -eq 0 ]; then
     [ ${#nix_lan_hash} -eq 32 ] && [ "$nix_lan_base" != "$nix_lan_hash" ] && [ ${#nix_lan_name} -le 211 ]
   }
 
-  # read_outputs: sets nix_lan_words from a .drv, which begins with Derive([("out","/nix/store/...","",""),...],[ and has no line
-  # breaks, so that dash's `read` would read all of it, a byte at a time. Fails for what needs a parser or the database: outputs
-  # that depend on their content stand there as "", and the list may be longer than what is read here.
+  # read_outputs: sets nix_lan_words from a .drv, which begins with
+  # Derive([("out","/nix/store/...","",""),...],[ and has no line breaks, so that dash's `read`
+  # would read all of it, a byte at a time. Fails for what needs a parser or the database: outputs
+  # that depend on their content stand there as "", and the list may be longer than what is read
+  # here.
   read_outputs() {
     nix_lan_words=
     nix_lan_text=$(head -c 4096 <"$nix_lan_drv" 2>/dev/null)
@@ -71,8 +77,8 @@ if [ $# -eq 0 ]; then
     return 1
   }
 
-  # queue_paths WORD...: sets nix_lan_good to those that are paths in the store, and links them into every directory of the queue; into
-  # several at the same time.
+  # queue_paths WORD...: sets nix_lan_good to those that are paths in the store, and links them into
+  # every directory of the queue; into several at the same time.
   queue_paths() {
     nix_lan_bad=
     for nix_lan_word in "$@"; do
@@ -107,7 +113,8 @@ if [ $# -eq 0 ]; then
     done
   }
 
-  # queue_again DIR/ PATH...: after an ln that failed. A path that is queued already is no failure; anything else is said.
+  # queue_again DIR/ PATH...: after an ln that failed. A path that is queued already is no failure;
+  # anything else is said.
   queue_again() {
     nix_lan_dir=$1
     nix_lan_why=
@@ -124,8 +131,9 @@ if [ $# -eq 0 ]; then
     say "built, but not queued in $nix_lan_dir (${nix_lan_why##*: }); when that is mended: nix-lan queue add $*"
   }
 
-  # is_safe_for_root: the queue and its parent are real directories and, if we are root, root's: in a directory of the user's the
-  # name that ln is told could become a link between our look at it and ln's.
+  # is_safe_for_root: the queue and its parent are real directories and, if we are root, root's: in
+  # a directory of the user's the name that ln is told could become a link between our look at it
+  # and ln's.
   is_safe_for_root() {
     for nix_lan_dir in "$nix_lan_roots" "$nix_lan_queue"; do
       if [ -L "$nix_lan_dir" ]; then
@@ -139,7 +147,8 @@ if [ $# -eq 0 ]; then
     done
   }
 
-  # is_told: nobody set up a queue, --make-queue has said so since the machine started, and no configuration changed since.
+  # is_told: nobody set up a queue, --make-queue has said so since the machine started, and no
+  # configuration changed since.
   is_told() {
     for nix_lan_told in /run/nix-lan/no-queue "${XDG_RUNTIME_DIR:-/run}/nix-lan/no-queue"; do
       if [ -e "$nix_lan_told" ]; then
@@ -174,7 +183,8 @@ if [ $# -eq 0 ]; then
     if is_told; then exit 0; fi
     nix_lan_ask="$nix_lan_ask --make-queue"
   else
-    # A cache that was added to the configuration gets its directory; --make-queue then makes the queue the newer one.
+    # A cache that was added to the configuration gets its directory; --make-queue then makes the
+    # queue the newer one.
     # shellcheck disable=SC3013
     if [ /etc/nix-lan/config.toml -nt "$nix_lan_queue" ] && [ -O "$nix_lan_queue" ]; then nix_lan_ask="$nix_lan_ask --make-queue"; fi
   fi
@@ -204,8 +214,8 @@ if ! find_runtime; then
 elif nix_lan_runtime=$nix_lan_found && ! find_program timeout; then
   nix_lan_why='no program "timeout" found: install coreutils'
 else
-  # It prints store paths; what it has to say goes to stderr, but not the shell's "Killed". At the time limit its whole process
-  # group is killed, so that nothing is left that holds Nix's pipe.
+  # It prints store paths; what it has to say goes to stderr, but not the shell's "Killed". At the
+  # time limit its whole process group is killed, so that nothing is left that holds Nix's pipe.
   # shellcheck disable=SC2086
   { nix_lan_words=$("$nix_lan_found" -s KILL 0.9 /bin/sh "$0" $nix_lan_ask </dev/null 2>&3 3>&-); } 3>&2 2>/dev/null
   case $? in

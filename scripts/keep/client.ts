@@ -5,8 +5,8 @@ import { readText } from '../nix/nix-conf.ts'
 import { askSettings, type Settings, wordsOf } from '../nix/settings.ts'
 
 /**
- * The public keys that this machine signs with, as far as the user can read them: an ordinary user can't read a secret key, but setup and the
- * README write the public half beside it.
+ * The public keys that this machine signs with, as far as the user can read them: an ordinary user
+ * can't read a secret key, but setup and the README write the public half beside it.
  */
 export function ownKeys(settings: Settings): string[] {
   return wordsOf(settings, 'secret-key-files').flatMap((file) => {

@@ -1,9 +1,11 @@
-// Keeps store paths on the box from its garbage collection. A manifest is a text file in the box's store that refers to what is to be kept
-// (AddToStore text:sha256, which needs no trust); a link in the home of the tunnel's user, made known by AddIndirectRoot, keeps the manifest.
-// Nothing of ours runs on the box.
+// Keeps store paths on the box from its garbage collection. A manifest is a text file in the box's
+// store that refers to what is to be kept (AddToStore text:sha256, which needs no trust); a link in
+// the home of the tunnel's user, made known by AddIndirectRoot, keeps the manifest. Nothing of ours
+// runs on the box.
 //
-//   ~/.local/state/nix-lan/kept/CLIENT/DATE   what was uploaded that day; let go after the time of `keep`
-//   ~/.local/state/nix-lan/only/CLIENT/DATE   what `nix-lan gc` deleted on the client that day; kept until `nix-lan box forget`
+// ~/.local/state/nix-lan/kept/CLIENT/DATE what was uploaded that day; let go after the time of
+// `keep` ~/.local/state/nix-lan/only/CLIENT/DATE what `nix-lan gc` deleted on the client that day;
+// kept until `nix-lan box forget`
 //
 // One link for each day: a new manifest of the same day refers to the one that it replaces.
 import { Failure } from '../cli/errors.ts'
@@ -25,7 +27,9 @@ export interface Pin {
   manifest: string
 }
 
-/** A name for the client that can be a file's and a part of a store path's: that of its signing key. */
+/**
+ * A name for the client that can be a file's and a part of a store path's: that of its signing key.
+ */
 export const clientName = (keyName: string): string =>
   keyName
     .replace(/[^A-Za-z0-9+._=-]/g, '-')
@@ -44,7 +48,8 @@ cd && cd "$folder/$kind/$client" 2>/dev/null || exit 0
 for link in *; do if [ -L "$link" ]; then report link "$link $(readlink "$link")"; fi; done
 `
 
-// rename(2), not unlink and symlink: there is never a moment without a root. The name begins with a dot: it is no day's.
+// rename(2), not unlink and symlink: there is never a moment without a root. The name begins with a
+// dot: it is no day's.
 const LINK = `set -e
 cd
 mkdir -p "$folder/$kind/$client"
@@ -77,10 +82,12 @@ export async function prepare(remote: Remote, kind: Kind, client: string): Promi
 }
 
 /**
- * Keeps paths on the box: when this comes back, they and all that they refer to are rooted there, which the box's daemon has said.
+ * Keeps paths on the box: when this comes back, they and all that they refer to are rooted there,
+ * which the box's daemon has said.
  * @param daemon of the box
  * @param sync write all that the box has to its disk before it comes back
- * @throws Refused when one of the paths isn't valid there; Failure for everything else that keeps it from being done
+ * @throws Refused when one of the paths isn't valid there; Failure for everything else that keeps
+ * it from being done
  */
 export async function pin(
   { daemon, remote }: { daemon: Daemon; remote: Remote },
@@ -110,7 +117,10 @@ cd "$folder/$kind/$client" || exit 1
 for day in $days; do rm -f "$day" || exit 1; done
 `
 
-/** Removes links: what nothing else keeps is the box's to delete from then on. @param days YYYY-MM-DD @throws Failure as Remote.run() does */
+/**
+ * Removes links: what nothing else keeps is the box's to delete from then on. @param days
+ * YYYY-MM-DD @throws Failure as Remote.run() does
+ */
 export async function letGo(remote: Remote, kind: Kind, client: string, days: readonly string[]): Promise<void> {
   await remote.run(LET_GO, { folder: FOLDER, kind, client, days: days.join(' ') })
 }
@@ -125,7 +135,10 @@ export interface Link {
   manifest: string
 }
 
-/** The links of ours among a box's roots, of any client, by kind, client and day; pure. What a box says may be anything. */
+/**
+ * The links of ours among a box's roots, of any client, by kind, client and day; pure. What a box
+ * says may be anything.
+ */
 export function linksIn(roots: readonly { link: string; path: string }[]): Link[] {
   const pattern = new RegExp(`/${FOLDER.replace(/[.]/g, '\\.')}/(kept|only)/([A-Za-z0-9+._=-]{1,60})/(\\d{4}-\\d\\d-\\d\\d)$`)
   const found = roots.flatMap(({ link, path }) => {
@@ -140,7 +153,10 @@ export function linksIn(roots: readonly { link: string; path: string }[]): Link[
 /** Whether a path is a manifest: by its name. */
 export const isManifest = (path: string): boolean => /^nix-lan-(kept|only)-/.test(path.slice(storeDir.length + 34))
 
-/** What manifests keep: their references, and those of the manifests that they have replaced; link by link. */
+/**
+ * What manifests keep: their references, and those of the manifests that they have replaced; link
+ * by link.
+ */
 export async function contentsOf(daemon: Daemon, links: readonly Link[]): Promise<Map<string, Set<string>>> {
   const references = new Map<string, readonly string[]>()
   let layer = [...new Set(links.map(({ manifest }) => manifest))]

@@ -1,4 +1,5 @@
-// Whether the box keeps what was uploaded last, for `nix-lan status`. A small file of the user's own; never makes anything fail.
+// Whether the box keeps what was uploaded last, for `nix-lan status`. A small file of the user's
+// own; never makes anything fail.
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { readText } from '../nix/nix-conf.ts'
 

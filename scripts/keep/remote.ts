@@ -1,5 +1,6 @@
-// Runs sh on the box as the user of the tunnel, for the little that nix-daemon can't do: links in that user's home, `sync`, the date. The script
-// goes in on stdin, since the login shell there may be anything; each answer begins with a word of ours, since it may print other lines.
+// Runs sh on the box as the user of the tunnel, for the little that nix-daemon can't do: links in
+// that user's home, `sync`, the date. The script goes in on stdin, since the login shell there may
+// be anything; each answer begins with a word of ours, since it may print other lines.
 import { Away, Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
@@ -25,7 +26,8 @@ export interface Remote {
    * @param values set as shell variables before the script
    * @param patience milliseconds until it is given up
    * @returns what the script has reported: `report KEY VALUE`, several of one key in their order
-   * @throws Away when the box can't be reached, NoShell when it runs no sh, Failure when the script failed
+   * @throws Away when the box can't be reached, NoShell when it runs no sh, Failure when the script
+   * failed
    */
   run(script: string, values: Readonly<Record<string, string>>, patience?: number): Promise<Map<string, string[]>>
 }
@@ -93,7 +95,10 @@ END
 /** Milliseconds for the box to read and hash it all. */
 const HASHING = 6 * 3_600_000
 
-/** Lets the box read these paths and compare their hashes. @throws Failure that names what is damaged there */
+/**
+ * Lets the box read these paths and compare their hashes. @throws Failure that names what is
+ * damaged there
+ */
 export async function verifyOn(remote: Remote, paths: readonly string[]): Promise<void> {
   const reported = await remote.run(VERIFY, { paths: paths.join('\n') }, HASHING)
   const said = reported.get('said') ?? []

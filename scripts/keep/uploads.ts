@@ -1,5 +1,6 @@
-// Keeps what is uploaded from the box's own garbage collection: held by temporary roots while it is on its way, and from then on by the link of
-// the day (keep.ts). A fault here never fails an upload: what it means is said, and the upload counts.
+// Keeps what is uploaded from the box's own garbage collection: held by temporary roots while it is
+// on its way, and from then on by the link of the day (keep.ts). A fault here never fails an
+// upload: what it means is said, and the upload counts.
 import { Failure } from '../cli/errors.ts'
 import type { SshCache } from '../config/types.ts'
 import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
@@ -62,7 +63,8 @@ export function uploadsTo(cache: SshCache, uid: number): Uploads {
 const DAY = 86_400_000
 
 /**
- * The days whose links are let go. None when a clock is in doubt: the box's stands behind its newest link, or a day and more away from ours.
+ * The days whose links are let go. None when a clock is in doubt: the box's stands behind its
+ * newest link, or a day and more away from ours.
  * @param days of the links, YYYY-MM-DD
  * @param today the box's
  * @param keep days; null: for ever

@@ -39,8 +39,8 @@ export const isPublicKey = (text: string): boolean => /^[A-Za-z0-9._-]{1,200}:[A
 
 /**
  * A new name for this machine's key: HOST-RANDOM-1. Of two keys with one name Nix believes only the
- * first (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc in 2.8), and the box may still trust a
- * key that this machine has lost.
+ * first (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc in 2.8), and the box may still trust
+ * a key that this machine has lost.
  */
 export function newKeyName(host: string): string {
   const base = (host.split('.')[0] ?? '').replace(/[^A-Za-z0-9-]/g, '') || 'nix-lan'

@@ -86,7 +86,10 @@ export async function sizesOf(paths: readonly string[], { timeout }: Asking = {}
   return lines.filter((line) => line !== '').map(Number)
 }
 
-/** The paths themselves and everything they refer to, directly or not. @throws NixError when one of them isn't valid */
+/**
+ * The paths themselves and everything they refer to, directly or not. @throws NixError when one of
+ * them isn't valid
+ */
 export async function requisites(paths: readonly string[]): Promise<Set<string>> {
   const lines = await inBatches(paths, undefined, (batch, limit) => nixStore(['--query', '--requisites', ...batch], limit))
   return new Set(lines.filter((line) => line !== ''))

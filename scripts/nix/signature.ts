@@ -1,8 +1,10 @@
-// Whether Nix here would believe a path that some store offers: signed by a key that it trusts, or content-addressed, so that the
-// path's own name proves what is in it. Pure. Says no where Nix might say yes: whoever asks deletes what this says yes to.
+// Whether Nix here would believe a path that some store offers: signed by a key that it trusts, or
+// content-addressed, so that the path's own name proves what is in it. Pure. Says no where Nix
+// might say yes: whoever asks deletes what this says yes to.
 //
-// Sources: Nix 2.8.0 and 2.34.8, src/libstore/path-info.cc (fingerprint, isContentAddressed), crypto.cc, keys.cc, store-api.cc (makeType, makeStorePath,
-// makeFixedOutputPath, makeTextPath), src/libutil/hash.cc (base 32).
+// Sources: Nix 2.8.0 and 2.34.8, src/libstore/path-info.cc (fingerprint, isContentAddressed),
+// crypto.cc, keys.cc, store-api.cc (makeType, makeStorePath, makeFixedOutputPath, makeTextPath),
+// src/libutil/hash.cc (base 32).
 import { createHash, createPublicKey, type KeyObject, verify } from 'node:crypto'
 import { storeDir } from './store-path.ts'
 
@@ -19,7 +21,10 @@ export function base32(bytes: Buffer): string {
   return text
 }
 
-/** The bytes of a hash in Nix's base 32, base 16 or base 64; undefined for what is none of that length. */
+/**
+ * The bytes of a hash in Nix's base 32, base 16 or base 64; undefined for what is none of that
+ * length.
+ */
 function hashBytes(text: string, length: number): Buffer | undefined {
   if (text.length === length * 2 && /^[0-9a-f]+$/.test(text)) return Buffer.from(text, 'hex')
   if (text.length !== Math.ceil((length * 8) / 5)) return undefined
@@ -38,7 +43,9 @@ function hashBytes(text: string, length: number): Buffer | undefined {
   return bytes
 }
 
-/** A SHA-256 as `sha256:BASE32` or `sha256:BASE16` has it, in base 16; undefined for anything else. */
+/**
+ * A SHA-256 as `sha256:BASE32` or `sha256:BASE16` has it, in base 16; undefined for anything else.
+ */
 export function hexOf(text: string): string | undefined {
   return text.startsWith('sha256:') ? hashBytes(text.slice(7), 32)?.toString('hex') : undefined
 }
@@ -52,7 +59,9 @@ export interface Vouched {
   references: readonly string[]
 }
 
-/** The text that is signed: `1;PATH;sha256:BASE32;SIZE;REFERENCE,REFERENCE`, whole paths, sorted. */
+/**
+ * The text that is signed: `1;PATH;sha256:BASE32;SIZE;REFERENCE,REFERENCE`, whole paths, sorted.
+ */
 export function fingerprint({ path, hash, size, references }: Vouched): string {
   return `1;${path};sha256:${base32(Buffer.from(hash, 'hex'))};${size};${[...references].sort().join(',')}`
 }
@@ -64,8 +73,9 @@ export type Keys = ReadonlyMap<string, KeyObject>
 const DER_HEAD = Buffer.from('302a300506032b6570032100', 'hex')
 
 /**
- * The keys that Nix believes, of those in `trusted-public-keys` and the like: of two with one name the first (keys.cc: emplace). What is no key
- * keeps its name all the same: a second key of that name must not be believed instead.
+ * The keys that Nix believes, of those in `trusted-public-keys` and the like: of two with one name
+ * the first (keys.cc: emplace). What is no key keeps its name all the same: a second key of that
+ * name must not be believed instead.
  * @param texts `NAME:BASE64` each, in Nix's order
  */
 export function readKeys(texts: readonly string[]): Keys {
@@ -107,7 +117,8 @@ const HASHES: Readonly<Record<string, number>> = { md5: 16, sha1: 20, sha256: 32
 
 /**
  * Whether a path's name follows from its content address: then it needs no signature.
- * @param contentAddress `text:sha256:HASH`, `fixed:sha256:HASH`, `fixed:r:sha256:HASH`; all else (a git tree, '') is not
+ * @param contentAddress `text:sha256:HASH`, `fixed:sha256:HASH`, `fixed:r:sha256:HASH`; all else (a
+ * git tree, '') is not
  */
 export function provenByName(path: string, references: readonly string[], contentAddress: string): boolean {
   const [, method = '', algorithm = '', text = ''] =

@@ -58,6 +58,7 @@ function mustBeReadable(file: string): void {
   }
 }
 
-// Never a command that makes one: a key may be there, and one of the same name would void what it has signed.
+// Never a command that makes one: a key may be there, and one of the same name would void what it
+// has signed.
 const NO_KEY =
   'there is no key to sign with: nix.conf sets no secret-key-files; sudo nix-lan setup makes a key or uses the one that is there (by hand: docs/by-hand.md)'

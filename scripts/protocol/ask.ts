@@ -1,5 +1,7 @@
-// What the box's store has, asked of its nix-daemon at the tunnel's socket: all questions of a call over one connection, sent before the first answer
-// is waited for. `nix path-info --store` would start Nix and nix-lan-connect, and wait out the link's whole round trip for each path, one after the other.
+// What the box's store has, asked of its nix-daemon at the tunnel's socket: all questions of a call
+// over one connection, sent before the first answer is waited for. `nix path-info --store` would
+// start Nix and nix-lan-connect, and wait out the link's whole round trip for each path, one after
+// the other.
 
 import { batches, NixError } from '../nix/nix.ts'
 import type { PathInfo } from '../nix/path-info.ts'
@@ -8,13 +10,19 @@ import { dialBox } from './dial.ts'
 import { pathInfoQuestion, readPathInfo, validPathsQuestion } from './operations.ts'
 import { Recorder, readMessages } from './wire.ts'
 
-/** For how many milliseconds the box may keep us waiting: until the handshake has ended, and for each answer. A link can go unresponsive. */
+/**
+ * For how many milliseconds the box may keep us waiting: until the handshake has ended, and for
+ * each answer. A link can go unresponsive.
+ */
 export interface Limits {
   deadline: number
   patience: number
 }
 
-/** Bytes of paths in one question, far below the longest answer that is listened to (worker.ts): so a store of any size may be asked for. */
+/**
+ * Bytes of paths in one question, far below the longest answer that is listened to (worker.ts): so
+ * a store of any size may be asked for.
+ */
 const AT_ONCE = 460_000
 
 /**

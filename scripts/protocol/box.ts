@@ -1,5 +1,5 @@
-// A connection to the box's nix-daemon: what it is, how to send on it, and why there is none. dial.ts makes it, and is loaded only when
-// there is a socket.
+// A connection to the box's nix-daemon: what it is, how to send on it, and why there is none.
+// dial.ts makes it, and is loaded only when there is a socket.
 import type { Socket } from 'node:net'
 import type { ByteReader } from './byte-reader.ts'
 
@@ -10,14 +10,19 @@ export interface Box {
   nix: string
   socket: Socket
   reader: ByteReader
-  /** What the daemon has yet to say before it takes questions; null when it has said all. Rejects with BoxUnavailable. */
+  /**
+   * What the daemon has yet to say before it takes questions; null when it has said all. Rejects
+   * with BoxUnavailable.
+   */
   handshake: Promise<void> | null
 }
 
 /**
- * Sends a box the first bytes of an operation or more, and has its handshake behind it then. sshd leaves Nagle's algorithm on for forwarded sockets
- * (RFC 896), and so holds back each small piece that follows another until that is acknowledged, which the other end puts off for 40 ms, unless
- * it has something to say itself. So the first byte goes ahead, and acknowledges the daemon's hello.
+ * Sends a box the first bytes of an operation or more, and has its handshake behind it then. sshd
+ * leaves Nagle's algorithm on for forwarded sockets (RFC 896), and so holds back each small piece
+ * that follows another until that is acknowledged, which the other end puts off for 40 ms, unless
+ * it has something to say itself. So the first byte goes ahead, and acknowledges the daemon's
+ * hello.
  * @throws BoxUnavailable when the handshake fails
  */
 export async function send(box: Box, bytes: Buffer): Promise<void> {
@@ -30,7 +35,10 @@ export async function send(box: Box, bytes: Buffer): Promise<void> {
   box.socket.write(bytes.subarray(1))
 }
 
-/** Why there is no box behind a socket. `unresponsive`: it accepted and said nothing until the deadline. */
+/**
+ * Why there is no box behind a socket. `unresponsive`: it accepted and said nothing until the
+ * deadline.
+ */
 export class BoxUnavailable extends Error {
   readonly kind: 'missing' | 'refused' | 'unresponsive' | 'broken' | 'old'
   constructor(kind: BoxUnavailable['kind'], message: string) {

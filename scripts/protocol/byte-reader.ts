@@ -1,4 +1,5 @@
-// Reading a byte stream in pieces of known length, without ever holding much more than one chunk of it.
+// Reading a byte stream in pieces of known length, without ever holding much more than one chunk of
+// it.
 
 /** The stream ended where more was expected. */
 export class EndOfStream extends Error {}
@@ -8,12 +9,15 @@ export interface Source {
   resume(): void
 }
 
-/** So many bytes may wait to be read before the source is held back. Pausing for each of many small messages costs more than the messages. */
+/**
+ * So many bytes may wait to be read before the source is held back. Pausing for each of many small
+ * messages costs more than the messages.
+ */
 const ROOM = 65536
 
 /**
- * Whoever feeds it stops when push() says so, and goes on at resume(). The memory of the chunk that stopped it may be used again
- * after that, so take() copies and peek() lends.
+ * Whoever feeds it stops when push() says so, and goes on at resume(). The memory of the chunk that
+ * stopped it may be used again after that, so take() copies and peek() lends.
  */
 export class ByteReader {
   private chunk: Buffer = Buffer.alloc(0)
@@ -51,13 +55,19 @@ export class ByteReader {
     this.held = true
   }
 
-  /** No more is to come: waiting and later reads fail with `reason`; what has come can still be read. */
+  /**
+   * No more is to come: waiting and later reads fail with `reason`; what has come can still be
+   * read.
+   */
   finish(reason: Error): void {
     this.over ??= reason
     this.wake?.()
   }
 
-  /** Lends the bytes at hand, at least one; they are good until consume() or the next read. Rejects at the end of the stream. */
+  /**
+   * Lends the bytes at hand, at least one; they are good until consume() or the next read. Rejects
+   * at the end of the stream.
+   */
   async peek(): Promise<Buffer> {
     while (this.chunk.length === 0) {
       if (this.over) throw this.over
@@ -76,7 +86,8 @@ export class ByteReader {
   }
 
   /**
-   * Has every chunk taken in the moment it comes, without holding the source back in between, which costs more than to copy it.
+   * Has every chunk taken in the moment it comes, without holding the source back in between, which
+   * costs more than to copy it.
    * @param take takes from a chunk that is lent, and returns how many bytes it has taken
    * @param done whether that was enough; asked after each
    * @throws what `take` throws, and the reason for the end of the stream
@@ -86,7 +97,9 @@ export class ByteReader {
     while (!done() && !(await this.takeOffers(take, done)))
   }
 
-  /** Takes what is offered. Resolves to whether that was enough; if not, something has been pushed. */
+  /**
+   * Takes what is offered. Resolves to whether that was enough; if not, something has been pushed.
+   */
   private takeOffers(take: (chunk: Buffer) => number, done: () => boolean): Promise<boolean> {
     return new Promise<boolean>((resolve, reject) => {
       const end = (settle: () => void): void => {

@@ -1,8 +1,10 @@
-// What a nix-daemon is asked beyond what a substituter is (operations.ts): whole path infos, roots, garbage
-// collection, text paths. One connection carries several of them, since some hold only as long as it does
-// (AddTempRoot). Works alike on this machine's daemon and on a box's, without being trusted by either.
+// What a nix-daemon is asked beyond what a substituter is (operations.ts): whole path infos, roots,
+// garbage collection, text paths. One connection carries several of them, since some hold only as
+// long as it does (AddTempRoot). Works alike on this machine's daemon and on a box's, without being
+// trusted by either.
 //
-// Sources: Nix 2.8.0 and 2.34.8, src/libstore/daemon.cc, performOp; worker-protocol.hh for the numbers.
+// Sources: Nix 2.8.0 and 2.34.8, src/libstore/daemon.cc, performOp; worker-protocol.hh for the
+// numbers.
 import { batches, NixError } from '../nix/nix.ts'
 import { type Box, BoxUnavailable, send } from './box.ts'
 import { dialBox } from './dial.ts'
@@ -22,7 +24,10 @@ const RETURN_DEAD = 1
 const DELETE_DEAD = 2
 const DELETE_SPECIFIC = 3
 
-/** 2^64−1, "no limit". With 0, action 1 lists nothing; any other value with action 3 ends the connection (2.8.0, 2.26.3, 2.34.8). */
+/**
+ * 2^64−1, "no limit". With 0, action 1 lists nothing; any other value with action 3 ends the
+ * connection (2.8.0, 2.26.3, 2.34.8).
+ */
 const NO_LIMIT = Buffer.alloc(8, 0xff)
 
 /** Bytes of paths in one question: as in ask.ts. */
@@ -51,7 +56,10 @@ export interface FullInfo {
 /** What the daemon refused, in its own words. */
 export class Refused extends NixError {}
 
-/** One connection to a nix-daemon. Every method throws a NixError when the daemon is lost or refuses. */
+/**
+ * One connection to a nix-daemon. Every method throws a NixError when the daemon is lost or
+ * refuses.
+ */
 export class Daemon {
   private readonly box: Box
   private readonly who: string
@@ -72,7 +80,10 @@ export class Daemon {
     return valid
   }
 
-  /** What is known there of these paths; one that isn't valid is left out. All are asked before the first answer is waited for. */
+  /**
+   * What is known there of these paths; one that isn't valid is left out. All are asked before the
+   * first answer is waited for.
+   */
   async infos(paths: readonly string[], each?: (done: number) => void): Promise<Map<string, FullInfo>> {
     const infos = new Map<string, FullInfo>()
     await this.ask(
@@ -119,7 +130,8 @@ export class Daemon {
   }
 
   /**
-   * Deletes these paths. Stops at the first that is alive, or whose referrer is neither named nor gone.
+   * Deletes these paths. Stops at the first that is alive, or whose referrer is neither named nor
+   * gone.
    * @throws Refused; what has been deleted by then stays deleted
    */
   async delete(paths: readonly string[]): Promise<void> {
@@ -167,15 +179,16 @@ export class Daemon {
   }
 
   /**
-   * Adds a file with this text that refers to these paths. Needs no trust, since its name is made from its content.
-   * The daemon keeps it until the connection is closed.
+   * Adds a file with this text that refers to these paths. Needs no trust, since its name is made
+   * from its content. The daemon keeps it until the connection is closed.
    * @param references must be valid there
    * @returns its path
    * @throws Refused also when one of them isn't valid
    */
   async addText(name: string, text: string, references: readonly string[]): Promise<string> {
     const content = Buffer.from(text)
-    // name, method, references, repair; then the content as a framed stream: chunks with their length, and 0 (daemon.cc, 1.25 and later)
+    // name, method, references, repair; then the content as a framed stream: chunks with their
+    // length, and 0 (daemon.cc, 1.25 and later)
     const head = Buffer.concat([u64(ADD_TO_STORE), string(name), string('text:sha256'), strings([...references].sort()), u64(0)])
     let path = ''
     await this.ask([Buffer.concat([head, u64(content.length), content, u64(0)])], async (answer) => {

@@ -1,5 +1,6 @@
-// The way to the box: connects to the tunnel's socket and shakes hands with the nix-daemon behind it, within a deadline. Loaded only when there
-// is a socket: `net` costs a start of connect 2 ms and more.
+// The way to the box: connects to the tunnel's socket and shakes hands with the nix-daemon behind
+// it, within a deadline. Loaded only when there is a socket: `net` costs a start of connect 2 ms
+// and more.
 import { createConnection, type Socket } from 'node:net'
 import { noTunnel } from '../cli/errors.ts'
 import { type Box, BoxUnavailable, send } from './box.ts'
@@ -17,8 +18,9 @@ import {
 } from './wire.ts'
 
 /**
- * Connects to a nix-daemon's socket. Comes back when the daemon has said its name and version; what else it says before it takes questions comes
- * while send() sends the first of them. Whoever has none uses greetBox().
+ * Connects to a nix-daemon's socket. Comes back when the daemon has said its name and version; what
+ * else it says before it takes questions comes while send() sends the first of them. Whoever has
+ * none uses greetBox().
  * @param path the tunnel's socket
  * @param deadline milliseconds for everything, the rest of the handshake too
  * @param way another path to the same socket, to connect to
@@ -51,16 +53,17 @@ export async function dialBox(path: string, deadline: number, way = path): Promi
 }
 
 /**
- * Whether a nix-daemon answers at a socket, and which: its protocol, its version of Nix. The handshake is gone through to its end, since one that is
- * broken off leaves an error in the box's journal each time.
+ * Whether a nix-daemon answers at a socket, and which: its protocol, its version of Nix. The
+ * handshake is gone through to its end, since one that is broken off leaves an error in the box's
+ * journal each time.
  * @param deadline milliseconds
  * @param way another path to the same socket, to connect to
  * @throws BoxUnavailable, always by the deadline
  */
 export async function greetBox(path: string, deadline: number, way = path): Promise<{ version: number; nix: string }> {
   const box = await dialBox(path, deadline, way)
-  // The first byte of an operation that never comes: a nix-daemon whose client ends before its number is complete ends without a word (2.8.0, 2.34.8,
-  // daemon.cc, processConnection).
+  // The first byte of an operation that never comes: a nix-daemon whose client ends before its
+  // number is complete ends without a word (2.8.0, 2.34.8, daemon.cc, processConnection).
   await send(box, Buffer.of(0))
   box.socket.destroy()
   return { version: box.version, nix: box.nix }
@@ -68,7 +71,8 @@ export async function greetBox(path: string, deadline: number, way = path): Prom
 
 /** Says our hello and hears the daemon's. @returns the protocol that both speak */
 async function hear(socket: Socket, greeting: Recorder, path: string): Promise<number> {
-  // All that we have to say at once, which saves a journey: our version, no CPU affinity (1.14), no reserved space (1.11).
+  // All that we have to say at once, which saves a journey: our version, no CPU affinity (1.14), no
+  // reserved space (1.11).
   socket.write(Buffer.concat([u64(MAGIC_CLIENT), u64(OUR_VERSION), u64(0), u64(0)]))
   if ((await greeting.u64()) !== MAGIC_SERVER) throw new BoxUnavailable('broken', `${path} answers, but not as a nix-daemon does`)
   const version = Math.min(await greeting.u64(), OUR_VERSION)
@@ -85,10 +89,16 @@ async function welcome(box: Box, greeting: Recorder): Promise<void> {
   if (ending.error) throw new BoxUnavailable('broken', `the nix-daemon on the box refuses: ${ending.message}`)
 }
 
-/** Shorter messages are copied out of the buffer, which is cheaper than to stop reading until they are read. */
+/**
+ * Shorter messages are copied out of the buffer, which is cheaper than to stop reading until they
+ * are read.
+ */
 const SHORT = 4096
 
-/** A socket that reads into one buffer, over and over: 50 MB of memory in a transfer instead of 84 (Node 20). */
+/**
+ * A socket that reads into one buffer, over and over: 50 MB of memory in a transfer instead of 84
+ * (Node 20).
+ */
 function openSocket(path: string, way: string): { socket: Socket; reader: ByteReader } {
   const onread = {
     buffer: Buffer.allocUnsafe(65536),

@@ -1,8 +1,10 @@
-// Finds where a NAR ends. NarFromPath sends it without a length, so whoever relays it has to follow its structure.
+// Finds where a NAR ends. NarFromPath sends it without a length, so whoever relays it has to follow
+// its structure.
 //
-// NAR (Nix 2.8.0, src/libutil/archive.cc; Dolstra's thesis, figure 5.2): every item is a string: its length as u64, little-endian, its bytes, zeros
-// up to a multiple of 8. First "nix-archive-1", then a node in parentheses; a directory's entries are parentheses again.
-// Only the strings after "contents", "target", "name" and "type" are data and may themselves look like a parenthesis.
+// NAR (Nix 2.8.0, src/libutil/archive.cc; Dolstra's thesis, figure 5.2): every item is a string:
+// its length as u64, little-endian, its bytes, zeros up to a multiple of 8. First "nix-archive-1",
+// then a node in parentheses; a directory's entries are parentheses again. Only the strings after
+// "contents", "target", "name" and "type" are data and may themselves look like a parenthesis.
 
 const LONGEST_WORD = 16
 const DATA_FOLLOWS = new Set(['contents', 'target', 'name', 'type'])
@@ -44,7 +46,10 @@ export class NarEnd {
     return at
   }
 
-  /** Reads one length, and the word behind it unless it is data. Returns the bytes used of `chunk`, 0 when it ends too early. */
+  /**
+   * Reads one length, and the word behind it unless it is data. Returns the bytes used of `chunk`,
+   * 0 when it ends too early.
+   */
   private itemHead(chunk: Buffer, at: number): number {
     const before = this.partial.length
     const bytes = before === 0 ? chunk.subarray(at) : Buffer.concat([this.partial, chunk.subarray(at, at + 8 + LONGEST_WORD)])

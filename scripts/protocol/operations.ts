@@ -1,36 +1,48 @@
-// The operations of the worker protocol that a substituter is asked: their numbers, their shapes, what an empty store answers, and
-// what an answer to QueryPathInfo says. Nothing else of nix-lan knows one of their numbers. Sources: see wire.ts.
+// The operations of the worker protocol that a substituter is asked: their numbers, their shapes,
+// what an empty store answers, and what an answer to QueryPathInfo says. Nothing else of nix-lan
+// knows one of their numbers. Sources: see wire.ts.
 import type { PathInfo } from '../nix/path-info.ts'
 import { isStorePath } from '../nix/store-path.ts'
 import type { ByteReader } from './byte-reader.ts'
 import { errorAnswer, LONGEST_STRING, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from './wire.ts'
 
-/** What an operation is asked with, or answered with, after the messages. `info`: a u64, and when it is 1 the fields of a path. */
+/**
+ * What an operation is asked with, or answered with, after the messages. `info`: a u64, and when it
+ * is 1 the fields of a path.
+ */
 type Shape = 'u64' | 'string' | 'strings' | 'pairs' | 'info' | 'nar'
 
 export interface Operation {
   name: string
   request: readonly Shape[]
   answer: readonly Shape[]
-  /** What a store with nothing in it answers: bytes after STDERR_LAST; null: an error saying that the path, the request's first string, is not valid. NarFromPath has no such answer: session.ts ends the stream. */
+  /**
+   * What a store with nothing in it answers: bytes after STDERR_LAST; null: an error saying that
+   * the path, the request's first string, is not valid. NarFromPath has no such answer: session.ts
+   * ends the stream.
+   */
   empty: Buffer | null
   /** Answered without asking the box. */
   local?: boolean
 }
 
-/** The operations that Nix uses on a substituter. `nix copy` to a store uses others; see session.ts. */
+/**
+ * The operations that Nix uses on a substituter. `nix copy` to a store uses others; see session.ts.
+ */
 export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operation>([
   [1, { name: 'IsValidPath', request: ['string'], answer: ['u64'], empty: u64(0) }],
   [11, { name: 'AddTempRoot', request: ['string'], answer: ['u64'], empty: u64(1) }],
-  // keepFailed, keepGoing, tryFallback, verbosity, maxBuildJobs, maxSilentTime, useBuildHook, verboseBuild, logType, printBuildTrace, buildCores,
-  // useSubstitutes, overrides (2.8.0, remote-store.cc, setOptions). Nothing in them matters to a box that only answers questions.
+  // keepFailed, keepGoing, tryFallback, verbosity, maxBuildJobs, maxSilentTime, useBuildHook,
+  // verboseBuild, logType, printBuildTrace, buildCores, useSubstitutes, overrides (2.8.0,
+  // remote-store.cc, setOptions). Nothing in them matters to a box that only answers questions.
   [19, { name: 'SetOptions', request: [...new Array<Shape>(12).fill('u64'), 'pairs'], answer: [], empty: Buffer.alloc(0), local: true }],
   [26, { name: 'QueryPathInfo', request: ['string'], answer: ['info'], empty: null }],
   [29, { name: 'QueryPathFromHashPart', request: ['string'], answer: ['string'], empty: string('') }],
   [31, { name: 'QueryValidPaths', request: ['strings', 'u64'], answer: ['strings'], empty: u64(0) }],
   [32, { name: 'QuerySubstitutablePaths', request: ['strings'], answer: ['strings'], empty: u64(0) }],
   [38, { name: 'NarFromPath', request: ['string'], answer: ['nar'], empty: null }],
-  // A daemon without the feature ca-derivations aborts at this question (2.8.0, 2.26.3), and what we upload carries no realisations.
+  // A daemon without the feature ca-derivations aborts at this question (2.8.0, 2.26.3), and what
+  // we upload carries no realisations.
   [43, { name: 'QueryRealisation', request: ['string'], answer: ['strings'], empty: u64(0), local: true }],
 ])
 export const IS_VALID_PATH = 1
@@ -40,12 +52,16 @@ export const NAR_FROM_PATH = 38
 export const QUERY_ALL_VALID_PATHS = 23
 const QUERY_VALID_PATHS = 31
 
-/** Deriver, NAR hash, references, registration time, NAR size, ultimate, signatures, content address (2.8.0, path-info.cc). */
+/**
+ * Deriver, NAR hash, references, registration time, NAR size, ultimate, signatures, content address
+ * (2.8.0, path-info.cc).
+ */
 const INFO: readonly Shape[] = ['string', 'string', 'strings', 'u64', 'u64', 'u64', 'strings', 'string']
 
 /**
- * "I don't have that path", as every Nix from 2.4 on takes it without closing the connection. The ordinary answer (STDERR_LAST, 0) makes Nix 2.4–2.30 start
- * the program anew for each miss: it throws while it holds the connection (2.8.0, remote-store.cc:455; mended in 2.31).
+ * "I don't have that path", as every Nix from 2.4 on takes it without closing the connection. The
+ * ordinary answer (STDERR_LAST, 0) makes Nix 2.4–2.30 start the program anew for each miss: it
+ * throws while it holds the connection (2.8.0, remote-store.cc:455; mended in 2.31).
  */
 export const notValid = (path: string): Buffer => errorAnswer(`path '${path}' is not valid`)
 
@@ -53,7 +69,10 @@ export const notValid = (path: string): Buffer => errorAnswer(`path '${path}' is
 export const emptyAnswer = (operation: Operation, first: string): Buffer =>
   operation.empty ? Buffer.concat([u64(STDERR_LAST), operation.empty]) : notValid(first)
 
-/** Reads one thing of a shape. What comes back is the first string in it, if there is one: the path that is asked for. */
+/**
+ * Reads one thing of a shape. What comes back is the first string in it, if there is one: the path
+ * that is asked for.
+ */
 export async function readShape(from: Recorder, shape: Shape): Promise<string | undefined> {
   switch (shape) {
     case 'u64':
@@ -122,7 +141,9 @@ class Whole {
   }
 }
 
-/** @param answer a whole one that says "I have it", from that word on, as Recorder has collected it */
+/**
+ * @param answer a whole one that says "I have it", from that word on, as Recorder has collected it
+ */
 export function fieldsOf(answer: Buffer): Fields {
   const whole = new Whole(answer)
   const fields = {
@@ -143,7 +164,10 @@ export function fieldsOf(answer: Buffer): Fields {
 const DOTS = /^-\.{1,2}(-.*)?$/
 /** A key's name, and 64 bytes in base 64 (2.34.8, libutil/signature/local-keys.cc). */
 const SIGNATURE = /^[^:]+:[A-Za-z0-9+/]{86}==$/
-/** Base 32 has bits to spare in its first digit, which must be zeros (libutil/hash.cc). `git` is younger than 2.8.0. */
+/**
+ * Base 32 has bits to spare in its first digit, which must be zeros (libutil/hash.cc). `git` is
+ * younger than 2.8.0.
+ */
 const DIGIT = '[0-9abcdfghijklmnpqrsvwxyz]'
 const SHA256 = `sha256:[01]${DIGIT}{51}`
 const CONTENT_ADDRESS = new RegExp(
@@ -154,8 +178,9 @@ const CONTENT_ADDRESS = new RegExp(
 const soundPath = (path: string, store: string): boolean => isStorePath(path, store) && !DOTS.test(path.slice(store.length + 33))
 
 /**
- * Whether an answer to QueryPathInfo about `path` can be read by every Nix, which takes a bad one for an error and fails the build (2.8.0, remote-store.cc,
- * path-info.cc, content-address.cc; 2.26.3, 2.34.8).
+ * Whether an answer to QueryPathInfo about `path` can be read by every Nix, which takes a bad one
+ * for an error and fails the build (2.8.0, remote-store.cc, path-info.cc, content-address.cc;
+ * 2.26.3, 2.34.8).
  * @param answer a whole one that says "I have it", from that word on, as Recorder has collected it
  */
 export function soundInfo(answer: Buffer, path: string): boolean {
@@ -206,7 +231,8 @@ export async function readPathInfo(from: Recorder): Promise<PathInfo | null> {
 export const narQuestion = (path: string): Buffer => Buffer.concat([u64(NAR_FROM_PATH), string(path)])
 
 /**
- * Reads an answer to QueryPathInfo that isn't passed on: mostly it has come whole, and nothing is waited for.
+ * Reads an answer to QueryPathInfo that isn't passed on: mostly it has come whole, and nothing is
+ * waited for.
  * @returns the answer from "I have it" on; null: the store lacks the path; undefined: it can't say
  */
 export async function readInfoAnswer(from: ByteReader): Promise<Buffer | null | undefined> {
@@ -224,7 +250,10 @@ export async function readInfoAnswer(from: ByteReader): Promise<Buffer | null | 
   return found.bytes.length > 8 ? Buffer.from(found.bytes) : null
 }
 
-/** The length of an answer "I have it" (STDERR_LAST, 1, INFO) that a chunk begins with; 0 when there is none, or not all of it. */
+/**
+ * The length of an answer "I have it" (STDERR_LAST, 1, INFO) that a chunk begins with; 0 when there
+ * is none, or not all of it.
+ */
 function infoAtHand(chunk: Buffer): number {
   if (chunk.length < 16 || chunk.readUInt32LE(0) !== STDERR_LAST || chunk.readUInt32LE(4) !== 0 || chunk.readBigUInt64LE(8) !== 1n) return 0
   let at = 16
@@ -245,7 +274,10 @@ function infoAtHand(chunk: Buffer): number {
 /** NaN where there is nothing. */
 const numberAt = (chunk: Buffer, at: number): number => (at + 8 <= chunk.length ? Number(chunk.readBigUInt64LE(at)) : Number.NaN)
 
-/** The question which of these paths a store has, without looking for them elsewhere; the answer is paths. */
+/**
+ * The question which of these paths a store has, without looking for them elsewhere; the answer is
+ * paths.
+ */
 export const validPathsQuestion = (paths: readonly string[]): Buffer => Buffer.concat([u64(QUERY_VALID_PATHS), strings(paths), u64(0)])
 
 /** The raw bytes of an operation's request, without its number, and the path it is about. */
@@ -254,7 +286,10 @@ export interface Request {
   first: string
 }
 
-/** Reads a request. The usual one, a path, is mostly there already, whole: then nothing is waited for. */
+/**
+ * Reads a request. The usual one, a path, is mostly there already, whole: then nothing is waited
+ * for.
+ */
 export async function readRequest(from: ByteReader, operation: Operation): Promise<Request> {
   const whole = operation.request.length === 1 && operation.request[0] === 'string' ? stringAtHand(from) : null
   if (whole) return whole
@@ -267,7 +302,10 @@ export async function readRequest(from: ByteReader, operation: Operation): Promi
   return { bytes: recorder.bytes, first: first ?? '' }
 }
 
-/** A string that has come whole; null when some of it is missing, or it is one that the long way has to refuse. */
+/**
+ * A string that has come whole; null when some of it is missing, or it is one that the long way has
+ * to refuse.
+ */
 function stringAtHand(from: ByteReader): Request | null {
   const chunk = from.atHand()
   if (chunk.length < 8) return null
@@ -279,7 +317,10 @@ function stringAtHand(from: ByteReader): Request | null {
   return request
 }
 
-/** Takes "I don't have that path" (STDERR_LAST, 0), the usual answer of a box to QueryPathInfo, if that is what has come; else nothing. */
+/**
+ * Takes "I don't have that path" (STDERR_LAST, 0), the usual answer of a box to QueryPathInfo, if
+ * that is what has come; else nothing.
+ */
 export function takeMiss(from: ByteReader): boolean {
   const chunk = from.atHand()
   if (chunk.length < 16 || chunk.readUInt32LE(0) !== STDERR_LAST || chunk.readUInt32LE(4) !== 0 || chunk.readBigUInt64LE(8) !== 0n)

@@ -1,4 +1,5 @@
-// Connecting, as root, to a socket in a user's directory: to that user's own socket and to nothing else.
+// Connecting, as root, to a socket in a user's directory: to that user's own socket and to nothing
+// else.
 import { closeSync, constants, fstatSync, lstatSync, openSync } from 'node:fs'
 import { noTunnel } from '../cli/errors.ts'
 import { BoxUnavailable } from './box.ts'
@@ -15,9 +16,9 @@ export interface HeldSocket {
 }
 
 /**
- * Holds on to a socket that must be this user's: a link, and a socket of somebody else's that a user
- * put there, are refused. Needs no other user id, which Node 20 with a system libuv (Debian 13) can't
- * take since CVE-2024-22017.
+ * Holds on to a socket that must be this user's: a link, and a socket of somebody else's that a
+ * user put there, are refused. Needs no other user id, which Node 20 with a system libuv (Debian
+ * 13) can't take since CVE-2024-22017.
  * @throws BoxUnavailable
  */
 export function holdSocket(socket: string, uid: number): HeldSocket {

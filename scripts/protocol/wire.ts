@@ -1,18 +1,23 @@
-// The wire format of the Nix daemon's worker protocol: integers, strings, and the messages that come before an answer. The
-// operations are in operations.ts; the handshakes in dial.ts (as a client) and connect/session.ts (as a server).
+// The wire format of the Nix daemon's worker protocol: integers, strings, and the messages that
+// come before an answer. The operations are in operations.ts; the handshakes in dial.ts (as a
+// client) and connect/session.ts (as a server).
 //
-// Sources: Nix 2.8.0 and 2.34.8, src/libstore/worker-protocol.hh (numbers), remote-store.cc and worker-protocol-connection.cc (the
-// client), daemon.cc (the server), src/libutil/serialise.hh (integers are u64 little-endian; a string is its length, its bytes, zeros
-// up to a multiple of 8).
+// Sources: Nix 2.8.0 and 2.34.8, src/libstore/worker-protocol.hh (numbers), remote-store.cc and
+// worker-protocol-connection.cc (the client), daemon.cc (the server), src/libutil/serialise.hh
+// (integers are u64 little-endian; a string is its length, its bytes, zeros up to a multiple of 8).
 import type { ByteReader } from './byte-reader.ts'
 
-/** Sent by the client (worker-protocol.hh, WORKER_MAGIC_1: "nixc") and by the server (WORKER_MAGIC_2: "dxio"). */
+/**
+ * Sent by the client (worker-protocol.hh, WORKER_MAGIC_1: "nixc") and by the server
+ * (WORKER_MAGIC_2: "dxio").
+ */
 export const MAGIC_CLIENT = 0x6e697863
 export const MAGIC_SERVER = 0x6478696f
 
 /**
- * What we speak, to Nix and to the box: 1.35 (Nix 2.15). Every Nix from 2.4 (1.32) to 2.35 and Lix from 2.94, which takes nothing less, agrees to
- * it. From 1.32 on the operations below are the same on the wire, only the handshake grew: so a box with 1.32 can serve a client that insists on 1.35.
+ * What we speak, to Nix and to the box: 1.35 (Nix 2.15). Every Nix from 2.4 (1.32) to 2.35 and Lix
+ * from 2.94, which takes nothing less, agrees to it. From 1.32 on the operations below are the same
+ * on the wire, only the handshake grew: so a box with 1.32 can serve a client that insists on 1.35.
  */
 export const OUR_VERSION = 0x0123
 /** Nix 2.4. An older box has other forms of errors (before 1.26) and realisations (before 1.31). */
@@ -51,14 +56,18 @@ export function string(text: string): Buffer {
 /** Several strings: how many, then each. */
 export const strings = (texts: readonly string[]): Buffer => Buffer.concat([u64(texts.length), ...texts.map(string)])
 
-/** The answer "that is an error", in the form of protocol 1.26 and later (2.8.0, serialise.cc): type, level, name, message, no position, no traces. */
+/**
+ * The answer "that is an error", in the form of protocol 1.26 and later (2.8.0, serialise.cc):
+ * type, level, name, message, no position, no traces.
+ */
 export function errorAnswer(message: string): Buffer {
   return Buffer.concat([u64(STDERR_ERROR), string('Error'), u64(0), string('Error'), string(message), u64(0), u64(0)])
 }
 
 /**
- * Collects the raw bytes of what it reads, so that they can be passed on as they came: in one buffer that grows, since a piece of its own for each
- * of the millions of integers in which a box may say nothing would take gigabytes.
+ * Collects the raw bytes of what it reads, so that they can be passed on as they came: in one
+ * buffer that grows, since a piece of its own for each of the millions of integers in which a box
+ * may say nothing would take gigabytes.
  */
 export class Recorder {
   private buffer: Buffer = Buffer.allocUnsafe(256)
@@ -104,7 +113,8 @@ export class Recorder {
 export type Ending = { error: false } | { error: true; message: string }
 
 /**
- * Reads the messages that come before an answer (2.34.8, worker-protocol-connection.cc, processStderrReturn), up to and with STDERR_LAST or STDERR_ERROR.
+ * Reads the messages that come before an answer (2.34.8, worker-protocol-connection.cc,
+ * processStderrReturn), up to and with STDERR_LAST or STDERR_ERROR.
  * @throws Error for a message that has no business in a question or an answer
  */
 export async function readMessages(from: Recorder): Promise<Ending> {

@@ -102,10 +102,15 @@ report conf-writable "$writable"
 if [ -e /etc/NIXOS ]; then report nixos yes; fi
 `
 
-/** Where a box is: how ssh gets there, and the machine whose reachability tells whether it is there. */
+/**
+ * Where a box is: how ssh gets there, and the machine whose reachability tells whether it is there.
+ */
 type Place = Pick<Box, 'ssh' | 'host' | 'port'>
 
-/** Runs a program there. An alias for another machine, or one behind a jump host, has a port of its own. */
+/**
+ * Runs a program there. An alias for another machine, or one behind a jump host, has a port of its
+ * own.
+ */
 async function runThere(person: Person, box: Place, program: string, options: RunOptions): Promise<Outcome> {
   const { facts } = await askSsh(box.ssh, [], (argv, how) => runAs(person, argv, how))
   return await runAs(person, sshCommand(box.ssh, program, box.port === 22 ? [] : portOptions(box, facts)), options)
@@ -144,7 +149,8 @@ export function answerOf(
     }
   }
   if (asked.timedOut) return { kind: 'away', why }
-  // 255 is ssh's own; with a message that isn't about the connection, it is about us or its configuration.
+  // 255 is ssh's own; with a message that isn't about the connection, it is about us or its
+  // configuration.
   const unreachable = asked.stderr.trim() === '' || kind === 'unconnected'
   if (asked.code === 255) return unreachable ? { kind: 'away', why } : { kind: 'refused', why, cure: `see what this does: ${login}` }
   const nonsense = /^nix-lan-box /m.test(asked.stdout)

@@ -37,7 +37,10 @@ export interface Needs {
   fallback: boolean
 }
 
-/** The setting to build what can't be fetched, under both its names (src/libstore/globals.hh, 2.4 to 2.34). */
+/**
+ * The setting to build what can't be fetched, under both its names (src/libstore/globals.hh, 2.4 to
+ * 2.34).
+ */
 const FALLBACK = new Set(['fallback', 'build-fallback'])
 
 /**
@@ -55,7 +58,9 @@ export function withoutBlock(text: string, file: string): string {
   return withoutBlock(lines.join('\n'), file)
 }
 
-/** A line of nix.conf: counted from 1, and whether it belongs to a block of ours, markers included. */
+/**
+ * A line of nix.conf: counted from 1, and whether it belongs to a block of ours, markers included.
+ */
 export interface ConfLine {
   number: number
   text: string

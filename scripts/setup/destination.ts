@@ -1,4 +1,5 @@
-// What somebody types to log in on a box: what ssh makes of it, and the machine that must be reachable.
+// What somebody types to log in on a box: what ssh makes of it, and the machine that must be
+// reachable.
 import { isIPv6 } from 'node:net'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { type Person, runAs } from '../system/as-user.ts'
@@ -14,7 +15,8 @@ export interface Destination {
 const EXAMPLES = 'pi.local, pi@pi.local or an alias of ~/.ssh/config'
 
 /**
- * Reads what was typed: also `ssh://[USER@]HOST[:PORT]` (ssh(1)) and an address of one link, `fe80::1%eth0`.
+ * Reads what was typed: also `ssh://[USER@]HOST[:PORT]` (ssh(1)) and an address of one link,
+ * `fe80::1%eth0`.
  * @throws UsageError that says what to do instead
  */
 export function parseDestination(text: string): Destination {
@@ -58,7 +60,10 @@ export function routeOf(facts: SshFacts): Route {
   return { kind: 'direct', host: value('hostname') ?? '', port: Number(value('port') ?? 22) }
 }
 
-/** The destination of `ssh -W %h:%p JUMP` and the like: its first word that isn't an option (ssh(1)). */
+/**
+ * The destination of `ssh -W %h:%p JUMP` and the like: its first word that isn't an option
+ * (ssh(1)).
+ */
 function hopOf(command: string): string | undefined {
   const [program = '', ...words] = command.replace(/^exec /, '').split(/\s+/)
   if (!/(^|\/)ssh$/.test(program)) return undefined

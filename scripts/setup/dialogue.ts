@@ -12,7 +12,9 @@ export function say(text: string): void {
 /** Deeper lines are commands to paste and differences, which stay whole. */
 const MAX_INDENT = 4
 
-/** A text without control characters; on a terminal, its sentences wrapped at the terminal's width. */
+/**
+ * A text without control characters; on a terminal, its sentences wrapped at the terminal's width.
+ */
 export function forScreen(text: string, columns = process.stdout.isTTY ? process.stdout.columns : undefined): string {
   return harmless(sudoFinds(text))
     .split('\n')

@@ -121,8 +121,8 @@ export function findNixConf(top: string, read: ReadFile): ConfFile {
 
 /**
  * The paths that were built here and that none of our keys has signed, from the lines of
- * `nix path-info --all --size --sigs`; pure. A key that is lost doesn't count: nobody trusts a new key
- * of its name.
+ * `nix path-info --all --size --sigs`; pure. A key that is lost doesn't count: nobody trusts a new
+ * key of its name.
  */
 export function unsignedBuilds(output: string, keyNames: readonly string[]): { path: string; size: number }[] {
   const ours = (signature: string): boolean => keyNames.includes(signature.slice(0, signature.indexOf(':')))

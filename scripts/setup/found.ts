@@ -1,5 +1,5 @@
-// What setup installed, found without its record: somebody has removed /etc/nix-lan, or the files in
-// it. Only what proves to be ours by its place and its content counts.
+// What setup installed, found without its record: somebody has removed /etc/nix-lan, or the files
+// in it. Only what proves to be ours by its place and its content counts.
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { SshCache } from '../config/types.ts'
@@ -11,13 +11,17 @@ import { inspect, markOf } from './files.ts'
 import type { Layout } from './layout.ts'
 import { type Entry, emptyRecord, type Record } from './record.ts'
 
-/** The prefix that nix.conf or a unit names. @param texts of both @returns undefined if none does */
+/**
+ * The prefix that nix.conf or a unit names. @param texts of both @returns undefined if none does
+ */
 export function prefixIn(texts: readonly string[]): string | undefined {
   const pattern = /(?:[= ])((?:\/[A-Za-z0-9_.+-]+)+)\/(?:bin\/nix-lan-connect|lib\/nix-lan\/(?:nix-lan|post-build-hook))\b/
   return texts.map((text) => pattern.exec(text)?.[1]).find((prefix) => prefix !== undefined)
 }
 
-/** The user that a set-up without a record was for: the one whose timer is on, or who owns a queue. */
+/**
+ * The user that a set-up without a record was for: the one whose timer is on, or who owns a queue.
+ */
 export function foundUser(layout: Layout): User | undefined {
   const [, uid] = /^ConditionUser=(\d+)$/m.exec(readText(`${layout.units}/nix-lan-check.timer.d/user.conf`) ?? '') ?? []
   const [queue] = below(dirname(queueDir('x')))
@@ -25,7 +29,10 @@ export function foundUser(layout: Layout): User | undefined {
   return owner === undefined || owner === 0 ? undefined : findUser(owner)
 }
 
-/** A record of what is there; undefined if nothing is. `box` asks for every cache that is configured. */
+/**
+ * A record of what is there; undefined if nothing is. `box` asks for every cache that is
+ * configured.
+ */
 export function foundRecord(layout: Layout, user: User, nixConf: string, caches: readonly SshCache[]): Record | undefined {
   const paths = [
     ...programs(layout),

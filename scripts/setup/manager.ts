@@ -72,7 +72,10 @@ export async function forgetUnits(user: User): Promise<void> {
   await systemctl(['reset-failed', 'nix-lan*'], ownerOf(user))
 }
 
-/** Starts the search for builds that were never queued, in the background; it goes on until the box is away. */
+/**
+ * Starts the search for builds that were never queued, in the background; it goes on until the box
+ * is away.
+ */
 export async function queueBuilt(user: User, cache: string): Promise<void> {
   await systemctl(['start', '--no-block', `nix-lan-built@${cache}.service`], ownerOf(user))
 }

@@ -1,5 +1,6 @@
-// Lines of nix.conf outside of our block that name what undo removes: the block without its markers,
-// or lines that were added by hand. A build fails as soon as their programs are gone. Pure.
+// Lines of nix.conf outside of our block that name what undo removes: the block without its
+// markers, or lines that were added by hand. A build fails as soon as their programs are gone.
+// Pure.
 import { dirname, resolve } from 'node:path'
 import { parseNixConf, type ReadFile } from '../nix/nix-conf.ts'
 import { FALLBACK_LINE, hookOf, linesOf, withoutBlock } from './conf.ts'

@@ -81,11 +81,17 @@ export interface Plan {
   noSubstitution: string | undefined
   /** Whether setup adds `fallback = true`. */
   fallback: boolean
-  /** The lines for nix.conf that the user has to add, and why setup doesn't; undefined if there are none. */
+  /**
+   * The lines for nix.conf that the user has to add, and why setup doesn't; undefined if there are
+   * none.
+   */
   byHand: { file: string; why: string; lines: string[] } | undefined
 }
 
-/** Where `substitute = false` stands, under its two names (src/libstore/globals.hh), if that is in force. */
+/**
+ * Where `substitute = false` stands, under its two names (src/libstore/globals.hh), if that is in
+ * force.
+ */
 function noSubstitution(assignments: Assignment[]): string | undefined {
   const last = assignments.filter(({ key }) => key === 'substitute' || key === 'build-use-substitutes').at(-1)
   return last?.values[0] === 'false' ? last.where : undefined

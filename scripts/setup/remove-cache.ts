@@ -1,5 +1,5 @@
-// Caches that the configuration no longer has: removed, or called something else. Their queues would
-// keep paths from garbage collection for ever, and their units would fail for ever.
+// Caches that the configuration no longer has: removed, or called something else. Their queues
+// would keep paths from garbage collection for ever, and their units would fail for ever.
 import { existsSync, readdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
@@ -23,8 +23,8 @@ export interface Stray {
 }
 
 /**
- * Decides which queues have no cache, and what becomes of each; pure. A queue moves to the cache with
- * the same login, or to the only new cache if it is the only one without a cache.
+ * Decides which queues have no cache, and what becomes of each; pure. A queue moves to the cache
+ * with the same login, or to the only new cache if it is the only one without a cache.
  * @param queues names of the queues that exist @param deeds what setup did on the boxes
  */
 export function straysAmong(queues: readonly string[], config: Config, deeds: readonly BoxDeed[]): Pick<Stray, 'name' | 'to'>[] {
@@ -39,7 +39,10 @@ export function straysAmong(queues: readonly string[], config: Config, deeds: re
   })
 }
 
-/** The queues without a cache, with what is in them. @param moves decided by the user: the new name, or null for none */
+/**
+ * The queues without a cache, with what is in them. @param moves decided by the user: the new name,
+ * or null for none
+ */
 export function findStrays(config: Config, deeds: readonly BoxDeed[], moves: ReadonlyMap<string, string | null> = new Map()): Stray[] {
   const names = [...new Set([queueDir('x'), failedDir('x')].flatMap((path) => directoriesIn(dirname(path))))]
   return straysAmong(names, config, deeds).map(({ name, to }) => ({
@@ -70,8 +73,8 @@ export function strayItem({ name, queued, failed, to }: Stray, config: string): 
 }
 
 /**
- * Moves a queue to its new cache, or lets go of it. Links in a directory of the user's are moved and
- * removed as the user; the directory itself is in one of root's.
+ * Moves a queue to its new cache, or lets go of it. Links in a directory of the user's are moved
+ * and removed as the user; the directory itself is in one of root's.
  * @throws Failure with what the program said
  */
 export async function settle({ name, to }: Stray, person: Person): Promise<void> {
@@ -116,7 +119,10 @@ export function withoutCache(text: string, name: string, file: string, user: Use
   return checked(`${rest}\n`, text, name, undefined, file, user)
 }
 
-/** config.toml with another name for a cache; pure. @throws UsageError where that can't be done by lines */
+/**
+ * config.toml with another name for a cache; pure. @throws UsageError where that can't be done by
+ * lines
+ */
 export function withRenamed(text: string, name: string, to: string, file: string, user: User): string {
   mustHave(text, name, file, user)
   const lines = text.split('\n').map((line) => (header(name).test(line) ? line.replace(/\[[^\]]*\]/, `[cache.${to}]`) : line))

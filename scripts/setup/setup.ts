@@ -310,7 +310,8 @@ function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nix
 }
 
 /**
- * Repeats at the end what is left to do: now there is a key to paste, and the plan has scrolled away.
+ * Repeats at the end what is left to do: now there is a key to paste, and the plan has scrolled
+ * away.
  * @returns whether anything is left
  */
 function sayLeft({ boxes }: Actions, final: Plan): boolean {
@@ -368,7 +369,10 @@ async function carryOut(
   if (actions.upgrade && hasManager(user)) await restartTunnels(user)
 }
 
-/** The boxes that no cache names any more no longer trust this machine; one that is away is told to the user. */
+/**
+ * The boxes that no cache names any more no longer trust this machine; one that is away is told to
+ * the user.
+ */
 async function forgetBoxes(record: Record, { config }: Plan, machine: Machine, person: Person): Promise<void> {
   const boxes = config.caches.filter(isSsh)
   const named = (deed: BoxDeed): boolean => boxes.some(({ name, ssh }) => name === deed.cache || ssh === deed.ssh)
@@ -476,7 +480,9 @@ async function start(user: User): Promise<void> {
 /** Milliseconds to wait for the end of what goes through a tunnel. */
 const IDLE = 30_000
 
-/** A restart would cut what is being fetched, so a tunnel that stays in use keeps running as it is. */
+/**
+ * A restart would cut what is being fetched, so a tunnel that stays in use keeps running as it is.
+ */
 async function restartTunnels(user: User): Promise<void> {
   for (const cache of await runningTunnels(user)) {
     const socket = `/run/user/${user.uid}/nix-lan/${cache}.sock`
@@ -505,7 +511,9 @@ async function conclude(actions: Actions, person: Person, { layout }: Machine, d
   return away && verdict === 0 ? 75 : verdict
 }
 
-/** What has only now a signature that the box believes: what was never queued, and what had failed. */
+/**
+ * What has only now a signature that the box believes: what was never queued, and what had failed.
+ */
 async function requeue({ sign, boxes }: Actions, person: Person, { lib }: Layout): Promise<void> {
   for (const { box, needs } of boxes) {
     if (sign.length === 0 && needs.keys.length === 0) continue

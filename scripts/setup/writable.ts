@@ -8,8 +8,8 @@ import { doubtAbout } from '../system/trust.ts'
 import type { ConfFile } from './conf.ts'
 
 /**
- * Why setup must not or can't replace a file, for a sentence that begins with its name; undefined if
- * it may. Asks without writing: access(2) knows read-only file systems and immutable files, and
+ * Why setup must not or can't replace a file, for a sentence that begins with its name; undefined
+ * if it may. Asks without writing: access(2) knows read-only file systems and immutable files, and
  * rename(2) onto a mount point fails with EBUSY.
  * @param named the name that may be a link to it
  * @param root whether root writes: then only to what nobody else can change

@@ -159,7 +159,9 @@ export interface Shown {
   queue: QueueStatus | null
   fetched: Counted | null
   uploaded: Counted | null
-  /** Why the box keeps nothing of what was uploaded last; undefined: nothing is known against it. */
+  /**
+   * Why the box keeps nothing of what was uploaded last; undefined: nothing is known against it.
+   */
   notKept?: string
 }
 

@@ -138,8 +138,9 @@ export function outputOf(
 }
 
 /**
- * A process that ends another one when we end, however we do: the kernel closes our end of its stdin. (PR_SET_PDEATHSIG looks at
- * the thread that started the child, prctl(2), which a runtime may end at any time.)
+ * A process that ends another one when we end, however we do: the kernel closes our end of its
+ * stdin. (PR_SET_PDEATHSIG looks at the thread that started the child, prctl(2), which a runtime
+ * may end at any time.)
  */
 function guardOf(pid: number): ChildProcess | undefined {
   try {

@@ -34,7 +34,9 @@ export const uploadLock = (uid: number, cache: string): string => `${runtimeDir(
 /** The socket for uploads to a cache, when they have an ssh connection of their own. */
 export const uploadSocketPath = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.upload.sock`
 
-/** Which process keeps the tunnel of a cache, for who wants that connection; see tunnel/uploads.ts. */
+/**
+ * Which process keeps the tunnel of a cache, for who wants that connection; see tunnel/uploads.ts.
+ */
 export const keeperFile = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.keeper`
 
 /** The socket that the tunnel of a cache listens on. */

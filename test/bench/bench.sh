@@ -1,5 +1,6 @@
 #!/bin/sh
-# npm run bench [-- OPTION… NAME…]: what nix-lan costs, side by side with what one would use instead. See test/bench/main.ts.
+# npm run bench [-- OPTION… NAME…]: what nix-lan costs, side by side with what one would use
+# instead. See test/bench/main.ts.
 set -eu
 cd "$(dirname "$0")/../.."
 if [ -z "$(find node_modules/.package-lock.json -newer package-lock.json 2>/dev/null)" ]; then

@@ -1,8 +1,10 @@
-// npm run bench [-- [--quick] [--list] NAME…]: measures what a user of nix-lan waits or pays for against what they would use instead, on the same
-// work in the same run: interleaved rounds, medians, and how far the rounds lie apart. Writes docs/bench.json, docs/bench.md, the charts and the
-// README's table; with some names only their rows change. Needs root and Debian's packages (it asks apt-get for those that are missing).
-// --quick: each benchmark once with tiny sizes, to see that it works and that no ratio is beyond its wide budget; writes nothing, and ends with
-// "N passed, N failed".
+// npm run bench [-- [--quick] [--list] NAME…]: measures what a user of nix-lan waits or pays for
+// against what they would use instead, on the same work in the same run: interleaved rounds,
+// medians, and how far the rounds lie apart. Writes docs/bench.json, docs/bench.md, the charts and
+// the README's table; with some names only their rows change. Needs root and Debian's packages (it
+// asks apt-get for those that are missing). --quick: each benchmark once with tiny sizes, to see
+// that it works and that no ratio is beyond its wide budget; writes nothing, and ends with "N
+// passed, N failed".
 import { installPackages } from '../lib/apt.ts'
 import { has, PACKAGES } from '../lib/needs.ts'
 import type { Bench, Row, Setting } from './lib/bench.ts'
@@ -87,7 +89,10 @@ async function main(argv: string[]): Promise<number> {
   return failures.length > 0 ? 1 : 0
 }
 
-/** A name means one, or those that begin with it: `link` all of link-2.8.0, link-2.26.3 and link-2.34.8. */
+/**
+ * A name means one, or those that begin with it: `link` all of link-2.8.0, link-2.26.3 and
+ * link-2.34.8.
+ */
 const called = (bench: Bench, name: string): boolean => bench.name === name || bench.name.startsWith(`${name}-`)
 const find = (name: string): Bench | undefined => BENCHES.find((bench) => called(bench, name))
 
@@ -99,7 +104,10 @@ async function installMissing(benches: readonly Bench[]): Promise<void> {
   await installPackages(packages)
 }
 
-/** Runs one benchmark, and tells each of its rows; what goes wrong is a failure, and the others still run. */
+/**
+ * Runs one benchmark, and tells each of its rows; what goes wrong is a failure, and the others
+ * still run.
+ */
 async function measure(bench: Bench, quick: boolean, failures: string[], tell: (row: Row) => void): Promise<void> {
   const lacks = bench.needs.filter((need) => !has(need))
   if (lacks.length > 0) {

@@ -1,6 +1,8 @@
-// npm run demo: the whole story in ten seconds, with the real scripts, on this one machine. Two Nix stores in private mount namespaces
-// are the client and the box, and a real sshd with keys made for the occasion lies between them. Changes nothing on the machine (but may
-// install Debian packages, after saying so) and leaves nothing behind. Ends with exit code 1 at the first step that does not hold.
+// npm run demo: the whole story in ten seconds, with the real scripts, on this one machine. Two Nix
+// stores in private mount namespaces are the client and the box, and a real sshd with keys made for
+// the occasion lies between them. Changes nothing on the machine (but may install Debian packages,
+// after saying so) and leaves nothing behind. Ends with exit code 1 at the first step that does not
+// hold.
 import { realpathSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { ProcessPromise } from 'zx'
@@ -145,9 +147,13 @@ async function waits(pair: Pair, path: string): Promise<boolean> {
   return (await pair.queued()).includes(path.slice('/nix/store/'.length))
 }
 
-/** Installs what is missing where that is possible. @throws Failure that says what to do, where it isn't */
+/**
+ * Installs what is missing where that is possible. @throws Failure that says what to do, where it
+ * isn't
+ */
 async function prepare(): Promise<void> {
-  // They change what zx runs; ZX_PREFIX even puts shell code in front (zx 8, "Environment variables").
+  // They change what zx runs; ZX_PREFIX even puts shell code in front (zx 8, "Environment
+  // variables").
   for (const name of Object.keys(process.env)) if (name.startsWith('ZX_')) delete process.env[name]
   if (process.platform !== 'linux') throw new Failure('the demo needs Linux: it makes two Nix stores in mount namespaces')
   if (process.getuid?.() !== 0)

@@ -1,5 +1,6 @@
-// What root's commands leave to a user's programs: nothing of root's terminal. In a mount namespace with an /etc of its own, in which `nobody` has
-// the configuration's queue and session, and a nix of their own that looks around.
+// What root's commands leave to a user's programs: nothing of root's terminal. In a mount namespace
+// with an /etc of its own, in which `nobody` has the configuration's queue and session, and a nix
+// of their own that looks around.
 import { spawn, spawnSync } from 'node:child_process'
 import { chmodSync, chownSync, cpSync, linkSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'

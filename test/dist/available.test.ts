@@ -1,6 +1,6 @@
-// The contract of dist/nix-lan-available: exit code, the line or JSON for each cache, and never longer than the deadline. The name service
-// is a fake getent in PATH; what listens is on loopback, and a black hole is a listener whose queue is full. NIX_LAN_TEST_RUNTIME: see
-// launcher.test.ts.
+// The contract of dist/nix-lan-available: exit code, the line or JSON for each cache, and never
+// longer than the deadline. The name service is a fake getent in PATH; what listens is on loopback,
+// and a black hole is a listener whose queue is full. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer as createHttp } from 'node:http'
@@ -18,7 +18,10 @@ const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-available-'))
 chmodSync(TMP, 0o755)
 const folder = foldersIn(TMP)
 const RUNTIME = runtimeIn(folder)
-/** What a start may take, beside the deadline, on a machine that is busy with other tests. Only a hang takes longer. */
+/**
+ * What a start may take, beside the deadline, on a machine that is busy with other tests. Only a
+ * hang takes longer.
+ */
 const SLACK = 4000
 
 interface Said {
@@ -87,7 +90,10 @@ async function listen(onConnection: (socket: Socket) => void, where: string | nu
   return typeof where === 'string' ? 0 : (server.address() as AddressInfo).port
 }
 
-/** A port of 127.0.0.1 at which nobody ever accepts: packets to it are dropped, as from a machine that is switched off. */
+/**
+ * A port of 127.0.0.1 at which nobody ever accepts: packets to it are dropped, as from a machine
+ * that is switched off.
+ */
 async function blackHole(): Promise<number> {
   const text = `const s = require('net').createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => {
     require('fs').writeSync(1, s.address().port + '\\n'); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0) })`
@@ -262,7 +268,8 @@ test('usable: no tunnel, a stale one, an unresponsive one, one that resets, one 
     assert.ok(ms < 700 + SLACK, `${ms} ms`)
   }
   rmSync(socket, { force: true })
-  // a whole greeting of protocol 1.34: magic, version, then the version of Nix and the end of the messages
+  // a whole greeting of protocol 1.34: magic, version, then the version of Nix and the end of the
+  // messages
   await listen((one) => {
     one.on('error', () => {}).write(Buffer.concat([u64(0x6478696f), u64(0x122)]))
     one.once('data', () => one.write(Buffer.concat([string('2.8.0'), u64(0x616c7473)])))

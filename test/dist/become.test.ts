@@ -1,5 +1,6 @@
-// How a head becomes what its JavaScript decides (scripts/heads/plan.sh, scripts/system/handover.ts): every byte arrives, the text and exit
-// code of what isn't a plan too, and nothing else changes. In every sh that is here.
+// How a head becomes what its JavaScript decides (scripts/heads/plan.sh,
+// scripts/system/handover.ts): every byte arrives, the text and exit code of what isn't a plan too,
+// and nothing else changes. In every sh that is here.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -34,8 +35,9 @@ if (!runtime) {
 }
 
 /**
- * Runs the head nix-lan-tunnel.sh in a shell, as it would stand in a bundle whose JavaScript prints `text` and exits with `code`. `before` is
- * sh code that runs first: what is around when somebody starts the bundle. stdout comes back as latin1: a character for each byte.
+ * Runs the head nix-lan-tunnel.sh in a shell, as it would stand in a bundle whose JavaScript prints
+ * `text` and exits with `code`. `before` is sh code that runs first: what is around when somebody
+ * starts the bundle. stdout comes back as latin1: a character for each byte.
  */
 function head(shell: string[], text: string, { code = 0, args = [] as string[], env = {}, before = ':', input = '' } = {}) {
   const [name = '', ...options] = shell
@@ -48,7 +50,10 @@ function head(shell: string[], text: string, { code = 0, args = [] as string[], 
   return { code: done.status, stdout: done.stdout.toString('latin1'), stderr: done.stderr.toString('utf8') }
 }
 
-/** A plan for a program that prints its arguments and then the variables A, B and C (or `unset`), each ended by a semicolon. */
+/**
+ * A plan for a program that prints its arguments and then the variables A, B and C (or `unset`),
+ * each ended by a semicolon.
+ */
 function shows(plan: Omit<Program, 'program'>): string {
   const script = 'for x in "$@" "${A-unset}" "${B-unset}" "${C-unset}"; do printf "%s;" "$x"; done'
   return becomeProgram({ ...plan, program: '/bin/sh', args: ['-c', script, 'sh', ...(plan.args ?? [])] })

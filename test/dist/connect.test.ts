@@ -1,5 +1,6 @@
-// nix-lan-connect from outside: what Nix sees on stdin and stdout, what the journal gets, how it ends; with boxes that answer, lack, stall, die, and
-// with none. The boxes are sockets of this test's. NIX_LAN_TEST_RUNTIME is a directory with the one runtime to test; default: this Node.
+// nix-lan-connect from outside: what Nix sees on stdin and stdout, what the journal gets, how it
+// ends; with boxes that answer, lack, stall, die, and with none. The boxes are sockets of this
+// test's. NIX_LAN_TEST_RUNTIME is a directory with the one runtime to test; default: this Node.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
@@ -227,7 +228,8 @@ const unresponsive = (): Promise<string> => listening(createServer((socket) => v
 test('what the box has comes, what it lacks is a miss, over one connection', async () => {
   const { socket, connections } = await box(honest())
   const nix = await greeted([socket])
-  // two questions: after three slow answers, which a busy machine may give, others are asked ahead on connections of their own
+  // two questions: after three slow answers, which a busy machine may give, others are asked ahead
+  // on connections of their own
   assert.not(await has(nix, `${PATH}-none`))
   assert.ok(await has(nix))
   assert.is(await closed(nix), 0)
@@ -285,7 +287,9 @@ function peakOf({ child }: Started): number {
 /** Where connect counts what was fetched through a socket. */
 const transfers = (): string => (process.getuid?.() === 0 ? join(TMP, 'lib/nix-lan') : join(TMP, '.local/state/nix-lan'))
 
-/** Fetches a path, and returns once that is counted, with all counts of the socket: paths and bytes. */
+/**
+ * Fetches a path, and returns once that is counted, with all counts of the socket: paths and bytes.
+ */
 async function fetchedOnce(nix: Started, socket: string, paths: number): Promise<string[]> {
   nix.send(u64(38), string(PATH))
   assert.not((await readMessages(new Recorder(nix.reader))).error)

@@ -1,6 +1,7 @@
-// The contract of nix-lan-dispatcher: exit 0 at once whatever happens, which events matter, what is asked of the user's systemd and as whom, and
-// a line for the journal. It runs as root, in a mount namespace with its own /etc and /run; systemctl, logger and the runtime are sh scripts
-// that take notes. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+// The contract of nix-lan-dispatcher: exit 0 at once whatever happens, which events matter, what is
+// asked of the user's systemd and as whom, and a line for the journal. It runs as root, in a mount
+// namespace with its own /etc and /run; systemctl, logger and the runtime are sh scripts that take
+// notes. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { spawnSync } from 'node:child_process'
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
@@ -47,9 +48,11 @@ const TOOLS = ['cat', 'timeout', 'setpriv', 'id', 'env', 'sh', 'cut', 'sort', 't
 let worlds = 0
 
 /**
- * Runs a sh script in a mount namespace, as root: /etc with only what names users and a configuration for `nobody`, who is logged in; an empty
- * /run else. In it: `event INTERFACE ACTION` runs the dispatcher as NetworkManager does, `until TEXT` waits for a line of the journal,
- * `config USER`, and $W, where the notes are. Returns what it prints.
+ * Runs a sh script in a mount namespace, as root: /etc with only what names users and a
+ * configuration for `nobody`, who is logged in; an empty
+ * /run else. In it: `event INTERFACE ACTION` runs the dispatcher as NetworkManager does, `until
+ * TEXT` waits for a line of the journal, `config USER`, and $W, where the notes are. Returns what
+ * it prints.
  */
 function inside(text: string): string {
   const world = folder(`world${++worlds}`)

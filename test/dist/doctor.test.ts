@@ -1,5 +1,6 @@
-// The contract of `nix-lan doctor`: exit code, stdout, stderr. Nix is a sh script; what needs a box, systemd or a real store is tried in
-// test/lab/doctor.lab.ts. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+// The contract of `nix-lan doctor`: exit code, stdout, stderr. Nix is a sh script; what needs a
+// box, systemd or a real store is tried in test/lab/doctor.lab.ts. NIX_LAN_TEST_RUNTIME: see
+// launcher.test.ts.
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process'
 import { chmodSync, chownSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,6 +1,7 @@
-// The contract of post-build-hook: exit 0 whatever happens, soon; what was built is linked into each queue directory and nowhere else;
-// nothing is left running. Each case of the table runs with sh alone, with no JavaScript runtime to be found, under several shells, and
-// with the runtime under test (NIX_LAN_TEST_RUNTIME: see launcher.test.ts).
+// The contract of post-build-hook: exit 0 whatever happens, soon; what was built is linked into
+// each queue directory and nowhere else; nothing is left running. Each case of the table runs with
+// sh alone, with no JavaScript runtime to be found, under several shells, and with the runtime
+// under test (NIX_LAN_TEST_RUNTIME: see launcher.test.ts).
 import { spawn, spawnSync } from 'node:child_process'
 import {
   chmodSync,
@@ -45,7 +46,10 @@ function program(folder: string, name: string, text: string): string {
   return path
 }
 
-/** The hook, but it looks for runtimes in PATH only: the machine that runs this has one in the usual places. */
+/**
+ * The hook, but it looks for runtimes in PATH only: the machine that runs this has one in the usual
+ * places.
+ */
 const ALONE = (() => {
   const text = readFileSync(HOOK, 'utf8')
   const changed = text.replace(/^nix_lan_directories=\/usr\/local\/bin:.*$/m, 'nix_lan_directories=/nonexistent')
@@ -101,7 +105,10 @@ class Place {
     return `("out-${name}","${this.at(name)}",${kind})`
   }
 
-  /** The names, without hashes, of what a cache's queue holds; each must be a link to the path of its name. */
+  /**
+   * The names, without hashes, of what a cache's queue holds; each must be a link to the path of
+   * its name.
+   */
   queued(cache = 'rpi'): string {
     const names = readdirSync(join(this.queue, cache)).sort()
     for (const name of names) assert.is(readlinkSync(join(this.queue, cache, name)), `${this.store}/${name}`)
@@ -126,7 +133,10 @@ function env(place: Place, path: string, variables: Variables): NodeJS.ProcessEn
   return { PATH: path, NIX_STORE_DIR: place.store, NIX_STATE_DIR: place.state, NIX_CONFIG: 'post-build-hook = /x', ...variables }
 }
 
-/** Runs the hook to the end of its output. It must exit 0 and print nothing on stdout; returns stderr. */
+/**
+ * Runs the hook to the end of its output. It must exit 0 and print nothing on stdout; returns
+ * stderr.
+ */
 function run(way: Way, place: Place, variables: Variables): string {
   const [command = '', ...args] = [...(way.before ?? []), way.file]
   const done = spawnSync(command, args, { env: env(place, way.path, variables), cwd: '/', encoding: 'utf8', timeout: 60_000 })
@@ -365,7 +375,9 @@ runtime('--help and --version for people; a wrong argument is exit 2', () => {
 runtime.run()
 
 const limits = suite('post-build-hook exits 0 in bounded time')
-/** A case that needs JavaScript, and one that does not, with something in the place of the runtime. */
+/**
+ * A case that needs JavaScript, and one that does not, with something in the place of the runtime.
+ */
 const RUNTIMES: [name: string, text: string, says: RegExp][] = [
   ['hangs', 'sleep 600', /node took more than 0\.9 s and was stopped/],
   ['hangs, deaf to signals, with a child that holds the pipes', "trap '' TERM INT; sleep 600 & wait; sleep 600", /took more than 0\.9 s/],
@@ -495,10 +507,14 @@ refused("an ordinary user, a directory of somebody else's", () => {
 })
 refused.run()
 
-// As root, in mount namespaces: a script makes the place what the case needs, with the hook as $HOOK, then prints what there is.
+// As root, in mount namespaces: a script makes the place what the case needs, with the hook as
+// $HOOK, then prints what there is.
 const asRoot = needs(suite('post-build-hook as root'), 'root', 'unshare')
 
-/** Runs a sh script in a mount namespace with an empty /run and, of /etc, only what names users. Returns stdout and stderr together. */
+/**
+ * Runs a sh script in a mount namespace with an empty /run and, of /etc, only what names users.
+ * Returns stdout and stderr together.
+ */
 function inside(place: Place, script: string, variables: Variables = {}): string {
   const before = `exec 2>&1; set -e; cd /; mkdir ${place.dir}/etc; cp -L /etc/passwd /etc/group ${place.dir}/etc; mount --bind ${place.dir}/etc /etc
 mount -t tmpfs tmpfs /run; Q=${place.queue}; T=${place.treasure}; H=${HASH}; set +e

@@ -1,6 +1,7 @@
-// What every file of dist/ promises before its own JavaScript begins: it starts in each runtime, from anywhere, in any environment, and
-// does the harmless thing where there is no runtime. NIX_LAN_TEST_RUNTIME is a directory with the one runtime to test (test/runtimes.sh);
-// default: the Node that runs this.
+// What every file of dist/ promises before its own JavaScript begins: it starts in each runtime,
+// from anywhere, in any environment, and does the harmless thing where there is no runtime.
+// NIX_LAN_TEST_RUNTIME is a directory with the one runtime to test (test/runtimes.sh); default: the
+// Node that runs this.
 import { spawnSync } from 'node:child_process'
 import {
   chmodSync,
@@ -20,7 +21,10 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { VERSION } from '../../scripts/cli/version.ts'
 
-/** What a bundle may weigh, in KiB: so that nobody makes a hot path heavy without noticing. About a quarter more than it needs. */
+/**
+ * What a bundle may weigh, in KiB: so that nobody makes a hot path heavy without noticing. About a
+ * quarter more than it needs.
+ */
 const BUDGET: Record<string, number> = {
   demo: 205,
   'nix-lan': 600,
@@ -60,7 +64,8 @@ function copy(name: string, to: string): string {
 }
 
 /**
- * A copy whose head looks for a runtime outside PATH in `directories` only: on the machine that runs this, the real ones have one.
+ * A copy whose head looks for a runtime outside PATH in `directories` only: on the machine that
+ * runs this, the real ones have one.
  */
 function copyLooking(name: string, to: string, directories: string): string {
   const text = readFileSync(join(DIST, name), 'utf8')

@@ -563,7 +563,9 @@ test('in the background: not while the connection is metered; status says why', 
   }
 })
 
-/** Whether a process runs; one that has ended and that nobody has waited for has no command line. */
+/**
+ * Whether a process runs; one that has ended and that nobody has waited for has no command line.
+ */
 function runs(pid: string): boolean {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'latin1') !== ''

@@ -1,5 +1,6 @@
-// The contract of dist/nix-lan-run: the command is as if it had been called without it, but for the caches in NIX_CONFIG. The "nix" of these
-// tests is the Node that runs them, under that name: it can tell what a program was given. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+// The contract of dist/nix-lan-run: the command is as if it had been called without it, but for the
+// caches in NIX_CONFIG. The "nix" of these tests is the Node that runs them, under that name: it
+// can tell what a program was given. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, chownSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
@@ -108,7 +109,8 @@ const nix = (code: string, args: string[] = [], setting: Setting = {}) => start(
 const told = async (code: string, args: string[] = [], setting: Setting = {}) => JSON.parse((await nix(code, args, setting)).stdout)
 const NIX_CONFIG = 'console.log(JSON.stringify(process.env.NIX_CONFIG ?? null))'
 
-// A cache that is there: its port answers as any binary cache does. One that is not: a port that nobody listens on.
+// A cache that is there: its port answers as any binary cache does. One that is not: a port that
+// nobody listens on.
 let server: Server
 let HERE = ''
 let AWAY = ''

@@ -1,5 +1,7 @@
-// The contract of `nix-lan-tunnel --service`, with a fake ssh, ssh-add, systemd-notify and systemctl: what systemd is told and when, what the
-// journal gets, what is remembered, and that it neither ends nor tries too often. The lab has the real ones. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+// The contract of `nix-lan-tunnel --service`, with a fake ssh, ssh-add, systemd-notify and
+// systemctl: what systemd is told and when, what the journal gets, what is remembered, and that it
+// neither ends nor tries too often. The lab has the real ones. NIX_LAN_TEST_RUNTIME: see
+// launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer, type Server } from 'node:net'
@@ -19,7 +21,10 @@ const RUN = folder('run', true)
 const DIRECTORY = join(RUN, 'nix-lan')
 const SOCKET = join(DIRECTORY, 'pi.sock')
 const STATE = join(DIRECTORY, 'pi.tunnel')
-/** `calls`: what the fakes were called with. `ssh`: what ssh writes down before it exits with 255; not there: it listens. `unresponsive`: but nobody answers. */
+/**
+ * `calls`: what the fakes were called with. `ssh`: what ssh writes down before it exits with 255;
+ * not there: it listens. `unresponsive`: but nobody answers.
+ */
 const WORLD = folder('world', true)
 
 function own(path: string, text: string): void {
@@ -34,7 +39,10 @@ function script(name: string, text: string): void {
   chmodSync(join(BIN, name), 0o755)
 }
 
-/** Greets as a nix-daemon of protocol 1.35 does (Nix 2.14, src/libstore/daemon.cc, processConnection), unless it is to be unresponsive. */
+/**
+ * Greets as a nix-daemon of protocol 1.35 does (Nix 2.14, src/libstore/daemon.cc,
+ * processConnection), unless it is to be unresponsive.
+ */
 const DAEMON = `
 const u64 = (value) => Buffer.from(new BigUint64Array([BigInt(value)]).buffer)
 process.on('SIGTERM', () => process.exit(0))

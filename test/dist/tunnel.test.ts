@@ -1,5 +1,6 @@
-// The contract of dist/nix-lan-tunnel with a fake ssh: what that is started with, what is refused and why, and the socket's life.
-// test/nix/tunnel.test.ts has the real ssh. NIX_LAN_TEST_RUNTIME: see launcher.test.ts.
+// The contract of dist/nix-lan-tunnel with a fake ssh: what that is started with, what is refused
+// and why, and the socket's life. test/nix/tunnel.test.ts has the real ssh. NIX_LAN_TEST_RUNTIME:
+// see launcher.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, existsSync, lstatSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer, type Server } from 'node:net'
@@ -36,7 +37,10 @@ const STARTED = join(folder('out', true), 'started')
 const DIRECTORY = join(RUN, 'nix-lan')
 const SOCKET = join(DIRECTORY, 'rpi.sock')
 
-/** The fake ssh: says FACTS to -G; otherwise notes how it was started, and does `then` with its socket in $socket. */
+/**
+ * The fake ssh: says FACTS to -G; otherwise notes how it was started, and does `then` with its
+ * socket in $socket.
+ */
 function fakeSsh(then = 'exit 0', facts = 'hostname 127.0.0.1\ncanonicalizehostname false'): void {
   script(
     'ssh',
@@ -246,7 +250,8 @@ test('which cache: the only box, beside URLs; a URL needs none', async () => {
 
 test("the user's own forwardings are not made: ssh is asked for ours once it is connected", async () => {
   fakeSsh(
-    // Asked, it lets the one who is connected listen; until then that one listens at its control socket.
+    // Asked, it lets the one who is connected listen; until then that one listens at its control
+    // socket.
     `case " $* " in *' -O forward '*) echo "$*" >'${STARTED}.asked'; : >'${STARTED}.go'; exit ;; esac
 for word; do case $word in ControlPath=*) control=\${word#*=} ;; esac; done
 exec '${process.execPath}' -e "process.on('SIGTERM', () => process.exit(0)); const { createServer } = require('net'); createServer().listen('$control')

@@ -1,4 +1,5 @@
-// The link or the box is lost while Nix fetches: nothing hangs, nothing holds a lock afterwards, and with `fallback = true` every build ends well.
+// The link or the box is lost while Nix fetches: nothing hangs, nothing holds a lock afterwards,
+// and with `fallback = true` every build ends well.
 import * as assert from 'uvu/assert'
 import { pause } from '../lib/processes.ts'
 import type { Random } from '../lib/random.ts'
@@ -20,13 +21,17 @@ interface Hit {
   happen(stage: Stage): unknown
   /** Default: 1. */
   connections?: number
-  /** The box doesn't come back: so with a fallback something has to be built, else it was no hit. */
+  /**
+   * The box doesn't come back: so with a fallback something has to be built, else it was no hit.
+   */
   forGood?: boolean
   /** What is done before anything is looked at. */
   end?(): Promise<void>
 }
 
-/** Builds what the box has, and something happens meanwhile. Returns the exit code, with fallback 0. */
+/**
+ * Builds what the box has, and something happens meanwhile. Returns the exit code, with fallback 0.
+ */
 async function hit(random: Random, { fallback, happen, connections = 1, forGood, end }: Hit): Promise<number | null> {
   const on = await stage()
   const args = await on.published(COUNT, KIB)
@@ -50,7 +55,9 @@ async function hit(random: Random, { fallback, happen, connections = 1, forGood,
   }
 }
 
-/** A connect that waits for a lost box for 5 s only, so that the tests needn't wait for a minute. */
+/**
+ * A connect that waits for a lost box for 5 s only, so that the tests needn't wait for a minute.
+ */
 const impatient = (url: string): string => `${url}%20--patience%205`
 
 const killSsh = ({ pair }: Stage): void => pair.client.signal('ssh', 'SIGKILL')

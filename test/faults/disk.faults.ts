@@ -1,5 +1,6 @@
-// Disks that are full, without inodes, or read-only: the queue's, /run, the home, the box's. No build fails, nothing is lost, what is wrong is told in
-// its own words, and once there is room again all goes on.
+// Disks that are full, without inodes, or read-only: the queue's, /run, the home, the box's. No
+// build fails, nothing is lost, what is wrong is told in its own words, and once there is room
+// again all goes on.
 import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
@@ -150,9 +151,10 @@ test.case("the box's /nix is read-only: uploads stay queued, fetches end, and bu
   const { box } = it.pair
   const args = await it.published(2, 64)
   const { paths } = await built(it)
-  // In the daemon's own mount namespace (2.8.0, local-store.cc, makeStoreWritable). Not /nix/var/nix itself: a daemon that may not write there
-  // connects to itself without end, 1,600 processes in two minutes, and this machine's other tests couldn't fork any more; what nix-lan sees of
-  // it is the handshake, then nothing (hostile.faults.ts).
+  // In the daemon's own mount namespace (2.8.0, local-store.cc, makeStoreWritable). Not
+  // /nix/var/nix itself: a daemon that may not write there connects to itself without end, 1,600
+  // processes in two minutes, and this machine's other tests couldn't fork any more; what nix-lan
+  // sees of it is the handshake, then nothing (hostile.faults.ts).
   const readOnly = 'for d in store var/nix/db; do mount --bind /nix/$d /nix/$d && mount -o remount,bind,ro /nix/$d; done'
   execFileSync('nsenter', ['--target', String(daemonOf(box)), '--mount', '--root', '--', 'sh', '-c', readOnly])
   try {

@@ -1,5 +1,6 @@
-// A box that is slow, mute, says wrong things, or has damaged copies: between connect and a real nix-daemon stands something that spoils what the
-// daemon says. Nothing hangs, and what gets into the store is what was promised.
+// A box that is slow, mute, says wrong things, or has damaged copies: between connect and a real
+// nix-daemon stands something that spoils what the daemon says. Nothing hangs, and what gets into
+// the store is what was promised.
 import { chmodSync, chownSync, existsSync, rmSync } from 'node:fs'
 import { createConnection, createServer, type Socket } from 'node:net'
 import * as assert from 'uvu/assert'
@@ -10,7 +11,10 @@ import { BUILT, faults, LONG, many, Stage } from './stage.ts'
 
 const test = faults('hostile')
 const HOSTILE = '/run/user/1000/nix-lan/hostile.sock'
-/** What a daemon of 2.8.0 says before it takes questions has at least so many bytes: both magic numbers and versions, and STDERR_LAST. */
+/**
+ * What a daemon of 2.8.0 says before it takes questions has at least so many bytes: both magic
+ * numbers and versions, and STDERR_LAST.
+ */
 const GREETING = 24
 /** More than that and less than an answer: the greeting of any of the three. */
 const GREETED = 64
@@ -21,10 +25,16 @@ const stage = async (): Promise<Stage> => {
   return made
 }
 
-/** Gets what the daemon says, with the count of bytes that it has said before on this connection, and says what it likes to connect. */
+/**
+ * Gets what the daemon says, with the count of bytes that it has said before on this connection,
+ * and says what it likes to connect.
+ */
 type Spoil = (bytes: Buffer, before: number, connect: Socket) => void
 
-/** Has what the daemon says spoiled while something is built of which the box has all. Returns the exit code, with fallback 0. */
+/**
+ * Has what the daemon says spoiled while something is built of which the box has all. Returns the
+ * exit code, with fallback 0.
+ */
 async function spoiled(spoil: () => Spoil, { fallback, sure = fallback }: { fallback: boolean; sure?: boolean }): Promise<number | null> {
   const on = await stage()
   const { pair } = on

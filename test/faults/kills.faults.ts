@@ -1,5 +1,6 @@
-// kill -9 at random instants, under load: of connect, of the hook, of an upload, of the tunnel; and garbage collections on both sides meanwhile.
-// Nothing hangs, nothing is lost from the queue, and the next command goes as if nothing had been.
+// kill -9 at random instants, under load: of connect, of the hook, of an upload, of the tunnel; and
+// garbage collections on both sides meanwhile. Nothing hangs, nothing is lost from the queue, and
+// the next command goes as if nothing had been.
 import { readdirSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import { kill, pause } from '../lib/processes.ts'
@@ -20,7 +21,10 @@ const DYING_HOOK = `#!/bin/sh
 exec ${DIST}/post-build-hook
 `
 
-/** Kills what runs with such a command line in the client's world, at random pauses, until it is told to stop. */
+/**
+ * Kills what runs with such a command line in the client's world, at random pauses, until it is
+ * told to stop.
+ */
 function killing(on: Stage, line: RegExp, next: () => number): { stop(): Promise<number> } {
   let over = false
   let killed = 0
@@ -49,7 +53,8 @@ for (let round = 1; round <= many(1, 20); round++) {
     await on.answers()
     const killer = killing(on, /nix-lan-connect .* --stdio$/, () => random.integer(20, 400))
     const building = on.build(args, true)
-    // killed before its hello it fails the command, whatever `fallback` says (NIX-FACTS: "ends before the handshake"); but it ends
+    // killed before its hello it fails the command, whatever `fallback` says (NIX-FACTS: "ends
+    // before the handshake"); but it ends
     const code = await building.ends().finally(killer.stop)
     const killed = await killer.stop()
     console.log(`figure: ${killed} kills of connect, exit ${code}`)
@@ -148,7 +153,8 @@ test.case('garbage collections on both sides, while Nix fetches, builds and uplo
       const building = on.build(args, true)
       assert.is(await building.ends(), 0, building.output())
       const { code, stdout, stderr } = await client.run('alice', `${DIST}/nix-lan`, ['queue', 'upload'])
-      // what the box collects right after it came isn't there when it is asked for, and stays queued
+      // what the box collects right after it came isn't there when it is asked for, and stays
+      // queued
       const told = /stays? queued: the box has deleted them again/.test(stderr)
       assert.ok(code === 0 || (code === 75 && queueNames(on).length > 0 && told), `an upload: exit ${code}: ${stdout}${stderr}`)
     }
@@ -167,7 +173,10 @@ function queueNames(on: Stage): string[] {
   return [QUEUE, FAILED].flatMap((folder) => readdirSync(on.pair.client.path(folder)))
 }
 
-/** Uploads until nothing is queued; nothing may have been set aside. Another upload may still be ending. */
+/**
+ * Uploads until nothing is queued; nothing may have been set aside. Another upload may still be
+ * ending.
+ */
 async function uploaded(on: Stage): Promise<void> {
   const { client } = on.pair
   await on.answers()

@@ -1,7 +1,8 @@
-// The runner of npm run test:faults: each file *.faults.ts on each Nix, each in a process of its own, some at a time, since what is lost is mostly
-// waited for. Started by test/test.sh as: node main.mjs FOLDER [--long] [--seed N] [NIX…] [WORD…]: NIX is bookworm, trixie or forky.
-// What happens when is drawn from the seed, which is told; with the same one the same is drawn. --long: more of each, in full size.
-// Ends with "N passed, N failed"; see test/lib/runner.ts.
+// The runner of npm run test:faults: each file *.faults.ts on each Nix, each in a process of its
+// own, some at a time, since what is lost is mostly waited for. Started by test/test.sh as: node
+// main.mjs FOLDER [--long] [--seed N] [NIX…] [WORD…]: NIX is bookworm, trixie or forky. What
+// happens when is drawn from the seed, which is told; with the same one the same is drawn. --long:
+// more of each, in full size. Ends with "N passed, N failed"; see test/lib/runner.ts.
 import { bundle, endTogether, inParallel, installMissing, runFile, sumUp, testFiles, unbundled } from '../lib/runner.ts'
 import { NIXES } from './stage.ts'
 

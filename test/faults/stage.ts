@@ -1,5 +1,6 @@
-// The stage of the fault tests: a client and a box (test/nix/pair.ts) with a link between them that can be cut, a tunnel that is started again
-// whenever it ends while the link is up, as systemd does it, and what must hold after whatever happened.
+// The stage of the fault tests: a client and a box (test/nix/pair.ts) with a link between them that
+// can be cut, a tunnel that is started again whenever it ends while the link is up, as systemd does
+// it, and what must hold after whatever happened.
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -11,8 +12,8 @@ import type { Suite } from '../lib/roots.ts'
 import { createPair, DIST, type Pair, type PairOptions, T_FILE } from '../nix/pair.ts'
 import { freePort, type Running, until, type World } from '../nix/world.ts'
 
-// What the product doesn't do yet. A case that waits for one of these isn't run, isn't counted, and is named at the end; whoever builds it
-// switches it on here.
+// What the product doesn't do yet. A case that waits for one of these isn't run, isn't counted, and
+// is named at the end; whoever builds it switches it on here.
 export const BUILT = {
   /** A loss is survived with `fallback = false`, when the box is back within `patience`. */
   lossSurvived: true,
@@ -30,12 +31,17 @@ export const LONG = process.env.NIX_LAN_FAULTS_LONG !== undefined
 const SEED = process.env.NIX_LAN_FAULTS_SEED ?? '0'
 const LOCAL = { env: { NIX_REMOTE: 'local' } }
 
-/** Whoever waits so many milliseconds hangs: twice as long as connect waits for a box that says nothing, and a build on a busy machine. */
+/**
+ * Whoever waits so many milliseconds hangs: twice as long as connect waits for a box that says
+ * nothing, and a build on a busy machine.
+ */
 export const HANGS = 120_000
 /** Bytes a second of the link: so that a fetch takes long enough to be hit in the middle. */
 const RATE = 40e6
 
-/** A suite for this Nix, whose cases know their seed. `later`: those that wait for what isn't built. */
+/**
+ * A suite for this Nix, whose cases know their seed. `later`: those that wait for what isn't built.
+ */
 export function faults(name: string) {
   const test = needs(suite(`${name}, ${NIX}`), 'root', 'nix', 'ssh', 'sshd', 'roots')
   const off: string[] = []
@@ -121,7 +127,10 @@ export class Stage {
     await this.keeper
   }
 
-  /** Waits until a nix-daemon answers through the tunnel. @throws Error with what the last tunnel has said */
+  /**
+   * Waits until a nix-daemon answers through the tunnel. @throws Error with what the last tunnel
+   * has said
+   */
   async answers(): Promise<void> {
     const usable = async (): Promise<boolean> => (await this.pair.client.run('alice', `${DIST}/nix-lan-available`, ['--usable'])).code === 0
     await until('the tunnel', 60_000, usable).catch((error) => {
@@ -129,7 +138,10 @@ export class Stage {
     })
   }
 
-  /** Gives the box the outputs of so many new derivations, signed. Returns the arguments of nix-build that want them. */
+  /**
+   * Gives the box the outputs of so many new derivations, signed. Returns the arguments of
+   * nix-build that want them.
+   */
   async published(count: number, kib: number): Promise<string[]> {
     const args = [
       T_FILE,
@@ -168,7 +180,9 @@ export class Stage {
     assert.is(code, 0, `a build after it: ${building.output()}`)
   }
 
-  /** What must hold after each fault. @param again what was built: nobody may still hold its locks */
+  /**
+   * What must hold after each fault. @param again what was built: nobody may still hold its locks
+   */
   async wellAfter(again: readonly string[] = []): Promise<void> {
     const { client, box } = this.pair
     await this.relay.cut('none')

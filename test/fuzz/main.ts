@@ -1,7 +1,9 @@
-// npm run test:fuzz [-- [--seconds N] [--seed N] [TARGET…]]: what we read of others, mutated: sessions of real Nixes and boxes in both directions,
-// configurations, nix.conf, .drv files, the hook's environment, words for sh. Bounded by time; nothing may hang, throw what it isn't meant to, or
-// pass on what isn't whole. Started by test/test.sh as: node main.mjs FOLDER ARGUMENT…
-// What fails is told with its seed, which alone repeats it: --seed N TARGET. Ends with "N passed, N failed", one for each target.
+// npm run test:fuzz [-- [--seconds N] [--seed N] [TARGET…]]: what we read of others, mutated:
+// sessions of real Nixes and boxes in both directions, configurations, nix.conf, .drv files, the
+// hook's environment, words for sh. Bounded by time; nothing may hang, throw what it isn't meant
+// to, or pass on what isn't whole. Started by test/test.sh as: node main.mjs FOLDER ARGUMENT… What
+// fails is told with its seed, which alone repeats it: --seed N TARGET. Ends with "N passed, N
+// failed", one for each target.
 import { writeSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import { pause } from '../lib/processes.ts'
@@ -15,7 +17,10 @@ export interface Target {
   name: string
   /** How much of the time it gets, in shares. */
   share: number
-  /** Tries once with what is drawn. @returns how many inputs that were @throws Error that says what went wrong */
+  /**
+   * Tries once with what is drawn. @returns how many inputs that were @throws Error that says what
+   * went wrong
+   */
   once(random: Random): number | Promise<number>
   close?(): void
 }
@@ -89,7 +94,10 @@ interface Watch {
   trying(name: string, seed: number): void
 }
 
-/** Ends us with a word when we are stuck in one try, which nobody else could: a thread of its own looks whether we go on. */
+/**
+ * Ends us with a word when we are stuck in one try, which nobody else could: a thread of its own
+ * looks whether we go on.
+ */
 function watchdog(): Watch {
   const shared = new SharedArrayBuffer(16)
   const [count, seed] = [new Int32Array(shared, 0, 1), new BigInt64Array(shared, 8, 1)]

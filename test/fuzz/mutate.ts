@@ -1,4 +1,5 @@
-// How bytes and texts are spoilt: single ones, words of the protocol, lengths, pieces cut out, doubled, taken from elsewhere.
+// How bytes and texts are spoilt: single ones, words of the protocol, lengths, pieces cut out,
+// doubled, taken from elsewhere.
 import { errorAnswer, string, u64 } from '../../scripts/protocol/wire.ts'
 import type { Random } from '../lib/random.ts'
 

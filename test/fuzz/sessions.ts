@@ -1,5 +1,6 @@
-// Sessions of real Nixes with real boxes, mutated: what Nix says, what the box says, or both. The session ends by itself, with one of the errors
-// that it may end with; and to a Nix that speaks properly it gives whole answers, whatever the box has said.
+// Sessions of real Nixes with real boxes, mutated: what Nix says, what the box says, or both. The
+// session ends by itself, with one of the errors that it may end with; and to a Nix that speaks
+// properly it gives whole answers, whatever the box has said.
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -130,7 +131,10 @@ export function sessions(): Target[] {
   ]
 }
 
-/** A NAR of chance, in chunks of any size, with something behind it: its end is found, to the byte. Spoilt, it is refused or has an end or none. */
+/**
+ * A NAR of chance, in chunks of any size, with something behind it: its end is found, to the byte.
+ * Spoilt, it is refused or has an end or none.
+ */
 function narEnd(random: Random): void {
   const bytes = nar(tree(random, 4))
   const behind = Buffer.alloc(random.integer(0, 40), random.integer(0, 255))

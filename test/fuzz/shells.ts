@@ -1,4 +1,5 @@
-// What sh makes of what we give it: words that we quote, and the hook's environment, which is Nix's.
+// What sh makes of what we give it: words that we quote, and the hook's environment, which is
+// Nix's.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,5 +1,5 @@
-// Texts that others write, spoilt: configurations, nix.conf, .drv files, what Nix prints, what a box says. Each parser takes them or refuses them in
-// its own words.
+// Texts that others write, spoilt: configurations, nix.conf, .drv files, what Nix prints, what a
+// box says. Each parser takes them or refuses them in its own words.
 import { UsageError } from '../../scripts/cli/errors.ts'
 import { harmless, oneLine, toJson } from '../../scripts/cli/text.ts'
 import { parseConfig } from '../../scripts/config/parse.ts'

@@ -1,5 +1,6 @@
-// Whether what Nix was given is whole answers: a second reader of the worker protocol (Nix 2.34.8, worker-protocol-connection.cc), independent of
-// scripts/protocol, that takes bytes from a buffer and knows nothing but shapes.
+// Whether what Nix was given is whole answers: a second reader of the worker protocol (Nix 2.34.8,
+// worker-protocol-connection.cc), independent of scripts/protocol, that takes bytes from a buffer
+// and knows nothing but shapes.
 
 /** How far it could be read. */
 export interface Read {

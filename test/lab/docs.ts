@@ -1,4 +1,5 @@
-// The table of figures in docs/lab.md: npm run test:lab -- --write puts there what the scenarios have measured.
+// The table of figures in docs/lab.md: npm run test:lab -- --write puts there what the scenarios
+// have measured.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { RELEASES } from './lab.ts'
 import type { Figure, Kind } from './scenario.ts'
@@ -20,7 +21,10 @@ export function readFigures(file: string): Figure[] {
   }
 }
 
-/** The table, in Markdown: a row for each figure, in the order of its kind and then of its name; a column for each release. */
+/**
+ * The table, in Markdown: a row for each figure, in the order of its kind and then of its name; a
+ * column for each release.
+ */
 export function tableOf(figures: readonly Figure[]): string {
   const rows = TITLES.flatMap(([kind, title]) => {
     const own = figures.filter((figure) => figure.kind === kind)

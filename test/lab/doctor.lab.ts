@@ -1,5 +1,6 @@
-// nix-lan doctor on a real laptop with a real box: each fault of the table is made for real, exactly that check fails, nothing else is blamed, and
-// the printed fix does fix it: where that is a command, alice runs it as it stands.
+// nix-lan doctor on a real laptop with a real box: each fault of the table is made for real,
+// exactly that check fails, nothing else is blamed, and the printed fix does fix it: where that is
+// a command, alice runs it as it stands.
 import * as assert from 'uvu/assert'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { FAILED, LIB, QUEUE, T_FILE } from './machines.ts'
@@ -458,7 +459,10 @@ for (const fault of FAULTS) {
 
 const repair = (fault: Fault, fix: string): Promise<unknown> => (fault.heed ? fault.heed(fix) : asAlice(fix, fault.env))
 
-/** What has nothing to do with the box is looked at without it, to save time; the last test is a whole one again. */
+/**
+ * What has nothing to do with the box is looked at without it, to save time; the last test is a
+ * whole one again.
+ */
 async function allWell(fault: Fault): Promise<void> {
   const here = !ONLINE.includes(fault.check)
   let after = ''

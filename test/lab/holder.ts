@@ -1,11 +1,14 @@
-// The one process that a lab lives in: mount, network, pid, uts, ipc and cgroup namespaces with a bridge, a tmpfs for everything that is
-// written, and a systemd-nspawn for each machine that is switched on. It ends when its stdin does, and all of the lab with it, so a lab ends with the
-// test however that ends. Outside, a lab is an empty folder in /tmp and a cgroup, which the shell around it removes.
+// The one process that a lab lives in: mount, network, pid, uts, ipc and cgroup namespaces with a
+// bridge, a tmpfs for everything that is written, and a systemd-nspawn for each machine that is
+// switched on. It ends when its stdin does, and all of the lab with it, so a lab ends with the test
+// however that ends. Outside, a lab is an empty folder in /tmp and a cgroup, which the shell around
+// it removes.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { PATH } from '../lib/needs.ts'
 
-// $1: the lab's folder. Reads the names of machines to switch on; says "ready PID" (as seen outside), and "ended NAME CODE" when one has gone off.
+// $1: the lab's folder. Reads the names of machines to switch on; says "ready PID" (as seen
+// outside), and "ended NAME CODE" when one has gone off.
 const INSIDE = `set -eu
 dir=$1
 read -r pid _ </proc/self/stat
@@ -30,7 +33,8 @@ printf 'ready %s\\n' "$pid"
 while read -r name hostname; do switch_on "$name" "$hostname" </dev/null & done
 `
 
-// $0: the cgroup, $1: the folder, then the command. Nothing can be left in the cgroup once the pid namespace has ended, but it ends in its own time.
+// $0: the cgroup, $1: the folder, then the command. Nothing can be left in the cgroup once the pid
+// namespace has ended, but it ends in its own time.
 const OUTSIDE = `cgroup=$0 dir=$1
 shift
 mkdir "$cgroup" || exit
@@ -96,7 +100,10 @@ export class Holder {
     })
   }
 
-  /** Calls back whenever a machine has gone off, with systemd-nspawn's exit code: 133 when it wants to be started again. */
+  /**
+   * Calls back whenever a machine has gone off, with systemd-nspawn's exit code: 133 when it wants
+   * to be started again.
+   */
   onEnded(listener: (name: string, code: number) => void): void {
     this.listeners.push(listener)
   }
@@ -106,7 +113,9 @@ export class Holder {
     this.process.stdin?.write(`${name} ${hostname}\n`)
   }
 
-  /** The command that runs a program inside, outside of all machines, with this machine's own files. */
+  /**
+   * The command that runs a program inside, outside of all machines, with this machine's own files.
+   */
   enter(command: string, args: readonly string[]): [string, ...string[]] {
     return ['nsenter', '--target', String(this.pid), '--mount', '--net', '--pid', '--', command, ...args]
   }
@@ -123,7 +132,10 @@ export class Holder {
   }
 }
 
-/** Where cgroup v2 is mounted, beside v1 or alone. @throws Error when it isn't, or may not be written */
+/**
+ * Where cgroup v2 is mounted, beside v1 or alone. @throws Error when it isn't, or may not be
+ * written
+ */
 function cgroupMount(): string {
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n')
   const found = mounts.map((line) => line.split(' ')).find(([, , type]) => type === 'cgroup2')?.[1]

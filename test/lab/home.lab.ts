@@ -1,4 +1,5 @@
-// At home and away, from the boot on, with nobody logged in; and the life of a build: queued, uploaded, collected, fetched back.
+// At home and away, from the boot on, with nobody logged in; and the life of a build: queued,
+// uploaded, collected, fetched back.
 import * as assert from 'uvu/assert'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { LIB, QUEUE, T_FILE } from './machines.ts'

@@ -10,7 +10,10 @@ import type { Lan } from './lan.ts'
 export type User = 'root' | 'alice'
 export const ALICE = 1000
 
-/** How long, in milliseconds, a machine may take to go off or to come up, before the test is given up. */
+/**
+ * How long, in milliseconds, a machine may take to go off or to come up, before the test is given
+ * up.
+ */
 const POWER_LIMIT = 90_000
 
 const PATHS = {
@@ -24,7 +27,10 @@ export interface Entry {
   env: Record<string, string | undefined>
 }
 
-/** What journalctl(1) is given for a unit of alice's: what it prints, and what systemd says of it. (--user-unit means root's own, for root.) */
+/**
+ * What journalctl(1) is given for a unit of alice's: what it prints, and what systemd says of it.
+ * (--user-unit means root's own, for root.)
+ */
 export function ofUserUnit(unit: string): string[] {
   return [`_SYSTEMD_USER_UNIT=${unit}`, '+', `USER_UNIT=${unit}`]
 }
@@ -66,7 +72,10 @@ export class Host {
     }
   }
 
-  /** Where a file of the machine lies for us, also while it is off. (Absolute symlinks in it are followed in *our* root.) */
+  /**
+   * Where a file of the machine lies for us, also while it is off. (Absolute symlinks in it are
+   * followed in *our* root.)
+   */
   path(inside: string): string {
     const pid = this.init()
     return pid ? `/proc/${pid}/root${inside}` : this.holder.path(`${this.holder.dir}/${this.name}/root${inside}`)
@@ -82,7 +91,10 @@ export class Host {
     return readFileSync(this.path(inside), 'utf8')
   }
 
-  /** The environment of a user as a login gives it: alice's has her user manager. Nothing of ours is in it. */
+  /**
+   * The environment of a user as a login gives it: alice's has her user manager. Nothing of ours is
+   * in it.
+   */
   private env(user: User, more: Record<string, string | undefined> = {}): Record<string, string | undefined> {
     const run = `/run/user/${ALICE}`
     const session = { XDG_RUNTIME_DIR: run, DBUS_SESSION_BUS_ADDRESS: `unix:path=${run}/bus`, SHELL: '/bin/bash' }
@@ -90,7 +102,10 @@ export class Host {
     return { PATH: PATHS[user], LANG: 'C.UTF-8', USER: user, LOGNAME: user, ...own, ...more }
   }
 
-  /** The command that runs a program on the machine, as that user with her groups. @throws Error while it is off */
+  /**
+   * The command that runs a program on the machine, as that user with her groups. @throws Error
+   * while it is off
+   */
   private command(user: User, command: string, args: readonly string[], cwd: string): [string, ...string[]] {
     const pid = this.init()
     if (!pid) throw new Error(`${this.name} is off: ${command} can't be run on it`)
@@ -102,7 +117,10 @@ export class Host {
     return ['sh', '-c', 'echo 0 >"$0/cgroup.procs"; exec "$@"', cgroup, ...all]
   }
 
-  /** Runs a program on the machine to its end, from the user's home. Throws only while the machine is off. */
+  /**
+   * Runs a program on the machine to its end, from the user's home. Throws only while the machine
+   * is off.
+   */
   run(user: User, command: string, args: readonly string[] = [], options: RunOptions = {}): Promise<Result> {
     const [program, ...rest] = this.command(user, command, args, options.cwd ?? (user === 'root' ? '/' : '/home/alice'))
     return finished(spawn(program, rest, { stdio: ['pipe', 'pipe', 'pipe'], env: this.env(user, options.env) }), options)
@@ -116,19 +134,26 @@ export class Host {
     throw new Error(`${this.name}: ${user} ran ${[command, ...args].join(' ').slice(0, 300)}: ${how}\n${result.stdout}${result.stderr}`)
   }
 
-  /** What another process, with a terminal, runs to do so: for `npm run lab`. @throws Error while the machine is off */
+  /**
+   * What another process, with a terminal, runs to do so: for `npm run lab`. @throws Error while
+   * the machine is off
+   */
   entry(user: User, command: string, args: readonly string[]): Entry {
     return { command: this.command(user, command, args, user === 'root' ? '/root' : '/home/alice'), env: this.env(user) }
   }
 
-  /** systemctl --user, as alice. stdout, whatever its exit code (is-active and its like say much with it). */
+  /**
+   * systemctl --user, as alice. stdout, whatever its exit code (is-active and its like say much
+   * with it).
+   */
   async systemctl(...args: string[]): Promise<string> {
     return (await this.run('alice', 'systemctl', ['--user', ...args])).stdout.trim()
   }
 
   /**
-   * Lines of the journal, oldest first, each with date, host and process. `since`: milliseconds since 1970, as Date.now() gives them. `match`: arguments of
-   * journalctl(1), such as ofUserUnit('nix-lan-tunnel@pi.service') or ['-u', 'nix-daemon'].
+   * Lines of the journal, oldest first, each with date, host and process. `since`: milliseconds
+   * since 1970, as Date.now() gives them. `match`: arguments of journalctl(1), such as
+   * ofUserUnit('nix-lan-tunnel@pi.service') or ['-u', 'nix-daemon'].
    */
   async journal({ since, match = [] }: { since?: number; match?: string[] } = {}): Promise<string[]> {
     const from = since === undefined ? [] : [`--since=@${(since / 1000).toFixed(3)}`]
@@ -142,8 +167,8 @@ export class Host {
   }
 
   /**
-   * on: and has booted. off: systemctl poweroff, to its end. reboot: and has booted again. crash: gone within a moment, without a word to
-   * anyone (its port of the bridge is cut before).
+   * on: and has booted. off: systemctl poweroff, to its end. reboot: and has booted again. crash:
+   * gone within a moment, without a word to anyone (its port of the bridge is cut before).
    */
   async power(what: 'on' | 'off' | 'reboot' | 'crash'): Promise<void> {
     if (what === 'on') {
@@ -182,7 +207,10 @@ export class Host {
     clearTimeout(timer)
   }
 
-  /** Waits for the end of its boot. Returns what systemctl is-system-running says: running, or degraded. @throws Error with its console */
+  /**
+   * Waits for the end of its boot. Returns what systemctl is-system-running says: running, or
+   * degraded. @throws Error with its console
+   */
   async booted(): Promise<string> {
     for (const end = Date.now() + POWER_LIMIT; Date.now() < end; await pause(50)) {
       if (!this.init()) continue
@@ -201,7 +229,9 @@ export class Host {
     }
   }
 
-  /** Stops all of its processes as a suspend does, until thaw(); its kernel, which is ours, goes on. */
+  /**
+   * Stops all of its processes as a suspend does, until thaw(); its kernel, which is ours, goes on.
+   */
   freeze(): void {
     writeFileSync(`${this.holder.cgroup}/${this.name}/payload/cgroup.freeze`, '1')
   }

@@ -1,4 +1,5 @@
-// ssh keys with a passphrase, and agents that are hidden, missing or locked; and units of the user's own beside ours.
+// ssh keys with a passphrase, and agents that are hidden, missing or locked; and units of the
+// user's own beside ours.
 import * as assert from 'uvu/assert'
 import { ofUserUnit } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
@@ -119,7 +120,8 @@ test('an agent that is still locked: the tunnel waits, and comes up by itself wh
 test('no agent at all: one clear line in the journal and in the state, no prompt, no restart storm; a key without a passphrase mends it', async () => {
   lab.laptop.write('/home/alice/.bashrc', bashrc, { user: 'alice' })
   await lab.laptop.must('root', 'pkill', ['-u', 'alice', '-f', `ssh-agent -a ${AGENT}`])
-  // Debian 13 and later start one with every user manager, and put it into the environment of the units
+  // Debian 13 and later start one with every user manager, and put it into the environment of the
+  // units
   await lab.laptop.run('alice', 'systemctl', ['--user', 'mask', '--now', 'ssh-agent.socket', 'ssh-agent.service'])
   await lab.laptop.run('alice', 'systemctl', ['--user', 'reset-failed', 'ssh-agent.service'])
   await lab.laptop.run('alice', 'systemctl', ['--user', 'unset-environment', 'SSH_AUTH_SOCK'])

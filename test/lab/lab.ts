@@ -1,6 +1,8 @@
-// The lab: two real hosts on a network of their own, a laptop and a box called pi, booted as systemd-nspawn machines from roots of Debian. Real in it:
-// systemd with alice's lingering user manager, NetworkManager and its dispatcher, DHCP, DNS, mDNS, sshd, a multi-user Nix, Debian's own node.
-// Nothing of this machine is changed and nothing is left of it; it ends with the test, however that ends. Needs root; see test/lab/holder.ts.
+// The lab: two real hosts on a network of their own, a laptop and a box called pi, booted as
+// systemd-nspawn machines from roots of Debian. Real in it: systemd with alice's lingering user
+// manager, NetworkManager and its dispatcher, DHCP, DNS, mDNS, sshd, a multi-user Nix, Debian's own
+// node. Nothing of this machine is changed and nothing is left of it; it ends with the test,
+// however that ends. Needs root; see test/lab/holder.ts.
 //
 //     const lab = await createLab({ laptop: release(), installed: true })      // 5 s; the first time also the roots, a minute or two
 //     await lab.laptop.must('alice', 'nix-build', [T_FILE, '--no-out-link', '--argstr', 'name', 'x'])
@@ -13,10 +15,13 @@
 //     lab.laptop.freeze()                      // as a suspend; thaw()
 //     await lab.close()
 //
-// lab.laptop and lab.box (lab.nas with secondBox, known to nix-lan as the cache "nas"): run, must, write, read, path, systemctl (alice's), journal, power, booted,
-// freeze, thaw: test/lab/host.ts. The network: test/lab/lan.ts. Where nix-lan is put, and the paths of queue and socket: test/lab/machines.ts.
-// alice: uid 1000, sudo without a password, her units run without a login; on the boxes the same user takes her key, and knows the laptop's signing key.
-// A file *.lab.ts is run on each release by `npm run test:lab`, in a process of its own; release() says which. `npm run lab` leaves one up to look around in.
+// lab.laptop and lab.box (lab.nas with secondBox, known to nix-lan as the cache "nas"): run, must,
+// write, read, path, systemctl (alice's), journal, power, booted, freeze, thaw: test/lab/host.ts.
+// The network: test/lab/lan.ts. Where nix-lan is put, and the paths of queue and socket:
+// test/lab/machines.ts. alice: uid 1000, sudo without a password, her units run without a login; on
+// the boxes the same user takes her key, and knows the laptop's signing key. A file *.lab.ts is run
+// on each release by `npm run test:lab`, in a process of its own; release() says which. `npm run
+// lab` leaves one up to look around in.
 
 import { spawn } from 'node:child_process'
 import { suite, type Test } from 'uvu'
@@ -57,7 +62,10 @@ export function labSuite(name: string): Test {
 
 export interface LabOptions {
   laptop: Release
-  /** nix-lan is on the laptop when it boots, by plain means (machines.ts); default: no, as for a test of `nix-lan setup`. */
+  /**
+   * nix-lan is on the laptop when it boots, by plain means (machines.ts); default: no, as for a
+   * test of `nix-lan setup`.
+   */
   installed?: boolean
   /** A second box, nas.local, and with `installed` a second cache, nas. */
   secondBox?: boolean
@@ -69,7 +77,10 @@ export interface LabOptions {
   dist?: string
 }
 
-/** Makes and boots a lab. @throws Error that says what this machine lacks, or which machine doesn't boot; nothing is left then */
+/**
+ * Makes and boots a lab. @throws Error that says what this machine lacks, or which machine doesn't
+ * boot; nothing is left then
+ */
 export async function createLab(options: LabOptions): Promise<Lab> {
   const [laptopRoot, boxRoot] = await Promise.all([labRoot(options.laptop), labRoot('bookworm')])
   const lab = new Lab(options.laptop)
@@ -153,7 +164,10 @@ export class Lab {
     throw new Error(`the lab could not be made: ${command} ${args.join(' ')}: exit ${code}\n${stdout}${stderr}`)
   }
 
-  /** Another machine that calls itself pi, with a host key of its own, and takes nobody's key. Boots it. */
+  /**
+   * Another machine that calls itself pi, with a host key of its own, and takes nobody's key. Boots
+   * it.
+   */
   async impostor(): Promise<Host> {
     const host = new Host(this.holder, this.lan, 'other', 'pi', 'bookworm')
     await this.mountRoot(host.name, this.boxRoot)
@@ -162,7 +176,10 @@ export class Lab {
     return host
   }
 
-  /** Undoes what a test may have left: everybody plugged in, in range, on and awake, DNS as it should be. */
+  /**
+   * Undoes what a test may have left: everybody plugged in, in range, on and awake, DNS as it
+   * should be.
+   */
   async mend(): Promise<void> {
     const hosts = [this.laptop, this.box, this.nas].filter((host) => host.wasOn())
     if (this.laptop.isOn()) this.laptop.thaw()
@@ -174,7 +191,10 @@ export class Lab {
     await this.lan.dns('normal')
   }
 
-  /** DHCP gives the box another address, which takes its old one's place at once. (A plain renew goes on with the old one: networkd 252 misses the NAK.) */
+  /**
+   * DHCP gives the box another address, which takes its old one's place at once. (A plain renew
+   * goes on with the old one: networkd 252 misses the NAK.)
+   */
   async moveBox(address: string): Promise<void> {
     await this.lan.lease(this.box.hostname, address)
     await this.box.must('root', 'networkctl', ['reconfigure', 'host0'])
@@ -182,7 +202,10 @@ export class Lab {
     await this.eventually(`the box has ${address}`, has, { within: 20_000 })
   }
 
-  /** Whether store paths are valid on the box with the laptop's signature, which is what "the box has it" means. */
+  /**
+   * Whether store paths are valid on the box with the laptop's signature, which is what "the box
+   * has it" means.
+   */
   async boxHas(...paths: string[]): Promise<boolean> {
     const info = await this.box.run('root', 'nix', ['--extra-experimental-features', 'nix-command', 'path-info', '--sigs', ...paths])
     return info.code === 0 && info.stdout.split('\n').filter((line) => line.includes('laptop-1:')).length === paths.length
@@ -194,7 +217,10 @@ export class Lab {
     return stdout.split('\n').filter((name) => name !== '')
   }
 
-  /** alice builds derivations of T_FILE on the laptop: its arguments, such as ['--argstr', 'name', 'x']. @throws Error when the build fails */
+  /**
+   * alice builds derivations of T_FILE on the laptop: its arguments, such as ['--argstr', 'name',
+   * 'x']. @throws Error when the build fails
+   */
   async build(args: readonly string[], timeout = 300_000): Promise<{ paths: string[]; stderr: string; ms: number }> {
     const result = await this.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout })
     if (result.code === 0) return { paths: result.stdout.trim().split('\n'), stderr: result.stderr, ms: result.ms }
@@ -207,13 +233,17 @@ export class Lab {
     return (await this.laptop.run('alice', 'nix-lan-available', ['--usable', cache])).code === 0
   }
 
-  /** Whether a nix-daemon answers at the tunnel's socket: asked by this test itself, in the worker protocol, at no cost to the laptop. */
+  /**
+   * Whether a nix-daemon answers at the tunnel's socket: asked by this test itself, in the worker
+   * protocol, at no cost to the laptop.
+   */
   answers(cache = CACHE): Promise<boolean> {
     return greets(this.laptop.path(`/run/user/1000/nix-lan/${cache}.sock`))
   }
 
   /**
-   * Asks until the answer is true, and returns after how many milliseconds it was. `within`: the limit, in milliseconds.
+   * Asks until the answer is true, and returns after how many milliseconds it was. `within`: the
+   * limit, in milliseconds.
    * @throws Error that names `what`; the journals of both hosts are printed
    */
   async eventually(what: string, ask: () => boolean | Promise<boolean>, { within = 30_000, every = 100 } = {}): Promise<number> {
@@ -227,7 +257,9 @@ export class Lab {
     throw new Error(`waited ${(within / 1000).toFixed(0)} s in vain for: ${what}`)
   }
 
-  /** What there is to see when something has gone wrong: units and journals of the last two minutes. */
+  /**
+   * What there is to see when something has gone wrong: units and journals of the last two minutes.
+   */
   async report(): Promise<string> {
     const since = Date.now() - 120_000
     const part = (title: string, text: string) => `--- ${title}\n${text.trimEnd()}\n`

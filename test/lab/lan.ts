@@ -1,5 +1,6 @@
-// The network between the machines of a lab: a bridge, whose ports are cables, and a router with DHCP and DNS, whose DNS can be made to
-// misbehave. It lives in the lab's own network namespace and runs from a root of its own.
+// The network between the machines of a lab: a bridge, whose ports are cables, and a router with
+// DHCP and DNS, whose DNS can be made to misbehave. It lives in the lab's own network namespace and
+// runs from a root of its own.
 import { spawn } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { finished, pause, type Result, type RunOptions } from '../lib/processes.ts'
@@ -10,8 +11,9 @@ export const ROUTER = '10.77.0.1'
 export const ADDRESSES: Record<string, string> = { pi: '10.77.0.2', nas: '10.77.0.3' }
 
 /**
- * normal: knows the names in `.lan` of the machines in ADDRESSES, and no others. silent: takes questions and never answers.
- * captive: any name is the portal, whose address is the router's. none: nobody listens.
+ * normal: knows the names in `.lan` of the machines in ADDRESSES, and no others. silent: takes
+ * questions and never answers. captive: any name is the portal, whose address is the router's.
+ * none: nobody listens.
  */
 export type DnsMode = 'normal' | 'silent' | 'captive' | 'none'
 
@@ -40,8 +42,9 @@ export class Lan {
 
   /** Makes the bridge and starts the router. */
   async start(): Promise<void> {
-    // Without a querier, snooping would keep mDNS from those who haven't asked for it yet. Without an address of its own, the bridge would take
-    // another one when a machine comes or goes, and nobody would find the router for a minute.
+    // Without a querier, snooping would keep mDNS from those who haven't asked for it yet. Without
+    // an address of its own, the bridge would take another one when a machine comes or goes, and
+    // nobody would find the router for a minute.
     const bridge = `ip link set lo up
 ip link add br0 address 02:00:0a:4d:00:01 type bridge mcast_snooping 0 forward_delay 0
 ip addr add ${ROUTER}/24 dev br0
@@ -74,7 +77,10 @@ ip link set br0 up`
     if (mode === 'silent') await this.must('sh', ['-c', 'kill -STOP $(cat /run/dns.pid)'])
   }
 
-  /** The address that DHCP gives to a machine, by its host name, from its next request on (and DNS, for its name in .lan, at once). */
+  /**
+   * The address that DHCP gives to a machine, by its host name, from its next request on (and DNS,
+   * for its name in .lan, at once).
+   */
   async lease(hostname: string, address: string): Promise<void> {
     this.leases.set(hostname, address)
     this.writeLeases()
@@ -86,7 +92,10 @@ ip link set br0 up`
     await this.must('ip', ['link', 'set', `vb-${name}`, plugged ? 'up' : 'down'])
   }
 
-  /** In range: as ever. Out of it: the machine sees its carrier, and every frame vanishes in silence, both ways. */
+  /**
+   * In range: as ever. Out of it: the machine sees its carrier, and every frame vanishes in
+   * silence, both ways.
+   */
   async range(name: string, inRange: boolean): Promise<void> {
     await this.must('bridge', ['link', 'set', 'dev', `vb-${name}`, 'state', inRange ? '3' : '0'])
   }
@@ -98,7 +107,10 @@ ip link set br0 up`
     else await this.must('tc', ['qdisc', 'replace', ...link, 'tbf', 'rate', `${mbit}mbit`, 'burst', '64k', 'latency', '400ms'])
   }
 
-  /** A portal: on the router, something accepts at that port and never says a word. Lasts as long as the lab. */
+  /**
+   * A portal: on the router, something accepts at that port and never says a word. Lasts as long as
+   * the lab.
+   */
   async portal(port: number): Promise<void> {
     const script = `require('node:net').createServer((socket) => socket.on('error', () => {})).listen(${port})`
     const listen = `node -e "${script}" </dev/null >/dev/null 2>&1 &`

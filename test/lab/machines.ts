@@ -1,5 +1,6 @@
-// What makes a laptop, a box or an impostor of a Debian root: files and switched-on services, before it boots for the first time; and nix-lan on the
-// laptop, put there by plain means, as a careful administrator would by hand.
+// What makes a laptop, a box or an impostor of a Debian root: files and switched-on services,
+// before it boots for the first time; and nix-lan on the laptop, put there by plain means, as a
+// careful administrator would by hand.
 import { generateKeyPairSync, randomBytes } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { T_NIX } from '../lib/t-nix.ts'
@@ -18,7 +19,10 @@ export const FAILED = `/nix/var/nix/gcroots/nix-lan/failed/${CACHE}`
 /** Runs sh code as root in a machine's root, which needn't be on. */
 export type InRoot = (host: Host, script: string) => Promise<string>
 
-/** A key pair for signing store paths, in Nix's format (libstore/crypto.cc: name, colon, base64 of seed and public key, or of the latter). */
+/**
+ * A key pair for signing store paths, in Nix's format (libstore/crypto.cc: name, colon, base64 of
+ * seed and public key, or of the latter).
+ */
 export interface SigningKey {
   secret: string
   public: string
@@ -31,8 +35,9 @@ export function signingKey(name: string): SigningKey {
   return { secret: `${name}:${Buffer.concat([seed, point]).toString('base64')}`, public: `${name}:${point.toString('base64')}` }
 }
 
-// A kernel has 128 inotify instances for all of root's (fs.inotify.max_user_instances), and each path unit takes one: with several labs at
-// once they run out, and units of the last ones fail. Nobody is asked for a password here.
+// A kernel has 128 inotify instances for all of root's (fs.inotify.max_user_instances), and each
+// path unit takes one: with several labs at once they run out, and units of the last ones fail.
+// Nobody is asked for a password here.
 const FRUGAL = 'for unit in wall console plymouth; do ln -sf /dev/null /etc/systemd/system/systemd-ask-password-$unit.path; done'
 
 /** What all machines have. */
@@ -42,7 +47,10 @@ function common(host: Host): void {
   host.write('/etc/machine-id', `${randomBytes(16).toString('hex')}\n`)
 }
 
-/** alice's machine, which comes and goes: NetworkManager with a profile for its cable, a multi-user Nix with no cache at all. */
+/**
+ * alice's machine, which comes and goes: NetworkManager with a profile for its cable, a multi-user
+ * Nix with no cache at all.
+ */
 export async function makeLaptop(host: Host, inRoot: InRoot): Promise<void> {
   common(host)
   const profile = [
@@ -69,7 +77,10 @@ chown -R 1000:1000 /home/alice/.ssh`,
   )
 }
 
-/** A machine with disks: sshd, a multi-user Nix that believes `trusts`, mDNS, an address by DHCP. `login` is the public ssh key of who may log in. */
+/**
+ * A machine with disks: sshd, a multi-user Nix that believes `trusts`, mDNS, an address by DHCP.
+ * `login` is the public ssh key of who may log in.
+ */
 export async function makeBox(host: Host, inRoot: InRoot, { trusts = '', login = '' }): Promise<void> {
   common(host)
   host.write('/etc/nix/nix.conf', `sandbox = false\nexperimental-features = nix-command\nsubstituters =\ntrusted-public-keys = ${trusts}\n`)
@@ -99,7 +110,10 @@ export interface Installation {
   more?: Record<string, string>
 }
 
-/** nix-lan by plain means, on a laptop that is off: what README and docs say, without `nix-lan setup`. @param dist the built scripts, on this machine */
+/**
+ * nix-lan by plain means, on a laptop that is off: what README and docs say, without `nix-lan
+ * setup`. @param dist the built scripts, on this machine
+ */
 export async function installNixLan(host: Host, inRoot: InRoot, dist: string, { key, more = {} }: Installation): Promise<void> {
   const caches = Object.entries({ [CACHE]: 'pi.local', ...more })
   for (const file of filesBelow(dist)) {

@@ -1,6 +1,7 @@
-// The runner of npm run test:lab: each file *.lab.ts on each release, each in a process of its own with a lab of its own, several at a time, since a
-// lab mostly waits. Started by test/test.sh as: node main.mjs FOLDER [--write] [RELEASE…] [WORD…].
-// --write: when all have passed, what they have measured goes into docs/lab.md. Ends with "N passed, N failed"; see test/lib/runner.ts.
+// The runner of npm run test:lab: each file *.lab.ts on each release, each in a process of its own
+// with a lab of its own, several at a time, since a lab mostly waits. Started by test/test.sh as:
+// node main.mjs FOLDER [--write] [RELEASE…] [WORD…]. --write: when all have passed, what they have
+// measured goes into docs/lab.md. Ends with "N passed, N failed"; see test/lib/runner.ts.
 import { statSync } from 'node:fs'
 
 import { bundle, endTogether, inParallel, installMissing, runFile, sumUp, testFiles, unbundled } from '../lib/runner.ts'

@@ -1,5 +1,5 @@
-// Networks that are not as they should be: another machine in the box's place, a DNS server that is silent or lies, an address that changes;
-// and two caches, of which one is away.
+// Networks that are not as they should be: another machine in the box's place, a DNS server that is
+// silent or lies, an address that changes; and two caches, of which one is away.
 import * as assert from 'uvu/assert'
 import type { Host } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'

@@ -1,5 +1,5 @@
-// The box or the laptop goes off the network and comes back, in all the ways there are: how soon each is noticed and mended, and that builds
-// go on meanwhile.
+// The box or the laptop goes off the network and comes back, in all the ways there are: how soon
+// each is noticed and mended, and that builds go on meanwhile.
 import * as assert from 'uvu/assert'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { atHome, Builds, becomes, calm, measured, targetUp } from './scenario.ts'

@@ -1,5 +1,6 @@
-// The Debian roots that the lab's machines boot from: a whole system with systemd, NetworkManager, mDNS, sshd, Nix and Debian's own node.
-// Built once for each release into the cache folder, under a name that follows from what is in it; machines put an overlay over them.
+// The Debian roots that the lab's machines boot from: a whole system with systemd, NetworkManager,
+// mDNS, sshd, Nix and Debian's own node. Built once for each release into the cache folder, under a
+// name that follows from what is in it; machines put an overlay over them.
 import { createHash } from 'node:crypto'
 import { builtRoot, cacheFolder, type Suite } from '../lib/roots.ts'
 
@@ -32,7 +33,10 @@ const HOOKS = [
   `for unit in ${DISABLED}; do chroot "$1" systemctl disable -q "$unit" 2>/dev/null || :; done`,
 ]
 
-/** The folder of a release's root for the lab; builds it when it isn't there (150 MB to fetch, a minute or two). @throws Error with mmdebstrap's last lines */
+/**
+ * The folder of a release's root for the lab; builds it when it isn't there (150 MB to fetch, a
+ * minute or two). @throws Error with mmdebstrap's last lines
+ */
 export function labRoot(suite: Suite): Promise<string> {
   const key = createHash('sha256')
     .update(JSON.stringify([PACKAGES, HOOKS]))

@@ -1,4 +1,5 @@
-// What the scenarios share: how things are measured and told, and what must hold after each of them.
+// What the scenarios share: how things are measured and told, and what must hold after each of
+// them.
 import { appendFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import type { TunnelState } from '../../scripts/tunnel/state.ts'
@@ -9,7 +10,10 @@ import { CACHE } from './machines.ts'
 export const TARGET = `nix-lan@${CACHE}.target`
 export const TUNNEL = `nix-lan-tunnel@${CACHE}.service`
 
-/** What a figure is about: how long until nix-lan knows, until it works again, or how much longer a build took than at home. */
+/**
+ * What a figure is about: how long until nix-lan knows, until it works again, or how much longer a
+ * build took than at home.
+ */
 export type Kind = 'notice' | 'recover' | 'build'
 
 /** A line of the table in docs/lab.md; see test/lab/docs.ts. */
@@ -24,7 +28,8 @@ export interface Figure {
 }
 
 /**
- * Tells a figure, keeps it for the table, and fails when it is more than four times what it should be: a lab shares its processors with others.
+ * Tells a figure, keeps it for the table, and fails when it is more than four times what it should
+ * be: a lab shares its processors with others.
  * @param aim seconds @param ms what was measured, in milliseconds
  */
 export function measured(kind: Kind, what: string, aim: number, ms: number): void {
@@ -34,12 +39,18 @@ export function measured(kind: Kind, what: string, aim: number, ms: number): voi
   assert.ok(figure.took <= 4 * aim, `${what}: ${figure.took} s is more than four times ${aim} s`)
 }
 
-/** Milliseconds in which it becomes so. It is given up after four times `aim` seconds and a little: then it isn't slow, but doesn't happen. */
+/**
+ * Milliseconds in which it becomes so. It is given up after four times `aim` seconds and a little:
+ * then it isn't slow, but doesn't happen.
+ */
 export function becomes(lab: Lab, what: string, aim: number, ask: () => boolean | Promise<boolean>): Promise<number> {
   return lab.eventually(what, ask, { within: 4000 * aim + 2000, every: 200 })
 }
 
-/** Waits until all is as it should be at home: a nix-daemon answers, the unit says so, and nothing is queued. Milliseconds. */
+/**
+ * Waits until all is as it should be at home: a nix-daemon answers, the unit says so, and nothing
+ * is queued. Milliseconds.
+ */
 export async function atHome(lab: Lab, within = 150_000): Promise<number> {
   return await lab.eventually(
     'the tunnel is up and the queue empty',
@@ -54,7 +65,10 @@ export async function targetUp(lab: Lab): Promise<boolean> {
   return (await lab.laptop.systemctl('is-active', TARGET)) === 'active'
 }
 
-/** Builds that tell how much longer one takes than at home, where the box answers for each path that it hasn't got it. */
+/**
+ * Builds that tell how much longer one takes than at home, where the box answers for each path that
+ * it hasn't got it.
+ */
 export class Builds {
   private readonly lab: Lab
   private readonly name: string
@@ -78,7 +92,10 @@ export class Builds {
     this.longest = 0
   }
 
-  /** Builds one more, which nobody has built yet, and takes down its delay. @throws Error when it fails */
+  /**
+   * Builds one more, which nobody has built yet, and takes down its delay. @throws Error when it
+   * fails
+   */
   async build(seconds = 0): Promise<{ path: string; stderr: string; ms: number; delay: number }> {
     this.count += 1
     const args = ['--argstr', 'name', `${this.name}-${this.count}`, '--arg', 'seconds', String(seconds)]
@@ -91,7 +108,10 @@ export class Builds {
   }
 }
 
-/** What the laptop remembers about a tunnel that isn't ready: why, and how many attempts have come to nothing. */
+/**
+ * What the laptop remembers about a tunnel that isn't ready: why, and how many attempts have come
+ * to nothing.
+ */
 export function tunnelState(lab: Lab): Pick<TunnelState, 'reason' | 'failures'> {
   try {
     return JSON.parse(lab.laptop.read(`/run/user/1000/nix-lan/${CACHE}.tunnel`)) as TunnelState
@@ -107,8 +127,9 @@ export async function attempts(lab: Lab, since: number): Promise<number> {
 }
 
 /**
- * What must hold whatever happens: no unit of alice's or of the system's is red, no start limit was hit, what Nix starts has nothing to complain of,
- * and the tunnel was started at most as often as its growing pauses and the checks allow.
+ * What must hold whatever happens: no unit of alice's or of the system's is red, no start limit was
+ * hit, what Nix starts has nothing to complain of, and the tunnel was started at most as often as
+ * its growing pauses and the checks allow.
  */
 export async function calm(lab: Lab, since: number): Promise<void> {
   assert.equal(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '', 'no unit of alice’s is red')

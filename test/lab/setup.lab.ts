@@ -1,5 +1,6 @@
-// nix-lan setup and --undo on a plain laptop: a working cache in under a minute, also after a reboot; nothing changes the second time; killed
-// anywhere it can be finished or taken back; and what was there before is there again, byte for byte.
+// nix-lan setup and --undo on a plain laptop: a working cache in under a minute, also after a
+// reboot; nothing changes the second time; killed anywhere it can be finished or taken back; and
+// what was there before is there again, byte for byte.
 import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import type { Result } from '../lib/processes.ts'
@@ -14,7 +15,8 @@ let boxConf: string
 let laptopConf: string
 let knownHosts: string
 
-// The box knows another key that is called laptop-1, as of a laptop that was installed anew: ours has a random part in its name.
+// The box knows another key that is called laptop-1, as of a laptop that was installed anew: ours
+// has a random part in its name.
 
 /** Where the programs lie from which setup is called, as a clone of the repository would. */
 const DIST = '/opt/src/dist'
@@ -61,7 +63,10 @@ async function must(code: number, ...args: string[]): Promise<Result> {
   return result
 }
 
-/** All that setup may touch: kind, mode, owner and content of everything there, by path. Not what nix-build itself leaves. */
+/**
+ * All that setup may touch: kind, mode, owner and content of everything there, by path. Not what
+ * nix-build itself leaves.
+ */
 async function snapshot(): Promise<Map<string, string>> {
   const places = '/etc /usr/local /nix/var/nix/gcroots /var/lib/nix-lan /run/nix-lan /var/lib/systemd/linger /home'
   const sums = `find ${places} -type f -exec sha256sum {} + 2>/dev/null | sed 's,^\\([0-9a-f]*\\) *\\(.*\\),\\2\\t\\1,'`
@@ -108,7 +113,10 @@ async function built(name: string): Promise<string> {
 
 const onBox = async (path: string): Promise<boolean> => (await lab.box.run('root', 'nix-store', ['--check-validity', path])).code === 0
 
-/** Deletes a path on the laptop, and it comes back from the box. On a machine that has no time, connect gives the box up after its deadline: then again. */
+/**
+ * Deletes a path on the laptop, and it comes back from the box. On a machine that has no time,
+ * connect gives the box up after its deadline: then again.
+ */
 async function comesBack(name: string, path: string, owner: 'root' | 'alice' = 'root'): Promise<void> {
   const fetched = async (): Promise<boolean> => {
     await lab.laptop.must(owner, 'nix-store', ['--delete', path])
@@ -350,7 +358,8 @@ test('the box is away: this machine is set up, and the rest is done when it is b
     within: 60_000,
     every: 1000,
   })
-  // An upload may have begun before the box knew the key, and set the path aside then, or do so in a moment.
+  // An upload may have begun before the box knew the key, and set the path aside then, or do so in
+  // a moment.
   const retried = async (): Promise<boolean> => {
     await lab.laptop.must('alice', 'nix-lan', ['queue', 'retry'])
     return await onBox(path)
@@ -595,7 +604,10 @@ test('a newer version: said, and the tunnel is restarted with it', async () => {
   await asItWas('undone')
 })
 
-/** Setup or undo, killed (SIGKILL) as it enters its nth call of a kind; false when it had fewer of them and came to its end. */
+/**
+ * Setup or undo, killed (SIGKILL) as it enters its nth call of a kind; false when it had fewer of
+ * them and came to its end.
+ */
 async function killed(call: string, nth: number, ...args: string[]): Promise<boolean> {
   const strace = ['strace', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${call}:signal=SIGKILL:when=${nth}`]
   const result = await setup([...args, '--yes', ...(args.includes('--undo') ? [] : ['--no-doctor'])], strace)

@@ -1,8 +1,10 @@
 // Time that is not as it seems: the laptop sleeps, and its clock jumps.
 //
-// A suspend is played by stopping all of the laptop's processes, with the network cut meanwhile. Its clock is this machine's, which no test may set: a
-// jump is played by a `node` that finds another time in a file each time it is asked, for all that nix-lan does. It doesn't reach systemd, whose
-// timer for the check goes by a clock that nobody sets, nor the timestamps that the kernel gives to files.
+// A suspend is played by stopping all of the laptop's processes, with the network cut meanwhile.
+// Its clock is this machine's, which no test may set: a jump is played by a `node` that finds
+// another time in a file each time it is asked, for all that nix-lan does. It doesn't reach
+// systemd, whose timer for the check goes by a clock that nobody sets, nor the timestamps that the
+// kernel gives to files.
 import * as assert from 'uvu/assert'
 import { pause } from '../lib/processes.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'

@@ -1,5 +1,6 @@
-// The units by themselves, on each release's systemd: that it has nothing to say against them, that an upload is neither stopped for good by many
-// quick successes nor a tight loop when it can't go, and that a stop leaves nothing red and the queue whole. The scenarios have the rest.
+// The units by themselves, on each release's systemd: that it has nothing to say against them, that
+// an upload is neither stopped for good by many quick successes nor a tight loop when it can't go,
+// and that a stop leaves nothing red and the queue whole. The scenarios have the rest.
 import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import { pause } from '../lib/processes.ts'

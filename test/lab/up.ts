@@ -1,5 +1,6 @@
-// npm run lab: boots the lab with nix-lan on the laptop and leaves it up, in the foreground, until ^C; npm run lab -- COMMAND… does something in
-// the lab that is up, from another terminal. One at a time.
+// npm run lab: boots the lab with nix-lan on the laptop and leaves it up, in the foreground, until
+// ^C; npm run lab -- COMMAND… does something in the lab that is up, from another terminal. One at a
+// time.
 import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, rmSync } from 'node:fs'
 import { createConnection, createServer } from 'node:net'

@@ -1,5 +1,6 @@
-// An upload on a slow link: what Nix fetches meanwhile takes hardly longer than without. Uploads have an ssh connection of their own, which is made
-// at the first one, ends with the tunnel, and comes back when it was lost.
+// An upload on a slow link: what Nix fetches meanwhile takes hardly longer than without. Uploads
+// have an ssh connection of their own, which is made at the first one, ends with the tunnel, and
+// comes back when it was lost.
 import * as assert from 'uvu/assert'
 import { pause } from '../lib/processes.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'

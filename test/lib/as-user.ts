@@ -1,11 +1,15 @@
-// Contracts that hold for an ordinary user: as root they are run as one, since root ignores NIX_LAN_CONFIG. And files for others than ourselves.
+// Contracts that hold for an ordinary user: as root they are run as one, since root ignores
+// NIX_LAN_CONFIG. And files for others than ourselves.
 import { chmodSync, chownSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 export const ROOT = process.getuid?.() === 0
 /** Who runs the program: nobody, or whoever runs the tests. */
 export const USER = ROOT ? 65534 : (process.getuid?.() ?? 65534)
-/** Goes before the command. The capability: so that programs in root's folders can be run by somebody else. */
+/**
+ * Goes before the command. The capability: so that programs in root's folders can be run by
+ * somebody else.
+ */
 export const AS_USER = ROOT
   ? ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
   : []
@@ -26,7 +30,10 @@ export function foldersIn(parent: string): (name: string, mine?: boolean) => str
   }
 }
 
-/** The directory with the runtime under test (see launcher.test.ts), by default this Node, in a directory of its own. */
+/**
+ * The directory with the runtime under test (see launcher.test.ts), by default this Node, in a
+ * directory of its own.
+ */
 export function runtimeIn(folder: (name: string) => string): string {
   if (process.env.NIX_LAN_TEST_RUNTIME) return process.env.NIX_LAN_TEST_RUNTIME
   const path = folder('runtime')

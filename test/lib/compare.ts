@@ -1,8 +1,9 @@
 // Comparing how long things take on a machine that may be busy.
 
 /**
- * Does several things in turn, again and again, and keeps the least milliseconds of each: what else the machine does only adds. Stops when
- * `enough` says so, but not before 5 rounds and not after 25; so a ratio that is really too high costs time, and still fails.
+ * Does several things in turn, again and again, and keeps the least milliseconds of each: what else
+ * the machine does only adds. Stops when `enough` says so, but not before 5 rounds and not after
+ * 25; so a ratio that is really too high costs time, and still fails.
  */
 export async function compare<Way extends string>(
   ways: Record<Way, () => Promise<number>>,

@@ -1,8 +1,10 @@
-// delay-relay.mjs: a link with latency, in user space. It listens, and passes on each connection's bytes to a target, later.
+// delay-relay.mjs: a link with latency, in user space. It listens, and passes on each connection's
+// bytes to a target, later.
 //
 //     node delay-relay.mjs '[["LISTEN", "TARGET"], …]'     each a port of 127.0.0.1 or the path of a unix socket
 //
-// It says "ready" on stdout, then takes lines of JSON on stdin and answers each with "done"; it ends when stdin does.
+// It says "ready" on stdout, then takes lines of JSON on stdin and answers each with "done"; it
+// ends when stdin does.
 //
 //     {"delay": 20, "rate": 12500000}   from now on: milliseconds in each direction, bytes a second in each direction (0: no limit)
 //     {"cut": "silent"}                 nothing is passed on any more, and new connections hear nothing; all stay open
@@ -10,14 +12,20 @@
 //     {"cut": "clean"}                  both ends of every connection are closed (FIN), and new ones are, too
 //     {"cut": "none"}                   the link is back; connections that were cut silently go on with what they held
 //
-// Each direction is a pipeline: what comes 1 ms after something else leaves 1 ms after it, however long the delay. With a delay of 0 bytes are
-// passed on in the moment they come, with no timer. The rate is the link's: all connections of one direction share it. What it can't show: the
-// round trip of TCP's own handshake (it accepts at once), and loss. A program of its own, and JavaScript, so that any Node starts it as it is.
+// Each direction is a pipeline: what comes 1 ms after something else leaves 1 ms after it, however
+// long the delay. With a delay of 0 bytes are passed on in the moment they come, with no timer. The
+// rate is the link's: all connections of one direction share it. What it can't show: the round trip
+// of TCP's own handshake (it accepts at once), and loss. A program of its own, and JavaScript, so
+// that any Node starts it as it is.
 import { createConnection, createServer } from 'node:net'
 
-/** With a rate, chunks are cut into pieces of so many bytes, lest a large one come all at its end. */
+/**
+ * With a rate, chunks are cut into pieces of so many bytes, lest a large one come all at its end.
+ */
 const PIECE = 16384
-/** A direction that holds more bytes than the delay needs holds back its source: a router's buffer. */
+/**
+ * A direction that holds more bytes than the delay needs holds back its source: a router's buffer.
+ */
 const BUFFER = 4 * 2 ** 20
 /** Node's timers count in whole milliseconds: what is due within so many goes now. */
 const SLACK = 0.5
@@ -93,7 +101,8 @@ function accept(near, target) {
     socket.setNoDelay?.(true)
     socket.on('error', () => both.forEach((end) => void end.destroy()))
     socket.on('close', () => {
-      // one end that is gone takes nothing any more; the other still gets what is on its way, unless there was no end to it
+      // one end that is gone takes nothing any more; the other still gets what is on its way,
+      // unless there was no end to it
       if (!socket.readableEnded) both.forEach((end) => void end.destroy())
       if (!both.every((end) => end.destroyed)) return
       pairs.delete(both)

@@ -1,4 +1,5 @@
-// A link with latency, a limited rate, and cuts, for tests and benchmarks on one machine: test/lib/delay-relay.mjs, started and steered from here.
+// A link with latency, a limited rate, and cuts, for tests and benchmarks on one machine:
+// test/lib/delay-relay.mjs, started and steered from here.
 import { type ChildProcess, spawn } from 'node:child_process'
 
 /** What a link is like. */
@@ -9,13 +10,19 @@ export interface Link {
   rate: number
 }
 
-/** How a link is lost: nothing comes any more; connections are reset; they are closed. `none`: it is back. */
+/**
+ * How a link is lost: nothing comes any more; connections are reset; they are closed. `none`: it is
+ * back.
+ */
 export type Cut = 'silent' | 'hard' | 'clean' | 'none'
 
 /** A port of 127.0.0.1, or the path of a unix socket. */
 export type Place = number | string
 
-/** Starts a relay, without delay at first. @param ways where it listens, and where each leads @throws Error when it can't listen */
+/**
+ * Starts a relay, without delay at first. @param ways where it listens, and where each leads
+ * @throws Error when it can't listen
+ */
 export async function startRelay(...ways: readonly (readonly [listen: Place, target: Place])[]): Promise<Relay> {
   const words = JSON.stringify(ways.map((way) => way.map(String)))
   const child = spawn(process.execPath, ['test/lib/delay-relay.mjs', words], { stdio: ['pipe', 'pipe', 'inherit'] })
@@ -44,7 +51,9 @@ export class Relay {
     })
   }
 
-  /** Waits for a line, and takes it. Called by startRelay. @throws Error when the relay ends before */
+  /**
+   * Waits for a line, and takes it. Called by startRelay. @throws Error when the relay ends before
+   */
   async heard(line: string): Promise<void> {
     while (!this.said.includes(`${line}\n`)) {
       if (this.over) throw new Error(`the relay has ended before it said ${line}`)

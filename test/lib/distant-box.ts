@@ -1,4 +1,5 @@
-// A box at the other end of a link with a delay: a server in this process that knows some paths and their NARs, and counts what it is asked.
+// A box at the other end of a link with a delay: a server in this process that knows some paths and
+// their NARs, and counts what it is asked.
 import { createServer, type Server, type Socket } from 'node:net'
 import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
 import { MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'

@@ -1,4 +1,5 @@
-// A nix-daemon in this process that knows a few paths: for the contract of what asks one, where no Nix is needed.
+// A nix-daemon in this process that knows a few paths: for the contract of what asks one, where no
+// Nix is needed.
 import { createServer, type Server, type Socket } from 'node:net'
 import { ByteReader } from '../../scripts/protocol/byte-reader.ts'
 import { MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
@@ -6,7 +7,8 @@ import { MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../..
 const LAST = u64(STDERR_LAST)
 
 /**
- * A server that speaks protocol 1.35 (Nix 2.15) and answers QueryPathInfo and QueryValidPaths, as 2.15's src/libstore/daemon.cc does.
+ * A server that speaks protocol 1.35 (Nix 2.15) and answers QueryPathInfo and QueryValidPaths, as
+ * 2.15's src/libstore/daemon.cc does.
  * @param signatures those of a path; undefined: it isn't there
  */
 export function fakeDaemon(signatures: (path: string) => string[] | undefined): Server {

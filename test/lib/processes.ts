@@ -18,7 +18,10 @@ export function kill(pid: number, signal: NodeJS.Signals): void {
   }
 }
 
-/** Signals a process and all that descend from it. nsenter itself waits outside and would not hand a signal on. */
+/**
+ * Signals a process and all that descend from it. nsenter itself waits outside and would not hand a
+ * signal on.
+ */
 export function killTree(root: number | undefined, signal: NodeJS.Signals): void {
   if (root === undefined) return
   const parents = new Map<number, number>()

@@ -1,4 +1,5 @@
-// Recorded sessions of real Nixes: test/nix/sessions.test.ts makes them, test/unit/recorded.test.ts replays them.
+// Recorded sessions of real Nixes: test/nix/sessions.test.ts makes them, test/unit/recorded.test.ts
+// replays them.
 
 export const SIDES = ['fromNix', 'toNix', 'fromBox', 'toBox'] as const
 
@@ -8,8 +9,9 @@ export interface Recorded extends Record<(typeof SIDES)[number], string> {
 }
 
 /**
- * The numbers of the operations in a session, found by their place after the hello: only for sessions without an upload, whose requests
- * are an operation, and strings or sets of them. Independent of worker.ts: strings begin with their length, and paths with a slash.
+ * The numbers of the operations in a session, found by their place after the hello: only for
+ * sessions without an upload, whose requests are an operation, and strings or sets of them.
+ * Independent of worker.ts: strings begin with their length, and paths with a slash.
  */
 export function operationsOf(session: Recorded): number[] {
   const bytes = Buffer.from(session.fromNix, 'base64').subarray(32)

@@ -1,12 +1,15 @@
-// Roots of other Debian releases, each with its own Nix: built once by mmdebstrap into the user's cache folder, never modified afterwards
-// (worlds and labs put an overlay over them).
+// Roots of other Debian releases, each with its own Nix: built once by mmdebstrap into the user's
+// cache folder, never modified afterwards (worlds and labs put an overlay over them).
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname } from 'node:path'
 import { run } from '../../scripts/system/exec.ts'
 import { PATH } from './needs.ts'
 
-/** A Debian release and what `nix --version` says in it (when this was written): 2.3.7 (which only reads nix/), 2.8.0, 2.26.3, 2.34.8. */
+/**
+ * A Debian release and what `nix --version` says in it (when this was written): 2.3.7 (which only
+ * reads nix/), 2.8.0, 2.26.3, 2.34.8.
+ */
 export type Suite = 'bullseye' | 'bookworm' | 'trixie' | 'forky'
 
 const INCLUDE = 'nix-bin,openssh-server,openssh-client,busybox-static'
@@ -21,7 +24,10 @@ const pending = new Map<string, Promise<string>>()
 /** What a root is made of. */
 export interface RootPlan {
   suite: Suite
-  /** Where it shall lie. What is in it must follow from this name, since a root that is there is taken as it is. */
+  /**
+   * Where it shall lie. What is in it must follow from this name, since a root that is there is
+   * taken as it is.
+   */
   root: string
   /** Packages, with commas between. */
   include: string
@@ -34,19 +40,26 @@ export function cacheFolder(): string {
   return `${process.env.XDG_CACHE_HOME || `${homedir()}/.cache`}/nix-lan`
 }
 
-/** The folder of a release's root with Nix and ssh; builds it when it isn't there (a download of about 60 MB, 10 to 60 s). @throws as builtRoot */
+/**
+ * The folder of a release's root with Nix and ssh; builds it when it isn't there (a download of
+ * about 60 MB, 10 to 60 s). @throws as builtRoot
+ */
 export function debianRoot(suite: Suite): Promise<string> {
   return builtRoot({ suite, root: `${cacheFolder()}/roots/${suite}`, include: suite === 'bullseye' ? INCLUDE_OLD : INCLUDE })
 }
 
-/** The folder of a root; builds it when it isn't there, once, whoever else wants it at the same time. @throws Error with mmdebstrap's last lines */
+/**
+ * The folder of a root; builds it when it isn't there, once, whoever else wants it at the same
+ * time. @throws Error with mmdebstrap's last lines
+ */
 export function builtRoot(plan: RootPlan): Promise<string> {
   const root = pending.get(plan.root) ?? build(plan)
   pending.set(plan.root, root)
   return root
 }
 
-// $0: the root, then mmdebstrap's command. What is unfinished has another name, so that a root is whole or not there.
+// $0: the root, then mmdebstrap's command. What is unfinished has another name, so that a root is
+// whole or not there.
 const BUILD = `[ -e "$0/.complete" ] && exit
 rm -rf --one-file-system "$0" "$0.unfinished"
 "$@" && touch "$0.unfinished/.complete" && mv "$0.unfinished" "$0"`
@@ -68,7 +81,10 @@ async function build({ suite, root, include, hooks = [] }: RootPlan): Promise<st
   }
 }
 
-/** The mirror that this machine itself uses when it is a Debian; otherwise none, and mmdebstrap takes Debian's own. */
+/**
+ * The mirror that this machine itself uses when it is a Debian; otherwise none, and mmdebstrap
+ * takes Debian's own.
+ */
 async function mirror(): Promise<string[]> {
   const debian = existsSync('/etc/os-release') && /^ID=debian$/m.test(readFileSync('/etc/os-release', 'utf8'))
   if (debian) {

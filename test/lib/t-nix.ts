@@ -1,6 +1,9 @@
 // Derivations for tests with a real Nix.
 
-/** The text of a .nix file: a derivation, or `count` of them named NAME-1…, else NAME itself. An output is one file. */
+/**
+ * The text of a .nix file: a derivation, or `count` of them named NAME-1…, else NAME itself. An
+ * output is one file.
+ */
 export const T_NIX = `# Derivations that need no nixpkgs; the sandbox is off, so /bin/sh will do as the builder.
 { name ? "demo", text ? "hello", count ? 0, kb ? 0, seconds ? 0 }:
 let

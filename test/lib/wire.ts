@@ -1,4 +1,5 @@
-// Ends of a worker-protocol connection that live in memory, and NARs made by the book: for tests of what relays them.
+// Ends of a worker-protocol connection that live in memory, and NARs made by the book: for tests of
+// what relays them.
 
 import type { Client } from '../../scripts/connect/client.ts'
 import type { Box } from '../../scripts/protocol/box.ts'
@@ -35,7 +36,10 @@ export function clientOf(bytes: Buffer, size?: number): Client & { got(): Buffer
   }
 }
 
-/** A box after its handshake, sending `bytes` whatever it is asked. What it was asked is in `asked()`. */
+/**
+ * A box after its handshake, sending `bytes` whatever it is asked. What it was asked is in
+ * `asked()`.
+ */
 export function boxOf(bytes: Buffer, size?: number): Box & { asked(): Buffer; ended(): boolean } {
   const written: Buffer[] = []
   let ended = false
@@ -92,7 +96,10 @@ const bytes = (content: string | Buffer): Buffer => {
   return Buffer.concat([u64(data.length), data, Buffer.alloc((8 - (data.length % 8)) % 8)])
 }
 
-/** Asserts that two runs of bytes are the same, and says where they part. (uvu's own comparison prints a line for each byte.) */
+/**
+ * Asserts that two runs of bytes are the same, and says where they part. (uvu's own comparison
+ * prints a line for each byte.)
+ */
 export function same(actual: Buffer, expected: Buffer, what = 'bytes'): void {
   if (actual.equals(expected)) return
   const at = expected.findIndex((byte, i) => byte !== actual[i])

@@ -1,5 +1,5 @@
-// What README.md and nix/README.md show of Nix is what is in nix/: the snippets are the example files, and the table of options is made from the
-// modules. UPDATE=1 writes both anew.
+// What README.md and nix/README.md show of Nix is what is in nix/: the snippets are the example
+// files, and the table of options is made from the modules. UPDATE=1 writes both anew.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -50,7 +50,10 @@ test('nix/README.md has the table of all options', async () => {
   }
 })
 
-/** The table in Markdown: the options of NixOS, which has all, and whether Home Manager has them, too. */
+/**
+ * The table in Markdown: the options of NixOS, which has all, and whether Home Manager has them,
+ * too.
+ */
 function table(nixos: Option[], home: Option[]): string {
   const names = new Set(home.map((option) => option.name))
   assert.equal(

@@ -1,4 +1,5 @@
-// nix/make-key.sh with a real Nix: the key's name, links and mount points on the way to the file, and what it never does.
+// nix/make-key.sh with a real Nix: the key's name, links and mount points on the way to the file,
+// and what it never does.
 import { spawnSync } from 'node:child_process'
 import {
   existsSync,

@@ -1,5 +1,6 @@
-// What the Home Manager and the NixOS module make of a configuration, compared with the files in golden/ (UPDATE=1 writes them anew: the diff
-// is the review), in four versions of Nix; what they refuse, and with which words; and that nix.conf and config.toml are what Nix and nix-lan read.
+// What the Home Manager and the NixOS module make of a configuration, compared with the files in
+// golden/ (UPDATE=1 writes them anew: the diff is the review), in four versions of Nix; what they
+// refuse, and with which words; and that nix.conf and config.toml are what Nix and nix-lan read.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { parse } from 'smol-toml'
 import { suite } from 'uvu'
@@ -326,7 +327,10 @@ for (const [what, kind, module, message] of REFUSED) {
   })
 }
 
-/** Each makes an assertion fail, whose text has the way out: a module's text after the head, and what the messages must say. */
+/**
+ * Each makes an assertion fail, whose text has the way out: a module's text after the head, and
+ * what the messages must say.
+ */
 const FAILED: [what: string, kind: 'nixos' | 'home', module: string, messages: RegExp[]][] = [
   ['all is well on NixOS', 'nixos', `${NIXOS} ${RPI} }`, []],
   ['all is well with Home Manager', 'home', `${HOME} ${RPI} }`, []],
@@ -508,7 +512,10 @@ for (const [what, kind, module, warnings] of WARNED) {
   })
 }
 
-/** What only nix-lan's own parser refuses, when the file is built: a module's text after the head, and what the build says. */
+/**
+ * What only nix-lan's own parser refuses, when the file is built: a module's text after the head,
+ * and what the build says.
+ */
 const UNBUILT: [what: string, kind: 'nixos' | 'home', module: string, file: string, message: RegExp][] = [
   [
     'a setting that is not there',

@@ -1,6 +1,7 @@
-// The story of one build on a NixOS laptop and its box, as far as it can be told without NixOS: what nix/examples/nixos.nix and box.nix come to
-// (with the stand-in for nixpkgs) is put into two worlds as NixOS would put it there, and then used. The rest is nix/test.nix, for a machine
-// with nixpkgs.
+// The story of one build on a NixOS laptop and its box, as far as it can be told without NixOS:
+// what nix/examples/nixos.nix and box.nix come to (with the stand-in for nixpkgs) is put into two
+// worlds as NixOS would put it there, and then used. The rest is nix/test.nix, for a machine with
+// nixpkgs.
 import { readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { suite } from 'uvu'
@@ -176,7 +177,10 @@ async function systemOf(project: Project, example: string, more: string): Promis
 const modulesOf = ({ folder }: Project, example: string, more: string): string =>
   `[ ${folder}/nix/examples/${example}.nix ({ lib, ... }: let force = lib.mkForce; in ${more}) ]`
 
-/** The nix.conf, with what every world needs above it; without the one cache that can't be reached from here. */
+/**
+ * The nix.conf, with what every world needs above it; without the one cache that can't be reached
+ * from here.
+ */
 function confOf(system: System, which: 'conf' | 'conf-2311' = 'conf'): string {
   const base = nixConf()
     .split('\n')
@@ -186,7 +190,10 @@ function confOf(system: System, which: 'conf' | 'conf-2311' = 'conf'): string {
   return `${base.join('\n')}${conf}`
 }
 
-/** What is built of a system: the script of the unit nix-lan-key, and the folder of the user units; and what its activation has said. */
+/**
+ * What is built of a system: the script of the unit nix-lan-key, and the folder of the user units;
+ * and what its activation has said.
+ */
 interface Scripts {
   key: string
   units: string

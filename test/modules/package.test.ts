@@ -1,5 +1,5 @@
-// nix/package.nix built for real, and what it installs used as Nix and systemd would use it. The stand-in's builder runs the same install
-// phase that nixpkgs' stdenv would.
+// nix/package.nix built for real, and what it installs used as Nix and systemd would use it. The
+// stand-in's builder runs the same install phase that nixpkgs' stdenv would.
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -128,7 +128,8 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
 
   test('Nix uses the hook and connect of the package: built, queued, and the box is an empty store', async () => {
     const { world } = project
-    // As on NixOS: links in a stable place, and a daemon whose PATH has next to nothing in it (nix up to 2.19 needs bash there).
+    // As on NixOS: links in a stable place, and a daemon whose PATH has next to nothing in it (nix
+    // up to 2.19 needs bash there).
     await world.must('root', 'mkdir', ['-p', '/run/current-system/sw'])
     await world.must('root', 'ln', ['-s', `${out}/bin`, '/run/current-system/sw/bin'])
     world.write('/etc/nix-lan/config.toml', 'user = "alice"\n[cache.rpi]\nhost = "rpi.invalid"\n')

@@ -1,4 +1,5 @@
-// Every .nix file of the project is read by Nix 2.3, 2.8, 2.26 and 2.34; and the flake, from 2.8 on, is what `nix flake` thinks a flake is.
+// Every .nix file of the project is read by Nix 2.3, 2.8, 2.26 and 2.34; and the flake, from 2.8
+// on, is what `nix flake` thinks a flake is.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

@@ -1,5 +1,6 @@
-// What the tests of flake.nix, default.nix and nix/ share: a world (test/nix/world.ts) of each Nix, with a copy of the project in it, and the
-// stand-in for nixpkgs that lies in stub/. Nothing of nixpkgs itself can be had here; nix/README.md says what that leaves untried.
+// What the tests of flake.nix, default.nix and nix/ share: a world (test/nix/world.ts) of each Nix,
+// with a copy of the project in it, and the stand-in for nixpkgs that lies in stub/. Nothing of
+// nixpkgs itself can be had here; nix/README.md says what that leaves untried.
 import { cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { createWorld, nixConf, type World, type WorldOptions } from '../nix/world.ts'
 
@@ -71,8 +72,8 @@ export async function evaluate(project: Project, expression: string): Promise<un
 export const withoutHashes = (text: string): string => text.replace(/(\/nix\/store\/)[0-9a-df-np-sv-z]{32}/g, '$1HASH')
 
 /**
- * An evaluated configuration as text for people: a line for each value, by its path, in the order of the alphabet; below it the lines of a
- * longer text and the elements of a list.
+ * An evaluated configuration as text for people: a line for each value, by its path, in the order
+ * of the alphabet; below it the lines of a longer text and the elements of a list.
  */
 export function flatten(tree: unknown, path = ''): string {
   if (Array.isArray(tree))

@@ -1,5 +1,6 @@
-// What a box that is away costs a build: the tunnel's socket missing, stale, or accepting but unresponsive. Every build succeeds without `fallback` and
-// without a word of error; missing and stale cost hardly more than starting a JavaScript runtime, unresponsive its deadline, once.
+// What a box that is away costs a build: the tunnel's socket missing, stale, or accepting but
+// unresponsive. Every build succeeds without `fallback` and without a word of error; missing and
+// stale cost hardly more than starting a JavaScript runtime, unresponsive its deadline, once.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { compare } from '../lib/compare.ts'
@@ -10,7 +11,10 @@ const test = needs(suite('away'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
 /** What is to be reached, in starts of an empty node. */
 const GOAL = 1.5
-/** Room for a noisy machine: waiting for a box that isn't there costs eighty, a start for each question as many as there are questions. */
+/**
+ * Room for a noisy machine: waiting for a box that isn't there costs eighty, a start for each
+ * question as many as there are questions.
+ */
 const DEAREST = 6
 const DEADLINE = 2000
 
@@ -21,7 +25,10 @@ let count = 0
 const oneMore = () => ['--argstr', 'name', `new-${count++}`]
 const WITHOUT = { NIX_CONFIG: 'substituters =' }
 
-/** Builds something new. Returns the milliseconds. @throws AssertionError when Nix says a word of error or warning */
+/**
+ * Builds something new. Returns the milliseconds. @throws AssertionError when Nix says a word of
+ * error or warning
+ */
 async function build(pair: Pair, env: Record<string, string> = {}): Promise<number> {
   const { stderr, ms } = await pair.build(oneMore(), env)
   assert.not.match(stderr, /error|warning/i)

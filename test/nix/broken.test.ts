@@ -1,5 +1,5 @@
-// Whatever is wrong with nix-lan-connect itself, a build succeeds: no configuration, a broken one, an exception inside.
-// (No JavaScript runtime: no-runtime.test.ts.)
+// Whatever is wrong with nix-lan-connect itself, a build succeeds: no configuration, a broken one,
+// an exception inside. (No JavaScript runtime: no-runtime.test.ts.)
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -11,7 +11,8 @@ const byName = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20box`
 
 const test = needs(suite('broken'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
-// Functions of the bundle that are made to throw, and whether the box is there then, so that they are called.
+// Functions of the bundle that are made to throw, and whether the box is there then, so that they
+// are called.
 const PLACES = [
   ['async function findTarget(args2) {', 'there'],
   ['function becomeOwner(socket, beforehand) {', 'there'],

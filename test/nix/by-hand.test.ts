@@ -7,7 +7,10 @@ import { accepts, createWorld, GREETING, nixConf, type World } from './world.ts'
 
 const test = needs(suite('by hand'), 'root', 'nix', 'ssh', 'sshd')
 
-/** The lines of the block behind the comment that names this file, without the two that make no sense in a world. */
+/**
+ * The lines of the block behind the comment that names this file, without the two that make no
+ * sense in a world.
+ */
 function setUpBlock(): string[] {
   const [, block = ''] = /<!-- test\/nix\/by-hand\.test\.ts[^\n]*\n```sh\n([\s\S]*?)```/.exec(readFileSync('docs/by-hand.md', 'utf8')) ?? []
   const lines = block.trim().split('\n')

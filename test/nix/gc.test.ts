@@ -1,4 +1,5 @@
-// nix-lan gc with real Nix on both sides: exactly what the box can give back goes, and it comes back.
+// nix-lan gc with real Nix on both sides: exactly what the box can give back goes, and it comes
+// back.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'

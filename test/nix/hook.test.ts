@@ -1,4 +1,5 @@
-// post-build-hook with real Nix: what a daemon tells its hook, and what keeps a path alive, differ by version.
+// post-build-hook with real Nix: what a daemon tells its hook, and what keeps a path alive, differ
+// by version.
 import { existsSync, readdirSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -8,7 +9,10 @@ import { ALICE, createWorld, nixConf, type World } from './world.ts'
 const HOOK = '/opt/nix-lan/dist/post-build-hook'
 const ROOTS = '/nix/var/nix/gcroots/nix-lan'
 
-/** Derivations with one and two outputs; `tag` makes them new. The content-addressed one needs a feature that is off elsewhere. */
+/**
+ * Derivations with one and two outputs; `tag` makes them new. The content-addressed one needs a
+ * feature that is off elsewhere.
+ */
 const NIX = `{ tag, kind }:
 let
   base = { system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin"; inherit tag; };

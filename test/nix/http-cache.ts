@@ -1,9 +1,13 @@
-// An http binary cache on loopback, such as cache.nixos.org is: one that a test can count on, look into, and take away.
+// An http binary cache on loopback, such as cache.nixos.org is: one that a test can count on, look
+// into, and take away.
 import { createReadStream } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
-/** A binary cache: the files of a folder, and what was asked for. It can go away, and come back at the same port. */
+/**
+ * A binary cache: the files of a folder, and what was asked for. It can go away, and come back at
+ * the same port.
+ */
 export class HttpCache {
   asked: string[] = []
   url = ''

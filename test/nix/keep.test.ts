@@ -1,4 +1,5 @@
-// What the box keeps, with real Nix and ssh: uploads survive its garbage collection, for as long as they should and no longer.
+// What the box keeps, with real Nix and ssh: uploads survive its garbage collection, for as long as
+// they should and no longer.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'

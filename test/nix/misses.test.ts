@@ -1,5 +1,6 @@
-// What a cache costs that has nothing: Nix starts connect once for each command (a plain pipe is started anew for every miss on Nix up to
-// 2.30, see worker.ts), with the box there and away, for what is built and for what another cache has.
+// What a cache costs that has nothing: Nix starts connect once for each command (a plain pipe is
+// started anew for every miss on Nix up to 2.30, see worker.ts), with the box there and away, for
+// what is built and for what another cache has.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
@@ -13,7 +14,10 @@ const BUILDS = 40
 const PATHS = 200
 /** The size of each, which is that of a small real one. */
 const KIB = 64
-/** What is to be reached is 1.5; what a restart for each miss costs is 37 and more. Between them there is room for a busy machine. */
+/**
+ * What is to be reached is 1.5; what a restart for each miss costs is 37 and more. Between them
+ * there is room for a busy machine.
+ */
 const SLOWEST = 5
 
 interface Figures {
@@ -23,7 +27,10 @@ interface Figures {
   starts: number
 }
 
-/** Does something several times in several ways, in turn, so that a busy moment of the machine hits all of them. */
+/**
+ * Does something several times in several ways, in turn, so that a busy moment of the machine hits
+ * all of them.
+ */
 async function compare(pair: Pair, ways: Record<string, () => Promise<number>>): Promise<Record<string, Figures>> {
   const figures: Record<string, Figures> = {}
   for (let round = 0; round < ROUNDS; round++) {
@@ -101,7 +108,8 @@ async function fetchesFrom(pair: Pair, client: string, cache: HttpCache): Promis
     assert.ok(await pair.clientHas(...paths))
     return ms
   }
-  // New paths are fetched once: what Nix remembers of a cache from the round before would make it faster than it ever is.
+  // New paths are fetched once: what Nix remembers of a cache from the round before would make it
+  // faster than it ever is.
   pair.configure({ substituters: other, 'narinfo-cache-positive-ttl': '0' })
   await pair.client.stopDaemon()
   await pair.client.startDaemon()

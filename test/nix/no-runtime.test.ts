@@ -1,5 +1,6 @@
-// A machine whose JavaScript runtime is gone (an update, a garbage collection, a bare PATH): Nix goes on building with nix-lan-connect in
-// nix.conf and nix-lan-run before the command, since the heads do then what sh can.
+// A machine whose JavaScript runtime is gone (an update, a garbage collection, a bare PATH): Nix
+// goes on building with nix-lan-connect in nix.conf and nix-lan-run before the command, since the
+// heads do then what sh can.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'

@@ -1,4 +1,5 @@
-// A client and a box: two worlds, a real sshd, keys made for the occasion, nix-lan set up on the client as the README says, signatures required.
+// A client and a box: two worlds, a real sshd, keys made for the occasion, nix-lan set up on the
+// client as the README says, signatures required.
 //
 //     const pair = await createPair({ client: 'host', box: 'bookworm', hook: true })
 //     await pair.openTunnel()
@@ -7,7 +8,8 @@
 //     await pair.box.stopSshd()      // the box is away (its ssh client in the client's world ends, too); freezeSshd(): unresponsive
 //     await pair.close()
 //
-// The cache's name is "box". Both have a nix-daemon, and neither trusts alice; the client signs what it builds, the box knows the public key.
+// The cache's name is "box". Both have a nix-daemon, and neither trusts alice; the client signs
+// what it builds, the box knows the public key.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { accepts, createWorld, GREETING, nixConf, type Running, type World, type WorldOptions } from './world.ts'
 
@@ -30,7 +32,10 @@ export interface PairOptions {
   dist?: string
 }
 
-/** Makes both; the daemons and sshd run, the tunnel doesn't. @throws Error of the part that could not be made, with nothing left behind */
+/**
+ * Makes both; the daemons and sshd run, the tunnel doesn't. @throws Error of the part that could
+ * not be made, with nothing left behind
+ */
 export async function createPair(options: PairOptions = {}): Promise<Pair> {
   const dist = options.dist === undefined ? {} : { dist: options.dist }
   const worlds = await Promise.allSettled([
@@ -85,7 +90,10 @@ export class Pair {
     await box.startDaemon()
   }
 
-  /** Writes the client's nix.conf. A daemon that runs keeps what it has read: stopDaemon(), startDaemon(). */
+  /**
+   * Writes the client's nix.conf. A daemon that runs keeps what it has read: stopDaemon(),
+   * startDaemon().
+   */
   configure(settings: Record<string, string>, hook = false): void {
     const own: Record<string, string> = {
       'secret-key-files': '/etc/nix/secret',
@@ -112,7 +120,10 @@ export class Pair {
     await accepts(this.client.path(SOCKET), this.tunnel, GREETING)
   }
 
-  /** A plain `ssh -L`, as alice, for what must not depend on nix-lan-tunnel. @param port where the box's sshd is reached, by default its own */
+  /**
+   * A plain `ssh -L`, as alice, for what must not depend on nix-lan-tunnel. @param port where the
+   * box's sshd is reached, by default its own
+   */
   async openPlainTunnel(port = this.box.port): Promise<void> {
     await this.client.must('alice', 'mkdir', ['-p', '-m', '700', '/run/user/1000/nix-lan'])
     const forward = ['-o', 'StreamLocalBindUnlink=yes', '-o', 'BatchMode=yes', '-L', `${SOCKET}:/nix/var/nix/daemon-socket/socket`]
@@ -146,7 +157,10 @@ export class Pair {
     writeFileSync(this.counter, '')
   }
 
-  /** Whether a store path is valid on the box with the client's signature, which is what "the box has it" means. */
+  /**
+   * Whether a store path is valid on the box with the client's signature, which is what "the box
+   * has it" means.
+   */
   async boxHas(...paths: string[]): Promise<boolean> {
     const info = await this.box.run('root', 'nix', ['path-info', '--sigs', ...paths], { env: { NIX_REMOTE: 'local' } })
     const signed = info.stdout.split('\n').filter((line) => line.includes('client-1:')).length
@@ -159,7 +173,10 @@ export class Pair {
     return names === '' ? [] : names.split('\n')
   }
 
-  /** Builds as alice, without an out-link: names of t.nix's arguments. @throws Error when the build fails */
+  /**
+   * Builds as alice, without an out-link: names of t.nix's arguments. @throws Error when the build
+   * fails
+   */
   async build(args: string[], env: Record<string, string> = {}): Promise<{ paths: string[]; stderr: string; ms: number }> {
     const built = await this.client.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { env })
     if (built.code !== 0)

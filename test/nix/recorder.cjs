@@ -1,5 +1,6 @@
-// recorder.cjs CONNECT DIRECTORY SOCKET --stdio: nix-lan-connect with all that it says and hears on both sides written down, in
-// DIRECTORY/{fromNix,toNix,fromBox,toBox}. Nix starts it in its place (test/nix/sessions.test.ts). CommonJS, since it runs in a world as it is.
+// recorder.cjs CONNECT DIRECTORY SOCKET --stdio: nix-lan-connect with all that it says and hears on
+// both sides written down, in DIRECTORY/{fromNix,toNix,fromBox,toBox}. Nix starts it in its place
+// (test/nix/sessions.test.ts). CommonJS, since it runs in a world as it is.
 const { spawn } = require('node:child_process')
 const { appendFileSync } = require('node:fs')
 const { createConnection, createServer } = require('node:net')

@@ -1,4 +1,5 @@
-// nix-lan-run with a real Nix, a real nix-daemon, a user that it doesn't trust, and an http cache on loopback that is there or not.
+// nix-lan-run with a real Nix, a real nix-daemon, a user that it doesn't trust, and an http cache
+// on loopback that is there or not.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'

@@ -1,5 +1,6 @@
-// What real Nixes say to a substituter, and what real boxes answer: each session goes right, and is made of operations that we know.
-// NIX_LAN_RECORD=1 npm test -- nix/sessions writes them to test/fixtures/sessions, for test/unit/recorded.test.ts.
+// What real Nixes say to a substituter, and what real boxes answer: each session goes right, and is
+// made of operations that we know. NIX_LAN_RECORD=1 npm test -- nix/sessions writes them to
+// test/fixtures/sessions, for test/unit/recorded.test.ts.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

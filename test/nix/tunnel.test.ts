@@ -1,5 +1,5 @@
-// nix-lan-tunnel and nix-lan-available with the real ssh, sshd and nix-daemon: one world that is client and box at once, under a name that
-// only known_hosts and /etc/hosts know.
+// nix-lan-tunnel and nix-lan-available with the real ssh, sshd and nix-daemon: one world that is
+// client and box at once, under a name that only known_hosts and /etc/hosts know.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
@@ -58,7 +58,8 @@ for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   test(`${signal}: ssh ends, and the socket goes with it`, async () => {
     const tunnel = await open()
     await tunnel.stop(signal)
-    // Told to all of them, as a terminal that hangs up tells it: ssh ends with 255 if it hears of it before its parent has.
+    // Told to all of them, as a terminal that hangs up tells it: ssh ends with 255 if it hears of
+    // it before its parent has.
     const code = await tunnel.ended
     assert.ok(code === 0 || (signal === 'SIGHUP' && code === 255), `exit ${code}`)
     assert.not(await socketIsThere())

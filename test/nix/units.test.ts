@@ -1,5 +1,6 @@
-// The units on the oldest systemd that they are for, 247 of Debian 11, which has no Nix that is new enough for a lab (test/lab/units.lab.ts has the
-// newer ones): systemd-analyze verify, in a root of that release.
+// The units on the oldest systemd that they are for, 247 of Debian 11, which has no Nix that is new
+// enough for a lab (test/lab/units.lab.ts has the newer ones): systemd-analyze verify, in a root of
+// that release.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,7 +13,8 @@ import { builtRoot, cacheFolder } from '../lib/roots.ts'
 
 const test = needs(suite('units on systemd 247'), 'root', 'roots')
 
-// systemd wants to know its control group. $0: the root, $1: a folder with the units; then their names.
+// systemd wants to know its control group. $0: the root, $1: a folder with the units; then their
+// names.
 const IN_ROOT = `mount --bind "$0" "$0"
 mount -t proc proc "$0/proc"
 mount -t sysfs sysfs "$0/sys"

@@ -1,6 +1,7 @@
-// Worlds: whole Nix installations (a multi-user store, an nix.conf, an untrusted user, a real sshd) in namespaces of their own on this one
-// machine. Nothing of the machine is changed, and nothing is left: each world lives in the mount and pid namespaces of one
-// process that ends when its stdin does, so it ends with the test, however that ends. Needs root.
+// Worlds: whole Nix installations (a multi-user store, an nix.conf, an untrusted user, a real sshd)
+// in namespaces of their own on this one machine. Nothing of the machine is changed, and nothing is
+// left: each world lives in the mount and pid namespaces of one process that ends when its stdin
+// does, so it ends with the test, however that ends. Needs root.
 //
 //     const world = await createWorld({ nix: 'bookworm' })             // or 'host', 'trixie', 'forky'
 //     world.write('/etc/nix/nix.conf', nixConf({ substituters: '' }))
@@ -8,11 +9,12 @@
 //     const built = await world.run('alice', 'nix-build', ['/opt/nix-lan/t.nix', '--no-out-link', '--argstr', 'name', 'x'])
 //     await world.close()
 //
-// In every world, at the same place: /opt/nix-lan/dist (this project's, live, read-only), /opt/nix-lan/t.nix (derivations that need no
-// nixpkgs), the JavaScript runtime that runs this in /usr/local/bin, alice (uid 1000, not trusted by Nix, /home/alice, /run/user/1000),
-// /nix with an empty store, and `world.dir`, a folder that has the same path inside and outside.
-// Everything else is an overlay that only the world sees: the host's own root ('host'), or that of a Debian release.
-// The network is the machine's. test/nix/pair.ts makes a client and a box of two worlds.
+// In every world, at the same place: /opt/nix-lan/dist (this project's, live, read-only),
+// /opt/nix-lan/t.nix (derivations that need no nixpkgs), the JavaScript runtime that runs this in
+// /usr/local/bin, alice (uid 1000, not trusted by Nix, /home/alice, /run/user/1000), /nix with an
+// empty store, and `world.dir`, a folder that has the same path inside and outside. Everything else
+// is an overlay that only the world sees: the host's own root ('host'), or that of a Debian
+// release. The network is the machine's. test/nix/pair.ts makes a client and a box of two worlds.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
@@ -67,7 +69,8 @@ export function nixConf(settings: Record<string, string> = {}): string {
     .join('')
 }
 
-// $1 folder, $2 lower root, $3 dist, $4 node, $5 "none" when there should be no runtime. Everything it mounts is private.
+// $1 folder, $2 lower root, $3 dist, $4 node, $5 "none" when there should be no runtime. Everything
+// it mounts is private.
 const HOLDER = `set -eu
 dir=$1 lower=$2 dist=$3 node=$4 runtime=$5
 r=$dir/w/root
@@ -131,7 +134,8 @@ export async function createWorld(options: WorldOptions): Promise<World> {
     options.noRuntime ? 'none' : 'js',
   ]
   const unshare = ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--propagation', 'private', 'sh', ...script]
-  // The outer sh sees to the folder even when we have been killed; a session of its own, so that ^C ends us and not, half-way, it.
+  // The outer sh sees to the folder even when we have been killed; a session of its own, so that ^C
+  // ends us and not, half-way, it.
   const keeper = spawn('sh', ['-c', '"$@"; rm -rf --one-file-system "$0"', dir, ...unshare], {
     stdio: ['pipe', 'pipe', 'pipe'],
     detached: true,
@@ -189,12 +193,16 @@ export class World {
     }
   }
 
-  /** Where a file of the world lies for us. (Absolute symlinks in it are followed in *our* root.) */
+  /**
+   * Where a file of the world lies for us. (Absolute symlinks in it are followed in *our* root.)
+   */
   path(inside: string): string {
     return `/proc/${this.pid}/root${inside}`
   }
 
-  /** Writes a file in the world, with its folders. Default: root's, 0644; with `user` 'alice' hers. */
+  /**
+   * Writes a file in the world, with its folders. Default: root's, 0644; with `user` 'alice' hers.
+   */
   write(inside: string, text: string, { mode = 0o644, user = 'root' as User } = {}): void {
     placeFile(this.path(inside), text, user === 'root' ? 0 : ALICE, mode)
   }
@@ -204,7 +212,10 @@ export class World {
     return readFileSync(this.path(inside), 'utf8')
   }
 
-  /** The environment of a user in the world, as a login gives it; root's is that of a service. Nothing of ours is in it. */
+  /**
+   * The environment of a user in the world, as a login gives it; root's is that of a service.
+   * Nothing of ours is in it.
+   */
   env(user: User, more: Record<string, string | undefined> = {}): Record<string, string | undefined> {
     const own =
       user === 'root'
@@ -231,8 +242,8 @@ export class World {
   }
 
   /**
-   * A program that takes a shell's arguments and is bash, as a user in the world: for zx, whose commands
-   * then run there. The environment is that of env(), which the caller hands on.
+   * A program that takes a shell's arguments and is bash, as a user in the world: for zx, whose
+   * commands then run there. The environment is that of env(), which the caller hands on.
    */
   shell(user: User): string {
     const file = `${this.dir}/shell-${user}`
@@ -251,7 +262,10 @@ export class World {
     throw new Error(`${this.name}: ${user} ran ${[command, ...args].join(' ').slice(0, 300)}: ${how}\n${result.stdout}${result.stderr}`)
   }
 
-  /** Starts a program in the background, with stdin from /dev/null and its output in a file of `dir`. */
+  /**
+   * Starts a program in the background, with stdin from /dev/null and its output in a file of
+   * `dir`.
+   */
   start(
     user: User,
     command: string,
@@ -301,7 +315,10 @@ export class World {
     for (const pid of this.processes(comm)) kill(pid, signal)
   }
 
-  /** Starts the multi-user nix-daemon as root with the environment of a bare service; waits until it accepts. Its stderr: daemonLog(). */
+  /**
+   * Starts the multi-user nix-daemon as root with the environment of a bare service; waits until it
+   * accepts. Its stderr: daemonLog().
+   */
   async startDaemon(env: Record<string, string | undefined> = {}): Promise<void> {
     const daemon = this.start('root', 'nix-daemon', [], { env: { HOME: undefined, USER: undefined, LANG: undefined, ...env } })
     this.daemon = daemon
@@ -322,8 +339,9 @@ export class World {
   }
 
   /**
-   * Starts a real sshd on 127.0.0.1, on a free port that the world keeps from then on. The host key and alice's user key are made
-   * at the first call: `userKey` is the private key for the one who logs in, `hostKey` the line for known_hosts without the host's name.
+   * Starts a real sshd on 127.0.0.1, on a free port that the world keeps from then on. The host key
+   * and alice's user key are made at the first call: `userKey` is the private key for the one who
+   * logs in, `hostKey` the line for known_hosts without the host's name.
    */
   async startSshd(): Promise<{ port: number; userKey: string; hostKey: string }> {
     const keys = '/etc/ssh/nix-lan'
@@ -334,14 +352,18 @@ export class World {
         await this.must('root', 'ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', `${keys}/${key}`])
       this.write(`${keys}/sshd_config`, sshdConfig(this.port, keys))
     }
-    // the sh between: nsenter stops itself when its child is stopped, and nobody would wake it (freezeSshd)
+    // the sh between: nsenter stops itself when its child is stopped, and nobody would wake it
+    // (freezeSshd)
     const sshd = this.start('root', 'sh', ['-c', '/usr/sbin/sshd -D -e -f "$0" & wait', `${keys}/sshd_config`])
     this.sshd = sshd
     await accepts(this.port, sshd)
     return { port: this.port, userKey: this.read(`${keys}/user`), hostKey: this.read(`${keys}/host.pub`).trim() }
   }
 
-  /** Cuts the box off: sshd and every session of it are gone at once. startSshd() brings it back at the same port. */
+  /**
+   * Cuts the box off: sshd and every session of it are gone at once. startSshd() brings it back at
+   * the same port.
+   */
   async stopSshd(): Promise<void> {
     this.signal('sshd', 'SIGKILL')
     await this.sshd?.ended
@@ -372,7 +394,8 @@ function sshdConfig(port: number, keys: string): string {
 }
 
 /**
- * Waits until something accepts at a unix socket or a local port, and answers what it is told, if it is told something.
+ * Waits until something accepts at a unix socket or a local port, and answers what it is told, if
+ * it is told something.
  * @throws Error with the program's output when it ends before, or after 20 s
  */
 export async function accepts(where: string | number, program: Running, greeting?: Buffer): Promise<void> {

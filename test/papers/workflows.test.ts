@@ -1,4 +1,5 @@
-// .github/workflows, which can't run here: they parse, shellcheck takes their commands, and what they name exists.
+// .github/workflows, which can't run here: they parse, shellcheck takes their commands, and what
+// they name exists.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { suite } from 'uvu'

@@ -1,4 +1,5 @@
-// Questions to the box's nix-daemon at the tunnel's socket: that all of a call go out before the first answer comes, and what becomes of bad ones.
+// Questions to the box's nix-daemon at the tunnel's socket: that all of a call go out before the
+// first answer comes, and what becomes of bad ones.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -48,8 +49,9 @@ test.after.each(() => {
 test.after(() => rmSync(FOLDER, { recursive: true }))
 
 /**
- * A nix-daemon of protocol 1.32 that answers when it has got all of `questions`, not before. The end of its handshake comes when something was said
- * after its hello, as it does when sshd's Nagle waits for an acknowledgement.
+ * A nix-daemon of protocol 1.32 that answers when it has got all of `questions`, not before. The
+ * end of its handshake comes when something was said after its hello, as it does when sshd's Nagle
+ * waits for an acknowledgement.
  */
 function daemon(questions: Buffer, answers: Buffer | ((socket: Socket) => void)): Promise<void> {
   const all = Buffer.concat([hello(0x0123), questions])

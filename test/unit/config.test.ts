@@ -1,4 +1,5 @@
-// The configuration: what is read, every way it can be wrong with the words that tell it, and which files are believed.
+// The configuration: what is read, every way it can be wrong with the words that tell it, and which
+// files are believed.
 import { execFileSync } from 'node:child_process'
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
@@ -529,7 +530,8 @@ files('the example in the words for no configuration is a configuration', () => 
   assert.equal(read(example).caches, [{ ...RPI, ssh: 'pi@rpi.local' }])
 })
 
-// Not os.tmpdir(), which may lie in a home directory: the trust in these files depends on where they are.
+// Not os.tmpdir(), which may lie in a home directory: the trust in these files depends on where
+// they are.
 let dir = ''
 const prepare = (): void => {
   dir = mkdtempSync('/tmp/nix-lan-config-')

@@ -31,7 +31,9 @@ const READY = units('active', 'active')
 const TRYING = units('active', 'activating')
 const FAILED = units('active', 'failed')
 
-/** What happens; the facts; the action, by the timer and otherwise; the end of the line, otherwise. */
+/**
+ * What happens; the facts; the action, by the timer and otherwise; the end of the line, otherwise.
+ */
 const TABLE: [string, Partial<Facts>, Action, Action, string][] = [
   ['the box has come', { units: DOWN }, 'start', 'start', '; starting its tunnel'],
   ['the box is there and used', { units: READY, listening: true }, 'none', 'none', '; its tunnel is up'],

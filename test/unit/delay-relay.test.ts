@@ -1,4 +1,5 @@
-// The relay of the tests: that a link made with it has the latency, the rate and the cuts that it is told, and changes no byte.
+// The relay of the tests: that a link made with it has the latency, the rate and the cuts that it
+// is told, and changes no byte.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { createConnection, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -33,7 +34,10 @@ test.after(() => {
   rmSync(TMP, { recursive: true, force: true })
 })
 
-/** Sends pieces, each so many milliseconds after the one before. Returns what came back, and in how many milliseconds. */
+/**
+ * Sends pieces, each so many milliseconds after the one before. Returns what came back, and in how
+ * many milliseconds.
+ */
 async function send(pieces: Buffer[], spacing = 0): Promise<{ got: Buffer; ms: number }> {
   const socket = createConnection(NEAR)
   const got: Buffer[] = []

@@ -1,4 +1,5 @@
-// What the doctor makes of what it sees: each fault is one line that names it, with what fixes it; and a fault further on isn't blamed.
+// What the doctor makes of what it sees: each fault is one line that names it, with what fixes it;
+// and a fault further on isn't blamed.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sudoFinds } from '../../scripts/cli/sudo.ts'
@@ -404,7 +405,8 @@ test('bash, the key, what is unsigned', () => {
   const judged = (more: Partial<typeof key> & { missing?: string }, machine = HAND) => judgeKey({ ...key, ...more }, machine)
   like(judged({}), 'ok', /signs as me-1.*--option secret-key-files ''/, null)
   like(judged({}, SINGLE), 'ok', /^signs as me-1, and trusts it$/, null)
-  // never a command that makes a key: there may be one already, and of two with one name Nix trusts only the first
+  // never a command that makes a key: there may be one already, and of two with one name Nix trusts
+  // only the first
   for (const machine of [HAND, SETUP]) like(judged({ files: [] }, machine), 'failed', /no secret-key-files/, /^sudo nix-lan setup/)
   like(judged({ files: [] }, NIXOS), 'failed', /no secret-key-files/, REBUILD)
   like(judged({ missing: 'ENOENT' }), 'failed', /not there/, /^sudo nix-lan setup .*put the key back/)
@@ -729,7 +731,8 @@ test('the user’s word: whole by root’s list, filtered, under the user’s na
   )
   const honest = 'systemctl --user enable --now nix-lan-check.timer'
   assert.is((await shown(hook, { ...lie, fix: honest }))[1]?.fix, honest)
-  // a fault that concerns the user alone counts beside root's own eyes; one that root sees counts first
+  // a fault that concerns the user alone counts beside root's own eyes; one that root sees counts
+  // first
   assert.equal((await shown({ ...hook, state: 'failed', found: 'mine' }, word))[0], failed("alice's word: mine", null))
   const seen = withWords([check('hook', failed('bad', 'sudo x'), { root: true })], toldIn(JSON.stringify([hook])) ?? [], 'alice', [])
   assert.equal(await seen[0]?.run(), failed('bad', 'sudo x'))

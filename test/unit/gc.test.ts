@@ -1,4 +1,5 @@
-// What nix-lan gc decides: what a box could give back, what goes and what stays, and what happens when a step fails.
+// What nix-lan gc decides: what a box could give back, what goes and what stays, and what happens
+// when a step fails.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { parseSize, parseSpan } from '../../scripts/cli/amounts.ts'
@@ -236,7 +237,10 @@ test('a store counts as in force only when the daemon takes it from the user, to
 
 // ---- carrying it out
 
-/** A store that deletes as Nix does, of which some paths are alive, and a box, both of which can fail at any call. */
+/**
+ * A store that deletes as Nix does, of which some paths are alive, and a box, both of which can
+ * fail at any call.
+ */
 class Stage {
   readonly here: Set<string>
   readonly calls: string[] = []

@@ -1,4 +1,5 @@
-// How often Nix is asked, with two fakes of it that note their calls: each start costs what a hot path has not.
+// How often Nix is asked, with two fakes of it that note their calls: each start costs what a hot
+// path has not.
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,7 +13,10 @@ const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-nix-'))
 const { PATH } = process.env
 const store = (name: string): string => `/nix/store/${'0'.repeat(32)}-${name}`
 
-/** Fakes of nix and nix-store: whatever is called `gone` isn't valid; while there is a file `hang`, nix does not answer. */
+/**
+ * Fakes of nix and nix-store: whatever is called `gone` isn't valid; while there is a file `hang`,
+ * nix does not answer.
+ */
 function prepare(): void {
   const fake = (name: string, text: string): void => {
     writeFileSync(join(TMP, name), `#!/bin/sh\necho ${name} >>${TMP}/log\n${text}\n`)

@@ -1,4 +1,5 @@
-// Over a link with a delay: what Nix asks for has been asked for already, what it gets is what it would have got, and nothing is invented.
+// Over a link with a delay: what Nix asks for has been asked for already, what it gets is what it
+// would have got, and nothing is invented.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -44,7 +45,10 @@ function boxOf(paths: number, more: (n: number) => Partial<Kept> = () => ({})): 
 
 interface Session {
   answers: Buffer
-  /** How many questions have waited for the box: it was asked for them on the session's own connection. */
+  /**
+   * How many questions have waited for the box: it was asked for them on the session's own
+   * connection.
+   */
   waited: number
   lost: string[]
   lines: string[]

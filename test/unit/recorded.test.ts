@@ -1,4 +1,5 @@
-// Sessions of real Nixes with real boxes (test/nix/sessions.test.ts records them), replayed: to Nix and to the box we say what was said then.
+// Sessions of real Nixes with real boxes (test/nix/sessions.test.ts records them), replayed: to Nix
+// and to the box we say what was said then.
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'

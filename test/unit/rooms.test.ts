@@ -1,4 +1,5 @@
-// The rooms of scripts/: imports go one way, downward. docs/architecture.md says what each room is for.
+// The rooms of scripts/: imports go one way, downward. docs/architecture.md says what each room is
+// for.
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { suite } from 'uvu'

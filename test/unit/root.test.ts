@@ -1,4 +1,5 @@
-// What root does where somebody else could have prepared something: setup's files, record and directories, and what it starts.
+// What root does where somebody else could have prepared something: setup's files, record and
+// directories, and what it starts.
 import { spawn, spawnSync } from 'node:child_process'
 import {
   chownSync,

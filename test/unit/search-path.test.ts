@@ -1,4 +1,5 @@
-// One list of the directories that programs lie in: the sh heads have it in their own text, and so it is compared.
+// One list of the directories that programs lie in: the sh heads have it in their own text, and so
+// it is compared.
 import { readdirSync, readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

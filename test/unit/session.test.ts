@@ -1,4 +1,5 @@
-// What Nix is answered: from a box that answers, that lacks a path, that fails, that dies at any byte, and without one.
+// What Nix is answered: from a box that answers, that lacks a path, that fails, that dies at any
+// byte, and without one.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Away } from '../../scripts/cli/errors.ts'
@@ -61,7 +62,10 @@ interface Outcome {
   failed: Error | null
 }
 
-/** Serves a Nix that sends these requests after its hello, with these boxes, one after the other. @param waits for a box that is lost */
+/**
+ * Serves a Nix that sends these requests after its hello, with these boxes, one after the other.
+ * @param waits for a box that is lost
+ */
 async function session(requests: Buffer[], boxes: (ReturnType<typeof boxOf> | null)[], chunk?: number, waits = false): Promise<Outcome> {
   const client = clientOf(Buffer.concat([hello(), ...requests]), chunk)
   const given = [...boxes]

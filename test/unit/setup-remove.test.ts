@@ -1,4 +1,5 @@
-// nix-lan setup when the configuration has lost a cache, or calls it something else: what becomes of its queue, and of its table.
+// nix-lan setup when the configuration has lost a cache, or calls it something else: what becomes
+// of its queue, and of its table.
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createConnection, createServer } from 'node:net'

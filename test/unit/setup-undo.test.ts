@@ -1,4 +1,5 @@
-// nix-lan setup --undo without its markers or its record: the lines that it finds, and what it takes for its own.
+// nix-lan setup --undo without its markers or its record: the lines that it finds, and what it
+// takes for its own.
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'

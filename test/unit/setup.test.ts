@@ -1,4 +1,5 @@
-// nix-lan setup: what it decides, as tables, and what its scripts do, run by a real sh on files in a temporary directory.
+// nix-lan setup: what it decides, as tables, and what its scripts do, run by a real sh on files in
+// a temporary directory.
 import { spawnSync } from 'node:child_process'
 import {
   chmodSync,

@@ -53,7 +53,10 @@ test('base 32, both ways', () => {
   assert.is(base32(empty), '0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73')
 })
 
-/** Path, references and content address, as Nix has them: text, source, flat, flat with SHA-1, a tree with SHA-1. */
+/**
+ * Path, references and content address, as Nix has them: text, source, flat, flat with SHA-1, a
+ * tree with SHA-1.
+ */
 const PROVEN: [string, string[], string][] = [
   [A, [], 'text:sha256:1lf969yddshzhld7sr1vbagr07bnygg99lgl6gk5kxcnp4z9wbcq'],
   [B.path, B.references, 'text:sha256:0qz8m80j1582gz8w8y69yq0jnjhm4wi4f7zcwjnf2xfi8a9009n3'],

@@ -1,4 +1,5 @@
-// What systemctl is asked and how its answers are read, with a fake systemctl and runuser in PATH; and the tunnel's state file.
+// What systemctl is asked and how its answers are read, with a fake systemctl and runuser in PATH;
+// and the tunnel's state file.
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'

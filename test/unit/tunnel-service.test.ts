@@ -34,8 +34,9 @@ Host key for pi.local has changed and you have requested strict checking.
 Host key verification failed.
 `
 const DENIED = 'alice@pi.local: Permission denied (publickey,password).\n'
-// What ssh 9.2 says when nobody listens there, and just the same with AllowStreamLocalForwarding no, AllowTcpForwarding no,
-// DisableForwarding yes in sshd_config, and `restrict` in authorized_keys (sshd 9.2).
+// What ssh 9.2 says when nobody listens there, and just the same with AllowStreamLocalForwarding
+// no, AllowTcpForwarding no, DisableForwarding yes in sshd_config, and `restrict` in
+// authorized_keys (sshd 9.2).
 const OPEN_FAILED = 'channel 1: open failed: connect failed: open failed\n'
 
 const ABOUT: Circumstances = { host: 'pi.local', byHand: 'ssh alice@pi.local', agent: 'keys', envFile: '/home/alice/.bashrc' }

@@ -90,7 +90,10 @@ test('the command that logs in by hand', () => {
   assert.is(loginByHand({ ...CACHE, port: 2222, ssh: 'pi' }, facts('hostname other.lan\n')), 'ssh pi')
 })
 
-/** What ssh itself takes from our command line when an alias has all that is not wanted; undefined where there is no ssh. */
+/**
+ * What ssh itself takes from our command line when an alias has all that is not wanted; undefined
+ * where there is no ssh.
+ */
 async function realFacts(argv: readonly string[], config: string): Promise<ReturnType<typeof parseFacts> | undefined> {
   const file = join(TMP, 'ssh_config')
   writeFileSync(file, config, { mode: 0o600 })

@@ -1,4 +1,5 @@
-// What nix-lan-run decides, as tables: how nix.conf is read, which entry means which cache, what NIX_CONFIG gets, which program is meant.
+// What nix-lan-run decides, as tables: how nix.conf is read, which entry means which cache, what
+// NIX_CONFIG gets, which program is meant.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { canonical, kinship } from '../../scripts/config/kinship.ts'

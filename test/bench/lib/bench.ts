@@ -1,5 +1,5 @@
-// What a benchmark is made of, and what it hands back. A benchmark makes what it needs, measures its ways in interleaved rounds, sees that the
-// work was really done, and cleans up.
+// What a benchmark is made of, and what it hands back. A benchmark makes what it needs, measures
+// its ways in interleaved rounds, sees that the work was really done, and cleans up.
 import type { Formula, Samples } from './stats.ts'
 
 export type Unit = 'ms' | 'MiB' | 'MiB/s' | 'instructions' | 'starts'
@@ -11,7 +11,10 @@ export interface Goal {
   formula: Formula
   most?: number
   least?: number
-  /** What --quick insists on: so far from the goal that only a mistake gets there, on a machine that does other things too. */
+  /**
+   * What --quick insists on: so far from the goal that only a mistake gets there, on a machine that
+   * does other things too.
+   */
   budget?: number
 }
 
@@ -25,7 +28,10 @@ export interface Row {
   goals: Goal[]
   /** Measured over a relay with latency: such rows have a table of their own. */
   link?: { nix: string; travel: string; work: string }
-  /** For the chart: which ways stand for nix-lan, the baseline, and what one would use instead; and whether the README's table shows it. */
+  /**
+   * For the chart: which ways stand for nix-lan, the baseline, and what one would use instead; and
+   * whether the README's table shows it.
+   */
   chart?: { label: string; ours: string; floor?: string; rival?: string; readme?: true }
   /** What the figures don't say by themselves. */
   notes?: string[]
@@ -54,7 +60,10 @@ export interface Bench {
 /** A size: the full one, or the one of --quick. */
 export const size = <T>({ quick }: Setting, full: T, small: T): T => (quick ? small : full)
 
-/** @throws Error when the condition doesn't hold: a benchmark that measures something else than it says is worse than none */
+/**
+ * @throws Error when the condition doesn't hold: a benchmark that measures something else than it
+ * says is worse than none
+ */
 export function ensure(condition: unknown, message: string): asserts condition {
   if (!condition) throw new Error(message)
 }

@@ -1,6 +1,6 @@
-// The chart of the README: a line of dots for each main row, on a logarithmic scale where nix-lan is
-// 1: nix-lan, the baseline, and what one would use instead. Pure; one SVG for a light page, one for a
-// dark page.
+// The chart of the README: a line of dots for each main row, on a logarithmic scale where nix-lan
+// is 1: nix-lan, the baseline, and what one would use instead. Pure; one SVG for a light page, one
+// for a dark page.
 import type { Result, Results } from './results.ts'
 
 const WHO = ['nix-lan', 'baseline', 'what one would use instead'] as const

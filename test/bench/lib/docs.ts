@@ -1,5 +1,6 @@
-// Where the results go: docs/bench.json, and between markers in docs/bench.md and README.md, with the charts beside them; those that were
-// measured over links with latency to docs/bench-link.json, and between markers of their own in docs/bench.md.
+// Where the results go: docs/bench.json, and between markers in docs/bench.md and README.md, with
+// the charts beside them; those that were measured over links with latency to docs/bench-link.json,
+// and between markers of their own in docs/bench.md.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { chart } from './chart.ts'
 import type { Results } from './results.ts'

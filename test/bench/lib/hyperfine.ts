@@ -1,4 +1,5 @@
-// Whole commands, measured by hyperfine inside a world: it starts them without a shell, so that even 1 ms is seen.
+// Whole commands, measured by hyperfine inside a world: it starts them without a shell, so that
+// even 1 ms is seen.
 import type { User, World } from '../../nix/world.ts'
 import { type Setting, size } from './bench.ts'
 import { median } from './stats.ts'
@@ -29,7 +30,9 @@ interface Report {
   results: { times: number[]; exit_codes: number[] }[]
 }
 
-/** Milliseconds of each command, by round. @throws Error when a command exits with anything but 0 */
+/**
+ * Milliseconds of each command, by round. @throws Error when a command exits with anything but 0
+ */
 export async function hyperfine(
   world: World,
   setting: Setting,

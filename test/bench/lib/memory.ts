@@ -17,7 +17,10 @@ export function descendants(root: number): number[] {
 /** The name of a process (as in /proc/PID/comm); empty when it is gone. */
 export const nameOf = (pid: number): string => read(`/proc/${pid}/comm`).trim()
 
-/** MiB that are resident now (VmRSS), or the most that ever were (VmHWM); 0 when the process is gone. */
+/**
+ * MiB that are resident now (VmRSS), or the most that ever were (VmHWM); 0 when the process is
+ * gone.
+ */
 export const resident = (pid: number, field: 'VmRSS' | 'VmHWM' = 'VmRSS'): number =>
   Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(read(`/proc/${pid}/status`))?.[1] ?? 0) / 1024
 

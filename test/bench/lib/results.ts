@@ -1,4 +1,5 @@
-// What was measured, as it is kept in docs/bench.json: enough to make the tables and the chart without measuring again.
+// What was measured, as it is kept in docs/bench.json: enough to make the tables and the chart
+// without measuring again.
 import type { Goal, Row, Unit } from './bench.ts'
 import { evaluate, median, spread } from './stats.ts'
 
@@ -79,7 +80,10 @@ export function overBudget(row: Row): string[] {
   })
 }
 
-/** The older results with those rows replaced that were measured again; figures of another machine are dropped. */
+/**
+ * The older results with those rows replaced that were measured again; figures of another machine
+ * are dropped.
+ */
 export function merge(older: Results | undefined, newer: Results, order: readonly string[]): Results {
   const measured = new Set(newer.rows.map(({ bench }) => bench))
   const kept = older?.machine === newer.machine ? older.rows.filter(({ bench }) => order.includes(bench) && !measured.has(bench)) : []

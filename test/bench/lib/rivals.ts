@@ -1,4 +1,5 @@
-// Puts the programs that nix-lan is measured against into a world: those of test/bench/rivals, which we wrote, and task-spooler's and sudo's set-up.
+// Puts the programs that nix-lan is measured against into a world: those of test/bench/rivals,
+// which we wrote, and task-spooler's and sudo's set-up.
 import { readdirSync, readFileSync } from 'node:fs'
 import type { World } from '../../nix/world.ts'
 

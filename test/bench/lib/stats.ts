@@ -1,6 +1,9 @@
 // The little arithmetic of the benchmarks: medians, and how far the rounds lie apart. Pure.
 
-/** What one way of doing something took: the sample of each round. The rounds are interleaved, so the n-th samples of all ways belong together. */
+/**
+ * What one way of doing something took: the sample of each round. The rounds are interleaved, so
+ * the n-th samples of all ways belong together.
+ */
 export type Samples = Record<string, number[]>
 
 /** The value in the middle; of an even number the mean of the two. @throws Error for no values */
@@ -21,7 +24,10 @@ export function spread(values: readonly number[]): number {
 /** What a goal compares: computes a figure from one figure for each way. */
 export type Formula = (way: (name: string) => number) => number
 
-/** A figure of the medians, and its spread over the rounds. @throws Error for a way that wasn't measured */
+/**
+ * A figure of the medians, and its spread over the rounds. @throws Error for a way that wasn't
+ * measured
+ */
 export function evaluate(samples: Samples, formula: Formula): { value: number; spread: number } {
   const of = (name: string): number[] => {
     const values = samples[name]

@@ -14,7 +14,9 @@ export function goalTable({ rows }: Results, again = true): string {
   return [`| what | compared | measured | to reach | |${more[0]}`, `|---|---|---|---|---|${more[1]}`, ...lines].join('\n')
 }
 
-/** The figures of links: one line for each way of each work on each Nix, one column for each link. */
+/**
+ * The figures of links: one line for each way of each work on each Nix, one column for each link.
+ */
 export function linkTable({ rows }: Results): string {
   const links = [...new Set(rows.map(({ link }) => link?.travel ?? ''))]
   const groups = new Map<string, Result[]>()

@@ -1,4 +1,5 @@
-// What it takes to say whether the box is there: when it is, when it isn't, and when the name server says nothing.
+// What it takes to say whether the box is there: when it is, when it isn't, and when the name
+// server says nothing.
 import { createSocket } from 'node:dgram'
 import { createPair, DIST, type Pair } from '../../nix/pair.ts'
 import { freePort } from '../../nix/world.ts'

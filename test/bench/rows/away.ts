@@ -1,4 +1,5 @@
-// What a box that is away costs a build: the tunnel's socket missing, stale (nobody listens any more), or unresponsive (it accepts and says nothing).
+// What a box that is away costs a build: the tunnel's socket missing, stale (nobody listens any
+// more), or unresponsive (it accepts and says nothing).
 
 import { pause } from '../../lib/processes.ts'
 import { createPair, DIST, type Pair, SOCKET } from '../../nix/pair.ts'

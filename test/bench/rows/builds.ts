@@ -1,4 +1,5 @@
-// What the hook costs where it counts: many builds that take no time themselves, one after the other.
+// What the hook costs where it counts: many builds that take no time themselves, one after the
+// other.
 import { createWorld, type World } from '../../nix/world.ts'
 import { type Bench, ensure, rounds, size } from '../lib/bench.ts'
 import { addRivals, RIVALS } from '../lib/rivals.ts'

@@ -1,4 +1,5 @@
-// What coming back from the box costs: a large path, and many small ones, through nix-lan-connect and through what else there is.
+// What coming back from the box costs: a large path, and many small ones, through nix-lan-connect
+// and through what else there is.
 import { HttpCache } from '../../nix/http-cache.ts'
 import { createPair, DIST, type Pair, SOCKET } from '../../nix/pair.ts'
 import { type Bench, ensure, type Row, rounds, type Setting, size } from '../lib/bench.ts'
@@ -37,7 +38,10 @@ export const fetch: Bench = {
   },
 }
 
-/** Something that only the box has, signed as if the client had built it; and that the HTTP cache has too. */
+/**
+ * Something that only the box has, signed as if the client had built it; and that the HTTP cache
+ * has too.
+ */
 async function published(pair: Pair, paths: string[]): Promise<void> {
   const local = { env: { NIX_REMOTE: 'local' } }
   const nix = (args: string[]) => pair.box.must('root', 'xargs', ['nix', ...args], { ...local, input: paths.join('\n'), timeout: 300_000 })

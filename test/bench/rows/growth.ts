@@ -1,5 +1,5 @@
-// How the cost grows: listing a queue, uploading what the box has already, and asking for whole closures through connect. It should be a straight
-// line, also beyond what fits one command line.
+// How the cost grows: listing a queue, uploading what the box has already, and asking for whole
+// closures through connect. It should be a straight line, also beyond what fits one command line.
 import { createPair, DIST, type Pair, QUEUE, SOCKET } from '../../nix/pair.ts'
 import { type Bench, ensure, type Row, rounds, type Setting, size } from '../lib/bench.ts'
 import { addRivals } from '../lib/rivals.ts'
@@ -34,7 +34,10 @@ const leaf = (n: number): string => `/nix/store/${String(n).padStart(32, '0')}-l
 /** Something that needs the first n − 1 of them. */
 const top = (n: number): string => `/nix/store/${String(n).padStart(32, 'a')}-top`
 
-/** The same paths in both stores, signed by the client: files of a few bytes, made known to Nix in one go. */
+/**
+ * The same paths in both stores, signed by the client: files of a few bytes, made known to Nix in
+ * one go.
+ */
 async function publish(pair: Pair, count: number, closures: readonly number[]): Promise<void> {
   const hash = `sha256:${'0'.repeat(64)}`
   const entry = (path: string, references: string[]): string => [path, hash, '120', '', references.length, ...references, ''].join('\n')

@@ -1,4 +1,5 @@
-// What the hook costs each build: in the ordinary case, with many outputs and caches, and where Nix doesn't tell it the outputs.
+// What the hook costs each build: in the ordinary case, with many outputs and caches, and where Nix
+// doesn't tell it the outputs.
 import { createWorld, type World } from '../../nix/world.ts'
 import { type Bench, ensure, type Row, type Setting } from '../lib/bench.ts'
 import { hyperfine } from '../lib/hyperfine.ts'
@@ -60,7 +61,10 @@ async function makeQueue(world: World, caches: readonly string[]): Promise<void>
   for (const cache of caches) await world.must('root', 'install', ['-d', '-o', '1000', `${QUEUE}/${cache}`])
 }
 
-/** The environment that Nix gives its hook, as root's daemon does: the settings too, which are some ninety lines. */
+/**
+ * The environment that Nix gives its hook, as root's daemon does: the settings too, which are some
+ * ninety lines.
+ */
 async function environment(world: World, outputs: readonly string[], drv: string): Promise<Record<string, string | undefined>> {
   const settings = await world.must('root', 'nix', ['show-config'], { env: { NIX_REMOTE: 'local' } })
   return { OUT_PATHS: outputs.join(' '), DRV_PATH: drv, NIX_CONFIG: settings, HOME: undefined, USER: undefined, NIX_REMOTE: undefined }

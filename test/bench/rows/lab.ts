@@ -1,5 +1,7 @@
-// Coming home: from the moment the cable is plugged in until the box's nix-daemon answers at the socket, and until what was built meanwhile is on the
-// box. In the lab, with real NetworkManager, systemd, mDNS and sshd; against the blog's dispatcher script, target and service, in turn on the same laptop.
+// Coming home: from the moment the cable is plugged in until the box's nix-daemon answers at the
+// socket, and until what was built meanwhile is on the box. In the lab, with real NetworkManager,
+// systemd, mDNS and sshd; against the blog's dispatcher script, target and service, in turn on the
+// same laptop.
 import { readFileSync } from 'node:fs'
 import { createLab, type Lab } from '../../lab/lab.ts'
 import { greets } from '../../lib/greeting.ts'
@@ -74,7 +76,10 @@ async function use({ laptop }: Lab, who: string): Promise<void> {
   }
 }
 
-/** Pulls the cable, builds, plugs it in again. Milliseconds until the socket answers; until the queue is empty goes to `drained`. */
+/**
+ * Pulls the cable, builds, plugs it in again. Milliseconds until the socket answers; until the
+ * queue is empty goes to `drained`.
+ */
 async function comesHome(made: Lab, who: string, count: number, drained: number[]): Promise<number> {
   await use(made, who)
   const socket = made.laptop.path(who === OURS ? '/run/user/1000/nix-lan/pi.sock' : '/tmp/blog.sock')

@@ -1,4 +1,5 @@
-// What a box costs that is there and has nothing of what is wanted: for what is built then, and for what another cache has.
+// What a box costs that is there and has nothing of what is wanted: for what is built then, and for
+// what another cache has.
 import { HttpCache } from '../../nix/http-cache.ts'
 import { createPair, DIST, type Pair, SOCKET } from '../../nix/pair.ts'
 import { type Bench, ensure, type Row, rounds, type Setting, size } from '../lib/bench.ts'

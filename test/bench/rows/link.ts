@@ -1,5 +1,6 @@
-// What a link with latency costs: on three Nixes, over a relay that holds each direction back, between ssh and sshd. Fetching many small paths,
-// that are asked for one by one or know of each other; asking for what the box lacks; building it.
+// What a link with latency costs: on three Nixes, over a relay that holds each direction back,
+// between ssh and sshd. Fetching many small paths, that are asked for one by one or know of each
+// other; asking for what the box lacks; building it.
 import { type Relay, startRelay } from '../../lib/delay-relay.ts'
 import type { Suite } from '../../lib/roots.ts'
 import { HttpCache } from '../../nix/http-cache.ts'
@@ -14,7 +15,10 @@ const HTTP = 'a local HTTP cache'
 const NONE = 'no such substituter'
 type Way = typeof OURS | typeof SSH | typeof HTTP | typeof NONE
 
-/** A Nix, and whether it starts the program of a store anew for each NAR (2.24 to 2.33; NixOS/nix#6950), so that its rivals take minutes. */
+/**
+ * A Nix, and whether it starts the program of a store anew for each NAR (2.24 to 2.33;
+ * NixOS/nix#6950), so that its rivals take minutes.
+ */
 interface Version {
   suite: Suite
   nix: string
@@ -39,7 +43,9 @@ const LINKS: readonly Travel[] = [
 /** Wi-Fi. */
 const QUICK: readonly Travel[] = [{ roundTrip: 10, rate: 100 }]
 
-/** Over the internet: what Mic92/nix-grpc-store, a store with a server of its own, was measured at. */
+/**
+ * Over the internet: what Mic92/nix-grpc-store, a store with a server of its own, was measured at.
+ */
 const FAR: Travel = { roundTrip: 47, rate: 0 }
 /** 1,000 paths of 400 MB together, most of them small and some large, in KiB each. */
 const CLOSURE = Array.from({ length: 1000 }, (_, n) => Math.round(3300 ** (n / 1000)))
@@ -76,7 +82,10 @@ export const links: readonly Bench[] = VERSIONS.map((version) => ({
   },
 }))
 
-/** A pair whose ssh goes through the relay, a box that has the paths, and an HTTP cache that has them behind the same relay. */
+/**
+ * A pair whose ssh goes through the relay, a box that has the paths, and an HTTP cache that has
+ * them behind the same relay.
+ */
 class Stage {
   private readonly version: Version
   private readonly setting: Setting
@@ -131,7 +140,9 @@ class Stage {
     }
   }
 
-  /** Gives the box all paths, signed as if the client had built them; the HTTP cache has them too. */
+  /**
+   * Gives the box all paths, signed as if the client had built them; the HTTP cache has them too.
+   */
   private async fill(): Promise<void> {
     const { pair } = this
     const local = { env: { NIX_REMOTE: 'local' } }
@@ -172,8 +183,9 @@ class Stage {
   }
 
   /**
-   * Runs a command of Nix as root through the daemon, which lets root choose substituters. What Nix remembers of an HTTP cache is forgotten before;
-   * not by a TTL of 0, with which it would ask a store three times for the same path.
+   * Runs a command of Nix as root through the daemon, which lets root choose substituters. What Nix
+   * remembers of an HTTP cache is forgotten before; not by a TTL of 0, with which it would ask a
+   * store three times for the same path.
    */
   private async nix(way: Way, command: string, args: string[], input?: string) {
     const options = ['--option', 'substituters', this.urls[way], '--option', 'extra-substituters', '']

@@ -1,4 +1,5 @@
-// Memory: what nix-lan-connect takes at most while a large path comes through it, and what the tunnel holds while nothing happens.
+// Memory: what nix-lan-connect takes at most while a large path comes through it, and what the
+// tunnel holds while nothing happens.
 
 import { pause } from '../../lib/processes.ts'
 import { createPair, DIST, type Pair, SOCKET } from '../../nix/pair.ts'
@@ -90,7 +91,10 @@ async function emptyNode(pair: Pair): Promise<number> {
   return mib
 }
 
-/** Looks again and again at the client's processes of that name, until it is called: then it tells the most that one of them had. */
+/**
+ * Looks again and again at the client's processes of that name, until it is called: then it tells
+ * the most that one of them had.
+ */
 function watch(pair: Pair, comm: string): () => Promise<number> {
   let most = 0
   const look = setInterval(() => {

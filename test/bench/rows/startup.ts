@@ -1,5 +1,5 @@
-// How long the executables take to start and do the least they can, on each JavaScript runtime that nix-lan is for: in units of that runtime
-// doing next to nothing.
+// How long the executables take to start and do the least they can, on each JavaScript runtime that
+// nix-lan is for: in units of that runtime doing next to nothing.
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
 import { hello } from '../../lib/wire.ts'
@@ -14,7 +14,10 @@ const CONNECT = 'nix-lan-connect, box away'
 const RUN = 'nix-lan-run true'
 const AVAILABLE = 'nix-lan-available --version'
 
-/** Without that, Deno and Bun would leave out all that makes them a Node. It gets at require as the bundles do: see wrapped() in build/bundle.ts. */
+/**
+ * Without that, Deno and Bun would leave out all that makes them a Node. It gets at require as the
+ * bundles do: see wrapped() in build/bundle.ts.
+ */
 const LEAST = `;(function (start) {
   if (typeof require === 'function') start(require)
   else import('node:module').then((m) => start(m.createRequire('file:///')))
@@ -40,7 +43,10 @@ export const startup: Bench = {
   },
 }
 
-/** Copies a runtime into the world, and returns the folder that it is in. It comes from npm, once, into a cache folder. */
+/**
+ * Copies a runtime into the world, and returns the folder that it is in. It comes from npm, once,
+ * into a cache folder.
+ */
 function install(world: World, runtime: string): string {
   const line = '. build/runtimes.sh && runtime_directory "$1"'
   const from = execFileSync('sh', ['-c', line, 'sh', runtime], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] }).trim()

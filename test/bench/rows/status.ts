@@ -1,4 +1,5 @@
-// What it takes to ask how things are: nix-lan status and nix-lan doctor --offline, in units of an empty node.
+// What it takes to ask how things are: nix-lan status and nix-lan doctor --offline, in units of an
+// empty node.
 import { createPair, DIST } from '../../nix/pair.ts'
 import { type Bench, ensure } from '../lib/bench.ts'
 import { hyperfine } from '../lib/hyperfine.ts'

@@ -1,9 +1,12 @@
-// What it takes to get a long queue to the box: nix-lan's one copy, the blog's one copy each, and the least that Nix itself needs.
+// What it takes to get a long queue to the box: nix-lan's one copy, the blog's one copy each, and
+// the least that Nix itself needs.
 import { createPair, DIST } from '../../nix/pair.ts'
 import { type Bench, ensure, rounds, size } from '../lib/bench.ts'
 
 const OURS = 'nix-lan queue upload'
-/** It takes minutes: one path in five is enough to know what all of them take, one after the other. */
+/**
+ * It takes minutes: one path in five is enough to know what all of them take, one after the other.
+ */
 const PART = 5
 const BLOG = 'one nix copy each through tsp (ssh://): a fifth of them, × 5'
 const IDEAL = 'one nix copy of all (ssh-ng://)'

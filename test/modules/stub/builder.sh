@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Builds a derivation of pkgs.nix, with the phases of nixpkgs' stdenv that this project uses, in the same order and with the same variables
-# and functions. Where stdenv would do something to what is installed, this checks that it isn't needed.
+# Builds a derivation of pkgs.nix, with the phases of nixpkgs' stdenv that this project uses, in the
+# same order and with the same variables and functions. Where stdenv would do something to what is
+# installed, this checks that it isn't needed.
 set -eu
 : "${out:?}" "${installPhase:?}"
 export PATH=/usr/local/bin:/usr/bin:/bin
