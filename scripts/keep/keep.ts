@@ -3,9 +3,9 @@
 // the home of the tunnel's user, made known by AddIndirectRoot, keeps the manifest. Nothing of ours
 // runs on the box.
 //
-// ~/.local/state/nix-lan/kept/CLIENT/DATE what was uploaded that day; let go after the time of
-// `keep` ~/.local/state/nix-lan/only/CLIENT/DATE what `nix-lan gc` deleted on the client that day;
-// kept until `nix-lan box forget`
+//     ~/.local/state/nix-lan/kept/CLIENT/DATE   uploaded that day; let go after the time of `keep`
+//     ~/.local/state/nix-lan/only/CLIENT/DATE   deleted that day on the client by `nix-lan gc`; kept
+//                                               until `nix-lan box forget`
 //
 // One link for each day: a new manifest of the same day refers to the one that it replaces.
 import { Failure } from '../cli/errors.ts'
