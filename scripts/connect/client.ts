@@ -1,26 +1,26 @@
-// Nix, as a session sees it: something that asks on one side and is answered on the other.
+// Nix, as a session sees it: it asks on one side and is answered on the other.
 import { type ByteReader, EndOfStream } from '../protocol/byte-reader.ts'
 
 /** The program at the other end of stdin and stdout: Nix. */
 export interface Client {
   reader: ByteReader
   /**
-   * Writes at once, if it may wait in place, and returns nothing; else a promise for when the bytes
-   * are out. Their memory may be used again in either case. Throws, or rejects, when nobody reads
-   * any more.
+   * Writes in place where that may block, and returns nothing; otherwise returns a promise that
+   * resolves once the bytes are out. Either way their memory may then be reused.
+   * @throws (or rejects) when nobody reads any more
    */
   write(bytes: Buffer): Promise<void> | undefined
   /**
-   * From now on it is read and written at the same time. Until then we are deaf to all else while
-   * we wait for its next question.
+   * From now on reads and writes happen at the same time. Until then, waiting for Nix's next
+   * question blocks everything else.
    */
   bothWays(): void
-  /** No more answers are to come. */
+  /** No more answers will follow. */
   end(): void
 }
 
-/** Nobody reads what we write: Nix is gone, and that is no one's fault. */
+/** Nobody reads what we write: Nix is gone, and nobody is to blame. */
 export class ClientGone extends Error {}
 
-/** Whether an error only says that Nix has ended the conversation. */
+/** Whether an error only means that Nix has ended the conversation. */
 export const nixHasLeft = (error: unknown): boolean => error instanceof ClientGone || error instanceof EndOfStream

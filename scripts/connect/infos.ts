@@ -1,19 +1,19 @@
-// What the box has said of its paths, for as long as it is believed.
+// Remembers what the box has said about its paths, for as long as that can be believed.
 
-/** A path that the box has is believed to be there, and the same, for so many milliseconds. */
+/** How long, in milliseconds, a path that the box has is assumed to be there, unchanged. */
 const BELIEVED = 30_000
 /**
- * A path that the box lacked counts as lacking for so many milliseconds: Nix 2.8 and 2.26 ask for
- * each path three times in a row. Misses of the empty store aren't remembered, since a box that
- * comes back may have it.
+ * How long, in milliseconds, a path that the box lacked counts as missing: Nix 2.8 and 2.26 ask for
+ * each path three times in a row. Misses of the empty store aren't remembered: the box may have the
+ * path once it is back.
  */
 const MISS = 10_000
-/** So many misses are remembered, lest a connection that lasts for days takes ever more memory. */
+/** Most misses remembered: a connection may last for days, and memory must not grow with it. */
 const MOST_MISSES = 10_000
-/** Bytes of answers that are remembered. */
+/** Most bytes of answers remembered. */
 const MOST_BYTES = 32 * 2 ** 20
 
-/** Answers to QueryPathInfo. Times are in milliseconds of a clock that nobody sets. */
+/** Answers to QueryPathInfo. Times are milliseconds of a monotonic clock. */
 export class Infos {
   private readonly hits = new Map<string, { answer: Buffer; at: number }>()
   private readonly misses = new Map<string, number>()
@@ -45,7 +45,7 @@ export class Infos {
     this.bytes = 0
   }
 
-  /** The box may have changed: nothing is believed any longer. */
+  /** Forgets everything: the box may have changed. */
   clear(): void {
     this.forgetHits()
     this.misses.clear()

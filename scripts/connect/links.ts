@@ -1,11 +1,11 @@
-// The connections of a session besides the one that answers Nix: on these, questions are sent ahead
-// of the answers to earlier ones.
+// A session's extra connections, besides the one that answers Nix: on these, questions are
+// pipelined, sent before earlier ones are answered.
 import { type Box, BoxUnavailable, send } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 
 /**
- * More connections: each is a process on the box, and on a Pi that costs. With the session's own it
- * is six at the most.
+ * Most extra connections. Each is a process on the box, which costs something on a Pi. With the
+ * session's own that makes six.
  */
 const MOST = 5
 
@@ -15,7 +15,7 @@ interface Waiting {
   reject(reason: Error): void
 }
 
-/** One connection. The answers come in the order of the questions. */
+/** One connection. Answers come in the order of the questions. */
 export class Link {
   /** Why it has failed; undefined while it works. */
   failure: Error | undefined
@@ -33,16 +33,16 @@ export class Link {
     this.failed = failed
   }
 
-  /** How many answers are still to come. */
+  /** How many answers are outstanding. */
   get pending(): number {
     return this.waiting.length
   }
 
   /**
-   * Asks one thing.
-   * @param read reads the answer, and nothing beyond; called when it is its turn. It calls `alive`
-   * for each part of a long one.
-   * @throws what `read` throws, which ends the connection, and whatever ends it otherwise
+   * Asks one question.
+   * @param read reads the answer, and nothing beyond it; called when its turn comes. It calls
+   * `alive` for each part of a long answer.
+   * @throws whatever `read` throws, which ends the connection, or whatever else ended it
    */
   ask<T>(question: Buffer, read: (reader: ByteReader, alive: () => void) => Promise<T>): Promise<T> {
     if (this.failure) return Promise.reject(this.failure)
@@ -55,8 +55,8 @@ export class Link {
   }
 
   /**
-   * Call it each second: a box that owes an answer and has been silent for `most` calls is given
-   * up.
+   * To be called every second. Gives the box up once it owes an answer and has been silent for
+   * `most` calls.
    */
   tick(most: number): void {
     if (this.waiting.length > 0 && ++this.silent >= most)
@@ -67,7 +67,7 @@ export class Link {
     this.end(new Error('closed'))
   }
 
-  /** Sends what has been asked in this turn of the event loop as one piece. */
+  /** Sends everything asked in this turn of the event loop as one piece. */
   private async sendAll(): Promise<void> {
     this.sending = true
     try {
@@ -90,7 +90,7 @@ export class Link {
       this.silent = 0
     }
     try {
-      await this.box.handshake // until it has ended, what comes isn't for us
+      await this.box.handshake // until then, what comes isn't for us
       for (let next = this.waiting[0]; next; next = this.waiting[0]) {
         const value = await next.read(this.box.reader, alive)
         alive()
@@ -118,7 +118,7 @@ export class Link {
   }
 }
 
-/** All of a session's further connections. */
+/** All of a session's extra connections. */
 export class Links {
   private readonly dial: () => Promise<Box>
   private readonly lost: (reason: Error) => void
@@ -135,7 +135,7 @@ export class Links {
     this.lost = lost
   }
 
-  /** Another connection; null when there are enough, or the box can't be dialled. */
+  /** Opens another connection; null when there are enough, or the box can't be reached. */
   async another(): Promise<Link | null> {
     if (this.closed || this.open.size + this.opening >= MOST) return null
     this.opening++
@@ -156,7 +156,6 @@ export class Links {
     }
   }
 
-  /** Closes one. */
   drop(link: Link): void {
     this.open.delete(link)
     link.close()
@@ -167,7 +166,7 @@ export class Links {
     for (const link of this.open) link.tick(most)
   }
 
-  /** Closes all, and those that are still being opened. */
+  /** Closes all of them, including those still being opened. */
   close(): void {
     this.closed = true
     for (const link of this.open) link.close()

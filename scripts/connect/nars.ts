@@ -1,22 +1,22 @@
-// Small NARs, asked for before Nix does, and whole in memory before Nix gets a byte. From the first
-// NAR of a session on: a dry run fetches nothing.
+// Asks for small NARs before Nix does, and holds each whole in memory before Nix gets a byte of it.
+// Starts only with the session's first NAR: a dry run fetches nothing.
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import { narQuestion } from '../protocol/operations.ts'
 import { Recorder, readMessages, STDERR_LAST } from '../protocol/wire.ts'
 import type { Link, Links } from './links.ts'
 
-/** A larger NAR isn't read ahead: what its round trip costs is little beside its bytes. */
+/** Larger NARs aren't read ahead: their round trip costs little compared with their bytes. */
 const SMALL = 4 * 2 ** 20
-/** So much is held in memory, or on its way there. */
+/** Most bytes held in memory or on their way. */
 const MOST = 32 * 2 ** 20
-/** So much at first; it doubles with each NAR that Nix takes. */
+/** The limit at first; it doubles with each NAR that Nix takes. */
 const FIRST = 2 ** 20
-/** A NAR that Nix has not taken after so many milliseconds makes room. */
+/** Milliseconds after which a NAR that Nix hasn't taken makes room. */
 const UNTAKEN = 30_000
 /**
- * When so many bytes are on their way on each connection, another is opened: about the window of a
- * channel of ssh (2 MiB, OpenSSH's channels.h).
+ * Bytes on their way on every connection before another is opened: about the window of an ssh
+ * channel (2 MiB, OpenSSH's channels.h).
  */
 const FULL = 2 * 2 ** 20
 const MOST_LINKS = 3
@@ -25,7 +25,7 @@ interface Ahead {
   size: number
   /** The NAR; undefined when it can't be had this way. */
   nar: Promise<Buffer | undefined>
-  /** When it was whole; undefined before. */
+  /** When it was complete; undefined before that. */
   since: number | undefined
 }
 
@@ -39,7 +39,9 @@ export class Nars {
   private readonly links: Links
   private readonly lanes: Lane[] = []
   private opening = false
-  /** What Nix knows to be there, and the sizes of the NARs: in the order in which it asked. */
+  /**
+   * Paths that Nix has been told are there, in the order it asked, with the sizes of their NARs.
+   */
   private readonly promised = new Map<string, number>()
   private readonly held = new Map<string, Ahead>()
   private used = 0
@@ -50,13 +52,16 @@ export class Nars {
     this.links = links
   }
 
-  /** Nix has been told that this path is there. @param size of its NAR, in bytes */
+  /**
+   * Nix has been told that this path is there.
+   * @param size of its NAR, in bytes
+   */
   promise(path: string, size: number): void {
     if (size > 0 && size <= SMALL && !this.held.has(path)) this.promised.set(path, size)
     if (this.begun) this.readOn()
   }
 
-  /** The answer to NarFromPath, STDERR_LAST and the NAR; undefined: not read ahead, ask for it. */
+  /** The answer to NarFromPath: STDERR_LAST and the NAR. Undefined: not read ahead, ask the box. */
   async take(path: string): Promise<Buffer | undefined> {
     this.promised.delete(path)
     const ahead = this.held.get(path)
@@ -72,12 +77,12 @@ export class Nars {
     return nar
   }
 
-  /** The box was lost: what hasn't come won't. What is in memory is good. */
+  /** The box was lost: promises it made are void. What is already in memory is good. */
   lost(): void {
     this.promised.clear()
   }
 
-  /** Asks for what there is room for. */
+  /** Asks for as many NARs as there is room for. */
   private readOn(): void {
     for (const [path, ahead] of this.held) {
       if (ahead.since === undefined || performance.now() - ahead.since < UNTAKEN) break
@@ -132,8 +137,8 @@ export class Nars {
 }
 
 /**
- * Reads STDERR_LAST and a NAR that should have `size` bytes; undefined for another, and when the
- * box refuses it.
+ * Reads STDERR_LAST and a NAR of `size` bytes. Returns undefined when the box refuses, or the size
+ * is another.
  */
 async function readNar(reader: ByteReader, size: number, alive: () => void): Promise<Buffer | undefined> {
   const ending = await readMessages(new Recorder(reader))

@@ -1,24 +1,24 @@
-// Remembers, from one start of connect to the next, that a box was found away: an unresponsive one
-// is waited for once, and each outage is reported once.
+// Remembers, from one start of connect to the next, that the box was found away: so an unresponsive
+// box is waited for only once, and each outage is reported only once.
 //
 // The note is a small file in a directory that only its owner can write: root's in /run/nix-lan, a
-// user's in the runtime directory. It is opened before root's rights are given up. It holds only as
-// long as the tunnel's socket is the same one, untouched: a new tunnel makes a new socket, and
+// user's in the runtime directory. It is opened before root's rights are given up. It is valid only
+// while the tunnel's socket is the same one, untouched: a new tunnel makes a new socket, and
 // `nix-lan check` touches it when the network has changed.
 import { closeSync, constants, fstatSync, ftruncateSync, lstatSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
 import type { BoxUnavailable } from '../protocol/box.ts'
 import { runtimeDir } from '../system/paths.ts'
 
 /**
- * For how long, in milliseconds, an unresponsive box isn't tried again: by then ssh has noticed a
- * dead link (ServerAliveInterval × CountMax) and ended the tunnel.
+ * How long, in milliseconds, an unresponsive box isn't tried again: by then ssh has noticed a dead
+ * link (ServerAliveInterval × CountMax) and ended the tunnel.
  */
 const HOLD = 15_000
-/** So many milliseconds after bind(2), a program that wants to has called listen(2). */
+/** Milliseconds after bind(2) by which a program that means to has called listen(2). */
 const BIND_TO_LISTEN = 2000
 /**
- * A note that has grown to so many bytes begins anew: there is a line for each start that waited
- * for an unresponsive box, or met a stale socket.
+ * Bytes at which a note starts over: it gets a line from each start that waited for an unresponsive
+ * box, or met a stale socket.
  */
 const LONG_NOTE = 4096
 
@@ -27,7 +27,7 @@ interface Found {
   /** When it was found away, in milliseconds since 1970. */
   at: number
   kind: string
-  /** Which socket was meant. */
+  /** Identity of the socket it was about. */
   socket: string
   /** Who found it: a process id. */
   pid: number
@@ -36,12 +36,12 @@ interface Found {
 export class Outage {
   private readonly path: string
   private readonly file: number | null
-  /** What is remembered where there is no file. */
+  /** What is remembered when there is no file. */
   private own: Found[] = []
 
   /**
-   * @param path the tunnel's socket. Never throws: without a place for the note, only this process
-   * remembers.
+   * Never throws: without a place for the note, only this process remembers.
+   * @param path the tunnel's socket
    */
   constructor(path: string) {
     this.path = path
@@ -49,10 +49,10 @@ export class Outage {
   }
 
   /**
-   * Whether asking again is in vain: the box was found unresponsive a moment ago, or the socket
-   * stale, and nothing has changed since. Nobody can ever listen on a stale socket's file again,
-   * since bind(2) makes a new one; only one that was made just then may have been about to be
-   * listened on.
+   * Whether asking again is pointless: the box was found unresponsive, or the socket stale, a
+   * moment ago, and nothing has changed since. Nobody can ever listen on a stale socket's file
+   * again, since bind(2) makes a new one; only a socket that was brand new when it refused may
+   * still have been about to listen.
    */
   heldBack(now: number): boolean {
     const last = this.read().at(-1)
@@ -61,27 +61,27 @@ export class Outage {
     return last.kind === 'unresponsive' && now >= last.at && now - last.at < HOLD
   }
 
-  /** Takes down that the box is away. Returns whether it is news, for the journal. */
+  /** Notes that the box is away. Returns whether that is news, for the journal. */
   began(error: BoxUnavailable, now: number): boolean {
-    if (error.kind === 'missing') return false // the target is down: that is no fault
+    if (error.kind === 'missing') return false // the target is down: not a fault
     const socket = identity(this.path)
-    // What was promised and not delivered is one outage, though the tunnel's socket goes meanwhile.
+    // A promise broken is one outage, even if the tunnel's socket disappears meanwhile.
     const same = ({ kind, socket: meant }: Found): boolean => kind === error.kind && (kind === 'broken' || meant === socket)
     const known = this.read().at(-1)
     this.append({ at: now, kind: error.kind, socket, pid: process.pid })
     if (known && same(known)) return false
-    // With `max-connections` Nix starts several of us at once, which find the same at the same
-    // moment: the first line tells it.
+    // With `max-connections` Nix starts several of us at once, and all find the same thing at the
+    // same moment: only the first line reports it.
     const first = this.read().find(same)
     return !first || first.pid === process.pid
   }
 
-  /** When it was first found away, in milliseconds since 1970; undefined: it isn't known to be. */
+  /** When it was first found away, in milliseconds since 1970; undefined: not known to be away. */
   since(): number | undefined {
     return this.read()[0]?.at
   }
 
-  /** Takes down that the box answers. */
+  /** Notes that the box answers. */
   ended(): void {
     if (this.read().length > 0) this.clear()
   }
@@ -99,7 +99,7 @@ export class Outage {
       if (fstatSync(this.file).size > LONG_NOTE) this.clear()
       writeSync(this.file, `${JSON.stringify(found)}\n`) // O_APPEND: whole lines, in some order
     } catch {
-      // a full /run: then it is not remembered
+      // /run is full: not remembered, then
     }
   }
 
@@ -114,7 +114,7 @@ export class Outage {
 }
 
 /**
- * Which socket this is, and when it was last touched. lstat: a link that a user planted says
+ * Which socket this is, and when it was last touched. lstat: a link that a user planted must reveal
  * nothing about another file.
  */
 export function identity(path: string): string {
@@ -152,11 +152,11 @@ function readNote(file: number): Found[] {
     const text = bytes.toString('utf8', 0, readSync(file, bytes, 0, bytes.length, 0))
     return text.split('\n').slice(0, -1).map(readLine)
   } catch {
-    return [] // not ours, or cut off: as if there had been no outage
+    return [] // not ours, or truncated: as if there had been no outage
   }
 }
 
-/** @throws Error for what is no line of a note */
+/** @throws Error for a line that isn't from a note */
 function readLine(line: string): Found {
   const { at, kind, socket, pid } = JSON.parse(line) as Found
   if (typeof at !== 'number' || typeof kind !== 'string' || typeof socket !== 'string') throw new Error('no note')

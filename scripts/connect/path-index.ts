@@ -1,11 +1,11 @@
-// Which paths the box has, from its own list: to know at once what it lacks. 20 bytes for each
-// path: a box may have a million.
+// Holds which paths the box has, from its own list, to know at once what it lacks. 20 bytes a path:
+// a box may have a million.
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { Recorder, readMessages } from '../protocol/wire.ts'
 
 /**
- * Nix's base 32 (libutil/hash.cc, 2.8.0): in the order of ASCII, so that packed hash parts sort as
- * the paths do.
+ * Nix's base 32 (libutil/hash.cc, 2.8.0): in ASCII order, so packed hash parts sort as the paths
+ * do.
  */
 const ALPHABET = '0123456789abcdfghijklmnpqrsvwxyz'
 const NONE = 255
@@ -13,17 +13,17 @@ const DIGITS = Uint8Array.from({ length: 256 }, (_, code) => {
   const digit = ALPHABET.indexOf(String.fromCharCode(code))
   return digit < 0 ? NONE : digit
 })
-/** Characters of a hash part, and bytes that it is packed into. */
+/** Characters of a hash part, and the bytes it packs into. */
 const HASH = 32
 const PACKED = 20
 /** Far more than any store has. */
 const MOST_PATHS = 10_000_000
 /** Longer than any store path. */
 const LONGEST_PATH = 4096
-/** A box that has more is never asked for all that it knows, so that the names aren't needed. */
+/** A box with more is never asked for everything it knows, so the names aren't needed. */
 const MOST_NAMES = 50_000
 
-/** How far the list has come. */
+/** How much of the list has arrived. */
 export interface Progress {
   paths: number
   total: number
@@ -33,7 +33,7 @@ export interface Progress {
 
 /** The hash parts of a store's paths. */
 export class PathIndex {
-  /** The folder that the paths are in; undefined when there is none. */
+  /** The folder the paths are in; undefined while there are none. */
   private store: string | undefined
   private hashes: Buffer = Buffer.alloc(0)
   private count = 0
@@ -46,14 +46,16 @@ export class PathIndex {
     return this.count
   }
 
-  /** The paths themselves, once: they aren't kept. Undefined when there are too many. */
+  /** The paths themselves, only once: they aren't kept. Undefined when there are too many. */
   takeNames(): string[] | undefined {
     const { names, store } = this
     this.names = undefined
     return names?.map((name) => `${store}/${name}`)
   }
 
-  /** Whether the store lacks a path. Not for a path of another folder: nothing is known of that. */
+  /**
+   * Whether the store lacks a path. False for a path in another folder: nothing is known of those.
+   */
   lacks(path: string): boolean {
     const slash = path.lastIndexOf('/')
     if (this.store !== undefined && path.slice(0, slash) !== this.store) return false
@@ -70,7 +72,8 @@ export class PathIndex {
   }
 
   /**
-   * @param chunk a path lies in it, between `from` and `to` @throws Error for what is no store path
+   * Adds the path between `from` and `to` of `chunk`.
+   * @throws Error for anything but a store path
    */
   add(chunk: Buffer, from: number, to: number): void {
     const slash = chunk.lastIndexOf(0x2f, to - 1)
@@ -86,8 +89,8 @@ export class PathIndex {
   }
 
   /**
-   * To be called after the last add(). Nix lists its paths in order (2.8.0, 2.34.8), but has
-   * promised it to nobody.
+   * To be called after the last add(). Nix lists its paths in order (2.8.0, 2.34.8), but guarantees
+   * it nowhere.
    */
   finish(): this {
     if (this.sorted) return this
@@ -113,7 +116,7 @@ function pack(chunk: Buffer, from: number, into: Buffer, at: number): boolean {
   return whole
 }
 
-/** Four characters as 20 bits; negative when one of them is no digit. */
+/** Four characters as 20 bits; negative when one of them isn't a digit. */
 function twenty(chunk: Buffer, from: number): number {
   let bits = 0
   let most = 0
@@ -126,9 +129,9 @@ function twenty(chunk: Buffer, from: number): number {
 }
 
 /**
- * Reads the answer to QueryAllValidPaths as it comes.
- * @param progress called for each chunk; it throws when this isn't worth its while
- * @throws Error when the answer is no list of paths, or the box refuses
+ * Reads the answer to QueryAllValidPaths as it arrives.
+ * @param progress called for each chunk; throws to give up a list that isn't worth it
+ * @throws Error when the answer isn't a list of paths, or the box refuses
  */
 export async function readPathIndex(reader: ByteReader, progress: (so: Progress) => void): Promise<PathIndex> {
   const start = new Recorder(reader)
@@ -145,7 +148,7 @@ export async function readPathIndex(reader: ByteReader, progress: (so: Progress)
   return index.finish()
 }
 
-/** Adds the paths that have come whole. Returns how many bytes that was. */
+/** Adds the paths that have arrived whole. Returns how many bytes that was. */
 function addWhole(index: PathIndex, reader: ByteReader, total: number): number {
   const chunk = reader.atHand()
   let at = 0
@@ -160,7 +163,7 @@ function addWhole(index: PathIndex, reader: ByteReader, total: number): number {
   return at
 }
 
-/** Adds a path that the end of a chunk has cut through. */
+/** Adds a path cut in two by the end of a chunk. */
 async function addCut(index: PathIndex, reader: ByteReader): Promise<number> {
   const length = pathLength(await reader.take(8), 0)
   const path = await reader.take(Math.ceil(length / 8) * 8)

@@ -1,6 +1,6 @@
-// Asks the box for what Nix is going to ask for, so that Nix doesn't wait for a round trip each
-// time: which paths there are (and so, what is lacking), what the box knows of them, and small
-// NARs. A hit is always the box's own answer; only misses come from the list.
+// Asks the box for what Nix is about to ask for, so Nix doesn't wait for a round trip each time:
+// which paths exist (and so which are missing), what the box knows about them, and small NARs. A
+// hit is always the box's own answer; only misses come from the list.
 import { lstatSync } from 'node:fs'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
 import { type Fields, fieldsOf, pathInfoQuestion, QUERY_ALL_VALID_PATHS, readInfoAnswer, soundInfo } from '../protocol/operations.ts'
@@ -11,45 +11,42 @@ import { Nars } from './nars.ts'
 import { type PathIndex, type Progress, readPathIndex } from './path-index.ts'
 
 /**
- * The list of paths is believed for so many milliseconds: what another machine has put there is
- * found after that.
+ * How long, in milliseconds, the list of paths is believed: what another machine puts there shows
+ * up only after that.
  */
 const BELIEVED = 30_000
-/** A list of this age, in milliseconds, is fetched anew when it has been of use. */
+/** Age in milliseconds at which a list that was useful is fetched again. */
 const STALE = 20_000
 /**
- * A list may always take so long, in milliseconds; longer only when as much has been waited for
+ * Milliseconds a list may always take; it may take longer only if as much has been lost waiting
  * without it.
  */
 const CHEAP = 300
-/**
- * Milliseconds after which the rate of a list that is on its way means something: TCP begins
- * slowly.
- */
+/** Milliseconds before the rate of an arriving list means anything: TCP starts slowly. */
 const SLOW_START = 100
 /**
- * What the box and we need to deal with one info, in milliseconds, and its bytes on the wire:
- * measured on stores as they are (20,000 paths).
+ * Milliseconds that the box and we need to handle one info, and its bytes on the wire: measured on
+ * real stores (20,000 paths).
  */
 const INFO_TIME = 0.05
 const INFO_BYTES = 300
 /**
- * All infos are asked for when so much of the time that this takes has been waited for single ones.
+ * All infos are requested once waiting for single ones has cost this share of the time they take.
  */
 const WORTH = 0.15
-/**
- * Questions that are on their way at once, when all infos are asked for: at first, at least, at
- * most.
- */
+/** Questions in flight at once while all infos are requested: initially, at least, at most. */
 const WINDOW = { first: 64, least: 16, most: 2000 }
-/** So many files are looked for in one turn of the event loop. */
+/** Most files looked for in one turn of the event loop. */
 const LOOKS = 500
-/** After so many connections that failed, nothing is read ahead any more. */
+/** After this many failed connections, nothing more is read ahead. */
 const MOST_FAILURES = 3
 
-/** The way to the box. */
+/** How to reach the box. */
 export interface Further {
-  /** Another connection to the box. @throws when it can't be had */
+  /**
+   * Another connection to the box.
+   * @throws when there is none to be had
+   */
   dial(): Promise<Box>
   /** Changes when something has been put on the box from here, or may have been: see Outage. */
   identity(): string
@@ -65,7 +62,7 @@ export class ReadAhead {
   private identity: string
   private failures = 0
   /**
-   * Milliseconds that Nix has waited for infos: all of them, and those of paths that are there
+   * Milliseconds that Nix has waited for infos: for all of them, and for those of paths that exist,
    * since the last NAR.
    */
   private waited = 0
@@ -73,14 +70,14 @@ export class ReadAhead {
 
   private index: { paths: PathIndex; asked: number; took: number } | null = null
   private indexing = false
-  /** How long the list is going to take, in milliseconds, as far as is known. */
+  /** How long the list will take, in milliseconds, as far as is known. */
   private indexCost = 0
-  /** Bytes in a millisecond, as the list came. */
+  /** Bytes per millisecond at which the list came. */
   private rate = 0
 
   private link: Promise<Link | null> | null = null
   private readonly pending = new Map<string, Promise<Buffer | null | undefined>>()
-  /** What is left of all paths of the box. */
+  /** The box's paths not yet asked about. */
   private all: string[] = []
   private allGoing = false
   private window = WINDOW.first
@@ -88,8 +85,8 @@ export class ReadAhead {
 
   /**
    * @param infos what the session remembers
-   * @param silence after so many seconds of silence, a connection is given up
-   * @param silent called then
+   * @param silence seconds of silence before a connection is given up
+   * @param silent called when that happens
    */
   constructor(further: Further, infos: Infos, silence: number, silent: (reason: Error) => void) {
     this.further = further
@@ -109,7 +106,7 @@ export class ReadAhead {
 
   /**
    * What is known of a path, from "I have it" on; null: the box lacks it; undefined: ask. Waits for
-   * what is on its way.
+   * an answer that is already on its way.
    */
   async info(path: string): Promise<Buffer | null | undefined> {
     this.lookAround()
@@ -140,7 +137,10 @@ export class ReadAhead {
     return await this.nars.take(path)
   }
 
-  /** Nix is given this answer. @param answer from "I have it" on */
+  /**
+   * Nix is given this answer.
+   * @param answer from "I have it" on
+   */
   private promised(path: string, answer: Buffer): void {
     const fields = fieldsOf(answer)
     this.nars.promise(path, fields.size)
@@ -148,7 +148,7 @@ export class ReadAhead {
   }
 
   /**
-   * The box has answered Nix's question, which took so many milliseconds.
+   * The box has answered Nix's question, after `ms` milliseconds.
    * @param answer from "I have it" on; null: it lacks the path
    */
   answered(path: string, answer: Buffer | null, ms: number): void {
@@ -161,7 +161,7 @@ export class ReadAhead {
     this.readAll()
   }
 
-  /** Forgets all, when something may have been put on the box. */
+  /** Forgets everything when something may have been put on the box. */
   private lookAround(): void {
     const identity = this.further.identity()
     if (identity === this.identity) return
@@ -176,7 +176,7 @@ export class ReadAhead {
     this.allGoing = false
   }
 
-  /** The box was lost: what it has said is no promise any more. */
+  /** The box was lost: nothing it has said is a promise any more. */
   boxLost(): void {
     this.forget()
     this.nars.lost()
@@ -203,14 +203,14 @@ export class ReadAhead {
       this.index = { paths, asked, took: performance.now() - asked }
       this.all = paths.takeNames() ?? []
     } catch {
-      // not worth its while, or no list: later, or never
+      // not worth it, or not a list: later, or never
     } finally {
       if (link) this.links.drop(link)
       this.indexing = false
     }
   }
 
-  /** Measures a list that comes, and gives it up when it costs more than it has a right to. */
+  /** Measures a list as it arrives, and gives it up when it takes longer than it may. */
   private judge(): (progress: Progress) => void {
     let start = 0
     let last = { at: 0, bytes: 0 }
@@ -234,14 +234,14 @@ export class ReadAhead {
 
   /**
    * Keeps what this machine may believe: Nix takes no path without a signature or a content
-   * address, and one that has none yet may get one.
+   * address, and a path that lacks both may still get one.
    */
   private remember(path: string, answer: Buffer): void {
     const { signatures, contentAddress } = fieldsOf(answer)
     if (signatures.length > 0 || contentAddress !== '') this.infos.hit(path, answer)
   }
 
-  /** Asks for the references that aren't here, and for theirs. */
+  /** Asks for the references that aren't here, and for theirs in turn. */
   private readReferences({ references }: Fields): void {
     for (const reference of references) {
       if (this.pending.has(reference) || this.infos.get(reference) !== undefined || here(reference)) continue
@@ -275,7 +275,7 @@ export class ReadAhead {
 
   // --- all infos ---
 
-  /** Begins to ask for all infos that may be wanted, when that pays. */
+  /** Starts asking for all infos that may be wanted, once that pays. */
   private readAll(): void {
     if (this.allGoing || this.all.length === 0) return
     const cost = this.all.length * (INFO_TIME + (this.rate > 0 ? INFO_BYTES / this.rate : 0))
@@ -301,8 +301,8 @@ export class ReadAhead {
   }
 
   /**
-   * Keeps the link and the box free for what Nix waits for: no more questions at once than are
-   * answered about as fast as one.
+   * Keeps the link and the box free for what Nix is waiting for: no more questions at once than are
+   * answered about as fast as a single one.
    */
   private pace(ms: number): void {
     this.fastest = Math.min(this.fastest, ms)
@@ -311,11 +311,11 @@ export class ReadAhead {
   }
 }
 
-/** Whether a path is in the store of this machine, as far as can be seen. */
+/** Whether a path is in this machine's store, as far as can be seen. */
 function here(path: string): boolean {
   try {
     return lstatSync(path, { throwIfNoEntry: false }) !== undefined
   } catch {
-    return true // can't be seen: nothing is known, and nothing read ahead
+    return true // can't be seen: assume so, and read nothing ahead
   }
 }

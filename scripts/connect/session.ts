@@ -1,6 +1,6 @@
-// The conversation with Nix: answers what a substituter is asked, from the box while there is one
-// and as an empty store while there isn't, and is a plain pipe after any other operation. It shakes
-// hands with Nix itself, so nothing that happens to the box can keep a store from opening.
+// Talks to Nix: answers what a substituter is asked, from the box while there is one and as an
+// empty store while there isn't, and becomes a plain pipe at any other operation. It does the
+// handshake with Nix itself, so nothing that happens to the box can keep a store from opening.
 
 import { Away, Failure } from '../cli/errors.ts'
 import { isProbe, storeDir } from '../nix/store-path.ts'
@@ -29,42 +29,39 @@ import type { ReadAhead } from './read-ahead.ts'
 import type { Upstream } from './upstream.ts'
 
 /**
- * A box that says nothing for so many seconds in mid-answer is given up. Long enough for a disk to
- * spin up; ssh gives up a dead link earlier.
+ * Seconds of silence in mid-answer before the box is given up. A disk may need them to spin up; ssh
+ * notices a dead link sooner.
  */
 const SILENCE = 30
 
-/** Bytes of a NAR in that time, below which it counts as silent: half a kilobyte a second. */
+/** Fewer bytes of a NAR than this in that time count as silence: half a kilobyte a second. */
 const FLOOR = 16384
 /**
- * A NAR that breaks off so often at the byte where it broke off before: that is the box's disk, not
- * the link.
+ * A NAR that breaks off again this often at the same byte: that is the box's disk, not the link.
  */
 const SAME = 2
-/** Bytes of a NAR that are held back until it is whole. */
+/** Bytes of a NAR that are held back unless it is whole sooner. */
 const HELD = 2 ** 20
 
 /**
- * For how long, in milliseconds, a box that has closed its own direction is sent what Nix still
- * says.
+ * How long, in milliseconds, a box that has closed its own direction is still sent what Nix says.
  */
 const LAST_WORDS = 1000
 
 /**
- * An answer that Nix has waited for longer than so many milliseconds has come from afar, or from a
- * box that is busy for a moment.
+ * An answer that took more milliseconds than this came from afar, or from a box busy for a moment.
  */
 const SLOW = 2
 /**
- * After so many slow ones in a row the box is far away, and what Nix is going to ask for is read
- * ahead: until then a session stays as cheap as can be.
+ * After this many slow answers in a row the box is far away, and Nix's next questions are read
+ * ahead. Until then a session stays as cheap as possible.
  */
 const FEW = 3
 
 /**
  * Nix asked for a NAR that can't be delivered: the stream has to end. Nix 2.4 to 2.22 takes no
- * other answer for a failure: it drops the exception that STDERR_ERROR gives it, and waits for a
- * NAR for ever (2.8.0, remote-store.cc, narFromPath; mended in 2.23.0).
+ * other answer for a failure: it drops the exception that STDERR_ERROR raises, and waits forever
+ * for a NAR (2.8.0, remote-store.cc, narFromPath; fixed in 2.23.0).
  */
 export class NarUndelivered extends Failure {}
 
@@ -76,7 +73,7 @@ export class NarUndelivered extends Failure {}
 export async function serve(client: Client, upstream: Upstream): Promise<void> {
   await greet(client)
   const patience: Patience = { left: SILENCE, listening: false, box: null }
-  let clock: NodeJS.Timeout | undefined // one for the session: one for each question would cost more than the question
+  let clock: NodeJS.Timeout | undefined // one per session: one per question would cost more than the question
   try {
     await converse(client, upstream, patience, () => {
       clock ??= countDown(patience)
@@ -87,8 +84,8 @@ export async function serve(client: Client, upstream: Upstream): Promise<void> {
 }
 
 /**
- * Answers questions until Nix has no more. `startClock` starts the clock that gives up a silent
- * box.
+ * Answers questions until Nix has no more.
+ * @param startClock starts the clock that gives up a silent box
  */
 async function converse(client: Client, upstream: Upstream, patience: Patience, startClock: () => void): Promise<void> {
   const infos = new Infos()
@@ -101,7 +98,7 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
     const { ReadAhead } = await import('./read-ahead.ts')
     return new ReadAhead(upstream.further, infos, SILENCE, silent)
   }
-  /** Whatever is wrong with reading ahead, a build must not fail: from then on the box is asked. */
+  /** Whatever goes wrong in reading ahead, a build must not fail: from then on the box is asked. */
   function mistaken(mistake: Error): undefined {
     upstream.report(`this is a bug: ${mistake.message}`)
     ahead?.close()
@@ -147,7 +144,7 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
   box?.socket.destroy()
 }
 
-/** The answer to a question whose answer is known; undefined: the box has to be asked. */
+/** The answer to a question if it is known already; undefined: ask the box. */
 async function fromMemory(number: number, path: string, infos: Infos, ahead: ReadAhead | undefined): Promise<Buffer | undefined> {
   switch (number) {
     case QUERY_PATH_INFO: {
@@ -166,7 +163,7 @@ async function fromMemory(number: number, path: string, infos: Infos, ahead: Rea
 
 /**
  * Serves an upload, or a person: no empty store, and errors as the box sends them.
- * @throws Away at once when the box is not there
+ * @throws Away, at once, when the box is lost
  */
 export async function serveStrictly(client: Client, box: Box, fetched?: Upstream['fetched']): Promise<void> {
   const upstream: Upstream = {
@@ -220,16 +217,16 @@ interface Question {
   first: string
   patience: Patience
   /**
-   * What the box has said of a path, from "I have it" on; null: it lacks it; undefined: something
-   * else was asked, or happened.
+   * What the box has said about a path, from "I have it" on; null: it lacks it; undefined: the
+   * question was another, or it failed.
    */
   found?: Buffer | null
 }
 
 /**
- * How long the box may still be silent, in seconds. They are counted one by one and only while we
- * listen, so that a Nix that doesn't take what came (a slow disk), or a stop of both of us (^Z),
- * isn't held against the box.
+ * How long the box may still be silent, in seconds. They are counted one by one, and only while we
+ * listen: a Nix that doesn't take what came (a slow disk), or a stop of both of us (^Z), isn't held
+ * against the box.
  */
 interface Patience {
   left: number
@@ -238,7 +235,7 @@ interface Patience {
 }
 
 /**
- * Counts until the box is given up, whenever it is listened to; whoever starts it has to clear the
+ * Counts down, while the box is listened to, until it is given up. The caller has to clear the
  * interval.
  */
 function countDown(patience: Patience): NodeJS.Timeout {
@@ -249,8 +246,8 @@ function countDown(patience: Patience): NodeJS.Timeout {
 }
 
 /**
- * Answers one question. Returns the box, or null when it was lost over it: then the empty store has
- * answered.
+ * Answers one question. Returns the box, or null when it was lost on the way and the empty store
+ * has answered instead.
  */
 async function answer(client: Client, box: Box | null, question: Question, upstream: Upstream): Promise<Box | null> {
   if (question.number === NAR_FROM_PATH) return await deliver(client, box, question, upstream)
@@ -278,16 +275,17 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
 }
 
 /**
- * Gives Nix a NAR. Nix asks for none before it has been told that the path is there, and a promise
- * that isn't kept is a build that fails. So when the box is lost, it is waited for, which Nix does
- * without complaint, and the NAR is continued. @throws NarUndelivered when that is over
+ * Gives Nix a NAR. Nix asks for one only after it has been told that the path is there, and a
+ * broken promise is a failed build. So a box that is lost is waited for, which Nix puts up with,
+ * and the NAR is continued where it broke off.
+ * @throws NarUndelivered when the waiting is over
  */
 async function deliver(client: Client, first: Box | null, question: Question, upstream: Upstream): Promise<Box> {
   const path = question.first
   const delivered: Delivered = { bytes: 0, seen: 0 }
   let box = first
   let before = -1 // how much had been delivered at the last loss
-  let [seen, same] = [0, 0] // where it broke off, and how often just there again
+  let [seen, same] = [0, 0] // where it broke off, and how often at the same byte again
   for (let wait = upstream.redial?.(box !== null); ; ) {
     let reason = `the box is away, and can't deliver ${path}`
     if (box) {
@@ -298,7 +296,7 @@ async function deliver(client: Client, first: Box | null, question: Question, up
         box.socket.destroy()
         if (error instanceof ClientGone || error instanceof NarUndelivered) throw error
         reason = `the box was lost in the middle of ${path}: ${(error as Error).message}`
-        // patience begins anew only when something has come of the last attempt
+        // patience is renewed only when the last attempt made progress
         if (delivered.bytes > before) wait = upstream.redial?.(true)
         before = delivered.bytes
         same = delivered.seen > 0 && delivered.seen === seen ? same + 1 : 0
@@ -315,11 +313,10 @@ async function deliver(client: Client, first: Box | null, question: Question, up
 }
 
 /**
- * Reads the whole answer before a byte of it is passed on, so that the empty store can still answer
- * when the box is lost over it. What is an error to the box (a database that is busy, a disk that
- * fails) must not be one to Nix, which would fail the build: it is a miss and a line on stderr. Nor
- * does Nix get the box's messages: some kill it (STDERR_RESULT 100 to 107 without fields; 2.8.0,
- * 2.26.3, 2.34.8).
+ * Reads the whole answer before passing on a byte of it, so the empty store can still answer if the
+ * box is lost halfway. The box's errors (a busy database, a failing disk) must not become Nix's,
+ * which would fail the build: they are a miss and a line on stderr. Nor does Nix get the box's
+ * messages: some kill it (STDERR_RESULT 100 to 107 without fields; 2.8.0, 2.26.3, 2.34.8).
  */
 async function ask(box: Box, question: Question, upstream: Upstream): Promise<Buffer> {
   const { number, operation, first } = question
@@ -344,31 +341,31 @@ async function ask(box: Box, question: Question, upstream: Upstream): Promise<Bu
 }
 
 /**
- * Whether every Nix can read an answer. For the question for a hash part the store is the usual
- * one.
+ * Whether every Nix can read an answer. A question about a hash part doesn't name its store: the
+ * usual one is assumed.
  */
 function sound({ number, operation, first }: Question, answer: Buffer): boolean {
   if (number === QUERY_PATH_INFO) return soundInfo(answer, first)
   return soundAnswer(operation, answer, first.startsWith('/') ? first.slice(0, first.lastIndexOf('/')) : storeDir)
 }
 
-/** The answer that a path is not there. */
+/** The answer for a path that isn't there. */
 function miss(question: Question): Buffer {
   question.found = null
   return notValid(question.first)
 }
 
-/** What Nix has got of a NAR. */
+/** How much of a NAR Nix has. */
 interface Delivered {
   bytes: number
-  /** Of those, and of what is held back, how far the last attempt came. */
+  /** How far the last attempt got, bytes held back or skipped included. */
   seen: number
 }
 
 /**
- * Asks for a NAR and passes it on, from where it broke off. Not before it is whole or has more than
- * HELD bytes: what Nix hasn't got a byte of can't break. That a NAR which is continued is the same
- * one, Nix sees for itself: it knows the hash of the whole.
+ * Asks for a NAR and passes it on, from where it broke off. Holds it back until it is whole or has
+ * more than HELD bytes: what Nix hasn't had a byte of can't break. That a continued NAR is still
+ * the same one, Nix checks itself: it knows the hash of the whole.
  * @throws NarUndelivered when the box can't read the path, or has another one now
  */
 async function relayNar(client: Client, box: Box, question: Question, upstream: Upstream, delivered: Delivered): Promise<void> {
@@ -395,7 +392,7 @@ async function relayNar(client: Client, box: Box, question: Question, upstream: 
   const skip = delivered.bytes
   let held: Buffer[] | null = skip > 0 ? null : [upstream.strict ? messages.bytes : u64(STDERR_LAST)]
   let seen = 0
-  let scanned = 0 // when patience was renewed
+  let scanned = 0 // bytes seen when patience was last renewed
   delivered.seen = 0
   let late: Promise<void> | undefined
   const pass = (bytes: Buffer): void => {
@@ -419,7 +416,7 @@ async function relayNar(client: Client, box: Box, question: Question, upstream: 
       patience.left = SILENCE
     }
     if (end.done && seen < skip) throw new NarUndelivered(`the box has another ${first} than before`)
-    // before the last byte: with that Nix has what it wants, and may kill us
+    // before the last byte: once Nix has that, it has what it wants and may kill us
     if (end.done) countNar(upstream, first, seen)
     if (from < length) pass(chunk.subarray(from, length))
     return length
@@ -438,8 +435,8 @@ async function relayNar(client: Client, box: Box, question: Question, upstream: 
 }
 
 /**
- * From an operation that we don't know to the end of the connection: bytes to and fro, each
- * direction closed when its source is.
+ * Pipes bytes both ways, from an operation we don't know to the end of the connection, closing each
+ * direction when its source closes.
  */
 async function pipe(client: Client, box: Box | null, number: number, upstream: Upstream): Promise<void> {
   try {
@@ -456,8 +453,8 @@ async function pipe(client: Client, box: Box | null, number: number, upstream: U
   }
   const { socket, reader } = box
   client.bothWays()
-  // A Nix that was killed must not be outlived for as long as the box is unresponsive. While it
-  // lives, a box may take its time over an upload.
+  // If Nix is killed, don't outlive it by as long as the box is unresponsive. While it lives, the
+  // box may take its time over an upload.
   const patience: Patience = { left: SILENCE, listening: false, box }
   const clock = countDown(patience)
   const up = (async () => {
@@ -473,12 +470,12 @@ async function pipe(client: Client, box: Box | null, number: number, upstream: U
   }
   await pump(reader, down).finally(() => clearInterval(clock))
   client.end()
-  // A box that is gone takes nothing any more, which ends `up`; one that only has no more to say
+  // A box that is gone takes nothing more, which ends `up`; one that merely has nothing more to say
   // still gets what is on its way.
   await Promise.race([up.catch(() => {}), new Promise((resolve) => setTimeout(resolve, LAST_WORDS))])
 }
 
-/** Passes on everything until the end of the stream, one chunk at a time. */
+/** Passes everything on until the end of the stream, one chunk at a time. */
 async function pump(from: ByteReader, write: (bytes: Buffer) => Promise<void>): Promise<void> {
   for (;;) {
     let chunk: Buffer
@@ -498,7 +495,7 @@ function write(box: Box, bytes: Buffer): Promise<void> {
   })
 }
 
-/** Counts a NAR of so many bytes. The doctor's probe is no transfer of the user's. */
+/** Counts a NAR of `bytes` bytes. The doctor's probe is no transfer of the user's. */
 function countNar(upstream: Pick<Upstream, 'fetched'>, path: string, bytes: number): void {
   if (!isProbe(path)) upstream.fetched?.(bytes)
 }

@@ -1,13 +1,13 @@
-// Nix, at the other end of stdin and stdout, which are a pipe each. While we converse, question and
-// answer, they are read and written in place: Node's streams would cost a start of connect 4 ms,
-// and each question a third more. A pipe (an upload) gets the streams.
+// Nix, at the other end of stdin and stdout, each a pipe. While we converse, question and answer,
+// they are read and written in place: Node's streams would cost each start of connect 4 ms, and a
+// third more per question. A pipe (an upload) gets the streams.
 import { readSync, writeSync } from 'node:fs'
 import { ByteReader, EndOfStream } from '../protocol/byte-reader.ts'
 import { type Client, ClientGone } from './client.ts'
 
 /**
- * The conversation with Nix. Where stdin or stdout may not be waited for in place (O_NONBLOCK), it
- * changes to streams by itself.
+ * The conversation with Nix. Switches to streams on its own where stdin or stdout can't be waited
+ * for in place (O_NONBLOCK).
  */
 export function stdio(): Client {
   const buffer = Buffer.allocUnsafe(65536)

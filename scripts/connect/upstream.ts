@@ -1,5 +1,5 @@
-// The way from a session to the box: dialled when it is needed, dialled again after a loss, and
-// never a reason for a build to fail.
+// Gets a session to the box: dials when the box is needed, dials again after a loss, and is never
+// the reason a build fails.
 import { lstatSync, writeSync } from 'node:fs'
 import { Away, Failure, noTunnel } from '../cli/errors.ts'
 import { inSeconds, oneLine } from '../cli/text.ts'
@@ -10,11 +10,11 @@ import { becomeOwner } from './owner.ts'
 import type { Further } from './read-ahead.ts'
 
 const LONGEST_LINE = 1000
-/** Milliseconds between two attempts of one process. */
+/** Least milliseconds between two attempts of one process. */
 const PAUSE = 1000
 /**
- * Milliseconds between two attempts to get back a box that owes a path: they grow. In between, its
- * socket is looked at.
+ * Milliseconds between two attempts to get back a box that owes a path; the pauses grow. In
+ * between, its socket is watched.
  */
 const FIRST_PAUSE = 100
 const LONGEST_PAUSE = 5000
@@ -24,34 +24,34 @@ const LOOK = 100
 export interface Target {
   /** The tunnel's socket. */
   socket: string
-  /** For how long to wait for the box's handshake, in milliseconds. */
+  /** How long to wait for the box's handshake, in milliseconds. */
   deadline: number
-  /** For how long to wait for a box that is lost while it owes Nix a path, in milliseconds. */
+  /** How long to wait for a box that is lost while it owes Nix a path, in milliseconds. */
   patience: number
 }
 
 export interface Upstream {
   /**
-   * Connects to the box, or says at once that it is away. Asked again for each operation while
+   * Connects to the box, or says at once that it is away. Called again for each operation while
    * there is no box.
    */
   dial(): Promise<Box | null>
   /**
-   * Called when a box that had answered is lost, and for what it did wrong otherwise. @param next
-   * what is done about it
+   * Called when a box that had answered is lost, and for anything else it did wrong.
+   * @param next what is done about it
    */
   lost(error: Error, next?: string): void
   /**
-   * For a box that is lost while it owes Nix a path: what is returned dials, again and again, until
-   * the box answers or patience is over, which is null. Patience begins now for one that was there,
-   * else when it was first found away, by whichever start of connect. Without it, nothing is waited
-   * for.
+   * For a box that is lost while it owes Nix a path. Returns a function that dials, again and
+   * again, until the box answers, or returns null once patience is over. Patience starts now if the
+   * box was there, else when it was first found away, by whichever start of connect. Without this,
+   * nothing is waited for.
    */
   redial?(wasThere: boolean): () => Promise<Box | null>
   report(line: string): void
-  /** Called when Nix has been given a path, with the bytes of its NAR. */
+  /** Called when Nix has been given a path, with the size of its NAR in bytes. */
   fetched?(bytes: number): void
-  /** The way for further connections, to read ahead on; without it nothing is read ahead. */
+  /** Opens the extra connections to read ahead on; without it nothing is read ahead. */
   further?: Further
   /** For uploads and people: pass the box's errors on as they are. */
   strict: boolean
@@ -84,7 +84,8 @@ class Dialler {
 }
 
 /**
- * A box for a strict session, its handshake done: a session that waits for Nix is deaf to the box.
+ * Dials a box for a strict session and finishes its handshake: a session that waits for Nix is deaf
+ * to the box.
  * @throws Away when the box isn't there; Failure when it is too old
  */
 export async function dialOrAway(target: Target): Promise<{ box: Box; fetched(bytes: number): void }> {
@@ -120,7 +121,7 @@ export function redialling(target: Target | null): Upstream {
       report(`this is a bug: ${(mistake as Error).message}`) // taking notes must not end the conversation
     }
   }
-  let again = 0 // when the next attempt is worth its while: Nix may ask a thousand things in a second; by a clock that nobody sets
+  let again = 0 // when the next attempt is worth it, by a monotonic clock: Nix may ask a thousand things in a second
   async function dial(): Promise<Box | null> {
     if (!dialler || performance.now() < again) return null
     again = performance.now() + PAUSE
@@ -129,7 +130,7 @@ export function redialling(target: Target | null): Upstream {
       const box = await dialler.dial()
       Promise.resolve(box.handshake)
         .then(() => outage?.ended())
-        .catch(() => {}) // why a handshake fails is told to lost()
+        .catch(() => {}) // lost() is told why a handshake fails
       return box
     } catch (error) {
       lost(error as Error)
@@ -140,7 +141,7 @@ export function redialling(target: Target | null): Upstream {
     const now = Date.now()
     const since = wasThere ? now : Math.min(now, outage?.since() ?? now)
     const end = performance.now() + (since - now) + (target?.patience ?? 0)
-    let pause = 0 // before the first attempt; a box that takes each connection and drops it isn't dialled without end, either
+    let pause = 0 // before the first attempt; it grows, so a box that drops each connection isn't dialled without end either
     return async () => {
       if (!dialler || !target || performance.now() >= end) return null
       for (;;) {
@@ -176,8 +177,8 @@ export function redialling(target: Target | null): Upstream {
 }
 
 /**
- * Waits until something happens to a socket's file, but not longer than to a point in time, of
- * performance.now().
+ * Waits until something happens to a socket's file, at most until `end` on performance.now()'s
+ * clock.
  */
 async function socketChanges(socket: string, end: number): Promise<void> {
   const before = identity(socket)
@@ -186,8 +187,8 @@ async function socketChanges(socket: string, end: number): Promise<void> {
 }
 
 /**
- * One line for the journal, of bearable length. A box's words may be in it, which mustn't move the
- * cursor of a terminal.
+ * Writes one line for the journal, cut to a bearable length. It may hold the box's own words, which
+ * mustn't move a terminal's cursor.
  */
 export function report(line: string): void {
   const [first = ''] = line.slice(0, LONGEST_LINE).split('\n')
