@@ -1,7 +1,6 @@
-// What the box's store has, asked of its nix-daemon at the tunnel's socket: all questions of a call
-// over one connection, sent before the first answer is waited for. `nix path-info --store` would
-// start Nix and nix-lan-connect, and wait out the link's whole round trip for each path, one after
-// the other.
+// Asks the box's nix-daemon, at the tunnel's socket, what its store has: all questions of a call go
+// over one connection, sent before the first answer is awaited. `nix path-info --store` would start
+// Nix and nix-lan-connect, and wait out a full round trip for each path in turn.
 
 import { batches, NixError } from '../nix/nix.ts'
 import type { PathInfo } from '../nix/path-info.ts'
@@ -11,8 +10,8 @@ import { pathInfoQuestion, readPathInfo, validPathsQuestion } from './operations
 import { Recorder, readMessages } from './wire.ts'
 
 /**
- * For how many milliseconds the box may keep us waiting: until the handshake has ended, and for
- * each answer. A link can go unresponsive.
+ * How long the box may keep us waiting, in milliseconds: until the handshake is done, and for each
+ * answer. A link can go unresponsive.
  */
 export interface Limits {
   deadline: number
@@ -20,13 +19,13 @@ export interface Limits {
 }
 
 /**
- * Bytes of paths in one question, far below the longest answer that is listened to (worker.ts): so
- * a store of any size may be asked for.
+ * Bytes of paths in one question, far below the longest answer we listen to (worker.ts), so a store
+ * of any size can be asked about.
  */
 const AT_ONCE = 460_000
 
 /**
- * Those of the paths that the box has.
+ * Which of these paths the box has.
  * @param socket the tunnel's
  * @throws NixError when the box can't be asked, or refuses
  */
@@ -39,7 +38,7 @@ export async function validOnBox(socket: string, paths: readonly string[], limit
 }
 
 /**
- * What the box knows of the paths; one that it lacks is left out.
+ * What the box knows about the paths; those it lacks are left out.
  * @param socket the tunnel's
  * @throws NixError when the box can't be asked, or refuses
  */

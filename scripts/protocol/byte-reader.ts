@@ -1,23 +1,22 @@
-// Reading a byte stream in pieces of known length, without ever holding much more than one chunk of
-// it.
+// Reads a byte stream in pieces of known length. Never holds much more than one chunk of it.
 
 /** The stream ended where more was expected. */
 export class EndOfStream extends Error {}
 
-/** What feeds a reader: told, when it was held back, that there is room again. */
+/** What feeds a reader; when it was held back, resume() tells it that there is room again. */
 export interface Source {
   resume(): void
 }
 
 /**
- * So many bytes may wait to be read before the source is held back. Pausing for each of many small
+ * Bytes that may wait to be read before the source is held back. Pausing for each of many small
  * messages costs more than the messages.
  */
 const ROOM = 65536
 
 /**
- * Whoever feeds it stops when push() says so, and goes on at resume(). The memory of the chunk that
- * stopped it may be used again after that, so take() copies and peek() lends.
+ * The source stops when push() says so, and goes on at resume(). It may then reuse the memory of
+ * the chunk that stopped it, so take() copies and peek() only lends.
  */
 export class ByteReader {
   private chunk: Buffer = Buffer.alloc(0)
@@ -27,13 +26,13 @@ export class ByteReader {
   private taker: ((chunk: Buffer) => number) | null = null
   private readonly source: Source
 
-  /** @param source begins, too, at its first resume(), or earlier */
+  /** @param source starts at its first resume(), or earlier */
   constructor(source: Source) {
     this.source = source
   }
 
   /**
-   * Offers a chunk to whoever streams: see stream().
+   * Offers a chunk to a running stream().
    * @returns what wasn't taken, nearly always nothing: to be pushed or lent
    */
   offer(chunk: Buffer): Buffer {
@@ -41,7 +40,7 @@ export class ByteReader {
     return chunk.subarray(this.taker(chunk))
   }
 
-  /** Takes a chunk. Returns whether there is room for more; if not, resume() will say when. */
+  /** Takes a chunk. Returns whether there is room for more; if not, resume() says when there is. */
   push(chunk: Buffer): boolean {
     this.chunk = this.chunk.length === 0 ? chunk : Buffer.concat([this.chunk, chunk])
     this.held = this.chunk.length >= ROOM
@@ -49,14 +48,14 @@ export class ByteReader {
     return !this.held
   }
 
-  /** Takes a chunk whose memory the source will use again, so that it must stop until resume(). */
+  /** Takes a chunk whose memory the source will reuse, so it must stop until resume(). */
   lend(chunk: Buffer): void {
     this.push(chunk)
     this.held = true
   }
 
   /**
-   * No more is to come: waiting and later reads fail with `reason`; what has come can still be
+   * No more will come: pending and later reads fail with `reason`; what has arrived can still be
    * read.
    */
   finish(reason: Error): void {
@@ -65,7 +64,7 @@ export class ByteReader {
   }
 
   /**
-   * Lends the bytes at hand, at least one; they are good until consume() or the next read. Rejects
+   * Lends the bytes at hand, at least one; they are valid until consume() or the next read. Rejects
    * at the end of the stream.
    */
   async peek(): Promise<Buffer> {
@@ -86,11 +85,11 @@ export class ByteReader {
   }
 
   /**
-   * Has every chunk taken in the moment it comes, without holding the source back in between, which
-   * costs more than to copy it.
-   * @param take takes from a chunk that is lent, and returns how many bytes it has taken
-   * @param done whether that was enough; asked after each
-   * @throws what `take` throws, and the reason for the end of the stream
+   * Has every chunk taken the moment it arrives, without holding the source back in between, which
+   * costs more than copying.
+   * @param take takes from the chunk it is lent, and returns how many bytes it took
+   * @param done whether that was enough; asked after each chunk
+   * @throws what `take` throws, or the reason why the stream ended
    */
   async stream(take: (chunk: Buffer) => number, done: () => boolean): Promise<void> {
     do this.consume(take(await this.peek()))
@@ -98,7 +97,8 @@ export class ByteReader {
   }
 
   /**
-   * Takes what is offered. Resolves to whether that was enough; if not, something has been pushed.
+   * Takes what is offered. Resolves to true when that was enough, to false when something was
+   * pushed.
    */
   private takeOffers(take: (chunk: Buffer) => number, done: () => boolean): Promise<boolean> {
     return new Promise<boolean>((resolve, reject) => {
@@ -131,7 +131,7 @@ export class ByteReader {
     this.source.resume()
   }
 
-  /** What is at hand, without waiting; it may be nothing. Lent like peek()'s. */
+  /** What is at hand, without waiting; possibly nothing. Lent, as by peek(). */
   atHand(): Buffer {
     return this.chunk
   }

@@ -1,7 +1,7 @@
-// What a nix-daemon is asked beyond what a substituter is (operations.ts): whole path infos, roots,
-// garbage collection, text paths. One connection carries several of them, since some hold only as
-// long as it does (AddTempRoot). Works alike on this machine's daemon and on a box's, without being
-// trusted by either.
+// Asks a nix-daemon what no substituter is asked (for that see operations.ts): full path infos,
+// roots, garbage collection, text paths. One connection carries several questions, since some
+// answers hold only as long as it does (AddTempRoot). Works the same with this machine's daemon and
+// with a box's, and needs the trust of neither.
 //
 // Sources: Nix 2.8.0 and 2.34.8, src/libstore/daemon.cc, performOp; worker-protocol.hh for the
 // numbers.
@@ -25,25 +25,25 @@ const DELETE_DEAD = 2
 const DELETE_SPECIFIC = 3
 
 /**
- * 2^64−1, "no limit". With 0, action 1 lists nothing; any other value with action 3 ends the
+ * 2^64−1, "no limit". With 0, action 1 lists nothing; with action 3, any other value ends the
  * connection (2.8.0, 2.26.3, 2.34.8).
  */
 const NO_LIMIT = Buffer.alloc(8, 0xff)
 
-/** Bytes of paths in one question: as in ask.ts. */
+/** Bytes of paths in one question, as in ask.ts. */
 const AT_ONCE = 460_000
 
 /** Far more roots than any honest machine has. */
 const MOST_ROOTS = 1_000_000
 
-/** All that a store knows of a valid path. */
+/** Everything a store knows about a valid path. */
 export interface FullInfo {
   path: string
   deriver: string
   /** SHA-256 of the NAR, base 16. */
   hash: string
   references: string[]
-  /** When it was registered, seconds since 1970, by that store's clock. */
+  /** When it was registered, in seconds since 1970 by that store's clock. */
   registered: number
   /** Bytes of its NAR. */
   size: number
@@ -53,7 +53,7 @@ export interface FullInfo {
   contentAddress: string
 }
 
-/** What the daemon refused, in its own words. */
+/** What the daemon refuses, in its own words. */
 export class Refused extends NixError {}
 
 /**
@@ -71,7 +71,7 @@ export class Daemon {
     this.patience = patience
   }
 
-  /** Those of the paths that are valid there. */
+  /** Which of these paths are valid there. */
   async valid(paths: readonly string[]): Promise<Set<string>> {
     const valid = new Set<string>()
     await this.ask(batches(paths, AT_ONCE).map(validPathsQuestion), async (answer) => {
@@ -81,8 +81,8 @@ export class Daemon {
   }
 
   /**
-   * What is known there of these paths; one that isn't valid is left out. All are asked before the
-   * first answer is waited for.
+   * What the store knows about these paths; those that aren't valid are left out. All questions are
+   * sent before the first answer is awaited.
    */
   async infos(paths: readonly string[], each?: (done: number) => void): Promise<Map<string, FullInfo>> {
     const infos = new Map<string, FullInfo>()
@@ -107,7 +107,7 @@ export class Daemon {
     return all
   }
 
-  /** For each path the valid derivations that have it as an output. */
+  /** For each path, the valid derivations that have it as an output. */
   async derivers(paths: readonly string[]): Promise<Map<string, string[]>> {
     const derivers = new Map<string, string[]>()
     await this.ask(
@@ -119,19 +119,22 @@ export class Daemon {
     return derivers
   }
 
-  /** What nothing roots. It may list things in the store's directory that are no valid paths. */
+  /**
+   * Everything that no root keeps. May list things in the store's directory that aren't valid
+   * paths.
+   */
   async dead(): Promise<string[]> {
     return (await this.collect(RETURN_DEAD, [])).paths
   }
 
-  /** Deletes all that nothing roots. */
+  /** Deletes everything that no root keeps. */
   async collectDead(): Promise<void> {
     await this.collect(DELETE_DEAD, [])
   }
 
   /**
-   * Deletes these paths. Stops at the first that is alive, or whose referrer is neither named nor
-   * gone.
+   * Deletes these paths. Stops at the first that is alive, or has a referrer that is neither listed
+   * nor gone.
    * @throws Refused; what has been deleted by then stays deleted
    */
   async delete(paths: readonly string[]): Promise<void> {
@@ -140,7 +143,7 @@ export class Daemon {
 
   private async collect(action: number, paths: readonly string[]): Promise<{ paths: string[]; freed: number }> {
     const result = { paths: [] as string[], freed: 0 }
-    // action, paths, ignore-liveness, maxFreed, three numbers that mean nothing any more
+    // action, paths, ignore-liveness, maxFreed, three obsolete numbers
     const question = Buffer.concat([u64(COLLECT_GARBAGE), u64(action), strings(paths), u64(0), NO_LIMIT, u64(0), u64(0), u64(0)])
     await this.ask([question], async (answer) => {
       result.paths = await answer.strings()
@@ -150,7 +153,7 @@ export class Daemon {
     return result
   }
 
-  /** Roots: the link (or `{censored}` and the like) and the path that it keeps. */
+  /** Roots: the link (or `{censored}` and the like) and the path it keeps. */
   async roots(): Promise<{ link: string; path: string }[]> {
     const roots: { link: string; path: string }[] = []
     await this.ask([u64(FIND_ROOTS)], async (answer) => {
@@ -161,7 +164,7 @@ export class Daemon {
     return roots
   }
 
-  /** Keeps these paths, also such as aren't there yet, until the connection is closed. */
+  /** Keeps these paths, even those that don't exist yet, until the connection is closed. */
   async addTempRoots(paths: readonly string[]): Promise<void> {
     await this.ask(
       paths.map((path) => Buffer.concat([u64(ADD_TEMP_ROOT), string(path)])),
@@ -171,7 +174,7 @@ export class Daemon {
     )
   }
 
-  /** Makes a symlink on the daemon's machine a root, for as long as it is there. */
+  /** Makes a symlink on the daemon's machine a root, for as long as it exists. */
   async addIndirectRoot(link: string): Promise<void> {
     await this.ask([Buffer.concat([u64(ADD_INDIRECT_ROOT), string(link)])], async (answer) => {
       await answer.u64()
@@ -179,16 +182,16 @@ export class Daemon {
   }
 
   /**
-   * Adds a file with this text that refers to these paths. Needs no trust, since its name is made
-   * from its content. The daemon keeps it until the connection is closed.
+   * Adds a text file that refers to these paths. Needs no trust, since its name is derived from its
+   * content. The daemon keeps it until the connection is closed.
    * @param references must be valid there
    * @returns its path
-   * @throws Refused also when one of them isn't valid
+   * @throws Refused, among others when a reference isn't valid
    */
   async addText(name: string, text: string, references: readonly string[]): Promise<string> {
     const content = Buffer.from(text)
-    // name, method, references, repair; then the content as a framed stream: chunks with their
-    // length, and 0 (daemon.cc, 1.25 and later)
+    // name, method, references, repair; then the content as a framed stream: chunks, each after its
+    // length, and a 0 (daemon.cc, 1.25 and later)
     const head = Buffer.concat([u64(ADD_TO_STORE), string(name), string('text:sha256'), strings([...references].sort()), u64(0)])
     let path = ''
     await this.ask([Buffer.concat([head, u64(content.length), content, u64(0)])], async (answer) => {
@@ -204,7 +207,7 @@ export class Daemon {
 
   /**
    * Sends all questions at once and reads the answers in turn.
-   * @param miss an error with these words is no answer, and not the end
+   * @param miss an error with these words only means that there is no answer
    */
   private async ask(questions: readonly Buffer[], read: (answer: Recorder, n: number) => Promise<void>, miss?: string): Promise<void> {
     if (questions.length === 0) return
@@ -230,7 +233,7 @@ export class Daemon {
   }
 }
 
-/** The fields of a path, after the word that it is valid (2.8.0, path-info.cc). */
+/** The fields of a path, after the word that says it is valid (2.8.0, path-info.cc). */
 async function readInfo(answer: Recorder, path: string): Promise<FullInfo> {
   const deriver = await answer.string()
   const hash = await answer.string()

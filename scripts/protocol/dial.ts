@@ -1,6 +1,5 @@
-// The way to the box: connects to the tunnel's socket and shakes hands with the nix-daemon behind
-// it, within a deadline. Loaded only when there is a socket: `net` costs a start of connect 2 ms
-// and more.
+// Connects to the tunnel's socket and does the handshake with the nix-daemon behind it, within a
+// deadline. Loaded only when there is a socket: `net` costs each start of connect 2 ms or more.
 import { createConnection, type Socket } from 'node:net'
 import { noTunnel } from '../cli/errors.ts'
 import { type Box, BoxUnavailable, send } from './box.ts'
@@ -18,13 +17,13 @@ import {
 } from './wire.ts'
 
 /**
- * Connects to a nix-daemon's socket. Comes back when the daemon has said its name and version; what
- * else it says before it takes questions comes while send() sends the first of them. Whoever has
- * none uses greetBox().
+ * Connects to a nix-daemon's socket. Returns once the daemon has said its name and version; send()
+ * reads the rest of the handshake while it sends the first question. Without a question to send,
+ * use greetBox().
  * @param path the tunnel's socket
- * @param deadline milliseconds for everything, the rest of the handshake too
+ * @param deadline milliseconds for everything, the rest of the handshake included
  * @param way another path to the same socket, to connect to
- * @throws BoxUnavailable, always by the deadline; so does Box.handshake, and send()
+ * @throws BoxUnavailable, always by the deadline; so do Box.handshake and send()
  */
 export async function dialBox(path: string, deadline: number, way = path): Promise<Box> {
   const { socket, reader } = openSocket(path, way)
@@ -48,31 +47,34 @@ export async function dialBox(path: string, deadline: number, way = path): Promi
     clearTimeout(timer)
     box.handshake = null
   })
-  box.handshake.catch(() => {}) // whoever asks hears of it; until then it must not count as unhandled
+  box.handshake.catch(() => {}) // the one who awaits it gets the error; until then it must not count as unhandled
   return box
 }
 
 /**
- * Whether a nix-daemon answers at a socket, and which: its protocol, its version of Nix. The
- * handshake is gone through to its end, since one that is broken off leaves an error in the box's
- * journal each time.
+ * Whether a nix-daemon answers at a socket, and which: its protocol, its version of Nix. Completes
+ * the handshake, since each one broken off leaves an error in the box's journal.
  * @param deadline milliseconds
  * @param way another path to the same socket, to connect to
  * @throws BoxUnavailable, always by the deadline
  */
 export async function greetBox(path: string, deadline: number, way = path): Promise<{ version: number; nix: string }> {
   const box = await dialBox(path, deadline, way)
-  // The first byte of an operation that never comes: a nix-daemon whose client ends before its
-  // number is complete ends without a word (2.8.0, 2.34.8, daemon.cc, processConnection).
+  // The first byte of an operation that never comes: a nix-daemon ends silently when its client
+  // goes away before the operation's number is complete (2.8.0, 2.34.8, daemon.cc,
+  // processConnection).
   await send(box, Buffer.of(0))
   box.socket.destroy()
   return { version: box.version, nix: box.nix }
 }
 
-/** Says our hello and hears the daemon's. @returns the protocol that both speak */
+/**
+ * Sends our hello and reads the daemon's.
+ * @returns the protocol version that both speak
+ */
 async function hear(socket: Socket, greeting: Recorder, path: string): Promise<number> {
-  // All that we have to say at once, which saves a journey: our version, no CPU affinity (1.14), no
-  // reserved space (1.11).
+  // Everything we have to say at once, to save a round trip: our version, no CPU affinity (1.14),
+  // no reserved space (1.11).
   socket.write(Buffer.concat([u64(MAGIC_CLIENT), u64(OUR_VERSION), u64(0), u64(0)]))
   if ((await greeting.u64()) !== MAGIC_SERVER) throw new BoxUnavailable('broken', `${path} answers, but not as a nix-daemon does`)
   const version = Math.min(await greeting.u64(), OUR_VERSION)
@@ -81,7 +83,7 @@ async function hear(socket: Socket, greeting: Recorder, path: string): Promise<n
   throw new BoxUnavailable('old', `the Nix on the box is too old: it speaks protocol ${spoken}; 1.32 (Nix 2.4) is the oldest that will do`)
 }
 
-/** Hears what else the daemon says before it takes questions. */
+/** Reads what else the daemon says before it takes questions. */
 async function welcome(box: Box, greeting: Recorder): Promise<void> {
   if (box.version >= VERSION_WITH_NIX_VERSION) box.nix = await greeting.string()
   if (box.version >= VERSION_WITH_TRUST) await greeting.u64()
@@ -90,14 +92,13 @@ async function welcome(box: Box, greeting: Recorder): Promise<void> {
 }
 
 /**
- * Shorter messages are copied out of the buffer, which is cheaper than to stop reading until they
- * are read.
+ * Shorter messages are copied out of the buffer: cheaper than to stop reading until they are read.
  */
 const SHORT = 4096
 
 /**
- * A socket that reads into one buffer, over and over: 50 MB of memory in a transfer instead of 84
- * (Node 20).
+ * A socket that reads into the same buffer again and again: 50 MB of memory in a transfer instead
+ * of 84 (Node 20).
  */
 function openSocket(path: string, way: string): { socket: Socket; reader: ByteReader } {
   const onread = {
@@ -113,7 +114,7 @@ function openSocket(path: string, way: string): { socket: Socket; reader: ByteRe
   const socket = createConnection({ path: way, onread, allowHalfOpen: true })
   const reader = new ByteReader({ resume: () => socket.resume() })
   socket.on('error', (error: NodeJS.ErrnoException) => reader.finish(socketError(error, path)))
-  // The box closed its end. (`end` comes only when all that it sent has been read.)
+  // The box closed its end. (`end` comes only when everything it sent has been read.)
   socket.on('end', () => reader.finish(new EndOfStream('the box closed the connection')))
   socket.on('close', () => reader.finish(new EndOfStream('the connection to the box is gone')))
   return { socket, reader }

@@ -1,5 +1,5 @@
-// Finds where a NAR ends. NarFromPath sends it without a length, so whoever relays it has to follow
-// its structure.
+// Finds where a NAR ends. NarFromPath sends it without a length, so relaying it means following its
+// structure.
 //
 // NAR (Nix 2.8.0, src/libutil/archive.cc; Dolstra's thesis, figure 5.2): every item is a string:
 // its length as u64, little-endian, its bytes, zeros up to a multiple of 8. First "nix-archive-1",
@@ -13,8 +13,8 @@ export class NarEnd {
   private depth = 0
   private begun = false
   private magic = false // "nix-archive-1" has been read
-  private skip = 0 // bytes of data and padding to pass over
-  private partial: Buffer = Buffer.alloc(0) // the beginning of an item that a chunk's end cut through
+  private skip = 0 // bytes of data and padding to skip
+  private partial: Buffer = Buffer.alloc(0) // the start of an item that the end of a chunk cut off
   private dataNext = false
 
   /** Whether the closing parenthesis of the outermost node has been seen. */
@@ -24,8 +24,8 @@ export class NarEnd {
 
   /**
    * Follows the next bytes of the stream.
-   * @returns how many of them belong to the NAR: all of them, unless it ends before
-   * @throws Error when this is no NAR
+   * @returns how many of them belong to the NAR: all, unless it ends earlier
+   * @throws Error when this isn't a NAR
    */
   scan(chunk: Buffer): number {
     let at = 0
@@ -47,8 +47,8 @@ export class NarEnd {
   }
 
   /**
-   * Reads one length, and the word behind it unless it is data. Returns the bytes used of `chunk`,
-   * 0 when it ends too early.
+   * Reads a length, and the word after it unless that is data. Returns how many bytes of `chunk` it
+   * used; 0 when the chunk ends too early.
    */
   private itemHead(chunk: Buffer, at: number): number {
     const before = this.partial.length

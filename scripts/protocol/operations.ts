@@ -1,14 +1,14 @@
-// The operations of the worker protocol that a substituter is asked: their numbers, their shapes,
-// what an empty store answers, and what an answer to QueryPathInfo says. Nothing else of nix-lan
-// knows one of their numbers. Sources: see wire.ts.
+// The worker protocol's operations that a substituter is asked: their numbers, their shapes, what
+// an empty store answers, and what an answer to QueryPathInfo says. No other file of nix-lan knows
+// their numbers. Sources: see wire.ts.
 import type { PathInfo } from '../nix/path-info.ts'
 import { isStorePath } from '../nix/store-path.ts'
 import type { ByteReader } from './byte-reader.ts'
 import { errorAnswer, LONGEST_STRING, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from './wire.ts'
 
 /**
- * What an operation is asked with, or answered with, after the messages. `info`: a u64, and when it
- * is 1 the fields of a path.
+ * The parts of a request, or of an answer after its messages. `info`: a u64, followed, if it is 1,
+ * by the fields of a path.
  */
 type Shape = 'u64' | 'string' | 'strings' | 'pairs' | 'info' | 'nar'
 
@@ -17,9 +17,9 @@ export interface Operation {
   request: readonly Shape[]
   answer: readonly Shape[]
   /**
-   * What a store with nothing in it answers: bytes after STDERR_LAST; null: an error saying that
-   * the path, the request's first string, is not valid. NarFromPath has no such answer: session.ts
-   * ends the stream.
+   * What an empty store answers, after STDERR_LAST. Null: an error saying that the path, the
+   * request's first string, is not valid. NarFromPath has no such answer: session.ts ends the
+   * stream.
    */
   empty: Buffer | null
   /** Answered without asking the box. */
@@ -48,7 +48,7 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operat
 export const IS_VALID_PATH = 1
 export const QUERY_PATH_INFO = 26
 export const NAR_FROM_PATH = 38
-/** The list of all paths of a store. Nix never asks a substituter for it; we do. */
+/** Lists all paths of a store. Nix never asks a substituter for that; we do. */
 export const QUERY_ALL_VALID_PATHS = 23
 const QUERY_VALID_PATHS = 31
 
@@ -59,19 +59,22 @@ const QUERY_VALID_PATHS = 31
 const INFO: readonly Shape[] = ['string', 'string', 'strings', 'u64', 'u64', 'u64', 'strings', 'string']
 
 /**
- * "I don't have that path", as every Nix from 2.4 on takes it without closing the connection. The
- * ordinary answer (STDERR_LAST, 0) makes Nix 2.4–2.30 start the program anew for each miss: it
- * throws while it holds the connection (2.8.0, remote-store.cc:455; mended in 2.31).
+ * "I don't have that path", in the form that every Nix since 2.4 accepts without closing the
+ * connection. The ordinary answer (STDERR_LAST, 0) makes Nix 2.4–2.30 restart the program for each
+ * miss: it throws while it holds the connection (2.8.0, remote-store.cc:455; fixed in 2.31).
  */
 export const notValid = (path: string): Buffer => errorAnswer(`path '${path}' is not valid`)
 
-/** What the empty store answers. `first` is the request's first string. */
+/**
+ * What the empty store answers.
+ * @param first the request's first string
+ */
 export const emptyAnswer = (operation: Operation, first: string): Buffer =>
   operation.empty ? Buffer.concat([u64(STDERR_LAST), operation.empty]) : notValid(first)
 
 /**
- * Reads one thing of a shape. What comes back is the first string in it, if there is one: the path
- * that is asked for.
+ * Reads one value of a shape. Returns the first string in it, if any: the path the request is
+ * about.
  */
 export async function readShape(from: Recorder, shape: Shape): Promise<string | undefined> {
   switch (shape) {
@@ -89,11 +92,11 @@ export async function readShape(from: Recorder, shape: Shape): Promise<string | 
       if ((await from.u64()) !== 0) for (const field of INFO) await readShape(from, field)
       return undefined
     case 'nar':
-      return undefined // streamed by whoever asked; see session.ts
+      return undefined // streamed by the caller; see session.ts
   }
 }
 
-/** What an answer to QueryPathInfo says of a path (INFO). */
+/** What an answer to QueryPathInfo says about a path (INFO). */
 export interface Fields {
   /** Whether the path is there: 1. */
   valid: number
@@ -112,7 +115,7 @@ export interface Fields {
   padded: boolean
 }
 
-/** Reads an answer that has come whole. */
+/** Reads an answer that has arrived whole. */
 class Whole {
   /** Whether all strings so far are padded with zeros. */
   padded = true
@@ -142,7 +145,8 @@ class Whole {
 }
 
 /**
- * @param answer a whole one that says "I have it", from that word on, as Recorder has collected it
+ * Parses the fields of an answer.
+ * @param answer a whole one that says "I have it", from that word on, as Recorder has recorded it
  */
 export function fieldsOf(answer: Buffer): Fields {
   const whole = new Whole(answer)
@@ -160,13 +164,13 @@ export function fieldsOf(answer: Buffer): Fields {
   return { ...fields, padded: whole.padded }
 }
 
-/** Names that 2.26.3 or 2.34.8 refuses, and 2.8.0 doesn't (libstore/path.cc, checkName). */
+/** Names that 2.26.3 and 2.34.8 refuse and 2.8.0 doesn't (libstore/path.cc, checkName). */
 const DOTS = /^-\.{1,2}(-.*)?$/
 /** A key's name, and 64 bytes in base 64 (2.34.8, libutil/signature/local-keys.cc). */
 const SIGNATURE = /^[^:]+:[A-Za-z0-9+/]{86}==$/
 /**
- * Base 32 has bits to spare in its first digit, which must be zeros (libutil/hash.cc). `git` is
- * younger than 2.8.0.
+ * Base 32 has spare bits in its first digit, which must be zero (libutil/hash.cc). `git` is younger
+ * than 2.8.0.
  */
 const DIGIT = '[0-9abcdfghijklmnpqrsvwxyz]'
 const SHA256 = `sha256:[01]${DIGIT}{51}`
@@ -174,14 +178,14 @@ const CONTENT_ADDRESS = new RegExp(
   `^(text:${SHA256}|fixed:(r:)?(md5:[0-7]${DIGIT}{25}|sha1:${DIGIT}{32}|${SHA256}|sha512:[0-3]${DIGIT}{102}))?$`,
 )
 
-/** Whether every Nix takes this for a path of the store: 2.4 to 2.35 differ, see DOTS. */
+/** Whether every Nix takes this for a store path: 2.4 to 2.35 differ, see DOTS. */
 const soundPath = (path: string, store: string): boolean => isStorePath(path, store) && !DOTS.test(path.slice(store.length + 33))
 
 /**
- * Whether an answer to QueryPathInfo about `path` can be read by every Nix, which takes a bad one
- * for an error and fails the build (2.8.0, remote-store.cc, path-info.cc, content-address.cc;
- * 2.26.3, 2.34.8).
- * @param answer a whole one that says "I have it", from that word on, as Recorder has collected it
+ * Whether every Nix can read an answer to QueryPathInfo about `path`. Nix takes a bad one for an
+ * error and fails the build (2.8.0, remote-store.cc, path-info.cc, content-address.cc; 2.26.3,
+ * 2.34.8).
+ * @param answer a whole one that says "I have it", from that word on, as Recorder has recorded it
  */
 export function soundInfo(answer: Buffer, path: string): boolean {
   const store = path.slice(0, path.lastIndexOf('/'))
@@ -202,9 +206,9 @@ export function soundInfo(answer: Buffer, path: string): boolean {
 }
 
 /**
- * Whether an answer to another question can be read by every Nix.
+ * Whether every Nix can read an answer to another question.
  * @param answer a whole one, after the messages
- * @param store the folder that the paths are in
+ * @param store the folder the paths are in
  */
 export function soundAnswer(operation: Operation, answer: Buffer, store: string): boolean {
   const whole = new Whole(answer)
@@ -214,10 +218,10 @@ export function soundAnswer(operation: Operation, answer: Buffer, store: string)
   return paths.every((path) => soundPath(path, store)) && whole.padded
 }
 
-/** The question what a store knows of a path. */
+/** Asks what a store knows about a path. */
 export const pathInfoQuestion = (path: string): Buffer => Buffer.concat([u64(QUERY_PATH_INFO), string(path)])
 
-/** Its answer, after the messages; null for a path that isn't valid there. */
+/** Reads the answer to that, after the messages; null for a path that isn't valid there. */
 export async function readPathInfo(from: Recorder): Promise<PathInfo | null> {
   const start = from.bytes.length
   await readShape(from, 'info')
@@ -227,12 +231,12 @@ export async function readPathInfo(from: Recorder): Promise<PathInfo | null> {
   return { size, ultimate: ultimate !== 0, signatures, contentAddressed: /^(text|fixed):/.test(contentAddress) }
 }
 
-/** The question for a path's NAR. */
+/** Asks for a path's NAR. */
 export const narQuestion = (path: string): Buffer => Buffer.concat([u64(NAR_FROM_PATH), string(path)])
 
 /**
- * Reads an answer to QueryPathInfo that isn't passed on: mostly it has come whole, and nothing is
- * waited for.
+ * Reads an answer to QueryPathInfo that isn't passed on. Usually it has arrived whole, and nothing
+ * is awaited.
  * @returns the answer from "I have it" on; null: the store lacks the path; undefined: it can't say
  */
 export async function readInfoAnswer(from: ByteReader): Promise<Buffer | null | undefined> {
@@ -251,8 +255,8 @@ export async function readInfoAnswer(from: ByteReader): Promise<Buffer | null | 
 }
 
 /**
- * The length of an answer "I have it" (STDERR_LAST, 1, INFO) that a chunk begins with; 0 when there
- * is none, or not all of it.
+ * The length of the answer "I have it" (STDERR_LAST, 1, INFO) at the start of a chunk; 0 when there
+ * is none, or only part of it.
  */
 function infoAtHand(chunk: Buffer): number {
   if (chunk.length < 16 || chunk.readUInt32LE(0) !== STDERR_LAST || chunk.readUInt32LE(4) !== 0 || chunk.readBigUInt64LE(8) !== 1n) return 0
@@ -271,12 +275,11 @@ function infoAtHand(chunk: Buffer): number {
   return at
 }
 
-/** NaN where there is nothing. */
+/** The number at `at`; NaN beyond the end. */
 const numberAt = (chunk: Buffer, at: number): number => (at + 8 <= chunk.length ? Number(chunk.readBigUInt64LE(at)) : Number.NaN)
 
 /**
- * The question which of these paths a store has, without looking for them elsewhere; the answer is
- * paths.
+ * Asks which of these paths a store has, without looking for them elsewhere; the answer is paths.
  */
 export const validPathsQuestion = (paths: readonly string[]): Buffer => Buffer.concat([u64(QUERY_VALID_PATHS), strings(paths), u64(0)])
 
@@ -286,10 +289,7 @@ export interface Request {
   first: string
 }
 
-/**
- * Reads a request. The usual one, a path, is mostly there already, whole: then nothing is waited
- * for.
- */
+/** Reads a request. The usual one, a path, has mostly arrived whole, and nothing is awaited. */
 export async function readRequest(from: ByteReader, operation: Operation): Promise<Request> {
   const whole = operation.request.length === 1 && operation.request[0] === 'string' ? stringAtHand(from) : null
   if (whole) return whole
@@ -303,8 +303,8 @@ export async function readRequest(from: ByteReader, operation: Operation): Promi
 }
 
 /**
- * A string that has come whole; null when some of it is missing, or it is one that the long way has
- * to refuse.
+ * A string that has arrived whole; null when part of it is missing, or when it is one that the slow
+ * way has to refuse.
  */
 function stringAtHand(from: ByteReader): Request | null {
   const chunk = from.atHand()
@@ -318,8 +318,8 @@ function stringAtHand(from: ByteReader): Request | null {
 }
 
 /**
- * Takes "I don't have that path" (STDERR_LAST, 0), the usual answer of a box to QueryPathInfo, if
- * that is what has come; else nothing.
+ * Takes "I don't have that path" (STDERR_LAST, 0), a box's usual answer to QueryPathInfo, if that
+ * has arrived; else takes nothing.
  */
 export function takeMiss(from: ByteReader): boolean {
   const chunk = from.atHand()

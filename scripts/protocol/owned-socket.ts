@@ -1,24 +1,23 @@
-// Connecting, as root, to a socket in a user's directory: to that user's own socket and to nothing
-// else.
+// Lets root connect to a socket in a user's directory: to that user's own socket and nothing else.
 import { closeSync, constants, fstatSync, lstatSync, openSync } from 'node:fs'
 import { noTunnel } from '../cli/errors.ts'
 import { BoxUnavailable } from './box.ts'
 
-/** open(2): only the file itself, not to be read; node:fs has no name for it. */
+/** open(2): only a handle on the file, not for reading; node:fs has no name for it. */
 const O_PATH = 0o10000000
 
-/** A socket that stays the same wherever links lead by the time it is connected to. */
+/** A socket that stays the same, wherever links may lead by the time we connect. */
 export interface HeldSocket {
-  /** What to connect to. */
+  /** The path to connect to. */
   path: string
-  /** Lets go of it, once the connection stands. */
+  /** Lets go of it, once connected. */
   release(): void
 }
 
 /**
- * Holds on to a socket that must be this user's: a link, and a socket of somebody else's that a
- * user put there, are refused. Needs no other user id, which Node 20 with a system libuv (Debian
- * 13) can't take since CVE-2024-22017.
+ * Holds on to a socket that must be this user's; refuses a link, or somebody else's socket that the
+ * user put there. Works without switching user ids, which Node 20 with a system libuv (Debian 13)
+ * can't do since CVE-2024-22017.
  * @throws BoxUnavailable
  */
 export function holdSocket(socket: string, uid: number): HeldSocket {

@@ -1,6 +1,6 @@
-// The wire format of the Nix daemon's worker protocol: integers, strings, and the messages that
-// come before an answer. The operations are in operations.ts; the handshakes in dial.ts (as a
-// client) and connect/session.ts (as a server).
+// The wire format of the Nix daemon's worker protocol: integers, strings, and the messages before
+// an answer. The operations are in operations.ts; the handshakes in dial.ts (as a client) and
+// connect/session.ts (as a server).
 //
 // Sources: Nix 2.8.0 and 2.34.8, src/libstore/worker-protocol.hh (numbers), remote-store.cc and
 // worker-protocol-connection.cc (the client), daemon.cc (the server), src/libutil/serialise.hh
@@ -15,17 +15,20 @@ export const MAGIC_CLIENT = 0x6e697863
 export const MAGIC_SERVER = 0x6478696f
 
 /**
- * What we speak, to Nix and to the box: 1.35 (Nix 2.15). Every Nix from 2.4 (1.32) to 2.35 and Lix
- * from 2.94, which takes nothing less, agrees to it. From 1.32 on the operations below are the same
- * on the wire, only the handshake grew: so a box with 1.32 can serve a client that insists on 1.35.
+ * What we speak, to Nix and to the box: 1.35 (Nix 2.15). Every Nix from 2.4 (1.32) to 2.35 agrees
+ * to it, and so does Lix from 2.94, which takes nothing less. Since 1.32 the operations below are
+ * the same on the wire and only the handshake has grown, so a box with 1.32 can serve a client that
+ * insists on 1.35.
  */
 export const OUR_VERSION = 0x0123
-/** Nix 2.4. An older box has other forms of errors (before 1.26) and realisations (before 1.31). */
+/**
+ * Nix 2.4. An older box encodes errors (before 1.26) and realisations (before 1.31) differently.
+ */
 export const OLDEST_BOX = 0x0120
 export const VERSION_WITH_NIX_VERSION = 0x0121
 export const VERSION_WITH_TRUST = 0x0123
 
-// Messages that come before an answer (worker-protocol.hh, STDERR_*).
+// Messages before an answer (worker-protocol.hh, STDERR_*).
 export const STDERR_LAST = 0x616c7473
 const STDERR_ERROR = 0x63787470
 const STDERR_NEXT = 0x6f6c6d67
@@ -33,18 +36,18 @@ const STDERR_START_ACTIVITY = 0x53545254
 const STDERR_STOP_ACTIVITY = 0x53544f50
 const STDERR_RESULT = 0x52534c54
 
-// Far more than any honest answer; a box that sends more is not listened to any longer.
+// Far more than any honest answer; a box that sends more is cut off.
 export const LONGEST_STRING = 16 * 2 ** 20
 const LONGEST_ANSWER = 64 * 2 ** 20
 
-/** An unsigned 64-bit integer. */
+/** Encodes an unsigned 64-bit integer. */
 export function u64(value: number): Buffer {
   const bytes = Buffer.alloc(8)
   bytes.writeBigUInt64LE(BigInt(value))
   return bytes
 }
 
-/** A string with its length and padding. */
+/** Encodes a string, with its length and padding. */
 export function string(text: string): Buffer {
   const bytes = Buffer.from(text)
   const padded = Buffer.alloc(8 + Math.ceil(bytes.length / 8) * 8)
@@ -53,11 +56,11 @@ export function string(text: string): Buffer {
   return padded
 }
 
-/** Several strings: how many, then each. */
+/** Encodes several strings: how many, then each. */
 export const strings = (texts: readonly string[]): Buffer => Buffer.concat([u64(texts.length), ...texts.map(string)])
 
 /**
- * The answer "that is an error", in the form of protocol 1.26 and later (2.8.0, serialise.cc):
+ * Encodes an error as the answer, in the form of protocol 1.26 and later (2.8.0, serialise.cc):
  * type, level, name, message, no position, no traces.
  */
 export function errorAnswer(message: string): Buffer {
@@ -65,9 +68,8 @@ export function errorAnswer(message: string): Buffer {
 }
 
 /**
- * Collects the raw bytes of what it reads, so that they can be passed on as they came: in one
- * buffer that grows, since a piece of its own for each of the millions of integers in which a box
- * may say nothing would take gigabytes.
+ * Records the raw bytes it reads, to pass them on unchanged. One growing buffer: a box can spread
+ * nothing over millions of integers, and a piece for each would take gigabytes.
  */
 export class Recorder {
   private buffer: Buffer = Buffer.allocUnsafe(256)
@@ -109,12 +111,12 @@ export class Recorder {
   }
 }
 
-/** How the messages before an answer ended: with the answer, or with an error in its place. */
+/** How the messages before an answer ended: with the answer, or with an error instead. */
 export type Ending = { error: false } | { error: true; message: string }
 
 /**
- * Reads the messages that come before an answer (2.34.8, worker-protocol-connection.cc,
- * processStderrReturn), up to and with STDERR_LAST or STDERR_ERROR.
+ * Reads the messages before an answer (2.34.8, worker-protocol-connection.cc, processStderrReturn),
+ * up to and including STDERR_LAST or STDERR_ERROR.
  * @throws Error for a message that has no business in a question or an answer
  */
 export async function readMessages(from: Recorder): Promise<Ending> {
