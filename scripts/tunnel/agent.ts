@@ -1,7 +1,7 @@
-// Where the ssh agent is: our own environment says it, or, when that names none or one without
-// keys, the file that sets it for the user's shells. A bash of its own sources that file, with its
-// output thrown away and its time bounded: it may print, wait for a terminal, start programs, or
-// exit. What it started ends with it.
+// Finds the ssh agent: the one our own environment names or, if that names none or one without
+// keys, the one set by the file that sets it for the user's shells. A separate bash sources that
+// file, its output discarded and its time limited: it may print, wait for a terminal, start
+// programs or exit. What it starts ends with it.
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { inSeconds } from '../cli/text.ts'
 import { type AgentState, agentState } from './failure.ts'
@@ -12,21 +12,21 @@ import { uptime } from './state.ts'
 export interface Agent {
   /** What to add to the environment of ssh. */
   env: Record<string, string>
-  /** Where it comes from, for people. */
+  /** Where the agent was found, for people. */
   from: string
-  /** What went wrong, and what to do; ssh is still tried, since a key may need no agent. */
+  /** What went wrong and what to do about it. ssh is tried anyway: a key may need no agent. */
   problem?: string
-  /** The agent itself, when env-file has begun it for us; see endWithUs(). */
+  /** The agent process, if env-file started it for us; see endWithUs(). */
   begun?: Process
 }
 
-/** Milliseconds for an env-file. */
+/** Milliseconds for sourcing an env-file. */
 export const ENV_FILE_LIMIT = 5000
 /** Milliseconds for an agent to list its keys. */
 const AGENT_LIMIT = 2000
 
-// Prints status and values, each ended by NUL. The trap is for a file that says `exit` (in one of
-// its functions, even that prints nothing).
+// Prints the status and the values, each followed by NUL. The trap covers a file that calls `exit`
+// (inside one of its functions, not even the trap prints anything).
 const SOURCE = [
   `nix_lan_report() { printf '%s\\0' "$1" "\${SSH_AUTH_SOCK-}" "\${SSH_AGENT_PID-}"; }`,
   `trap 'nix_lan_report $?' EXIT`,
@@ -37,11 +37,11 @@ const SOURCE = [
 ].join('\n')
 
 /**
- * The agent for ssh: that of our own environment, unless it holds no key and the one that env-file
- * names does. (Debian 13 and its kin start an empty ssh-agent with every user manager, and put it
- * into the environment of all units; the agent with the keys is another.)
+ * The agent for ssh: our own environment's, unless that holds no key and the one env-file names
+ * does. (Debian 13 and its derivatives start an empty ssh-agent with every user manager and put it
+ * into the environment of all units; the agent with the keys is a different one.)
  * @param ours our environment
- * @param limit milliseconds for the file
+ * @param limit milliseconds for sourcing the file
  */
 export async function findAgent(
   envFile: string,
@@ -60,8 +60,8 @@ export async function findAgent(
 }
 
 /**
- * What the agent at a socket says of its keys now (`ssh-add -l`).
- * @param socket SSH_AUTH_SOCK; undefined: there is no agent, and nobody is asked
+ * Asks the agent at a socket what keys it holds now (`ssh-add -l`).
+ * @param socket SSH_AUTH_SOCK; undefined if there is no agent: then nothing is asked
  */
 export async function askAgent(socket: string | undefined, start: Start = startPlain): Promise<AgentState> {
   if (!socket) return 'none'
@@ -89,12 +89,12 @@ async function agentOfFile(envFile: string, limit: number, start: Start): Promis
 }
 
 /**
- * Whether all keys that ssh could use are security keys, each login with which wants a touch
- * (ssh-keygen(1), FIDO AUTHENTICATOR): those of its identity files and of its agent.
+ * Whether every key ssh could use, from its identity files or its agent, is a security key: those
+ * want a touch at each login (ssh-keygen(1), FIDO AUTHENTICATOR).
  */
 export async function wantTouch(facts: SshFacts, env = process.env, start: Start = startPlain): Promise<boolean> {
   const files = (facts.get('identityfile') ?? []).map((file) => file.replace(/^~(?=\/)/, env.HOME ?? '~'))
-  // A file's name tells where there is no public half of it.
+  // Without a public half, the file's name has to tell.
   const ofFiles = files.filter((file) => existsSync(file)).map((file) => textOf(`${file}.pub`) ?? (file.endsWith('_sk') ? 'sk-' : 'ssh-'))
   const socket = agentSocket(facts, env)
   if (!socket) return allSecurityKeys(ofFiles)
@@ -104,26 +104,29 @@ export async function wantTouch(facts: SshFacts, env = process.env, start: Start
 }
 
 /**
- * Whether there are keys, and security keys only.
+ * Whether there are keys and all of them are security keys.
  * @param keys public keys, as authorized_keys(5) has them; pure
  */
 export const allSecurityKeys = (keys: readonly string[]): boolean => keys.length > 0 && keys.every((key) => key.startsWith('sk-'))
 
-/** What begun processes look like to a shell: PID:TICK; see heads/keeper.sh. */
+/** The process env-file started, as heads/keeper.sh takes it: PID:TICK. */
 export const beginningOf = ({ begun }: Agent): string => (begun ? `${begun.pid}:${begun.begun}` : '')
 
-/** A process, by what stays its own when another one gets its number. */
+/** A process, identified well enough to tell it from a later one with the same number. */
 interface Process {
   pid: number
   uid: number
-  /** Clock ticks after the boot. */
+  /** Start time in clock ticks since boot. */
   begun: number
 }
 
-/** Ticks a second, in which Linux tells times to programs (proc_pid_stat(5), USER_HZ). */
+/** Clock ticks per second in what Linux tells programs (proc_pid_stat(5), USER_HZ). */
 const HZ = 100
 
-/** The clock tick that is now, once it is over: what begins from now on begins in a later one. */
+/**
+ * Waits for the current clock tick to end and returns it: what starts from now on starts in a later
+ * one.
+ */
 async function nextTick(): Promise<number> {
   const tick = Math.floor(uptime() * HZ)
   await new Promise((resolve) => setTimeout(resolve, 1000 / HZ + 1))
@@ -131,8 +134,8 @@ async function nextTick(): Promise<number> {
 }
 
 /**
- * Whether a process is still the one that was written down as PID:TICK.
- * @param uid whose it must be
+ * The process id, if the process recorded as PID:TICK is still the same one.
+ * @param uid the user it must belong to
  */
 export function isStill(text: string, uid: number): number | undefined {
   const [, pid, tick] = /^(\d+):(\d+)\n?$/.exec(text) ?? []
@@ -140,7 +143,7 @@ export function isStill(text: string, uid: number): number | undefined {
   return found && found.uid === uid && found.begun === Number(tick) ? found.pid : undefined
 }
 
-/** The process with that number, if it began after that tick. */
+/** The process with that number, if it started after that tick. */
 function begunAfter(pid: number, tick: number): Process | undefined {
   const found = Number.isSafeInteger(pid) && pid > 1 ? processOf(pid) : undefined
   return found && found.begun > tick ? found : undefined
@@ -158,8 +161,7 @@ export function textOf(file: string): string | undefined {
 function processOf(pid: number): Process | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
-    // After the name in parentheses, which may hold anything: state is the third field, starttime
-    // the 22nd.
+    // Start after the name in parentheses, which may hold anything: state is field 3, starttime 22.
     const begun = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
     return { pid, uid: statSync(`/proc/${pid}`).uid, begun }
   } catch {
@@ -168,9 +170,9 @@ function processOf(pid: number): Process | undefined {
 }
 
 /**
- * Ends the agent that env-file began for us when we end: each command would leave another one
- * behind, with the key in it. Never touches an agent that was there before (keychain's, gpg's).
- * @param uid whose agent it must be
+ * Ends the agent env-file started for us when we exit; otherwise each command would leave another
+ * one behind, with the key in it. Never touches an agent that was there before (keychain's, gpg's).
+ * @param uid the user the agent must belong to
  */
 export function endWithUs({ begun }: Agent, uid: number): void {
   if (!begun || begun.uid !== uid) return
@@ -186,8 +188,8 @@ export function endWithUs({ begun }: Agent, uid: number): void {
 }
 
 /**
- * Why a file gave no SSH_AUTH_SOCK; undefined: it simply sets none, which is no failure. Status 1
- * is what `[ … ] && …` at its end leaves.
+ * Why a file gave no SSH_AUTH_SOCK; undefined if it simply sets none, which is not a failure. A
+ * file that ends in `[ … ] && …` leaves status 1.
  */
 function problemOf(
   file: string,

@@ -1,5 +1,5 @@
-// One attempt at a tunnel: what is asked beforehand, what that makes of ssh's command line, and the
-// sh code by which the head of nix-lan-tunnel becomes ssh. Changes nothing.
+// Prepares one attempt at a tunnel: what to ask beforehand, the ssh command line that follows from
+// it, and the sh code that makes the head of nix-lan-tunnel become ssh. Changes nothing.
 import { quote, shellWord } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
@@ -11,22 +11,27 @@ import { controlSocket } from './socket.ts'
 import { addressOptions, forwardCommand, loginByHand, needsControl, portOptions, sshArguments, sshOptions, trafficOptions } from './ssh.ts'
 import { askSsh, changesNothingElse, familyOf, isDirect, type SshFacts } from './ssh-config.ts'
 
-/** What an attempt rests on, and how ssh will be started. */
+/** What was found out for an attempt, and how ssh will be started. */
 export interface Attempt {
   answer: Answer
   facts: SshFacts
-  /** Why ssh could not be asked about its configuration, which it will say itself, too. */
+  /** Why ssh could not be asked about its configuration; ssh itself will say so, too. */
   problem?: string
   /** ssh's arguments. */
   args: string[]
-  /** Where ssh is asked for the forwarding, when it does not make that by itself. */
+  /**
+   * The control socket over which ssh is asked for the forwarding, if it doesn't set that up
+   * itself.
+   */
   control?: string
-  /** The ssh connection for uploads, when they have their own: ssh's arguments, its two sockets. */
+  /**
+   * The ssh connection for uploads, if they have their own: ssh's arguments and its two sockets.
+   */
   uploads?: { args: string[]; socket: string; control: string }
 }
 
 /**
- * Asks whether the box is there and what ssh makes of its configuration, both at once.
+ * Asks at the same time whether the box is there and how ssh reads its configuration.
  * @param log a file for what ssh says, instead of stderr
  */
 export async function prepare(cache: SshCache, socket: string, log?: string): Promise<Attempt> {
@@ -40,7 +45,7 @@ export async function prepare(cache: SshCache, socket: string, log?: string): Pr
   return { answer, ...asked, args: sshArguments(cache, socket, options), ...(control ? { control } : {}), ...(uploads ? { uploads } : {}) }
 }
 
-/** Whether uploads have a connection of their own. */
+/** Whether uploads get their own connection. */
 async function haveOwn(cache: SshCache, facts: SshFacts): Promise<boolean> {
   if (cache.uploadConnection !== undefined) return cache.uploadConnection === 'own'
   return !(await wantTouch(facts))
@@ -54,9 +59,7 @@ function forUploads(cache: SshCache, tunnel: string, target: readonly string[], 
   return { args: sshArguments(cache, socket, { target, control, traffic }), socket, control }
 }
 
-/**
- * The answer again without the kind of addresses that ssh will not take, where it was one of those.
- */
+/** Asks again with the one address family ssh accepts, if the answer came from the other. */
 async function asSshWould(cache: SshCache, answer: Answer, facts: SshFacts): Promise<Answer> {
   const family = familyOf(facts)
   if (!family || !answer.ok || !isDirect(cache, facts) || answer.address.includes(':') === (family === 6)) return answer
@@ -66,8 +69,8 @@ async function asSshWould(cache: SshCache, answer: Answer, facts: SshFacts): Pro
 }
 
 /**
- * Where ssh connects to: port and address of the answer, where ssh would connect to that host
- * itself.
+ * The options for where ssh connects to: the port and address that answered, if ssh would connect
+ * to that host directly.
  */
 async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): Promise<string[]> {
   const port = portOptions(cache, facts)
@@ -77,14 +80,14 @@ async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): 
 }
 
 /**
- * Under systemd nix-lan-tunnel has the last word when ssh ends; by hand a failure ends with a hint.
+ * Under systemd, nix-lan-tunnel handles ssh's end; when run by hand, a failure ends with a hint.
  */
 type Mode = { service: true } | { hint: string }
 
 /**
  * Makes the head become the keeper, which runs ssh.
- * @param agent by hand it ends with the tunnel; under systemd the unit sees to that
- * @param env what is added to the environment
+ * @param agent ends with the tunnel when run by hand; under systemd the unit takes care of that
+ * @param env variables to add to the environment
  */
 export function keeperCommand(
   cache: SshCache,
@@ -110,13 +113,13 @@ export function keeperCommand(
 }
 
 /**
- * What to try when ssh could not log in: it asks nobody here, so that an unknown host key or a
- * locked key is "failed" and no more.
+ * What to try when ssh could not log in. It can't prompt here, so an unknown host key or a locked
+ * key just shows as "failed".
  */
 export const hintFor = (cache: SshCache, { facts }: Attempt): string =>
   `nix-lan-tunnel: no tunnel to ${cache.name}; ssh can't ask anything here, but it can by hand: ${loginByHand(cache, facts)}`
 
-/** `--print`: the command for people, with what it rests on. */
+/** `--print`: the command for people, with the facts behind it. */
 export function explanation(cache: SshCache, socket: string, { answer, problem, args, control, uploads }: Attempt, agent: Agent): string {
   const there = answer.ok ? `reachable at ${answer.address} port ${answer.port}` : `away: ${answer.reason}`
   const words = [...Object.entries(agent.env).map(([name, value]) => `${name}=${value}`), 'ssh', ...args]

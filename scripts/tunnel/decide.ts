@@ -1,17 +1,15 @@
-// What `nix-lan check` does about a cache: from facts to one action, and the words for both. Pure;
-// scripts/commands/check.ts asks and acts.
+// Decides what `nix-lan check` does about a cache: turns facts into one action, and both into
+// words. Pure: scripts/commands/check.ts asks and acts.
 import type { Answer } from '../reach/reach.ts'
 import type { UnitFacts } from '../system/systemd.ts'
 
-/** What is known of a box when its action is decided. */
+/** What is known about a box when its action is decided. */
 export interface Facts {
-  /** null: not asked, since ssh is alive and nobody is there to read the answer. */
+  /** null: not asked, because ssh is alive and nobody is there to read the answer. */
   answer: Answer | null
   /** Somebody listens on the tunnel's socket: its ssh is alive. */
   listening: boolean
-  /**
-   * Its target and its tunnel; null where there is no user manager, or the units are not installed.
-   */
+  /** Its target and its tunnel; null without a user manager or if the units are not installed. */
   units: { target: UnitFacts; tunnel: UnitFacts } | null
   /** The tunnel's pause after failures. */
   pause: {
@@ -21,35 +19,34 @@ export interface Facts {
     age: number
     reason: string
   }
-  /** Nothing but the timer started this check: nobody says that anything has changed. */
+  /** Only the timer started this check: nothing suggests that anything has changed. */
   byTimer: boolean
   /** The configuration was changed a moment ago. */
   configured: boolean
 }
 
 /**
- * start: the box is there, so its target starts, and with it the tunnel. stop: it is away. retry:
- * the tunnel's pause ends now. revive: the tunnel was given up for good, because of a wrong
- * configuration, and is started again.
+ * start: the box is there, so its target starts and pulls in the tunnel. stop: the box is away.
+ * retry: the tunnel's pause ends now. revive: the tunnel had been given up for good over a wrong
+ * configuration and is started again.
  */
 export type Action = 'none' | 'start' | 'stop' | 'retry' | 'revive'
 
 /**
- * A tunnel that failed less than so many seconds ago asked for this check itself: its pause stays,
- * or the two would chase each other as fast as they can.
+ * A tunnel that failed fewer seconds ago than this asked for this check itself. Its pause stays, or
+ * tunnel and check would trigger each other in a tight loop.
  */
 const FRESH = 5
 
 /**
- * What to do. An ssh that is alive is never stopped: its ServerAlive decides, and a build may be
- * fetching through it.
+ * What to do. Never stops a live ssh: its ServerAlive decides, and a build may be fetching through
+ * it.
  */
 export function actionFor({ answer, listening, units, pause, byTimer, configured }: Facts): Action {
   if (!units) return 'none'
   const up = isUp(units.target)
   if (answer && !answer.ok) return up && !listening ? 'stop' : 'none'
-  // Since the tunnel is stopped before the target, a target that is about to stop looks active
-  // until then.
+  // The tunnel stops before its target, so a target that is about to stop still looks active.
   if (!up || units.tunnel.ActiveState === 'deactivating') return 'start'
   if (units.tunnel.ActiveState === 'failed') return byTimer && !configured ? 'none' : 'revive'
   const waits = units.tunnel.ActiveState === 'activating' && pause.left > 0
@@ -57,8 +54,8 @@ export function actionFor({ answer, listening, units, pause, byTimer, configured
 }
 
 /**
- * Whether the box's answer can't change anything: then a timer need not ask, which wakes the
- * network of both.
+ * Whether the box's answer would change nothing. Then the timer's check needn't ask, which would
+ * wake the network on both machines.
  */
 export function needsNoAnswer({ listening, units }: Pick<Facts, 'listening' | 'units'>): boolean {
   return listening && units !== null && isUp(units.target) && units.tunnel.ActiveState === 'active'
@@ -67,8 +64,8 @@ export function needsNoAnswer({ listening, units }: Pick<Facts, 'listening' | 'u
 const isUp = (target: UnitFacts): boolean => target.ActiveState === 'active'
 
 /**
- * The line about a cache: what was found and what is done. `away` and `reachable` mean what they
- * mean for nix-lan-available.
+ * The line about a cache: what was found and what is being done. `away` and `reachable` mean the
+ * same as in nix-lan-available.
  */
 export function describe(name: string, facts: Facts, action: Action): string {
   const { answer } = facts

@@ -1,27 +1,27 @@
-// Why a tunnel ended, or is not ready: from what ssh wrote down and what the ssh agent says to one
+// Explains why a tunnel ended or isn't ready: turns ssh's log and the ssh agent's state into one
 // line for a person, with the way out. Pure. The messages are those of OpenSSH 9.2 to 10.x
-// (sshconnect.c, sshconnect2.c, clientloop.c, channels.c), which it has in English only.
+// (sshconnect.c, sshconnect2.c, clientloop.c, channels.c), which are never translated.
 
 /**
- * What ssh's log holds from us when a nix-daemon has answered: what follows is how the link was
- * lost.
+ * We append this to ssh's log once a nix-daemon has answered; whatever follows tells how the link
+ * was lost.
  */
 export const READY_MARK = 'nix-lan: the tunnel is ready'
 
 /**
- * What `ssh-add -l` says: keys, none (an agent that is locked has none), that there is no agent; or
- * nothing in time.
+ * What `ssh-add -l` reports: keys, no keys (a locked agent shows none), no agent, or nothing in
+ * time.
  */
 export type AgentState = 'keys' | 'empty' | 'none' | 'unresponsive'
 
-/** The exit code of `ssh-add -l` (ssh-add(1)); null: it was ended, or isn't there. */
+/** The exit code of `ssh-add -l` (ssh-add(1)); null: it was killed or isn't installed. */
 export function agentState(code: number | null): AgentState {
   if (code === 0) return 'keys'
   if (code === 1) return 'empty'
   return code === 2 ? 'none' : 'unresponsive'
 }
 
-/** What kind of end it was. `lost`: after the tunnel had been ready. */
+/** How the tunnel ended. `lost`: after it had been ready. */
 export type Kind =
   | 'lost'
   | 'configuration'
@@ -61,14 +61,14 @@ export function endOf(log: string, code: number): End {
   if (after !== undefined) return { kind: 'lost', said: lastWords(after, code) }
   const [kind = 'other', pattern] = KINDS.find(([, found]) => found.test(before)) ?? []
   const lines = before.split('\n')
-  // The first complaint about a file tells more than the one that it was too many.
+  // The first complaint about a file tells more than the final "terminating, N bad options".
   const line = kind === 'configuration' ? lines.find((text) => text.trim() !== '') : pattern && lines.find((text) => pattern.test(text))
   return { kind, said: line && kind !== 'host-key-changed' ? line.trim() : lastWords(before, code) }
 }
 
 /**
- * The last line that isn't about a single connection through the tunnel; ssh says the cause before
- * that it goes.
+ * The last line that isn't about a single connection through the tunnel, or the timeout: ssh
+ * reports that before it says goodbye.
  */
 function lastWords(log: string, code: number): string {
   const lines = log.split('\n').filter((line) => line.trim() !== '' && !/^channel \d+: open failed/.test(line))
@@ -77,18 +77,18 @@ function lastWords(log: string, code: number): string {
   return code > 128 && code < 160 ? `ssh was ended by signal ${code - 128}` : `ssh ended with exit code ${code}`
 }
 
-/** What the words need to know besides. */
+/** What else the explanation needs. */
 export interface Circumstances {
-  /** The name that must be reachable. */
+  /** The host name that must be reachable. */
   host: string
   /** The ssh command that logs in by hand. */
   byHand: string
   agent: AgentState
-  /** Where SSH_AUTH_SOCK comes from, or why there is none. */
+  /** The file that sets SSH_AUTH_SOCK. */
   envFile: string
 }
 
-/** One line: what happened and the way out. The same end gives the same words each time. */
+/** One line: what happened and the way out. The same end always gives the same words. */
 export function reasonOf({ kind, said }: End, about: Circumstances, log = ''): string {
   const { host, byHand } = about
   switch (kind) {
@@ -117,8 +117,8 @@ export function reasonOf({ kind, said }: End, about: Circumstances, log = ''): s
 }
 
 /**
- * ssh prints the command that removes the old key, since the file may be another than
- * ~/.ssh/known_hosts; OpenSSH 10 with single quotes.
+ * Takes the command that removes the old key from ssh's output: the file may not be
+ * ~/.ssh/known_hosts. OpenSSH 10 uses single quotes.
  */
 function forgetCommand(log: string): string | undefined {
   return /^\s+(ssh-keygen -f (["']).*\2 -R \2.*\2)\s*$/m.exec(log)?.[1]
@@ -137,9 +137,9 @@ function denied(said: string, { byHand, agent, envFile }: Circumstances): string
 }
 
 /**
- * Why no nix-daemon answers through a tunnel that ssh has made.
+ * Why no nix-daemon answers through a tunnel that ssh has set up.
  * @param log what ssh wrote
- * @param reason what our own question came to
+ * @param reason why our own query failed
  */
 export function whyNotReady(log: string, reason: string, daemonSocket: string, ssh: string): string {
   const last = log.match(/^channel \d+: open failed.*$/gm)?.at(-1) ?? ''

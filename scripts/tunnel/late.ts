@@ -1,5 +1,5 @@
-// Why ssh has not logged in after a minute. It says nothing itself: it waits for the ssh agent, or
-// the box waits for something.
+// Explains why ssh has not logged in after a minute. ssh says nothing: it is waiting for the ssh
+// agent, or the box is waiting for something.
 import type { SshCache } from '../config/types.ts'
 import { askAgent } from './agent.ts'
 import type { AgentState } from './failure.ts'

@@ -1,6 +1,5 @@
-// nix-lan-tunnel as systemd's unit: what it says to systemd and the journal, its pauses, and what
-// it remembers in between. All of them are effects; what they are about is decided in failure.ts
-// and state.ts.
+// nix-lan-tunnel as a systemd unit: what it tells systemd and the journal, its pauses, and what it
+// remembers in between. Only effects; the decisions are in failure.ts and state.ts.
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
 import { harmless } from '../cli/text.ts'
@@ -18,14 +17,14 @@ import { FRESH_LOGIN, LATE, loginByHand, sshOptions } from './ssh.ts'
 import { agentSocket, askSsh } from './ssh-config.ts'
 import { afterFailure, forgetTunnelState, pauseLeft, readTunnelState, uptime, writeTunnelState } from './state.ts'
 
-/** What ssh exits with when it has lost the link, and the unit doesn't take for a failure. */
+/** ssh's exit code for a lost link, which the unit doesn't count as a failure. */
 const LINK_LOST = 255
 const CHECK = 'nix-lan-check.service'
-/** Milliseconds for systemd-notify, which should answer in a few. */
+/** Milliseconds for systemd-notify, which normally needs only a few. */
 const NOTIFY_LIMIT = 2000
-/** Set while SSH_AUTH_SOCK is env-file's, which may say another thing at the next attempt. */
+/** Set while SSH_AUTH_SOCK comes from env-file, which may give another one at the next attempt. */
 const FROM_FILE = 'NIX_LAN_AGENT_FROM_FILE'
-/** Sleeps, and is nix-lan-tunnel again. */
+/** Sleeps, then becomes nix-lan-tunnel again. */
 const WAIT = 'sleep "$1" && shift && exec "$@"'
 
 export class Service {
@@ -33,7 +32,7 @@ export class Service {
   readonly cache: SshCache
   /** The path of nix-lan-tunnel. */
   readonly self: string
-  /** Where ssh writes what it has to say. */
+  /** ssh's log file. */
   readonly log: string
   private readonly warn: (text: string) => void
 
@@ -45,7 +44,7 @@ export class Service {
     this.warn = warn
   }
 
-  /** If a pause is due, arranges for it. @returns whether it is */
+  /** Arranges for a pause if one is due. @returns whether it is */
   async waits(): Promise<boolean> {
     const state = readTunnelState(this.uid, this.cache.name)
     const left = pauseLeft(state, uptime())
@@ -63,7 +62,7 @@ export class Service {
     return true
   }
 
-  /** An empty log: ssh appends. @throws Failure */
+  /** Empties the log, since ssh appends. @throws Failure */
   newLog(): void {
     try {
       writeFileSync(this.log, '', { mode: 0o600 })
@@ -72,12 +71,12 @@ export class Service {
     }
   }
 
-  /** For ssh and what follows it. */
+  /** The variables for ssh and for what runs after it. */
   environment(agent: Agent): Record<string, string> {
     return agent.env.SSH_AUTH_SOCK ? { ...agent.env, [FROM_FILE]: this.cache.envFile } : agent.env
   }
 
-  /** Whether a nix-daemon answers now: tells systemd, or writes down why not. @returns 0 or 75 */
+  /** Tells systemd that a nix-daemon answers now, or records why none does. @returns 0 or 75 */
   async ready(): Promise<number> {
     const { name, daemonSocket, ssh, deadline } = this.cache
     const answer = await usable(this.cache, this.uid, deadline)
@@ -97,8 +96,8 @@ export class Service {
   }
 
   /**
-   * ssh has ended without having been told to. If the tunnel was ready, systemd has to know that it
-   * isn't any more; if not, it is tried again.
+   * Called when ssh has ended on its own. If the tunnel was ready, systemd has to learn that it no
+   * longer is; if not, it is tried again.
    */
   async ended(code: number): Promise<number> {
     if (code === FRESH_LOGIN) return await this.again()
@@ -118,8 +117,8 @@ export class Service {
   }
 
   /**
-   * The keeper has ended an ssh through which no nix-daemon answered, for a fresh login: no news,
-   * and no long pause.
+   * The keeper ended an ssh through which no nix-daemon answered, to log in afresh: nothing new to
+   * report, and no long pause.
    * @returns the exit code
    */
   private async again(): Promise<number> {
@@ -128,16 +127,17 @@ export class Service {
     return !unitHoldsOthers() && (await this.waits()) ? 0 : 75
   }
 
-  /** After an attempt that came to nothing: a pause, and then the next. @returns the exit code */
+  /** Pauses after a failed attempt, then makes the next one. @returns the exit code */
   async failed(reason: string, mayBeAway: boolean): Promise<number> {
     await this.note(reason, mayBeAway)
-    // What env-file has started (an ssh agent for each attempt, say) would add up: systemd removes
-    // it when the unit ends.
+    // What env-file starts (say, an ssh agent per attempt) would pile up; systemd cleans it up when
+    // the unit ends.
     return !unitHoldsOthers() && (await this.waits()) ? 0 : 75
   }
 
   /**
-   * Remembers why, says it if it is news, and has it looked into whether the box is there at all.
+   * Remembers the reason, reports it if it is new, and has a check find out whether the box is
+   * there at all.
    */
   private async note(reason: string, mayBeAway: boolean): Promise<void> {
     const before = readTunnelState(this.uid, this.cache.name)
@@ -145,7 +145,7 @@ export class Service {
     writeTunnelState(this.uid, this.cache.name, afterFailure(before, reason, new Date(), uptime()))
     if (!mayBeAway) return
     await ask('restart', [CHECK]).catch((error) => {
-      if (!(error instanceof Failure)) throw error // no units installed, or no systemd: then there is nobody to ask
+      if (!(error instanceof Failure)) throw error // no units installed or no systemd: nobody to ask
     })
   }
 
@@ -171,8 +171,8 @@ export class Service {
 }
 
 /**
- * Whether the unit's control group (cgroups(7), version 2) holds more than us and the shell that we
- * come from; unknown: no.
+ * Whether the unit's control group (cgroups(7), version 2) holds more than us and the shell that
+ * started us; false if that can't be told.
  */
 function unitHoldsOthers(): boolean {
   try {
@@ -180,7 +180,7 @@ function unitHoldsOthers(): boolean {
     if (path === undefined) return false
     const pids = readFileSync(`/sys/fs/cgroup${path}/cgroup.procs`, 'utf8').trim().split('\n')
     const others = pids.filter((pid) => Number(pid) !== process.pid && Number(pid) !== process.ppid)
-    return others.some((pid) => readFileSync(`/proc/${pid}/comm`, 'utf8') !== 'sleep\n') // that is the keeper's, and ends by itself
+    return others.some((pid) => readFileSync(`/proc/${pid}/comm`, 'utf8') !== 'sleep\n') // sleep is the keeper's and ends on its own
   } catch {
     return false
   }

@@ -1,22 +1,22 @@
-// The place of a tunnel's socket: a directory that is the user's alone, in which nobody listens
-// yet.
+// Prepares the place for a tunnel's socket: a directory only the user can use, where nobody listens
+// yet. Never removes a socket that is in use.
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { accepts, listens } from '../reach/listening.ts'
 import { socketPath } from '../system/paths.ts'
 
-/** Bytes that a socket's path may have (unix(7): sun_path is 108, with a NUL). */
+/** The most bytes a socket's path may have (unix(7): sun_path is 108, including a NUL). */
 const LONGEST = 107
 /**
- * Bytes that ssh puts behind a control socket's path while it makes it (OpenSSH 9.2, mux.c,
+ * Bytes ssh appends to a control socket's path while creating it (OpenSSH 9.2, mux.c,
  * muxserver_listen).
  */
 const CONTROL_SUFFIX = 17
 
 /**
  * The path of the tunnel's socket.
- * @throws UsageError for one that ssh -L or Nix would take apart, or the kernel refuse
+ * @throws UsageError if ssh -L or Nix would split the path, or the kernel would refuse it
  */
 export function tunnelSocket(uid: number, cache: string): string {
   const socket = socketPath(uid, cache)
@@ -28,8 +28,8 @@ export function tunnelSocket(uid: number, cache: string): string {
 }
 
 /**
- * Where the ssh of a tunnel takes requests, beside the tunnel's socket; undefined where that path
- * would be too long.
+ * The socket on which a tunnel's ssh takes requests, next to the tunnel's own; undefined if its
+ * path would be too long.
  */
 export function controlSocket(socket: string): string | undefined {
   const control = socket.replace(/\.sock$/, '.ctl')
@@ -37,23 +37,22 @@ export function controlSocket(socket: string): string | undefined {
 }
 
 /**
- * Makes the directory, and removes sockets that nobody listens on any more; a live one is left
- * alone.
- * @throws Failure when a tunnel runs already, or the directory can't be trusted or made
+ * Creates the directory and removes sockets nobody listens on any more; leaves a live one alone.
+ * @throws Failure if a tunnel is already running, or the directory can't be trusted or created
  */
 export async function makeRoom(socket: string, cache: string): Promise<void> {
   makeDirectory(dirname(socket))
   if (await alive(socket)) throw new Failure(`a tunnel for ${cache} runs already: somebody listens on ${socket}`)
   unlink(socket)
-  // One that a killed ssh left behind looks like one that takes requests.
+  // A control socket left behind by a killed ssh looks like a working one.
   const control = controlSocket(socket)
   if (control !== undefined && !(await alive(control))) unlink(control)
 }
 
 /**
- * Whether somebody listens there, for certain: /proc/net/unix also has the sockets of other file
- * systems with the same path (containers that share our network namespace), and what they are taken
- * for would keep a killed tunnel from ever coming back.
+ * Whether somebody really listens there. /proc/net/unix also lists sockets with the same path on
+ * other file systems (containers that share our network namespace); mistaking one of those for ours
+ * would keep a killed tunnel from ever coming back.
  */
 const alive = async (socket: string): Promise<boolean> => (await listens(socket)) && (await accepts(socket))
 

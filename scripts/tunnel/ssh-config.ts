@@ -1,25 +1,25 @@
-// What ssh makes of its configuration for a destination: `ssh -G`, read in one place.
+// Asks ssh how it reads its configuration for a destination: the one place that parses `ssh -G`.
 import { inSeconds } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
 import { type Start, startPlain } from './start.ts'
 
 /**
- * What `ssh -G` says: the values of each keyword, in lower case, in its order. Empty: it could not
- * be asked.
+ * What `ssh -G` prints: the values of each lower-case keyword, in ssh's order. Empty if it could
+ * not be asked.
  */
 export type SshFacts = ReadonlyMap<string, readonly string[]>
 
 /**
- * Milliseconds for `ssh -G`, which runs each `Match exec` of the configuration: ssh itself will
- * wait for those, too.
+ * Milliseconds for `ssh -G`. It runs each `Match exec` in the configuration; ssh itself will wait
+ * for those, too.
  */
 const LIMIT = 15_000
 
 /**
  * Asks ssh about a destination.
- * @param options what ssh will be started with, up to the destination
- * @param start how to start it: as another user, say
- * @returns the facts, none if ssh gives none; then `problem` says why
+ * @param options the arguments ssh will be started with, up to the destination
+ * @param start how to start ssh, for example as another user
+ * @returns the facts; empty if ssh gives none, and then `problem` says why
  */
 export async function askSsh(
   ssh: string,
@@ -33,7 +33,7 @@ export async function askSsh(
   return { facts: new Map(), problem: `ssh -G ${ssh}: ${why || `exit code ${asked.code}`}` }
 }
 
-/** Reads the output of `ssh -G`. */
+/** Parses the output of `ssh -G`. */
 export function parseFacts(output: string): SshFacts {
   const facts = new Map<string, string[]>()
   for (const line of output.split('\n')) {
@@ -47,8 +47,8 @@ export function parseFacts(output: string): SshFacts {
 }
 
 /**
- * Whether ssh itself connects to the `host` of the cache, so that our answer about that one is
- * about what ssh will meet. Not so with a jump host, a proxy, or an alias for another machine.
+ * Whether ssh connects directly to the cache's `host`, so that what we found out about that host
+ * holds for ssh. Not so with a jump host, a proxy, or an alias for another machine.
  */
 export function isDirect(cache: Pick<SshCache, 'host'>, facts: SshFacts): boolean {
   const none = (keyword: string): boolean => ['none', undefined].includes(facts.get(keyword)?.[0])
@@ -59,7 +59,7 @@ export function isDirect(cache: Pick<SshCache, 'host'>, facts: SshFacts): boolea
 /**
  * Whether options change nothing but the address. A `Match host` block in ~/.ssh/config no longer
  * matches when HostName is an address, and %h in a value would become the address: then ssh has to
- * resolve the name by itself.
+ * resolve the name itself.
  */
 export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
   if ((before.get('canonicalizehostname')?.[0] ?? 'false') !== 'false') return false
@@ -69,10 +69,10 @@ export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
 }
 
 /**
- * The agent's socket for this destination: IdentityAgent counts before SSH_AUTH_SOCK
+ * The agent's socket for this destination: IdentityAgent takes precedence over SSH_AUTH_SOCK
  * (ssh_config(5)).
- * @param env where a variable that it names is looked up
- * @returns undefined: no agent
+ * @param env where to look up a variable that IdentityAgent names
+ * @returns undefined if there is no agent
  */
 export function agentSocket(facts: SshFacts, env: Record<string, string | undefined>): string | undefined {
   const named = facts.get('identityagent')?.[0] ?? 'SSH_AUTH_SOCK'
@@ -83,13 +83,13 @@ export function agentSocket(facts: SshFacts, env: Record<string, string | undefi
   return named.replace(/^~(?=\/)/, env.HOME ?? '~')
 }
 
-/** The kind of addresses that ssh takes (ssh_config(5), AddressFamily). */
+/** The one address family ssh is limited to, if any (ssh_config(5), AddressFamily). */
 export function familyOf(facts: SshFacts): 4 | 6 | undefined {
   const value = facts.get('addressfamily')?.[0]
   return value === 'inet' ? 4 : value === 'inet6' ? 6 : undefined
 }
 
-/** The forwardings that the user's configuration has for this destination. */
+/** The forwardings the user's configuration sets for this destination. */
 export function forwardingsOf(facts: SshFacts): string[] {
   const keywords = ['LocalForward', 'RemoteForward', 'DynamicForward']
   return keywords.flatMap((keyword) => (facts.get(keyword.toLowerCase()) ?? []).map((value) => `${keyword} ${value}`))

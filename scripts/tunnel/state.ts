@@ -1,7 +1,7 @@
-// What nix-lan-tunnel remembers under systemd from one attempt to the next: how often it has failed
-// in a row, why, and until when it pauses. One small JSON file for each cache, in the user's
-// runtime directory; written by nix-lan-tunnel, read by check, status and doctor. It is gone when
-// the tunnel is ready, and at the next boot.
+// What nix-lan-tunnel remembers from one attempt to the next under systemd: how often it has failed
+// in a row, why, and until when it pauses. A small JSON file per cache in the user's runtime
+// directory, written by nix-lan-tunnel and read by check, status and doctor. It disappears when the
+// tunnel is ready, and at reboot.
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { runtimeDir } from '../system/paths.ts'
 
@@ -10,21 +10,20 @@ export interface TunnelState {
   failures: number
   /** Why the last one failed, for people. */
   reason: string
-  /** When the first one in this row failed: ISO 8601, by the wall clock. */
+  /** When the first of these attempts failed: ISO 8601, wall clock. */
   since: string
   /**
-   * Not tried again before /proc/uptime says so many seconds (a clock that nobody sets); 0: at
-   * once.
+   * No new attempt before /proc/uptime, a clock nobody sets, reaches this many seconds; 0: at once.
    */
   notBefore: number
 }
 
-/** The file, in a directory that is the user's alone. */
+/** The path of the file, in a directory only the user can use. */
 export const tunnelStateFile = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.tunnel`
 
 /**
- * What is remembered; undefined when the tunnel is well, or what is there is not readable or no
- * such file. Only for the user's own.
+ * Reads the state; undefined if the tunnel is fine, or the file can't be read or isn't a state. For
+ * the user themselves only: it trusts the file.
  */
 export function readTunnelState(uid: number, cache: string): TunnelState | undefined {
   try {
@@ -38,8 +37,8 @@ export function readTunnelState(uid: number, cache: string): TunnelState | undef
 }
 
 /**
- * Writes it whole: who reads meanwhile sees the old one or the new one. Never throws: with a full
- * disk, the next pause is shorter.
+ * Replaces the state in one step, so readers see the old one or the new one. Never throws: if the
+ * disk is full, the next pause is shorter.
  */
 export function writeTunnelState(uid: number, cache: string, state: TunnelState): void {
   const file = tunnelStateFile(uid, cache)
@@ -52,15 +51,12 @@ export function writeTunnelState(uid: number, cache: string, state: TunnelState)
   }
 }
 
-/** Forgets it: the next attempt is a first one. */
+/** Deletes the state: the next attempt counts as the first. */
 export function forgetTunnelState(uid: number, cache: string): void {
   rmSync(tunnelStateFile(uid, cache), { force: true })
 }
 
-/**
- * Seconds since the boot, the time in which the machine slept included (proc_uptime(5)). 0 where
- * there is no /proc.
- */
+/** Seconds since boot, including time asleep (proc_uptime(5)); 0 without /proc. */
 export function uptime(): number {
   try {
     return Number.parseFloat(readFileSync('/proc/uptime', 'utf8')) || 0
@@ -70,17 +66,17 @@ export function uptime(): number {
 }
 
 /**
- * The longest pause, in seconds: with the time that an attempt takes, a key that is unlocked is
- * seen within a minute.
+ * The longest pause in seconds. Including the time an attempt takes, an unlocked key is noticed
+ * within a minute.
  */
 export const LONGEST_PAUSE = 55
 
-/** Seconds to wait after so many failures in a row: 1, 2, 4, … */
+/** Seconds to wait after this many failures in a row: 1, 2, 4, … */
 export const pauseAfter = (failures: number): number => Math.min(LONGEST_PAUSE, 2 ** (failures - 1))
 
 /**
- * What to remember after an attempt that failed; pure.
- * @param before what was remembered
+ * The state after a failed attempt; pure.
+ * @param before the state so far
  * @param now the wall clock, for people
  * @param up see uptime()
  */
@@ -90,7 +86,7 @@ export function afterFailure(before: TunnelState | undefined, reason: string, no
 }
 
 /**
- * Seconds until the next attempt, 0 for at once; a time further away than any pause (a file from
+ * Seconds until the next attempt; 0: at once. A time further away than any pause (a file from
  * elsewhere) counts as 0. Pure.
  */
 export function pauseLeft(state: TunnelState | undefined, up: number): number {

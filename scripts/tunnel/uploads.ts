@@ -1,6 +1,6 @@
-// The way for uploads. A tunnel carries what Nix waits for, and on a slow link an upload through it
-// would fill it for seconds: so uploads have an ssh connection of their own, which the keeper of
-// the tunnel makes at the first need and holds as long as the tunnel.
+// Finds the connection for uploads. A tunnel carries what Nix is waiting for, and on a slow link an
+// upload would clog it for seconds. So uploads get their own ssh connection, which the tunnel's
+// keeper opens when first needed and holds as long as the tunnel.
 import type { SshCache } from '../config/types.ts'
 import { listens } from '../reach/listening.ts'
 import { keeperFile, socketPath, uploadSocketPath } from '../system/paths.ts'
@@ -10,10 +10,10 @@ import { isStill, textOf } from './agent.ts'
 const LOGIN_LIMIT = 20_000
 
 /**
- * The socket that an upload to a box goes through: that of the connection for uploads, or the
- * tunnel's where uploads share that, or the other one could not be made.
- * @param uid whose tunnel; our own
- * @param limit milliseconds until it must be there
+ * The socket an upload to a box goes through: that of the upload connection, or the tunnel's if
+ * uploads share it or the upload connection could not be opened.
+ * @param uid whose tunnel it is: ours
+ * @param limit milliseconds to wait for the socket
  */
 export async function uploadSocket(cache: SshCache, uid: number, limit = LOGIN_LIMIT): Promise<string> {
   const own = uploadSocketPath(uid, cache.name)
