@@ -1,23 +1,23 @@
-// The environment that nix-lan-run reads, and what it changes in it for the command.
+// The environment nix-lan-run reads, and what it changes in it for the command.
 import { Failure } from '../cli/errors.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { type Found, findProgram } from './program.ts'
 import { appendix } from './substituters.ts'
 
-/** How deep scripts may start nix-lan-run again before it takes them for a loop. */
+/** How deeply scripts may start nix-lan-run again before it assumes a loop. */
 const MAX_DEPTH = 10
 const DEPTH = 'NIX_LAN_RUN_DEPTH'
 
 /**
- * Set for the nix that is asked for its substituters: if that is a script that starts nix-lan-run,
- * it must not ask in its turn.
+ * Set for the nix we ask for its substituters: if that is a script that starts nix-lan-run, it must
+ * not ask again.
  */
 export const ASKED = 'NIX_LAN_RUN_ASKED'
 
 /**
- * The program, through env(1) if the head's sh has dropped variables that it can't name: dash does
- * that with bash's exported functions (`BASH_FUNC_name%%`). The environment that the head was
- * started with can still be read.
+ * The program, started through env(1) if the head's sh has dropped variables whose names it can't
+ * handle: dash does that to bash's exported functions (`BASH_FUNC_name%%`). /proc still has the
+ * environment the head was started with.
  */
 export function wholeEnvironment(program: string): { program: string; args?: string[] } {
   const lost = (readText(`/proc/${process.ppid}/environ`) ?? '').split('\0').filter((entry) => {
@@ -29,10 +29,10 @@ export function wholeEnvironment(program: string): { program: string; args?: str
 }
 
 /**
- * What changes in the environment. A script is counted, since it may be a wrapper that starts
+ * What changes in the environment. Scripts are counted: one may be a wrapper that starts
  * nix-lan-run again.
- * @param line for NIX_CONFIG
- * @throws Failure (exit 126) for one that does so without end
+ * @param line the line to append to NIX_CONFIG
+ * @throws Failure (exit 126) for a script that does so endlessly
  */
 export function changes(
   found: Found & { ok: true },
@@ -47,8 +47,7 @@ export function changes(
 }
 
 /**
- * NIX_CONFIG; one that isn't UTF-8 counts as a comment without an end of line under Deno, which
- * throws at it.
+ * NIX_CONFIG. Deno throws if it isn't UTF-8; it then counts as a comment without an end of line.
  */
 function nixConfig(): string | undefined {
   try {

@@ -1,9 +1,9 @@
-// How --explain tells what nix-lan-run would do. Pure.
+// Words what nix-lan-run would do, for --explain. Pure.
 import { harmless, toJson } from '../cli/text.ts'
 import type { Found } from './program.ts'
 import type { Plan } from './substituters.ts'
 
-/** All that --explain tells. */
+/** Everything --explain reports. */
 export interface Explanation {
   command: string
   found: Found

@@ -1,5 +1,6 @@
-// What nix-lan-run finds out: whether each cache can be used now, what Nix has in force, who runs
-// it. A hot path: it runs before every nix command, so what is needed rarely is imported late.
+// Finds out what nix-lan-run needs to know: whether each cache can be used now, which settings Nix
+// has in force, who is running it. A hot path: it runs before every nix command, so rarely needed
+// modules are imported late.
 import { accessSync, constants, existsSync } from 'node:fs'
 import { Failure, noTunnel } from '../cli/errors.ts'
 import { VERSION } from '../cli/version.ts'
@@ -12,8 +13,8 @@ import { findProgram } from './program.ts'
 import { type CacheFacts, drops, namesHost, type Plan, planSubstituters, type Who } from './substituters.ts'
 
 /**
- * The plan for these caches. Asks all caches at once, and nix only if its list may hold one that
- * has to go. With a `problem`, nix could not tell its list.
+ * The plan for these caches. Asks all caches at once, and nix only if its list may hold an entry
+ * that has to go. `problem` is set if nix could not give its list.
  */
 export async function outlook(config: Config, conf: NixConf): Promise<{ plan: Plan; problem?: string }> {
   const facts = await Promise.all(config.caches.map((cache) => factsOf(cache, config, conf)))
@@ -26,24 +27,22 @@ export async function outlook(config: Config, conf: NixConf): Promise<{ plan: Pl
 async function factsOf(cache: Cache, config: Config, conf: NixConf): Promise<CacheFacts> {
   const socket = cache.kind === 'ssh' ? socketPath(config.uid, cache.name) : ''
   const facts: CacheFacts = { cache, socket, url: urlOf(cache, config.uid), usable: await usableNow(cache, config, socket) }
-  // Without the tunnel, a host that nix.conf names itself may still answer.
+  // Even without the tunnel, a host that nix.conf names directly may answer.
   if (!facts.usable.ok && namesHost(facts, conf.all))
     facts.host = await (await import('../reach/reach.ts')).reachable(cache, cache.deadline)
   return facts
 }
 
 /**
- * With no tunnel, nothing of the network is loaded: the ordinary case away from home, and a fifth
- * of the time that node takes.
+ * Without a tunnel, the usual case away from home, no network code is loaded: that is a fifth of
+ * node's running time.
  */
 async function usableNow(cache: Cache, config: Config, socket: string): Promise<CacheFacts['usable']> {
   if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: noSocket(config, socket), ms: 0 }
   return (await import('../reach/reach.ts')).usable(cache, config.uid, cache.deadline)
 }
 
-/**
- * A directory of another user's looks empty: then nothing is known, and that user's word counts.
- */
+/** Another user's directory looks empty to us, so we can't tell whether there is a tunnel. */
 function noSocket({ user, uid }: Config, socket: string): string {
   if ([uid, 0].includes(process.geteuid?.() ?? uid)) return noTunnel(socket)
   return `the tunnel is ${user}'s, and only ${user} can see and use it; nix.conf has the cache for everybody`
@@ -57,14 +56,14 @@ function urlOf(cache: Cache, uid: number): CacheFacts['url'] {
   }
 }
 
-/** An error in one line; a configuration's advice on how to write one is more than fits here. */
+/** An error on one line, without the config error's example, which wouldn't fit. */
 export function firstLine(error: unknown): string {
   const [first = ''] = (error instanceof Error ? error.message : String(error)).split('\n')
   const text = first.replace(/\. Write one, for example:$/, '')
   return error instanceof Failure ? text : `this is a bug in nix-lan ${VERSION}: ${text}`
 }
 
-/** Nix's own answer to which substituters are in force. */
+/** Asks Nix which substituters are in force. */
 async function askNix(): Promise<{ ok: true; list: string[] } | { ok: false; reason: string }> {
   const nix = findProgram('nix')
   if (!nix.ok) return { ok: false, reason: nix.reason }
@@ -78,12 +77,12 @@ async function askNix(): Promise<{ ok: true; list: string[] } | { ok: false; rea
   return { ok: false, reason: `${nix.program} did not tell its substituters (nix show-config)` }
 }
 
-/** Who runs this, for Nix's trusted-users. */
+/** Who is running this, to compare with Nix's trusted-users. */
 export async function who(): Promise<Who> {
   const { effectiveUid, findUser, localGroups } = await import('../system/users.ts')
   const uid = effectiveUid()
   const ids = new Set(process.getgroups?.() ?? [])
-  // Those that only a directory service knows are missing.
+  // Groups known only to a directory service are missing.
   const groups = localGroups().flatMap(({ name, gid }) => (ids.has(gid) ? [name] : []))
   return { name: findUser(uid)?.name ?? String(uid), groups, direct: uid === 0 || writable(`${stateDir}/db`) }
 }

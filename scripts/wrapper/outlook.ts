@@ -1,5 +1,5 @@
-// What a command of nix-lan-run needs: the line for NIX_CONFIG, or the story for --explain. What is
-// wrong on our side never throws: it becomes a line for the person, and the command runs.
+// Produces what a nix-lan-run command needs: the line for NIX_CONFIG, or the plan for --explain.
+// Never throws over a problem on our side: the person gets a line about it, and the command runs.
 import { basename } from 'node:path'
 import { loadConfig } from '../config/config.ts'
 import { readNixConf } from '../nix/nix-conf.ts'
@@ -10,7 +10,7 @@ import { ignoredFor, type Plan } from './substituters.ts'
 const NOTHING: Plan = { setting: undefined, decisions: [], dropped: [] }
 
 /**
- * The line for NIX_CONFIG; undefined: nothing to change.
+ * The line for NIX_CONFIG; undefined if there is nothing to change.
  * @param warn prints one line for the person
  */
 export async function settingFor(warn: (message: string) => void): Promise<string | undefined> {

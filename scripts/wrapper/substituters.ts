@@ -1,31 +1,31 @@
-// What nix-lan-run decides, as pure functions of what it found out: which caches are added to Nix's
-// substituters, which are left out, and what NIX_CONFIG becomes. Nothing here touches the world.
+// Decides which caches nix-lan-run adds to Nix's substituters, which it leaves out, and what it
+// sets in NIX_CONFIG. Pure functions of what it found out.
 import { canonical, kinship } from '../config/kinship.ts'
 import type { Cache } from '../config/types.ts'
 import { type Assignment, type NixConf, namedSubstituters, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import type { Answer } from '../reach/reach.ts'
 
-/** What was found out about a cache. */
+/** The facts about a cache. */
 export interface CacheFacts {
   cache: Cache
   /** The tunnel's socket; '' for a url cache. */
   socket: string
-  /** The URL that Nix would be given, or why there is none. */
+  /** The URL for Nix, or why there is none. */
   url: { ok: true; text: string } | { ok: false; reason: string }
-  /** Whether it can be used now. */
+  /** Whether the cache can be used now. */
   usable: Answer
   /**
-   * Whether the host itself answers; asked only when nix.conf names it without the tunnel and
-   * `usable` says no.
+   * Whether the host itself answers; asked only if nix.conf names it directly and `usable` is
+   * negative.
    */
   host?: Answer
 }
 
-/** Why an entry of Nix's list has to go, or undefined when it may stay. */
+/** Why an entry in Nix's list has to go; undefined if it may stay. */
 export function reasonToDrop(url: string, facts: CacheFacts): string | undefined {
   switch (kinship(url, facts)) {
     case 'socket':
-      // src/libstore/uds-remote-store.hh, 2.4 to 2.35: such a store reads the files from the own
+      // src/libstore/uds-remote-store.hh, 2.4 to 2.35: such a store reads files from the local
       // disk, and a missing one ends the command.
       return 'Nix can fetch nothing through a unix:// store'
     case 'url':
@@ -33,11 +33,11 @@ export function reasonToDrop(url: string, facts: CacheFacts): string | undefined
     case 'host':
       return facts.usable.ok || facts.host?.ok ? undefined : (facts.host ?? (facts.usable as { reason: string })).reason
     default:
-      return undefined // someone else's; or nix-lan-connect, which is an empty store when the box is away
+      return undefined // not ours, or nix-lan-connect, which is an empty store when the box is away
   }
 }
 
-/** An entry of Nix's list that has to go: whose it is, why, and where it stands. */
+/** An entry in Nix's list that has to go: which cache's it is, why, and where it is set. */
 export interface Drop {
   url: string
   name: string
@@ -46,15 +46,15 @@ export interface Drop {
 }
 
 /**
- * The cache that an entry means, if any: rather the one whose own URL it is than one that only has
- * the same host.
+ * The cache an entry refers to, if any. Prefers the one whose own URL it is to one that only shares
+ * the host.
  */
 function ownerOf(url: string, caches: CacheFacts[]): CacheFacts | undefined {
   const kin = caches.filter((facts) => kinship(url, facts) !== undefined)
   return kin.find((facts) => kinship(url, facts) !== 'host') ?? kin[0]
 }
 
-/** The entries that the files name and that have to go, if they are in force. */
+/** The entries named in the files that have to go if they are in force. */
 export function drops(caches: CacheFacts[], assignments: Assignment[]): Drop[] {
   return namedSubstituters(assignments).flatMap(({ url, where }) => dropOf(url, where, caches))
 }
@@ -66,35 +66,35 @@ function dropOf(url: string, where: string, caches: CacheFacts[]): Drop[] {
 }
 
 /**
- * Whether the files name the cache's host itself, so that it has to be asked when the tunnel gives
- * no answer.
+ * Whether the files name the cache's host directly; it then has to be asked when the tunnel doesn't
+ * answer.
  */
 export function namesHost(facts: Pick<CacheFacts, 'cache' | 'socket'>, assignments: Assignment[]): boolean {
   return namedSubstituters(assignments).some(({ url }) => kinship(url, facts) === 'host')
 }
 
-/** What becomes of a cache. `there`: Nix has it already. */
+/** What happens to a cache. `there`: Nix already has it. */
 export interface Decision {
   name: string
   action: 'add' | 'there' | 'leave out'
   url: string | undefined
   usable: Answer
-  /** More than `usable` says, or ''. */
+  /** What `usable` doesn't say already, or ''. */
   reason: string
 }
 
 export interface Plan {
-  /** The line for NIX_CONFIG, without an end of line; undefined: nothing to change. */
+  /** The line for NIX_CONFIG, without an end of line; undefined if there is nothing to change. */
   setting: string | undefined
   decisions: Decision[]
-  /** What of Nix's list is left out. */
+  /** The entries of Nix's list to leave out. */
   dropped: Drop[]
 }
 
 /**
- * The plan.
- * @param inForce Nix's list as nix itself tells it; undefined when nobody asked, or it couldn't
- * tell: then the files are believed, and nothing is left out
+ * Makes the plan.
+ * @param inForce Nix's list as nix itself reports it; undefined if it wasn't asked or couldn't
+ *   answer: then we go by the files and leave nothing out
  */
 export function planSubstituters(caches: CacheFacts[], assignments: Assignment[], inForce: string[] | undefined): Plan {
   const list = inForce ?? substitutersOf(assignments)
@@ -108,8 +108,8 @@ export function planSubstituters(caches: CacheFacts[], assignments: Assignment[]
 }
 
 /**
- * The entries in force that have to go. From 2.34 nix writes parameters in its own order, so they
- * are judged anew.
+ * The entries in force that have to go. Judges them again, because nix 2.34 and later writes URL
+ * parameters in its own order.
  */
 function dropsOf(list: string[], caches: CacheFacts[], named: Drop[]): Drop[] {
   const whereOf = (url: string): string => named.find((drop) => canonical(drop.url) === canonical(url))?.where ?? 'nix.conf'
@@ -130,22 +130,22 @@ function decide(facts: CacheFacts, kept: string[]): Decision {
   return { name, action: 'add', url: url.text, usable, reason: '' }
 }
 
-/** What goes to the end of NIX_CONFIG, so that the line stands on its own. */
+/** What to append to NIX_CONFIG so that the setting gets its own line. */
 export function appendix(setting: string, nixConfig: string | undefined): string {
   return nixConfig === undefined || nixConfig === '' || nixConfig.endsWith('\n') ? setting : `\n${setting}`
 }
 
-/** Who runs the command, as far as nix-daemon is concerned. */
+/** Who runs the command, as nix-daemon sees it. */
 export interface Who {
   name: string
   groups: string[]
-  /** Whether Nix's store is written without nix-daemon: then nobody's trust is asked. */
+  /** Whether Nix writes its store without nix-daemon; then trust doesn't matter. */
   direct: boolean
 }
 
 /**
- * The URLs that nix-daemon would ignore, because an untrusted user names them and the system's
- * nix.conf doesn't (src/libstore/daemon.cc, setSubstituters, 2.4 to 2.34).
+ * The URLs nix-daemon would ignore because an untrusted user names them and the system's nix.conf
+ * doesn't (src/libstore/daemon.cc, setSubstituters, 2.4 to 2.34).
  */
 export function ignoredFor(who: Who, urls: string[], { system }: NixConf): string[] {
   const users = valuesOf(system, new Set(['trusted-users']), ['root'])
