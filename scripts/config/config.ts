@@ -7,9 +7,9 @@ import { didYouMean, EXAMPLE_CACHE, parseConfig } from './parse.ts'
 import type { Cache, Config } from './types.ts'
 
 /**
- * Finds the configuration, checks that it can be trusted, and parses it. Takes the first there is
- * of NIX_LAN_CONFIG, /etc/nix-lan/config.toml and ~/.config/nix-lan/config.toml; root takes only
- * the second.
+ * Finds the configuration, checks that it can be trusted, and parses it. NIX_LAN_CONFIG if set,
+ * else the first that exists of /etc/nix-lan/config.toml and ~/.config/nix-lan/config.toml; root
+ * reads only the one in /etc.
  * @throws ConfigError (exit 2)
  */
 export function loadConfig(): Config {
@@ -25,9 +25,8 @@ export function loadConfig(): Config {
 }
 
 /**
- * Parses a file that somebody names, wherever it lies and whoever has written it; nothing acts on
- * it.
- * @param lookUp whether `user` must exist on this machine; if not, `~` stands for itself
+ * Parses any file the caller names, wherever it is and whoever wrote it; nothing acts on it.
+ * @param lookUp whether `user` must exist on this machine; if not, `~` stays as it is
  * @throws ConfigError (exit 2)
  */
 export function checkConfigFile(file: string, lookUp: boolean): Config {
@@ -37,13 +36,13 @@ export function checkConfigFile(file: string, lookUp: boolean): Config {
   return parseConfig(text, file, lookUp ? (name) => userOf(name, effectiveUid()) : anybody)
 }
 
-/** Whether there is a configuration, valid or not. */
+/** Whether a configuration exists, valid or not. */
 export function hasConfig(): boolean {
   const { files, named } = candidates(effectiveUid() === 0, process.env.NIX_LAN_CONFIG, process.env.HOME)
   return named || files.some((file) => existsSync(file))
 }
 
-/** The message when there is no configuration: where it was looked for, and an example to paste. */
+/** The message for a missing configuration: where it was looked for, and an example to paste. */
 export function howToWriteOne(files: readonly string[]): string {
   return `no configuration (looked for ${files.join(' and ')}). Write one, for example:
 
@@ -55,8 +54,7 @@ ${EXAMPLE_CACHE}END
 with your own user, and the name that the box has in your network.`
 }
 
-// The user that the file names, or else whoever runs this. Root must be told: it has no queue of
-// its own.
+// The user the file names, else the caller. Root must name one: it has no queue of its own.
 function userOf(name: string | undefined, uid: number): User {
   if (name === undefined && uid === 0) {
     throw new Error('is missing, and root has to be told whose ssh key, session and queue to use; add user = "alice" at the top')

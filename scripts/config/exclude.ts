@@ -1,9 +1,8 @@
-// The globs of `exclude`: `*` any characters, `?` exactly one; everything else stands for itself.
+// Matches the globs of `exclude`: `*` is any characters, `?` exactly one, all else is literal.
 
 /**
- * Whether a glob matches a whole name. It is not made into a regular expression, so nothing in it
- * can be special or slow: a mismatch extends only the last `*`, which bounds the steps by length ×
- * length.
+ * Whether a glob matches a whole name. Never becomes a regular expression, so nothing in it can be
+ * special or slow: a mismatch extends only the last `*`, which bounds the steps by length × length.
  */
 export function globMatches(glob: string, name: string): boolean {
   let g = 0
@@ -26,7 +25,7 @@ export function globMatches(glob: string, name: string): boolean {
   return g === glob.length
 }
 
-/** The name after the hash: `abc-source` for `/nix/store/HASH-abc-source` or for its last part. */
+/** The name after the hash: `abc-source` for `/nix/store/HASH-abc-source` or just its last part. */
 export function nameAfterHash(storePath: string): string {
   const base = storePath.slice(storePath.lastIndexOf('/') + 1)
   return /^[0-9a-z]{32}-/.test(base) ? base.slice(33) : base

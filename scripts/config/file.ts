@@ -5,15 +5,15 @@ import { resolve } from 'node:path'
 import { ConfigError } from '../cli/errors.ts'
 import { doubtAbout, doubtText } from '../system/trust.ts'
 
-/** The machine's configuration; the only one that a privileged process reads. */
+/** The machine's configuration; the only one a privileged process reads. */
 export const SYSTEM_FILE = '/etc/nix-lan/config.toml'
 
-/** More than any configuration needs: a larger file is there by mistake. */
+/** More than any configuration needs; a larger file is a mistake. */
 export const MAX_BYTES = 1024 * 1024
 
 /**
- * The files to look for; the first that exists counts. `named` means that NIX_LAN_CONFIG names the
- * only one, which has to exist.
+ * The files to look for; the first that exists counts. `named`: NIX_LAN_CONFIG names the only one,
+ * and it must exist.
  */
 export function candidates(privileged: boolean, named: string | undefined, home: string | undefined): { files: string[]; named: boolean } {
   if (privileged) return { files: [SYSTEM_FILE], named: false }
@@ -22,7 +22,7 @@ export function candidates(privileged: boolean, named: string | undefined, home:
 }
 
 /**
- * The text of a configuration file, or undefined if there is none.
+ * The text of a configuration file; undefined if there is none.
  * @param privileged refuse a file that anybody but root can have written
  * @throws ConfigError naming the file and what is wrong with it
  */
@@ -43,8 +43,8 @@ export function readConfigFile(file: string, privileged: boolean): string | unde
   }
 }
 
-// Opens first and checks the descriptor, so that the file checked is the file read. O_NONBLOCK: a
-// FIFO must not make us wait.
+// Opens first and checks the descriptor, so the file checked is the file read. O_NONBLOCK: never
+// wait on a FIFO.
 function open(file: string): number | undefined {
   try {
     return openSync(file, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY)
@@ -81,7 +81,7 @@ function readAll(file: string, fd: number): Buffer {
   return buffer.subarray(0, length)
 }
 
-// Buffer, not TextDecoder: in a Node without ICU the latter has no `fatal`.
+// Buffer, not TextDecoder, which lacks `fatal` in a Node without ICU.
 function decode(file: string, bytes: Buffer): string {
   const text = bytes.toString('utf8')
   if (Buffer.from(text).equals(bytes)) return text

@@ -1,15 +1,15 @@
-// What a substituter of nix.conf has to do with a cache of the configuration. Pure; store-url.ts is
-// the other direction.
+// Relates a substituter in nix.conf to a cache of the configuration. Pure; store-url.ts goes the
+// other way.
 import type { Cache } from './types.ts'
 
 /**
- * How an entry of Nix's list means a cache: through nix-lan-connect, a unix:// store, the host
- * itself, or the cache's own URL.
+ * How an entry in Nix's list refers to a cache: through nix-lan-connect, as a unix:// store, by the
+ * host itself, or by the cache's own URL.
  */
 export type Kinship = 'connect' | 'socket' | 'host' | 'url'
 
 /**
- * How a substituter of nix.conf means this cache; undefined when it is something else.
+ * How a substituter of nix.conf refers to this cache; undefined if it is something else.
  * @param socket the tunnel's; '' for a url cache
  */
 export function kinship(url: string, { cache, socket }: { cache: Cache; socket: string }): Kinship | undefined {
@@ -23,8 +23,8 @@ export function kinship(url: string, { cache, socket }: { cache: Cache; socket: 
 }
 
 /**
- * A URL without what makes no difference for which store it is: parameters, slashes at the end,
- * case of the host, usual ports.
+ * A URL without the parts that don't change which store it is: parameters, trailing slashes, case
+ * of the host, default ports.
  */
 export function canonical(url: string): string {
   const [, scheme = '', host = '', path = ''] = /^([a-z0-9+.-]+:\/\/)([^/?]*)([^?]*)/i.exec(url) ?? [undefined, '', '', url]
@@ -33,8 +33,8 @@ export function canonical(url: string): string {
 }
 
 /**
- * Whether a socket's file name, in any directory, has the cache's or the host's name as a word of
- * its own, as in /tmp/nix-rpi.sock.
+ * Whether a socket's file name, in any directory, contains the cache's or the host's name as a
+ * separate word, as in /tmp/nix-rpi.sock.
  */
 function namesCache(path: string, { name, host }: { name: string; host: string }): boolean {
   const file = (path.split('/').at(-1) ?? '').replace(/\.(sock|socket)$/, '').toLowerCase()
@@ -42,9 +42,7 @@ function namesCache(path: string, { name, host }: { name: string; host: string }
   return [name, host, short].some((word) => `-${file.replace(/[_.@]/g, '-')}-`.includes(`-${word.toLowerCase().replace(/[_.]/g, '-')}-`))
 }
 
-/**
- * The words of the program in `ssh-ng://localhost?remote-program=…`, if that is nix-lan-connect.
- */
+/** The words of the program in `ssh-ng://localhost?remote-program=…` if it is nix-lan-connect. */
 function connectWords(url: string): string[] | undefined {
   const value = /^ssh-ng:\/\/localhost\/?\?(?:.*&)?remote-program=([^&]*)/.exec(url)?.[1]
   if (value === undefined) return undefined
@@ -60,7 +58,7 @@ function decode(text: string): string {
   }
 }
 
-/** The host that a URL goes to over the network, in lower case, without user and port. */
+/** The host a URL connects to, in lower case, without user and port. */
 function hostOf(url: string): string | undefined {
   const authority = /^(?:ssh|ssh-ng|https?):\/\/([^/?]*)/i.exec(url)?.[1]
   return authority

@@ -35,7 +35,7 @@ const HOST_OR_URL = 'host = "rpi.local" for a box that you reach by ssh, url = "
 // (unix(7)).
 const MAX_NAME = 40
 
-/** A cache to paste, for messages. */
+/** An example cache to paste, for messages. */
 export const EXAMPLE_CACHE = '[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'
 
 /** The text being read, for messages. */
@@ -47,8 +47,8 @@ interface Source {
 /**
  * Parses the text of a configuration; pure.
  * @param file what messages call it
- * @param userOf finds the user of that name (undefined: whoever runs this); throws an Error that
- *   says why there is none
+ * @param userOf finds the user by name (undefined: the caller), or throws an Error that says why it
+ *   can't
  * @throws ConfigError (exit 2)
  */
 export function parseConfig(text: string, file: string, userOf: (name: string | undefined) => User): Config {
@@ -74,8 +74,7 @@ function wrong(source: Source, path: Path, what: string): ConfigError {
 }
 
 /**
- * A key as one writes it in TOML: `cache.rpi.port`, `cache."odd name"`; elements of a list as
- * `exclude[2]`.
+ * A key as written in TOML: `cache.rpi.port`, `cache."odd name"`; list elements as `exclude[2]`.
  */
 function keyName(path: Path): string {
   let name = ''
@@ -88,13 +87,13 @@ function keyName(path: Path): string {
 
 const shorten = (text: string): string => (text.length > 60 ? `${text.slice(0, 57)}...` : text)
 
-/** `; did you mean rpi?`, or '' where no known word is like it. */
+/** `; did you mean rpi?`, or '' if no known word is close. */
 export const didYouMean = (word: string, known: readonly string[]): string => {
   const near = nearest(word.toLowerCase().replace(/_/g, '-'), known)
   return near ? `; did you mean ${near}?` : ''
 }
 
-/** A value for a message: what it is and what kind. */
+/** A value and its type, for a message. */
 function show(value: unknown): string {
   if (typeof value === 'string') return `the string ${shorten(JSON.stringify(value))}`
   if (typeof value === 'bigint' || typeof value === 'number') return `the number ${shorten(String(value))}`
@@ -107,7 +106,7 @@ function show(value: unknown): string {
 
 function parseToml(source: Source): TomlTable {
   try {
-    // Bigints tell 22 from 22.0.
+    // Bigints keep 22 and 22.0 apart.
     return parse(source.text, { integersAsBigInt: true })
   } catch (error) {
     if (!(error instanceof TomlError)) throw error
@@ -148,7 +147,7 @@ function readBattery(source: Source, value: unknown): number {
 
 function readUser(source: Source, value: unknown, userOf: (name: string | undefined) => User): User {
   const name = value === undefined ? undefined : text(source, ['user'], value, 'the name of a user, like "alice"')
-  // This becomes an argument of getent, which takes digits for a uid.
+  // The name becomes an argument of getent, which takes digits for a uid.
   if (name !== undefined && (!/^[^-\s:/][^\s:/]*$/.test(name) || /^\d+$/.test(name))) {
     throw wrong(source, ['user'], `found ${show(name)}; must be the name of a user, like "alice"`)
   }
@@ -257,7 +256,7 @@ function checkKeys(source: Source, name: string, entry: TomlTable): void {
   }
 }
 
-/** A string that isn't empty and holds no control character. */
+/** A non-empty string without control characters. */
 function text(source: Source, path: Path, value: unknown, must: string): string {
   if (typeof value !== 'string') throw wrong(source, path, `found ${show(value)}; must be ${must}`)
   if (value === '') throw wrong(source, path, `is empty; must be ${must}`)
@@ -335,8 +334,8 @@ function readUploadConnection(source: Source, path: Path, value: unknown): 'own'
   throw wrong(source, path, `found ${show(value)}; must be "own" or "shared"`)
 }
 
-// Only characters that a store path's name can have (nix, src/libstore/path.cc, checkName): any
-// other pattern would never match.
+// Only characters a store path's name can have (nix, src/libstore/path.cc, checkName): any other
+// pattern could never match.
 function readExclude(source: Source, path: Path, value: unknown): string[] {
   if (value === undefined) return []
   const must = 'a list of patterns for the name after the hash, like ["*-source"]'
@@ -379,7 +378,7 @@ function readUrl(source: Source, path: Path, value: unknown): string {
   const scheme = /^([A-Za-z][A-Za-z0-9+.-]*):\/\//.exec(url)?.[1]
   if (scheme === undefined) throw bad(`, without a scheme; must be ${must}`)
   if (!SCHEMES.includes(scheme)) throw bad(`; the scheme ${scheme} is not supported; must be ${must}`)
-  // Nix separates the stores of `substituters` by white space.
+  // Nix splits `substituters` at white space.
   if (/\s/.test(url)) throw bad(`; must be ${must}, without spaces (write %20)`)
   if (scheme === 'file' && !/^file:\/\/\/./.test(url)) throw bad('; must go on with an absolute path, like "file:///mnt/cache"')
   if (scheme !== 'file' && !hasHost(url)) throw bad(`; must go on with a host, which can't start with -, like "${scheme}://nas.local"`)

@@ -1,4 +1,4 @@
-// The store URL that Nix knows a cache by.
+// Builds the store URL by which Nix knows a cache.
 import { existsSync, realpathSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Failure } from '../cli/errors.ts'
@@ -6,43 +6,43 @@ import { socketPath } from '../system/paths.ts'
 import type { Cache } from './types.ts'
 
 /**
- * The URL of a cache as nix.conf, NIX_CONFIG and `nix copy --to` take it.
- * @param uid whose tunnel is meant
- * @param socket another than the tunnel's
+ * The URL of a cache, for nix.conf, NIX_CONFIG and `nix copy --to`.
+ * @param uid whose tunnel to use
+ * @param socket a socket other than the tunnel's
  * @param strict for uploads: connect exits 75 when the box is away, instead of posing as an empty
  *   store
- * @throws Failure when nix-lan-connect is missing, or lies where Nix can't start it
+ * @throws Failure when nix-lan-connect is missing, or is where Nix can't start it
  */
 export function storeUrl(cache: Cache, uid: number, { strict = false, socket = socketPath(uid, cache.name) } = {}): string {
   return cache.kind === 'url' ? cache.url : connectUrl(connectProgram(), socket, strict)
 }
 
 /**
- * The store URL by which Nix runs a program on this machine. For the host name localhost Nix starts
- * no ssh but the program itself (src/libstore/ssh.cc, 2.4–2.35): through `bash -c` up to 2.19,
- * split at spaces from 2.20. So the paths may hold no character that bash, the split or a URL would
- * interpret.
+ * The store URL that makes Nix run a program on this machine. For the host name localhost Nix
+ * starts the program itself instead of ssh (src/libstore/ssh.cc, 2.4–2.35): through `bash -c` up to
+ * 2.19, split at spaces from 2.20. So the paths must not hold any character that bash, the split or
+ * a URL would interpret.
  */
 export function connectUrl(program: string, socket: string, strict: boolean): string {
   for (const path of [program, socket]) {
     if (!/^\/[A-Za-z0-9_./+-]+$/.test(path))
       throw new Failure(`${path}: Nix can't be given a path with such characters; keep to letters, digits and . _ + -`)
   }
-  // In a URL's query a plus sign may be read as a space.
+  // A plus sign in a URL's query may be read as a space.
   const word = (text: string): string => text.replaceAll('+', '%2B')
   return `ssh-ng://localhost?remote-program=${word(program)}%20${strict ? '--strict%20' : ''}${word(socket)}`
 }
 
-// The NixOS module's link to the package (nix/nixos.nix): nix.conf names connect by it.
+// The NixOS module's link to the package (nix/nixos.nix), by which nix.conf names connect.
 const NIXOS_LINK = '/run/nix-lan-current/bin/nix-lan-connect'
 
 /**
- * Finds nix-lan-connect beside the program that runs. The name it was called by comes first, so
- * that a link in a stable place (/usr/local/bin) gives the URL that nix.conf has; then the file
- * behind the link. On NixOS the URL has a link of its own.
+ * Finds nix-lan-connect next to the running program. The name we were called by comes first, so a
+ * link in a stable place (/usr/local/bin) gives the URL that nix.conf has; then the file behind the
+ * link. On NixOS the URL uses a link of its own.
  */
 function connectProgram(): string {
-  // Bun resolves links in argv; the head says how it was called.
+  // Bun resolves links in argv; the shell head passes on how we were called.
   const self = process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? ''
   const places = [dirname(self), dirname(realpathSync(self)), join(dirname(realpathSync(self)), '../dist')]
   for (const place of places) {

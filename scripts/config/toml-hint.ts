@@ -1,7 +1,9 @@
-// What was probably meant by a line that isn't TOML: the parser says only what it can't read. Pure.
+// Guesses what a line that isn't TOML was meant to be; the parser only says where it stumbled.
+// Pure.
 
 /**
- * @param line the line with the mistake @returns the way out, undefined if it isn't a known mistake
+ * @param line the line with the mistake
+ * @returns how to fix it; undefined if it isn't a known mistake
  */
 export function tomlHint(line: string): string | undefined {
   const code = line.replace(/\s#.*$/, '')

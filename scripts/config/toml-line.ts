@@ -1,19 +1,19 @@
-// Finds the line of a key in a TOML text, to word an error. smol-toml gives lines for syntax errors
-// only, so this cuts the text into statements (`[header]` or `key = value`, over one or more lines)
-// and parses each.
+// Finds the line of a key in a TOML text, for error messages. smol-toml gives lines for syntax
+// errors only, so this cuts the text into statements (`[header]` or `key = value`, over one or more
+// lines) and parses each.
 import { parse, type TomlTable } from 'smol-toml'
 
-/** A key, from the top: table names and keys, and a number for an element of a list. */
+/** A key, from the top: table names and keys, numbers for list elements. */
 export type Path = readonly (string | number)[]
 
-// What can end a statement that spans lines: finds the line of something inside it.
+// What can end a statement that spans lines; ending it early locates something inside it.
 const CLOSERS = ['\n]', '\n}', '\n]}', '\n}}', '\n]}}', '\n}}}', '\n"""', "\n'''"]
 
 // Characters to parse before giving up: a list of 50,000 lines would take minutes.
 const BUDGET = 4_000_000
 
 /**
- * The line (from 1) where `path` first stands in `text`, a valid TOML document; 0 if it is absent
+ * The line (from 1) where `path` first appears in `text`, a valid TOML document; 0 if it is absent
  * or too costly to find.
  */
 export function lineOf(text: string, path: Path): number {
@@ -52,7 +52,7 @@ function attempt(text: string): TomlTable | undefined {
   }
 }
 
-/** The names in `[a.b]` or `[[a.b]]`, parsed by itself: one table within another. */
+/** The names in `[a.b]` or `[[a.b]]`; parsed alone, it is one table within another. */
 function headerOf(table: TomlTable): string[] {
   const names: string[] = []
   let value: unknown = table
@@ -69,7 +69,7 @@ function headerOf(table: TomlTable): string[] {
   return names
 }
 
-/** Whether `path` is there once `table` has been read below `header`. */
+/** Whether `table`, read below `header`, contains `path`. */
 function has(table: TomlTable, header: Path, path: Path): boolean {
   if (path.length <= header.length || header.some((name, i) => name !== path[i])) return false
   let value: unknown = table

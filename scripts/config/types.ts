@@ -1,35 +1,35 @@
-// The configuration once it is parsed. Every value has been checked and needs no second look.
+// Types of the parsed configuration. Every value has been checked and needs no second look.
 
 /** The user's own box, reached by ssh: fetched from and uploaded to. */
 export interface SshCache {
   kind: 'ssh'
   name: string
-  /** The name or address that must be reachable. Never starts with `-`, holds no white space. */
+  /** The name or address that must be reachable. Never starts with `-`, has no white space. */
   host: string
-  /** The destination or alias that ssh is given. Never starts with `-`, holds no white space. */
+  /** The destination or alias given to ssh. Never starts with `-`, has no white space. */
   ssh: string
   port: number
-  /** Absolute path on the box, free of what `ssh -L` would take for something else. */
+  /** Absolute path on the box, without characters that are special in `ssh -L`. */
   daemonSocket: string
   /** Absolute path, `~` expanded for the configured user. */
   envFile: string
   derivations: boolean
   /** Globs on the name after the hash; see excluded(). */
   exclude: string[]
-  /** For how many days the box keeps what was uploaded; null: for ever, 0: it need not. */
+  /** How many days the box keeps uploads; null: forever, 0: it need not. */
   keep: number | null
   /** Milliseconds, 100 to 60,000. */
   deadline: number
   /**
-   * Whether uploads have an ssh connection of their own or share the tunnel's; undefined: of their
-   * own, unless each login wants a touch.
+   * Whether uploads get their own ssh connection or share the tunnel's; undefined: their own,
+   * unless each login needs a touch.
    */
   uploadConnection?: 'own' | 'shared'
   /** Whether ssh compresses. */
   compression?: boolean
 }
 
-/** Somebody else's cache that isn't always there: fetched from only. */
+/** Somebody else's cache that isn't always there: only fetched from. */
 export interface UrlCache {
   kind: 'url'
   name: string
@@ -42,21 +42,19 @@ export interface UrlCache {
 export type Cache = SshCache | UrlCache
 
 export interface Config {
-  /** The file that it was read from. */
+  /** The file it was read from. */
   file: string
   /** Whose ssh key, session and queue nix-lan uses. */
   user: string
   uid: number
   home: string
-  /**
-   * Whether the background upload waits while the connection is metered, or uploads all the same.
-   */
+  /** Whether the background upload waits while the connection is metered, or uploads anyway. */
   metered: 'wait' | 'upload'
-  /** Below so many percent of battery, and without external power, the background upload waits. */
+  /** The background upload waits below this percentage of battery without external power. */
   battery: number
   /** At least one, in the order of the file. */
   caches: Cache[]
-  /** Bytes that `nix-lan gc --auto` keeps free; unset: it collects nothing. */
+  /** Bytes that `nix-lan gc --auto` keeps free; if unset, it collects nothing. */
   keepFree?: number
 }
 
