@@ -1,5 +1,5 @@
-// The doctor for root. The user looks at everything, in a process of the user's, since root reads
-// nothing that a user could have put there. What comes back is one person's word: root has its own
+// Runs the doctor for root. The user's part runs in a process of the user's, since root reads
+// nothing that a user could have put there. Its report is only that user's word: root has its own
 // list of checks, looks for itself where it can, shows the rest filtered and under the user's name,
 // and prints no fix but its own.
 import { Failure } from '../cli/errors.ts'
@@ -10,20 +10,20 @@ import { searchPath } from '../system/search-path.ts'
 import type { Check, State, Verdict } from './check.ts'
 
 /**
- * Milliseconds for all of it: each of its steps ends long before, but the process is the user's,
- * who can stop it.
+ * Milliseconds for the whole run. Each step ends long before, but the process is the user's, who
+ * can stop it.
  */
 const LIMIT = 15 * 60_000
 
-/** Characters of a report; a whole one has some thousands. */
+/** Characters of a report; a complete one has a few thousand. */
 const MOST = 2 ** 18
 
-/** Characters of what one check found. */
+/** Characters shown of what one check found. */
 const LONGEST = 600
 
 /**
- * Runs the doctor as the user whose queue it is, with nothing of root's environment.
- * @param argv what it is called with
+ * Runs the doctor as the user who owns the queue, with nothing of root's environment.
+ * @param argv the arguments of this call
  * @throws Failure when it can't be run, or prints no report
  */
 export async function askAsUser({ user, uid, home }: Config, argv: readonly string[], self: string): Promise<Told[]> {
@@ -50,7 +50,7 @@ export async function askAsUser({ user, uid, home }: Config, argv: readonly stri
   throw new Failure(`${user}'s part of the doctor gave no report (${how}): log in as ${user} and run nix-lan doctor`)
 }
 
-/** What the user's part says of one check. */
+/** What the user's part says about one check. */
 export interface Told {
   check: string
   cache?: string
@@ -61,7 +61,7 @@ export interface Told {
 
 const STATES: readonly string[] = ['ok', 'warning', 'failed', 'skipped'] satisfies State[]
 
-/** The report that a process of the user's printed; undefined when it is none. Pure. */
+/** Parses the report of the user's process; undefined if it isn't one. Pure. */
 export function toldIn(text: string): Told[] | undefined {
   try {
     const told: unknown = JSON.parse(text)
@@ -79,9 +79,9 @@ function isTold(value: unknown): value is Told {
 }
 
 /**
- * Root's checks: the same list, each with the user's word for it. Where root can look for itself,
- * what it finds wrong counts first.
- * @param fixes those that root knows: another one that the user's part names is not printed
+ * Root's checks: the same list, each with the user's word for it. Where root can look for itself, a
+ * fault it finds comes first.
+ * @param fixes those that root knows; any other fix the user's part names is not printed
  * @throws Failure when the user's part says nothing about one of them, or says it twice
  */
 export function withWords(checks: readonly Check[], told: readonly Told[], user: string, fixes: readonly string[]): Check[] {
@@ -94,10 +94,7 @@ export function withWords(checks: readonly Check[], told: readonly Told[], user:
   })
 }
 
-/**
- * Root's own verdict, unless the user sees a fault where root sees none: it may concern the user
- * alone.
- */
+/** Root's own verdict, unless only the user sees a fault, which may concern just that user. */
 function decide(own: Verdict | undefined, word: Verdict): Verdict {
   if (!own) return word
   return own.state === 'ok' && (word.state === 'failed' || word.state === 'warning') ? word : own

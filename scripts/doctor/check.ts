@@ -1,12 +1,12 @@
-// What a check is, and how a list of them runs: in order, each only when what it needs is well, so
-// that one fault is one line. Knows nothing about what is checked.
+// Defines a check and runs a list of them: in order, each only if what it needs is well, so one
+// fault is one line. Knows nothing about what is checked.
 import { Failure } from '../cli/errors.ts'
 
 export type State = 'ok' | 'warning' | 'failed' | 'skipped'
 
 /**
- * What a check found. `fix`: a command to run as it stands, or what to change where; null when
- * there is nothing to fix.
+ * What a check found. `fix`: a command ready to run, or what to change where; null when there is
+ * nothing to fix.
  */
 export interface Verdict {
   state: State
@@ -17,28 +17,23 @@ export interface Verdict {
 
 export interface Check {
   name: string
-  /** The cache it is about; none: the machine as a whole. */
+  /** The cache it is about; none: the whole machine. */
   cache?: string
   /**
-   * Checks that must not have failed or been skipped, or this one doesn't run. Names of the same
-   * cache's, or of the machine's.
+   * Checks, of the same cache or of the machine, that must not have failed or been skipped for this
+   * one to run.
    */
   needs: readonly string[]
-  /**
-   * Checks whose failure explains a failure of this one: it runs all the same, but isn't blamed.
-   */
+  /** Checks whose failure explains a failure of this one: it runs anyway, but isn't blamed. */
   excuses?: readonly string[]
-  /** Uses the network, or may take long: not with --offline. */
+  /** Uses the network or may take long: skipped with --offline. */
   online?: boolean
-  /**
-   * Under sudo, root looks for itself as well, and its own eyes count before the user's word
-   * (as-root.ts).
-   */
+  /** Under sudo, root looks for itself too, which counts before the user's word (as-root.ts). */
   root?: boolean
   run(): Verdict | Promise<Verdict>
 }
 
-/** A line of the report; as it stands in --json. */
+/** A line of the report, as printed by --json. */
 export interface Finding extends Verdict {
   check: string
   cache?: string
@@ -50,9 +45,9 @@ export const failed = (found: string, fix: string | null): Verdict => ({ state: 
 export const skipped = (found: string): Verdict => ({ state: 'skipped', found, fix: null })
 
 /**
- * Runs the checks in their order.
- * @param starts is called before each one that runs
- * @param ended is called with each finding as soon as it is there
+ * Runs the checks in order.
+ * @param starts called before each one that runs
+ * @param ended called with each finding as soon as it is known
  */
 export async function runChecks(
   checks: readonly Check[],
@@ -79,18 +74,15 @@ export async function runChecks(
 }
 
 /**
- * A finding, and the checks to blame when it isn't well: itself or, when it was left out, those
- * that failed further up.
+ * A finding, and which checks to blame if it isn't well: itself or, if it was skipped, the ones
+ * further up that failed.
  */
 interface Done {
   finding: Finding
   causes: string[]
 }
 
-/**
- * Those of the named checks, of the same cache or of the machine, that have failed or were left
- * out.
- */
+/** Those of the named checks, of the same cache or of the machine, that failed or were skipped. */
 function notWell(done: readonly Done[], names: readonly string[], cache: string | undefined): Done[] {
   const found = names.flatMap((name) => {
     const all = done.filter(({ finding }) => finding.check === name)
@@ -99,16 +91,14 @@ function notWell(done: readonly Done[], names: readonly string[], cache: string 
   return found.filter(({ finding }) => finding.state === 'failed' || finding.state === 'skipped')
 }
 
-/** A check that is left out because of those. What --offline leaves out has no cause. */
+/** Skips a check because of these. What --offline skips has no cause. */
 function leaveOut(because: readonly Done[]): Verdict & { causes: string[] } {
   const causes = [...new Set(because.flatMap((one) => one.causes))]
   const found = causes.length > 0 ? `needs ${causes.join(', ')}` : (because[0]?.finding.found ?? '')
   return { ...skipped(found), causes }
 }
 
-/**
- * What can't be asked is a failure of the check that asks; anything else that is thrown is a bug.
- */
+/** A question that can't be asked is a failure of its check; anything else thrown is a bug. */
 async function attempt(run: Check['run']): Promise<Verdict> {
   try {
     return await run()
@@ -118,5 +108,5 @@ async function attempt(run: Check['run']): Promise<Verdict> {
   }
 }
 
-/** 0 when nothing has failed: a warning is something to know, not something to fix at once. */
+/** 0 if nothing failed: a warning is something to know, not something to fix at once. */
 export const exitCodeOf = (findings: readonly Finding[]): number => (findings.some(({ state }) => state === 'failed') ? 1 : 0)

@@ -1,5 +1,5 @@
-// The doctor's list: what is checked, in which order, and what each check needs. read-*.ts reads,
-// judge-*.ts judges.
+// Lists the doctor's checks: what is checked, in which order, and what each check needs. read-*.ts
+// reads, judge-*.ts judges.
 
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -57,7 +57,7 @@ import { roundTrip } from './round-trip.ts'
 
 /**
  * All checks, in order: the machine's, then those of each cache.
- * @param clean collects what has to be cleaned up at the end
+ * @param clean collects what to clean up at the end
  */
 export function allChecks(facts: Facts, caches: Config['caches'], self: string, clean: (() => Promise<void>)[]): Check[] {
   const checks = [
@@ -71,7 +71,7 @@ function withPlace(verdict: Verdict, self: string): Verdict {
   return verdict.fix === null ? verdict : { ...verdict, fix: sudoFinds(verdict.fix, self) }
 }
 
-/** The fixes that root knows without the user's part, as the list of checks prints them. */
+/** The fixes root knows without the user's part, as the list of checks prints them. */
 export const rootsFixes = ({ machine, config }: Facts, self: string): string[] =>
   knownFixes(machine, (config?.caches ?? []).filter(isSsh), execPath).map((fix) => sudoFinds(fix, self))
 
@@ -115,7 +115,7 @@ async function checkHook(facts: Facts, self: string): Promise<Verdict> {
   return judgeHook(hookFacts(file, runsAsRoot(facts)), beside(self, 'post-build-hook'), facts.machine)
 }
 
-/** A program of ours: beside the name that we were called by, else beside the file behind it. */
+/** One of our programs: next to the name we were called by, else next to the file behind it. */
 function beside(self: string, program: string): string {
   const places = [dirname(self), dirname(realpathSync(self))].map((directory) => join(directory, program))
   return places.find((file) => existsSync(file)) ?? program
@@ -154,8 +154,8 @@ async function checkConf(facts: Facts): Promise<Verdict> {
 }
 
 /**
- * The user reads the configuration; root's programs of nix-lan trust it only when nobody else can
- * have written it.
+ * The user reads the configuration; nix-lan's programs that run as root trust it only if nobody
+ * else can have written it.
  */
 function judgeConfig(facts: Facts): Verdict {
   const { config, problem, none, machine } = facts
@@ -173,8 +173,8 @@ function judgeConfig(facts: Facts): Verdict {
 }
 
 /**
- * `runtime`, for the daemon's PATH as we can see it.
- * @param self the name that we were called by
+ * `runtime`, for the daemon's PATH as far as we can see it.
+ * @param self the name we were called by
  */
 export async function checkRuntime(facts: Facts, self: string): Promise<Verdict> {
   const directories = [...new Set([...(await facts.daemonPath()).split(':'), ...DIRECTORIES])]
@@ -193,7 +193,7 @@ async function versionOf(file: string, path: string): Promise<string> {
   return asked.failedToStart ?? (asked.stdout.trim().split('\n')[0] || asked.stderr.trim().split('\n')[0] || '')
 }
 
-/** `bash`, likewise. */
+/** `bash`, for the same PATH. */
 export async function checkBash(facts: Facts): Promise<Verdict> {
   const { version } = await facts.nix()
   const path = await facts.daemonPath()
@@ -214,7 +214,7 @@ function keyFacts(settings: Settings): KeyFacts {
   }
 }
 
-/** What the secret key says, where we may read it (root may); else what lies beside it. */
+/** Read from the secret key if we may read it (root may), else from the file beside it. */
 function publicKeyOf(file: string): string | undefined {
   const secret = readText(file)
   return secret === undefined ? publicKeyBeside(file) : publicHalf(secret, file)
@@ -350,7 +350,7 @@ function urlChecks(facts: Facts, cache: UrlCache): Check[] {
 }
 
 /**
- * The daemon takes a substituter from a user it doesn't trust only when its own nix.conf names it.
+ * From a user it doesn't trust, the daemon accepts a substituter only if its own nix.conf names it.
  */
 function checkAllowed(facts: Facts, cache: UrlCache): Verdict {
   const { system } = facts.conf()

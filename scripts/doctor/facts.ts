@@ -1,5 +1,5 @@
-// What the checks look at. Asks each question at most once, and all that are cheap at the start.
-// checks.ts joins reading and judging.
+// Gathers the facts that the checks look at. Asks each question at most once, and all the cheap
+// ones at the start. checks.ts joins reading and judging.
 
 import { existsSync } from 'node:fs'
 import { ConfigError, Failure } from '../cli/errors.ts'
@@ -17,24 +17,24 @@ import { type Probe, probeBox } from './read-box.ts'
 import { askDaemon, askVersion, daemonPath, settingsOf } from './read-nix.ts'
 
 export interface Facts {
-  /** Undefined when it can't be read; then `problem` says why. */
+  /** Undefined if it can't be read; then `problem` says why. */
   config: Config | undefined
   problem: string
   /** Whether there is no configuration at all. */
   none: boolean
   /**
-   * What fixes depend on. Of a Nix without a daemon (single) store and settings are the user's:
-   * nothing runs as root then.
+   * What fixes depend on. In a Nix without a daemon (single), store and settings are the user's,
+   * and nothing runs as root.
    */
   machine: Machine
   nix(): Promise<{ version?: NixVersion; why: string }>
-  /** The settings as nix-daemon reads them; without a daemon the user's own. */
+  /** The settings as nix-daemon reads them; without a daemon, the user's own. */
   system(): Promise<Settings | string>
   own(): Promise<Settings | string>
-  /** The assignments in the files; `system` is where system() comes from. */
+  /** The assignments in the files; `system` is what system() comes from. */
   conf(): NixConf
   daemon(): Promise<DaemonFacts>
-  /** The PATH of the process that starts hook and connect. */
+  /** The PATH of the process that starts the hook and connect. */
   daemonPath(): Promise<string>
   session(): Promise<string>
   units(): ReturnType<typeof unitFacts>
@@ -83,8 +83,8 @@ export function gatherFacts(uid: number, user: string): Facts {
 }
 
 /**
- * Starts, all at once, the programs that most checks wait for. A failure is told by the check that
- * asks again.
+ * Starts the programs that most checks wait for, all at once. A failure is reported by the check
+ * that asks again.
  */
 export function askAhead(facts: Facts): void {
   const asked: Promise<unknown>[] = [facts.nix(), facts.system(), facts.own(), facts.daemon(), facts.daemonPath(), facts.session()]
@@ -92,7 +92,7 @@ export function askAhead(facts: Facts): void {
   for (const answer of asked) answer.catch(() => {})
 }
 
-/** Determinate's installer keeps nix.conf for itself, and includes another file for the user. */
+/** Determinate's installer owns nix.conf, and includes another file for the user. */
 function confFileOf(single: boolean, system: NixConf['system']): string {
   if (single) return `${process.env.HOME ?? '~'}/.config/nix/nix.conf`
   const custom = '/etc/nix/nix.custom.conf'
@@ -105,7 +105,7 @@ const MAIN = '/etc/nix/nix.conf'
 
 const kindOf = (single: boolean): Machine['kind'] => (single ? 'single' : existsSync('/etc/NIXOS') ? 'nixos' : 'daemon')
 
-/** Whether setup left its record (setup/layout.ts), which only its owner reads. */
+/** Whether setup left its record (setup/layout.ts), which only its owner can read. */
 const isRecorded = (single: boolean): boolean =>
   existsSync(single ? `${process.env.HOME ?? ''}/.config/nix-lan/setup.json` : '/etc/nix-lan/setup.json')
 
@@ -136,7 +136,7 @@ function perCache<T>(ask: (cache: SshCache) => T): (cache: SshCache) => T {
   }
 }
 
-/** The substituter that nix.conf should have, or why it can't be told. */
+/** The substituter that nix.conf should have, or why it can't be determined. */
 export function rightUrl(cache: SshCache, uid: number): string {
   try {
     return storeUrl(cache, uid)
@@ -146,5 +146,5 @@ export function rightUrl(cache: SshCache, uid: number): string {
   }
 }
 
-/** Lines with `include` in a file of nix.conf's kind. */
+/** The `include` lines of a file in nix.conf's format. */
 export const includesIn = (file: string): string[] => (readText(file) ?? '').split('\n').filter((line) => /^\s*!?include\s/.test(line))

@@ -1,57 +1,59 @@
-// Every fix that the doctor prints, as functions of what root itself knows: the configuration and
-// this machine. Pure. Under sudo, a fix that the user's part of the report names is printed only
-// when knownFixes() has the same (as-root.ts).
+// Builds every fix the doctor prints, from what root itself knows: the configuration and this
+// machine. Pure. Under sudo, a fix from the user's part of the report is printed only if
+// knownFixes() has the same one (as-root.ts).
 import type { SshCache } from '../config/types.ts'
 import { waysToInstall } from '../system/runtime.ts'
 
 /** What a fix depends on. */
 export interface Machine {
   /**
-   * nixos: configuration.nix writes nix.conf; single: a Nix without a daemon, all of it the user's
-   * own.
+   * nixos: configuration.nix writes nix.conf; single: a Nix without a daemon, owned by the user.
    */
   kind: 'daemon' | 'nixos' | 'single'
   user: string
-  /** The file to write settings of Nix into. */
+  /** The file to write Nix settings to. */
   conf: string
-  /** Whether `nix-lan setup` has set this machine up, and so can do it again. */
+  /** Whether `nix-lan setup` set this machine up, and so can do it again. */
   recorded: boolean
 }
 
-/** What has to follow a change of nix.conf: a daemon reads it when it starts. */
+/** What must follow a change of nix.conf: a daemon reads it only when it starts. */
 export const afterwards = ({ kind }: Pick<Machine, 'kind'>): string =>
   kind === 'single' ? '' : ', then: sudo systemctl restart nix-daemon'
 
 const REBUILD = ', then: sudo nixos-rebuild switch'
 
-/** Something for configuration.nix, one or more assignments. */
+/** One or more assignments for configuration.nix. */
 export const inConfigurationNix = (text: string): string => `in configuration.nix: ${text}${REBUILD}`
 
-/** Setup again; on NixOS, the module. */
+/** Running setup again; on NixOS, the module. */
 export function setupAgain({ kind }: Machine): string {
   if (kind === 'nixos') return inConfigurationNix('services.nix-lan.enable = true; (nix/README.md has the rest)')
   return kind === 'single' ? 'nix-lan setup' : 'sudo nix-lan setup'
 }
 
-/** No configuration yet. */
+/** The fix for a missing configuration. */
 export const setupFirst = (machine: Machine): string =>
   machine.kind === 'daemon' ? 'sudo nix-lan setup USER@HOST    # USER@HOST: what ssh takes for the box' : setupAgain(machine)
 
-/** What setup wrote and can write again; by hand where it never ran: `line` is one of nix.conf. */
+/** Setup again, if it wrote the setting; by hand where it never ran. `line`: a line of nix.conf. */
 export function inNixConf(machine: Machine, line: string): string {
   if (machine.recorded || machine.kind === 'nixos') return setupAgain(machine)
   return `in ${machine.conf}: ${line}${afterwards(machine)}`
 }
 
-/** A setting of the user's choice. @param nix its value as configuration.nix has it */
+/**
+ * A setting that is the user's choice.
+ * @param nix its value as configuration.nix has it
+ */
 export const inSettings = (machine: Machine, name: string, value: string, nix = value): string =>
   machine.kind === 'nixos'
     ? inConfigurationNix(`nix.settings.${name} = ${nix};`)
     : `in ${machine.conf}: ${name} = ${value}${afterwards(machine)}`
 
 /**
- * A new signing key where nothing names one. Never over one that is there: what it has signed
- * would be worth nothing.
+ * Makes a signing key where nothing names one. Never replaces an existing key: whatever it has
+ * signed would be worthless.
  */
 export function makeKey(machine: Machine): string {
   if (machine.recorded || machine.kind !== 'daemon') return setupAgain(machine)
@@ -81,7 +83,10 @@ export const signBuilt = ({ kind }: Machine): string => `${kind === 'single' ? '
 export const makeQueue = (directories: readonly string[], { kind, user }: Machine): string =>
   kind === 'single' ? `mkdir -p ${directories.join(' ')}` : `sudo install -d -o ${user} ${directories.join(' ')}`
 
-/** A JavaScript runtime where nix-daemon finds one. @param own the one that runs us */
+/**
+ * A JavaScript runtime where nix-daemon finds it.
+ * @param own the one that runs us
+ */
 export const installRuntime = ({ kind }: Pick<Machine, 'kind'>, own: string): string =>
   kind === 'nixos'
     ? inConfigurationNix('environment.systemPackages = [ pkgs.nodejs ];')
@@ -90,13 +95,15 @@ export const installRuntime = ({ kind }: Pick<Machine, 'kind'>, own: string): st
 export const BOX_AWAY = 'switch the box on, and be in its network'
 export const startSshd = (host: string): string => `start sshd on ${host}, or set port in the configuration`
 
-/** A command for the box, run there by ssh. Without a shell there, by whoever is root on it. */
+/**
+ * A command for the box, run over ssh. Without a shell there, whoever is root on it must run it.
+ */
 export const onBox = (destination: string, command: string, shell: boolean): string =>
   shell ? `ssh -t ${destination} ${command}` : `on the box, as root: ${command.replace(/^sudo /, '')}`
 
 export const RESTART_BOX = 'sudo systemctl restart nix-daemon.socket'
 
-/** All fixes that depend on nothing that somebody else can have written. */
+/** All fixes that depend on nothing another user can have written. */
 export function knownFixes(machine: Machine, caches: readonly SshCache[], own: string): string[] {
   return [
     setupAgain(machine),

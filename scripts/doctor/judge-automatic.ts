@@ -1,21 +1,18 @@
-// Judges what makes nix-lan work by itself: the user's systemd, the units, timer and linger,
+// Judges what makes nix-lan work automatically: the user's systemd, the units, timer and linger,
 // NetworkManager's dispatcher, the tunnel. Pure: facts in, a verdict out.
 import type { Doubt } from '../system/trust.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
 import { CHECK_AGAIN, linger, type Machine, setupAgain, startTunnel, TIMER_ENABLE, UNITS_RELOAD } from './fixes.ts'
 
-/** A unit as systemd knows it, beside what it should be. */
+/** A unit as systemd sees it, compared with what it should be. */
 export interface UnitFacts {
   name: string
-  /** loaded, not-found, masked, error, bad-setting; '' when systemd didn't say. */
+  /** loaded, not-found, masked, error, bad-setting; '' if systemd didn't say. */
   loadState: string
   file: string
-  /**
-   * Whether its text is this version's, but for the directory of the programs. Undefined: not
-   * compared.
-   */
+  /** Whether its text is this version's, the programs' directory aside. Undefined: not compared. */
   same?: boolean
-  /** systemd has read an older text than the file has. */
+  /** The file has changed since systemd read it. */
   needsReload: boolean
 }
 
@@ -27,7 +24,7 @@ export function judgeSession(state: string, uid: number, machine: Machine): Verd
   return failed(`no systemd of ${user}'s answers in /run/user/${uid}: ${state || 'it says nothing'}`, linger(machine))
 }
 
-/** `units`: they are installed, and of this version. */
+/** `units`: they are installed, and from this version. */
 export function judgeUnits(units: readonly UnitFacts[], machine: Machine): Verdict {
   const missing = units.filter(({ loadState }) => loadState === 'not-found')
   if (missing.length > 0) return failed(`systemd has no ${missing.map(({ name }) => name).join(', ')}`, setupAgain(machine))
@@ -41,7 +38,7 @@ export function judgeUnits(units: readonly UnitFacts[], machine: Machine): Verdi
   return ok(`${units.length} units, of this version`)
 }
 
-/** `timer`: starts the check that notices a box being switched on. */
+/** `timer`: it starts the check that notices when a box is switched on. */
 export function judgeTimer(enabled: string, active: string): Verdict {
   if (!/^(enabled|enabled-runtime|static|linked|alias|generated)/.test(enabled))
     return failed(`nix-lan-check.timer is ${enabled || 'not enabled'}`, TIMER_ENABLE)
@@ -57,20 +54,20 @@ export function judgeLinger(lingers: boolean, machine: Machine): Verdict {
 }
 
 export interface DispatcherFacts {
-  /** Whether NetworkManager's directory for such scripts is there, as setup asks. */
+  /** Whether NetworkManager's directory for such scripts exists; setup asks the same. */
   manager: boolean
   directory: string
-  /** The script that is nix-lan's. */
+  /** nix-lan's script. */
   file?: string
-  /** ENOENT for a link that leads nowhere. */
+  /** ENOENT for a dangling link. */
   missing?: string
   executable: boolean
   doubt?: Doubt
 }
 
 /**
- * `dispatcher`: NetworkManager runs only what root owns, nobody else can write, and is executable
- * (NetworkManager-dispatcher(8)).
+ * `dispatcher`: NetworkManager runs only what is executable, belongs to root and is writable by
+ * nobody else (NetworkManager-dispatcher(8)).
  */
 export function judgeDispatcher(facts: DispatcherFacts, machine: Machine): Verdict {
   const { manager, directory, file, missing, executable, doubt } = facts

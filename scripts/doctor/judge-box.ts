@@ -13,8 +13,8 @@ export type Reached = { ok: true; address: string; port?: number; ms: number } |
 const NAMELESS = /(has no address|was not resolved within|can't be started)/
 
 /**
- * `name`: the box's name leads to an address. A box on mDNS that is away has none, so that is said
- * too.
+ * `name`: the box's name resolves to an address. An mDNS box that is away has none, so the verdict
+ * says "away" too.
  */
 export function judgeName(answer: Reached, host: string): Verdict {
   if (!answer.ok && NAMELESS.test(answer.reason)) {
@@ -23,34 +23,31 @@ export function judgeName(answer: Reached, host: string): Verdict {
   return ok(answer.ok ? `${host} is ${answer.address}` : `${host} has an address`)
 }
 
-/** `port`: something accepts there. */
+/** `port`: something accepts connections there. */
 export function judgePort(answer: Reached, host: string, port: number): Verdict {
   if (answer.ok) return ok(`port ${answer.port ?? port} accepts, after ${answer.ms} ms`)
   const refused = /connection refused/.test(answer.reason)
   return failed(refused ? answer.reason : `away: ${answer.reason}`, refused ? startSshd(host) : BOX_AWAY)
 }
 
-/** What came of one ssh connection made just as the tunnel makes it. */
+/** The outcome of one ssh connection, made exactly as the tunnel makes it. */
 export interface SshFacts {
   /** ssh's log, with -v. */
   log: string
-  /** ssh could not be started: ENOENT, … */
+  /** Why ssh could not be started: ENOENT, … */
   failedToStart: string | null
   timedOut: boolean
   /** What the user types to log in by hand: `ssh pi@rpi.local`. */
   byHand: string
-  /** `socket`: where the tunnel would find it; `from`: who says so. */
+  /** `socket`: where the tunnel would find it; `from`: where that is set. */
   agent: { state: AgentState; from: string; socket?: string; problem?: string }
-  /**
-   * Another agent, of which the user's shell knows, and what it holds; none where there is none or
-   * it is the same.
-   */
+  /** What the agent of the user's shell holds; 'none' if there is none or it is the same one. */
   shellAgent: AgentState
-  /** The name that known_hosts has. */
+  /** The box's name in known_hosts. */
   knownAs: string
 }
 
-/** Whether ssh got in, by its log with -v (OpenSSH 8.4 to 10, sshconnect2.c, ssh_userauth2). */
+/** Whether ssh got in, from its log with -v (OpenSSH 8.4 to 10, sshconnect2.c, ssh_userauth2). */
 export const gotIn = (log: string): boolean => /^(debug1: )?Authenticated to /m.test(log)
 
 /** `login`: ssh gets in without asking anything. */
@@ -80,7 +77,7 @@ function judgeDenied({ log, agent, shellAgent, byHand }: SshFacts): Verdict {
   const problem = agent.problem ? `; ${agent.problem}` : ''
   if (/agent refused operation/.test(log))
     return failed('the ssh agent refuses to use the key: is it locked, or does it want a confirmation?', 'ssh-add -X')
-  // The box would take the key, but it has a passphrase, which BatchMode doesn't ask for.
+  // The box would accept the key, but it has a passphrase, which BatchMode doesn't ask for.
   if (/Server accepts key/.test(log)) {
     if (shellAgent === 'keys' && agent.state !== 'keys') {
       const found = 'the key has a passphrase; the agent that your shell knows holds keys, the one that the tunnel knows does not'
@@ -98,14 +95,14 @@ function judgeDenied({ log, agent, shellAgent, byHand }: SshFacts): Verdict {
   return failed(`there is no key to log in with${problem}`, `ssh-keygen -t ed25519 && ssh-copy-id ${destination}`)
 }
 
-/** ssh's log as it is without -v. */
+/** ssh's log as it would be without -v. */
 const withoutDebug = (log: string): string =>
   log
     .split(/\r?\n/)
     .filter((line) => !/^(debug\d: |OpenSSH_)/.test(line))
     .join('\n')
 
-/** What the box's shell says of itself and of nix-daemon's socket. */
+/** What the box's shell says about itself and nix-daemon's socket. */
 export interface SocketFacts {
   user: string
   state: 'writable' | 'denied' | 'missing' | 'unknown'
@@ -116,10 +113,10 @@ export interface SocketFacts {
   shell: boolean
 }
 
-/** A name as adduser(8) takes it: what the box says becomes part of a command. */
+/** A name as adduser(8) accepts it: what the box says becomes part of a command. */
 const NAME = /^[a-z_][a-z0-9_-]{0,31}$/
 
-/** Reads what SOCKET_SCRIPT prints. */
+/** Parses the output of SOCKET_SCRIPT. */
 export function parseSocket(output: string): SocketFacts {
   const [line, user = '', state = '', group = '', nixos] = /^nix-lan (\S+) (\S+) (\S*) (nixos|other)$/m.exec(output) ?? []
   const known = state === 'writable' || state === 'denied' || state === 'missing' ? state : 'unknown'
@@ -128,8 +125,8 @@ export function parseSocket(output: string): SocketFacts {
 }
 
 /**
- * sh for the box: may this user connect to the socket $1, and if not, whose is it? Given on stdin:
- * a login shell may be anything.
+ * sh for the box: may this user connect to the socket $1, and if not, whose is it? Passed on stdin,
+ * since the login shell may be anything.
  */
 export const SOCKET_SCRIPT = `s=$1 d=\${1%/*}
 if [ -w "$s" ]; then w=writable; elif [ -e "$s" ] || { [ -d "$d" ] && ! [ -x "$d" ]; }; then w=denied
@@ -145,7 +142,8 @@ export type Handshake = { ok: true; version: number; nix: string } | { ok: false
 const FORWARDING = 'AllowStreamLocalForwarding'
 
 /**
- * `box's daemon`: it answers the user who logs in. `socket`: undefined when the box wasn't asked.
+ * `box's daemon`: it answers the user who logs in.
+ * @param socket undefined if the box wasn't asked
  */
 export function judgeBox(answer: Handshake, path: string, destination: string, socket: SocketFacts | undefined, log: string): Verdict {
   if (answer.ok) return ok(`Nix ${answer.nix || 'older than 2.5'} answers, protocol ${protocolText(answer.version)}`)
@@ -177,13 +175,13 @@ export function judgeBox(answer: Handshake, path: string, destination: string, s
   return failed(answer.reason, start)
 }
 
-/** What the box says of the keys that it trusts. */
+/** What the box says about the keys it trusts. */
 export interface BoxKeys {
   trusted: string[]
   nixos: boolean
 }
 
-/** sh for the box: the keys that its nix-daemon trusts. Given on stdin. */
+/** sh for the box: the keys its nix-daemon trusts. Passed on stdin. */
 export const KEYS_SCRIPT = `PATH=$PATH:${SYSTEM_DIRECTORIES.join(':')}
 n=other; [ ! -e /etc/NIXOS ] || n=nixos
 for w in 'show-config' 'config show'; do
@@ -194,8 +192,8 @@ echo "nix-lan $n $k"
 `
 
 /**
- * Reads what KEYS_SCRIPT prints; undefined when there is no shell, or no Nix that answers. Only
- * what has a key's form counts.
+ * Parses the output of KEYS_SCRIPT; undefined if there is no shell, or no Nix that answers. Only
+ * words in the form of a key count.
  */
 export function parseKeys(output: string): BoxKeys | undefined {
   const [, nixos, keys] = /^nix-lan (nixos|other) (\S.*)$/m.exec(output) ?? []

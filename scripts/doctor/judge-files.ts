@@ -7,21 +7,21 @@ import type { Doubt } from '../system/trust.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
 import { afterwards, inConfigurationNix, inNixConf, installRuntime, type Machine, makeKey, retry, setupAgain, signBuilt } from './fixes.ts'
 
-/** A file that nix-daemon runs, as it was found. */
+/** A file that nix-daemon runs, as found. */
 export interface ProgramFacts {
   file: string
-  /** It runs as root, and so must be root's; not in a single-user installation. */
+  /** It runs as root and so must be root's; false in a single-user installation. */
   root: boolean
-  /** ENOENT, EACCES, …; undefined: it is there. */
+  /** ENOENT, EACCES, …; undefined: it exists. */
   missing?: string
   executable: boolean
-  /** Why it may not be root's own work. */
+  /** Why somebody other than root may control it. */
   doubt?: Doubt
 }
 
 /**
- * What is wrong with a program that root runs, or undefined. `lost`: what happens when it isn't
- * there.
+ * What is wrong with a program that root runs; undefined if nothing.
+ * @param lost what happens if it is missing
  */
 export function judgeProgram({ file, missing, executable, doubt }: ProgramFacts, lost: string, cure: string): Verdict | undefined {
   if (missing === 'EACCES') return warning(`${file}: only root can see whether it is all right`, 'sudo nix-lan doctor')
@@ -32,7 +32,10 @@ export function judgeProgram({ file, missing, executable, doubt }: ProgramFacts,
 
 const LOST = 'every build fails while nix.conf names it'
 
-/** `connect`: the program that nix.conf names as a store. @param right nix-lan's own */
+/**
+ * `connect`: the program that nix.conf names as a store.
+ * @param right nix-lan's own
+ */
 export function judgeConnect(facts: ProgramFacts, right: string, machine: Machine): Verdict {
   return judgeProgram(facts, LOST, inNixConf(machine, `name ${right} in its place`)) ?? ok(wellKept(facts))
 }
@@ -45,7 +48,7 @@ export interface HookFacts extends ProgramFacts {
 }
 
 /**
- * `hook`: the program that Nix runs after each build. `file` is empty when there is none.
+ * `hook`: the program that Nix runs after each build. `file` is empty if there is none.
  * @param right nix-lan's own
  */
 export function judgeHook(facts: HookFacts, right: string, machine: Machine): Verdict {
@@ -62,20 +65,20 @@ export function judgeHook(facts: HookFacts, right: string, machine: Machine): Ve
 
 /** A runtime as nix-daemon's children would find it. */
 export interface RuntimeFacts {
-  /** node, deno or bun with its whole path; undefined: none. */
+  /** Full path of node, deno or bun; undefined: none found. */
   file?: string
   /** What `--version` printed. */
   version?: string
   doubt?: Doubt
   /** The directories that were searched. */
   path: string
-  /** The one that runs the doctor. */
+  /** The one running the doctor. */
   own: string
 }
 
 /**
- * `runtime`: what runs the JavaScript when nix-daemon starts it: in a daemon's bare PATH, new
- * enough, root's.
+ * `runtime`: what runs the JavaScript when nix-daemon starts it must be in a daemon's bare PATH,
+ * new enough, and root's.
  */
 export function judgeRuntime({ file, version = '', doubt, path, own }: RuntimeFacts, machine: Machine): Verdict {
   const cure = installRuntime(machine, own)
@@ -101,7 +104,7 @@ export function judgeBash(needed: boolean, found: string | undefined, path: stri
 export interface KeyFacts {
   /** The words of secret-key-files. */
   files: readonly string[]
-  /** Of the first: ENOENT and the like. */
+  /** Error code for the first file: ENOENT and the like. */
   missing?: string
   mode?: number
   /** NAME:BASE64, if it could be found. */
@@ -112,8 +115,8 @@ export interface KeyFacts {
 const keyName = (key: string): string => key.slice(0, key.indexOf(':'))
 
 /**
- * Whether nix-daemon trusts a key whose secret is in secret-key-files: it need not be in
- * trusted-public-keys, but another key of the same name there goes before it
+ * Whether nix-daemon trusts a key whose secret is in secret-key-files. The key need not be in
+ * trusted-public-keys, but another key of the same name there takes precedence
  * (src/libstore/crypto.cc, later keys.cc, getDefaultPublicKeys, 2.4 to 2.34).
  * @param key NAME:BASE64
  */
@@ -130,15 +133,15 @@ export function judgeKey({ files, missing, mode = 0, publicKey, trusted }: KeyFa
       machine.kind === 'nixos' ? 'sudo systemctl restart nix-lan-key    # makes it' : `${setupAgain(machine)}    # or put the key back`,
     )
   if ((mode & 0o077) !== 0) return failed(`others than root can read ${file}, and sign in its name`, `sudo chmod 600 ${file}`)
-  // Nix reads the key in every store that it writes itself: a user's own one included (`--store
-  // DIR`; NixOS/nix, LocalStore::signPathInfo).
+  // Nix reads the key for every store it writes itself, including a user's own (`--store DIR`;
+  // NixOS/nix, LocalStore::signPathInfo).
   const own = machine.kind === 'single' ? '' : "; in a store of your own (--store DIR), build with --option secret-key-files ''"
   if (publicKey === undefined) return ok(`signs with ${file}; \`sudo nix-lan doctor\` says whether it is trusted${own}`)
   if (!trusts(publicKey, trusted)) return notTrusted(publicKey, machine)
   return ok(`signs as ${keyName(publicKey)}, and trusts it${own}`)
 }
 
-/** nix.conf has another key of that name. */
+/** The verdict when nix.conf has another key of that name. */
 export function notTrusted(publicKey: string, machine: Machine): Verdict {
   const name = keyName(publicKey)
   const other = `another key called ${name} is trusted here, and of two with one name Nix trusts only the first`
@@ -146,7 +149,7 @@ export function notTrusted(publicKey: string, machine: Machine): Verdict {
   return failed(`this machine does not trust its own key: ${other}`, `in ${machine.conf}: ${line}${afterwards(machine)}`)
 }
 
-/** `unsigned`: what was built here and carries no signature can't come back from anywhere. */
+/** `unsigned`: what was built here without a signature can't come back from any cache. */
 export function judgeUnsigned(unsigned: number, built: number, machine: Machine): Verdict {
   if (built === 0) return ok('nothing was built here yet')
   if (unsigned === 0) return ok(`all that was built here is signed (${count(built, 'path')})`)
@@ -160,13 +163,13 @@ export interface DirectoryFacts {
   kind: 'directory' | 'other' | 'missing' | 'hidden'
   uid: number
   mode: number
-  /** The uid that it should have. */
+  /** The uid it should have. */
   owner: number
 }
 
 /**
- * `queue`: the directories are there; the last ones are the user's, those above them root's and
- * nobody else's to write.
+ * `queue`: the directories exist; the last ones are the user's, those above them root's and
+ * writable by nobody else.
  */
 export function judgeQueue(directories: readonly DirectoryFacts[], user: string, make: string): Verdict {
   for (const { path, kind, uid, mode, owner } of directories) {

@@ -24,21 +24,21 @@ export interface NixVersion {
   minor: number
 }
 
-/** Reads the first line of `nix --version`; undefined when it isn't one. */
+/** Parses the first line of `nix --version`; undefined if it isn't one. */
 export function parseVersion(output: string): NixVersion | undefined {
   const [, name = '', text = '', major, minor] = /^nix \(([^)]*)\) ((\d+)\.(\d+)\S*)/m.exec(output) ?? []
   if (major === undefined || minor === undefined) return undefined
   return { lix: /Lix/.test(name), text, major: Number(major), minor: Number(minor) }
 }
 
-/** Whether it is that version of Nix (not Lix), or an older one. */
+/** Whether it is Nix (not Lix) of that version or older. */
 export const upTo = (version: NixVersion, minor: number): boolean =>
   !version.lix && (version.major < 2 || (version.major === 2 && version.minor <= minor))
 
 /** Nix up to 2.19 and Lix start a store's program through `bash -c` (src/libstore/ssh.cc). */
 export const needsBash = (version: NixVersion): boolean => version.lix || upTo(version, 19)
 
-/** `nix`: it is there and new enough; what nix-lan does about the faults of a version. */
+/** `nix`: it exists and is new enough; says what nix-lan does about a version's bugs. */
 export function judgeVersion(version: NixVersion | undefined, why: string): Verdict {
   if (!version) return failed(`nix doesn't tell its version: ${why}`, 'install Nix, or put it in PATH: https://nixos.org/download')
   const name = `${version.lix ? 'Lix' : 'Nix'} ${version.text}`
@@ -59,28 +59,28 @@ export interface DaemonFacts {
   /** Nix writes the store by itself: no daemon. */
   single: boolean
   socket: string
-  /** Why we may not connect, as a code of access(2). */
+  /** Why we may not connect, as an error code of access(2). */
   denied?: string
-  /** The group that may connect, when we may not. */
+  /** The group that may connect, if we may not. */
   group?: string
   user: string
   /** Why it didn't answer; undefined: it did. */
   problem?: string
   protocol?: number
   started?: number
-  /** The file of its configuration that changed last. */
+  /** Its configuration file that changed last. */
   changed?: { file: string; time: number }
 }
 
 /**
- * Milliseconds. A file's time is that of the kernel's last tick; a process's start is known to 10
- * ms.
+ * Milliseconds. A file's time is that of the kernel's last tick; a process's start is known to
+ * within 10 ms.
  */
 const SLACK = 60
 
 export const protocolText = (version: number): string => `${version >> 8}.${version & 255}`
 
-/** `daemon`: the user may use it, it answers, and it has read nix.conf as it is now. */
+/** `daemon`: the user may use it, it answers, and it has read the current nix.conf. */
 export function judgeDaemon(facts: DaemonFacts, machine: Machine): Verdict {
   if (facts.single) return ok('none: this Nix is your own, and writes its store by itself')
   if (facts.denied === 'EACCES') {
@@ -102,15 +102,14 @@ export interface ConfFacts {
   settings: Settings | string
   version: NixVersion | undefined
   /**
-   * A file that the user may not read: Nix passes over it, so that the user sees other settings
-   * than the daemon.
+   * A file the user may not read. Nix skips it, so the user sees other settings than the daemon.
    */
   hidden?: string
-  /** Lines with `include`. */
+  /** The `include` lines. */
   includes: readonly string[]
 }
 
-/** `nix.conf`: Nix can read it, and has no include that some versions get wrong. */
+/** `nix.conf`: Nix can read it, and it has no include that some versions get wrong. */
 export function judgeConf({ settings, version, hidden, includes }: ConfFacts, machine: Machine): Verdict {
   const { conf } = machine
   if (hidden !== undefined) return failed(`you may not read ${hidden}, which nix-daemon reads`, `sudo chmod a+r ${hidden}`)
@@ -129,15 +128,13 @@ export function judgeConf({ settings, version, hidden, includes }: ConfFacts, ma
   return ok(`${conf} can be read`)
 }
 
-/** `fallback`: when the box is lost while Nix fetches from it, Nix builds instead of failing. */
+/** `fallback`: if the box is lost while Nix fetches from it, Nix builds instead of failing. */
 export function judgeFallback(settings: Settings, machine: Machine): Verdict {
   if (settings.get('fallback') !== 'false') return ok('Nix builds what a cache promised and does not deliver')
   return warning('fallback is off: a build fails when the box is lost while Nix fetches from it', inSettings(machine, 'fallback', 'true'))
 }
 
-/**
- * `min-free`: Nix's own garbage collection, in the middle of a build, deletes what no cache has.
- */
+/** `min-free`: in mid-build, Nix's own garbage collection also deletes what no cache has. */
 export function judgeMinFree(settings: Settings, machine: Machine): Verdict {
   const bytesFree = Number(settings.get('min-free') ?? 0)
   if (!(bytesFree > 0)) return ok('Nix collects no garbage by itself')
@@ -147,7 +144,7 @@ export function judgeMinFree(settings: Settings, machine: Machine): Verdict {
   )
 }
 
-/** Where a setting stands in a file. */
+/** A setting's place in a file. */
 export interface Line {
   file: string
   number: number
@@ -157,11 +154,11 @@ export interface Line {
 export interface SubstituterFacts {
   cache: string
   socket: string
-  /** The URL that nix.conf should have, or why it can't be told. */
+  /** The URL that nix.conf should have, or why it can't be determined. */
   url: string
-  /** What Nix makes of the system's nix.conf. */
+  /** The settings Nix gets from the system's nix.conf. */
   settings: Settings
-  /** The system's assignments in their order. */
+  /** The system's assignments, in order. */
   system: readonly Assignment[]
   /** The last line that replaces the list of substituters. */
   replacing?: Line
@@ -169,14 +166,12 @@ export interface SubstituterFacts {
 
 const SUBSTITUTERS = new Set(['substituters', 'binary-caches'])
 
-/** The nix-lan-connect for this cache among some URLs. */
+/** The nix-lan-connect for this cache among these URLs. */
 export function connectFor(urls: readonly string[], cache: string, socket: string): ConnectUrl | undefined {
   return urls.map(connectIn).find((found) => found?.target === socket || found?.target === cache)
 }
 
-/**
- * `substituter`: the system's nix.conf asks the cache; if not, whether another line took it back.
- */
+/** `substituter`: the system's nix.conf asks the cache; if not, whether another line undoes it. */
 export function judgeSubstituter(facts: SubstituterFacts, machine: Machine): Verdict {
   const { cache, socket, settings, system, replacing } = facts
   const file = machine.conf
@@ -204,13 +199,13 @@ export function judgeSubstituter(facts: SubstituterFacts, machine: Machine): Ver
 export interface OwnFacts {
   cache: string
   socket: string
-  /** What Nix makes of all files, for this user. */
+  /** The settings Nix gets from all files, for this user. */
   settings: Settings | string
-  /** The user's own assignments: those of the files, then NIX_CONFIG's. */
+  /** The user's own assignments: from the files, then from NIX_CONFIG. */
   own: readonly Assignment[]
   /** The file behind a link. */
   behind(file: string): string
-  /** The flake.nix of the current directory, if its nixConfig replaces the substituters. */
+  /** The current directory's flake.nix, if its nixConfig replaces the substituters. */
   flake?: string
 }
 
@@ -231,15 +226,15 @@ export function judgeOwn({ cache, socket, settings, own, behind, flake }: OwnFac
 
 const EXTRA = 'write extra-substituters in place of substituters'
 
-/** @param file without links: `sed -i` would put a file in a link's place */
+/** @param file without links: `sed -i` would replace a link by a file */
 function extraIn(file: string, key: string): string {
   if (/^\/nix\/store\//.test(file)) return `${EXTRA} in what made ${file} (Home Manager: nix.settings.extra-substituters)`
   return `sed -i 's/^[[:blank:]]*${key}[[:blank:]]*=/extra-substituters =/' ${shellWord(file)}`
 }
 
 /**
- * Whether a flake.nix sets `substituters` (not `extra-substituters`) in its nixConfig; comments
- * aside.
+ * Whether the nixConfig of a flake.nix sets `substituters` (not `extra-substituters`), outside of
+ * comments.
  */
 export function flakeReplaces(text: string): boolean {
   const code = text.replace(/#.*$|\/\*[\s\S]*?\*\//gm, '')

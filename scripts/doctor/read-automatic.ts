@@ -1,4 +1,5 @@
-// Looks at what makes nix-lan work by itself: the user's systemd and its units. Only asks.
+// Reads the state of what makes nix-lan work automatically: the user's systemd and its units. Never
+// changes anything.
 import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { realPath } from '../system/files.ts'
@@ -6,12 +7,12 @@ import { problemOf, showUnits, systemctl, tunnelUnitOf } from '../system/systemd
 import { UNITS } from '../system/texts.ts'
 import type { UnitFacts } from './judge-automatic.ts'
 
-/** Milliseconds: systemd answers in about 10, later on a machine that has just booted. */
+/** Milliseconds. systemd answers in about 10; it takes longer just after boot. */
 const PATIENCE = 10_000
 
 /**
- * The state that the user's systemd reports: running, degraded, …; ENOENT without systemd;
- * otherwise why it doesn't answer.
+ * The state reported by the user's systemd: running, degraded, …; ENOENT without systemd; otherwise
+ * why it doesn't answer.
  */
 export async function sessionState(): Promise<string> {
   const asked = await systemctl(['is-system-running'], { limit: PATIENCE })
@@ -29,7 +30,7 @@ export async function serviceAgent(): Promise<string | undefined | null> {
   return socket
 }
 
-/** The units of these caches as systemd has them, compared with the text that they should have. */
+/** The units of these caches as systemd has them, compared with the text they should have. */
 export async function unitFacts(caches: readonly SshCache[]): Promise<UnitFacts[]> {
   const names = [...new Set(Object.keys(UNITS).flatMap((name) => (name.includes('@.') ? instances(name, caches) : [name])))]
   const found = await showUnits(names, ['Id', 'LoadState', 'FragmentPath', 'NeedDaemonReload'], { limit: PATIENCE })
@@ -38,8 +39,7 @@ export async function unitFacts(caches: readonly SshCache[]): Promise<UnitFacts[
     const text = FragmentPath === '' ? undefined : readText(FragmentPath)
     const right = UNITS[name.replace(/@.*\./, '@.')]
     const same = text === undefined || right === undefined ? {} : { same: anywhere(text) === anywhere(right) }
-    // Without links: systemd 252 says /etc/xdg/systemd/user on Debian, which is a link to
-    // /etc/systemd/user.
+    // Resolved: systemd 252 on Debian says /etc/xdg/systemd/user, a link to /etc/systemd/user.
     return { name, loadState: LoadState, file: realPath(FragmentPath), ...same, needsReload: NeedDaemonReload === 'yes' }
   })
 }
@@ -47,8 +47,7 @@ export async function unitFacts(caches: readonly SshCache[]): Promise<UnitFacts[
 const instances = (template: string, caches: readonly SshCache[]): string[] => caches.map(({ name }) => template.replace('@.', `@${name}.`))
 
 /**
- * A unit's text without comments and without the programs' directory, which differs between
- * installations.
+ * A unit's text without comments and the programs' directory, which depends on the installation.
  */
 export function anywhere(text: string): string {
   return text

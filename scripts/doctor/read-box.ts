@@ -1,4 +1,4 @@
-// Looks at the way to the box: one ssh connection, made just as the tunnel makes it but with a
+// Looks at the way to the box: one ssh connection, made exactly as the tunnel makes it but with a
 // socket of its own, and a handshake through it. Leaves the real tunnel alone.
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -28,7 +28,7 @@ import {
 } from './judge-box.ts'
 
 /**
- * Milliseconds for login and handshake, beyond the deadline: a slow box takes its time for the key
+ * Milliseconds for login and handshake, on top of the deadline: slow boxes need time for the key
  * exchange.
  */
 const PATIENCE = 15_000
@@ -36,19 +36,22 @@ const PATIENCE = 15_000
 export interface Probe {
   ssh: SshFacts
   handshake: Handshake
-  /** Only when the handshake failed. */
+  /** Only if the handshake failed. */
   socket?: SocketFacts
-  /** Runs sh on the box with this script, `$1` and following. @returns what it printed */
+  /**
+   * Runs this sh script on the box, with `args` as `$1` and following.
+   * @returns what it printed
+   */
   ask(script: string, ...args: string[]): Promise<string>
 }
 
-/** The keys that the box's nix-daemon trusts; undefined when it can't be asked. */
+/** The keys the box's nix-daemon trusts; undefined if it can't be asked. */
 export const askKeys = async ({ ask }: Pick<Probe, 'ask'>): Promise<BoxKeys | undefined> => parseKeys(await ask(KEYS_SCRIPT))
 
 /**
  * Logs in and asks the box's nix-daemon for its version.
- * @param serviceAgent SSH_AUTH_SOCK as the tunnel's service has it, undefined for none; null:
- *   there are no services, our own counts
+ * @param serviceAgent SSH_AUTH_SOCK of the tunnel's service, undefined if it has none; null: there
+ *   are no services, so our own counts
  */
 export async function probeBox(cache: SshCache, uid: number, serviceAgent: string | undefined | null): Promise<Probe> {
   const own = process.env.SSH_AUTH_SOCK
@@ -74,7 +77,7 @@ export async function probeBox(cache: SshCache, uid: number, serviceAgent: strin
     shellAgent: own === socket ? 'none' : await held(own),
   }
   const ask = async (script: string, ...args: string[]): Promise<string> => {
-    // On stdin, whatever the login shell.
+    // On stdin, to work with any login shell.
     const [program = '', ...words] = sshCommand(cache.ssh, ['sh', '-s', '--', ...args.map(quote)].join(' '), portOptions(cache, facts))
     return (await run(program, words, { env, timeout: limit, input: script, most: MOST })).stdout
   }
@@ -82,7 +85,7 @@ export async function probeBox(cache: SshCache, uid: number, serviceAgent: strin
   return { ssh, handshake, ask, socket: parseSocket(await ask(SOCKET_SCRIPT, cache.daemonSocket)) }
 }
 
-/** Characters that are read of what the box prints. */
+/** Characters to read of what the box prints. */
 const MOST = 2 ** 20
 
 interface Through {
@@ -117,7 +120,7 @@ async function throughSsh(cache: SshCache, uid: number, env: Record<string, stri
     const there = existsSync(socket)
     const handshake: Handshake = there ? await shake(socket, limit) : { ok: false, kind: 'missing', reason: 'no tunnel' }
     const timedOut = running && !there
-    // What sshd says of a refused channel may come a moment after the channel has closed.
+    // sshd's message about a refused channel may arrive just after the channel has closed.
     if (there && !handshake.ok) await new Promise((done) => setTimeout(done, 100))
     stop.abort()
     const { failedToStart } = await ssh
@@ -136,7 +139,7 @@ async function shake(socket: string, limit: number): Promise<Handshake> {
   }
 }
 
-/** The runtime directory is the user's alone, and its path is short enough for a socket. */
+/** The runtime directory: only the user's, and its path is short enough for a socket. */
 function placeFor(uid: number): string {
   const directory = runtimeDir(uid).replace(/\/nix-lan$/, '')
   return existsSync(directory) ? directory : tmpdir()

@@ -1,5 +1,5 @@
-// Looks at the files that root runs or trusts. As root, reads nothing that a user could have put
-// there: then only lstat.
+// Looks at the files that root runs or trusts. As root, never reads anything a user could have put
+// there: then it only calls lstat.
 import { accessSync, constants, existsSync, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { readText } from '../nix/nix-conf.ts'
@@ -12,7 +12,10 @@ import type { DirectoryFacts, HookFacts, ProgramFacts } from './judge-files.ts'
 
 export const code = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? String(error)
 
-/** A program that nix-daemon runs. @param root whether that is as root */
+/**
+ * A program that nix-daemon runs.
+ * @param root whether it runs as root
+ */
 export function programFacts(file: string, root: boolean): ProgramFacts {
   try {
     const stat = statSync(file)
@@ -32,8 +35,8 @@ function doubtOf(file: string): { doubt?: Doubt } {
 }
 
 /**
- * The post-build-hook of nix.conf. It is ours when its second line says so (build/bundle.ts), or
- * when its text names nix-lan.
+ * The post-build-hook of nix.conf. It is ours if its second line says so (build/bundle.ts), or if
+ * its text names nix-lan.
  */
 export function hookFacts(file: string, root: boolean): HookFacts {
   if (file === '') return { file, root, executable: false, ours: false }
@@ -55,18 +58,17 @@ export function hiddenOf(file: string): string | undefined {
 }
 
 /**
- * The runtime that a Nix package has written into one of our programs (nix/install.sh), if it
- * exists.
+ * The runtime a Nix package has written into one of our programs (nix/install.sh), if it exists.
  */
 export function pinnedIn(program: string): string | undefined {
   const [, file] = /^nix_lan_pinned='(\/[^']*)'$/m.exec(readText(program) ?? '') ?? []
   return file !== undefined && findIn([dirname(file)], [basename(file)]) === file ? file : undefined
 }
 
-/** The directories of a cache's queue, from the top. */
+/** The directories of a cache's queue, from the top down. */
 export function queueFacts(cache: string, uid: number): DirectoryFacts[] {
   const own = effectiveUid()
-  // In a single-user installation, all of it is the user's.
+  // In a single-user installation, everything is the user's.
   const top = ownerOf(stateDir) === uid && uid === own ? uid : 0
   const root = `${stateDir}/gcroots/nix-lan`
   const places: [path: string, owner: number][] = [
@@ -95,8 +97,8 @@ function ownerOf(path: string): number {
 const DISPATCHERS = ['/etc/NetworkManager/dispatcher.d', '/usr/lib/NetworkManager/dispatcher.d']
 
 /**
- * NetworkManager's script of ours: by its name, else (NixOS numbers them) by what it is or names.
- * Without NetworkManager's directory setup installs none.
+ * Our NetworkManager script: found by its name, else (NixOS numbers them) by what it is or names.
+ * Without NetworkManager's directory, setup installs none.
  */
 export function dispatcherFacts(): DispatcherFacts {
   const [directory = ''] = DISPATCHERS
@@ -129,8 +131,8 @@ function namesIn(directory: string): string[] {
 }
 
 /**
- * NAME:BASE64 beside the secret key: FILE.pub, or FILE with .public or .pub in place of its
- * ending.
+ * NAME:BASE64 from beside the secret key: FILE.pub, or FILE with its extension replaced by .public
+ * or .pub.
  */
 export function publicKeyBeside(file: string): string | undefined {
   const stem = file.replace(/\.[^./]*$/, '')
@@ -141,7 +143,7 @@ export function publicKeyBeside(file: string): string | undefined {
   return undefined
 }
 
-/** The last line of a file that sets something with one of these names. */
+/** The last line of a file that sets one of these names. */
 export function lineWith(file: string, names: readonly string[]): { file: string; number: number; text: string } | undefined {
   const lines = (readText(file) ?? '').split('\n')
   for (let at = lines.length - 1; at >= 0; at--) {

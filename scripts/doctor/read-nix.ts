@@ -1,4 +1,4 @@
-// Asks the Nix of this machine: version, settings, daemon. Changes nothing.
+// Asks this machine's Nix for version, settings and daemon. Changes nothing.
 import { accessSync, constants, statSync } from 'node:fs'
 import { isSingleUser, startOf } from '../nix/daemon.ts'
 import { NixError } from '../nix/nix.ts'
@@ -14,11 +14,11 @@ import { type DaemonFacts, type NixVersion, parseVersion } from './judge-nix.ts'
 import { code } from './read-files.ts'
 
 /**
- * Milliseconds for a program of this machine: a busy machine answers late, a hanging one never.
+ * Milliseconds for a program on this machine: a busy machine answers late, a hung program never.
  */
 const PATIENCE = 20_000
 
-/** The version, or why it can't be told. */
+/** The version, or why it can't be determined. */
 export async function askVersion(): Promise<{ version?: NixVersion; why: string }> {
   const asked = await run('nix', ['--version'], { env: searchEnv(), timeout: PATIENCE })
   const version = parseVersion(asked.stdout)
@@ -27,12 +27,12 @@ export async function askVersion(): Promise<{ version?: NixVersion; why: string 
 }
 
 /**
- * The settings in force, or why they can't be told.
- * @param whose the system's nix.conf alone, as the daemon reads it, or with the user's own files
- *   and environment
+ * The settings in force, or why they can't be determined.
+ * @param whose system: nix.conf alone, as the daemon reads it; own: with the user's files and
+ *   environment
  */
 export async function settingsOf(whose: 'system' | 'own'): Promise<Settings | string> {
-  // An empty list of files is no file (src/libstore/globals.cc, getUserConfigFiles, 2.4 to 2.34).
+  // An empty list means no files (src/libstore/globals.cc, getUserConfigFiles, 2.4 to 2.34).
   const alone = whose === 'system' ? { NIX_USER_CONF_FILES: '', NIX_CONFIG: undefined, NIX_CONF_DIR: undefined } : {}
   try {
     return await askSettings({ env: { ...searchEnv(), ...alone }, timeout: PATIENCE })
@@ -42,7 +42,7 @@ export async function settingsOf(whose: 'system' | 'own'): Promise<Settings | st
   }
 }
 
-/** The PATH of nix-daemon: its own as root, otherwise that of its unit or of systemd. */
+/** The PATH of nix-daemon: the process's own if we are root, otherwise its unit's or systemd's. */
 export async function daemonPath(pid: number | undefined): Promise<string> {
   const own = pid === undefined ? undefined : readText(`/proc/${pid}/environ`)
   const inProcess = own?.split('\0').find((line) => line.startsWith('PATH='))
@@ -56,7 +56,7 @@ export async function daemonPath(pid: number | undefined): Promise<string> {
   return inUnit ?? inManager ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 }
 
-/** @param files the files that the system's settings come from */
+/** @param files the files the system's settings come from */
 export async function askDaemon(user: string, files: readonly string[], pid: number | undefined): Promise<DaemonFacts> {
   const socket = `${stateDir}/daemon-socket/socket`
   const base = { single: isSingleUser(), socket, user }
@@ -91,7 +91,7 @@ function groupOf(socket: string): { group?: string } {
       const group = findGroup(gid)
       return group ? { group: group.name } : {}
     } catch {
-      // hidden: the next one
+      // hidden: try the next one
     }
   }
   return {}
@@ -106,7 +106,10 @@ function lastChanged(files: readonly string[]): { file: string; time: number } |
   return last
 }
 
-/** How many paths were built here, and which of them carry no signature. @throws NixError */
+/**
+ * How many paths were built here, and which of them are unsigned.
+ * @throws NixError
+ */
 export async function askBuilt(): Promise<{ built: number; unsigned: string[] }> {
   const infos = await allPathInfos()
   const built = [...infos.values()].filter(({ ultimate, contentAddressed }) => ultimate && !contentAddressed).length

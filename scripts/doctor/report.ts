@@ -1,4 +1,4 @@
-// Formats the doctor's findings for a terminal: a line each, the fix below it. Pure.
+// Formats the doctor's findings for a terminal: one line each, with the fix below. Pure.
 
 import { oneLine, wrapped } from '../cli/text.ts'
 import type { Finding, State } from './check.ts'
@@ -9,7 +9,7 @@ const STATE = 9
 const NAME = 15
 const INDENT = ' '.repeat(STATE + NAME)
 
-/** The lines of a finding, each with its newline. Never wraps the fix, so that it can be copied. */
+/** The lines of a finding, each with its newline. Never wraps the fix, so it can be copied. */
 export function lines({ state, check, found, fix }: Finding): string {
   const [first = '', ...rest] = wrapped(oneLine(found), WIDTH - STATE - NAME)
   const head = `${WORDS[state].padEnd(STATE)}${check.padEnd(NAME - 1)} ${first}`
@@ -18,8 +18,8 @@ export function lines({ state, check, found, fix }: Finding): string {
 }
 
 /**
- * Joins several skipped checks in a row into a line for each reason: they only say that another
- * check is to blame.
+ * Joins consecutive skipped checks into one line per reason: they only say which other check is to
+ * blame.
  */
 export function skippedLine(findings: readonly Finding[]): string {
   const reasons = new Map<string, string[]>()
@@ -27,7 +27,7 @@ export function skippedLine(findings: readonly Finding[]): string {
   return [...reasons].map(([found, checks]) => `${WORDS.skipped.padEnd(STATE)}${checks.join(', ')} (${oneLine(found)})\n`).join('')
 }
 
-/** The last line. */
+/** The last line of the report. */
 export function summary(findings: readonly Finding[]): string {
   const count = (state: State): number => findings.filter((finding) => finding.state === state).length
   const [bad, doubtful, left] = [count('failed'), count('warning'), count('skipped')]

@@ -1,7 +1,7 @@
-// The proof: builds a tiny path, uploads it, deletes it here, fetches it back from the box with its
-// signature required, and takes it away again everywhere. Nobody else has it (it holds a random
-// name), nothing roots it but the hook's link in the queue, which is removed at once, and it is not
-// counted as fetched (store-path.ts, isProbe).
+// Proves that it all works: builds a tiny path, uploads it, deletes it here, fetches it back from
+// the box with its signature required, and removes it everywhere. Nobody else has it (it contains a
+// random name), its only GC root is the hook's link in the queue, which is removed at once, and it
+// never counts as fetched (store-path.ts, isProbe).
 import { randomBytes } from 'node:crypto'
 import { lstatSync, readlinkSync, unlinkSync } from 'node:fs'
 import { storeUrl } from '../config/store-url.ts'
@@ -23,24 +23,24 @@ import type { BoxKeys } from './judge-box.ts'
 /** Milliseconds for each step: enough for a slow box and a busy disk; ends a hang. */
 const STEP = 60_000
 
-/** The steps for one cache; each runs once, when its check asks, after those before it. */
+/** The steps for one cache; each runs once, when its check asks, after the steps before it. */
 export interface RoundTrip {
   build(): Promise<Verdict>
   upload(): Promise<Verdict>
   fetch(): Promise<Verdict>
-  /** Takes away what is left: queue entries, the path here and on the box. Never throws. */
+  /** Removes what is left: queue entries, the path here and on the box. Never throws. */
   clean(): Promise<void>
 }
 
 /**
  * `builtin:buildenv` is part of every Nix (src/libstore/builtins/buildenv.cc, 2.4 to 2.34.8, and
  * Lix): it needs no shell, no nixpkgs and nothing in the sandbox. Without packages it makes a
- * directory with one link, manifest.nix, to what `manifest` says.
+ * directory with one link, manifest.nix, to the value of `manifest`.
  */
 export const expression = (content: string): string =>
   `derivation { name = "${PROBE_NAME}"; system = "builtin"; builder = "builtin:buildenv"; derivations = ""; manifest = ${JSON.stringify(content)}; }`
 
-/** How often, and with how many milliseconds between, a path that is still in use is deleted. */
+/** How often to try deleting a path still in use, and the milliseconds between tries. */
 const ATTEMPTS = 5
 const PAUSE = 500
 
@@ -48,17 +48,17 @@ const PAUSE = 500
 const LAST_WORD = 10_000
 
 /**
- * Nothing is substituted, nothing built elsewhere; users whom the daemon doesn't trust may set all
+ * Substitutes nothing and builds nothing elsewhere; even users the daemon doesn't trust may set all
  * of these.
  */
 const HERE = ['--option', 'substitute', 'false', '--option', 'builders', '', '--option', 'max-jobs', '1']
 
-/** What the round trip is made with. */
+/** What the round trip needs. */
 export interface Means {
   machine: Machine
   publicKey?: string
   substituter?: string
-  /** What the box trusts; asked when it refuses the upload. */
+  /** What the box trusts; asked only if it refuses the upload. */
   boxKeys(): Promise<BoxKeys | undefined>
 }
 
@@ -70,7 +70,7 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
   const started = Date.now()
   const boxUrl = (): string => storeUrl(cache, config.uid, { strict: true })
 
-  /** What clean() ends, and waits for: a step that goes on would bring back what was removed. */
+  /** What clean() aborts and waits for: a step still running would bring back what was removed. */
   const stop = new AbortController()
   let running: Promise<unknown> = Promise.resolve()
   const step = (run: () => Promise<Verdict>) => (): Promise<Verdict> => {
@@ -88,12 +88,12 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
     const made = await ask('nix-instantiate', ['--expr', expression(content)])
     drv = made.stdout.trim()
     if (made.code !== 0) return failed(`a derivation can't be made: ${why(made)}`, null)
-    // Known before it is built, so that a build that is interrupted leaves nothing either.
+    // Known before the build, so an interrupted one leaves nothing behind either.
     out = outputsOf(readText(drv) ?? '', storeDir)?.[0] ?? ''
     const built = await ask('nix-store', ['--realise', ...HERE, drv])
     if (built.code !== 0) return failed(`a build fails: ${why(built)}`, null)
     if (content !== contentOf(out)) return failed(`${out} is not what should have been built`, null)
-    // At once: the doctor itself uploads it, and the link is a GC root.
+    // At once: the doctor uploads it itself, and the link is a GC root.
     const queued = isQueued()
     unqueue()
     if (!queued) return failed(`the hook did not put what was built into ${queueDir(cache.name)}`, RESTART_DAEMON)
@@ -152,14 +152,14 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
   /**
    * Deletes output and derivation here, in one call: with keep-outputs the derivation keeps the
    * output alive, with keep-derivations the output keeps the derivation (src/libstore/gc.cc, 2.8.0
-   * and 2.34.8). Tries again while an upload in the background still holds them.
+   * and 2.34.8). Retries while a background upload still holds them.
    * @returns why the output is still there
    */
   async function remove(): Promise<string | undefined> {
     const all = [out, drv].filter(Boolean)
     for (let attempt = 1; ; attempt++) {
       const invalid = new Set(await invalidPaths(all, { timeout: STEP }))
-      const valid = all.filter((path) => !invalid.has(path)) // one that isn't valid fails the whole call
+      const valid = all.filter((path) => !invalid.has(path)) // one invalid path fails the whole call
       if (valid.length === 0) return undefined
       const deleted = await store('nix-store', ['--delete', ...valid])
       if (deleted.code === 0) return undefined
@@ -173,7 +173,7 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
     return [out, drv].some((path) => lstatSync(`${queueDir(cache.name)}/${nameOf(path)}`, { throwIfNoEntry: false }) !== undefined)
   }
 
-  /** The links that the hook made, for every cache; only those two names. */
+  /** Removes the hook's links, for every cache; only those two names. */
   function unqueue(): void {
     for (const { name } of config.caches.filter(isSsh)) {
       for (const directory of [queueDir(name), failedDir(name)])
@@ -182,7 +182,7 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
   }
 }
 
-/** unqueue() takes the links away, for every cache. */
+/** Does nothing: unqueue() removes the links, for every cache. */
 const NO_LEDGER: Ledger = { expects: () => {}, uploaded: () => {}, failed: () => {}, invalid: () => {}, unwanted: () => {} }
 
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1)
@@ -208,14 +208,17 @@ function unlink(file: string): void {
   try {
     unlinkSync(file)
   } catch {
-    // it isn't there
+    // it doesn't exist
   }
 }
 
-/** In Nix's words (src/libstore/local-store.cc, addToStore). */
+/** Matches Nix's message (src/libstore/local-store.cc, addToStore). */
 const isRefused = (reason: string): boolean => /lacks a (valid )?signature/.test(reason)
 
-/** Why the box didn't take it; pure. @param box what it trusts, undefined when it doesn't tell */
+/**
+ * Why the box refused it; pure.
+ * @param box what it trusts, undefined if it doesn't tell
+ */
 export function judgeUpload(reason: string, machine: Machine, publicKey = '', box?: BoxKeys): Verdict {
   if (!isRefused(reason)) return failed(`the box did not take it: ${reason}`, null)
   const name = publicKey.slice(0, publicKey.indexOf(':'))

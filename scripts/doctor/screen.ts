@@ -1,4 +1,4 @@
-// Shows findings as they come and, on a terminal, the check that runs now.
+// Shows findings as they come and, on a terminal, the check now running.
 import { toJson } from '../cli/text.ts'
 import type { Check, Finding } from './check.ts'
 import { lines, skippedLine, summary } from './report.ts'
@@ -19,7 +19,7 @@ export class Screen {
     if (this.live) process.stderr.write(`\r\u001b[K… ${cache === undefined ? '' : `${cache}: `}${name}`)
   }
 
-  /** Shows nothing more: an interrupted check fails without meaning anything. */
+  /** Shows nothing from now on: a failure of an interrupted check means nothing. */
   silence(): void {
     this.clear()
     this.silent = true
@@ -40,7 +40,7 @@ export class Screen {
     }
   }
 
-  /** The last line, or all of it as JSON. */
+  /** The last line, or the whole report as JSON. */
   conclude(findings: readonly Finding[]): void {
     this.clear()
     if (this.silent) return

@@ -1,9 +1,8 @@
-// Reads a substituter's URL of ours: which nix-lan-connect, for which cache. Pure;
-// config/store-url.ts writes them.
+// Parses our substituter URLs: which nix-lan-connect, for which cache. Pure; config/store-url.ts
+// writes them.
 
 /**
- * A nix-lan-connect in nix.conf: `program` and the one argument, a socket's path or a cache's
- * name.
+ * A nix-lan-connect in nix.conf: `program` and its one argument, a socket's path or a cache's name.
  */
 export interface ConnectUrl {
   url: string
@@ -11,7 +10,7 @@ export interface ConnectUrl {
   target: string
 }
 
-/** The nix-lan-connect that a URL makes Nix start; undefined for any other store. */
+/** The nix-lan-connect that Nix would start for a URL; undefined for any other store. */
 export function connectIn(url: string): ConnectUrl | undefined {
   const [, query] = /^ssh-ng:\/\/localhost\?(.*)$/.exec(url) ?? []
   const [, command] = /(?:^|&)remote-program=([^&]*)/.exec(query ?? '') ?? []
