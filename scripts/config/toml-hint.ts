@@ -1,5 +1,4 @@
-// Guesses what a line that isn't TOML was meant to be; the parser only says where it stumbled.
-// Pure.
+// Guesses what a line that isn't TOML was meant to be; the parser only says where it failed. Pure.
 
 /**
  * @param line the line with the mistake

@@ -95,9 +95,7 @@ export const installRuntime = ({ kind }: Pick<Machine, 'kind'>, own: string): st
 export const BOX_AWAY = 'switch the box on, and be in its network'
 export const startSshd = (host: string): string => `start sshd on ${host}, or set port in the configuration`
 
-/**
- * A command for the box, run over ssh. Without a shell there, whoever is root on it must run it.
- */
+/** A command for the box, run over ssh; without a shell there, root on the box must run it. */
 export const onBox = (destination: string, command: string, shell: boolean): string =>
   shell ? `ssh -t ${destination} ${command}` : `on the box, as root: ${command.replace(/^sudo /, '')}`
 

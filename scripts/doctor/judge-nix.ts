@@ -56,7 +56,7 @@ export function judgeVersion(version: NixVersion | undefined, why: string): Verd
 
 /** What is known about the local daemon. Times are milliseconds since 1970. */
 export interface DaemonFacts {
-  /** Nix writes the store by itself: no daemon. */
+  /** Nix writes the store itself, without a daemon. */
   single: boolean
   socket: string
   /** Why we may not connect, as an error code of access(2). */
@@ -233,8 +233,7 @@ function extraIn(file: string, key: string): string {
 }
 
 /**
- * Whether the nixConfig of a flake.nix sets `substituters` (not `extra-substituters`), outside of
- * comments.
+ * Whether nixConfig in a flake.nix sets `substituters`, not `extra-substituters`. Ignores comments.
  */
 export function flakeReplaces(text: string): boolean {
   const code = text.replace(/#.*$|\/\*[\s\S]*?\*\//gm, '')

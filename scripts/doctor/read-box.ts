@@ -28,8 +28,7 @@ import {
 } from './judge-box.ts'
 
 /**
- * Milliseconds for login and handshake, on top of the deadline: slow boxes need time for the key
- * exchange.
+ * Milliseconds for login and handshake, beyond the deadline: key exchange takes long on a slow box.
  */
 const PATIENCE = 15_000
 

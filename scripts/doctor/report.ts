@@ -18,8 +18,7 @@ export function lines({ state, check, found, fix }: Finding): string {
 }
 
 /**
- * Joins consecutive skipped checks into one line per reason: they only say which other check is to
- * blame.
+ * Joins consecutive skipped checks into one line per reason; they only say who else is to blame.
  */
 export function skippedLine(findings: readonly Finding[]): string {
   const reasons = new Map<string, string[]>()
