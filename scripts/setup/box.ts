@@ -1,4 +1,4 @@
-// The box's side: whether it lets the user log in, whether that user may use its nix-daemon and
+// Looks at the box: whether it lets the user log in, whether that user may use its nix-daemon and
 // whether it trusts our key, and how to fix what is missing. Each step is one ssh that runs `sh -s`
 // (or `sudo -n sh -s`) with a script on stdin, since the login shell there may be anything. Every
 // value in a script is one quoted word.
@@ -28,7 +28,7 @@ export interface BoxFacts {
   socket: 'usable' | 'forbidden' | 'missing'
   /** The group that may use the daemon, if the user may not. */
   group: string
-  /** The public keys that its nix-daemon trusts. */
+  /** The public keys its nix-daemon trusts. */
   keys: string[]
   /** The file for settings, links resolved. */
   conf: string
@@ -46,7 +46,7 @@ export type BoxAnswer =
   | { kind: 'there'; facts: BoxFacts }
   | { kind: 'away'; why: string }
   | { kind: 'refused'; why: string; cure: string }
-  /** The login works, which is all that the tunnel needs, but the account runs no command. */
+  /** Login works, which is all the tunnel needs, but the account runs no command. */
   | { kind: 'shell-less'; why: string }
 
 /** What root has to fix on the box. */
@@ -61,7 +61,7 @@ const PATHS = `PATH=$PATH:${SYSTEM_DIRECTORIES.join(':')}`
 /** The same as restartDaemon() on this machine. */
 const RESTART = 'systemctl reset-failed nix-daemon.service 2>/dev/null || :; systemctl try-restart nix-daemon.service'
 
-/** Each answer begins with a word of ours: a login shell may print other lines. */
+/** Each answer starts with our marker, since a login shell may print other lines. */
 const PROBE = `${PATHS}
 report() { printf 'nix-lan-box %s %s\\n' "$1" "$2"; }
 report user "$(id -un)"
@@ -103,26 +103,29 @@ if [ -e /etc/NIXOS ]; then report nixos yes; fi
 `
 
 /**
- * Where a box is: how ssh gets there, and the machine whose reachability tells whether it is there.
+ * Where a box is: how ssh gets there, and the machine whose reachability shows whether it is there.
  */
 type Place = Pick<Box, 'ssh' | 'host' | 'port'>
 
 /**
- * Runs a program there. An alias for another machine, or one behind a jump host, has a port of its
- * own.
+ * Runs a program on the box. An alias of another machine, or one behind a jump host, has a port of
+ * its own.
  */
 async function runThere(person: Person, box: Place, program: string, options: RunOptions): Promise<Outcome> {
   const { facts } = await askSsh(box.ssh, [], (argv, how) => runAs(person, argv, how))
   return await runAs(person, sshCommand(box.ssh, program, box.port === 22 ? [] : portOptions(box, facts)), options)
 }
 
-/** Asks the box. @param daemonSocket the path of its nix-daemon's socket */
+/**
+ * Asks the box about itself.
+ * @param daemonSocket the path of its nix-daemon's socket
+ */
 export async function askBox(person: Person, box: Box, daemonSocket: string): Promise<BoxAnswer> {
   const asked = await runThere(person, box, 'sh -s', { input: `socket=${quote(daemonSocket)}\n${PROBE}`, timeout: 40_000 })
   return answerOf(asked, box, person.name)
 }
 
-/** Tells what the outcome of ssh means; pure. */
+/** Interprets the outcome of ssh; pure. */
 export function answerOf(
   asked: Pick<Outcome, 'code' | 'stdout' | 'stderr' | 'timedOut' | 'failedToStart'>,
   box: Box,
@@ -149,8 +152,8 @@ export function answerOf(
     }
   }
   if (asked.timedOut) return { kind: 'away', why }
-  // 255 is ssh's own; with a message that isn't about the connection, it is about us or its
-  // configuration.
+  // 255 is ssh's own exit code; if the message isn't about the connection, the fault is on our side
+  // or in ssh's configuration.
   const unreachable = asked.stderr.trim() === '' || kind === 'unconnected'
   if (asked.code === 255) return unreachable ? { kind: 'away', why } : { kind: 'refused', why, cure: `see what this does: ${login}` }
   const nonsense = /^nix-lan-box /m.test(asked.stdout)
@@ -208,7 +211,7 @@ export function boxNeeds(facts: BoxFacts, publicKeys: readonly string[]): BoxNee
   return { keys, ...(mayJoin ? { member: { user: facts.user, group: facts.group } } : {}) }
 }
 
-/** Problems on the box that setup can't fix, for the user to know; pure. */
+/** Problems on the box that setup can't fix, for the user; pure. */
 export function boxTroubles(facts: BoxFacts, daemonSocket: string, publicKeys: readonly string[]): string[] {
   const troubles: string[] = []
   if (facts.nixError !== '') troubles.push(`nix-store fails: ${facts.nixError.replace(/\.$/, '')}`)
@@ -235,7 +238,7 @@ export function linesToPaste(needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'ni
   return lines
 }
 
-/** Whether setup can fix the box by itself. */
+/** Whether setup can fix the box itself. */
 export const mayFix = (facts: BoxFacts, needs: BoxNeeds): boolean =>
   facts.root !== 'no' && !facts.nixos && (facts.confWritable || needs.keys.length === 0)
 
@@ -243,7 +246,7 @@ export const mayFix = (facts: BoxFacts, needs: BoxNeeds): boolean =>
 const LEAVE_NOTHING = `trap 'rm -f -- "$conf.nix-lan-new"' EXIT`
 
 /**
- * The script by which root on the box fixes it; each part is done completely or not at all.
+ * The script that root on the box runs to fix it; each part is done completely or not at all.
  * @param from this machine's name, for a comment
  */
 export function fixScript(needs: BoxNeeds, conf: string, from: string): string {
@@ -270,8 +273,8 @@ export function fixScript(needs: BoxNeeds, conf: string, from: string): string {
 }
 
 /**
- * The script by which root on the box undoes fixScript. It removes only a block with exactly our
- * line.
+ * The script that root on the box runs to undo fixScript. Removes only blocks that contain exactly
+ * our line.
  */
 export function restoreScript(deed: BoxDeed): string {
   const lines = ['set -eu', PATHS]
@@ -298,7 +301,10 @@ export function restoreScript(deed: BoxDeed): string {
   return `${lines.join('\n')}\n`
 }
 
-/** Runs a script as root there. @throws Failure with what the box said */
+/**
+ * Runs a script as root on the box.
+ * @throws Failure with what the box said
+ */
 export async function runOnBox(person: Person, box: Place, root: 'is root' | 'sudo', script: string): Promise<void> {
   const done = await runThere(person, box, root === 'sudo' ? 'sudo -n sh -s' : 'sh -s', { input: script, timeout: 60_000 })
   if (done.code !== 0) throw new Failure(`on ${box.ssh}: ${done.stderr.trim().split('\n').at(-1) || `ssh ended with ${done.code}`}`)

@@ -1,4 +1,4 @@
-// Our block in nix.conf: its lines, and adding it to and removing it from the text. Pure.
+// Handles our block in nix.conf: its lines, and adding it to and removing it from the text. Pure.
 
 import { Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
@@ -11,36 +11,33 @@ const END = '# nix-lan end'
 const TRUSTED_KEYS = new Set(['trusted-public-keys', 'binary-cache-public-keys'])
 const SECRET_KEYS = new Set(['secret-key-files'])
 
-/** Where Nix's settings are, and how they are read. */
+/** Where Nix's settings are, and how to read them. */
 export interface ConfFile {
   /** The file that Nix reads first. */
   top: string
-  /** The file for our block, by the name that Nix knows. */
+  /** The file for our block, by the name Nix uses. */
   named: string
-  /** The same file with links resolved: the one that is written. */
+  /** The same file with links resolved: the one to write. */
   file: string
   read: ReadFile
 }
 
-/** Survives the loss of a box in the middle of a download: Nix builds the path. */
+/** Survives losing a box in mid-download: Nix builds the path. */
 export const FALLBACK_LINE = 'fallback = true'
 
 /** What nix.conf must set. */
 export interface Needs {
-  /** A store URL for each cache, and its socket, which identifies one that was added by hand. */
+  /** A store URL and socket for each cache; the socket identifies one added by hand. */
   substituters: { url: string; socket: string }[]
   publicKeys: string[]
   /** The key to sign with if nix.conf names none. */
   secretKey: string
   hook: string
-  /** Whether to set `fallback = true` where no file decides. */
+  /** Whether to set `fallback = true` if no file sets it. */
   fallback: boolean
 }
 
-/**
- * The setting to build what can't be fetched, under both its names (src/libstore/globals.hh, 2.4 to
- * 2.34).
- */
+/** Builds what can't be fetched; under both its names (src/libstore/globals.hh, 2.4 to 2.34). */
 const FALLBACK = new Set(['fallback', 'build-fallback'])
 
 /**
@@ -59,7 +56,7 @@ export function withoutBlock(text: string, file: string): string {
 }
 
 /**
- * A line of nix.conf: counted from 1, and whether it belongs to a block of ours, markers included.
+ * A line of nix.conf: its number, from 1, and whether it belongs to our block, markers included.
  */
 export interface ConfLine {
   number: number
@@ -67,7 +64,10 @@ export interface ConfLine {
   ours: boolean
 }
 
-/** All lines of a text. @throws Failure for a block without an end */
+/**
+ * All lines of a text.
+ * @throws Failure for a block without an end
+ */
 export function linesOf(text: string, file: string): ConfLine[] {
   withoutBlock(text, file) // throws
   let inside = false
@@ -78,7 +78,7 @@ export function linesOf(text: string, file: string): ConfLine[] {
   })
 }
 
-/** The keys that our block trusts, lost ones included. */
+/** The keys our block trusts, including those whose secret key is lost. */
 export function keysInBlock(text: string, file: string): string[] {
   const inside = linesOf(text, file).filter(({ ours }) => ours)
   return trustedKeysIn(inside.map((line) => line.text).join('\n'), file)
@@ -99,10 +99,7 @@ export function withBlock(text: string, lines: readonly string[], file: string):
   return `${rest}${joint}${[`${BEGIN}: written by \`nix-lan setup\`, taken out by \`nix-lan setup --undo\``, ...lines, END].join('\n')}\n`
 }
 
-/**
- * The lines that the block needs, given what all files set without it. What is right already is
- * left out.
- */
+/** The lines the block needs, given what all files set without it. Omits what is already right. */
 export function blockLines(needs: Needs, assignments: Assignment[]): string[] {
   const urls = substitutersOf(assignments)
   const keys = trustedKeys(assignments)
@@ -125,7 +122,7 @@ function isConnect(url: string, socket: string): boolean {
 /** The trusted public keys. */
 export const trustedKeys = (assignments: Assignment[]): string[] => valuesOf(assignments, TRUSTED_KEYS, [])
 
-/** The files of the keys that Nix signs with. */
+/** The key files that Nix signs with. */
 export const secretKeys = (assignments: Assignment[]): string[] => valuesOf(assignments, SECRET_KEYS, [])
 
 /** The hook in effect; '' for none. */
@@ -136,10 +133,10 @@ export const hookOf = (assignments: Assignment[]): string =>
     ?.values.join(' ') ?? ''
 
 /**
- * A setting of the block that a later line overrides. This can happen only if another file includes
- * the block's file (2.16 to 2.18 apply an included file before anything else;
- * src/libutil/config.cc, applyConfig).
- * @returns undefined if there is none, else what to fix
+ * A setting of the block that a later line overrides. Only possible if another file includes the
+ * block's file (2.16 to 2.18 apply an included file before anything else; src/libutil/config.cc,
+ * applyConfig).
+ * @returns what to fix; undefined if nothing
  */
 export function shadowed(needs: Needs, assignments: Assignment[]): string | undefined {
   const [line] = blockLines(needs, assignments)
@@ -150,7 +147,7 @@ export function shadowed(needs: Needs, assignments: Assignment[]): string | unde
   return `${where} sets ${key} after our block and overrides it; move that line above the include, or make it extra-${key}`
 }
 
-/** The settings of the system's files, with this text for one of them. */
+/** The settings from the system's files, with this text in place of one of them. */
 export function assignmentsWith({ top, named, file, read }: ConfFile, text: string): Assignment[] {
   const reader: ReadFile = (path) => (path === named || path === file ? text : read(path))
   return parseNixConf(reader(top) ?? '', top, reader)
@@ -165,9 +162,8 @@ export function formerIn(text: string): string | undefined {
 }
 
 /**
- * A script that calls our hook and the one that nix.conf had before. Ours runs first: it never
- * fails and takes a few milliseconds. Then the script becomes the other hook, whose exit code
- * counts as it did before.
+ * A script that calls our hook and the one nix.conf had before. Ours runs first: it never fails and
+ * takes a few milliseconds. Then the script becomes the other hook, whose exit code still counts.
  */
 export function bothHooks(ours: string, former: string): string {
   return `${BOTH}: nix.conf already had a post-build-hook, so this calls both. nix-lan's never fails a build.

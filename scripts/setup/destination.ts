@@ -1,12 +1,11 @@
-// What somebody types to log in on a box: what ssh makes of it, and the machine that must be
-// reachable.
+// Parses what the user types to log in on a box, and asks ssh which machine must be reachable.
 import { isIPv6 } from 'node:net'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { type Person, runAs } from '../system/as-user.ts'
 import { portOption } from '../tunnel/ssh.ts'
 import { askSsh, type SshFacts } from '../tunnel/ssh-config.ts'
 
-/** A destination as ssh takes it, and the port that it names; pure. */
+/** A destination as ssh takes it, and the port if it names one. */
 export interface Destination {
   ssh: string
   port: number | undefined
@@ -15,8 +14,8 @@ export interface Destination {
 const EXAMPLES = 'pi.local, pi@pi.local or an alias of ~/.ssh/config'
 
 /**
- * Reads what was typed: also `ssh://[USER@]HOST[:PORT]` (ssh(1)) and an address of one link,
- * `fe80::1%eth0`.
+ * Parses a typed destination, including `ssh://[USER@]HOST[:PORT]` (ssh(1)) and link-local
+ * addresses, `fe80::1%eth0`. Pure.
  * @throws UsageError that says what to do instead
  */
 export function parseDestination(text: string): Destination {
@@ -33,15 +32,18 @@ export function parseDestination(text: string): Destination {
   throw new UsageError(`${text}: must be what you give to ssh to log in on the box: ${EXAMPLES}`)
 }
 
-/** How ssh gets somewhere; pure. */
+/** How ssh gets somewhere. */
 export type Route =
   | { kind: 'direct'; host: string; port: number }
-  /** Through another machine first, which is what must be reachable. */
+  /** Through another machine, which is the one that must be reachable. */
   | { kind: 'through'; ssh: string; port: number | undefined }
-  /** Through a program that doesn't say. */
+  /** Through a program that doesn't tell. */
   | { kind: 'program'; command: string }
 
-/** @param facts of `ssh -G` */
+/**
+ * The route that ssh takes; pure.
+ * @param facts from `ssh -G`
+ */
 export function routeOf(facts: SshFacts): Route {
   const value = (keyword: string): string | undefined => {
     const found = facts.get(keyword)?.[0]
@@ -60,10 +62,7 @@ export function routeOf(facts: SshFacts): Route {
   return { kind: 'direct', host: value('hostname') ?? '', port: Number(value('port') ?? 22) }
 }
 
-/**
- * The destination of `ssh -W %h:%p JUMP` and the like: its first word that isn't an option
- * (ssh(1)).
- */
+/** The destination in `ssh -W %h:%p JUMP` and the like: the first word not an option (ssh(1)). */
 function hopOf(command: string): string | undefined {
   const [program = '', ...words] = command.replace(/^exec /, '').split(/\s+/)
   if (!/(^|\/)ssh$/.test(program)) return undefined
@@ -75,7 +74,7 @@ function hopOf(command: string): string | undefined {
   return undefined
 }
 
-/** More jump hosts in a row are a loop. */
+/** More jump hosts in a row must be a loop. */
 const MAX_HOPS = 8
 
 /**
@@ -100,7 +99,10 @@ export async function reachable(person: Person, { ssh, port }: Destination): Pro
   throw new Failure(`ssh gets to ${ssh} through too many jump hosts`)
 }
 
-/** What --host says: the machine that must be reachable. @throws UsageError */
+/**
+ * Parses --host: the machine that must be reachable.
+ * @throws UsageError
+ */
 export function parseHost(text: string): { host: string; port: number } {
   const address = isIPv6(text.replace(/%.*/, ''))
   const [, bracketed, plain, port] = address ? ['', text] : (/^(?:\[([^\]]+)\]|([^:]+))(?::(\d+))?$/.exec(text) ?? [])

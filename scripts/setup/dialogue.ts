@@ -1,4 +1,4 @@
-// What setup prints for the user and asks.
+// Prints what setup has to say, and asks the user.
 import { createInterface } from 'node:readline'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { sudoFinds } from '../cli/sudo.ts'
@@ -9,12 +9,10 @@ export function say(text: string): void {
   process.stdout.write(`${forScreen(text)}\n`)
 }
 
-/** Deeper lines are commands to paste and differences, which stay whole. */
+/** Deeper lines are commands to paste and diffs, which are never wrapped. */
 const MAX_INDENT = 4
 
-/**
- * A text without control characters; on a terminal, its sentences wrapped at the terminal's width.
- */
+/** The text without control characters; on a terminal, with sentences wrapped to its width. */
 export function forScreen(text: string, columns = process.stdout.isTTY ? process.stdout.columns : undefined): string {
   return harmless(sudoFinds(text))
     .split('\n')
@@ -51,7 +49,7 @@ export function agreed(question: string, yes: boolean): Promise<boolean> {
 
 /**
  * Runs one step; a hung user manager or a deleted user must not stop the rest.
- * @param what is reported when it is done; '' for nothing
+ * @param what the step, reported once it is done; '' for nothing
  * @returns 0, or 1 if it failed, after reporting why
  */
 export async function attempt(what: string, act: () => Promise<void>): Promise<number> {

@@ -1,4 +1,4 @@
-// What setup needs to know about this machine before it plans anything. Changes nothing.
+// Gathers what setup needs to know about this machine before planning. Changes nothing.
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -17,14 +17,17 @@ import type { ConfFile } from './conf.ts'
 /** Kinds of Nix installation that setup treats differently. */
 export type Installation = 'daemon' | { owner: number } | 'nixos' | 'none'
 
-/** The kind of Nix that this machine has. @param owner of /nix/store, undefined if there is none */
+/**
+ * The kind of Nix on this machine.
+ * @param owner of /nix/store, undefined if there is none
+ */
 export function installation(nixos: boolean, daemon: boolean, owner: number | undefined): Installation {
   if (nixos) return 'nixos'
   if (daemon || owner === 0) return 'daemon'
   return owner === undefined ? 'none' : { owner }
 }
 
-/** Finds it out. Debian's Nix has a daemon socket, but no /nix/store before the first build. */
+/** Determines it. Debian's Nix has a daemon socket, but no /nix/store before the first build. */
 export function findInstallation(): Installation {
   const units = ['/etc/systemd/system', '/usr/lib/systemd/system', '/lib/systemd/system', '/usr/local/lib/systemd/system']
   const daemon = existsSync('/nix/var/nix/daemon-socket') || units.some((unit) => existsSync(`${unit}/nix-daemon.service`))
@@ -51,8 +54,8 @@ export function runtimeProblem(program: string, output: string): string | undefi
 /**
  * Checks the runtime that programs started by nix-daemon will find: the first in the list that the
  * sh heads search, whatever our own PATH is.
- * @throws Failure if there is none, it is too old, or somebody but root can change it; says what to
- *   do
+ * @throws Failure that says what to do if there is none, it is too old, or not only root can change
+ *   it
  */
 export async function mustHaveRuntime(directories = DIRECTORIES): Promise<void> {
   const program = findIn(directories, RUNTIMES)
@@ -67,7 +70,7 @@ export async function mustHaveRuntime(directories = DIRECTORIES): Promise<void> 
   if (problem) throw new Failure(`${problem}.${wayOut()}`)
 }
 
-/** What to type to get one. */
+/** How to get a runtime. */
 const wayOut = (): string =>
   ` sudo and services drop the PATH of nvm, fnm and volta. Install one for the whole system; one of:\n${waysToInstall(process.execPath)
     .map((line) => `  ${line}`)
@@ -81,7 +84,7 @@ export interface DistFile {
 }
 
 /**
- * The files of the directory that holds the running program.
+ * The files in the directory of the running program.
  * @throws Failure if that isn't a complete dist/
  */
 export function readDist(): DistFile[] {
@@ -109,7 +112,7 @@ function readBelow(directory: string, below: string): DistFile[] {
 export const hostName = (): string => hostname()
 
 /**
- * The file that gets our block: nix.conf, or the one that it includes where Determinate's installer
+ * The file that gets our block: nix.conf, or the file it includes where Determinate's installer
  * owns nix.conf.
  */
 export function findNixConf(top: string, read: ReadFile): ConfFile {
@@ -120,9 +123,9 @@ export function findNixConf(top: string, read: ReadFile): ConfFile {
 }
 
 /**
- * The paths that were built here and that none of our keys has signed, from the lines of
- * `nix path-info --all --size --sigs`; pure. A key that is lost doesn't count: nobody trusts a new
- * key of its name.
+ * The paths built here that none of our keys has signed, from the lines of
+ * `nix path-info --all --size --sigs`; pure. A lost key doesn't count: nobody trusts a new key of
+ * the same name.
  */
 export function unsignedBuilds(output: string, keyNames: readonly string[]): { path: string; size: number }[] {
   const ours = (signature: string): boolean => keyNames.includes(signature.slice(0, signature.indexOf(':')))
@@ -131,7 +134,7 @@ export function unsignedBuilds(output: string, keyNames: readonly string[]): { p
     .map(([path, { size }]) => ({ path, size }))
 }
 
-/** Those of this machine's store; none if Nix doesn't answer. */
+/** The unsigned builds in this machine's store; none if Nix doesn't answer. */
 export async function findUnsignedBuilds(keyNames: readonly string[]): Promise<{ path: string; size: number }[]> {
   return unsignedBuilds((await nix(['path-info', '--all', '--size', '--sigs'])).stdout, keyNames)
 }

@@ -1,6 +1,6 @@
 // The one place where setup touches files. Each change is one rename(2), mkdir(2), unlink(2) or
-// rmdir(2), so that an interruption leaves each path either as it was or as it should be. The name
-// of an unfinished file tells the next run to remove it.
+// rmdir(2), so an interruption leaves each path either as it was or as it should be. The name of an
+// unfinished file tells the next run to remove it.
 import { createHash } from 'node:crypto'
 import {
   closeSync,
@@ -25,7 +25,7 @@ import {
 import { basename, dirname } from 'node:path'
 import { Failure } from '../cli/errors.ts'
 
-/** What lies at a path. `mtime` in seconds since 1970. */
+/** What is at a path. `mtime` in seconds since 1970. */
 export type Seen =
   | { kind: 'missing' }
   | { kind: 'file'; content: Buffer; mode: number; uid: number; gid: number; mtime: number }
@@ -40,7 +40,10 @@ export type Want =
   | { path: string; kind: 'directory'; mode: number; uid: number; gid: number; shared?: boolean }
   | { path: string; kind: 'missing' }
 
-/** What is at the path, without following a link. @throws Failure if it can't be read */
+/**
+ * What is at the path, without following a link.
+ * @throws Failure if it can't be read
+ */
 export function inspect(path: string): Seen {
   try {
     const stat = lstatSync(path)
@@ -75,8 +78,8 @@ export function markOf(state: Seen | Want): string {
 }
 
 /**
- * The name of a file until it is complete: hidden, with an ending that systemd, NetworkManager and
- * tmpfiles ignore.
+ * The name of a file until it is complete: hidden, with an extension that systemd, NetworkManager
+ * and tmpfiles ignore.
  */
 export const unfinished = (path: string): string => `${dirname(path)}/.${basename(path)}.nix-lan-new`
 
@@ -97,10 +100,7 @@ export function put(want: Want, mtime?: number): void {
   }
 }
 
-/**
- * Works through an open directory: chown(2) by path would follow a link that somebody puts in its
- * place.
- */
+/** Uses an open directory: chown(2) by path would follow a link put in its place. */
 function putDirectory({ path, mode, uid, gid }: Want & { kind: 'directory' }): void {
   if (inspect(path).kind === 'missing') mkdirSync(path, { mode: 0o700 })
   const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW)
@@ -141,7 +141,7 @@ function writeWhole(want: Want & { kind: 'file' }, file: string): void {
   }
 }
 
-/** Removes a directory only if it is empty: what else is there belongs to somebody else. */
+/** Removes a directory only if it is empty: anything left in it is somebody else's. */
 function remove(path: string): void {
   rmSync(unfinished(path), { force: true })
   const { kind } = inspect(path)

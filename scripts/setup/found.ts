@@ -1,5 +1,5 @@
-// What setup installed, found without its record: somebody has removed /etc/nix-lan, or the files
-// in it. Only what proves to be ours by its place and its content counts.
+// Finds what setup installed when its record is gone: somebody removed /etc/nix-lan, or the files
+// in it. Counts only what proves to be ours by both its place and its content.
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { SshCache } from '../config/types.ts'
@@ -12,16 +12,15 @@ import type { Layout } from './layout.ts'
 import { type Entry, emptyRecord, type Record } from './record.ts'
 
 /**
- * The prefix that nix.conf or a unit names. @param texts of both @returns undefined if none does
+ * The prefix named by nix.conf or a unit; undefined if neither names one.
+ * @param texts of both
  */
 export function prefixIn(texts: readonly string[]): string | undefined {
   const pattern = /(?:[= ])((?:\/[A-Za-z0-9_.+-]+)+)\/(?:bin\/nix-lan-connect|lib\/nix-lan\/(?:nix-lan|post-build-hook))\b/
   return texts.map((text) => pattern.exec(text)?.[1]).find((prefix) => prefix !== undefined)
 }
 
-/**
- * The user that a set-up without a record was for: the one whose timer is on, or who owns a queue.
- */
+/** The user an unrecorded setup was for: the one whose timer is enabled, or who owns a queue. */
 export function foundUser(layout: Layout): User | undefined {
   const [, uid] = /^ConditionUser=(\d+)$/m.exec(readText(`${layout.units}/nix-lan-check.timer.d/user.conf`) ?? '') ?? []
   const [queue] = below(dirname(queueDir('x')))
@@ -29,10 +28,7 @@ export function foundUser(layout: Layout): User | undefined {
   return owner === undefined || owner === 0 ? undefined : findUser(owner)
 }
 
-/**
- * A record of what is there; undefined if nothing is. `box` asks for every cache that is
- * configured.
- */
+/** A record of what is there; undefined if nothing is. `box` lists every configured cache. */
 export function foundRecord(layout: Layout, user: User, nixConf: string, caches: readonly SshCache[]): Record | undefined {
   const paths = [
     ...programs(layout),
@@ -55,7 +51,7 @@ function entryOf(path: string): Entry[] {
   return seen.kind === 'missing' || seen.kind === 'other' ? [] : [{ path, before: { kind: 'missing' }, ours: [markOf(seen)] }]
 }
 
-/** Parents before what is in them. */
+/** Parents before their contents. */
 function tree(directory: string): string[] {
   if (inspect(directory).kind !== 'directory') return []
   return [directory, ...below(directory).flatMap((path) => (inspect(path).kind === 'directory' ? tree(path) : [path]))]
@@ -68,7 +64,7 @@ function programs({ lib }: Layout): string[] {
   return readText(`${lib}/post-build-hook`)?.split('\n')[1]?.startsWith("':' // post-build-hook;") ? tree(lib) : []
 }
 
-/** Links that lead into our directory. */
+/** Links into our directory. */
 function links({ lib, bin, man, completions, dispatchers, units }: Layout): string[] {
   const places = [bin, man, `${dirname(man)}/man5`, ...Object.values(completions), ...(dispatchers ? [dispatchers] : [])]
   const leads = (path: string, to: string): boolean => {
@@ -81,7 +77,9 @@ function links({ lib, bin, man, completions, dispatchers, units }: Layout): stri
   ]
 }
 
-/** Units that start our programs or belong to those, and the file that setup writes beside them. */
+/**
+ * Units that start our programs, those that go with them, and the file setup writes beside them.
+ */
 function units({ units: directory, lib }: Layout): string[] {
   const own = below(directory).filter((path) => /\/nix-lan[^/]*\.(service|timer|path|target)$/.test(path) && inspect(path).kind === 'file')
   if (!own.some((path) => readText(path)?.includes(`${lib}/nix-lan`))) return []

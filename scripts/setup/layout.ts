@@ -1,15 +1,14 @@
-// Where `nix-lan setup` puts things: one layout for a Nix with a daemon, where everything is
-// root's, and one for a Nix that belongs to one user.
+// Decides where `nix-lan setup` puts things: one layout for a Nix with a daemon, where everything
+// is root's, and one for a Nix that belongs to one user.
 import type { User } from '../system/users.ts'
 
 /** Absolute paths; undefined where that kind of installation has no such place. */
 export interface Layout {
   /**
-   * A Nix without a daemon, whose store belongs to one user: nothing outside the user's reach
-   * changes.
+   * Whether one user owns this Nix, which has no daemon: nothing outside the user's reach changes.
    */
   single: boolean
-  /** Given by --prefix, or the usual one. */
+  /** From --prefix, or the default. */
   prefix: string
   /** The copy of dist/. nix.conf names programs in here, so only its owner may write to it. */
   lib: string
@@ -18,7 +17,9 @@ export interface Layout {
   completions: { bash: string; zsh: string; fish: string }
   /** systemd's directory for user units. */
   units: string
-  /** Our own directory: config.toml, the record of what setup did, and the files from before. */
+  /**
+   * Our own directory: config.toml, the record of what setup did, and backups of the earlier files.
+   */
   etc: string
   config: string
   record: string
@@ -59,7 +60,7 @@ export function userLayout({ home }: User, prefix = `${home}/.local`): Layout {
   }
 }
 
-/** The owner of what setup writes: root, or the user (and group) whom the Nix belongs to. */
+/** The owner of what setup writes: root, or the user (and group) who owns this Nix. */
 export const ownerIn = ({ single }: Layout, uid: number, gid: number): { uid: number; gid: number } =>
   single ? { uid, gid } : { uid: 0, gid: 0 }
 

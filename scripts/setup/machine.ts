@@ -1,5 +1,5 @@
-// Whom setup works for, and where: the kind of Nix, the user, the layout. Where setup can't work,
-// it says what to do instead.
+// Determines for whom and where setup works: the kind of Nix, the user, the layout. Where setup
+// can't work, says what to do instead.
 import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { UsageError } from '../cli/errors.ts'
@@ -24,16 +24,16 @@ export interface Options {
   sign: boolean
   doctor: boolean
   forgetKey: boolean
-  /** The machine that must be reachable, where ssh doesn't say. */
+  /** The machine that must be reachable, if ssh doesn't say. */
   host: string | undefined
-  /** The cache to remove, or to call by another name. */
+  /** The cache to remove, or to rename. */
   remove: string | undefined
   rename: { from: string; to: string } | undefined
-  /** What --fallback says; undefined without it. */
+  /** The value of --fallback; undefined without it. */
   fallback: 'keep' | 'set' | undefined
 }
 
-/** Where and for whom. */
+/** Where setup works, and for whom. */
 export interface Machine {
   layout: Layout
   user: User
@@ -43,7 +43,7 @@ export interface Machine {
 const DEFAULT_PREFIX = '/usr/local'
 
 /**
- * Finds them out.
+ * Determines where and for whom.
  * @param action the command line, for a message
  * @throws UsageError where setup can't be used
  */
@@ -104,7 +104,10 @@ function chosenUser(name: string | undefined): User {
   return user
 }
 
-/** Checks what must hold before anything is written. @throws Failure that says what to do */
+/**
+ * Checks the preconditions before anything is written.
+ * @throws UsageError or Failure that says what to do
+ */
 export async function mustSuit({ layout, user }: Machine): Promise<void> {
   const asked = await nix(['--version'], { timeout: 20_000 })
   if (asked.failedToStart) throw new UsageError('nix is neither in PATH nor where installers put it')
@@ -127,12 +130,12 @@ export async function mustSuit({ layout, user }: Machine): Promise<void> {
   }
 }
 
-/** Without the advice that every nix command ends with. */
+/** Nix's message without the advice that every nix command appends. */
 const saidByNix = (stderr: string): string => errorText(stderr).replace(/ Try 'nix[^']*' for more information\.$/, '')
 
 /**
- * The user's own nix.conf, which every nix of the user's reads and stops at.
- * @throws UsageError with what Nix says, file and line of it
+ * Checks the user's own nix.conf, which every nix command of the user reads and may fail on.
+ * @throws UsageError with Nix's message, which names file and line
  */
 async function mustRead(user: User): Promise<void> {
   const asked = await runAs({ ...user, env: {} }, ['nix-store', '--version'], { timeout: 20_000 })
@@ -140,7 +143,7 @@ async function mustRead(user: User): Promise<void> {
     throw new UsageError(`Nix fails for ${user.name}, so fix that first: ${saidByNix(asked.stderr)}`)
 }
 
-/** How this program was called, for a message that says what to type. */
+/** How this program was called, for messages that say what to type. */
 export function howCalled(argv: readonly string[]): string {
   const self = process.argv[1] ?? 'nix-lan'
   const inPath = (process.env.PATH ?? '').split(':').some((directory) => `${directory}/${basename(self)}` === self)

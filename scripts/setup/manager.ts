@@ -1,4 +1,4 @@
-// The user's systemd manager: lingering, and starting and stopping our units.
+// Controls the user's systemd manager: lingering, and starting and stopping our units.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from '../cli/errors.ts'
 import { readText } from '../nix/nix-conf.ts'
@@ -6,7 +6,10 @@ import { run } from '../system/exec.ts'
 import { type AskOptions, hasUserManager, problemOf, systemctl } from '../system/systemd.ts'
 import { effectiveUid, type User } from '../system/users.ts'
 
-/** Enables or disables lingering. @throws Failure with loginctl's message */
+/**
+ * Enables or disables lingering.
+ * @throws Failure with loginctl's message
+ */
 export async function setLinger(user: User, on: boolean): Promise<void> {
   const verb = on ? 'enable-linger' : 'disable-linger'
   const done = await run('loginctl', [verb, user.name], { timeout: 30_000 })
@@ -15,12 +18,12 @@ export async function setLinger(user: User, on: boolean): Promise<void> {
 
 const ownerOf = (user: User): AskOptions => (effectiveUid() === user.uid ? { limit: 20_000 } : { owner: user, limit: 20_000 })
 
-/** Whether the user's systemd manager runs. */
+/** Whether the user's systemd manager is running. */
 export const hasManager = (user: User): boolean => hasUserManager({ owner: user })
 
 /**
- * Waits for the manager, which starts a moment after lingering was enabled.
- * @returns whether it did
+ * Waits for the manager, which starts a moment after lingering is enabled.
+ * @returns whether it started
  */
 export async function managerCame(user: User, limit = 15_000): Promise<boolean> {
   for (const until = Date.now() + limit; !hasManager(user); await sleep(100)) if (Date.now() > until) return false
@@ -39,7 +42,7 @@ export async function startUnits(user: User): Promise<void> {
 
 /**
  * Stops all our units, and with them the tunnels. Missing units (exit code 5) are no failure, nor
- * is a manager that is ending.
+ * is a manager that is shutting down.
  */
 export async function stopUnits(user: User, cache?: string): Promise<void> {
   const ofCaches = [
@@ -64,8 +67,8 @@ async function managerEnds(user: User): Promise<boolean> {
 }
 
 /**
- * Makes the manager forget removed and failed units. One that doesn't answer forgets them when it
- * next reloads.
+ * Makes the manager forget removed and failed units. If it doesn't answer, it forgets them on its
+ * next reload.
  */
 export async function forgetUnits(user: User): Promise<void> {
   await systemctl(['daemon-reload'], ownerOf(user))
@@ -73,23 +76,26 @@ export async function forgetUnits(user: User): Promise<void> {
 }
 
 /**
- * Starts the search for builds that were never queued, in the background; it goes on until the box
- * is away.
+ * Starts the search for builds that were never queued, in the background; it runs until done or
+ * until the box is away.
  */
 export async function queueBuilt(user: User, cache: string): Promise<void> {
   await systemctl(['start', '--no-block', `nix-lan-built@${cache}.service`], ownerOf(user))
 }
 
-/** The tunnels that run, by cache. */
+/** The caches whose tunnels are running. */
 export async function runningTunnels(user: User): Promise<string[]> {
   const listed = await systemctl(['list-units', '--no-legend', '--plain', '--state=active', 'nix-lan-tunnel@*.service'], ownerOf(user))
   return [...listed.stdout.matchAll(/^nix-lan-tunnel@([a-z0-9-]+)\.service /gm)].map(([, cache = '']) => cache)
 }
 
-/** Restarts a tunnel. @throws Failure with systemctl's message */
+/**
+ * Restarts a tunnel.
+ * @throws Failure with systemctl's message
+ */
 export const restartTunnel = (user: User, cache: string): Promise<void> => must(user, ['try-restart', `nix-lan-tunnel@${cache}.service`])
 
-/** Whether the timer runs. */
+/** Whether the timer is running. */
 export async function timerRuns(user: User): Promise<boolean> {
   return (await systemctl(['is-active', 'nix-lan-check.timer'], ownerOf(user))).code === 0
 }

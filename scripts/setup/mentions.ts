@@ -1,48 +1,50 @@
-// Lines of nix.conf outside of our block that name what undo removes: the block without its
-// markers, or lines that were added by hand. A build fails as soon as their programs are gone.
-// Pure.
+// Finds lines of nix.conf outside our block that name what undo removes: the block without its
+// markers, or lines added by hand. Builds fail as soon as their programs are gone. Pure.
 import { dirname, resolve } from 'node:path'
 import { parseNixConf, type ReadFile } from '../nix/nix-conf.ts'
 import { FALLBACK_LINE, hookOf, linesOf, withoutBlock } from './conf.ts'
 
 /** What undo removes. */
 export interface Removed {
-  /** The program of the substituters; undefined if it stays. */
+  /** The substituters' program; undefined if it stays. */
   connect: string | undefined
-  /** Our hooks: the program, and the script that also calls the hook of before. */
+  /** Our hooks: the program, and the script that also calls the earlier hook. */
   hooks: string[]
-  /** The hook that the script calls. */
+  /** The earlier hook, which that script calls. */
   formerHook: string | undefined
   secretKey: string
   publicKeys: string[]
-  /** Directories that go with all that is in them. */
+  /** Directories removed with everything in them. */
   directories: string[]
 }
 
-/** A line, for people. */
+/** A line of a file, for messages. */
 export interface Line {
   file: string
   number: number
   text: string
 }
 
-/** What has to change in the files that nix.conf is made of. */
+/** What must change in the files that make up nix.conf. */
 export interface Cleaning {
   /** The new texts, by path; only of files that change. */
   texts: Map<string, string>
-  /** The lines that go or lose a word. */
+  /** The lines to remove, entirely or in part. */
   lines: Line[]
-  /** Lines that name what goes, in a way that undo can't take apart. */
+  /** Lines that name what is removed in a way undo can't take apart. */
   unclear: Line[]
 }
 
 const SUBSTITUTERS = ['substituters', 'trusted-substituters', 'binary-caches', 'trusted-binary-caches']
 const PUBLIC_KEYS = ['trusted-public-keys', 'binary-cache-public-keys']
 
-/** More files inside one another are a loop. */
+/** Deeper includes must be a loop. */
 const MAX_INCLUDES = 20
 
-/** Finds the lines, in nix.conf and all that it includes. @param top where Nix begins to read */
+/**
+ * Finds the lines, in nix.conf and everything it includes.
+ * @param top where Nix starts reading
+ */
 export function cleaningOf(top: string, read: ReadFile, removed: Removed): Cleaning {
   const cleaning: Cleaning = { texts: new Map(), lines: [], unclear: [] }
   const seen = new Set<string>()
@@ -61,12 +63,12 @@ export function cleaningOf(top: string, read: ReadFile, removed: Removed): Clean
   return cleaning
 }
 
-/** A text without our block and without the lines that name what goes. */
+/** The text without our block and without the lines that name what is removed. */
 function cleaned(text: string, file: string, removed: Removed, { lines, unclear }: Cleaning): string {
-  let above = false // whether the line above goes
+  let above = false // whether the line above is removed
   const kept = linesOf(text, file).flatMap(({ number, text: line, ours }) => {
     if (ours) return []
-    // The block ends with it, and it names nothing by itself.
+    // The last line of our block, which by itself names nothing of ours.
     const rest = above && line === FALLBACK_LINE ? undefined : restOf(line, removed)
     above = rest === undefined
     if (rest !== line) (rest === null ? unclear : lines).push({ file, number, text: line })
@@ -75,7 +77,7 @@ function cleaned(text: string, file: string, removed: Removed, { lines, unclear 
   return withFormerHook(kept.join('\n'), withoutBlock(text, file), file, removed)
 }
 
-/** @returns the line without what goes, undefined for none of it, null if it can't be told apart */
+/** @returns what is left of the line; undefined if nothing, null if it can't be taken apart */
 function restOf(line: string, removed: Removed): string | undefined | null {
   const [body = ''] = line.split('#')
   const [key = '', equals = '', ...values] = body.split(/[ \t\r]+/).filter(Boolean)
@@ -97,7 +99,7 @@ function wordsThatGo(setting: string, values: string[], { connect, hooks, secret
   return setting === 'post-build-hook' && values.length === 1 && hooks.includes(values[0] ?? '') ? values : []
 }
 
-/** The program that a store URL starts; Nix takes `+` for itself and %20 for a blank. */
+/** The program that a store URL starts; Nix reads `+` literally and %20 as a space. */
 function programOf(url: string): string | undefined {
   const [, value] = /[?&]remote-program=([^&]*)/.exec(url) ?? []
   try {
@@ -107,7 +109,7 @@ function programOf(url: string): string | undefined {
   }
 }
 
-/** Whether a word names something that goes. */
+/** Whether a word names something that is removed. */
 function names(word: string, { connect, hooks, directories, secretKey }: Removed): boolean {
   const paths = [...(connect === undefined ? [] : [connect]), ...hooks, secretKey]
   const found = (path: string, end: string): boolean => new RegExp(`(^|[^A-Za-z0-9._-])${escaped(path)}${end}`).test(word)
@@ -116,7 +118,7 @@ function names(word: string, { connect, hooks, directories, secretKey }: Removed
 
 const escaped = (text: string): string => text.replace(/[^A-Za-z0-9/]/g, '\\$&')
 
-/** The hook that ours called stays the hook. */
+/** Keeps the hook that ours called as the hook. */
 function withFormerHook(text: string, before: string, file: string, { formerHook }: Removed): string {
   const hook = (of: string): string => hookOf(parseNixConf(of, file, () => undefined))
   if (formerHook === undefined || hook(before) === hook(text) || hook(text) === formerHook) return text

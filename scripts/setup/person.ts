@@ -1,13 +1,13 @@
-// The user whose ssh and systemd setup works with, seen from root.
+// Describes the user whose ssh and systemd setup uses, as seen from root.
 import { type Person, runAs } from '../system/as-user.ts'
 import { systemctl } from '../system/systemd.ts'
 import { effectiveUid, type User } from '../system/users.ts'
 import { endWithUs, findAgent } from '../tunnel/agent.ts'
 
 /**
- * The user with the ssh agent that the tunnel will find: that of the user's systemd or, when there
- * is none or it holds no key, the one that `env-file` names. The user, never root, sources that
- * file.
+ * The user, with the ssh agent the tunnel will find: the one known to the user's systemd or, if
+ * there is none or it holds no key, the one named in `env-file`, a file that the user sources,
+ * never root.
  */
 export async function personOf(user: User, envFile: string): Promise<Person> {
   const bare = { ...user, env: {} }

@@ -1,5 +1,5 @@
-// What setup puts where: from facts about the machine to a list of paths with their content, in the
-// order in which they are made. Pure.
+// Plans what setup puts where: turns facts about the machine into a list of paths with their
+// content, in the order to create them. Pure.
 import { dirname, isAbsolute } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { namedCache } from '../config/config.ts'
@@ -29,15 +29,15 @@ import type { DistFile } from './facts.ts'
 import type { Want } from './files.ts'
 import { type Layout, ownerIn } from './layout.ts'
 
-/** The box to set up, as it is written below [cache.NAME]. */
+/** The box to set up, as written below [cache.NAME]. */
 export interface Box {
   name: string
   host: string
   ssh: string
   port: number
-  /** Whether `host` is a machine on the way to the box, which ssh gets to through it. */
+  /** Whether `host` is a machine on the way, through which ssh gets to the box. */
   through?: boolean
-  /** Whether a person chose the name. */
+  /** Whether the user chose the name. */
   named?: boolean
 }
 
@@ -48,17 +48,17 @@ export interface Situation {
   /** The user's group, for a Nix that belongs to the user; root's files have group 0. */
   gid: number
   dist: DistFile[]
-  /** undefined: only the caches of the configuration. */
+  /** undefined: only the configured caches. */
   box: Box | undefined
   /** The text of the existing configuration. */
   config: string | undefined
   nixConf: ConfFile & {
-    /** That file, undefined if it doesn't exist; setup keeps its mode and owner. */
+    /** That file; undefined if it doesn't exist. Setup keeps its mode and owner. */
     now: { text: string; mode: number; uid: number; gid: number } | undefined
     /** Why setup doesn't write it; undefined if it does. */
     untouchable: string | undefined
   }
-  /** Whether to set `fallback = true` where nix.conf doesn't decide. */
+  /** Whether to set `fallback = true` if nix.conf doesn't set it. */
   fallback: boolean
   /** The secret key: the existing one, or the one just made. */
   secret: string
@@ -67,37 +67,32 @@ export interface Situation {
 
 /** What setup will do. */
 export interface Plan {
-  /**
-   * In the order in which they are made: nothing is named before it exists. nix.conf comes last.
-   */
+  /** In the order to create them: nothing is named before it exists, so nix.conf comes last. */
   wants: Want[]
   config: Config
-  /** The files of the keys that Nix signs with here; the box must trust those keys. */
+  /** The files of the keys Nix signs with here; the box must trust those keys. */
   keyFiles: string[]
   publicKeys: string[]
-  /** A hook that nix.conf already had, which is called too. */
+  /** A hook nix.conf already had, which is called too. */
   formerHook: string | undefined
-  /** The file in which substitution is switched off, if it is. */
+  /** The file that switches substitution off, if any. */
   noSubstitution: string | undefined
   /** Whether setup adds `fallback = true`. */
   fallback: boolean
-  /**
-   * The lines for nix.conf that the user has to add, and why setup doesn't; undefined if there are
-   * none.
-   */
+  /** The nix.conf lines the user must add, and why setup doesn't; undefined if there are none. */
   byHand: { file: string; why: string; lines: string[] } | undefined
 }
 
-/**
- * Where `substitute = false` stands, under its two names (src/libstore/globals.hh), if that is in
- * force.
- */
+/** Where `substitute = false` is set, under either name (src/libstore/globals.hh), if in force. */
 function noSubstitution(assignments: Assignment[]): string | undefined {
   const last = assignments.filter(({ key }) => key === 'substitute' || key === 'build-use-substitutes').at(-1)
   return last?.values[0] === 'false' ? last.where : undefined
 }
 
-/** Plans the setup. @throws Failure for what the user has to fix first */
+/**
+ * Plans the setup.
+ * @throws Failure for what the user must fix first
+ */
 export function plan(situation: Situation): Plan {
   const { layout, nixConf, user } = situation
   const configText = configWith(situation)
@@ -187,7 +182,7 @@ function configWith({ config, box, user, layout }: Situation): string {
   return `${config.trimEnd()}\n\n${table(box)}`
 }
 
-/** Quotes as TOML requires, so that the parser is what reports a wrong value. */
+/** Quotes as TOML requires, so wrong values are reported by the parser. */
 function table({ name, host, ssh, port, through }: Box): string {
   const lines = [
     `[cache.${/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name)}]`,
@@ -199,7 +194,7 @@ function table({ name, host, ssh, port, through }: Box): string {
 }
 
 /**
- * The name for a cache: the first label of the host's name, in the characters that a name may have.
+ * A name for a cache: the first label of the host's name, reduced to the characters names may have.
  */
 export function nameFor(host: string): string {
   if (/^[0-9.]+$|:/.test(host)) return 'box'
@@ -214,14 +209,14 @@ export function nameFor(host: string): string {
 
 // ---- keys and hooks
 
-/** Explains that Nix won't believe a key, since another one has its name. */
+/** Explains that Nix won't trust a key because another one has its name. */
 export function clashText({ ours, other }: Clash): string {
   return `another key called ${ours.slice(0, ours.indexOf(':'))} is trusted there, and Nix believes only the first key of a name; remove ${other}`
 }
 
 /**
- * The public keys that this machine had before, when their secret key was lost: what they signed is
- * still in the store and on the box.
+ * The machine's earlier public keys, whose secret keys were lost: what they signed is still in the
+ * store and on the box.
  */
 function formerKeys({ layout, nixConf }: Situation, publicKeys: readonly string[]): string[] {
   const kept = (nixConf.read(layout.publicKey) ?? '').split(/\s+/).filter((word) => isPublicKey(word))
@@ -235,7 +230,7 @@ function publicOf(secretFile: string, read: ReadFile): string {
 }
 
 /**
- * Somebody else's hook, which must still be called. A hook of ours from another place (set up by
+ * Somebody else's hook, which must still be called. A hook of ours in another place (set up by
  * hand) is replaced.
  */
 function otherHook(former: string, ours: string, read: ReadFile): string | undefined {
@@ -243,7 +238,7 @@ function otherHook(former: string, ours: string, read: ReadFile): string | undef
   if (!isAbsolute(former)) throw new Failure(`post-build-hook = ${former} in nix.conf is not an absolute path; fix or remove it first`)
   const text = read(former) ?? ''
   if (text.split('\n')[1]?.startsWith("':' // post-build-hook;")) return undefined
-  // The script for both hooks, named by a line outside of our block: it must not call itself.
+  // The script for both hooks, named by a line outside our block: it must not call itself.
   const behind = formerIn(text)
   return behind === undefined ? former : behind === former ? undefined : otherHook(behind, ours, read)
 }
@@ -291,7 +286,7 @@ function programs(situation: Situation): Want[] {
   ]
 }
 
-/** Where a file of dist/ gets a link, if anywhere. */
+/** Where a file of dist/ gets a link; undefined for none. */
 function linkFor(path: string, { bin, man, completions }: Layout): string | undefined {
   const name = path.split('/').at(-1) ?? ''
   if (/^nix-lan(-(available|connect|run|tunnel))?$/.test(path)) return `${bin}/${name}`
@@ -301,8 +296,8 @@ function linkFor(path: string, { bin, man, completions }: Layout): string | unde
 }
 
 /**
- * The queue of each cache: directories of the user's in parents of root's, so that root may work in
- * the parents (post-build-hook).
+ * The queue of each cache: the user's directories inside root's, so root can safely work in the
+ * parents (post-build-hook).
  */
 function queue(situation: Situation, config: Config): Want[] {
   const { user, layout } = situation
@@ -323,8 +318,8 @@ function queue(situation: Situation, config: Config): Want[] {
 }
 
 /**
- * The units, with absolute paths. The timer is enabled for this one user, whoever else has a
- * systemd manager.
+ * The units, with absolute paths. The timer is enabled for this one user only, even if others have
+ * a systemd manager.
  */
 function units(situation: Situation): Want[] {
   const { dist, layout, user } = situation
@@ -357,7 +352,7 @@ function dispatcher({ layout, networkManager, dist }: Situation): Want[] {
   return [{ path: `${layout.dispatchers}/90-nix-lan`, kind: 'link', target: `${layout.lib}/nix-lan-dispatcher` }]
 }
 
-/** Each path once. A directory with an owner and mode takes precedence over a shared one. */
+/** Keeps each path once. A directory with an owner and mode takes precedence over a shared one. */
 function unique(wants: Want[]): Want[] {
   const first = new Map<string, Want>()
   for (const want of wants) {

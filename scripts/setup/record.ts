@@ -1,4 +1,4 @@
-// The record of a setup: what was at every path that setup may change, written before the first
+// Keeps the record of a setup: what was at every path it may change, written before the first
 // change. With it, an interrupted setup can be finished or undone, and --undo restores the files.
 import { lstatSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
@@ -16,8 +16,8 @@ export type Before =
   | { kind: 'file'; backup: string; mark: string; mode: number; uid: number; gid: number; mtime: number }
 
 /**
- * One path. `ours`: marks (see markOf) of all that setup ever put there; anything else is somebody
- * else's.
+ * One path. `ours`: marks (see markOf) of everything setup ever put there; anything else is
+ * somebody else's.
  */
 export interface Entry {
   path: string
@@ -33,12 +33,12 @@ export interface BoxDeed {
   port: number
   /** The machine that must be reachable: the box, or a jump host. */
   host?: string
-  /** The file there that has our block, and the keys in it. */
+  /** The file on the box that has our block, and the keys in it. */
   conf?: string
   key?: string
-  /** What `key` was before a key was lost and another one made. */
+  /** Earlier values of `key`, from before a key was lost and replaced. */
   formerKeys?: string[]
-  /** Whether setup made the file. */
+  /** Whether setup created the file. */
   made?: boolean
   /** `USER GROUP`: the user that setup added to a group. */
   member?: string
@@ -57,14 +57,14 @@ export interface Record {
   box: BoxDeed[]
   /** The last --fallback. */
   fallback?: 'keep' | 'set'
-  /** Directories in the user's home that didn't exist, and that our programs make as they run. */
+  /** Directories in the user's home that didn't exist and that our programs create as they run. */
   home: string[]
 }
 
 /**
- * The record of an earlier run, if there is one. Root writes where it says, so root trusts only a
- * record that nobody else can have written.
- * @throws Failure if it can't be read or somebody else could have written it: then nothing may
+ * The record of an earlier run, if there is one. Root writes where the record says, so it trusts
+ * only a record that nobody else can have written.
+ * @throws Failure if it can't be read or somebody else could have written it; then nothing may
  *   change
  */
 export function readRecord(file: string): Record | undefined {
@@ -80,7 +80,7 @@ export function readRecord(file: string): Record | undefined {
 }
 
 /**
- * The record with the paths of a new plan; pure. What was there before the first run stays
+ * The record with a new plan's paths added; pure. What was there before the first run stays
  * recorded.
  * @param seen what is at a path now
  */
@@ -89,7 +89,7 @@ export function extended(record: Record, wants: readonly Want[], seen: (path: st
   for (const want of wants) {
     const known = entries.find(({ path }) => path === want.path)
     const mark = markOf(want)
-    // Setup leaves an existing one as it is, so there is nothing to undo.
+    // Setup leaves an existing shared directory alone, so there is nothing to undo.
     if (!known && want.kind === 'directory' && want.shared && isRight(want, seen(want.path))) continue
     if (known) {
       if (!known.ours.includes(mark)) known.ours.push(mark)
@@ -104,15 +104,14 @@ function beforeOf(path: string, seen: Seen): Before {
   if (seen.kind === 'file') {
     const { mode, uid, gid, mtime } = seen
     const mark = markOf(seen)
-    // Named after the content, so that the backup of an interrupted run can't be mistaken for
-    // another.
+    // Named after the content, so an interrupted run's backup can't be mistaken for another.
     return { kind: 'file', backup: mark.replace('file ', ''), mark, mode, uid, gid, mtime }
   }
   if (seen.kind === 'other') throw new Failure(`${path} is not a file, a link or a directory; move it away`)
   return seen
 }
 
-/** Writes the record, after backups of the files that it names for the first time. */
+/** Writes the record, after backing up the files it names for the first time. */
 export function writeRecord(record: Record, layout: Layout, owner: { uid: number; gid: number }, seen: (path: string) => Seen): void {
   put({ path: layout.backups, kind: 'directory', mode: 0o700, ...owner })
   for (const { path, before } of record.entries) {
@@ -127,18 +126,18 @@ export function writeRecord(record: Record, layout: Layout, owner: { uid: number
 }
 
 /**
- * Where programs that run as the user leave something: systemd the time of a persistent timer,
- * uploads their counts. Parents first.
+ * Where programs that run as the user leave files: systemd the time of a persistent timer, uploads
+ * their counts. Parents first.
  */
 const HOME_DIRECTORIES = ['.local', '.local/share', '.local/share/systemd', '.local/share/systemd/timers', '.local/state']
 
-/** A record without any path. */
+/** A record without any paths. */
 export function emptyRecord(user: User, prefix: string, nixConf: string): Record {
   const home = HOME_DIRECTORIES.map((name) => `${user.home}/${name}`).filter(isMissing)
   return { version: VERSION, user: user.name, uid: user.uid, prefix, nixConf, entries: [], linger: false, box: [], home }
 }
 
-/** Root may not be able to read a home on a file server. */
+/** False if it can't be told: root may not be able to read a home on a file server. */
 function isMissing(path: string): boolean {
   try {
     return lstatSync(path, { throwIfNoEntry: false }) === undefined

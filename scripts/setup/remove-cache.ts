@@ -1,5 +1,5 @@
-// Caches that the configuration no longer has: removed, or called something else. Their queues
-// would keep paths from garbage collection for ever, and their units would fail for ever.
+// Cleans up after caches that were removed from the configuration or renamed. Their queues would
+// keep paths from garbage collection forever, and their units would fail forever.
 import { existsSync, readdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
@@ -18,14 +18,15 @@ export interface Stray {
   name: string
   queued: number
   failed: number
-  /** The cache that it belongs to now; undefined: none. */
+  /** The cache it belongs to now; undefined: none. */
   to: string | undefined
 }
 
 /**
- * Decides which queues have no cache, and what becomes of each; pure. A queue moves to the cache
- * with the same login, or to the only new cache if it is the only one without a cache.
- * @param queues names of the queues that exist @param deeds what setup did on the boxes
+ * Decides which queues have no cache, and what happens to each; pure. A queue moves to the cache
+ * with the same login, or to the only new cache if no other queue lacks one.
+ * @param queues names of the queues that exist
+ * @param deeds what setup did on the boxes
  */
 export function straysAmong(queues: readonly string[], config: Config, deeds: readonly BoxDeed[]): Pick<Stray, 'name' | 'to'>[] {
   const caches = config.caches.filter(isSsh)
@@ -40,8 +41,8 @@ export function straysAmong(queues: readonly string[], config: Config, deeds: re
 }
 
 /**
- * The queues without a cache, with what is in them. @param moves decided by the user: the new name,
- * or null for none
+ * The queues without a cache, and what is in them.
+ * @param moves the user's decisions: the new name, or null for none
  */
 export function findStrays(config: Config, deeds: readonly BoxDeed[], moves: ReadonlyMap<string, string | null> = new Map()): Stray[] {
   const names = [...new Set([queueDir('x'), failedDir('x')].flatMap((path) => directoriesIn(dirname(path))))]
@@ -56,11 +57,11 @@ export function findStrays(config: Config, deeds: readonly BoxDeed[], moves: Rea
 const directoriesIn = (path: string): string[] =>
   existsSync(path) ? readdirSync(path).filter((name) => inspect(`${path}/${name}`).kind === 'directory') : []
 
-/** Paths in a queue: without the reasons of what failed, which are hidden files beside it. */
+/** Paths in a queue, without the hidden files beside them that hold the reasons for failures. */
 export const entriesIn = (directory: string): number =>
   existsSync(directory) ? readdirSync(directory).filter((name) => !name.startsWith('.')).length : 0
 
-/** What setup will do about it, for the plan; pure. */
+/** What setup will do about a stray queue, for the plan; pure. */
 export function strayItem({ name, queued, failed, to }: Stray, config: string): Item {
   const what = [count(queued, 'path'), ...(failed > 0 ? [`${failed} that could not be uploaded`] : [])].join(' and ')
   const title =
@@ -73,8 +74,8 @@ export function strayItem({ name, queued, failed, to }: Stray, config: string): 
 }
 
 /**
- * Moves a queue to its new cache, or lets go of it. Links in a directory of the user's are moved
- * and removed as the user; the directory itself is in one of root's.
+ * Moves a queue to its new cache, or drops it. Links in the user's directory are moved and removed
+ * as the user; the directory itself is inside one of root's.
  * @throws Failure with what the program said
  */
 export async function settle({ name, to }: Stray, person: Person): Promise<void> {
@@ -83,7 +84,7 @@ export async function settle({ name, to }: Stray, person: Person): Promise<void>
     if (!existsSync(from)) continue
     if (to !== undefined)
       await mustRun(person, ['find', from, '-mindepth', '1', '-maxdepth', '1', '-exec', 'mv', '-n', '-t', place(to), '--', '{}', '+'])
-    // What is left is in the new queue already.
+    // Whatever is left is already in the new queue.
     await mustRun(person, ['find', from, '-mindepth', '1', '-delete'])
     put({ path: from, kind: 'missing' })
   }
@@ -102,8 +103,8 @@ async function mustRun(person: Person, argv: string[]): Promise<void> {
 const header = (name: string): RegExp => new RegExp(`^\\s*\\[\\s*cache\\s*\\.\\s*(?:"${name}"|'${name}'|${name})\\s*\\]`)
 
 /**
- * config.toml without a cache; pure. Comments in front of the next table stay.
- * @throws UsageError where that can't be done by lines, or no cache would be left
+ * config.toml without a cache; pure. Comments above the next table stay.
+ * @throws UsageError if that can't be done line by line, or no cache would be left
  */
 export function withoutCache(text: string, name: string, file: string, user: User): string {
   mustHave(text, name, file, user)
@@ -120,8 +121,8 @@ export function withoutCache(text: string, name: string, file: string, user: Use
 }
 
 /**
- * config.toml with another name for a cache; pure. @throws UsageError where that can't be done by
- * lines
+ * config.toml with a cache renamed; pure.
+ * @throws UsageError if that can't be done line by line
  */
 export function withRenamed(text: string, name: string, to: string, file: string, user: User): string {
   mustHave(text, name, file, user)
@@ -136,7 +137,10 @@ function mustHave(text: string, name: string, file: string, user: User): void {
     throw new UsageError(`${file} has ${name}, but not below a line [cache.${name}]; change it there, then run setup again`)
 }
 
-/** The new text, if it differs in nothing but that cache. */
+/**
+ * The new text, if that cache is all that differs.
+ * @throws UsageError otherwise
+ */
 function checked(text: string, before: string, name: string, to: string | undefined, file: string, user: User): string {
   const was = parseConfig(before, file, () => user).caches
   if (to === undefined && was.length === 1) throw new UsageError(`${name} is the only cache; to remove nix-lan: sudo nix-lan setup --undo`)

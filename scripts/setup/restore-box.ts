@@ -1,4 +1,4 @@
-// Undoing what setup did on a box.
+// Undoes what setup did on a box.
 import type { SshCache } from '../config/types.ts'
 import type { Person } from '../system/as-user.ts'
 import { askBox, restoreScript, runOnBox } from './box.ts'
@@ -7,7 +7,7 @@ import type { Box } from './plan.ts'
 import type { BoxDeed } from './record.ts'
 
 /**
- * Undoes what setup did on the boxes. A box that moved is where the configuration says.
+ * Undoes what setup did on the boxes. If a box moved, the configuration says where it is.
  * @returns the number of boxes that could not be restored
  */
 export async function restoreBoxes(box: readonly BoxDeed[], person: Person, caches: readonly SshCache[]): Promise<number> {

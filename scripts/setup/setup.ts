@@ -1,4 +1,4 @@
-// Setting up: reads the machine, shows the plan, asks once, carries it out. Each step first checks
+// Sets up: reads the machine, shows the plan, asks once, carries it out. Each step first checks
 // whether it is already done.
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -63,7 +63,7 @@ interface Actions {
   sign: { path: string; size: number }[]
   boxes: BoxWork[]
   strays: Stray[]
-  /** Programs of another version are replaced, which may be running. */
+  /** Replaces programs of another version, which may be running. */
   upgrade: boolean
 }
 
@@ -75,7 +75,10 @@ interface BoxWork {
   needs: BoxNeeds
 }
 
-/** `nix-lan setup`. @returns the exit code */
+/**
+ * `nix-lan setup`.
+ * @returns the exit code
+ */
 export async function setUp(options: Options, argv: readonly string[]): Promise<number> {
   const machine = await findMachine(options, howCalled(argv))
   await mustSuit(machine)
@@ -129,10 +132,10 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
 
 // ---- what is there
 
-/** Stands for a key that is made only after the yes: 64 zero bytes. */
+/** Stands in for a key that is made only after the user agrees: 64 zero bytes. */
 const PLACEHOLDER = Buffer.alloc(64).toString('base64')
 
-/** Its public half. */
+/** The placeholder's public half. */
 const NO_KEY = Buffer.alloc(32).toString('base64')
 
 async function gather({ layout, user, gid }: Machine, options: Options, known: Record | undefined): Promise<Situation> {
@@ -160,7 +163,7 @@ async function gather({ layout, user, gid }: Machine, options: Options, known: R
   }
 }
 
-/** config.toml, without a cache that is to go, or with its new name. */
+/** config.toml, without the cache to remove, or with its new name. */
 function configFor(layout: Layout, user: User, { remove, rename }: Options): string | undefined {
   const text = readText(layout.config)
   if (remove === undefined && rename === undefined) return text
@@ -169,7 +172,7 @@ function configFor(layout: Layout, user: User, { remove, rename }: Options): str
   return rename === undefined ? rest : withRenamed(rest, rename.from, rename.to, layout.config, user)
 }
 
-/** Refuses a text that would change on its way through a string. */
+/** Refuses a text that would change when decoded and encoded again. */
 export function mustBeUtf8(file: string, content: Buffer): void {
   if (!Buffer.from(content.toString()).equals(content)) throw new Failure(`${file}: is not UTF-8; save it as UTF-8 text`)
 }
@@ -239,7 +242,7 @@ function askBoxes(caches: readonly (Box & { daemonSocket: string })[], person: P
 
 const needsAnything = ({ keys, member }: BoxNeeds): boolean => keys.length > 0 || member !== undefined
 
-/** The steps besides files, for the plan. */
+/** The steps other than files, for the plan. */
 function actionItems(actions: Actions, { keyFiles }: Plan, { user, layout }: Situation): Item[] {
   const items: Item[] = actions.strays.map((stray) => strayItem(stray, layout.config))
   const add = (rank: number, title: string, lines: string[] = []): void => void items.push({ rank, title, lines })
@@ -262,7 +265,7 @@ function actionItems(actions: Actions, { keyFiles }: Plan, { user, layout }: Sit
   return items
 }
 
-/** What only the user can do, said before the question. */
+/** Tells what only the user can do, before the question. */
 function sayTroubles({ boxes }: Actions, draft: Plan): void {
   const { formerHook, publicKeys } = draft
   if (draft.noSubstitution)
@@ -281,7 +284,7 @@ function sayTroubles({ boxes }: Actions, draft: Plan): void {
   }
 }
 
-/** The lines of nix.conf that setup doesn't write. */
+/** Prints the nix.conf lines that setup doesn't write. */
 function sayByHand({ byHand }: Plan): void {
   if (!byHand) return
   say(`  ${byHand.file} ${byHand.why}, so setup doesn't change it. Add these lines to what it is made from, then restart nix-daemon:`)
@@ -300,7 +303,7 @@ function sayShellLess(box: Box, needs: BoxNeeds, why: string): void {
   say('')
 }
 
-/** What is true of most boxes, for one that says nothing. */
+/** What is true of most boxes, for one that doesn't answer. */
 const ANY_BOX = { conf: '/etc/nix/nix.conf', nixos: false, confWritable: true }
 
 function sayLines(box: Box, needs: BoxNeeds, facts: Pick<BoxFacts, 'conf' | 'nixos' | 'confWritable'>): void {
@@ -370,8 +373,8 @@ async function carryOut(
 }
 
 /**
- * The boxes that no cache names any more no longer trust this machine; one that is away is told to
- * the user.
+ * Makes the boxes no cache names any more stop trusting this machine; tells the user about those
+ * that are away.
  */
 async function forgetBoxes(record: Record, { config }: Plan, machine: Machine, person: Person): Promise<void> {
   const boxes = config.caches.filter(isSsh)
@@ -399,7 +402,7 @@ function keepRecord(wants: readonly Want[], machine: Machine, nixConf: string, k
   return record
 }
 
-/** Whether a run was killed in this directory before it had written the record. */
+/** Whether all that this directory holds is from a run killed before it wrote the record. */
 function onlyOurLeftovers(etc: string): boolean {
   return existsSync(etc) && readdirSync(etc).every((name) => name === 'setup.before' || name.endsWith('.nix-lan-new'))
 }
@@ -461,7 +464,7 @@ async function fixBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep:
   done(`${box.ssh} trusts what you build here${needs.member ? `, and ${needs.member.user} may use its nix-daemon` : ''}`)
 }
 
-/** Retries for a while: the user's systemd may be ending, to start again for lingering. */
+/** Retries for a while: the user's systemd may be shutting down, to start again for lingering. */
 async function start(user: User): Promise<void> {
   for (const until = Date.now() + 15_000; ; await sleep(300)) {
     if (!hasManager(user) && !(lingers(user.name) && (await managerCame(user)))) {
@@ -477,12 +480,10 @@ async function start(user: User): Promise<void> {
   }
 }
 
-/** Milliseconds to wait for the end of what goes through a tunnel. */
+/** Milliseconds to wait for a tunnel to become idle. */
 const IDLE = 30_000
 
-/**
- * A restart would cut what is being fetched, so a tunnel that stays in use keeps running as it is.
- */
+/** A restart would cut off downloads, so a tunnel that stays in use keeps running. */
 async function restartTunnels(user: User): Promise<void> {
   for (const cache of await runningTunnels(user)) {
     const socket = `/run/user/${user.uid}/nix-lan/${cache}.sock`
@@ -495,12 +496,15 @@ async function restartTunnels(user: User): Promise<void> {
 
 // ---- the end
 
-/** Waits for the first tunnel, then runs nix-lan doctor. @returns the exit code */
+/**
+ * Waits for the first tunnel, then runs nix-lan doctor.
+ * @returns the exit code
+ */
 async function conclude(actions: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
   const { boxes } = actions
   const away = boxes.some(({ answer }) => answer.kind === 'away')
   for (const { box, answer, needs } of doctor ? boxes : []) {
-    // Neither without a login, nor where the daemon won't let the user in.
+    // Without a login, or if the daemon won't let the user in, it never becomes usable.
     const usable = answer.kind === 'there' ? !needs.member || mayFix(answer.facts, needs) : answer.kind === 'shell-less'
     if (!usable) continue
     await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
@@ -512,7 +516,7 @@ async function conclude(actions: Actions, person: Person, { layout }: Machine, d
 }
 
 /**
- * What has only now a signature that the box believes: what was never queued, and what had failed.
+ * Queues what only now has a signature the box trusts: what was never queued, and what had failed.
  */
 async function requeue({ sign, boxes }: Actions, person: Person, { lib }: Layout): Promise<void> {
   for (const { box, needs } of boxes) {
@@ -531,7 +535,7 @@ async function examine({ bin }: Layout, away: boolean): Promise<number> {
   return looked.code ?? 1
 }
 
-/** The command that sets up again. */
+/** The command to run setup again. */
 const again = ({ single }: Layout): string => (single ? 'nix-lan setup' : 'sudo nix-lan setup')
 
 const AWAY = 'The box is away. When it is back, run this again so that it trusts the key:'
@@ -539,6 +543,6 @@ const AWAY = 'The box is away. When it is back, run this again so that it trusts
 async function becomesUsable({ name }: Box, person: Person, available: string): Promise<void> {
   for (const until = Date.now() + 20_000; Date.now() < until; await sleep(300)) {
     const asked = await runAs(person, [available, '--usable', name], { timeout: 10_000 })
-    if (asked.code !== 1) return // usable, or doctor names what is wrong
+    if (asked.code !== 1) return // usable, or doctor says what is wrong
   }
 }

@@ -1,22 +1,25 @@
-// Shows a plan: every path that changes, with its diff; copies are summed up.
+// Formats a plan: every path that changes, with its diff; copies are summed up.
 import { count, harmless, wrapped } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
 import { forScreen } from './dialogue.ts'
 import { inspect, isRight, type Want } from './files.ts'
 import type { Layout } from './layout.ts'
 
-/** Characters in a line of names. */
+/** Characters per line of names. */
 const WIDTH = 69
 
 /** One step of the plan, and its details. */
 export interface Item {
   title: string
   lines: string[]
-  /** The most important first: 0. What only copies is 3. */
+  /** 0 is the most important; mere copies are 3. */
   rank: number
 }
 
-/** The wants that aren't there yet, as items. @param hidden paths whose content is secret */
+/**
+ * The wants not there yet, as items.
+ * @param hidden paths whose content is secret
+ */
 export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: ReadonlySet<string>): Promise<Item[]> {
   const open = wants.filter((want) => !isRight(want, inspect(want.path)))
   const isCopy = ({ path, kind }: Want): boolean => kind === 'file' && (path.startsWith(`${layout.lib}/`) || isUnit(path, layout))
@@ -88,7 +91,10 @@ async function difference(path: string, text: string): Promise<string[]> {
   return lines.filter((line) => !/^(---|\+\+\+) /.test(line))
 }
 
-/** The items as text, without control characters. @param colours for a terminal */
+/**
+ * The items as text, without control characters.
+ * @param colours for a terminal
+ */
 export function textOf(items: readonly Item[], colours: boolean): string {
   const paint = (line: string): string => {
     const code = line.startsWith('+') ? 32 : line.startsWith('-') ? 31 : line.startsWith('@@') ? 36 : 0

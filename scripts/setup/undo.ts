@@ -1,6 +1,6 @@
-// Undoing the setup: restores what the record says was there before. nix.conf comes first, with a
-// restart of the daemon, before anything that it names is removed. What somebody else has changed
-// since stays, and is reported.
+// Undoes the setup: restores what the record says was there before. nix.conf comes first, with a
+// restart of the daemon, before anything it names is removed. What somebody else has changed since
+// stays, and is reported.
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { count } from '../cli/text.ts'
@@ -31,11 +31,13 @@ import { restoreBoxes } from './restore-box.ts'
 import { restartDaemon } from './setup.ts'
 import { whyNotWritten } from './writable.ts'
 
-/** What to do with one path. `want` is undefined if it is as it was, or isn't ours to change. */
+/**
+ * What to do with one path. `want` is undefined if the path is as it was, or isn't ours to change.
+ */
 export interface Restoration {
   path: string
   want: Want | undefined
-  /** Seconds since 1970: the mtime that a file had before. */
+  /** Seconds since 1970: the file's earlier mtime. */
   mtime?: number
   /** Why it stays, if it isn't as it was. */
   left?: string
@@ -65,9 +67,9 @@ function wantOf({ path, before }: Entry, backup: (name: string) => Buffer): Want
 }
 
 /**
- * nix.conf without what is ours; pure. If nothing else changed since, the original is restored;
+ * nix.conf without what is ours; pure. If nothing else has changed, the original is restored;
  * otherwise the changes stay.
- * @param rest its text, in bytes, without what is ours
+ * @param rest its text, one character per byte, without what is ours
  * @throws Failure for a block without an end
  */
 export function nixConfRestoration(
@@ -78,7 +80,7 @@ export function nixConfRestoration(
 ): Restoration {
   const { path, before } = entry
   if (seen.kind !== 'file') return { path, want: undefined }
-  const text = seen.content.toString('latin1') // bytes: lines that were added since may have any encoding
+  const text = seen.content.toString('latin1') // bytes: lines added since may have any encoding
   const left = rest(text)
   const original = before.kind === 'file' ? backup(before.backup).toString('latin1') : ''
   if (left === original || left === `${original}\n`) return restorationOf({ ...entry, ours: [markOf(seen)] }, seen, backup)
@@ -87,7 +89,10 @@ export function nixConfRestoration(
   return { path, want: { path, kind: 'file', content: Buffer.from(left, 'latin1'), mode, uid, gid } }
 }
 
-/** `nix-lan setup --undo`. @returns the exit code */
+/**
+ * `nix-lan setup --undo`.
+ * @returns the exit code
+ */
 export async function undo(options: Options, argv: readonly string[]): Promise<number> {
   const self = effectiveUid()
   const layout = layoutHere(self)
@@ -123,7 +128,7 @@ export async function undo(options: Options, argv: readonly string[]): Promise<n
   return code
 }
 
-/** Where a setup would be for us: by the record, or by what names it. */
+/** Where setup would have put things for us: from the record, or from what names that place. */
 function layoutHere(self: number): Layout {
   const user = self === 0 ? undefined : findUser(self)
   if (user) return userLayout(user)
@@ -135,13 +140,13 @@ function layoutHere(self: number): Layout {
 const topConf = ({ single }: Layout, user: User | undefined): string =>
   single && user ? `${user.home}/.config/nix/nix.conf` : '/etc/nix/nix.conf'
 
-/** A file's bytes as a string of one character each. */
+/** A file's bytes as a string, one character each. */
 const readBytes = (path: string): string | undefined => {
   const seen = existsSync(path) ? inspect(realPath(path)) : undefined
   return seen?.kind === 'file' ? seen.content.toString('latin1') : undefined
 }
 
-/** What undo removes: not what was there before setup came. */
+/** What undo removes, excluding what was there before setup. */
 function removedBy({ entries }: Record, layout: Layout): Removed {
   const goes = (path: string): boolean => !entries.some((entry) => entry.path === path && entry.before.kind !== 'missing')
   const both = `${layout.etc}/post-build-hook`
@@ -155,7 +160,10 @@ function removedBy({ entries }: Record, layout: Layout): Removed {
   }
 }
 
-/** Before anything is changed. @throws Failure that names each line that stands in the way */
+/**
+ * Runs before anything is changed.
+ * @throws Failure that names each line in the way
+ */
 function mustBeCleanable({ texts, lines, unclear }: Cleaning, { single }: Layout): void {
   const fixed = [...texts.keys()].flatMap((named) => {
     const why = whyNotWritten({ named, file: realPath(named) }, !single)
@@ -173,7 +181,7 @@ function mustBeCleanable({ texts, lines, unclear }: Cleaning, { single }: Layout
 
 const textOfLine = ({ file, number, text }: Line): string => `${file}:${number}: ${Buffer.from(text, 'latin1').toString().trim()}`
 
-/** Removes what a run left that was killed before it had written its record. */
+/** Removes the leftovers of a run killed before it wrote its record. */
 function removeLeftovers({ etc, backups, record }: Layout): void {
   rmSync(unfinished(record), { force: true })
   if (existsSync(backups) && readdirSync(etc).every((name) => name === 'setup.before')) rmSync(backups, { recursive: true })
@@ -249,7 +257,7 @@ async function takeBack(
   problems += restoreFiles(record, layout, backup, options.forgetKey)
   if (hasManager(person)) await forgetUnits(person)
   await removeTraces(record, layout, person)
-  // Last, since it ends the systemd manager that the steps before need.
+  // Last: it ends the systemd manager that the earlier steps need.
   if (record.linger && lingers(person.name)) problems += await attempt(`lingering of ${person.name} is off`, () => setLinger(person, false))
   sayQueue(record)
   removeRecord(record, layout)
@@ -275,7 +283,10 @@ async function restoreNixConf(record: Record, layout: Layout, backup: (name: str
   if (!layout.single && (changes.some(({ want }) => want) || daemonState(await daemonPid(), changed) === 'outdated')) await restartDaemon()
 }
 
-/** Removes what was made last first. @returns the number of paths that stay */
+/**
+ * Restores in reverse order.
+ * @returns the number of paths that stay
+ */
 function restoreFiles(record: Record, layout: Layout, backup: (name: string) => Buffer, forgetKey: boolean): number {
   const keys = [layout.secretKey, layout.publicKey]
   const skipped = new Set([record.nixConf, layout.etc, ...(forgetKey ? [] : keys)])
@@ -318,7 +329,7 @@ function sayQueue({ entries }: Record): void {
 function removeRecord(record: Record, layout: Layout): void {
   rmSync(layout.backups, { recursive: true, force: true })
   put({ path: layout.record, kind: 'missing' })
-  // Our directory, then the parents that setup made for it.
+  // Our directory, then the parents that setup created for it.
   const upwards = [...record.entries].reverse().filter(({ path }) => `${layout.etc}/`.startsWith(`${path}/`))
   for (const { path, before } of upwards) if (before.kind === 'missing') put({ path, kind: 'missing' })
 }

@@ -1,4 +1,4 @@
-// Whether setup may replace nix.conf, which may be a link to anywhere.
+// Decides whether setup may replace nix.conf, which may be a link to anywhere.
 import { accessSync, constants, existsSync, lstatSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { readText } from '../nix/nix-conf.ts'
@@ -8,9 +8,9 @@ import { doubtAbout } from '../system/trust.ts'
 import type { ConfFile } from './conf.ts'
 
 /**
- * Why setup must not or can't replace a file, for a sentence that begins with its name; undefined
- * if it may. Asks without writing: access(2) knows read-only file systems and immutable files, and
- * rename(2) onto a mount point fails with EBUSY.
+ * Why setup must not or can't replace a file, worded to follow its name in a sentence; undefined if
+ * it may. Asks without writing: access(2) detects read-only file systems and immutable files, and
+ * rename(2) onto a mount point would fail with EBUSY.
  * @param named the name that may be a link to it
  * @param root whether root writes: then only to what nobody else can change
  */
@@ -27,12 +27,12 @@ export function whyNotWritten({ named, file }: Pick<ConfFile, 'named' | 'file'>,
   return problem && `${link && `${link}, which `}can't be written (${problem})`
 }
 
-/** Whether a path lies in the store, by whatever name. */
+/** Whether a path is in the store, under any of its names. */
 function inStore(path: string): boolean {
   return [storeDir, '/nix/store', realPath(storeDir)].some((store) => path.startsWith(`${store}/`))
 }
 
-/** proc_pid_mountinfo(5), field 5, with spaces and the like in octal. */
+/** proc_pid_mountinfo(5), field 5, which writes spaces and the like in octal. */
 function isMountPoint(path: string): boolean {
   const escaped = path.replace(/[\s\\]/g, (char) => `\\${char.charCodeAt(0).toString(8).padStart(3, '0')}`)
   return (readText('/proc/self/mountinfo') ?? '').split('\n').some((line) => line.split(' ')[4] === escaped)
