@@ -1,41 +1,41 @@
-// What a box could be given that is not in its queue: what was built here and missed the queue (a
-// build that ended in ^C while its hook ran, or one from before there was a queue), a closure, or
-// the whole store. Finds what of it the box lacks and could take. Never builds, signs or copies.
+// Finds what the box could take but lacks, beyond its queue: builds that missed the queue (^C while
+// the hook ran, or built before there was a queue), a closure, or the whole store. Never builds,
+// signs or copies.
 import type { SshCache } from '../config/types.ts'
 import { type PathInfo, unsigned } from '../nix/path-info.ts'
 import { isDerivation } from '../nix/store-path.ts'
 import type { Queue } from './queue.ts'
 import { type Stores, wanted } from './upload.ts'
 
-/** What is asked of the two stores; as for an upload. */
+/** The questions asked of the two stores, as for an upload. */
 export type BackfillStores = Pick<Stores, 'missing' | 'referrersClosure'>
 
 /**
- * `built`: what was built here. `closure`: all of these infos but what caches have. `all`: all of
+ * `built`: what was built here. `closure`: the given infos, except what caches have. `all`: all of
  * them.
  */
 export type What = 'built' | 'closure' | 'all'
 
-/** Store paths, each in exactly one of these. */
+/** Store paths; each is in exactly one list. */
 export interface Backfill {
-  /** The box lacks them, and could take them. */
+  /** The box lacks them and could take them. */
   missing: string[]
   onBox: string[]
-  /** The box lacks them too, but they, or something they need that it lacks, are unsigned. */
+  /** The box lacks these too, but they are unsigned, or need something unsigned that it lacks. */
   unsigned: string[]
   queued: string[]
   failed: string[]
-  /** Kept out by `exclude` or `derivations`. */
+  /** Excluded by `exclude` or `derivations`. */
   unwanted: string[]
-  /** A cache signed them and has them: they can be had from there. */
+  /** A cache has them and signed them, so it can supply them. */
   elsewhere: string[]
 }
 
 const nameOfKey = (signature: string): string => signature.slice(0, signature.indexOf(':'))
 
 /**
- * Whether a path came from a cache: it was copied here, with a signature of a key that signs
- * nothing that is built here. (Asking each cache for each path would take a round trip for each.)
+ * Whether a path came from a cache: it was copied here, signed by a key that signs nothing built
+ * here. (Asking each cache about each path would cost a round trip apiece.)
  */
 function cameFromCache(infos: ReadonlyMap<string, PathInfo>): (info: PathInfo) => boolean {
   const own = new Set([...infos.values()].filter(({ ultimate }) => ultimate).flatMap(({ signatures }) => signatures.map(nameOfKey)))
@@ -43,10 +43,9 @@ function cameFromCache(infos: ReadonlyMap<string, PathInfo>): (info: PathInfo) =
 }
 
 /**
- * Sorts what the box could be given. One question to the box, in batches; linear in the number of
- * paths.
+ * Sorts what the box could be given. Asks the box once, in batches; linear in the number of paths.
  * @param infos what this store knows of all its valid paths (allPathInfos)
- * @param chosen the paths in question; those of `infos` by default
+ * @param chosen the paths to sort; all of `infos` by default
  * @throws NixError when a store can't be asked
  */
 export async function sortBackfill(
@@ -71,7 +70,7 @@ export async function sortBackfill(
     else rest.push(path)
   }
   if (rest.length === 0) return sorted
-  // One unsigned path in a closure, whoever made it, and Nix copies nothing of it (upload.ts,
+  // One unsigned path in a closure, whoever built it, makes Nix copy none of it (upload.ts,
   // keepReady).
   const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
   const missing = new Set(await stores.missing([...new Set([...rest, ...withoutSignature])]))

@@ -1,5 +1,5 @@
-// The directories of the queue: what is to be done about each (planDirectory), and doing it. Root
-// makes directories here that become a user's, and works in none of them: their parents stay
+// Makes the queue's directories: decides what each one needs (planDirectory), then does it. Root
+// makes directories here that end up a user's, and never works inside one: their parents stay
 // root's.
 import { chmodSync, chownSync, lstatSync, mkdirSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -11,21 +11,21 @@ import { effectiveUid } from '../system/users.ts'
 
 const self = effectiveUid()
 
-/** What lstat says of a directory of the queue, or that there is nothing. */
+/** What lstat says of a queue directory, or that nothing is there. */
 export interface Entry {
   kind: 'directory' | 'other' | 'missing'
   uid: number
 }
 
 /**
- * What is to be done with a directory: `nothing`, `make` it, `give` it to its owner, or, as text,
- * what is wrong with it.
+ * What a directory needs: `nothing`, to `make` it, to `give` it to its owner, or, as text, what is
+ * wrong with it.
  */
 export type Step = 'nothing' | 'make' | 'give' | { wrong: string }
 
 /**
- * Decides about one directory that should belong to `owner`. Only what root itself made is given
- * away: in a parent that is root's, nobody else can have put it there.
+ * Decides what one directory that should belong to `owner` needs. Gives away only what root itself
+ * made: in a parent that is root's, nobody else can have put it there.
  * @param self our own user id
  */
 export function planDirectory(path: string, entry: Entry, owner: number, self: number): Step {
@@ -37,8 +37,8 @@ export function planDirectory(path: string, entry: Entry, owner: number, self: n
 }
 
 /**
- * Makes the directories that the configuration asks for, and leaves what keeps the head from asking
- * again for each build.
+ * Makes the directories the configuration asks for, and leaves the marks that keep the head from
+ * asking again at each build.
  * @returns what is wrong, a line each
  */
 export function makeQueue(): string[] {
@@ -55,7 +55,7 @@ export function makeQueue(): string[] {
 
 /**
  * Makes the queue and failed directories of all caches that take uploads.
- * @returns what could not be made, and the way out
+ * @returns what could not be made, each with the way out
  */
 function makeDirectories(config: Config): string[] {
   const caches = config.caches.filter(isSsh)
@@ -67,7 +67,7 @@ function makeDirectories(config: Config): string[] {
     if (problem) wrong.push(problem)
     return !problem
   }
-  // As an ordinary user we can only work in parents that are there already, whosever they are.
+  // An ordinary user can only work in parents that exist already, whoever owns them.
   if (!parents.every((path) => make(path, self === 0 ? 0 : entryAt(path).uid))) return wrong
   for (const { name } of caches) {
     make(queueDir(name), config.uid)
@@ -103,8 +103,8 @@ function entryAt(path: string): Entry {
 }
 
 /**
- * Leaves what the head looks at, so that it does not come back for each build: the queue newer than
- * the configuration; and, if there is none, a file that says so until the next boot (root's in
+ * Leaves the marks the head checks, so it doesn't come back at each build: a queue newer than the
+ * configuration or, if there is no queue, a file that says so until the next boot (root's in
  * /run/nix-lan, a user's in XDG_RUNTIME_DIR/nix-lan).
  */
 function remember(wrong: boolean): void {
@@ -112,7 +112,7 @@ function remember(wrong: boolean): void {
   const directory = self === 0 ? '/run' : process.env.XDG_RUNTIME_DIR
   quietly(() => {
     const configured = statSync('/etc/nix-lan/config.toml').mtimeMs
-    const time = Math.max(Date.now(), configured + 2) / 1000 // a clock may have been ahead; 2: a time loses its last digits here
+    const time = Math.max(Date.now(), configured + 2) / 1000 // the configuration may be dated ahead; 2: a time loses its last digits here
     utimesSync(queue, time, time)
   })
   if (wrong && directory) {
@@ -121,7 +121,7 @@ function remember(wrong: boolean): void {
   }
 }
 
-/** What can't be remembered is said again: no more than a nuisance. */
+/** If a mark can't be left, the message comes again: no more than a nuisance. */
 function quietly(act: () => void): void {
   try {
     act()

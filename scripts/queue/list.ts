@@ -1,5 +1,5 @@
-// What `nix-lan queue list` shows: rows from the queue's directories and, where that is cheap, from
-// Nix.
+// Builds what `nix-lan queue list` shows: rows from the queue's directories and, where that is
+// cheap, from Nix.
 import { age, bytes, oneLine } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
 import { closureOrAll, unsigned } from '../nix/path-info.ts'
@@ -10,12 +10,11 @@ import { wanted } from './upload.ts'
 export interface Row {
   cache: string
   /**
-   * `invalid`: the store doesn't have it any more. `unsigned`: it, or something it needs, carries
-   * no signature.
+   * `invalid`: no longer in the store. `unsigned`: it, or something it needs, carries no signature.
    */
   state: 'queued' | 'failed' | 'unsigned' | 'invalid' | 'junk'
   path: string
-  /** When it was queued (milliseconds since 1970); for junk null. */
+  /** When it was queued (milliseconds since 1970); null for junk. */
   added: number | null
   /** Bytes of its NAR; null when not asked or not known. */
   size: number | null
@@ -23,26 +22,26 @@ export interface Row {
 }
 
 /**
- * Up to so many entries Nix is asked for sizes and signatures without being told to: some tenths of
- * a second.
+ * Up to this many entries, Nix is asked for sizes and signatures unprompted: it takes some tenths
+ * of a second.
  */
 export const CHEAP = 1000
 
-// Nix may have to wait for a daemon that hangs; the list is not worth more.
+// Nix may be waiting for a hung daemon; the list is not worth more.
 const PATIENCE = 10_000
 
-/** What Nix knows of the entries of a list. */
+/** What Nix knows of a list's entries. */
 export interface Known {
   sizes: ReadonlyMap<string, number>
   unsigned: ReadonlySet<string>
   invalid: ReadonlySet<string>
-  /** What Nix says of those that it can't read. */
+  /** What Nix says of those it can't read. */
   broken: ReadonlyMap<string, string>
 }
 
 export const NOTHING_KNOWN: Known = { sizes: new Map(), unsigned: new Set(), invalid: new Set(), broken: new Map() }
 
-/** Asks Nix about entries: a handful of processes for each thousand of them. @throws NixError */
+/** Asks Nix about entries: a handful of processes per thousand. @throws NixError */
 export async function askNix(entries: readonly Entry[], referrersClosure: (paths: string[]) => Promise<Set<string>>): Promise<Known> {
   const paths = [...new Set(entries.map((entry) => entry.path))]
   const { invalid, broken, infos } = await closureOrAll(paths, { timeout: PATIENCE })
@@ -51,15 +50,13 @@ export async function askNix(entries: readonly Entry[], referrersClosure: (paths
   return { sizes, invalid, broken, unsigned: withoutSignature.length > 0 ? await referrersClosure(withoutSignature) : new Set() }
 }
 
-/** The queue without what the configuration keeps out: that will be dropped without a word. */
+/** The queue without what the configuration excludes, which will be dropped silently. */
 export const shown = (queue: Queue, cache: SshCache): Queue => ({
   ...queue,
   queued: queue.queued.filter((entry) => wanted(cache, entry.path)),
 })
 
-/**
- * The rows of a cache: what waits, oldest first, then what failed, then what doesn't belong there.
- */
+/** A cache's rows: what waits, oldest first, then what failed, then what doesn't belong there. */
 export function rowsOf(cache: string, queue: Queue, known: Known): Row[] {
   const junkRow = ({ file, what }: Junk): Row => ({
     cache,
@@ -87,9 +84,9 @@ function rowOf(entry: Entry, known: Known): Row {
 }
 
 /**
- * The table, with a heading and without the rows' cache; an empty string for no rows. What went
- * wrong has a line of its own, since the paths leave no room beside them on 80 columns; that of
- * `unsigned` is told once, below the table.
+ * The table, with a heading and without the cache; an empty string for no rows. An error gets a
+ * line of its own, since paths leave no room beside them in 80 columns; the one for `unsigned` is
+ * explained once, below the table.
  * @param now milliseconds since 1970
  */
 export function table(rows: readonly Row[], now: number): string {

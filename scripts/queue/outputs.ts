@@ -1,4 +1,4 @@
-// The output paths of a derivation, for the sh head of post-build-hook, where it can't tell them
+// Finds a derivation's output paths for the sh head of post-build-hook, where it can't tell them
 // itself.
 import { readFileSync } from 'node:fs'
 import { UsageError } from '../cli/errors.ts'
@@ -6,26 +6,26 @@ import { isStorePath, storeDir } from '../nix/store-path.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
 
-/** Milliseconds for Nix to answer; the head allows 0.9 s for all of it. */
+/** Milliseconds for Nix to answer; the head allows 0.9 s in all. */
 const LIMIT = 600
 
 const store = storeDir.replace(/\/$/, '')
 
 /**
- * The outputs of a derivation: from its file if they are written there, else from Nix's database.
- * @returns as text, why neither knows them
+ * A derivation's outputs: from its file if they are written there, else from Nix's database.
+ * @returns the paths or, as text, why neither source knows them
  * @throws UsageError when `drv` is no derivation in the store
  */
 export async function outputsFor(drv: string): Promise<string[] | string> {
   if (!isStorePath(drv, store) || !drv.endsWith('.drv')) throw new UsageError(`DRV_PATH is not a derivation in ${store}: "${drv}"`)
   const read = outputsOf(textOf(drv), store)
   if (read) return read
-  // NIX_CONFIG, which names this very hook, is left out; but derivations that need the feature were
-  // built with it, so it is on.
+  // Leaves out NIX_CONFIG, which names this very hook, but turns the feature on: derivations that
+  // need it were built with it.
   const env = { ...searchEnv(), NIX_CONFIG: 'extra-experimental-features = ca-derivations' }
   const query = ['--query', '--outputs', drv]
-  // Nix 2.8 and older tell the outputs of such a derivation only when asked to build it; it is
-  // built, and this can't build.
+  // Nix 2.8 and older tell such a derivation's outputs only when asked to build it. It is built
+  // already, and with these options nothing can be built.
   const unable = ['--force-realise', '--option', 'max-jobs', '0', '--option', 'builders', '', '--option', 'substitute', 'false']
   const until = Date.now() + LIMIT
   let why = ''
@@ -48,11 +48,11 @@ function textOf(file: string): string {
 }
 
 /**
- * The output paths of a derivation, from the text of its .drv file (an ATerm;
- * libstore/derivations.cc, 2.8.0 and 2.34.8):
+ * A derivation's output paths, from the text of its .drv file (an ATerm; libstore/derivations.cc,
+ * 2.8.0 and 2.34.8):
  *     Derive([("out","/nix/store/…","",""),…],…     DrvWithVersion("xp-dyn-drv",[("out",…
  * Undefined when it is no derivation, or has an output whose path only the store's database knows:
- * that of an output which depends on its content stands there as "".
+ * a path that depends on the output's content stands there as "".
  */
 export function outputsOf(text: string, store: string): string[] | undefined {
   const head = /^(?:Derive\(|DrvWithVersion\("[^"\\]*",)\[/.exec(text)
@@ -69,7 +69,7 @@ export function outputsOf(text: string, store: string): string[] | undefined {
   }
 }
 
-/** What `nix-store --query --outputs` printed; a line that is no store path is left out. */
+/** The paths `nix-store --query --outputs` printed; lines that are no store path are left out. */
 export function outputsPrinted(text: string, store: string): string[] {
   return text.split('\n').filter((line) => isStorePath(line, store))
 }

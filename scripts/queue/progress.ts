@@ -1,27 +1,27 @@
-// How an upload goes: what it has copied, how fast, how long it still takes. It writes that down
-// for status, and tells the person at the terminal, or the journal every half minute.
+// Tracks how an upload goes: how much is copied, how fast, how long it still takes. Writes that
+// down for status, and tells the person at the terminal, or the journal every half minute.
 import { oneLine } from '../cli/text.ts'
 import { type Amount, progressText, readUploadState, type UploadState, writeUploadState } from '../system/upload-state.ts'
 import type { Watcher } from './stores.ts'
 import type { Summary } from './upload.ts'
 
-/** Milliseconds from one line for the journal to the next. */
+/** Milliseconds between lines in the journal. */
 const TELL = 30_000
-/** Milliseconds from one state on disk, or picture on the terminal, to the next. */
+/** Milliseconds between writes to disk, or redraws on the terminal. */
 const WRITE = 1000
-/** The rate is that of the last so many milliseconds. */
+/** The rate is taken over this many milliseconds. */
 const WINDOW = 15_000
-/** Milliseconds until an upload that found no room tries again: twice as long each time. */
+/** Milliseconds until an upload that found no room tries again; doubles each time. */
 const FIRST_PAUSE = 30_000
 const LONGEST_PAUSE = 30 * 60_000
 
-/** Milliseconds to pause after so many uploads in a row that found no room. */
+/** Milliseconds to pause after this many uploads in a row that found no room. */
 export const pauseAfter = (failures: number): number => Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
 
-/** Of fewer bytes than these, the time says more of the start than of the rate. */
+/** Below this many bytes, the time says more about the start than about the rate. */
 const TELLING = 2 ** 20
 
-/** Where an upload tells how it goes. */
+/** Where an upload reports its progress. */
 export type Show = 'terminal' | 'journal' | 'nobody'
 
 export class Progress implements Watcher {
@@ -76,7 +76,7 @@ export class Progress implements Watcher {
     this.write()
   }
 
-  /** What has gone can't be more than all: what Nix and the protocol add isn't part of any NAR. */
+  /** Caps what has gone at the total: what Nix and the protocol add is not part of any NAR. */
   private count(): void {
     const { state, settled } = this
     const most = (done: number, all: number): number => Math.min(done, Math.max(all, 0))
@@ -104,7 +104,7 @@ export class Progress implements Watcher {
     this.drawn = true
   }
 
-  /** Takes the picture away before something else is said. */
+  /** Clears the progress line before something else is printed. */
   clear(): void {
     if (this.drawn) process.stderr.write('\r\u001b[K')
     this.drawn = false
@@ -116,7 +116,7 @@ export class Progress implements Watcher {
     process.stdout.write(oneLine(`${this.cache}: ${progressText(this.state)}`).concat('\n'))
   }
 
-  /** Nothing was tried, for this reason. @param before how it stood before */
+  /** Records that nothing was tried, and why. @param before the state before */
   waits(reason: string, before: UploadState | undefined): void {
     const kept = before?.full ? { full: before.full, failures: before.failures, retry: before.retry, started: before.started } : {}
     Object.assign(this.state, { stopped: reason, ...kept })
@@ -124,8 +124,8 @@ export class Progress implements Watcher {
   }
 
   /**
-   * It is over; why it stopped early, if it did, is there for status, and for the next one.
-   * @param before what still waits from before, of which nothing was tried
+   * Records the end, and why it stopped early if it did, for status and for the next upload.
+   * @param before the state of what still waits from before, none of which was tried
    */
   ended({ stopped, full }: Pick<Summary, 'stopped' | 'full'>, before?: UploadState): void {
     this.clear()
@@ -133,7 +133,7 @@ export class Progress implements Watcher {
     if (state.done.bytes >= TELLING) state.average = (state.done.bytes / Math.max(1, Date.now() - state.started)) * 1000
     state.path = null
     state.rate = null
-    state.stopped = stopped ?? before?.stopped ?? null // that a box is away, everybody sees for themselves
+    state.stopped = stopped ?? before?.stopped ?? null // not that a box is away: everybody sees that for themselves
     state.full = full ?? before?.full ?? null
     state.failures = full ? state.failures + 1 : before ? before.failures : 0
     state.retry = full ? Date.now() + pauseAfter(state.failures) : (before?.retry ?? null)

@@ -1,6 +1,6 @@
-// The queue on disk: a directory of symlinks NAME → /nix/store/NAME, each of them a GC root, and
-// another for those that failed, where `.NAME` holds the reason. Everything here is one system call
-// that happens or does not, so nothing needs a lock and nothing is ever in neither place. Never
+// Keeps the queue on disk: a directory of symlinks NAME → /nix/store/NAME, each of them a GC root,
+// and another for those that failed, where `.NAME` holds the reason. Every step is one system
+// call that happens or doesn't, so nothing needs a lock and no path is ever in neither place. Never
 // makes a link to anything but a store path: a loop of links stops everybody's garbage collection.
 import {
   closeSync,
@@ -21,22 +21,22 @@ import { Failure, UsageError } from '../cli/errors.ts'
 import { isStoreName, storeDir } from '../nix/store-path.ts'
 import { failedDir, queueDir } from '../system/paths.ts'
 
-/** A store path that waits, or that was set aside. */
+/** A store path that waits or was set aside. */
 export interface Entry {
   cache: string
   /** The last part of the store path. */
   name: string
   path: string
   state: 'queued' | 'failed'
-  /** When the link was made: milliseconds since 1970. */
+  /** When the link was made, in milliseconds since 1970. */
   added: number
   /** Why it failed. */
   reason?: string
 }
 
 /**
- * Something in one of the two directories that nix-lan didn't put there: shown, never followed,
- * never removed.
+ * Something in either directory that nix-lan didn't put there: shown, never followed, never
+ * removed.
  */
 export interface Junk {
   file: string
@@ -62,7 +62,7 @@ export function readQueue(cache: string, user: string): Queue {
   return { queued, failed: readEntries(cache, 'failed', junk) ?? [], junk }
 }
 
-/** How the directories of a cache are made; their parents stay root's. */
+/** The message that tells how to make a cache's directories; their parents stay root's. */
 export function howToMake(cache: string, user: string): string {
   return `there is no queue for ${cache} yet; make it with: sudo install -d -o ${user} ${queueDir(cache)} ${failedDir(cache)}`
 }
@@ -103,8 +103,8 @@ function readEntry(cache: string, state: Entry['state'], dir: string, name: stri
 }
 
 /**
- * The reason beside a failed entry. The directory is the user's and root may read it: nothing but a
- * small regular file is opened.
+ * The reason beside a failed entry. The directory is a user's and the reader may be root, so it
+ * opens nothing but a small regular file.
  */
 function readNote(file: string): string {
   let fd: number
@@ -125,9 +125,9 @@ function readNote(file: string): string {
 }
 
 /**
- * Puts a store path in the queue: symlink(2), which neither follows nor replaces what is there.
+ * Puts a store path in the queue, with symlink(2), which neither follows nor replaces what is there.
  * @returns false when it was there already
- * @throws Failure when it can't be, or when something else has its name
+ * @throws Failure when it can't, or when something else has its name
  */
 export function enqueue(cache: string, name: string, user: string): boolean {
   const file = `${queueDir(cache)}/${name}`
@@ -142,7 +142,7 @@ export function enqueue(cache: string, name: string, user: string): boolean {
   }
 }
 
-/** Takes an entry out, when its link still is what it was. @returns whether there was one */
+/** Takes an entry out if its link is still what it was. @returns whether there was one */
 export function remove(entry: Entry, user: string): boolean {
   const dir = directory(entry.cache, entry.state)
   try {
@@ -157,8 +157,8 @@ export function remove(entry: Entry, user: string): boolean {
 }
 
 /**
- * Sets a queued entry aside. The note is there before the link is, and the link is moved by
- * rename(2): it is never gone.
+ * Sets a queued entry aside. Writes the note first, then moves the link with rename(2), so there is
+ * always a link.
  */
 export function setAside(entry: Entry, reason: string, user: string): void {
   const dir = failedDir(entry.cache)

@@ -1,15 +1,15 @@
-// The store path that a person means by a word on a command line.
+// Finds the store path a person means by a word on the command line.
 import { lstatSync, readlinkSync, realpathSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { UsageError } from '../cli/errors.ts'
 import { isStoreName, storeDir } from '../nix/store-path.ts'
 
-/** As many links as the kernel itself follows (path_resolution(7)). */
+/** The number of links the kernel itself follows (path_resolution(7)). */
 const MOST_LINKS = 40
 
 /**
- * The last part of the store path that a word means: a store path, something below one, its last
- * part, or a link to one.
+ * The last part of the store path a word means. The word may be a store path, something below one,
+ * its last part, or a link to one.
  * @throws UsageError
  */
 export function storeNameOf(word: string): string {
@@ -25,7 +25,7 @@ export function storeNameOf(word: string): string {
   throw new UsageError(`${word} is neither a store path nor a link to one`)
 }
 
-/** One link further: a store path may itself be a link, so only as far as needed. */
+/** Follows one link only: a store path may itself be a link, so go no further than needed. */
 function follow(path: string): string | undefined {
   try {
     return lstatSync(path).isSymbolicLink() ? resolve(dirname(path), readlinkSync(path)) : realpathSync(path)

@@ -1,6 +1,5 @@
-// The two stores of an upload as draining (upload.ts) sees them: this machine's, asked through Nix,
-// and the box's, asked at the tunnel's socket and copied to by Nix through nix-lan-connect
-// --strict.
+// Gives draining (upload.ts) its two stores: this machine's, asked through Nix, and the box's,
+// asked at the tunnel's socket. Nix copies to the box through nix-lan-connect --strict.
 import { readFileSync } from 'node:fs'
 import { storeUrl } from '../config/store-url.ts'
 import type { SshCache } from '../config/types.ts'
@@ -17,11 +16,11 @@ import { uploadSocket } from '../tunnel/uploads.ts'
 import type { Disk, Stores } from './upload.ts'
 
 /**
- * A question to the box is given up after so many milliseconds: a link can go unresponsive, and Nix
- * would wait for ever.
+ * Milliseconds before a question to the box is given up: a link can go unresponsive, and Nix would
+ * wait forever.
  */
 const QUESTION = 120_000
-/** Milliseconds for the box to tell of its disk, with the login. */
+/** Milliseconds for the box to report its disk, login included. */
 const DISK = 20_000
 
 const UNWATCHED: Watcher = { copying: () => {}, sent: () => {}, over: () => {} }
@@ -69,25 +68,25 @@ export function storesOf(cache: SshCache, uid: number, watcher: Watcher = UNWATC
   }
 }
 
-/** Told of a copy as it goes. */
+/** Follows a copy as it goes. */
 export interface Watcher {
-  /** Nix begins with a path. */
+  /** Nix begins a path. */
   copying(path: string): void
-  /** Nix has written so many bytes since the copy began. */
+  /** Nix has written this many bytes since the copy began. */
   sent(bytes: number): void
   /** The copy has ended. */
   over(): void
 }
 
-/** Milliseconds from one look at a copy to the next. */
+/** Milliseconds between looks at a copy. */
 const LOOK = 1000
 
 /**
- * One `nix copy`, which ends when we do. `--derivation` takes a .drv for itself in every version;
+ * Runs one `nix copy`, which ends when we do. `--derivation` takes a .drv itself in every version;
  * without it 2.4–2.14 take its outputs instead (src/libcmd/installables.cc, toDerivations), so
- * derivations are never in one call with outputs. With -v it says `copying path '…'` as it begins
- * with each (2.8.0, 2.26.3, 2.34.8). How many bytes have gone, 2.8.0 says in no log format; the
- * kernel counts what it has written to nix-lan-connect (proc_pid_io(5), wchar).
+ * derivations never share a call with outputs. With -v it prints `copying path '…'` as it begins
+ * each (2.8.0, 2.26.3, 2.34.8). 2.8.0 tells in no log format how many bytes have gone, so the
+ * kernel's count of what it wrote to nix-lan-connect stands in (proc_pid_io(5), wchar).
  */
 async function copy(store: string, paths: string[], derivations: boolean, watcher: Watcher): Promise<string | undefined> {
   const args = ['copy', '-v', '--log-format', 'raw', '--to', store, ...(derivations ? ['--derivation'] : []), ...paths]
@@ -120,7 +119,7 @@ function written(pid: number): number {
   }
 }
 
-/** Asks for the disk of the box's store, by ssh. */
+/** Asks for the disk of the box's store, over ssh. */
 async function askDisk(cache: SshCache): Promise<Disk | undefined> {
   const [program = '', ...args] = sshCommand(cache.ssh, 'df -Pk /nix/store', portOption(cache.port))
   const asked = await run(program, args, { env: searchEnv(), timeout: DISK, most: 65_536 })
@@ -128,8 +127,8 @@ async function askDisk(cache: SshCache): Promise<Disk | undefined> {
 }
 
 /**
- * What `df -Pk` prints (POSIX df): a heading, then device, 1024-blocks, used, available, capacity
- * and where it is mounted. Pure.
+ * Parses the output of `df -Pk` (POSIX df): a heading, then device, 1024-blocks, used, available,
+ * capacity and mount point. Pure.
  */
 export function diskIn(output: string): Disk | undefined {
   const [, total, free] = /^\S.*?\s(\d+)\s+\d+\s+(\d+)\s+\d+%\s+\/\S*$/m.exec(output) ?? []

@@ -1,8 +1,8 @@
-// Draining the queue of one cache: what is decided, apart from how Nix is asked (stores.ts) and how
-// links are moved (queue.ts), which come in as arguments. The rules: a path leaves the queue only
-// when the box has it with a signature that this machine accepts, or when it is set aside with the
-// reason, or when it is not in this store any more, or unwanted. While the box is away nothing
-// counts as a failure. One bad path never holds up the others.
+// Drains the queue of one cache. Decides only: how Nix is asked (stores.ts) and how links are moved
+// (queue.ts) come in as arguments. The rules: a path leaves the queue only when the box has it with
+// a signature this machine accepts, when it is set aside with the reason, when it is no longer in
+// this store, or when it is unwanted. While the box is away nothing counts as a failure. One bad
+// path never holds up the others.
 
 import { Failure } from '../cli/errors.ts'
 import { bytes } from '../cli/text.ts'
@@ -14,51 +14,55 @@ import { isDerivation } from '../nix/store-path.ts'
 import type { Amount } from '../system/upload-state.ts'
 import type { Entry } from './queue.ts'
 
-/** What draining asks of the two stores. Each may throw a Failure when a store can't be asked. */
+/**
+ * The questions draining asks of the two stores. Each may throw a Failure if its store can't be
+ * asked.
+ */
 export interface Stores {
   /** Undefined when the box can be used now, else why not. */
   away(): Promise<string | undefined>
-  /** Those that aren't valid in this store. */
+  /** The ones that aren't valid in this store. */
   invalid(paths: string[]): Promise<string[]>
-  /** What this store knows of the paths and all they refer to, and which aren't valid in it. */
+  /**
+   * What this store knows of the paths and all they refer to, and which of them aren't valid in it.
+   */
   closure(paths: string[]): Promise<Closure>
   /** The paths and everything in this store that refers to them, directly or not. */
   referrersClosure(paths: string[]): Promise<Set<string>>
-  /** Those that the box lacks. */
+  /** The ones the box lacks. */
   missing(paths: string[]): Promise<string[]>
-  /** What the box knows of the paths; one that it lacks is left out. */
+  /** What the box knows of the paths, leaving out those it lacks. */
   onBox(paths: string[]): Promise<Map<string, PathInfo>>
-  /**
-   * Gives the box the signatures that this store has.
-   * @returns undefined, or the reason why the box didn't take them
-   */
+  /** Gives the box this store's signatures. @returns undefined, or why the box didn't take them */
   deliver(paths: string[]): Promise<string | undefined>
-  /** Copies the closures. @returns undefined, or the stderr of Nix when it failed */
+  /** Copies the closures. @returns undefined, or Nix's stderr when it failed */
   copy(paths: string[], derivations: boolean): Promise<string | undefined>
-  /** @throws Failure when Nix itself, as it copies, can't ask the box about a path */
+  /** @throws Failure when Nix itself, the way it copies, can't ask the box about a path */
   mustTakeNix(path: string): Promise<void>
-  /** The disk of the box's store; undefined: it can't be asked, where ssh may run no command. */
+  /**
+   * The disk of the box's store; undefined if it can't be asked, as where ssh may run no command.
+   */
   disk(): Promise<Disk | undefined>
-  /** Names of the keys that this machine believes. */
+  /** Names of the keys this machine trusts. */
   trustedKeys(): Promise<string[]>
 }
 
-/** Bytes of a disk that a store lies on. */
+/** Bytes of the disk that holds a store. */
 export interface Disk {
   total: number
   free: number
 }
 
-/** Where the outcome of each entry goes as soon as it is known. */
+/** Where each entry's outcome goes as soon as it is known. */
 export interface Ledger {
-  /** So much is to be copied, as far as is known. */
+  /** How much is to be copied, as far as is known. */
   expects(amount: Amount): void
-  /** `bytes`: of their NARs, without what went along with them. */
+  /** `bytes`: of their own NARs, without what went along with them. */
   uploaded(entries: Entry[], bytes: number): void
   failed(entry: Entry, reason: string): void
-  /** Its path isn't in this store any more. */
+  /** Its path is no longer in this store. */
   invalid(entry: Entry): void
-  /** The configuration says that it isn't for this cache. */
+  /** The configuration excludes it from this cache. */
   unwanted(entry: Entry): void
 }
 
@@ -72,10 +76,10 @@ export interface Summary {
   unsigned: string[]
   /** Why draining stopped: the box is away. */
   away?: string
-  /** Why draining stopped: something that is no single path's fault. */
+  /** Why draining stopped: a fault that is not any one path's. */
   stopped?: string
   /**
-   * The box's disk has no room for a path of so many bytes; what is smaller went. `free`: as the
+   * The box's disk has no room for a path of `need` bytes; smaller ones went. `free` is what the
    * box says, null if it doesn't.
    */
   full?: { need: number; free: number | null }
@@ -89,32 +93,35 @@ export function wanted(cache: SshCache, path: string): boolean {
 const keyName = (signature: string): string => signature.slice(0, signature.indexOf(':'))
 
 /**
- * Whether what the box has could come back: content-addressed, or with a signature of a key that
- * this machine believes. A signature that this machine has itself counts too: when its key isn't
- * believed, nix.conf is at fault, not the box.
+ * Whether this machine would take back what the box has: it is content-addressed, or signed by a
+ * key this machine trusts. A signature this machine has itself counts too: if its key isn't
+ * trusted, nix.conf is at fault, not the box.
  */
 export function acceptable(box: PathInfo, here: PathInfo | undefined, trusted: readonly string[]): boolean {
   if (box.contentAddressed) return true
   return box.signatures.some((signature) => trusted.includes(keyName(signature)) || here?.signatures.includes(signature))
 }
 
-/** The box's disk has no room. */
+/** Whether the box's disk has no room. */
 export const boxIsFull = (stderr: string): boolean => /No space left on device|Disk quota exceeded|database or disk is full/.test(stderr)
 
-/** Faults of the box that no path is to blame for: to be tried again later, as they are. */
+/**
+ * Whether the box is at fault rather than any path: the paths are to be tried again later,
+ * unchanged.
+ */
 export const boxIsAtFault = (stderr: string): boolean =>
   boxIsFull(stderr) || /Read-only file system|Cannot allocate memory|Too many open files/.test(stderr)
 
 /**
- * The feature of Nix that a path needs and that is off (MissingExperimentalFeature in
+ * The Nix feature a path needs that is off (MissingExperimentalFeature in
  * libutil/experimental-features.cc, 2.8.0 and 2.34.8).
  */
 export const missingFeature = (text: string): string | undefined => /experimental Nix feature '([^']+)' is disabled/.exec(text)?.[1]
 
 /**
- * 75 while anything is left that can go later, 1 when something was set aside or doesn't belong
- * into the queue, 0 when all is done. Junk counts because systemd's DirectoryNotEmpty= starts the
- * upload anew, without a pause, as long as an upload that left anything exits 0.
+ * 75 while anything is left that can go later, 1 when something was set aside or doesn't belong in
+ * the queue, 0 when all is done. Junk counts because systemd's DirectoryNotEmpty= restarts the
+ * upload at once, again and again, as long as an upload that left anything exits 0.
  * @param left entries that are still queued
  * @param junk things in the queue's directory that nix-lan didn't put there
  */
@@ -123,20 +130,20 @@ export function exitCode(summary: Summary, left: number, junk: number): number {
   return summary.failed.length > 0 || junk > 0 ? 1 : 0
 }
 
-// Without one success, after so many single paths that failed with a message that names none, it
-// isn't the paths.
+// After this many single paths failed with a message that names none, and none succeeded, the paths
+// aren't to blame.
 const ENOUGH_SUSPECTS = 3
 
-/** Bytes of NARs in one copy: what has arrived is known after each. One path may be larger. */
+/** Bytes of NARs per copy: what has arrived is known after each. A single path may be larger. */
 const BATCH = 256 * 2 ** 20
 
-/** Of more entries than these the box isn't asked about all that they refer to, only about them. */
+/** Above this many entries the box is asked only about them, not about all they refer to. */
 const MANY = 2000
 
 /**
- * Uploads the entries of one cache, the smallest first. What happens is told to the ledger as it
- * happens, and stands in the summary.
- * @param most entries of so many bytes or more wait: the box had no room for them
+ * Uploads one cache's entries, the smallest first. Reports each outcome to the ledger as it
+ * happens, and all of them in the summary.
+ * @param most entries of this many bytes or more wait: the box had no room for them
  */
 export async function drain(
   entries: readonly Entry[],
@@ -148,7 +155,7 @@ export async function drain(
   return await new Upload(cache, stores, ledger, most).run(entries)
 }
 
-/** Thrown to stop draining where it is: everything that isn't done stays queued. */
+/** Thrown to stop draining where it is; whatever isn't done stays queued. */
 class Stop extends Error {}
 
 class Upload {
@@ -156,7 +163,7 @@ class Upload {
   readonly cache: SshCache
   readonly stores: Stores
   readonly ledger: Ledger
-  /** The box has no room for a path of so many bytes. */
+  /** The box has no room for a path of this many bytes. */
   most: number
   /** What this store knows of the paths and all they refer to. */
   here = new Map<string, PathInfo>()
@@ -189,7 +196,7 @@ class Upload {
 
   size = (path: string): number => this.here.get(path)?.size ?? 0
 
-  /** The smallest first, in groups of so many bytes, whose paths fit a command line. */
+  /** The smallest first, in groups of up to BATCH bytes whose paths fit a command line. */
   batches(entries: readonly Entry[]): Entry[][] {
     const sorted = [...entries].sort((a, b) => this.size(a.path) - this.size(b.path) || a.added - b.added)
     const parts: Entry[][] = []
@@ -208,7 +215,10 @@ class Upload {
     return parts.flatMap(groups)
   }
 
-  /** Leaves out what isn't valid here, what Nix can't read, and what can't go unsigned. */
+  /**
+   * Leaves out what isn't valid here, what Nix can't read, and what is held back for lack of a
+   * signature or of room.
+   */
   async keepReady(entries: Entry[]): Promise<Entry[]> {
     const { invalid, broken, infos } = await this.stores.closure(pathsOf(entries))
     this.here = infos
@@ -225,8 +235,8 @@ class Upload {
     const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
     const asked = valid.length > MANY ? new Set([...pathsOf(valid), ...withoutSignature]) : infos.keys()
     const missing = new Set(await this.stores.missing([...asked]))
-    // One unsigned path in a closure would make the whole copy fail. What the box has doesn't
-    // count.
+    // One unsigned path in a closure would fail the whole copy, unless the box has that path
+    // already.
     const blockers = withoutSignature.filter((path) => missing.has(path))
     const blocked = blockers.length === 0 ? new Set<string>() : await this.stores.referrersClosure(blockers)
     for (const { path } of valid) if (blocked.has(path)) this.summary.unsigned.push(path)
@@ -246,7 +256,7 @@ class Upload {
     return entries.filter((entry) => wanted(this.cache, entry.path))
   }
 
-  /** Copies until all of them are there, or set aside; stops when the box is away. */
+  /** Copies until all of them are there or set aside; stops when the box is away. */
   async copyAll(entries: Entry[], derivations: boolean): Promise<void> {
     let rest = entries.filter(({ path }) => this.size(path) < this.most)
     let again = true
@@ -269,7 +279,7 @@ class Upload {
     }
   }
 
-  /** The box is full: what fits of these, which are sorted by size, still goes. */
+  /** The box is full: copies those of these entries, sorted by size, that still fit. */
   async fill(entries: Entry[], derivations: boolean, stderr: string): Promise<void> {
     const [only] = entries
     if (only && entries.length === 1) return await this.noRoomFor(only, stderr)
@@ -278,7 +288,7 @@ class Upload {
     await this.copyAll(entries.slice(middle), derivations)
   }
 
-  /** What is as large isn't tried any more; a path that is larger than the disk never fits. */
+  /** A path larger than the disk never fits: set aside. Else stops trying anything this large. */
   async noRoomFor(entry: Entry, stderr: string): Promise<void> {
     const path = lastCopied(stderr) ?? entry.path
     const need = this.size(path) || this.size(entry.path)
@@ -294,7 +304,7 @@ class Upload {
     this.summary.stopped = `the box's disk is full: ${nameOf(path)} needs ${bytes(need)}${free} (${errorText(stderr)})`
   }
 
-  /** The entries whose closure holds the first path in Nix's message that any of them does. */
+  /** The entries held up by the first path in Nix's message that is in any entry's closure. */
   async heldBy(stderr: string, entries: Entry[]): Promise<Entry[]> {
     for (const culprit of pathsInError(stderr)) {
       const invalid = (await this.stores.invalid([culprit])).length > 0
@@ -305,12 +315,12 @@ class Upload {
     return []
   }
 
-  /** The message names no path: the culprits are found by copying halves of the halves. */
+  /** The message names no path: finds the culprits by copying ever smaller halves. */
   async searchByHalves(entries: Entry[], derivations: boolean, stderr: string): Promise<void> {
     this.suspects = []
     await this.bisect(entries, derivations, stderr)
-    // When everything fails alike, or the box can't even be asked, the fault is elsewhere, and
-    // nothing is set aside.
+    // When everything fails alike, or the box can't even be asked, the fault is elsewhere: set
+    // nothing aside.
     if (!this.succeeded && entries[0]) await this.stores.mustTakeNix(entries[0].path)
     if (this.suspects.length > 1 && !this.succeeded) this.stop(errorText(this.suspects[0]?.stderr ?? stderr))
     for (const { entry, stderr } of this.suspects) this.setAside(entry, errorText(stderr))
@@ -341,8 +351,8 @@ class Upload {
   }
 
   /**
-   * They were copied. One that the box had built itself was not, and neither was its signature (Nix
-   * issue 4981).
+   * Settles entries after their copy succeeded. One that the box had built itself was not copied,
+   * and neither was its signature (Nix issue 4981).
    */
   async settle(entries: Entry[], derivations: boolean): Promise<void> {
     this.succeeded = true
@@ -364,8 +374,8 @@ class Upload {
   }
 
   /**
-   * `withoutSignature`: what the box has without a signature that this machine accepts. `missing`:
-   * what it has already deleted again.
+   * `withoutSignature`: entries the box has, but with no signature this machine accepts. `missing`:
+   * entries it has already deleted again.
    */
   async inspect(entries: Entry[]): Promise<{ missing: Entry[]; withoutSignature: Entry[] }> {
     if (entries.length === 0) return { missing: [], withoutSignature: [] }
@@ -375,11 +385,11 @@ class Upload {
       const there = box.get(entry.path)
       return there !== undefined && !acceptable(there, this.here.get(entry.path), trusted)
     }
-    const unlike = entries.filter(doubtful([])) // hardly ever any: then Nix need not be asked for its keys
+    const unlike = entries.filter(doubtful([])) // hardly ever any, so Nix is rarely asked for its keys
     return { missing, withoutSignature: unlike.length === 0 ? [] : unlike.filter(doubtful(await this.stores.trustedKeys())) }
   }
 
-  /** Nix's message, and for a signature that the box doesn't know whose it is. */
+  /** Nix's message and, if the box doesn't know the signing key, how to add it. */
   explain(stderr: string): string {
     const text = errorText(stderr)
     if (!/lacks a (valid )?signature/.test(text)) return text
@@ -389,7 +399,7 @@ class Upload {
     return `${text} (it is signed by ${keys.join(', ')}: add the public key to trusted-public-keys in the box's nix.conf, then retry)`
   }
 
-  /** One that can't be set aside stays queued, and holds up no other. */
+  /** Sets an entry aside; if that fails it stays queued, and holds up no other. */
   setAside(entry: Entry, reason: string): void {
     try {
       this.ledger.failed(entry, reason)
@@ -412,9 +422,7 @@ class Upload {
     throw new Stop()
   }
 
-  /**
-   * A question that wasn't answered: because the box is away, or something is wrong with Nix here.
-   */
+  /** A question went unanswered: the box is away, or something is wrong with Nix here. */
   async stopOnFailure(failure: Failure): Promise<void> {
     const why = await this.stores.away()
     if (why !== undefined) this.summary.away = why
@@ -427,7 +435,7 @@ const unreadable = (problem: string): string =>
     ? `this machine's Nix can't read it: ${problem}`
     : `${problem} (on this machine: add extra-experimental-features = ${missingFeature(problem)} to nix.conf, then retry)`
 
-/** The path that Nix began to copy last. */
+/** The path Nix began to copy last. */
 const lastCopied = (stderr: string): string | undefined => [...stderr.matchAll(/^copying path '([^']+)'/gm)].at(-1)?.[1]
 
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 34)
@@ -438,7 +446,7 @@ const builtThere = (path: string, refusal: string | undefined): string =>
 
 const pathsOf = (entries: readonly Entry[]): string[] => entries.map((entry) => entry.path)
 
-/** Entries in groups whose paths fit a command line. */
+/** Groups entries so that each group's paths fit a command line. */
 function groups(entries: readonly Entry[]): Entry[][] {
   let start = 0
   return batches(pathsOf(entries)).map((batch) => {
