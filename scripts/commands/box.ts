@@ -1,5 +1,5 @@
-// nix-lan box: what a box keeps for its clients, letting go of some of it, and its own garbage
-// collection. Asks before it lets anything go.
+// nix-lan box: lists what a box keeps for its clients, lets go of some of it, and collects the
+// box's garbage. Never lets anything go without asking.
 import { parseSpan } from '../cli/amounts.ts'
 import { nearest, type Parsed, parse } from '../cli/command.ts'
 import { Away, Failure, UsageError } from '../cli/errors.ts'
@@ -107,7 +107,7 @@ Example:
   nix-lan box gc
 `
 
-/** The help that is asked for: the action's, if one is named. @param argv what follows `box` */
+/** The help asked for: the action's, if one is named. @param argv what follows `box` */
 export function helpFor(argv: readonly string[]): string {
   const helps: [string, string][] = [
     ['list', LIST],
@@ -131,7 +131,7 @@ const ACTIONS = new Map<string, (call: Call) => Promise<number>>([
   ['gc', collect],
 ])
 
-/** Milliseconds between two answers of a box: to delete thousands of paths is one question. */
+/** Milliseconds between two answers from a box: deleting thousands of paths is one question. */
 const PATIENCE = 30 * 60_000
 
 /** The subcommand. @param argv what follows `box` @returns the exit code */
@@ -238,7 +238,7 @@ function olderThan(links: readonly Link[], contents: ReadonlyMap<string, Readonl
   return links.filter((link) => link.day < day).map((link) => ({ link, gone: [...(contents.get(link.link) ?? [])], left: [] }))
 }
 
-/** A store path as it stands on a command line; it need not be here any more. */
+/** A store path as typed on the command line; it need not be here any more. */
 function storePath(word: string): string {
   const path = word.startsWith('/') ? word : `${storeDir}/${word}`
   const [, name] = new RegExp(`^${storeDir}/([0-9a-z]{32}-[^/]+)`).exec(path) ?? []

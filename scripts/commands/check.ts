@@ -1,6 +1,7 @@
-// nix-lan check: is each box there, and is its target as it should be? A timer runs this every 30
-// seconds, NetworkManager's dispatcher when the network changes, a tunnel when it ends, a person
-// when in doubt. So: little work, never longer than a deadline, and no word without news.
+// nix-lan check: asks whether each box is there, and starts or stops its target to match. Run by a
+// timer every 30 seconds, by NetworkManager's dispatcher when the network changes, by a tunnel when
+// it ends, and by a person in doubt. So it does little work, never exceeds a deadline, and prints
+// only news.
 import { lstatSync, lutimesSync, statSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure } from '../cli/errors.ts'
@@ -49,23 +50,22 @@ Example:
                     tunnel
 `
 
-/** Properties of units that are asked for. */
+/** Unit properties to ask for. */
 const PROPERTIES = ['LoadState', 'ActiveState', 'StateChangeTimestampMonotonic']
 /**
- * A configuration that was changed less than so many milliseconds ago is news; longer than the
- * timer's period.
+ * Milliseconds for which a changed configuration counts as news; longer than the timer's period.
  */
 const RECENT = 60_000
 
-/** Who asks. */
+/** Who is asking, and when. */
 interface Occasion {
   byTimer: boolean
-  /** What is printed ends in the journal, every 30 seconds: only news is printed. */
+  /** The output goes to the journal, every 30 seconds, so only news is printed. */
   quiet: boolean
   configured: boolean
 }
 
-/** What one cache came to. */
+/** The outcome for one cache. */
 interface Done {
   cache: Cache
   facts: Facts
@@ -102,7 +102,7 @@ function isRecent(file: string): boolean {
 async function checkAll(caches: Cache[], uid: number, occasion: Occasion): Promise<Done[]> {
   const boxes = caches.filter(isSsh)
   const units = hasUserManager() ? unitsOf(boxes) : Promise.resolve(new Map<string, Facts['units']>())
-  units.catch(() => {}) // each box says so
+  units.catch(() => {}) // each box reports it
   const done = await Promise.all(
     caches.map((cache) => (cache.kind === 'ssh' ? checkBox(cache, uid, occasion, units) : checkUrl(cache, occasion))),
   )
@@ -116,7 +116,7 @@ async function checkAll(caches: Cache[], uid: number, occasion: Occasion): Promi
 }
 
 /**
- * How target and tunnel of each box are, in one call; no entry for those whose units are not
+ * The state of each box's target and tunnel, in one call; no entry for boxes whose units are not
  * installed.
  */
 async function unitsOf(boxes: readonly SshCache[]): Promise<Map<string, Facts['units']>> {
@@ -141,7 +141,7 @@ async function checkUrl(cache: Cache, { byTimer, configured }: Occasion): Promis
 
 async function checkBox(cache: SshCache, uid: number, occasion: Occasion, units: ReturnType<typeof unitsOf>): Promise<Done> {
   const socket = socketPath(uid, cache.name)
-  const pause = pauseOf(uid, cache.name) // before anything takes time: what begins meanwhile is not for this check to end
+  const pause = pauseOf(uid, cache.name) // read first: a pause that begins during this check is not for it to end
   const listening = await listens(socket)
   const { byTimer, configured } = occasion
   const before: Facts = { answer: null, listening, units: null, pause, byTimer, configured }
@@ -158,7 +158,7 @@ async function checkBox(cache: SshCache, uid: number, occasion: Occasion, units:
   }
 }
 
-/** How long the tunnel still pauses. */
+/** How long the tunnel's pause has left. */
 function pauseOf(uid: number, cache: string): Facts['pause'] {
   const state = readTunnelState(uid, cache)
   const left = pauseLeft(state, uptime())
@@ -168,9 +168,9 @@ function pauseOf(uid: number, cache: string): Facts['pause'] {
 }
 
 /**
- * After a change of the network nix-lan-connect asks a box again that it had found unresponsive
- * (lib/outage.ts: its note holds for the socket's times). Only a socket of our own, in whose place
- * somebody may put a link at any time: lutimes(3) follows none.
+ * Makes nix-lan-connect ask again, after a network change, a box it had found unresponsive
+ * (connect/outage.ts: its note holds for the socket's times). Touches only a socket of our own;
+ * somebody may put a link in its place at any time, but lutimes(3) follows none.
  */
 function touch(socket: string, uid: number): void {
   try {
@@ -179,11 +179,11 @@ function touch(socket: string, uid: number): void {
     const now = new Date()
     lutimesSync(socket, now, now)
   } catch {
-    // gone by now: then connect knows, too
+    // gone by now, as connect sees too
   }
 }
 
-/** Does what is planned. Returns what was done. @throws Failure when systemd refuses */
+/** Does what is planned, and returns what was done. @throws Failure when systemd refuses */
 async function act(cache: SshCache, uid: number, socket: string, facts: Facts): Promise<Action> {
   const action = actionFor(facts)
   switch (action) {
@@ -211,8 +211,8 @@ function endPause(uid: number, cache: string): void {
 }
 
 /**
- * An answer takes up to the deadline, in which another check may have found the box, and started
- * what we would stop.
+ * Checks once more before stopping: an answer takes up to the deadline, and meanwhile another check
+ * may have found the box and started what we would stop.
  */
 async function isStillSo(cache: SshCache, socket: string, facts: Facts): Promise<boolean> {
   const units = (await unitsOf([cache])).get(cache.name) ?? null

@@ -1,4 +1,4 @@
-// nix-lan config: checks a configuration file, for people and for the builds of nix/.
+// nix-lan config: checks a configuration file, for people and for the builds in nix/.
 import { nearest, parse, print } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
 import { harmless } from '../cli/text.ts'

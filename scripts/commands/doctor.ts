@@ -1,5 +1,5 @@
-// nix-lan doctor: checks every link between a build here and the box, in order, and says what fixes
-// what is wrong. Changes nothing but for the path of its round trip, which it removes.
+// nix-lan doctor: checks every link between a build here and the box, in order, and says how to fix
+// what is wrong. Changes nothing except for its round trip's path, which it removes again.
 import { parse } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
 import { calledAs } from '../cli/sudo.ts'
@@ -60,7 +60,7 @@ export async function doctor(argv: string[]): Promise<number> {
   return await asRoot(call, facts.config, argv)
 }
 
-/** What the doctor is called with. */
+/** What the doctor was called with. */
 interface Call {
   facts: Facts
   name: string | undefined
@@ -91,7 +91,7 @@ async function here({ facts, name, json, offline }: Call): Promise<number> {
   }
 }
 
-/** Cleans up, once; also when a signal ends us in the middle of a round trip. */
+/** Cleans up once, even when a signal ends us in the middle of a round trip. */
 function sweeper(clean: readonly (() => Promise<void>)[], interrupted: () => void): () => Promise<void> {
   let swept: Promise<void> | undefined
   const all = async (): Promise<void> => {
@@ -110,7 +110,7 @@ function sweeper(clean: readonly (() => Promise<void>)[], interrupted: () => voi
   return sweep
 }
 
-/** All of it as the user, beside what root sees itself. */
+/** Runs every check as the user, and shows the results beside what root sees itself. */
 async function asRoot({ facts, name, json, offline }: Call, config: Config, argv: readonly string[]): Promise<number> {
   const { exitCodeOf, runChecks } = await import('../doctor/check.ts')
   const { askAsUser, withWords } = await import('../doctor/as-root.ts')
@@ -124,7 +124,7 @@ async function asRoot({ facts, name, json, offline }: Call, config: Config, argv
   return exitCodeOf(findings)
 }
 
-/** The caches to look at; none without a configuration. */
+/** The caches to check; none without a configuration. */
 function chosen(config: Config | undefined, name: string | undefined): Config['caches'] {
   if (!config) return []
   return name === undefined ? config.caches : [namedCache(config, name)]

@@ -1,5 +1,5 @@
-// nix-lan gc: deletes from this machine's store what nothing needs and the box has. Deletes nothing
-// that the box has not confirmed and pinned just now.
+// nix-lan gc: deletes from this machine's store what nothing needs and the box has. Never deletes
+// anything the box has not just confirmed and pinned.
 import { lstatSync, mkdirSync, readlinkSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { parseSize, parseSpan } from '../cli/amounts.ts'
@@ -81,10 +81,10 @@ interface Options {
   yes: boolean
   verify: boolean
   push: boolean
-  /** Other caches may confirm, too. */
+  /** Other caches may confirm too. */
   elsewhere: boolean
   auto: boolean
-  /** The plan isn't shown. */
+  /** Don't show the plan. */
   quiet: boolean
   cache: string | undefined
   free: number | undefined
@@ -106,12 +106,12 @@ export async function gc(argv: string[]): Promise<number> {
   return await locked(config, (nix) => run(config, options, nix))
 }
 
-/** So long the last look is good enough for status, while nothing has to go: milliseconds. */
+/** Milliseconds for which the last look is recent enough for status, while nothing has to go. */
 const LOOK = 6 * 3_600_000
 
 /**
- * As the timer does it: mostly it only finds that there is nothing to do. A box that is away is no
- * failure.
+ * Runs as the timer does: mostly it only finds that there is nothing to do. A box that is away is
+ * no failure.
  */
 async function auto(config: Config, options: Options): Promise<number> {
   if (options.dryRun || options.free !== undefined) throw new UsageError('--auto goes by gc.keep-free alone; see --help')
@@ -143,7 +143,7 @@ async function auto(config: Config, options: Options): Promise<number> {
 
 const NOTHING_SEEN: Look = { at: 0, safe: { paths: 0, bytes: 0 }, onlyHere: { paths: 0, bytes: 0 }, problem: null }
 
-/** Only one at a time. */
+/** Lets only one gc run at a time. */
 async function locked(config: Config, use: (nix: LocalNix) => Promise<number>): Promise<number> {
   const directory = ownRuntimeDirectory(config)
   const lock = await takeLock(`${directory}/gc.lock`)
@@ -210,7 +210,7 @@ function chosenBoxes(config: Config, name: string | undefined): SshCache[] {
   )
 }
 
-/** All that one look finds. */
+/** Everything one look finds. */
 interface Sight {
   here: Here
   boxes: Boxes
@@ -260,8 +260,8 @@ async function look(chosen: readonly SshCache[], config: Config, nix: LocalNix, 
 }
 
 /**
- * Uploads what is only here, and what waits. @returns whether anything was uploaded, so that there
- * is more to see
+ * Uploads what is only here, and what waits.
+ * @returns whether anything was uploaded, so another look is worthwhile
  */
 async function push(chosen: readonly SshCache[], config: Config, { here, facts, boxes }: Sight): Promise<boolean> {
   let uploaded = 0
@@ -275,7 +275,7 @@ async function push(chosen: readonly SshCache[], config: Config, { here, facts, 
   return uploaded > 0
 }
 
-/** For status. */
+/** Saves what was seen, for status. */
 function remember({ here, facts }: Sight): void {
   const directory = ownTransfers()
   if (directory === undefined) return
@@ -298,10 +298,10 @@ async function showPlan(plan: Plan, { here, boxes }: Sight, nix: LocalNix, optio
   }
 }
 
-/** So many roots are shown. */
+/** At most this many roots are shown. */
 const MOST_ROOTS = 5
 
-/** Whether the user may remove a link, and whether a profile stands at it now. */
+/** Whether the user may remove a link, and whether a profile points to it now. */
 function factsOf(link: string): { own: boolean; current: boolean } {
   try {
     const [, profile] = /^(.*)-\d+-link$/.exec(link) ?? []
@@ -345,5 +345,5 @@ const exitCode = (collected: Collected | undefined): number => collected?.stoppe
 const paths = (number: number): string => count(number, 'path')
 const print = (text: string): void => void (text !== '' && process.stdout.write(text.endsWith('\n') ? text : `${text}\n`))
 const say = (text: string): void => void process.stderr.write(`${oneLine(text)}\n`)
-/** Only for a person who waits. */
+/** Speaks only to a person who waits. */
 const tell = (text: string): void => void (process.stderr.isTTY && say(text))

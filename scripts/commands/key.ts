@@ -1,5 +1,5 @@
-// nix-lan key: the public key that this machine signs its builds with, for another machine to
-// trust.
+// nix-lan key: prints the public key this machine signs its builds with, for another machine to
+// trust. Never prints a secret.
 import { parse } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { toJson } from '../cli/text.ts'

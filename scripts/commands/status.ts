@@ -1,6 +1,6 @@
-// nix-lan status: one screen of what is there, what waits and what was fetched. Asks, changes
-// nothing, and never waits for a box that is away: what is said of one rests on what the check has
-// found, and on the tunnel's socket.
+// nix-lan status: shows on one screen what is there, what waits and what was fetched. Only asks,
+// never changes anything, and never waits for a box that is away: what it says of one comes from
+// the last check and the tunnel's socket.
 import { existsSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure, noTunnel, UsageError } from '../cli/errors.ts'
@@ -73,13 +73,13 @@ Examples:
 `
 
 /**
- * Milliseconds for an answer through a tunnel that is there: ssh has noticed a dead link in 8 s,
- * and until then this is waited for.
+ * Milliseconds to wait for an answer through an existing tunnel: ssh takes 8 s to notice a dead
+ * link, and until then every status waits this long.
  */
 const ANSWER = 500
-/** For Nix to tell the sizes of what is queued. */
+/** Milliseconds for Nix to tell the sizes of what is queued. */
 const SIZES = 90
-/** Milliseconds from one picture of --watch to the next. */
+/** Milliseconds between redraws of --watch. */
 const REDRAW = 2000
 
 /** The subcommand. @param argv what follows `status` @returns the exit code */
@@ -103,13 +103,13 @@ export async function status(argv: string[]): Promise<number> {
   return 0
 }
 
-/** What `nix-lan gc` has seen last; of the user's own, which root doesn't read. */
+/** What `nix-lan gc` saw last. Only for the user's own: root doesn't read a user's file. */
 function lastLook({ uid }: Config): Look | undefined {
   const directory = ownTransfers()
   return directory === undefined || effectiveUid() !== uid ? undefined : readLook(directory)
 }
 
-/** Everything that can be told about the caches, asked all at once. */
+/** Everything known about the caches, gathered in parallel. */
 async function look(config: Config, caches: readonly Cache[]): Promise<{ all: Shown[]; check: CheckFacts | null }> {
   const boxes = caches.filter(isSsh)
   const systemd = boxes.length > 0 ? askSystemd(config, boxes) : Promise.resolve(NO_SYSTEMD)
@@ -132,7 +132,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   const hidden = !own && effectiveUid() !== 0 ? { hiddenBy: config.user } : {}
   const [answer, queue, { units, check }] = await Promise.all([ask(cache, config.uid, path, socket), queueOf(config, cache), systemd])
   const unitsOf = units.get(cache.name) ?? null
-  const tunnelState = own ? readTunnelState(config.uid, cache.name) : undefined // a user's file, which root doesn't read
+  const tunnelState = own ? readTunnelState(config.uid, cache.name) : undefined // root doesn't read a user's file
   const unkept = own && cache.keep !== 0 ? notKept(ownTransfers(), cache.name) : undefined
   queue.uploading ||= /^activ/.test(unitsOf?.upload.ActiveState ?? '')
   return {
@@ -153,13 +153,13 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   }
 }
 
-/** With no socket there is nobody to ask, and nothing of the network to load. */
+/** Without a socket there is nobody to ask, so no networking code is loaded. */
 async function ask(cache: SshCache, uid: number, path: string, socket: boolean): Promise<Answer> {
   if (!socket) return { ok: false, reason: noTunnel(path), ms: 0 }
   return await usable(cache, uid, Math.min(ANSWER, cache.deadline))
 }
 
-/** What root's daemon has counted, and the user's own Nix. */
+/** What root's daemon and the user's own Nix have counted. */
 function transfersOf(name: string, config: Config): Counted {
   const own = effectiveUid() === config.uid ? ownTransfers() : userTransfers(config.home, undefined)
   return counted(name, own === undefined ? [ROOT_TRANSFERS] : [ROOT_TRANSFERS, own], Date.now())
@@ -175,7 +175,7 @@ async function queueOf(config: Config, cache: SshCache): Promise<QueueStatus> {
     oldest: queued[0]?.added ?? null,
     failed: queue.failed.map(({ path, reason }) => ({ path, reason: reason ?? '' })),
     uploading: isLocked(uploadLock(config.uid, cache.name)),
-    upload: effectiveUid() === config.uid ? (readUploadState(config.uid, cache.name) ?? null) : null, // the user's file, too
+    upload: effectiveUid() === config.uid ? (readUploadState(config.uid, cache.name) ?? null) : null, // again a user's file
     problem: null,
   }
 }
@@ -191,7 +191,7 @@ function queueIn(config: Config, cache: SshCache): Queue | string {
 }
 
 /**
- * Bytes of the NARs; null when Nix does not tell in a moment, or one of them isn't valid any more.
+ * Bytes of the NARs; null when Nix doesn't answer quickly, or one of the paths is no longer valid.
  */
 async function sizeOf(paths: readonly string[]): Promise<number | null> {
   if (paths.length === 0) return 0
@@ -212,8 +212,8 @@ const NO_SYSTEMD: Systemd = { units: new Map(), check: null }
 const PROPERTIES = ['LoadState', 'ActiveState', 'ActiveEnterTimestamp', 'InactiveEnterTimestamp', 'StatusText']
 
 /**
- * What the user's systemd knows, in one question; nothing where there is none, or it can't be
- * asked, or knows no such units.
+ * What the user's systemd knows, in one question; nothing where there is no systemd, where it can't
+ * be asked, or where it knows no such units.
  */
 async function askSystemd(config: Config, boxes: readonly SshCache[]): Promise<Systemd> {
   const uid = effectiveUid()

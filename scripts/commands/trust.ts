@@ -1,6 +1,6 @@
-// nix-lan trust: adds another machine's public key to what Nix here believes, or takes it away
-// again. Writes to nix.conf as root, after saying what it means. The key comes from the command
-// line only: never from a box, which could name its own.
+// nix-lan trust: adds another machine's public key to those Nix here trusts, or removes it again.
+// Writes to nix.conf as root, after saying what that means. Takes the key from the command line
+// only, never from a box, which could name its own.
 import { parse } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { oneLine } from '../cli/text.ts'
@@ -41,20 +41,17 @@ const MARK = '# by nix-lan trust'
 /** The line that trust adds. */
 const lineFor = (key: string): string => `extra-trusted-public-keys = ${key} ${MARK}`
 
-/** nix.conf with the key, as its last line; pure. */
+/** nix.conf with the key added as its last line. Pure. */
 export const withKey = (text: string, key: string): string => `${text}${text === '' || text.endsWith('\n') ? '' : '\n'}${lineFor(key)}\n`
 
-/**
- * nix.conf without the line that trust has added for this key; the same text if there is none;
- * pure.
- */
+/** nix.conf without the line trust added for this key; unchanged if there is none. Pure. */
 export const withoutKey = (text: string, key: string): string =>
   text
     .split('\n')
     .filter((line) => line !== lineFor(key))
     .join('\n')
 
-/** @throws UsageError for what is no public key */
+/** Checks that a word is a public key, and returns it. @throws UsageError when it isn't */
 export function publicKey(word: string | undefined): string {
   if (word === undefined) throw new UsageError('which key? `nix-lan key` on the other machine prints it')
   const [, name, base64 = ''] = /^([A-Za-z0-9._+-]{1,200}):([A-Za-z0-9+/]{43}=)$/.exec(word) ?? []

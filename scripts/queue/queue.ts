@@ -125,7 +125,7 @@ function readNote(file: string): string {
 }
 
 /**
- * Puts a store path in the queue, with symlink(2), which neither follows nor replaces what is there.
+ * Queues a store path with symlink(2), which neither follows nor replaces what is there.
  * @returns false when it was there already
  * @throws Failure when it can't, or when something else has its name
  */

@@ -1,25 +1,27 @@
-// What the actions of `nix-lan queue` have in common. An action is a table: its --help, the options
-// it accepts, its part of the man page and its completions all come from there.
+// What the actions of `nix-lan queue` share. An action is a table: its --help, its options, its
+// part of the man page and its completions all come from there.
 import { nearest, type Options, type Parsed, parse } from '../../cli/command.ts'
 import { UsageError } from '../../cli/errors.ts'
 import { sudoFinds } from '../../cli/sudo.ts'
 import { count, oneLine, toJson, wrapped } from '../../cli/text.ts'
 import type { Config, SshCache } from '../../config/types.ts'
 
-/** An option without dashes; `value` is the word in capitals that stands for its value. */
+/** An option without dashes; `value` is the capitalised word that stands for its value. */
 export interface Option {
   long: string
   value?: string
   text: string
 }
 
-/** A term and its text, as a line or more of the help. */
+/** A term and its text: one line of the help, or several. */
 type Line = readonly [term: string, text: string]
 
 export interface Action {
   name: string
   summary: string
-  /** Each way to call it, after its name, and what that does; the first is the most common one. */
+  /**
+   * Each way to call it, without the action's name, and what that does; the most common one first.
+   */
   forms: readonly Line[]
   /** Further paragraphs. */
   about?: readonly string[]
@@ -28,7 +30,7 @@ export interface Action {
   json: { what: string; keys: readonly Line[] }
   exit: string
   examples: readonly string[]
-  /** What sudo is needed for: the usage begins with it. */
+  /** Whether it needs sudo; if so, the usage begins with it. */
   sudo?: boolean
   run(call: Call): Promise<number>
 }
@@ -50,7 +52,7 @@ export const EXIT = '0 done; 1 failed; 2 wrong usage or configuration.'
 
 const WIDTH = 80
 
-/** The --help of an action, in the layout of all helps (build/help.ts). */
+/** An action's --help, in the layout all helps share (build/help.ts). */
 export function helpOf(action: Action): string {
   const name = `nix-lan queue ${action.name}`
   const usage = action.forms.map(([form]) => `${action.sudo ? 'sudo ' : ''}${name} [OPTION…]${form && ` ${form}`}`)
@@ -67,7 +69,7 @@ export function helpOf(action: Action): string {
 }
 
 /**
- * The --help of `nix-lan queue`; its own options are those of the action that it takes when none is
+ * The --help of `nix-lan queue`; its own options are those of the action it runs when none is
  * named.
  */
 export function overview(actions: readonly Action[], unnamed: Action): string {
@@ -105,7 +107,7 @@ const optionLines = (options: readonly Option[], help = 'show this'): Line[] => 
   ['    --version', 'show the version'],
 ]
 
-/** Terms at the left, their texts at one column, in lines of at most 80 characters. */
+/** Terms on the left, their texts aligned in one column, in lines of at most 80 characters. */
 function entries(lines: readonly Line[]): string {
   const column = Math.max(...lines.map(([term]) => term.length)) + 4
   return lines
@@ -113,7 +115,7 @@ function entries(lines: readonly Line[]): string {
     .join('\n')
 }
 
-/** The options of all actions as parse() takes them: which action is meant isn't known before. */
+/** All actions' options, as parse() takes them: until it has run, the action isn't known. */
 function everyOption(actions: readonly Action[]): Options {
   const all = actions.flatMap(({ options }) => options)
   const named = (isText: boolean): string[] => [
@@ -123,10 +125,9 @@ function everyOption(actions: readonly Action[]): Options {
 }
 
 /**
- * Reads a command line of one of these actions.
- * @param unnamed the action that is meant when no word is there
- * @throws UsageError for an action that there isn't, and an option that isn't the action's, with
- * the way out
+ * Reads the command line of one of these actions.
+ * @param unnamed the action to use when no word is given
+ * @throws UsageError for an unknown action, or an option the action doesn't take, with the way out
  */
 export function readAction(
   argv: string[],

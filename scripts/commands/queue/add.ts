@@ -1,4 +1,4 @@
-// nix-lan queue add: queues paths that are named, or what was built here and the box lacks.
+// nix-lan queue add: queues the paths named, or what was built here and the box lacks.
 import { basename } from 'node:path'
 import { Away, Failure, UsageError } from '../../cli/errors.ts'
 import { age, bytes as inBytes } from '../../cli/text.ts'
@@ -84,7 +84,7 @@ async function run(call: Call): Promise<number> {
   return 0
 }
 
-/** What is sorted, in words. */
+/** What is being sorted, in words. */
 const SUBJECT: Record<What, string> = { built: 'what was built here', closure: 'these closures', all: 'all of this store' }
 
 async function addMany({ config, caches, words, options, json }: Call, what: What): Promise<number> {
@@ -116,7 +116,7 @@ async function addMany({ config, caches, words, options, json }: Call, what: Wha
   return 0
 }
 
-/** @throws Away */
+/** Sorts what the box could be given, and sums up what it lacks. @throws Away */
 async function backfillFor(cache: SshCache, config: Config, what: What, named: string[]): Promise<{ sorted: Backfill; bytes: number }> {
   const stores = storesOf(cache, config.uid)
   const mustBeThere = async (): Promise<void> => {

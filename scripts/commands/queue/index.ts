@@ -1,4 +1,4 @@
-// nix-lan queue: what waits to be uploaded and what failed; and uploading it. Never builds, never
+// nix-lan queue: shows what waits to be uploaded and what failed, and uploads it. Never builds or
 // fetches.
 import { UsageError } from '../../cli/errors.ts'
 import { loadConfig, namedCache } from '../../config/config.ts'
@@ -13,7 +13,7 @@ import { upload } from './upload.ts'
 
 const ACTIONS: readonly Action[] = [list, add, upload, retry, drop, sign]
 
-/** The help that is asked for: the action's, if one is named. @param argv what follows `queue` */
+/** The help asked for: the action's, if one is named. @param argv what follows `queue` */
 export function helpFor(argv: readonly string[]): string {
   const action = ACTIONS.find(({ name }) => argv.includes(name))
   return action ? helpOf(action) : overview(ACTIONS, list)

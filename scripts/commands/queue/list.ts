@@ -1,5 +1,5 @@
-// nix-lan queue list: what waits, what can't go unsigned, what failed. Asks Nix for sizes where
-// that is quick.
+// nix-lan queue list: shows what waits, what can't go unsigned, and what failed. Asks Nix for sizes
+// where that is quick.
 import { age, oneLine } from '../../cli/text.ts'
 import type { Config } from '../../config/types.ts'
 import { NixError, referrersClosure } from '../../nix/nix.ts'
@@ -51,7 +51,7 @@ async function run({ config, caches, options, json }: Call): Promise<number> {
   return 0
 }
 
-/** The list is useful without Nix's answer too. */
+/** Falls back to nothing known: the list is useful even without Nix's answer. */
 async function whatNixKnows(entries: Entry[]): Promise<Known> {
   try {
     return await askNix(entries, referrersClosure)
@@ -71,7 +71,7 @@ function heading(cache: string, rows: readonly Row[], asked: boolean): string {
   return `${cache}: ${counts.length > 0 ? counts.join(', ') : 'nothing queued'}${rest}`
 }
 
-/** How the upload that runs goes, or why the last one stopped. */
+/** How the running upload goes, or why the last one stopped. */
 function uploadLine(config: Config, cache: string): string {
   const state = effectiveUid() === config.uid ? readUploadState(config.uid, cache) : undefined
   if (!state) return ''

@@ -82,8 +82,8 @@ async function run({ config, caches, words, json }: Call): Promise<number> {
 }
 
 /**
- * What was uploaded may be what a full disk has to give: the timer looks only twice an hour. Never
- * fails an upload.
+ * Starts gc when the disk is short: what was uploaded may be all a full disk has to give, and gc's
+ * timer looks only twice an hour. Never fails an upload.
  */
 async function freeSpace({ name }: SshCache, { keepFree }: Config): Promise<void> {
   if (keepFree === undefined || !hasUserManager()) return
@@ -94,10 +94,10 @@ async function freeSpace({ name }: SshCache, { keepFree }: Config): Promise<void
   }
 }
 
-/** Milliseconds from one look at another upload to the next. */
+/** Milliseconds between looks at another upload. */
 const LOOK = 500
 
-/** Shows how another upload goes until it has ended. @returns the lock, which is ours then */
+/** Shows how another upload goes until it ends. @returns the lock, now ours */
 async function follow(config: Config, cache: SshCache): Promise<Lock> {
   let shown = ''
   for (;;) {
@@ -114,7 +114,7 @@ async function follow(config: Config, cache: SshCache): Promise<Lock> {
   }
 }
 
-/** Uploads to one cache, or finds that it has to wait, and says what became of it. */
+/** Uploads to one cache, or finds that it has to wait; says what became of it. */
 async function uploadAll(
   cache: SshCache,
   config: Config,
@@ -145,9 +145,8 @@ async function uploadAll(
 }
 
 /**
- * Uploads what is queued for one cache, now, and has the box keep it. What goes wrong is said on
- * stderr.
- * @returns what became of it, or whose upload is running already
+ * Uploads what is queued for one cache, now, and has the box keep it. Reports problems on stderr.
+ * @returns what became of it, or who is uploading already
  */
 export async function uploadQueue(cache: SshCache, config: Config): Promise<Summary | Busy> {
   const lock = await takeLock(lockFile(config, cache))
@@ -169,7 +168,7 @@ export async function uploadQueue(cache: SshCache, config: Config): Promise<Summ
   }
 }
 
-/** Asks what decides whether an upload that nobody asked for goes now. */
+/** Gathers what decides whether an upload nobody asked for goes now. */
 async function whatNow(cache: SshCache, config: Config, before: UploadState | undefined): Promise<Decision> {
   const now = Date.now()
   const [power, disk] = await Promise.all([readPower(), asksDisk(before, now) ? storesOf(cache, config.uid).disk() : undefined])
@@ -244,7 +243,7 @@ function holder({ pid, since }: Busy): string {
   return `: process ${pid}, since ${new Date(since).toLocaleTimeString('en-GB')} (${age(Date.now() - since)})`
 }
 
-/** The lock of a cache, with its directory. */
+/** The path of a cache's lock; makes its directory. */
 function lockFile(config: Config, cache: SshCache): string {
   const dir = runtimeDir(config.uid)
   try {
