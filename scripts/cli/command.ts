@@ -1,5 +1,5 @@
-// What every command has in common: options, --help, --version, and how an error becomes a line and
-// an exit code. Imports little but mri, so that the hot paths can afford it.
+// What every command shares: options, --help, --version, and turning an error into a line and an
+// exit code. Imports little but mri, so the hot paths can afford it.
 import { writeSync } from 'node:fs'
 import mri from 'mri'
 import { Failure, UsageError } from './errors.ts'
@@ -7,19 +7,14 @@ import { sudoFinds } from './sudo.ts'
 import { harmless } from './text.ts'
 import { VERSION } from './version.ts'
 
-/**
- * The options of a command by name, without dashes. `alias` maps a short letter to its long name.
- */
+/** A command's options by name, without dashes. `alias` maps a short letter to its long name. */
 export interface Options {
   boolean?: string[]
   string?: string[]
   alias?: Record<string, string>
 }
 
-/**
- * What stands on a command line: the words in order, whether a flag was given, the text of an
- * option.
- */
+/** What a command line holds: the words in order, whether a flag was given, an option's text. */
 export interface Parsed {
   words: string[]
   flag(name: string): boolean
@@ -27,8 +22,8 @@ export interface Parsed {
 }
 
 /**
- * Reads a command line. Options may stand before, between and after the words; what follows `--` is
- * words.
+ * Parses a command line. Options may come before, between and after the words; everything after
+ * `--` is a word.
  * @throws UsageError for an unknown option (with the nearest known one), a value given to a flag,
  * or an option without its value
  */
@@ -45,13 +40,13 @@ export function parse(argv: string[], options: Options): Parsed {
   }
 }
 
-/** mri takes --no-doctor for a `doctor` that is false. */
+/** mri reads --no-doctor as a false `doctor`. */
 const isNegated = (name: string, found: Record<string, unknown>): boolean => name.startsWith('no-') && found[name.slice(3)] === false
 
 /**
- * The same command line as `--flag`s and `--option=value`s, `--`, then the words. Left to itself
- * mri 1.2 takes the word after a flag for its value (and turns 007 into 7), knows only options that
- * have an alias once `unknown` is set, and accepts --no-ANYTHING.
+ * Rewrites the command line as `--flag`s and `--option=value`s, `--`, then the words. Left to
+ * itself mri 1.2 takes the word after a flag as its value (and turns 007 into 7), knows only
+ * options that have an alias once `unknown` is set, and accepts --no-ANYTHING.
  */
 function unambiguous(argv: string[], options: Options): string[] {
   const flags = [...(options.boolean ?? []), 'help', 'version']
@@ -81,8 +76,8 @@ function unambiguous(argv: string[], options: Options): string[] {
 }
 
 /**
- * The value of an option: after `=`, or the next argument; one that starts with `-` only if it is a
- * number, or after `=`.
+ * An option's value: after `=`, or the next argument. A value starting with `-` must be a number or
+ * follow `=`.
  */
 function textOf(name: string, value: string | undefined, rest: string[]): string {
   const next = value ?? (/^-(?!$|\d)/.test(rest[0] ?? '') ? undefined : rest.shift())
@@ -96,8 +91,8 @@ function unknownOption(option: string, known: string[]): UsageError {
 }
 
 /**
- * The candidate that is at most two edits (insert, delete, replace) away from `word`, and fewer
- * than it is long, if there is one.
+ * The candidate at most two edits (insert, delete, replace) from `word`, and fewer than its length,
+ * if there is one.
  */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined
@@ -127,11 +122,11 @@ function edits(a: string, b: string): number {
 }
 
 /**
- * Runs a command and ends the process: --help and --version, then `run`, whose number is the exit
- * code. A Failure is one line on stderr and its own exit code; anything else is a bug, printed with
- * its stack, exit 1.
- * @param streams false: `run` writes to stdout by print() alone, so that Node's streams need not be
- * loaded: a tenth of its start
+ * Runs a command and ends the process: handles --help and --version, else calls `run`, whose number
+ * is the exit code. A Failure is one line on stderr and its own exit code; anything else is a bug,
+ * printed with its stack, exit 1.
+ * @param streams false: `run` writes to stdout only with print(), so Node's streams need not be
+ * loaded, which saves a tenth of its startup
  */
 export async function main(name: string, help: string, run: (argv: string[]) => Promise<number>, streams = true): Promise<void> {
   let code = 1
@@ -153,12 +148,12 @@ export async function main(name: string, help: string, run: (argv: string[]) => 
   else process.exit(code)
 }
 
-/** The command's name, for what main() doesn't see. */
+/** The command's name, for code that main() doesn't pass it to. */
 let self = ''
 /** Whether process.stdout is in use. */
 let stream = false
 
-/** Who reads may stop reading (`| head`), which is no failure; a full disk is one. */
+/** A reader that stops early (`| head`) is no failure; a full disk is. */
 function openStream(): void {
   stream = true
   process.stdout.on('error', unwritten)
@@ -170,7 +165,9 @@ function unwritten(error: NodeJS.ErrnoException): void {
   process.exit(1)
 }
 
-/** Writes to stdout in place; where that may not be waited for (O_NONBLOCK), by the stream. */
+/**
+ * Writes to stdout synchronously, or through the stream where writing must not block (O_NONBLOCK).
+ */
 export function print(text: string): void {
   const bytes = Buffer.from(text)
   let done = 0
@@ -196,9 +193,10 @@ async function answer(argv: string[], name: string, help: string, run: (argv: st
 }
 
 /**
- * Ends the process when stdout has been written. Not by `end`: where stdout is a socket (a command
- * by ssh, a unit of systemd) that would shut it down for all who share it, and the next `echo` in
- * the script would be killed by SIGPIPE. But under Bun, `write('', exit)` loses the tail of a pipe.
+ * Ends the process once stdout has been written. Not with `end`: where stdout is a socket (a
+ * command over ssh, a systemd unit) that would shut it down for everyone who shares it, and the
+ * script's next `echo` would be killed by SIGPIPE. But under Bun, `write('', exit)` loses the tail
+ * of a pipe.
  */
 function exit(code: number): void {
   if (process.versions.bun) process.stdout.end(() => process.exit(code))

@@ -1,19 +1,19 @@
-// Commands with sudo that we tell people to type.
+// Spells the sudo commands we tell people to type, so that their sudo finds nix-lan.
 import { dirname, resolve } from 'node:path'
 import { shellWord } from './text.ts'
 
 /**
- * Where every sudo looks. Its secure_path need not have /usr/local/bin: Debian testing's in
+ * Directories every sudo searches. secure_path may lack /usr/local/bin, as Debian testing's did in
  * November 2026.
  */
 const EVERYWHERE = ['/usr/bin', '/run/current-system/sw/bin']
 
-/** How this program was called: the name, not the file behind links. */
+/** The name this program was called by, not the file behind the links. */
 export const calledAs = (): string => resolve(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '')
 
 /**
- * A text in which each `sudo nix-lan` has the place of nix-lan, unless every sudo finds it. Only
- * root may read in sudoers(5) where this one looks.
+ * Gives each `sudo nix-lan` in a text its full path, unless every sudo finds it. Where this
+ * machine's sudo looks is in sudoers(5), which only root may read.
  * @param program how one of our programs was called
  */
 export function sudoFinds(text: string, program = calledAs()): string {

@@ -1,2 +1,2 @@
-// The version that every command prints; a test compares it with package.json.
+// The version every command prints; a test compares it with package.json.
 export const VERSION = '0.1.0'

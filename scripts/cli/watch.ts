@@ -1,5 +1,5 @@
-// A picture on the terminal that is drawn again and again, on a screen of its own, until q, ^C or a
-// signal; then the terminal is as it was.
+// Redraws a picture on the terminal, on a screen of its own, until q, ^C or a signal. Leaves the
+// terminal as it was.
 
 const ENTER = '\u001b[?1049h\u001b[?25l' // the alternate screen, no cursor (xterm's control sequences)
 const LEAVE = '\u001b[?25h\u001b[?1049l'
@@ -7,17 +7,16 @@ const HOME = '\u001b[H'
 const REST_OF_LINE = '\u001b[K'
 const REST_OF_SCREEN = '\u001b[J'
 
-/** What ends it: also ^C and ^D, which are but keys while the terminal is raw. */
+/** Keys that end it: ^C and ^D too, which are plain keys while the terminal is raw. */
 const ENDING = ['q', 'Q', '\u0003', '\u0004']
 
-/** How a signal ends a program, as a shell says it. */
+/** The exit codes a shell reports for these signals. */
 const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
 
 /**
- * Draws until it is told to end.
- * @param draw makes the picture; what it throws ends all, with the terminal restored
- * @param pause milliseconds from one picture to the next; a new size of the terminal is drawn at
- * once
+ * Redraws until told to end.
+ * @param draw makes the picture; if it throws, the terminal is restored and the error passed on
+ * @param pause milliseconds between pictures; a resized terminal is redrawn at once
  * @returns the exit code: 0 for q or ^C, else that of the signal
  */
 export async function watch(draw: () => Promise<string>, pause: number): Promise<number> {
@@ -27,7 +26,7 @@ export async function watch(draw: () => Promise<string>, pause: number): Promise
     stdin.on('data', (keys: Buffer) => {
       if (ENDING.some((key) => keys.includes(key))) resolve(0)
     })
-    stdin.on('end', () => resolve(0)) // a terminal that hangs up
+    stdin.on('end', () => resolve(0)) // the terminal hung up
     stdout.on('error', () => resolve(1))
   })
   if (stdin.isTTY) stdin.setRawMode(true)
@@ -48,14 +47,14 @@ export async function watch(draw: () => Promise<string>, pause: number): Promise
   }
 }
 
-/** So many rows of a picture; the last one says that there is more. */
+/** The picture cut to this many rows; the last row says that there is more. */
 export function fitted(picture: string, rows: number): string {
   const lines = picture.split('\n').slice(0, -1)
   const shown = lines.length <= rows ? lines : [...lines.slice(0, rows - 1), `… ${lines.length - rows + 1} more lines`]
   return `${HOME}${shown.map((line) => `${line}${REST_OF_LINE}`).join('\r\n')}${REST_OF_SCREEN}`
 }
 
-/** Waits for a time, or until the terminal has another size. */
+/** Waits for a time, or until the terminal is resized. */
 function resized(pause: number): Promise<void> {
   return new Promise((resolve) => {
     const done = (): void => {
