@@ -1,5 +1,5 @@
-// What the boxes say of the dead: which of them can be used, what each confirms, and how each keeps
-// what goes.
+// Asks the boxes about the dead paths: which boxes can be used, what each confirms, and how each
+// keeps what goes.
 
 import { Away, Failure } from '../cli/errors.ts'
 import { kinship } from '../config/kinship.ts'
@@ -17,26 +17,26 @@ import { type Doubt, doubts, doubtsOf } from './confirm.ts'
 import { type BothSettings, believedKeys, type Here, inForce, isInForce } from './facts.ts'
 import { infosOnCaches } from './narinfo.ts'
 
-/** Milliseconds between two answers of a box. */
+/** Milliseconds between two answers from a box. */
 const PATIENCE = 120_000
 
-/** What the boxes have said. */
+/** What the boxes said. */
 export interface Boxes {
-  /** What stands against each path that can't be had back. */
+  /** Why each path that can't be had back can't. */
   doubts: Map<string, Doubt>
   /** Names of the boxes that were asked. */
   names: string[]
   /** Boxes that could not be used, and why. */
   unused: { name: string; why: string }[]
-  /** For collect(). @param verify let the boxes hash all of it first */
+  /** For collect(). @param verify have the boxes hash everything first */
   keepers(verify: boolean, tell: (text: string) => void): Keeper[]
 }
 
 /**
- * Asks the boxes, one after the other, about all that is dead and what it refers to.
- * @param elsewhere also ask the HTTP caches in force about what no box has, and say how far that is
- * @throws Away when none of them is there, Failure when none of those that are there may confirm
- * anything
+ * Asks the boxes, one after the other, about all that is dead and everything it refers to.
+ * @param elsewhere also asks the HTTP caches in force about what no box has; called with the
+ * progress
+ * @throws Away when no box is there, Failure when those that are there may confirm nothing
  */
 export async function lookAtBoxes(
   chosen: readonly SshCache[],
@@ -89,7 +89,7 @@ export async function lookAtBoxes(
   }
 }
 
-/** What the HTTP caches in force have of those paths that no box would give back. */
+/** What the HTTP caches in force have of the paths no box would give back. */
 async function askOthers(
   here: Here,
   settings: BothSettings,

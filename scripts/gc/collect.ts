@@ -1,6 +1,6 @@
-// Carries a plan out: pins on the box what is about to go, asks the box once more before each part,
-// deletes the part. When in doubt it stops: what is left stays. The two daemons and the box's shell
-// come in as arguments.
+// Carries out a plan: pins on the box what is about to go, asks the box once more before each part,
+// then deletes the part. When in doubt it stops, and what is left stays. The two daemons and the
+// box's shell come in as arguments.
 import { Failure } from '../cli/errors.ts'
 import { storePathsIn } from '../nix/store-path.ts'
 import { type Daemon, Refused } from '../protocol/daemon-ops.ts'
@@ -10,45 +10,45 @@ import { type Facts, without } from './plan.ts'
 /** A box that confirms some of the paths. */
 export interface Keeper {
   name: string
-  /** What it has confirmed, of all the paths. */
+  /** Whether it has confirmed this path. */
   has(path: string): boolean
   /** A new connection to its nix-daemon. */
   open(): Promise<Daemon>
   /**
-   * Roots these paths there, on disk, until somebody lets go. @throws Failure when it can't,
-   * Refused when one of them isn't valid any more
+   * Roots these paths there, on disk, until somebody lets go.
+   * @throws Failure when it can't, Refused when one of them is no longer valid
    */
   pin(paths: readonly string[]): Promise<void>
 }
 
-/** What it works with. */
+/** What collect() works with. */
 export interface Hands {
   /** A new connection to this machine's Nix. */
   openLocal(): Promise<Daemon>
   keepers: readonly Keeper[]
-  /** Called after each part, with all that went so far. */
+  /** Called after each part with everything deleted so far. */
   progress(deleted: readonly Local[]): void
-  /** Whether it is enough; asked after each part. */
+  /** Whether enough has gone; asked before each part. */
   enough(): boolean
 }
 
-/** What came of it. */
+/** The outcome. */
 export interface Collected {
   deleted: Local[]
-  /** Paths of the plan that turned out to be alive, or to be needed by what is. */
+  /** Paths of the plan that turned out to be alive, or to be needed by something alive. */
   alive: string[]
   /** Paths of the plan that the box has lost meanwhile. */
   lost: string[]
-  /** Why it stopped before the end. */
+  /** Why it stopped early. */
   stopped?: Failure
 }
 
-/** So many paths go at once: each call makes Nix look for all roots. */
+/** Paths deleted at once: each call makes Nix look for all roots. */
 const PART = 2000
-/** So often a part is tried again without what is alive. */
+/** How often a part is retried without what turned out to be alive. */
 const TRIES = 5
 
-/** Deletes the units of a plan, as many as it can. */
+/** Deletes as many of a plan's units as it can. */
 export async function collect(units: readonly Local[][], facts: Facts, hands: Hands): Promise<Collected> {
   const result: Collected = { deleted: [], alive: [], lost: [] }
   try {
@@ -73,7 +73,7 @@ export async function collect(units: readonly Local[][], facts: Facts, hands: Ha
   return result
 }
 
-/** Pins everything first. What a box has lost by now is left out. */
+/** Pins everything first, leaving out what a box has lost by now. */
 async function pinAll(units: Local[][], facts: Facts, hands: Hands, result: Collected): Promise<Local[][]> {
   let left = units
   for (let tries = 0; ; tries++) {
@@ -93,7 +93,7 @@ async function pinAll(units: Local[][], facts: Facts, hands: Hands, result: Coll
   }
 }
 
-/** The first units, up to so many paths. */
+/** The first units, up to PART paths. */
 function partOf(units: readonly Local[][]): Local[][] {
   let paths = 0
   let count = 0
@@ -105,7 +105,7 @@ function partOf(units: readonly Local[][]): Local[][] {
   return units.slice(0, count)
 }
 
-/** Those that the box which confirmed them no longer has. */
+/** The paths that the box which confirmed them no longer has. */
 async function lostMeanwhile(units: readonly Local[][], { keepers }: Hands): Promise<string[]> {
   const paths = units.flat().map(({ path }) => path)
   const lost: string[] = []
@@ -134,7 +134,7 @@ async function deletePart(part: readonly Local[][], facts: Facts, hands: Hands, 
     left = left.map((unit) => unit.filter(({ path }) => still.has(path))).filter((unit) => unit.length > 0)
     if (refusal === undefined && left.length === 0) break
     const named = storePathsIn(refusal?.message ?? '').find((path) => still.has(path))
-    // A message that names none of them: nothing more is tried.
+    // If the message names none of them, everything left counts as alive.
     const culprits = named === undefined || tries >= TRIES ? left.flat().map(({ path }) => path) : [named]
     const rest = without(left, culprits, facts)
     const stay = left.filter((unit) => !rest.includes(unit)).flatMap((unit) => unit.map(({ path }) => path))

@@ -1,28 +1,28 @@
-// Which dead paths a box could give back: pure. A path counts only with all that it refers to, and
-// when in doubt it doesn't count: what this confirms is deleted here.
+// Decides which dead paths a box could give back. Pure. A path counts only with all it refers to,
+// and never when in doubt: what this confirms is deleted here.
 
 import { type Keys, provenByName, signedBy } from '../nix/signature.ts'
 import type { FullInfo } from '../protocol/daemon-ops.ts'
 
 /** Why a path can't be had back from a box. */
 export type Doubt =
-  /** The box hasn't got it. */
+  /** The box doesn't have it. */
   | 'missing'
   /** The box has something else by that name: another hash, other references. */
   | 'different'
-  /** Nothing that Nix here believes says that it is what it is. */
+  /** Nothing Nix here trusts vouches for it. */
   | 'unsigned'
-  /** It refers to something that one of these is true of. */
+  /** It refers to something in doubt. */
   | 'closure'
 
-/** What is known of one path here, as far as this room wants to know it. */
+/** What is known here of one path, as far as this room needs it. */
 export type Local = FullInfo
 
-/** What a store says that it has; anything may be in it. */
+/** What a store claims to have; anything may be in it. */
 export type Offer = ReadonlyMap<string, FullInfo>
 
 /**
- * What stands against each path in what one store offers, the path taken by itself.
+ * The doubts about each path in one store's offer, leaving its references aside.
  * @param here what is known here
  */
 export function doubtsOf(here: ReadonlyMap<string, Local>, offer: Offer, keys: Keys): Map<string, Doubt> {
@@ -35,8 +35,8 @@ export function doubtsOf(here: ReadonlyMap<string, Local>, offer: Offer, keys: K
 }
 
 /**
- * What stands against each path with all that it refers to: those that aren't in the answer can be
- * had back whole. Each part of it may come from another store.
+ * The doubts about each path together with all it refers to. A path not in the answer can be had
+ * back whole, its parts perhaps from different stores.
  * @param here closed under references
  * @param stores doubtsOf() each
  */
@@ -56,7 +56,7 @@ export function doubts(here: ReadonlyMap<string, Local>, stores: readonly Readon
 function doubtOf(local: Local, there: FullInfo | undefined, keys: Keys): Doubt | undefined {
   if (!there) return 'missing'
   if (there.hash !== local.hash || there.size !== local.size || !sameSet(there.references, local.references)) return 'different'
-  // Judged by what is here: the same as there, but of a size that we know.
+  // Judged by the facts here: they match the box's, but the size is one we know.
   const { path, hash, size, references } = local
   if (provenByName(path, references, there.contentAddress)) return undefined
   // `ultimate`, the box's word that it built the path itself, is worth nothing here.
@@ -69,7 +69,7 @@ function sameSet(some: readonly string[], others: readonly string[]): boolean {
   return set.size === other.size && others.every((one) => set.has(one))
 }
 
-/** Whatever refers to a path in doubt is in doubt. */
+/** Whatever refers to a path in doubt is in doubt too. */
 function withReferrers(found: Map<string, Doubt>, here: ReadonlyMap<string, Local>): Map<string, Doubt> {
   const referrers = referrersIn(here)
   const todo = [...found.keys()]
@@ -83,7 +83,7 @@ function withReferrers(found: Map<string, Doubt>, here: ReadonlyMap<string, Loca
   return found
 }
 
-/** For each path those that refer to it, of the ones given; itself not counted. */
+/** For each path, the given ones that refer to it, itself not counted. */
 export function referrersIn(infos: ReadonlyMap<string, Local>): Map<string, string[]> {
   const referrers = new Map<string, string[]>()
   for (const [path, { references }] of infos) {

@@ -1,5 +1,6 @@
-// Asks what a plan rests on: the local daemon, as an ordinary user, what is dead and what is known
-// of it; Nix its settings; the derivations whether their outputs are ever fetched. Changes nothing.
+// Gathers what a plan rests on: from the local daemon, as an ordinary user, what is dead and what
+// is known of it; from Nix its settings; from derivations whether their outputs are ever fetched.
+// Changes nothing.
 import { readFileSync, statfsSync } from 'node:fs'
 import { ownKeys } from '../keep/client.ts'
 import { NixError } from '../nix/nix.ts'
@@ -10,43 +11,44 @@ import { searchEnv } from '../system/search-path.ts'
 import type { Local } from './confirm.ts'
 
 /**
- * Nix's settings: the user's, in which builds are started, and the system's alone, which the daemon
- * has. The same for a Nix without a daemon.
+ * Nix's settings twice: as the user has them, where builds are started, and the system's alone,
+ * which the daemon uses. The same for a Nix without a daemon.
  */
 export interface BothSettings {
   own: Settings
   system: Settings
 }
 
-/** Milliseconds for nix to tell its settings. */
+/** Milliseconds for Nix to tell its settings. */
 const SETTINGS = 20_000
 
 /** @throws NixError when nix can't be asked */
 export async function askBothSettings(single: boolean): Promise<BothSettings> {
   const own = askSettings({ timeout: SETTINGS, env: searchEnv() })
   if (single) return { own: await own, system: await own }
-  // An empty list of files is no file (src/libstore/globals.cc, getUserConfigFiles, 2.4 to 2.34).
+  // An empty list of files means no file (src/libstore/globals.cc, getUserConfigFiles, 2.4 to
+  // 2.34).
   const env = { ...searchEnv(), NIX_USER_CONF_FILES: '', NIX_CONFIG: undefined, NIX_CONF_DIR: undefined }
   const [all, system] = await Promise.all([own, askSettings({ timeout: SETTINGS, env })])
   return { own: all, system }
 }
 
 /**
- * The stores that Nix asks for this user: named by the user's settings, and such as the daemon
- * takes from the user.
+ * The stores Nix asks for this user: those in the user's settings that the daemon accepts from the
+ * user.
  */
 export function inForce({ own, system }: BothSettings): string[] {
   const allowed = [...wordsOf(system, 'substituters'), ...wordsOf(system, 'trusted-substituters')]
   return wordsOf(own, 'substituters').filter((url) => allowed.includes(url))
 }
 
-/** Whether a store is among them. */
+/** Whether a store is in force. */
 export const isInForce = (settings: BothSettings, isOurs: (url: string) => boolean): boolean => inForce(settings).some(isOurs)
 
 /**
- * The public keys that the daemon believes, in its order: trusted-public-keys, then those of its
- * own secret keys (src/libstore/keys.cc, getDefaultPublicKeys). An ordinary user can't read those;
- * setup and the README write the public half beside each.
+ * The public keys the daemon trusts, in its order: trusted-public-keys, then those of its own
+ * secret keys (src/libstore/keys.cc, getDefaultPublicKeys). An ordinary user can't read the secret
+ * keys, but setup and the README write the public half beside each.
  */
 export function believedKeys({ system }: BothSettings): string[] {
   return [...wordsOf(system, 'trusted-public-keys'), ...ownKeys(system)]
@@ -55,11 +57,9 @@ export function believedKeys({ system }: BothSettings): string[] {
 /** What is dead here, and what is known of it. */
 export interface Here {
   dead: Map<string, Local>
-  /** The dead, and all that they refer to. */
+  /** The dead paths and everything they refer to. */
   known: Map<string, Local>
-  /**
-   * Names in the store's directory that are no valid paths: any garbage collection removes them.
-   */
+  /** Names in the store directory that are no valid paths: any garbage collection removes them. */
   leftovers: number
   notFetched: Set<string>
   keepOutputs: boolean
@@ -86,7 +86,7 @@ export async function lookHere(daemon: Daemon, system: Settings): Promise<Here> 
   }
 }
 
-/** Adds what the paths refer to, a layer at a time. */
+/** Adds what the paths refer to, layer by layer. */
 export async function addClosure(daemon: Daemon, known: Map<string, Local>): Promise<void> {
   let layer = [...known.values()]
   while (layer.length > 0) {
@@ -99,8 +99,8 @@ export async function addClosure(daemon: Daemon, known: Map<string, Local>): Pro
 
 /**
  * Outputs of derivations with allowSubstitutes = false (src/libstore/parsed-derivations.cc,
- * substitutesAllowed): Nix builds them again, and never fetches them. One whose derivation isn't
- * here any more counts as fetched.
+ * substitutesAllowed): Nix rebuilds them, and never fetches them. An output whose derivation is no
+ * longer here counts as fetched.
  */
 function notFetchedOf(dead: ReadonlyMap<string, Local>): Set<string> {
   const answers = new Map<string, boolean>()
@@ -126,8 +126,8 @@ function derivationText(path: string): string {
 }
 
 /**
- * Whether a derivation's text says that its outputs aren't to be fetched: in its environment, or in
- * its structured attributes; pure.
+ * Whether a derivation's text says that its outputs aren't to be fetched, in its environment or its
+ * structured attributes. Pure.
  */
 export function neverFetched(text: string): boolean {
   const [, value] = /\("allowSubstitutes","([^"]*)"\)/.exec(text) ?? []
@@ -135,7 +135,7 @@ export function neverFetched(text: string): boolean {
   return /\("__json","(?:[^"\\]|\\.)*\\"allowSubstitutes\\":false/.test(text)
 }
 
-/** Free and total bytes of the file system that holds the store, for whoever isn't root. */
+/** Bytes of the store's file system, in total and free for anyone but root. */
 export function space(): { free: number; total: number } {
   try {
     const { bavail, blocks, bsize } = statfsSync(storeDir)

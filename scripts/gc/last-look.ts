@@ -1,5 +1,5 @@
-// What `nix-lan gc` has seen last, for `nix-lan status`, which asks nobody for it. A small file of
-// the user's own; never makes anything fail.
+// Remembers what `nix-lan gc` saw last for `nix-lan status`, which asks nobody for it, in a small
+// file of the user's own. Never makes anything fail.
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { readText } from '../nix/nix-conf.ts'
 
@@ -9,15 +9,15 @@ export interface Amount {
   bytes: number
 }
 
-/** One look. */
+/** What gc saw at one time. */
 export interface Look {
   /** Milliseconds since 1970. */
   at: number
-  /** What can be deleted, and had back. */
+  /** What can be deleted and had back. */
   safe: Amount
-  /** Dead, and no box has it. */
+  /** What is dead and on no box. */
   onlyHere: Amount
-  /** What gc --auto could not do, if it had to. */
+  /** What gc --auto had to do but couldn't. */
   problem: string | null
 }
 
@@ -35,7 +35,7 @@ export function writeLook(directory: string, look: Look): void {
   }
 }
 
-/** undefined: never looked, or a file that makes no sense. */
+/** undefined if it never looked, or if the file makes no sense. */
 export function readLook(directory: string): Look | undefined {
   try {
     const { at, safe, onlyHere, problem } = JSON.parse(readText(fileIn(directory)) ?? '')

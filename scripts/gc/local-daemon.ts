@@ -1,5 +1,5 @@
-// A connection to the Nix of this machine: its nix-daemon, or for a Nix without one a `nix-daemon
-// --stdio` of our own, which speaks the same protocol for whoever may write the store.
+// Connects to this machine's Nix: its nix-daemon or, for a Nix without one, a `nix-daemon --stdio`
+// of our own, which speaks the same protocol for a user who may write the store.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
@@ -8,10 +8,10 @@ import { nixEnvironment } from '../nix/nix.ts'
 import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
 import { searchPath } from '../system/search-path.ts'
 
-/** Milliseconds for the handshake: a machine that is busy answers late. */
+/** Milliseconds for the handshake: a busy machine answers late. */
 const DEADLINE = 20_000
 /**
- * Milliseconds between two answers: to look for roots, or to delete thousands of paths, is one
+ * Milliseconds between two answers: looking for roots, or deleting thousands of paths, is one
  * question.
  */
 const PATIENCE = 30 * 60_000
@@ -20,13 +20,13 @@ const WHO = "this machine's nix-daemon"
 
 /** This machine's Nix. */
 export interface LocalNix {
-  /** A new connection. @throws NixError when there is none to be had */
+  /** A new connection. @throws NixError when none can be made */
   open(): Promise<Daemon>
 }
 
 /**
- * Makes connections to this machine's Nix possible while `use` runs. @param directory where only we
- * can enter
+ * Lets `use` make connections to this machine's Nix while it runs.
+ * @param directory one that only we can enter
  */
 export async function withLocalNix<T>(directory: string, use: (nix: LocalNix) => Promise<T>): Promise<T> {
   const relay = isSingleUser() ? await startRelay(directory) : undefined
@@ -43,10 +43,7 @@ interface Relay {
   close(): void
 }
 
-/**
- * A socket in a directory that only we can enter; whoever connects talks to a nix-daemon of their
- * own.
- */
+/** Opens a socket in a directory only we can enter; each connection gets its own nix-daemon. */
 async function startRelay(directory: string): Promise<Relay> {
   const folder = mkdtempSync(`${directory}/gc-`)
   const children: ChildProcess[] = []

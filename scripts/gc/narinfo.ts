@@ -1,22 +1,21 @@
-// What somebody else's HTTP cache says that it has: its narinfo files (the format:
-// src/libstore/nar-info.cc, 2.8.0 and 2.34.8). Nothing that it says is believed before confirm.ts
-// has checked the signature.
+// Reads what somebody else's HTTP cache claims to have: its narinfo files (the format:
+// src/libstore/nar-info.cc, 2.8.0 and 2.34.8). Believes none of it: confirm.ts checks the
+// signatures.
 import { hexOf } from '../nix/signature.ts'
 import { storeDir } from '../nix/store-path.ts'
 import type { FullInfo } from '../protocol/daemon-ops.ts'
 
-/** So many questions are on their way at a time. */
+/** Questions in flight at a time. */
 const AT_ONCE = 32
 /** Milliseconds for one answer. */
 const LIMIT = 10_000
-/** Characters: a path with thousands of references has less. */
+/** Characters in an answer: even a path with thousands of references has fewer. */
 const MOST = 2 ** 20
 
 /**
- * What the caches have of these paths; one that none of them has is left out, and so is what can't
- * be asked.
+ * What the caches have of these paths; leaves out paths a cache lacks, and what can't be asked.
  * @param urls http or https
- * @param each called after each answer with how many there were
+ * @param each called after each answer with the number of answers so far
  */
 export async function infosOnCaches(
   urls: readonly string[],
@@ -48,11 +47,11 @@ async function ask(url: string, path: string): Promise<FullInfo | undefined> {
     const text = await answer.text()
     return text.length > MOST ? undefined : parseNarInfo(text, path)
   } catch {
-    return undefined // not there, or not now: then it doesn't count
+    return undefined // not there, or not now: it doesn't count
   }
 }
 
-/** What a narinfo says of a path; undefined when it is none, or another path's. */
+/** What a narinfo says of a path; undefined if it isn't a narinfo, or is another path's. */
 export function parseNarInfo(text: string, path: string): FullInfo | undefined {
   const fields = new Map<string, string>()
   const signatures: string[] = []

@@ -1,7 +1,8 @@
-// What `nix-lan gc` deletes and what it leaves, and why: pure. Nix deletes a path only together
-// with all that refers to it, and with keep-outputs and keep-derivations (nix.conf(5)) outputs only
-// with their derivations or the other way round (src/libstore/gc.cc, deleteReferrersClosure, 2.8.0
-// and 2.34.8). So the selection is made of units: a path with all that has to go with it.
+// Decides what `nix-lan gc` deletes and what it leaves, and why. Pure. Nix deletes a path only
+// together with all that refers to it, and with keep-outputs and keep-derivations (nix.conf(5))
+// outputs only with their derivations or the other way round (src/libstore/gc.cc,
+// deleteReferrersClosure, 2.8.0 and 2.34.8). So it selects units: a path with all that has to go
+// with it.
 import { isDerivation } from '../nix/store-path.ts'
 import { type Doubt, type Local, referrersIn } from './confirm.ts'
 
@@ -10,46 +11,46 @@ export type Reason =
   | Doubt
   /** Never fetched (allowSubstitutes = false). */
   | 'not-fetched'
-  /** Registered too short a time ago for --older-than. */
+  /** Registered too recently for --older-than. */
   | 'recent'
-  /** Something that stays has to go with it, or before it. */
+  /** Something that has to go with it, or before it, stays. */
   | 'needed'
   /** The limits are reached. */
   | 'limit'
 
 /** What the plan rests on. */
 export interface Facts {
-  /** What nothing roots, of the valid paths. */
+  /** The valid paths that nothing roots. */
   dead: ReadonlyMap<string, Local>
-  /** What stands against a dead path; one that isn't in it can be had back. */
+  /** Why a dead path can't be had back; a path that isn't in it can. */
   doubts: ReadonlyMap<string, Doubt>
-  /** Outputs that are never fetched: they are quickly built. */
+  /** Outputs that are never fetched because they build quickly. */
   notFetched: ReadonlySet<string>
   keepOutputs: boolean
   keepDerivations: boolean
-  /** For each dead path its valid derivations; needed only with keepOutputs. */
+  /** Each dead path's valid derivations; needed only with keepOutputs. */
   derivers: ReadonlyMap<string, readonly string[]>
 }
 
-/** What the user wants. Sizes are bytes of NARs, times seconds since 1970. */
+/** What the user wants. Sizes are bytes of NARs, times are seconds since 1970. */
 export interface Wishes {
-  /** At most so much. */
+  /** Delete at most this much. */
   most?: number
-  /** No more than it takes to reach so much. */
+  /** Stop once this much is reached. */
   enough?: number
-  /** Only what was registered before. */
+  /** Only what was registered before this time. */
   before?: number
-  /** Also what is never fetched, but quickly built. */
+  /** Also what is never fetched but builds quickly. */
   cheap?: boolean
 }
 
-/** The paths that go, in units: any number of units from the start may go without the others. */
+/** The paths that go, in units: any number of units from the start may go without the rest. */
 export interface Plan {
   units: Local[][]
   stays: Map<string, Reason>
 }
 
-/** Makes the plan: the oldest registration first, of the same second the largest first. */
+/** Makes the plan: the oldest registration first and, within a second, the largest first. */
 export function planOf(facts: Facts, wishes: Wishes): Plan {
   const { dead } = facts
   const companions = companionsOf(facts)
@@ -78,7 +79,7 @@ export function planOf(facts: Facts, wishes: Wishes): Plan {
 /** Bytes of NARs. */
 export const sizeOf = (paths: readonly Pick<Local, 'size'>[]): number => paths.reduce((sum, { size }) => sum + size, 0)
 
-/** For each dead path those that have to go at the same time, or before. */
+/** For each dead path, those that have to go with it or before it. */
 function companionsOf({ dead, keepOutputs, keepDerivations, derivers }: Facts): Map<string, string[]> {
   const companions = referrersIn(dead)
   const add = (path: string, companion: string): void => {
@@ -99,7 +100,7 @@ function mustStay(facts: Facts, wishes: Wishes, companions: ReadonlyMap<string, 
     const reason = reasonFor(info, facts, wishes)
     if (reason !== undefined) stays.set(path, reason)
   }
-  // A companion that isn't dead, or that we know nothing of, stays.
+  // A companion that isn't dead, or that we know nothing about, stays.
   for (const [path, list] of companions)
     if (facts.dead.has(path) && !stays.has(path) && list.some((companion) => !facts.dead.has(companion))) stays.set(path, 'needed')
   const bound = inverse(companions)
@@ -117,13 +118,13 @@ function mustStay(facts: Facts, wishes: Wishes, companions: ReadonlyMap<string, 
 function reasonFor(info: Local, { doubts, notFetched }: Facts, wishes: Wishes): Reason | undefined {
   const doubt = doubts.get(info.path)
   if (notFetched.has(info.path)) {
-    // What is built, not fetched, needs nobody who confirms it.
+    // What is rebuilt rather than fetched needs no confirmation.
     if (!wishes.cheap) return 'not-fetched'
   } else if (doubt !== undefined) return doubt
   return wishes.before !== undefined && info.registered >= wishes.before ? 'recent' : undefined
 }
 
-/** A path and all that has to go with it, without what has been taken already. */
+/** A path and all that has to go with it, except what is taken already. */
 function unitOf(start: string, companions: ReadonlyMap<string, readonly string[]>, taken: ReadonlySet<string>): string[] {
   const unit = new Set([start])
   for (const path of unit) for (const companion of companions.get(path) ?? []) if (!taken.has(companion)) unit.add(companion)
@@ -131,8 +132,8 @@ function unitOf(start: string, companions: ReadonlyMap<string, readonly string[]
 }
 
 /**
- * What is left of a list of paths to delete when some of them have turned out to be alive: they
- * stay, so does what can't go before them, and whole units with that.
+ * What is left of a list of paths to delete once some have turned out to be alive. Those stay, as
+ * does everything that can't go before they do, and each unit with any of that.
  * @param left in units of a plan
  */
 export function without(left: readonly Local[][], alive: readonly string[], facts: Facts): Local[][] {
@@ -148,7 +149,7 @@ export function without(left: readonly Local[][], alive: readonly string[], fact
   }
 }
 
-/** For each path those that it is a companion of. */
+/** For each path, those it is a companion of. */
 function inverse(map: ReadonlyMap<string, readonly string[]>): Map<string, string[]> {
   const result = new Map<string, string[]>()
   for (const [key, values] of map)

@@ -1,9 +1,9 @@
-// What fills a store is mostly alive: the largest roots, how much each alone keeps, and the command
-// that lets it go. Pure; nothing here lets anything go.
+// Finds what fills a store, which is mostly alive: the largest roots, how much each alone keeps,
+// and the command that lets it go. Pure; lets nothing go itself.
 import { shellWord } from '../cli/text.ts'
 import type { Local } from './confirm.ts'
 
-/** A path that something keeps. */
+/** A path that a link keeps. */
 export interface Root {
   link: string
   path: string
@@ -13,19 +13,19 @@ export interface Root {
 export interface Kept {
   path: string
   links: string[]
-  /** Bytes of all that it refers to. */
+  /** Bytes of all it refers to. */
   closure: number
   /** Bytes of what nothing else keeps. */
   alone: number
 }
 
-/** What more than one root keeps. */
+/** Marks what more than one root keeps. */
 const SEVERAL = Symbol('several')
 
 /**
  * The roots by what each alone keeps, the largest first.
  * @param infos of all that is alive
- * @param most so many of them
+ * @param most return at most this many
  */
 export function weigh(roots: readonly Root[], infos: ReadonlyMap<string, Local>, most: number): Kept[] {
   const links = new Map<string, string[]>()
@@ -46,8 +46,8 @@ export function weigh(roots: readonly Root[], infos: ReadonlyMap<string, Local>,
 }
 
 /**
- * For each path the one root that keeps it, or SEVERAL: one walk for all roots, since what a path
- * is kept by changes twice at most.
+ * For each path the one root that keeps it, or SEVERAL. One walk serves all roots, since a path's
+ * keeper changes at most twice.
  */
 function keepersOf(roots: readonly string[], infos: ReadonlyMap<string, Local>): Map<string, string | typeof SEVERAL> {
   const keepers = new Map<string, string | typeof SEVERAL>()
@@ -73,11 +73,11 @@ function closureIn(path: string, infos: ReadonlyMap<string, Local>): Set<string>
 export interface LinkFacts {
   /** Whether the user may remove it. */
   own: boolean
-  /** Whether it is a generation of a profile, and the present one. */
+  /** Whether it is a profile's current generation. */
   current: boolean
 }
 
-/** How a root is let go of: a command, or in words what keeps it. */
+/** How to let go of a root: a command, or in words what keeps it. */
 export function letGo(link: string, { own, current }: LinkFacts): string {
   const sudo = own ? '' : 'sudo '
   if (link.startsWith('{') || link.startsWith('/proc/')) return 'in use by a process'

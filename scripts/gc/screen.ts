@@ -1,10 +1,10 @@
-// What `nix-lan gc` shows: what goes, what stays and why, the largest roots. Pure.
+// Formats what `nix-lan gc` shows: what goes, what stays and why, the largest roots. Pure.
 import { age, bytes, count } from '../cli/text.ts'
 import type { Local } from './confirm.ts'
 import { type Plan, type Reason, sizeOf } from './plan.ts'
 import type { Kept } from './roots.ts'
 
-/** Why it stays, and what can be done. */
+/** Why paths stay, and what can be done about it. */
 const REASONS: readonly [Reason, string][] = [
   ['missing', 'only here; gc --push uploads them first'],
   ['unsigned', 'on the box without a signature that Nix here believes; sudo nix-lan queue sign'],
@@ -16,10 +16,10 @@ const REASONS: readonly [Reason, string][] = [
   ['limit', 'more than was asked for'],
 ]
 
-/** Up to so many paths of a group are named. */
+/** Groups of at most this many paths name them. */
 const NAMED = 3
 
-/** Groups of what stays, in the order in which they are shown. */
+/** What stays, in groups, in display order. */
 export function groupsOf(plan: Plan, dead: ReadonlyMap<string, Local>): { reason: Reason; text: string; paths: Local[] }[] {
   return REASONS.map(([reason, text]) => ({
     reason,
@@ -28,7 +28,7 @@ export function groupsOf(plan: Plan, dead: ReadonlyMap<string, Local>): { reason
   })).filter(({ paths }) => paths.length > 0)
 }
 
-/** @param now seconds since 1970 @param names of the boxes that confirm */
+/** The plan as a table. @param now seconds since 1970 @param names of the boxes that confirm */
 export function planText(plan: Plan, dead: ReadonlyMap<string, Local>, names: readonly string[], now: number): string {
   const goes = plan.units.flat()
   const groups = groupsOf(plan, dead)
@@ -49,7 +49,7 @@ export function planText(plan: Plan, dead: ReadonlyMap<string, Local>, names: re
     .join('')
 }
 
-/** The largest roots, with the way to let go of each. @param way what letGo() says of a link */
+/** The largest roots, each with the way to let it go. @param way what letGo() says of a link */
 export function rootsText(kept: readonly Kept[], way: (link: string) => string): string {
   const shown = kept.filter(({ alone }) => alone > 0)
   if (shown.length === 0) return ''
