@@ -1,12 +1,12 @@
-// The name by which a box knows this machine: that of the key it signs with.
+// The name a box knows this machine by: that of the key it signs with.
 import { hostname } from 'node:os'
 import { publicHalf } from '../nix/keys.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { askSettings, type Settings, wordsOf } from '../nix/settings.ts'
 
 /**
- * The public keys that this machine signs with, as far as the user can read them: an ordinary user
- * can't read a secret key, but setup and the README write the public half beside it.
+ * The public keys this machine signs with, as far as the user can read them. An ordinary user can't
+ * read a secret key, but setup and the README write the public half beside it.
  */
 export function ownKeys(settings: Settings): string[] {
   return wordsOf(settings, 'secret-key-files').flatMap((file) => {
@@ -21,8 +21,8 @@ export function ownKeys(settings: Settings): string[] {
   })
 }
 
-/** The name of the first of them; without one, this machine's. */
+/** The name of the first of these keys; without one, the host name. */
 export const keyNameIn = (settings: Settings): string => ownKeys(settings)[0]?.split(':')[0] || hostname()
 
-/** The same, asked of Nix. @throws NixError */
+/** Like keyNameIn(), but asks Nix for the settings. @throws NixError */
 export const ownKeyName = async (): Promise<string> => keyNameIn(await askSettings({ timeout: 20_000 }))

@@ -1,25 +1,25 @@
-// Keeps store paths on the box from its garbage collection. A manifest is a text file in the box's
-// store that refers to what is to be kept (AddToStore text:sha256, which needs no trust); a link in
-// the home of the tunnel's user, made known by AddIndirectRoot, keeps the manifest. Nothing of ours
-// runs on the box.
+// Protects store paths on the box from its garbage collection. A manifest is a text file in the
+// box's store that refers to what is to be kept (AddToStore text:sha256, which needs no trust); a
+// link in the home of the tunnel's user, registered with AddIndirectRoot, keeps the manifest.
+// No program of ours runs on the box.
 //
-//     ~/.local/state/nix-lan/kept/CLIENT/DATE   uploaded that day; let go after the time of `keep`
+//     ~/.local/state/nix-lan/kept/CLIENT/DATE   uploaded that day; let go when `keep` has passed
 //     ~/.local/state/nix-lan/only/CLIENT/DATE   deleted that day on the client by `nix-lan gc`; kept
 //                                               until `nix-lan box forget`
 //
-// One link for each day: a new manifest of the same day refers to the one that it replaces.
+// One link per day: a new manifest of the same day refers to the one it replaces.
 import { Failure } from '../cli/errors.ts'
 import { isStorePath, storeDir } from '../nix/store-path.ts'
 import type { Daemon } from '../protocol/daemon-ops.ts'
 import type { Remote } from './remote.ts'
 
-/** `kept`: for a time. `only`: it is no longer on the client. */
+/** `kept`: for a while. `only`: it is no longer on the client. */
 export type Kind = 'kept' | 'only'
 
-/** Below the home on the box. */
+/** Below the home directory on the box. */
 export const FOLDER = '.local/state/nix-lan'
 
-/** One that is registered. */
+/** A registered link. */
 export interface Pin {
   kind: Kind
   client: string
@@ -28,7 +28,7 @@ export interface Pin {
 }
 
 /**
- * A name for the client that can be a file's and a part of a store path's: that of its signing key.
+ * A client's name that works as a file name and as part of a store path: that of its signing key.
  */
 export const clientName = (keyName: string): string =>
   keyName
@@ -36,7 +36,7 @@ export const clientName = (keyName: string): string =>
     .replace(/^[.-]+/, '')
     .slice(0, 60) || 'client'
 
-/** The text of a manifest. Nobody reads it but people: what it keeps are its references. */
+/** The text of a manifest. Only people read it: what keeps paths is the manifest's references. */
 export function manifestText(kind: Kind, client: string, date: string, paths: readonly string[]): string {
   const why = kind === 'only' ? `deleted on ${client} by nix-lan gc` : `uploaded by ${client}`
   return `Kept here by nix-lan: ${why}, ${date}\n${[...paths].sort().join('\n')}\n`
@@ -48,8 +48,8 @@ cd && cd "$folder/$kind/$client" 2>/dev/null || exit 0
 for link in *; do if [ -L "$link" ]; then report link "$link $(readlink "$link")"; fi; done
 `
 
-// rename(2), not unlink and symlink: there is never a moment without a root. The name begins with a
-// dot: it is no day's.
+// rename(2), not unlink and symlink, so there is never a moment without a root. The temporary name
+// starts with a dot, so it is never taken for a day's.
 const LINK = `set -e
 cd
 mkdir -p "$folder/$kind/$client"
@@ -59,7 +59,7 @@ mv -f ".new.$$" "$date"
 report linked "$(pwd -P)/$date"
 `
 
-/** What there is on the box before a link is made. */
+/** What is on the box before a link is made. */
 export interface Prepared {
   /** The box's date, YYYY-MM-DD. */
   date: string
@@ -68,9 +68,12 @@ export interface Prepared {
   links: Map<string, string>
 }
 
-/** @throws Failure as Remote.run() does, and when the answer makes no sense */
+/**
+ * Asks for the box's date, its home and our links there.
+ * @throws Failure as Remote.run() does, and when the answer makes no sense
+ */
 export async function prepare(remote: Remote, kind: Kind, client: string): Promise<Prepared> {
-  // PREPARE ends early where there is no folder yet: what it has reported counts.
+  // PREPARE ends early if there is no folder yet; what it has reported by then counts.
   const reported = await remote.run(`(\n${PREPARE})`, { folder: FOLDER, kind, client })
   const [date = ''] = reported.get('date') ?? []
   const [home = ''] = reported.get('home') ?? []
@@ -82,12 +85,12 @@ export async function prepare(remote: Remote, kind: Kind, client: string): Promi
 }
 
 /**
- * Keeps paths on the box: when this comes back, they and all that they refer to are rooted there,
- * which the box's daemon has said.
+ * Keeps paths on the box: when this returns, they and all they refer to are rooted there, as the
+ * box's daemon has confirmed.
  * @param daemon of the box
- * @param sync write all that the box has to its disk before it comes back
- * @throws Refused when one of the paths isn't valid there; Failure for everything else that keeps
- * it from being done
+ * @param sync write everything the box has in memory to its disk before returning
+ * @throws Refused when one of the paths isn't valid there; Failure for anything else that prevents
+ * it
  */
 export async function pin(
   { daemon, remote }: { daemon: Daemon; remote: Remote },
@@ -118,14 +121,15 @@ for day in $days; do rm -f "$day" || exit 1; done
 `
 
 /**
- * Removes links: what nothing else keeps is the box's to delete from then on. @param days
- * YYYY-MM-DD @throws Failure as Remote.run() does
+ * Removes links; the box may then delete what nothing else keeps.
+ * @param days YYYY-MM-DD
+ * @throws Failure as Remote.run() does
  */
 export async function letGo(remote: Remote, kind: Kind, client: string, days: readonly string[]): Promise<void> {
   await remote.run(LET_GO, { folder: FOLDER, kind, client, days: days.join(' ') })
 }
 
-/** A link of ours among the roots of a box: whose, since when. */
+/** A link of ours among a box's roots: whose, and since when. */
 export interface Link {
   kind: Kind
   client: string
@@ -136,8 +140,8 @@ export interface Link {
 }
 
 /**
- * The links of ours among a box's roots, of any client, by kind, client and day; pure. What a box
- * says may be anything.
+ * Our links among a box's roots, of any client, sorted by kind, client and day. Pure. Takes into
+ * account that a box may answer anything.
  */
 export function linksIn(roots: readonly { link: string; path: string }[]): Link[] {
   const pattern = new RegExp(`/${FOLDER.replace(/[.]/g, '\\.')}/(kept|only)/([A-Za-z0-9+._=-]{1,60})/(\\d{4}-\\d\\d-\\d\\d)$`)
@@ -150,12 +154,11 @@ export function linksIn(roots: readonly { link: string; path: string }[]): Link[
   return found.sort((a, b) => (order(a) < order(b) ? -1 : 1))
 }
 
-/** Whether a path is a manifest: by its name. */
+/** Whether a path is a manifest, going by its name. */
 export const isManifest = (path: string): boolean => /^nix-lan-(kept|only)-/.test(path.slice(storeDir.length + 34))
 
 /**
- * What manifests keep: their references, and those of the manifests that they have replaced; link
- * by link.
+ * What manifests keep, link by link: their references, and those of the manifests they replaced.
  */
 export async function contentsOf(daemon: Daemon, links: readonly Link[]): Promise<Map<string, Set<string>>> {
   const references = new Map<string, readonly string[]>()
@@ -181,7 +184,7 @@ function pathsOf(manifest: string, references: ReadonlyMap<string, readonly stri
 
 /**
  * Replaces what a link keeps, or removes the link when nothing is left.
- * @throws Failure: then it is as it was
+ * @throws Failure, leaving it as it was
  */
 export async function rewrite({ daemon, remote }: { daemon: Daemon; remote: Remote }, link: Link, paths: readonly string[]): Promise<void> {
   const { kind, client, day } = link

@@ -1,6 +1,6 @@
-// Runs sh on the box as the user of the tunnel, for the little that nix-daemon can't do: links in
-// that user's home, `sync`, the date. The script goes in on stdin, since the login shell there may
-// be anything; each answer begins with a word of ours, since it may print other lines.
+// Runs sh on the box as the tunnel's user, for the little nix-daemon can't do: links in that user's
+// home, `sync`, the date. The script goes in on stdin, since the login shell there may be anything;
+// each answer starts with a word of ours, since that shell may print other lines.
 import { Away, Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
@@ -12,20 +12,21 @@ import { startPlain } from '../tunnel/start.ts'
 
 const ALLOW = 'take the ForceCommand out of its sshd_config, or the command= out of authorized_keys'
 
-/** Milliseconds: `sync` on a slow SD card writes what a large upload has left. */
+/** Milliseconds for a script: `sync` may have to write a large upload to a slow SD card. */
 const PATIENCE = 180_000
-/** Characters of output. */
+/** Most characters of output to take. */
 const MOST = 2 ** 22
 
-/** The box lets nobody run sh there; `exitCode` 1. */
+/** The box lets nobody run sh; `exitCode` 1. */
 export class NoShell extends Failure {}
 
 /** Runs scripts on one box. */
 export interface Remote {
   /**
+   * Runs one script.
    * @param values set as shell variables before the script
-   * @param patience milliseconds until it is given up
-   * @returns what the script has reported: `report KEY VALUE`, several of one key in their order
+   * @param patience milliseconds before giving up
+   * @returns what the script reported with `report KEY VALUE`; values of the same key stay in order
    * @throws Away when the box can't be reached, NoShell when it runs no sh, Failure when the script
    * failed
    */
@@ -34,7 +35,7 @@ export interface Remote {
 
 const MARK = 'nix-lan-keep'
 
-/** @param env to be asked for the agent */
+/** Makes the Remote of a box. @param env where to look for the ssh agent */
 export function remoteOf(cache: SshCache, env: Record<string, string | undefined> = process.env): Remote {
   let command: Promise<{ argv: string[]; agent: Record<string, string> }> | undefined
   return {
@@ -67,7 +68,7 @@ async function commandFor(
   return { argv: sshCommand(cache.ssh, 'sh -s', portOptions(cache, facts)), agent: agent.env }
 }
 
-/** What a script has reported, among whatever else was printed; pure. */
+/** What a script has reported, among whatever else was printed. Pure. */
 export function reportsIn(output: string): Map<string, string[]> {
   const found = new Map<string, string[]>()
   for (const line of output.split('\n')) {
@@ -82,7 +83,7 @@ export function reportsIn(output: string): Map<string, string[]> {
 
 const lastLine = (text: string): string => errorText(text).slice(0, 300)
 
-/** sh over ssh may have a PATH without Nix in it. */
+/** sh over ssh may have a PATH without Nix. */
 const NIX_PATH = 'PATH=$PATH:/usr/bin:/bin:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin'
 
 const VERIFY = `${NIX_PATH}
@@ -92,12 +93,12 @@ $paths
 END
 `
 
-/** Milliseconds for the box to read and hash it all. */
+/** Milliseconds for the box to read and hash everything. */
 const HASHING = 6 * 3_600_000
 
 /**
- * Lets the box read these paths and compare their hashes. @throws Failure that names what is
- * damaged there
+ * Has the box read these paths and check their hashes.
+ * @throws Failure that names what is damaged there
  */
 export async function verifyOn(remote: Remote, paths: readonly string[]): Promise<void> {
   const reported = await remote.run(VERIFY, { paths: paths.join('\n') }, HASHING)

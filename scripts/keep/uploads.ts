@@ -1,6 +1,6 @@
-// Keeps what is uploaded from the box's own garbage collection: held by temporary roots while it is
-// on its way, and from then on by the link of the day (keep.ts). A fault here never fails an
-// upload: what it means is said, and the upload counts.
+// Protects uploads from the box's own garbage collection: temporary roots hold them while on their
+// way, then the day's link does (keep.ts). A fault here never fails an upload: its consequence is
+// reported, and the upload counts.
 import { Failure } from '../cli/errors.ts'
 import type { SshCache } from '../config/types.ts'
 import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
@@ -11,19 +11,19 @@ import { clientName, letGo, pin } from './keep.ts'
 import { noteKept } from './outcome.ts'
 import { remoteOf } from './remote.ts'
 
-/** Milliseconds between two answers of a box. */
+/** Milliseconds between two answers from a box. */
 const PATIENCE = 120_000
 
 /** The uploads of one run. */
 export interface Uploads {
   /** Roots these paths, which are about to be uploaded, until close(). */
   hold(paths: readonly string[]): Promise<void>
-  /** Keeps what was uploaded. @returns why it can't; undefined: it is kept */
+  /** Keeps what was uploaded. @returns why it can't; undefined if it is kept */
   keep(paths: readonly string[]): Promise<string | undefined>
   close(): void
 }
 
-/** @param cache whose `keep` is for how long */
+/** @param cache its `keep` says for how long */
 export function uploadsTo(cache: SshCache, uid: number): Uploads {
   let box: Daemon | undefined
   const daemon = async (): Promise<Daemon> =>
@@ -63,11 +63,11 @@ export function uploadsTo(cache: SshCache, uid: number): Uploads {
 const DAY = 86_400_000
 
 /**
- * The days whose links are let go. None when a clock is in doubt: the box's stands behind its
- * newest link, or a day and more away from ours.
+ * The days whose links are let go. None when a clock is in doubt: when the box's is behind its
+ * newest link, or more than a day away from ours.
  * @param days of the links, YYYY-MM-DD
- * @param today the box's
- * @param keep days; null: for ever
+ * @param today by the box's clock
+ * @param keep days; null: forever
  */
 export function expired(days: readonly string[], today: string, keep: number | null, ours: Date): string[] {
   const now = Date.parse(`${today}T00:00:00Z`)
