@@ -1,5 +1,5 @@
-// What `nix-lan status` makes of what it was told: the state of each cache in one word with a
-// reason, and one screen of text. Pure; commands/status.ts asks the world.
+// Turns what `nix-lan status` was told into the state of each cache, in one word with a reason, and
+// one screen of text. Pure; commands/status.ts asks the world.
 
 import { age, bytes, count, oneLine } from '../cli/text.ts'
 import type { Look as GcLook } from '../gc/last-look.ts'
@@ -18,10 +18,10 @@ export interface UnitsOf {
 
 /** What systemd says of the check that looks for boxes. */
 export interface CheckFacts {
-  /** Whether the timer runs, which starts it twice a minute. */
+  /** Whether the timer that starts it twice a minute is running. */
   timer: boolean
   /**
-   * When it was last done: milliseconds since 1970; null: not since the user's systemd was started.
+   * When it last finished, in milliseconds since 1970; null: not since the user's systemd started.
    */
   last: number | null
 }
@@ -29,18 +29,18 @@ export interface CheckFacts {
 /** What is known of one cache. */
 export interface Facts {
   name: string
-  /** Whether Nix's question was answered just now, through the tunnel or by the url. */
+  /** Whether Nix's question was answered just now, through the tunnel or at the URL. */
   answer: Answer
-  /** Whether the tunnel's socket is there; null: no tunnel is needed. */
+  /** Whether the tunnel's socket exists; null: no tunnel is needed. */
   socket: boolean | null
-  /** null: no systemd here, units that aren't installed, or nobody who may ask. */
+  /** null: no systemd here, units not installed, or no permission to ask. */
   units: UnitsOf | null
   tunnelState: TunnelState | undefined
-  /** Seconds since the boot, the clock of `notBefore`. */
+  /** Seconds since boot, the clock of `notBefore`. */
   uptime: number
-  /** Whose tunnel it is, when it is somebody else's: nobody but them can see it. */
+  /** Who owns the tunnel, if somebody else does: only they can see it. */
   hiddenBy?: string
-  /** Whether the check has looked for boxes since the user's systemd was started. */
+  /** Whether the check has looked for boxes since the user's systemd started. */
   looked?: boolean
 }
 
@@ -50,7 +50,7 @@ export type State = 'usable' | 'reachable' | 'away' | 'unknown'
 export interface CacheStatus {
   cache: string
   state: State
-  /** Since when it is in this state, milliseconds since 1970; null: not known. */
+  /** Since when it has been in this state, in milliseconds since 1970; null: not known. */
   since: number | null
   /** Why it isn't usable; null when it is. */
   reason: string | null
@@ -72,7 +72,7 @@ export interface Tunnel {
 }
 
 /**
- * The time in `ActiveEnterTimestamp=Sun 2026-11-22 20:35:12 UTC` (systemctl with TZ=UTC), as
+ * Parses the time in `ActiveEnterTimestamp=Sun 2026-11-22 20:35:12 UTC` (systemctl with TZ=UTC) to
  * milliseconds since 1970.
  */
 export function timestamp(text: string | undefined): number | null {
@@ -82,8 +82,8 @@ export function timestamp(text: string | undefined): number | null {
 
 /**
  * The state of one cache.
- * - usable: it has answered just now.
- * - reachable: systemd's target says that the check found the box, but nothing answers.
+ * - usable: it answered just now.
+ * - reachable: systemd's target says the check found the box, but nothing answers.
  * - unknown: the tunnel is somebody else's.
  * - away: everything else.
  */
@@ -103,7 +103,7 @@ export function assess(facts: Facts): CacheStatus {
 }
 
 /**
- * systemd forgets the times of a unit that is down and that nobody refers to; the tunnel's state
+ * systemd forgets the times of a stopped unit that nothing refers to; the tunnel's state file
  * remains.
  */
 function sinceWhen(state: State, units: UnitsOf | null, tunnelState: TunnelState | undefined): number | null {
@@ -118,7 +118,7 @@ function reasonOf({ name, socket, units, tunnelState, hiddenBy, looked }: Facts,
   if (hiddenBy !== undefined) return `the tunnel is ${hiddenBy}'s, and nobody else can see it: sudo -u ${hiddenBy} nix-lan status`
   if (socket !== false) return answered
   if (tunnelState) return tunnelState.reason
-  // What a tunnel that ends has said last is of another time.
+  // What a stopped tunnel said last is out of date.
   if (reachable && units?.tunnel.ActiveState === 'inactive') return 'its tunnel is stopped'
   if (reachable) return (units?.tunnel.ActiveState === 'activating' && units.tunnel.StatusText) || 'the tunnel is on its way'
   if (units) return looked === false ? 'nothing has looked for it yet' : 'the check could not reach it'
@@ -129,7 +129,7 @@ function tunnelOf({ socket, units, tunnelState, uptime }: Facts): Tunnel {
   const wait = Math.ceil(pauseLeft(tunnelState, uptime))
   return {
     state: units?.tunnel.ActiveState ?? (socket ? 'active' : 'inactive'),
-    status: (units?.tunnel.ActiveState !== 'inactive' && units?.tunnel.StatusText) || null, // systemd keeps the words of one that has ended
+    status: (units?.tunnel.ActiveState !== 'inactive' && units?.tunnel.StatusText) || null, // systemd keeps the status of a unit that has ended
     failures: tunnelState?.failures ?? 0,
     retry: wait > 0 ? wait : null,
   }
@@ -140,28 +140,25 @@ export interface QueueStatus {
   queued: number
   /** Bytes of the NARs of what is queued; null: not known. */
   size: number | null
-  /** When the oldest was queued, milliseconds since 1970; null when nothing is. */
+  /** When the oldest was queued, in milliseconds since 1970; null when nothing is. */
   oldest: number | null
   failed: { path: string; reason: string }[]
   uploading: boolean
-  /** How the upload that runs goes, or how the last one stopped; null: not known. */
+  /** How the running upload goes, or how the last one stopped; null: not known. */
   upload: UploadState | null
-  /** Why there is no queue to look at; null when there is. */
+  /** Why there is no queue to look at; null when there is one. */
   problem: string | null
 }
 
 /**
- * All that the screen shows of one cache; `queue` and `uploaded` are null for one that takes no
- * uploads.
+ * Everything the screen shows of one cache; `queue` and `uploaded` are null if it takes no uploads.
  */
 export interface Shown {
   status: CacheStatus
   queue: QueueStatus | null
   fetched: Counted | null
   uploaded: Counted | null
-  /**
-   * Why the box keeps nothing of what was uploaded last; undefined: nothing is known against it.
-   */
+  /** Why the box keeps nothing of what was uploaded last; undefined if no problem is known. */
   notKept?: string
 }
 
@@ -169,7 +166,7 @@ export interface Shown {
 export interface Look {
   /** Milliseconds since 1970. */
   now: number
-  /** Columns; lines are cut there, since --watch counts them. null: nothing is cut. */
+  /** Columns at which lines are cut, since --watch counts them; null: nothing is cut. */
   width: number | null
   colour: boolean
 }
@@ -177,10 +174,10 @@ export interface Look {
 const COLOURS = { bold: '1', dim: '2', red: '31', green: '32', yellow: '33' } as const
 type Colour = keyof typeof COLOURS
 
-/** A line as parts with a colour each, so that it can be cut by what is seen of it. */
+/** A line in parts, each with its colour, so it can be cut by its visible length. */
 type Part = string | [text: string, colour: Colour]
 
-/** So many failed paths are shown; the others are in the list. */
+/** At most this many failed paths are shown; `nix-lan queue` lists the rest. */
 const MOST_FAILED = 3
 
 /** The screen. @param check null: no systemd to ask */
@@ -189,7 +186,7 @@ export function screen(all: readonly Shown[], check: CheckFacts | null, look: Lo
   return [...lines, ...gcLines(gc, look.now), ...footer(all, check, look.now)].map((parts) => `${draw(parts, look)}\n`).join('')
 }
 
-/** What `nix-lan gc` has seen last. */
+/** What `nix-lan gc` saw last. */
 function gcLines(gc: GcLook | undefined, now: number): Part[][] {
   if (!gc) return []
   const { at, safe, onlyHere, problem } = gc
@@ -256,14 +253,14 @@ function queueLines({ queued, size, oldest, failed, uploading, upload, problem }
 
 const nextTry = (retry: number | null, now: number): string => (retry !== null && retry > now ? `; tries again in ${age(retry - now)}` : '')
 
-/** A store path without what is the same in all of them. */
+/** A store path without the part that all of them share. */
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 34)
 
 const paths = (number: number): string => count(number, 'path')
 
 function countsLine({ all, week, today }: Counted, now: number): string {
   if (all.paths === 0) return 'nothing yet'
-  // A period that tells the same as the next is left out.
+  // Leaves out a period that says the same as the next longer one.
   const parts = [
     today.paths > 0 && today.paths < week.paths ? `today ${bytes(today.bytes)}, ` : '',
     week.paths > 0 && week.paths < all.paths ? `7 days ${bytes(week.bytes)}, ` : '',
@@ -271,7 +268,7 @@ function countsLine({ all, week, today }: Counted, now: number): string {
   return `${age(now - all.last)} ago; ${parts.join('')}in all ${paths(all.paths)}, ${bytes(all.bytes)}`
 }
 
-/** What the state of a box that is away rests on. */
+/** When boxes were last looked for, which is what "away" rests on. */
 function footer(all: readonly Shown[], check: CheckFacts | null, now: number): Part[][] {
   if (!check || all.every(({ status }) => status.tunnel === null)) return []
   const last = check.last === null ? 'not looked for boxes yet' : `last looked for boxes ${age(now - check.last)} ago`
@@ -280,8 +277,8 @@ function footer(all: readonly Shown[], check: CheckFacts | null, now: number): P
 }
 
 /**
- * A time of day, with the date when it isn't today's. Not by Intl, which takes longer than all the
- * rest.
+ * A time of day, with the date if it isn't today's. Without Intl, which takes longer than
+ * everything else.
  */
 export function clock(time: number, now: number): string {
   const date = new Date(time)
@@ -293,8 +290,8 @@ export function clock(time: number, now: number): string {
 }
 
 /**
- * A line as the terminal gets it. Words of a box or of Nix may be in it: no control character gets
- * through.
+ * A line as the terminal gets it. Lets no control character through: the text may come from a box
+ * or from Nix.
  */
 function draw(parts: readonly Part[], { width, colour }: Look): string {
   let left = width ?? Number.POSITIVE_INFINITY
@@ -311,10 +308,10 @@ function draw(parts: readonly Part[], { width, colour }: Look): string {
 
 const textOf = (part: Part): string => oneLine(typeof part === 'string' ? part : part[0])
 
-/** A time as JSON has it; null stays null. */
+/** A time for JSON; null stays null. */
 export const iso = (time: number | null): string | null => (time === null || time === 0 ? null : new Date(time).toISOString())
 
-/** How the upload goes, and why it waits, as --json has it. */
+/** How the upload goes, and why it waits, for --json. */
 function uploadJson({ uploading, upload, queued }: QueueStatus): object {
   const left = upload && timeLeft(upload)
   const { done, all, rate, path } = upload ?? { done: null, all: null, rate: null, path: null }
