@@ -1,20 +1,20 @@
-// Asks an HTTP cache for its nix-cache-info, which every Nix asks for first (2.8.0,
+// Asks an HTTP cache for its nix-cache-info, as every Nix does first (2.8.0,
 // http-binary-cache-store.cc, init).
 import { existsSync, readFileSync } from 'node:fs'
 import type { IncomingMessage, RequestOptions } from 'node:http'
 import { inSeconds } from '../cli/text.ts'
 
-/** More than any nix-cache-info has: three lines. */
+/** Longer than any nix-cache-info, which has three lines. */
 const LONGEST = 65536
 
-/** Where Nix looks for certificates without being told (2.8.0, globals.cc, Settings). */
+/** Where Nix looks for certificates by default (2.8.0, globals.cc, Settings). */
 const CERTIFICATES = ['/etc/ssl/certs/ca-certificates.crt', '/nix/var/nix/profiles/default/etc/ssl/certs/ca-bundle.crt']
 
 /**
- * Why a cache is of no use, or undefined when it answers as a binary cache.
- * @param address of the host, so that no name is resolved again
- * @param left milliseconds until it has to be answered
- * @param deadline what those are called in the reason
+ * Why a cache is of no use; undefined when it answers as a binary cache.
+ * @param address of the host, so its name isn't resolved again
+ * @param left milliseconds in which it has to answer
+ * @param deadline milliseconds of the whole question, for the message
  */
 export async function cacheInfoProblem(base: string, address: string, left: number, deadline: number): Promise<string | undefined> {
   const url = new URL(base)
@@ -41,14 +41,14 @@ function options(url: URL, address: string): RequestOptions {
   return { host: address, port: url.port || undefined, path: url.pathname, headers: { host: url.host }, agent: false, ...login, ...tls }
 }
 
-/** The certificates that Nix itself would trust; undefined: those of the runtime. */
+/** The certificates that Nix itself would trust; undefined: the runtime's own. */
 function certificates(): Buffer | undefined {
   const named = process.env.NIX_SSL_CERT_FILE || process.env.SSL_CERT_FILE
   const file = [...(named ? [named] : []), ...CERTIFICATES].find((candidate) => existsSync(candidate))
   return file === undefined ? undefined : readFileSync(file)
 }
 
-/** A page that says 200 but isn't a nix-cache-info is that of a hotel's Wi-Fi. */
+/** A page that says 200 but isn't a nix-cache-info comes from a hotel's Wi-Fi. */
 function read(response: IncomingMessage, done: (problem: string | undefined) => void): void {
   let text = ''
   const finish = (): void => {
@@ -59,5 +59,5 @@ function read(response: IncomingMessage, done: (problem: string | undefined) => 
     text += more
     if (text.length > LONGEST) finish()
   })
-  response.on('close', finish) // also when it is cut off
+  response.on('close', finish) // even when it is cut off
 }

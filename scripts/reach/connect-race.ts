@@ -1,26 +1,27 @@
-// A race for a TCP port: dials all addresses of a name at once, and the first that accepts wins.
-// getent resolves names, in a child that can be killed: Node's own look-up can't be given up, and
-// a process doesn't end before it (6 s measured). avahi is asked too for names in .local:
-// libnss-mdns first asks the DNS server for the SOA of `local`, and waits 10 s for a silent one.
+// Races for a TCP port: dials all addresses of a name at once, and the first that accepts wins.
+// getent resolves names, in a child that can be killed: Node's own look-up can't be cancelled, and
+// a process doesn't exit before it is done (6 s measured). For names in .local, avahi is asked as
+// well: libnss-mdns first asks the DNS server for the SOA of `local`, and waits 10 s for a silent
+// one.
 import { createConnection, isIPv4, isIPv6, type Socket } from 'node:net'
 import { inSeconds } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
 import { searchEnv } from '../system/search-path.ts'
 
-/** Who accepted, or why nobody did. */
+/** The address that accepted, or why none did. */
 export type Winner = { address: string } | { reason: string }
 
 /**
- * Milliseconds that an address of last time which accepts waits for the name service to confirm it:
- * another machine may have that address by now, and a silent name service (10 s with mDNS behind a
- * dead DNS server) must not hold us up.
+ * Milliseconds that last time's address, once it accepts, waits for the name service to confirm it:
+ * another machine may have it by now, and a silent name service (10 s with mDNS behind a dead DNS
+ * server) must not hold us up.
  */
 const CONFIRMATION = 250
 
-/** Where avahi-daemon answers questions, a line each (its avahi-daemon/simple-protocol.c). */
+/** Where avahi-daemon answers questions, one line each (its avahi-daemon/simple-protocol.c). */
 const AVAHI = '/run/avahi-daemon/socket'
 
-/** More reasons than these help nobody. */
+/** More reasons than this help nobody. */
 const MOST_REASONS = 3
 
 const WORDS: Record<string, string> = {
@@ -32,8 +33,8 @@ const WORDS: Record<string, string> = {
 }
 
 /**
- * The addresses in the output of `getent ahosts`, each once, in its order; pure. Leaves out lines
- * that begin with something else.
+ * The addresses in the output of `getent ahosts`, each once, in order; pure. Skips lines that start
+ * with anything else.
  */
 export function addressesIn(output: string): string[] {
   const words = output.split('\n').map((line) => line.trim().split(/\s+/, 1)[0] ?? '')
@@ -41,20 +42,21 @@ export function addressesIn(output: string): string[] {
 }
 
 /**
- * Whether a text is an IP address. Node's isIP compiles a huge pattern for IPv6 (4 ms), so it only
- * gets what has a colon.
+ * Whether a text is an IP address. Node's isIP compiles a huge pattern for IPv6 (4 ms), so isIPv6
+ * is only called for text with a colon.
  */
 export const isAddress = (text: string): boolean => (text.includes(':') ? isIPv6(text) : isIPv4(text))
 
-/** Whether an address only means something together with an interface. */
+/** Whether an address means nothing without an interface. */
 export const needsScope = (address: string): boolean => /^fe[89ab][0-9a-f]:/i.test(address) && !address.includes('%')
 
-/** Whether the name service lists an address, which may have got its scope from us; pure. */
+/** Whether the name service lists an address, whose scope may have come from us; pure. */
 export const lists = (addresses: readonly string[], address: string): boolean =>
   addresses.includes(address) || addresses.includes(address.replace(/%.*/, ''))
 
 /**
- * The address in avahi's answer, `+ INTERFACE PROTOCOL NAME ADDRESS`; pure. Anything else is none.
+ * The address in avahi's answer, `+ INTERFACE PROTOCOL NAME ADDRESS`; undefined for any other;
+ * pure.
  */
 export function addressFromAvahi(answer: string): string | undefined {
   const [sign, , , , address = ''] = answer.trim().split(/\s+/)
@@ -62,17 +64,15 @@ export function addressFromAvahi(answer: string): string | undefined {
 }
 
 export interface RaceOptions {
-  /** The interfaces by which an IPv6 link-local address is tried that comes without one. */
+  /** The interfaces on which to try an IPv6 link-local address that comes without one. */
   scopes: () => string[]
-  /** Only addresses of this kind count (ssh's AddressFamily). */
+  /** Only addresses of this family count (ssh's AddressFamily). */
   family?: 4 | 6
-  /** Where avahi-daemon listens, if it does. */
+  /** Where avahi-daemon listens, if it runs. */
   avahi?: string
 }
 
-/**
- * One race. It ends once, by the deadline at the latest, and leaves neither sockets nor a child.
- */
+/** One race. It ends once, by the deadline at the latest, and leaves no sockets or child behind. */
 export class Race {
   private readonly host: string
   private readonly port: number
@@ -84,15 +84,15 @@ export class Race {
   private readonly sockets = new Map<string, Socket>()
   private readonly failures = new Map<string, string>()
   /**
-   * Those that have neither accepted nor failed; false: by a guessed interface. (Not
-   * socket.destroyed, which comes before the error.)
+   * Addresses that have neither accepted nor failed; false: the interface is a guess. (Not
+   * socket.destroyed, which is set before the error arrives.)
    */
   private readonly pending = new Map<string, boolean>()
   private readonly timers: ReturnType<typeof setTimeout>[] = []
   private remembered: string | undefined
-  /** How many have not yet said what they know of the name. */
+  /** How many have yet to say what they know about the name. */
   private asked = 0
-  /** What the name service, or avahi before it, said; undefined while they haven't. */
+  /** What the name service, or avahi before it, said; undefined until then. */
   private listed: string[] | undefined
   private nameProblem: string | undefined
   /** The remembered address has accepted, and waits for the name service. */
@@ -113,7 +113,8 @@ export class Race {
   }
 
   /**
-   * Runs it. `remembered`: the address of last time, tried without waiting for the name service.
+   * Runs the race.
+   * @param remembered last time's address, tried without waiting for the name service
    */
   run(remembered?: string): Promise<Winner> {
     return new Promise((resolve) => {
@@ -136,14 +137,14 @@ export class Race {
   }
 
   /**
-   * Asks avahi for the IPv4 address. No avahi, or no such name: then the name service says the
-   * same.
+   * Asks avahi for the IPv4 address. If there is no avahi, or no such name, the name service has
+   * the last word.
    */
   private askAvahi(): void {
     this.asked += 1
     let answer = ''
     const socket = createConnection(this.avahi, () => socket.write(`RESOLVE-HOSTNAME-IPV4 ${this.host}\n`))
-    this.sockets.set(this.avahi, socket) // so that it is closed with the race
+    this.sockets.set(this.avahi, socket) // closes it with the race
     socket.setEncoding('latin1').on('data', (text: string) => {
       answer += text
       if (answer.includes('\n') || answer.length > 1000) socket.destroy()
@@ -159,7 +160,7 @@ export class Race {
 
   private async lookUp(): Promise<void> {
     this.asked += 1
-    const env = { ...searchEnv(), LC_ALL: 'C' } // else it reads a dozen files of a locale, for nothing
+    const env = { ...searchEnv(), LC_ALL: 'C' } // any other makes it read a dozen locale files for nothing
     const asked = await run('getent', ['ahosts', this.host], { env, timeout: this.deadline + 1000, abort: this.abort.signal })
     this.asked -= 1
     if (asked.timedOut) return // the race is over
@@ -173,8 +174,8 @@ export class Race {
   }
 
   /**
-   * The name service has answered. An address of last time that it doesn't list any more is
-   * somebody else's by now.
+   * The name service has answered. If it no longer lists last time's address, that is somebody
+   * else's by now.
    */
   private names(all: string[]): void {
     const addresses = all.filter((address) => this.counts(address))
@@ -201,7 +202,8 @@ export class Race {
   }
 
   /**
-   * Tries one address. `guess`: an interface was guessed, so a failure says nothing about the box.
+   * Tries one address.
+   * @param guess the interface was guessed, so a failure says nothing about the box
    */
   private dial(address: string, guess = false): void {
     if (this.sockets.has(address)) return
@@ -215,7 +217,7 @@ export class Race {
       this.pending.delete(address)
       const why = WORDS[error.code ?? ''] ?? error.code ?? error.message
       if (!guess) this.failures.set(address, why)
-      // Deno 2.9 forgets the scope on its way to connect(2).
+      // Deno 2.9 drops the scope on the way to connect(2).
       else if (error.code === 'EINVAL')
         this.failures.set(address, `${process.versions.deno ? 'Deno' : 'the runtime'} can't use link-local addresses`)
       this.settle()
@@ -228,14 +230,14 @@ export class Race {
     else this.end({ address })
   }
 
-  /** The address of last time wins, if it has accepted. */
+  /** Last time's address wins if it has accepted. */
   private endEarly(): boolean {
     if (!this.early || this.remembered === undefined) return false
     this.end({ address: this.remembered })
     return true
   }
 
-  /** Ends the race when nothing is open any more. */
+  /** Ends the race once nothing is left to wait for. */
   private settle(): void {
     if (this.asked === 0 && this.listed !== undefined && this.pending.size === 0) this.end({ reason: this.reasons() })
   }

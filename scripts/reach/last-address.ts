@@ -1,22 +1,20 @@
-// The address at which a cache was reached last time, in the user's runtime directory. Only in a
-// directory of our own: root reads nothing in a user's, and nobody believes what others could have
-// written.
+// Remembers the address at which a cache was last reached, in the user's runtime directory. Uses
+// only a directory of our own: root reads nothing in a user's, and nobody trusts what others could
+// have written.
 import { lstatSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { runtimeDir } from '../system/paths.ts'
 import { isAddress } from './connect-race.ts'
 
 export interface Memory {
-  /** The address of last time, if it is known. */
+  /** The address of last time, if known. */
   address: string | undefined
-  /**
-   * Remembers another one. A full or read-only disk is no failure: it only makes next time slower.
-   */
+  /** Remembers another address. A full or read-only disk is no failure, only a slower next time. */
   keep(address: string): void
 }
 
 /**
- * What is remembered of a cache; undefined where there is no directory of ours to remember it in.
- * @param host a memory of another one doesn't count
+ * What is remembered about a cache; undefined when there is no directory of ours to remember it in.
+ * @param host what was remembered for another host doesn't count
  */
 export function memoryOf(cache: string, host: string): Memory | undefined {
   const uid = process.getuid?.()
@@ -40,7 +38,7 @@ function recall(file: string, host: string): string | undefined {
     const [of, address = ''] = readFileSync(file, 'utf8').trim().split(' ')
     return of === host && isAddress(address) ? address : undefined
   } catch {
-    return undefined // nothing is remembered yet
+    return undefined // nothing remembered yet
   }
 }
 

@@ -1,9 +1,9 @@
-// Whether somebody listens on a socket's file, without a word to whoever does: a connection that
-// only asks would open a channel to the box and leave an error in its nix-daemon's journal.
+// Tells whether anybody listens on a socket's file, without connecting if possible: a mere probe
+// would open a channel to the box and leave an error in its nix-daemon's journal.
 import { lstatSync, readFileSync } from 'node:fs'
 
 /**
- * Whether somebody listens there: for a tunnel's socket, whether its ssh is alive. A file that ssh
+ * Whether anybody listens there: for a tunnel's socket, whether its ssh is alive. A file that ssh
  * left behind is not enough.
  */
 export async function listens(socket: string): Promise<boolean> {
@@ -12,14 +12,14 @@ export async function listens(socket: string): Promise<boolean> {
 }
 
 /**
- * Whether the text of /proc/net/unix has somebody who listens at this path: flag 00010000
- * (__SO_ACCEPTCON), path last (proc_pid_net(5)).
+ * Whether the text of /proc/net/unix lists a listener at this path: flag 00010000 (__SO_ACCEPTCON),
+ * path last (proc_pid_net(5)).
  */
 export function listedIn(text: string, path: string): boolean {
   return text.split('\n').some((line) => line.endsWith(` ${path}`) && line.split(/ +/)[3] === '00010000')
 }
 
-/** Only those of our own network namespace. */
+/** Lists only the sockets of our own network namespace. */
 function unixSockets(): string {
   try {
     return readFileSync('/proc/net/unix', 'utf8')
@@ -29,8 +29,8 @@ function unixSockets(): string {
 }
 
 /**
- * What connect(2) says when there is a listener whose queue is full, and Bun when the listener has
- * closed the connection at once.
+ * What connect(2) fails with when the listener's queue is full, or in Bun when the listener closed
+ * the connection at once.
  */
 const ALIVE = ['EAGAIN', 'ECONNRESET', 'EPIPE']
 

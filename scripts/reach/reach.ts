@@ -1,6 +1,6 @@
-// Whether a cache is there: the one place that decides what "reachable" (its port accepts) and
-// "usable" (it answers as a store does) mean. Never concludes from a name, a file or an old answer
-// alone, and is never later than its deadline. A hot path: what only `usable` needs is loaded late.
+// Decides whether a cache is there: the one place that defines "reachable" (its port accepts) and
+// "usable" (it answers as a store does). Never concludes from a name, a file or an old answer
+// alone, and never exceeds its deadline. A hot path: what only `usable` needs is loaded late.
 import { existsSync, readFileSync } from 'node:fs'
 import type { Cache, UrlCache } from '../config/types.ts'
 import { socketPath } from '../system/paths.ts'
@@ -8,8 +8,8 @@ import { isAddress, Race, type Winner } from './connect-race.ts'
 import { type Memory, memoryOf } from './last-address.ts'
 
 /**
- * `ms`: milliseconds from the question to the answer. `address`: an address, the path of a socket,
- * or a folder.
+ * `ms`: milliseconds from question to answer. `address`: an address, the path of a socket, or a
+ * folder.
  */
 export type Answer = { ok: true; address: string; port?: number; ms: number; detail?: string } | { ok: false; reason: string; ms: number }
 
@@ -20,7 +20,7 @@ const PORTS: Record<string, number> = { 'http:': 80, 'https:': 443, 'ssh:': 22, 
 
 /**
  * Where to look for a cache; pure.
- * @throws TypeError for a url that is none
+ * @throws TypeError for an invalid url
  */
 export function placeOf(cache: Cache): Place {
   if (cache.kind === 'ssh') return { host: cache.host, port: cache.port }
@@ -29,14 +29,15 @@ export function placeOf(cache: Cache): Place {
   return { host: hostname.replace(/^\[(.*)\]$/, '$1'), port: Number(port) || (PORTS[protocol] ?? 22) }
 }
 
-/** The addresses that count: of IPv4, of IPv6, or of both. */
+/** Which addresses count: IPv4, IPv6, or both. */
 export type Family = 4 | 6 | undefined
 
 /**
- * Whether the name resolves and the port accepts. Dials the address of last time at once, all those
- * of the name service as soon as they are known; the first that accepts wins, and is remembered.
+ * Whether the name resolves and the port accepts. Dials last time's address at once, and all
+ * addresses from the name service as soon as they are known; the first that accepts wins and is
+ * remembered.
  * @param deadline milliseconds for everything
- * @param family only addresses of this kind count
+ * @param family only addresses of this family count
  */
 export async function reachable(cache: Cache, deadline: number, family?: Family): Promise<Answer> {
   const elapsed = stopwatch()
@@ -68,9 +69,9 @@ function folderAnswer(folder: string, elapsed: () => number): Answer {
 }
 
 /**
- * The interfaces that have an IPv6 link-local address, and so a link that somebody else's could be
- * on. From /proc/net/if_inet6 (Linux: address, index, prefix, scope, flags, name), since loading
- * node:os takes longer than all the rest here.
+ * The interfaces with an IPv6 link-local address: only on their links can another machine's be.
+ * From /proc/net/if_inet6 (Linux: address, index, prefix, scope, flags, name), since loading
+ * node:os takes longer than everything else here.
  */
 function linkLocalScopes(): string[] {
   try {
@@ -83,8 +84,8 @@ function linkLocalScopes(): string[] {
 
 /**
  * Whether the cache answers as a store: an ssh cache's nix-daemon through the tunnel's socket, a
- * url cache by its nix-cache-info. Of an ssh:// or ssh-ng:// url only the port is tried, since more
- * would need its user's keys.
+ * url cache with its nix-cache-info. For an ssh:// or ssh-ng:// url only the port is tried, since
+ * more would need its user's keys.
  * @param uid whose tunnel
  * @param deadline milliseconds for everything
  */
@@ -101,7 +102,7 @@ async function usableTunnel(socket: string, uid: number, deadline: number): Prom
   try {
     let way = socket
     if (uid !== 0 && process.geteuid?.() === 0) {
-      // Root must not knock where a user's link leads.
+      // Root must not knock wherever a user's link leads.
       const { holdSocket } = await import('../protocol/owned-socket.ts')
       ;({ path: way, release } = holdSocket(socket, uid))
     }
@@ -119,12 +120,12 @@ async function usableHttp(cache: UrlCache, deadline: number): Promise<Answer> {
   const there = await reachable(cache, deadline)
   if (!there.ok) return there
   const { cacheInfoProblem } = await import('./cache-info.ts')
-  // A deadline that is used up has been answered above; what is left is at least a moment.
+  // A deadline already used up was answered above, so at least a moment is left.
   const reason = await cacheInfoProblem(cache.url, there.address, Math.max(1, deadline - elapsed()), deadline)
   return reason === undefined ? { ...there, ms: elapsed() } : { ok: false, reason, ms: elapsed() }
 }
 
-/** Milliseconds since it was made, whole. */
+/** Whole milliseconds since it was made. */
 function stopwatch(): () => number {
   const started = performance.now()
   return () => Math.round(performance.now() - started)
