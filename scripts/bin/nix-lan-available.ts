@@ -1,5 +1,5 @@
 // nix-lan-available: is the box there? Asks all caches at once, prints a line for each, and exits 0
-// or 1. Changes nothing but the memory of a cache's last address.
+// or 1. Changes nothing except what is remembered of a cache's last address.
 import { main, parse, print } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
 import { oneLine, toJson } from '../cli/text.ts'
@@ -45,10 +45,11 @@ Examples:
 
 /** Milliseconds between two attempts. */
 const PAUSE = 250
-/** An attempt with less time than this says nothing. */
+/** With less time than this, in milliseconds, an attempt says nothing. */
 const SHORTEST = 100
 /**
- * setTimeout takes no more milliseconds than this (HTML standard and Node: a signed 32-bit number).
+ * The longest that setTimeout can wait, in seconds (HTML standard and Node: milliseconds as a
+ * signed 32-bit number).
  */
 const LONGEST_WAIT = 2 ** 31 / 1000 - 1
 
@@ -77,7 +78,10 @@ async function available(argv: string[]): Promise<number> {
   return found.every(({ answer }) => answer.ok) ? 0 : 1
 }
 
-/** The value of --wait in milliseconds. @throws UsageError */
+/**
+ * The value of --wait in milliseconds.
+ * @throws UsageError
+ */
 function milliseconds(seconds: string | undefined): number | undefined {
   if (seconds === undefined) return undefined
   if (/^\d+(\.\d+)?$/.test(seconds) && Number(seconds) > 0 && Number(seconds) <= LONGEST_WAIT) return Math.ceil(Number(seconds) * 1000)
@@ -85,7 +89,7 @@ function milliseconds(seconds: string | undefined): number | undefined {
 }
 
 /**
- * Asks once, by the cache's own deadline; with a wait, again and again until it is there or the
+ * Asks once, within the cache's own deadline; with --wait, again and again until it is there or the
  * wait is over.
  */
 async function patiently(

@@ -1,6 +1,6 @@
 // nix-lan-connect: the program that Nix runs as a store (ssh-ng://localhost?remote-program=…).
 // Joins Nix to the box's nix-daemon through the tunnel's socket, and is an empty store while the
-// box is away. Never writes to a store, and before the handshake nothing makes it exit.
+// box is away. Never writes to a store, and nothing makes it exit before the handshake.
 import { main } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { nixHasLeft } from '../connect/client.ts'
@@ -52,7 +52,7 @@ if (args.includes('--help') || args.includes('-h') || args.includes('--version')
 else if (!args.includes('--stdio') && process.stdin.isTTY) main('nix-lan-connect', HELP, notByHand)
 else connect(args.includes('--strict'))
 
-// Whatever breaks outside of the conversation, a build must not: the conversation goes on, and a
+// Whatever breaks outside the conversation must not break a build: the conversation goes on, and a
 // box that no longer answers it is given up.
 process.on('uncaughtException', (error) => report(`this is a bug: ${error.message}`))
 
@@ -71,23 +71,23 @@ async function connect(strict: boolean): Promise<void> {
   } catch (error) {
     if (nixHasLeft(error)) process.exit(strict ? 75 : 0)
     else {
-      // the upstream has told it, once for each outage
+      // the upstream has reported it, once per outage
       if (strict || !(error instanceof NarUndelivered)) report((error as Error).message)
       process.exit(error instanceof Failure ? error.exitCode : 1)
     }
   }
 }
 
-/** What is wrong with the command line or the configuration is a line, and an empty store. */
+/** A mistake in the command line or the configuration costs one line, and makes an empty store. */
 function unknown(error: Error): null {
   report(error.message)
   return null
 }
 
 /**
- * What the command line asks for. A socket's path needs no configuration, so that root has none to
- * read, and Nix needn't wait while it is loaded.
- * @throws UsageError, and what loadConfig() throws
+ * What the command line asks for. A socket's path needs no configuration: root has none to read,
+ * and Nix needn't wait for it to load.
+ * @throws UsageError, and whatever loadConfig() throws
  */
 async function findTarget(args: readonly string[]): Promise<Target> {
   const words = args.filter((word, i) => !word.startsWith('--') && !WITH_SECONDS.includes(args[i - 1] ?? ''))
@@ -101,7 +101,10 @@ async function findTarget(args: readonly string[]): Promise<Target> {
   return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline, patience }
 }
 
-/** The value of an option, in milliseconds; undefined when it isn't given. @throws UsageError */
+/**
+ * The value of an option, in milliseconds; undefined when it isn't given.
+ * @throws UsageError
+ */
 function seconds(args: readonly string[], option: string, least: number, most: number): number | undefined {
   const at = args.indexOf(option)
   if (at < 0) return undefined

@@ -1,6 +1,6 @@
-// The TypeScript of nix-lan-dispatcher: help for people, and for its head
+// The TypeScript of nix-lan-dispatcher: prints help for people, and tells its head
 // (scripts/heads/nix-lan-dispatcher.sh), which does the rest, whose boxes these are. Runs as root:
-// believes nothing that anybody else can write, and touches nothing of the user's.
+// trusts nothing that anybody else can write, and touches nothing of the user's.
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { main, parse } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
@@ -37,7 +37,7 @@ Example:
   sudo nix-lan-dispatcher eth0 up
 `
 
-/** Where the head finds the answer of last time: in a directory that is root's alone. */
+/** Where the head finds the last answer: in a directory that only root can write. */
 const MEMORY = '/run/nix-lan/dispatcher'
 
 async function dispatcher(argv: string[]): Promise<number> {
@@ -49,7 +49,7 @@ async function dispatcher(argv: string[]): Promise<number> {
 }
 
 /**
- * Prints "USER UID", or (exit 2) in one line what is wrong with the configuration: the head takes
+ * Prints "USER UID", or in one line what is wrong with the configuration (exit 2): the head takes
  * either from stdout.
  */
 function owner(): number {
@@ -58,7 +58,7 @@ function owner(): number {
     const before = privileged ? readConfigFile(SYSTEM_FILE, true) : undefined
     const { user, uid } = loadConfig()
     process.stdout.write(`${user} ${uid}\n`)
-    // What was parsed lies between two readings.
+    // Unchanged before and after, so this is the text that was parsed.
     if (before !== undefined && readConfigFile(SYSTEM_FILE, true) === before) remember(`${user} ${uid}\n${before}`)
     return 0
   } catch (error) {
@@ -69,7 +69,9 @@ function owner(): number {
   }
 }
 
-/** It appears whole. What can't be remembered is asked again: no more than slow. */
+/**
+ * Writes the file atomically. If it can't be remembered it is asked again, which is merely slow.
+ */
 function remember(text: string): void {
   try {
     mkdirSync('/run/nix-lan', { mode: 0o755, recursive: true })

@@ -1,7 +1,7 @@
 // nix-lan-run: runs a command with exactly those caches as substituters that can be used now. This
-// decides; the sh head of the bundle becomes the command (scripts/system/handover.ts). It changes
-// NIX_CONFIG and nothing else, and whatever is wrong on our side (no configuration, no nix to ask,
-// a bug) costs one line on stderr and the command runs as it is: a wrapper must not break Nix.
+// decides; the sh head of the bundle becomes the command (scripts/system/handover.ts). Changes
+// NIX_CONFIG and nothing else. Whatever is wrong on our side (no configuration, no nix to ask, a
+// bug) costs one line on stderr, and the command runs as it is: a wrapper must not break Nix.
 import { writeSync } from 'node:fs'
 import { basename } from 'node:path'
 import { parse } from '../cli/command.ts'
@@ -62,7 +62,8 @@ async function main(): Promise<void> {
 }
 
 /**
- * Prints what the head is to do or to show; returns its exit code, unless it becomes the command.
+ * Prints what the head is to do or show; returns its exit code, unless the head becomes the
+ * command.
  */
 async function start(argv: string[]): Promise<number> {
   const { own, command, shift } = readInvocation(basename(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? NAME), argv)
@@ -82,20 +83,20 @@ async function start(argv: string[]): Promise<number> {
 }
 
 /**
- * To stdout, which is the head's pipe. Not process.stdout: loading Node's streams takes as long as
- * all the rest here.
+ * Prints to stdout, the head's pipe. Not process.stdout: loading Node's streams takes as long as
+ * everything else here.
  */
 function print(text: string): number {
   write(1, text)
   return 0
 }
 
-/** One line on stderr. A closed stderr keeps no command from running. */
+/** Prints one line on stderr. A closed stderr must not keep a command from running. */
 function warn(message: string): void {
   try {
     write(2, `${NAME}: ${harmless(message)}\n`)
   } catch {
-    // closed, or full and not waited for
+    // closed, or full and non-blocking
   }
 }
 

@@ -1,6 +1,7 @@
-// nix-lan-tunnel: makes ready what ssh needs, and becomes ssh, which forwards the socket of the
-// box's nix-daemon to one of the user's own. JavaScript only decides: its head
-// (scripts/heads/nix-lan-tunnel.sh) starts what this prints, so that it isn't in memory meanwhile.
+// nix-lan-tunnel: prepares what ssh needs, then becomes ssh, which forwards the socket of the box's
+// nix-daemon to one of the user's own. JavaScript only decides: its head
+// (scripts/heads/nix-lan-tunnel.sh) starts what this prints, so no runtime stays in memory
+// meanwhile.
 import { main, parse } from '../cli/command.ts'
 import { Away, Failure, UsageError } from '../cli/errors.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
@@ -78,8 +79,8 @@ async function agentFor(cache: SshCache): Promise<Agent> {
 }
 
 /**
- * One attempt under systemd: a pause that is due, or ssh. A failure is a pause too, unless a person
- * has to fix something first.
+ * Makes one attempt under systemd: a pause that is due, or ssh. A failure leads to a pause too,
+ * unless a person has to fix something first.
  */
 async function asService(service: Service, cache: SshCache, socket: string): Promise<number> {
   if (await service.waits()) return 0
@@ -97,7 +98,7 @@ async function asService(service: Service, cache: SshCache, socket: string): Pro
   }
 }
 
-/** The box with that name; without one, the only box, however many other caches there are. */
+/** The box with that name; without a name the only box, however many other caches there are. */
 function boxNamed(config: Config, name: string | undefined): SshCache {
   const boxes = { ...config, caches: config.caches.filter(isSsh) }
   if (name === undefined && boxes.caches.length === 0) throw new UsageError(`${config.file} has no box (a cache with host = "…")`)

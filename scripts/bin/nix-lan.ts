@@ -1,4 +1,4 @@
-// nix-lan, the command for people: a table of subcommands, each in a file of its own in commands/.
+// nix-lan, the command for people: a table of subcommands, each in its own file in commands/.
 import { main, nearest } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
 import { hasConfig } from '../config/config.ts'
@@ -9,8 +9,8 @@ interface Command {
 }
 
 /**
- * Loaded when they are asked for: a check, which runs twice a minute, would pay a third more for
- * all the others.
+ * Loaded on demand: a check, which runs twice a minute, would take a third longer if it loaded all
+ * the others.
  */
 const COMMANDS = new Map<string, () => Promise<Command>>([
   ['box', () => import('../commands/box.ts').then(({ box, helpFor }) => ({ help: helpFor(process.argv.slice(3)), run: box }))],

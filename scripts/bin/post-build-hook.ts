@@ -1,6 +1,6 @@
-// The TypeScript of post-build-hook: what its head (scripts/heads/post-build-hook.sh) can't do in
-// sh. The head starts it rarely, with a time limit, and makes the links itself. Store paths go to
-// stdout; what is wrong goes to stderr, a line each.
+// The TypeScript of post-build-hook: does what its head (scripts/heads/post-build-hook.sh) can't do
+// in sh. The head starts it rarely, with a time limit, and makes the links itself. Store paths go
+// to stdout; problems go to stderr, a line each.
 import { main, parse } from '../cli/command.ts'
 import { UsageError } from '../cli/errors.ts'
 import { harmless } from '../cli/text.ts'
@@ -47,7 +47,7 @@ async function hook(argv: string[]): Promise<number> {
     if (typeof found === 'string') wrong.push(found)
     else process.stdout.write(`${found.join('\n')}\n`)
   }
-  // Nix writes the hook's name before each line itself.
+  // Nix itself puts the hook's name before each line.
   for (const line of wrong) process.stderr.write(`nix-lan: ${harmless(line)}\n`)
   return wrong.length > 0 ? 1 : 0
 }
