@@ -1,37 +1,37 @@
 #!/bin/sh
 # Runs the ssh of a tunnel and removes its socket, which ssh leaves behind however it ends (OpenSSH
-# 9.2: TERM, INT, HUP, lost link, KILL). nix-lan-tunnel becomes this (scripts/tunnel/attempt.ts)
-# with these arguments, and then the ssh command:
+# 9.2: TERM, INT, HUP, lost link, KILL). nix-lan-tunnel becomes this (scripts/tunnel/attempt.ts).
+# Arguments, followed by the ssh command:
 #   $1        the socket
-#   $2        what to say when ssh failed before it made that; empty under systemd
+#   $2        what to say when ssh fails before it has made the socket; empty under systemd
 #   $3, $4    nix-lan-tunnel and the cache
-#   $5, $6    a control socket, and sh text that asks there for the forwarding; empty where ssh
-#             makes that by itself
-#   $7        an ssh agent that was begun for this tunnel and ends with it, as PID:TICK (its start,
+#   $5, $6    a control socket, and sh text that requests the forwarding there; empty where ssh
+#             forwards on its own
+#   $7        an ssh agent started for this tunnel, which ends with it, as PID:TICK (its start,
 #             proc_pid_stat(5)); empty: there is none
-#   $8 to $11 for uploads with an ssh connection of their own: socket, control socket, sh text that
-#             makes the connection, sh text that asks there for the forwarding; empty: they share
-#             the tunnel
+#   $8 to $11 for uploads over their own ssh connection: socket, control socket, sh text that makes
+#             the connection, sh text that requests the forwarding there; empty: they share the
+#             tunnel
 #
 # Signals become TERM for ssh (a background child ignores INT), and ssh's exit code is ours.
 #
-# The helper ends an ssh that hasn't logged in after a minute: an agent may wait for a click that
-# never comes. (ConnectTimeout bounds what is before the login.) Under systemd it then asks through
-# the socket, with growing pauses, until the box answers. (Not ssh's LocalCommand: the user's own
-# shell runs that, and ssh waits for it.) After a minute without an answer it has ssh log in anew:
-# the groups of a user, on which the use of a nix-daemon may depend, are those of the login. The
-# helper also ends by itself when ssh has: a TERM in the first moment of its life is lost, since
-# the trap is still ours then.
+# The helper ends an ssh that hasn't logged in after a minute: an agent may be waiting for a click
+# that never comes. (ConnectTimeout only covers what comes before the login.) Under systemd the
+# helper then asks through the socket, with growing pauses, until the box answers. (Not ssh's
+# LocalCommand: the user's own shell runs that, and ssh waits for it.) After a minute without an
+# answer it has ssh log in again: access to a nix-daemon may depend on the user's groups, which are
+# fixed at login. The helper also exits on its own once ssh has: a TERM in the first moment of its
+# life is lost, since our trap still applies to it then.
 #
-# An uploader sends USR1 to the process that CACHE.keeper names (scripts/tunnel/uploads.ts). So
-# that connection is made when it is needed, and held as long as the tunnel: a key may want a
+# An uploader sends USR1 to the process that CACHE.keeper names (scripts/tunnel/uploads.ts). So the
+# connection for uploads is made on demand, and kept as long as the tunnel: a key may want a
 # confirmation for each login.
 #
-# When ssh ends without having been told to, nix-lan-tunnel has the last word. A socket that
-# somebody listens on by then is another tunnel's, and stays (/proc/net/unix: flag 00010000, path
+# When ssh ends without having been told to, nix-lan-tunnel has the last word. If somebody listens
+# on the socket by then, it belongs to another tunnel and stays (/proc/net/unix: flag 00010000, path
 # last; proc_pid_net(5)).
 
-# What the helper says when it has ended ssh, for a fresh login or since it didn't log in;
+# The helper's exit codes when it has ended ssh, for a fresh login or because ssh didn't log in;
 # nix-lan-tunnel knows them as FRESH_LOGIN and LATE.
 fresh_login=75
 late=76
@@ -46,7 +46,7 @@ trap 'stop=1 told=1; [ -z "$pid" ] || kill "$pid" 2>/dev/null' HUP INT QUIT TERM
 pid=$!
 [ -z "$stop" ] || kill "$pid"
 
-# wait_for SOCKET PID: until the ssh of that number has made it, for a minute. Fails when that has
+# wait_for SOCKET PID: waits until ssh PID has made SOCKET, for a minute. Fails when that ssh has
 # ended.
 wait_for() {
   waited=0
@@ -58,18 +58,18 @@ wait_for() {
   done
 }
 
-# end_ssh PID CODE: ends an ssh and this background shell, which must not be told to end by the
-# other one.
+# end_ssh PID CODE: ends an ssh and this background shell. Ignores the TERM that the main shell then
+# sends, which would cost us CODE.
 end_ssh() {
   trap '' TERM
   kill "$1" 2>/dev/null
   exit "$2"
 }
 
-# end_agent: ends the agent, if it is still that one.
+# end_agent: ends the agent, unless that process is another by now.
 end_agent() {
   { read -r stat <"/proc/${agent%:*}/stat"; } 2>/dev/null || return
-  # shellcheck disable=SC2086 # after the name in parentheses, which may hold anything, there are numbers
+  # shellcheck disable=SC2086 # after the name in parentheses, which may hold anything, only numbers follow
   set -- ${stat##*) }
   if [ "${20}" = "${agent#*:}" ]; then kill "${agent%:*}"; fi
 }
@@ -82,7 +82,7 @@ close_uploads() {
   rm -f -- "$uploads" "$uploads_control"
 }
 
-# open_uploads: makes it, anew if there was one that nobody listens on any more.
+# open_uploads: makes that connection, replacing one that nobody listens on any more.
 open_uploads() {
   close_uploads
   rm -f -- "$uploads" "$uploads_control"
@@ -92,7 +92,7 @@ open_uploads() {
   uploads_helper=$!
 }
 
-# name_keeper: says who we are, by number and start.
+# name_keeper: records which process we are, by number and start.
 name_keeper() {
   read -r stat </proc/$$/stat || return
   # shellcheck disable=SC2086 # see end_agent
@@ -100,7 +100,7 @@ name_keeper() {
   printf '%s:%s\n' $$ "${20}" >"$keeper.$$" && mv -f -- "$keeper.$$" "$keeper"
 }
 
-# ask_until_ready: until systemd has been told that the box answers, or ssh has been ended for a
+# ask_until_ready: returns once systemd has been told that the box answers; ends ssh when it needs a
 # fresh login.
 ask_until_ready() {
   for pause in 0.2 0.4 0.8 1.5 3 6 12 12 12 12; do
@@ -119,7 +119,7 @@ ask_until_ready() {
 (
   wait_for "${control:-$socket}" "$pid" || exit 0
   if [ -n "$control" ]; then
-    # What went wrong, ssh itself writes down.
+    # ssh itself logs what went wrong.
     eval "$forward" >/dev/null 2>&1 || end_ssh "$pid" 0
   fi
   [ -n "$hint" ] || ask_until_ready
@@ -131,7 +131,7 @@ while stop='' want=''; wait "$pid"; code=$?; [ -n "$stop$want" ]; do
   if [ -n "$want" ] && [ -n "$uploads" ] && [ -z "$told" ]; then open_uploads; fi
 done
 [ -z "$uploads" ] || rm -f -- "$keeper"
-# Not ignored: that would last, through all that this becomes.
+# Don't ignore it: everything this becomes would inherit that.
 trap : USR1
 close_uploads
 kill "$helper" 2>/dev/null

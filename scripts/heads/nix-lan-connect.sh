@@ -1,5 +1,5 @@
 #!/bin/sh
-# The head of nix-lan-connect. Nix's builds fail when this program can't be started, so that with no
+# The head of nix-lan-connect. A Nix build fails when this program can't be started, so without a
 # JavaScript runtime it becomes an empty store of Nix's own. With --strict (an upload, a person) an
 # empty store would be a lie: exit 75, "the box is away".
 . ./runtime.sh

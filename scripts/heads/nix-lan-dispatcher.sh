@@ -1,26 +1,25 @@
 #!/bin/sh
 # The head of nix-lan-dispatcher. NetworkManager runs it as root for everything that happens to a
-# network, and one script after another, so that each holds up the next: this one decides here
-# whether the event matters, and does the rest behind its back. (nm-dispatcher waits for this
-# process only, and its service leaves what it started alone: KillMode=process, NetworkManager 1.30
-# to 1.58.)
-# Exit 0 whatever happens. Nothing here reads, writes or follows anything of the user's: asking the
-# user's systemd is done as that user. Called in any other way it is its JavaScript,
+# network, one script after another, each holding up the next: so this one decides here whether the
+# event matters, and does the rest in the background. (nm-dispatcher waits for this process only,
+# and its service leaves what it started alone: KillMode=process, NetworkManager 1.30 to 1.58.)
+# Exits 0 whatever happens. Nothing here reads, writes or follows anything of the user's: the user's
+# systemd is asked as that user. Called in any other way, this becomes its JavaScript,
 # scripts/bin/nix-lan-dispatcher.ts; for an event it asks that only whose boxes they are, and only
-# when the configuration is not the one of last time.
+# when the configuration has changed since last time.
 
 # An event: the interface, and the action (NetworkManager-dispatcher(8)).
 if [ $# -eq 2 ]; then
-  # Also when fork fails, which ends dash with 2.
+  # Exit 0 even when fork fails, which makes dash exit with 2.
   trap 'exit 0' EXIT
   case $1 in lo) exit 0 ;; esac
   case $2 in
-    # A network, a VPN or an address has come or gone, or (connectivity-change) leads somewhere now,
-    # or (dns-change, which may come after `up`) names are found now that were not.
+    # A network, a VPN or an address has come or gone; or (connectivity-change) the network now
+    # leads somewhere; or (dns-change, which may come after `up`) names now resolve that didn't.
     up | down | vpn-up | vpn-down | dhcp4-change | dhcp6-change | reapply | connectivity-change | dns-change) ;;
     # hostname: our own name. pre-up, pre-down and vpn-pre-*: too early, and NetworkManager waits
-    # for them. device-add and device-delete: are answered on stdout. What later versions may add:
-    # the timer finds what that changes.
+    # for them. device-add and device-delete: expect an answer on stdout. Whatever later versions
+    # add: the timer notices what it changes.
     *) exit 0 ;;
   esac
   LC_ALL=C
@@ -30,14 +29,15 @@ fi
 
 . ./runtime.sh
 
-# say TEXT: one line, for the journal with our name as its tag; for a person where there is one.
+# say TEXT: prints one line, to the person if there is one, else to the journal, tagged with our
+# name.
 say() {
   if [ -t 2 ] || ! logger -t nix-lan-dispatcher -- "$1" 2>/dev/null; then printf 'nix-lan-dispatcher: %.500s\n' "$1" >&2; fi
 }
 
-# read_owner: sets nix_lan_owner to "USER UID", or says why not and fails. Parsing and trusting the
-# configuration is left to JavaScript, which takes a tenth of a second and more; it leaves its
-# answer with the text that this was read from, in a directory of root's.
+# read_owner: sets nix_lan_owner to "USER UID", or says why not and fails. Parsing and vetting the
+# configuration is left to JavaScript, which takes a tenth of a second or more; it leaves its
+# answer, with the text it was read from, in a directory of root's.
 read_owner() {
   nix_lan_break='
 '
@@ -58,11 +58,11 @@ read_owner() {
   return 1
 }
 
-# ask_user_systemd USER UID: a restart, since a start is lost while a check runs, which may have
-# looked too early. Exit 3: no systemd of this user's. Everything is done as the user: whether the
-# socket is there, too, since /run/user/UID is theirs to mount things on. Not by runuser, for which
-# PAM writes two lines into the journal each time. What NetworkManager has learnt from a network
-# stays out.
+# ask_user_systemd USER UID: restarts the check, since a start is lost while a check runs, which may
+# have looked too early. Exit 3: this user has no systemd. Everything is done as the user, even the
+# test for the socket, since users can mount things on their /run/user/UID. Not by runuser, whose
+# PAM session writes two lines into the journal each time. What NetworkManager has learnt from a
+# network stays out of the environment.
 ask_user_systemd() {
   nix_lan_group=$(id -g -- "$1" 2>/dev/null) || return
   # shellcheck disable=SC2016 # for the other shell
@@ -91,7 +91,7 @@ if [ $# -eq 2 ]; then
   if [ -t 2 ]; then
     handle_event "$1" "$2"
   else
-    # stdout: nm-dispatcher may wait for its end.
+    # stdout: nm-dispatcher may wait until it is closed.
     handle_event "$1" "$2" </dev/null >/dev/null &
   fi
   exit 0

@@ -1,13 +1,13 @@
 #!/bin/sh
-# The head of nix-lan-run: becomes the command, in the environment that its JavaScript decides. With
-# no JavaScript runtime it still becomes the command, as if it had been called without nix-lan-run:
-# that must never keep anybody from using Nix.
+# The head of nix-lan-run: becomes the command, in the environment that its JavaScript decides on.
+# Without a JavaScript runtime it still becomes the command, as if called without nix-lan-run, which
+# must never keep anybody from using Nix.
 . ./runtime.sh
 . ./plan.sh
 
 # next_command NAME: sets nix_lan_found to the first program of that name in PATH that isn't
-# nix-lan-run itself under that name, be it this file or another copy of it, which its second line
-# tells. (The first line of a binary is short enough to read.)
+# nix-lan-run itself: neither this file nor a copy of it, recognised by its second line. (The first
+# line of a binary is short enough to read.)
 next_command() {
   IFS=:
   set -f
@@ -28,7 +28,7 @@ next_command() {
 
 if find_runtime; then follow_javascript "$@"; fi
 
-# By a symlink's name it is that command; else the first argument is the command.
+# A symlink's name is the command; otherwise the first argument is.
 nix_lan_command=${0##*[/]}
 if [ "$nix_lan_command" = nix-lan-run ]; then
   if [ "${1-}" = -- ]; then shift; fi

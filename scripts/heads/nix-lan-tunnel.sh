@@ -1,6 +1,6 @@
 #!/bin/sh
-# The head of a command that becomes another program (nix-lan-tunnel: ssh), so that nothing stays in
-# memory while that runs.
+# The head of a command that becomes another program (nix-lan-tunnel: ssh), so no JavaScript runtime
+# stays in memory while that runs.
 . ./runtime.sh
 . ./plan.sh
 

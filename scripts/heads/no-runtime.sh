@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# What a person reads where there is no JavaScript runtime: included by a line `. ./no-runtime.sh`
-# behind the search for one. The same list as in scripts/system/runtime.ts, which setup and doctor
+# What a person sees when there is no JavaScript runtime; included, after the search for one, by a
+# line `. ./no-runtime.sh`. The same list as in scripts/system/runtime.ts, which setup and doctor
 # print; test/unit/search-path.test.ts compares them.
 {
   echo "${0##*[/]}: no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun"

@@ -1,21 +1,21 @@
 #!/bin/sh
 # The head of post-build-hook. Nix runs it after every build, as root under a daemon, and waits for
-# it; a hook that fails ends the user's whole command. So: one `ln` per cache and nothing else in
-# the ordinary case, no JavaScript that sh can do without, exit 0 whatever happens, and nothing left
-# running that holds Nix's pipe. The directories of the queue are a user's, so that root only lstats
-# in them and makes links, by `ln -s -- P... DIR/`: without the slash, or with a link's name as the
-# target, ln follows what the user put there. With arguments it is its JavaScript,
-# scripts/bin/post-build-hook.ts; this head uses that too, for what sh can't do.
+# it; a hook that fails ends the user's whole command. So: normally one `ln` per cache and nothing
+# else, no JavaScript for anything sh can do, exit 0 whatever happens, and nothing left running that
+# holds Nix's pipe. The queue's directories belong to a user, so in them root only calls lstat and
+# makes links, with `ln -s -- P... DIR/`: without the slash, or with a link's name as the target, ln
+# would follow what the user put there. Called with arguments, this becomes its JavaScript,
+# scripts/bin/post-build-hook.ts, which the head also uses for what sh can't do.
 
 nix_lan_ask=
 if [ $# -eq 0 ]; then
-  # Also when fork fails, which ends dash with 2, and when Nix or a terminal wants to interrupt the
-  # few milliseconds this takes: a path whose hook was cut short is valid, and Nix never runs the
-  # hook for it again.
+  # Exit 0 even when fork fails, which makes dash exit with 2. And let neither Nix nor a terminal
+  # interrupt the few milliseconds this takes: a path whose hook was cut short is valid, and Nix
+  # never runs the hook for it again.
   trap 'ended $?' EXIT
   trap '' HUP INT QUIT PIPE
 
-  # Bytes, not characters; and the system's own tools, whatever PATH says. All that is used: ln,
+  # Bytes, not characters; and the system's own tools, whatever PATH says. The only ones used: ln,
   # rarely head and id.
   LC_ALL=C
   nix_lan_path=${PATH-}
@@ -28,7 +28,7 @@ if [ $# -eq 0 ]; then
   nix_lan_words=${OUT_PATHS-}
   nix_lan_drv=${DRV_PATH-}
 
-  # Nix writes the hook's name before each line itself.
+  # Nix itself puts the hook's name before each line.
   say() {
     printf 'nix-lan: %.2000s\n' "$1" >&2
   }
@@ -39,8 +39,8 @@ if [ $# -eq 0 ]; then
     exit 0
   }
 
-  # is_store_path WORD: STORE/HASH-NAME as Nix writes it (libstore/path.cc: 32 base-32 characters; a
-  # name of at most 211).
+  # is_store_path WORD: tests for STORE/HASH-NAME as Nix writes it (libstore/path.cc: 32 base-32
+  # characters; a name of at most 211).
   is_store_path() {
     case $1 in "$nix_lan_store"/*) ;; *) return 1 ;; esac
     nix_lan_base=${1#"$nix_lan_store"/}
@@ -52,10 +52,9 @@ if [ $# -eq 0 ]; then
   }
 
   # read_outputs: sets nix_lan_words from a .drv, which begins with
-  # Derive([("out","/nix/store/...","",""),...],[ and has no line breaks, so that dash's `read`
-  # would read all of it, a byte at a time. Fails for what needs a parser or the database: outputs
-  # that depend on their content stand there as "", and the list may be longer than what is read
-  # here.
+  # Derive([("out","/nix/store/...","",""),...],[ and has no line breaks: dash's `read` would read
+  # all of it, a byte at a time. Fails where it takes a parser or the database: content-dependent
+  # outputs are "" there, and the list may be longer than what is read here.
   read_outputs() {
     nix_lan_words=
     nix_lan_text=$(head -c 4096 <"$nix_lan_drv" 2>/dev/null)
@@ -77,8 +76,8 @@ if [ $# -eq 0 ]; then
     return 1
   }
 
-  # queue_paths WORD...: sets nix_lan_good to those that are paths in the store, and links them into
-  # every directory of the queue; into several at the same time.
+  # queue_paths WORD...: sets nix_lan_good to the words that are paths in the store, and links them
+  # into every directory of the queue; if there are several, in parallel.
   queue_paths() {
     nix_lan_bad=
     for nix_lan_word in "$@"; do
@@ -113,8 +112,8 @@ if [ $# -eq 0 ]; then
     done
   }
 
-  # queue_again DIR/ PATH...: after an ln that failed. A path that is queued already is no failure;
-  # anything else is said.
+  # queue_again DIR/ PATH...: tries again after an ln that failed. A path that is already queued is
+  # no failure; anything else is reported.
   queue_again() {
     nix_lan_dir=$1
     nix_lan_why=
@@ -131,8 +130,8 @@ if [ $# -eq 0 ]; then
     say "built, but not queued in $nix_lan_dir (${nix_lan_why##*: }); when that is mended: nix-lan queue add $*"
   }
 
-  # is_safe_for_root: the queue and its parent are real directories and, if we are root, root's: in
-  # a directory of the user's the name that ln is told could become a link between our look at it
+  # is_safe_for_root: tests that the queue and its parent are real directories and, if we are root,
+  # root's: in a directory of the user's, the name given to ln could become a link between our check
   # and ln's.
   is_safe_for_root() {
     for nix_lan_dir in "$nix_lan_roots" "$nix_lan_queue"; do
@@ -147,8 +146,8 @@ if [ $# -eq 0 ]; then
     done
   }
 
-  # is_told: nobody set up a queue, --make-queue has said so since the machine started, and no
-  # configuration changed since.
+  # is_told: nobody set up a queue, and --make-queue has already said so, since the machine started
+  # and since a configuration last changed.
   is_told() {
     for nix_lan_told in /run/nix-lan/no-queue "${XDG_RUNTIME_DIR:-/run}/nix-lan/no-queue"; do
       if [ -e "$nix_lan_told" ]; then
@@ -168,7 +167,7 @@ if [ $# -eq 0 ]; then
   fi
   if [ -d "$nix_lan_queue" ]; then is_safe_for_root || exit 0; fi
 
-  # Empty in Nix 2.8.0 for each build, and in 2.30 and 2.31 with --check (NixOS/nix#6446).
+  # Empty in Nix 2.8.0 for every build, and in 2.30 and 2.31 with --check (NixOS/nix#6446).
   if [ -z "$nix_lan_words" ]; then
     if ! is_store_path "$nix_lan_drv" || ! [ -f "$nix_lan_drv" ]; then
       say "no OUT_PATHS, and DRV_PATH is not a file in $nix_lan_store: $nix_lan_drv"
@@ -183,8 +182,8 @@ if [ $# -eq 0 ]; then
     if is_told; then exit 0; fi
     nix_lan_ask="$nix_lan_ask --make-queue"
   else
-    # A cache that was added to the configuration gets its directory; --make-queue then makes the
-    # queue the newer one.
+    # A cache added to the configuration gets its directory; --make-queue then leaves the queue
+    # newer than the configuration.
     # shellcheck disable=SC3013
     if [ /etc/nix-lan/config.toml -nt "$nix_lan_queue" ] && [ -O "$nix_lan_queue" ]; then nix_lan_ask="$nix_lan_ask --make-queue"; fi
   fi
@@ -214,8 +213,8 @@ if ! find_runtime; then
 elif nix_lan_runtime=$nix_lan_found && ! find_program timeout; then
   nix_lan_why='no program "timeout" found: install coreutils'
 else
-  # It prints store paths; what it has to say goes to stderr, but not the shell's "Killed". At the
-  # time limit its whole process group is killed, so that nothing is left that holds Nix's pipe.
+  # It prints store paths; its messages go to stderr, but not the shell's "Killed". At the time
+  # limit its whole process group is killed, so nothing is left that holds Nix's pipe.
   # shellcheck disable=SC2086
   { nix_lan_words=$("$nix_lan_found" -s KILL 0.9 /bin/sh "$0" $nix_lan_ask </dev/null 2>&3 3>&-); } 3>&2 2>/dev/null
   case $? in
@@ -228,7 +227,7 @@ if [ -n "$nix_lan_why" ]; then
   say "$nix_lan_why, so that this may be incomplete (post-build-hook$nix_lan_ask for $nix_lan_drv)"
 fi
 
-# All of it again: there may be directories now that weren't there before.
+# All of it again: some directories may be new.
 if [ -d "$nix_lan_queue" ]; then
   PATH=/usr/bin:/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin${PATH:+:$PATH}
   set -f
