@@ -69,9 +69,7 @@ function owner(): number {
   }
 }
 
-/**
- * Writes the file atomically. If it can't be remembered it is asked again, which is merely slow.
- */
+/** Writes the file atomically. If that fails, the next event just takes longer: it asks again. */
 function remember(text: string): void {
   try {
     mkdirSync('/run/nix-lan', { mode: 0o755, recursive: true })

@@ -61,10 +61,7 @@ async function main(): Promise<void> {
   process.exit(code)
 }
 
-/**
- * Prints what the head is to do or show; returns its exit code, unless the head becomes the
- * command.
- */
+/** Prints what the head is to do or show. Returns its exit code, unless it becomes the command. */
 async function start(argv: string[]): Promise<number> {
   const { own, command, shift } = readInvocation(basename(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? NAME), argv)
   const options = parse(own, { boolean: ['explain', 'json'] })

@@ -1,7 +1,6 @@
 // nix-lan-tunnel: prepares what ssh needs, then becomes ssh, which forwards the socket of the box's
 // nix-daemon to one of the user's own. JavaScript only decides: its head
-// (scripts/heads/nix-lan-tunnel.sh) starts what this prints, so no runtime stays in memory
-// meanwhile.
+// (scripts/heads/nix-lan-tunnel.sh) starts what this prints, so no runtime stays in memory.
 import { main, parse } from '../cli/command.ts'
 import { Away, Failure, UsageError } from '../cli/errors.ts'
 import { loadConfig, namedCache } from '../config/config.ts'

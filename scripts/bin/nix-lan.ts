@@ -9,8 +9,7 @@ interface Command {
 }
 
 /**
- * Loaded on demand: a check, which runs twice a minute, would take a third longer if it loaded all
- * the others.
+ * Loaded on demand: a check, which runs twice a minute, would take a third longer with all of them.
  */
 const COMMANDS = new Map<string, () => Promise<Command>>([
   ['box', () => import('../commands/box.ts').then(({ box, helpFor }) => ({ help: helpFor(process.argv.slice(3)), run: box }))],

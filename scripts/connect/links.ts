@@ -55,8 +55,8 @@ export class Link {
   }
 
   /**
-   * To be called every second. Gives the box up once it owes an answer and has been silent for
-   * `most` calls.
+   * To be called every second. Gives up a box that owes an answer and has been silent for `most`
+   * calls.
    */
   tick(most: number): void {
     if (this.waiting.length > 0 && ++this.silent >= most)

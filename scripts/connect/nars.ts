@@ -39,9 +39,7 @@ export class Nars {
   private readonly links: Links
   private readonly lanes: Lane[] = []
   private opening = false
-  /**
-   * Paths that Nix has been told are there, in the order it asked, with the sizes of their NARs.
-   */
+  /** Paths that Nix has been told are there, in the order it asked, with their NARs' sizes. */
   private readonly promised = new Map<string, number>()
   private readonly held = new Map<string, Ahead>()
   private used = 0
@@ -116,8 +114,8 @@ export class Nars {
   }
 
   /**
-   * The connection for the next question; undefined when there is none yet. Opens another when all
-   * are busy.
+   * The connection for the next question; undefined while there is none. Opens more if all are
+   * busy.
    */
   private lane(): Lane | undefined {
     const working = this.lanes.filter(({ link }) => !link.failure)
@@ -137,8 +135,8 @@ export class Nars {
 }
 
 /**
- * Reads STDERR_LAST and a NAR of `size` bytes. Returns undefined when the box refuses, or the size
- * is another.
+ * Reads STDERR_LAST and a NAR of `size` bytes. Returns undefined if the box refuses or the size
+ * differs.
  */
 async function readNar(reader: ByteReader, size: number, alive: () => void): Promise<Buffer | undefined> {
   const ending = await readMessages(new Recorder(reader))

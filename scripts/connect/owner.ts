@@ -1,5 +1,5 @@
-// Gives up root's rights: root's nix-daemon starts connect, but what it connects to lies in a
-// user's folder.
+// Gives up root's rights: root's nix-daemon starts connect, which dials a socket in a user's
+// folder.
 import { lstatSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { noTunnel } from '../cli/errors.ts'

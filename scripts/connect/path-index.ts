@@ -4,8 +4,7 @@ import type { ByteReader } from '../protocol/byte-reader.ts'
 import { Recorder, readMessages } from '../protocol/wire.ts'
 
 /**
- * Nix's base 32 (libutil/hash.cc, 2.8.0): in ASCII order, so packed hash parts sort as the paths
- * do.
+ * Nix's base 32 (libutil/hash.cc, 2.8.0): in ASCII order, so packed hash parts sort like the paths.
  */
 const ALPHABET = '0123456789abcdfghijklmnpqrsvwxyz'
 const NONE = 255
@@ -53,9 +52,7 @@ export class PathIndex {
     return names?.map((name) => `${store}/${name}`)
   }
 
-  /**
-   * Whether the store lacks a path. False for a path in another folder: nothing is known of those.
-   */
+  /** Whether the store lacks a path. False for a path in another folder: nothing is known there. */
   lacks(path: string): boolean {
     const slash = path.lastIndexOf('/')
     if (this.store !== undefined && path.slice(0, slash) !== this.store) return false
@@ -89,8 +86,8 @@ export class PathIndex {
   }
 
   /**
-   * To be called after the last add(). Nix lists its paths in order (2.8.0, 2.34.8), but guarantees
-   * it nowhere.
+   * To be called after the last add(). Nix lists its paths in order (2.8.0, 2.34.8), but doesn't
+   * promise to.
    */
   finish(): this {
     if (this.sorted) return this

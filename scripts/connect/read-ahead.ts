@@ -17,10 +17,7 @@ import { type PathIndex, type Progress, readPathIndex } from './path-index.ts'
 const BELIEVED = 30_000
 /** Age in milliseconds at which a list that was useful is fetched again. */
 const STALE = 20_000
-/**
- * Milliseconds a list may always take; it may take longer only if as much has been lost waiting
- * without it.
- */
+/** Milliseconds a list may always take; more only if as much has been lost waiting without it. */
 const CHEAP = 300
 /** Milliseconds before the rate of an arriving list means anything: TCP starts slowly. */
 const SLOW_START = 100
@@ -31,7 +28,7 @@ const SLOW_START = 100
 const INFO_TIME = 0.05
 const INFO_BYTES = 300
 /**
- * All infos are requested once waiting for single ones has cost this share of the time they take.
+ * Share of the time that all infos take: once waiting for single ones has cost that, ask for all.
  */
 const WORTH = 0.15
 /** Questions in flight at once while all infos are requested: initially, at least, at most. */

@@ -36,21 +36,15 @@ const SILENCE = 30
 
 /** Fewer bytes of a NAR than this in that time count as silence: half a kilobyte a second. */
 const FLOOR = 16384
-/**
- * A NAR that breaks off again this often at the same byte: that is the box's disk, not the link.
- */
+/** When a NAR breaks off again this often at the same byte, it is the box's disk, not the link. */
 const SAME = 2
 /** Bytes of a NAR that are held back unless it is whole sooner. */
 const HELD = 2 ** 20
 
-/**
- * How long, in milliseconds, a box that has closed its own direction is still sent what Nix says.
- */
+/** Milliseconds for which a box that has closed its own direction is still sent what Nix says. */
 const LAST_WORDS = 1000
 
-/**
- * An answer that took more milliseconds than this came from afar, or from a box busy for a moment.
- */
+/** Milliseconds. A slower answer came from afar, or from a box busy for a moment. */
 const SLOW = 2
 /**
  * After this many slow answers in a row the box is far away, and Nix's next questions are read
@@ -234,10 +228,7 @@ interface Patience {
   box: Box | null
 }
 
-/**
- * Counts down, while the box is listened to, until it is given up. The caller has to clear the
- * interval.
- */
+/** Counts down to giving the box up, while it is listened to. The caller clears the interval. */
 function countDown(patience: Patience): NodeJS.Timeout {
   return setInterval(() => {
     if (patience.listening && --patience.left <= 0)
@@ -446,8 +437,7 @@ async function pipe(client: Client, box: Box | null, number: number, upstream: U
     return await pipe(client, null, number, upstream)
   }
   if (!box) {
-    // Without knowing the operation there is no telling where its request ends: answer, and hang
-    // up.
+    // There is no telling where an unknown operation's request ends: answer, and hang up.
     await client.write(errorAnswer('the box is away, and nix-lan is an empty store: it can be asked for paths, nothing else'))
     return
   }

@@ -176,10 +176,7 @@ export function redialling(target: Target | null): Upstream {
   }
 }
 
-/**
- * Waits until something happens to a socket's file, at most until `end` on performance.now()'s
- * clock.
- */
+/** Waits until something happens to a socket's file, or performance.now() reaches `end`. */
 async function socketChanges(socket: string, end: number): Promise<void> {
   const before = identity(socket)
   while (performance.now() < end && identity(socket) === before)

@@ -29,8 +29,7 @@ fi
 
 . ./runtime.sh
 
-# say TEXT: prints one line, to the person if there is one, else to the journal, tagged with our
-# name.
+# say TEXT: one line, to the person if there is one, else to the journal, tagged with our name.
 say() {
   if [ -t 2 ] || ! logger -t nix-lan-dispatcher -- "$1" 2>/dev/null; then printf 'nix-lan-dispatcher: %.500s\n' "$1" >&2; fi
 }

@@ -54,10 +54,7 @@ export class ByteReader {
     this.held = true
   }
 
-  /**
-   * No more will come: pending and later reads fail with `reason`; what has arrived can still be
-   * read.
-   */
+  /** Ends the stream: what has arrived can still be read, then reads fail with `reason`. */
   finish(reason: Error): void {
     this.over ??= reason
     this.wake?.()
@@ -97,8 +94,7 @@ export class ByteReader {
   }
 
   /**
-   * Takes what is offered. Resolves to true when that was enough, to false when something was
-   * pushed.
+   * Takes what is offered. Resolves to true once that is enough, to false if something is pushed.
    */
   private takeOffers(take: (chunk: Buffer) => number, done: () => boolean): Promise<boolean> {
     return new Promise<boolean>((resolve, reject) => {

@@ -56,10 +56,7 @@ export interface FullInfo {
 /** What the daemon refuses, in its own words. */
 export class Refused extends NixError {}
 
-/**
- * One connection to a nix-daemon. Every method throws a NixError when the daemon is lost or
- * refuses.
- */
+/** One connection to a nix-daemon. Every method throws NixError if it is lost or refuses. */
 export class Daemon {
   private readonly box: Box
   private readonly who: string
@@ -119,10 +116,7 @@ export class Daemon {
     return derivers
   }
 
-  /**
-   * Everything that no root keeps. May list things in the store's directory that aren't valid
-   * paths.
-   */
+  /** Everything that no root keeps. May include things in the store that aren't valid paths. */
   async dead(): Promise<string[]> {
     return (await this.collect(RETURN_DEAD, [])).paths
   }

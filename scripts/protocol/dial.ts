@@ -91,9 +91,7 @@ async function welcome(box: Box, greeting: Recorder): Promise<void> {
   if (ending.error) throw new BoxUnavailable('broken', `the nix-daemon on the box refuses: ${ending.message}`)
 }
 
-/**
- * Shorter messages are copied out of the buffer: cheaper than to stop reading until they are read.
- */
+/** Messages up to this size are copied out of the buffer: cheaper than to pause the socket. */
 const SHORT = 4096
 
 /**

@@ -1,5 +1,4 @@
-// Finds where a NAR ends. NarFromPath sends it without a length, so relaying it means following its
-// structure.
+// Finds where a NAR ends. NarFromPath sends no length, so a relay has to follow its structure.
 //
 // NAR (Nix 2.8.0, src/libutil/archive.cc; Dolstra's thesis, figure 5.2): every item is a string:
 // its length as u64, little-endian, its bytes, zeros up to a multiple of 8. First "nix-archive-1",

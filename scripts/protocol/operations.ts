@@ -26,9 +26,7 @@ export interface Operation {
   local?: boolean
 }
 
-/**
- * The operations that Nix uses on a substituter. `nix copy` to a store uses others; see session.ts.
- */
+/** What Nix asks a substituter. `nix copy` to a store uses other operations; see session.ts. */
 export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operation>([
   [1, { name: 'IsValidPath', request: ['string'], answer: ['u64'], empty: u64(0) }],
   [11, { name: 'AddTempRoot', request: ['string'], answer: ['u64'], empty: u64(1) }],
@@ -72,10 +70,7 @@ export const notValid = (path: string): Buffer => errorAnswer(`path '${path}' is
 export const emptyAnswer = (operation: Operation, first: string): Buffer =>
   operation.empty ? Buffer.concat([u64(STDERR_LAST), operation.empty]) : notValid(first)
 
-/**
- * Reads one value of a shape. Returns the first string in it, if any: the path the request is
- * about.
- */
+/** Reads one value of a shape. Returns its first string, if any: the path in question. */
 export async function readShape(from: Recorder, shape: Shape): Promise<string | undefined> {
   switch (shape) {
     case 'u64':
@@ -278,9 +273,7 @@ function infoAtHand(chunk: Buffer): number {
 /** The number at `at`; NaN beyond the end. */
 const numberAt = (chunk: Buffer, at: number): number => (at + 8 <= chunk.length ? Number(chunk.readBigUInt64LE(at)) : Number.NaN)
 
-/**
- * Asks which of these paths a store has, without looking for them elsewhere; the answer is paths.
- */
+/** Asks which of these paths a store has, without substituting them; the answer is paths. */
 export const validPathsQuestion = (paths: readonly string[]): Buffer => Buffer.concat([u64(QUERY_VALID_PATHS), strings(paths), u64(0)])
 
 /** The raw bytes of an operation's request, without its number, and the path it is about. */

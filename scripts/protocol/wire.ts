@@ -21,9 +21,7 @@ export const MAGIC_SERVER = 0x6478696f
  * insists on 1.35.
  */
 export const OUR_VERSION = 0x0123
-/**
- * Nix 2.4. An older box encodes errors (before 1.26) and realisations (before 1.31) differently.
- */
+/** Nix 2.4. Older boxes encode errors (before 1.26) and realisations (before 1.31) differently. */
 export const OLDEST_BOX = 0x0120
 export const VERSION_WITH_NIX_VERSION = 0x0121
 export const VERSION_WITH_TRUST = 0x0123

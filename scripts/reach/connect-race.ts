@@ -1,8 +1,8 @@
 // Races for a TCP port: dials all addresses of a name at once, and the first that accepts wins.
 // getent resolves names, in a child that can be killed: Node's own look-up can't be cancelled, and
 // a process doesn't exit before it is done (6 s measured). For names in .local, avahi is asked as
-// well: libnss-mdns first asks the DNS server for the SOA of `local`, and waits 10 s for a silent
-// one.
+// well: libnss-mdns first asks the DNS server for the SOA of `local`, and waits 10 s if that is
+// silent.
 import { createConnection, isIPv4, isIPv6, type Socket } from 'node:net'
 import { inSeconds } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
@@ -54,10 +54,7 @@ export const needsScope = (address: string): boolean => /^fe[89ab][0-9a-f]:/i.te
 export const lists = (addresses: readonly string[], address: string): boolean =>
   addresses.includes(address) || addresses.includes(address.replace(/%.*/, ''))
 
-/**
- * The address in avahi's answer, `+ INTERFACE PROTOCOL NAME ADDRESS`; undefined for any other;
- * pure.
- */
+/** The address in avahi's answer, `+ INTERFACE PROTOCOL NAME ADDRESS`; else undefined; pure. */
 export function addressFromAvahi(answer: string): string | undefined {
   const [sign, , , , address = ''] = answer.trim().split(/\s+/)
   return sign === '+' && isAddress(address) ? address : undefined

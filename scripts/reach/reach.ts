@@ -8,8 +8,7 @@ import { isAddress, Race, type Winner } from './connect-race.ts'
 import { type Memory, memoryOf } from './last-address.ts'
 
 /**
- * `ms`: milliseconds from question to answer. `address`: an address, the path of a socket, or a
- * folder.
+ * `ms`: milliseconds from question to answer. `address`: an address, a socket's path, or a folder.
  */
 export type Answer = { ok: true; address: string; port?: number; ms: number; detail?: string } | { ok: false; reason: string; ms: number }
 
