@@ -82,7 +82,7 @@ export async function check(argv: string[]): Promise<number> {
   const chosen = names.length > 0 ? names.map((name) => namedCache(config, name)) : config.caches
   const quiet = !flag('json') && isJournal(1)
   const occasion = { quiet, byTimer: quiet && /\.timer$/.test(process.env.TRIGGER_UNIT ?? ''), configured: isRecent(config.file) }
-  const caches = chosen.filter((cache) => cache.kind === 'ssh' || !quiet) // nothing is switched for the others
+  const caches = chosen.filter((cache) => cache.kind === 'ssh' || !quiet) // a URL has nothing to switch
   const done = await checkAll(caches, config.uid, occasion)
   const problems = done.flatMap(({ problem }) => problem ?? [])
   if (flag('json')) process.stdout.write(`${toJson(done.map(plain))}\n`)
@@ -168,7 +168,7 @@ function pauseOf(uid: number, cache: string): Facts['pause'] {
 }
 
 /**
- * Makes nix-lan-connect ask again, after a network change, a box it had found unresponsive
+ * After a network change, makes nix-lan-connect ask again a box it had found unresponsive
  * (connect/outage.ts: its note holds for the socket's times). Touches only a socket of our own;
  * somebody may put a link in its place at any time, but lutimes(3) follows none.
  */

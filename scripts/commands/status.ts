@@ -1,6 +1,6 @@
 // nix-lan status: shows on one screen what is there, what waits and what was fetched. Only asks,
-// never changes anything, and never waits for a box that is away: what it says of one comes from
-// the last check and the tunnel's socket.
+// never changes anything, and never waits for a box that is away: what it says about one comes
+// from the last check and the tunnel's socket.
 import { existsSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure, noTunnel, UsageError } from '../cli/errors.ts'
@@ -77,7 +77,7 @@ Examples:
  * link, and until then every status waits this long.
  */
 const ANSWER = 500
-/** Milliseconds for Nix to tell the sizes of what is queued. */
+/** Milliseconds for Nix to report the sizes of what is queued. */
 const SIZES = 90
 /** Milliseconds between redraws of --watch. */
 const REDRAW = 2000

@@ -22,7 +22,7 @@ const PATIENCE = 120_000
 
 /** What the boxes said. */
 export interface Boxes {
-  /** Why each path that can't be had back can't. */
+  /** Why a path can't be had back; a path that can is not in it. */
   doubts: Map<string, Doubt>
   /** Names of the boxes that were asked. */
   names: string[]
@@ -34,8 +34,8 @@ export interface Boxes {
 
 /**
  * Asks the boxes, one after the other, about all that is dead and everything it refers to.
- * @param elsewhere also asks the HTTP caches in force about what no box has; called with the
- * progress
+ * @param elsewhere if given, also ask the HTTP caches in force about what no box has, and report
+ * progress to it
  * @throws Away when no box is there, Failure when those that are there may confirm nothing
  */
 export async function lookAtBoxes(

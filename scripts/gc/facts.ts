@@ -19,10 +19,10 @@ export interface BothSettings {
   system: Settings
 }
 
-/** Milliseconds for Nix to tell its settings. */
+/** Milliseconds for Nix to report its settings. */
 const SETTINGS = 20_000
 
-/** @throws NixError when nix can't be asked */
+/** Asks Nix for both kinds of settings. @throws NixError when nix can't be asked */
 export async function askBothSettings(single: boolean): Promise<BothSettings> {
   const own = askSettings({ timeout: SETTINGS, env: searchEnv() })
   if (single) return { own: await own, system: await own }
@@ -67,7 +67,7 @@ export interface Here {
   derivers: Map<string, string[]>
 }
 
-/** @throws NixError when the daemon can't be asked */
+/** Asks the local daemon what is dead and what is known of it. @throws NixError when it can't */
 export async function lookHere(daemon: Daemon, system: Settings): Promise<Here> {
   const listed = (await daemon.dead()).filter((path) => isStorePath(path, storeDir))
   const dead = await daemon.infos(listed)
@@ -80,7 +80,7 @@ export async function lookHere(daemon: Daemon, system: Settings): Promise<Here> 
     leftovers: listed.length - dead.size,
     notFetched: system.get('always-allow-substitutes') === 'true' ? new Set() : notFetchedOf(dead),
     keepOutputs,
-    // the default, for a Nix that doesn't say
+    // true is the default, for a Nix that doesn't say
     keepDerivations: system.get('keep-derivations') !== 'false',
     derivers: keepOutputs ? await daemon.derivers([...dead.keys()].filter((path) => !isDerivation(path))) : new Map(),
   }

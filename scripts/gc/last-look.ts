@@ -23,7 +23,7 @@ export interface Look {
 
 const fileIn = (directory: string): string => `${directory}/gc.json`
 
-/** @param directory of the user's counts, see userTransfers() */
+/** Saves a look, if it can. @param directory of the user's counts, see userTransfers() */
 export function writeLook(directory: string, look: Look): void {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o755 })
@@ -35,7 +35,7 @@ export function writeLook(directory: string, look: Look): void {
   }
 }
 
-/** undefined if it never looked, or if the file makes no sense. */
+/** The last look; undefined if there was none, or if the file makes no sense. */
 export function readLook(directory: string): Look | undefined {
   try {
     const { at, safe, onlyHere, problem } = JSON.parse(readText(fileIn(directory)) ?? '')

@@ -1,6 +1,5 @@
-// Reads what somebody else's HTTP cache claims to have: its narinfo files (the format:
-// src/libstore/nar-info.cc, 2.8.0 and 2.34.8). Believes none of it: confirm.ts checks the
-// signatures.
+// Reads the narinfo files of somebody else's HTTP caches (format: src/libstore/nar-info.cc, 2.8.0
+// and 2.34.8). Believes nothing they say: confirm.ts checks the signatures.
 import { hexOf } from '../nix/signature.ts'
 import { storeDir } from '../nix/store-path.ts'
 import type { FullInfo } from '../protocol/daemon-ops.ts'

@@ -1,4 +1,4 @@
-// Finds a derivation's output paths for the sh head of post-build-hook, where it can't tell them
+// Finds a derivation's output paths for the sh head of post-build-hook, when it can't find them
 // itself.
 import { readFileSync } from 'node:fs'
 import { UsageError } from '../cli/errors.ts'
@@ -24,7 +24,7 @@ export async function outputsFor(drv: string): Promise<string[] | string> {
   // need it were built with it.
   const env = { ...searchEnv(), NIX_CONFIG: 'extra-experimental-features = ca-derivations' }
   const query = ['--query', '--outputs', drv]
-  // Nix 2.8 and older tell such a derivation's outputs only when asked to build it. It is built
+  // Nix 2.8 and older print such a derivation's outputs only when asked to build it. It is built
   // already, and with these options nothing can be built.
   const unable = ['--force-realise', '--option', 'max-jobs', '0', '--option', 'builders', '', '--option', 'substitute', 'false']
   const until = Date.now() + LIMIT

@@ -10,7 +10,7 @@ const MOST_LINKS = 40
 /**
  * The last part of the store path a word means. The word may be a store path, something below one,
  * its last part, or a link to one.
- * @throws UsageError
+ * @throws UsageError when it is none of these
  */
 export function storeNameOf(word: string): string {
   if (isStoreName(word)) return word

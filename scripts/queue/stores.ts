@@ -85,8 +85,8 @@ const LOOK = 1000
  * Runs one `nix copy`, which ends when we do. `--derivation` takes a .drv itself in every version;
  * without it 2.4–2.14 take its outputs instead (src/libcmd/installables.cc, toDerivations), so
  * derivations never share a call with outputs. With -v it prints `copying path '…'` as it begins
- * each (2.8.0, 2.26.3, 2.34.8). 2.8.0 tells in no log format how many bytes have gone, so the
- * kernel's count of what it wrote to nix-lan-connect stands in (proc_pid_io(5), wchar).
+ * each (2.8.0, 2.26.3, 2.34.8). No log format of 2.8.0 says how many bytes have gone, so the
+ * kernel's count of what it wrote to nix-lan-connect has to do (proc_pid_io(5), wchar).
  */
 async function copy(store: string, paths: string[], derivations: boolean, watcher: Watcher): Promise<string | undefined> {
   const args = ['copy', '-v', '--log-format', 'raw', '--to', store, ...(derivations ? ['--derivation'] : []), ...paths]

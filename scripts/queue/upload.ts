@@ -37,7 +37,7 @@ export interface Stores {
   deliver(paths: string[]): Promise<string | undefined>
   /** Copies the closures. @returns undefined, or Nix's stderr when it failed */
   copy(paths: string[], derivations: boolean): Promise<string | undefined>
-  /** @throws Failure when Nix itself, the way it copies, can't ask the box about a path */
+  /** Has Nix ask the box about a path, the way it copies. @throws Failure when it can't */
   mustTakeNix(path: string): Promise<void>
   /**
    * The disk of the box's store; undefined if it can't be asked, as where ssh may run no command.

@@ -56,7 +56,7 @@ export interface CacheStatus {
   reason: string | null
   /** How it answered: "Nix 2.26.3"; null: not known. */
   detail: string | null
-  /** Milliseconds until it answered just now. */
+  /** How long it took to answer just now, in milliseconds. */
   ms: number | null
   tunnel: Tunnel | null
 }

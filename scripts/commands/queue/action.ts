@@ -6,7 +6,7 @@ import { sudoFinds } from '../../cli/sudo.ts'
 import { count, oneLine, toJson, wrapped } from '../../cli/text.ts'
 import type { Config, SshCache } from '../../config/types.ts'
 
-/** An option without dashes; `value` is the capitalised word that stands for its value. */
+/** An option without dashes; `value` is the word in capitals that stands for its value. */
 export interface Option {
   long: string
   value?: string
