@@ -1,7 +1,7 @@
 // Keeps the queue on disk: a directory of symlinks NAME → /nix/store/NAME, each of them a GC root,
 // and another for those that failed, where `.NAME` holds the reason. Every step is one system call
-// that happens or doesn't, so nothing needs a lock and no path is ever in neither place. Never makes
-// a link to anything but a store path: a loop of links stops everybody's garbage collection.
+// that happens or doesn't, so nothing needs a lock and no path is ever in neither place. Never
+// makes a link to anything but a store path: a loop of links stops everybody's garbage collection.
 import {
   closeSync,
   constants,
