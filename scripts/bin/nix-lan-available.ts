@@ -45,7 +45,7 @@ Examples:
 
 /** Milliseconds between two attempts. */
 const PAUSE = 250
-/** With less time than this, in milliseconds, an attempt says nothing. */
+/** With less time than this, in milliseconds, an attempt proves nothing. */
 const SHORTEST = 100
 /**
  * The longest that setTimeout can wait, in seconds (HTML standard and Node: milliseconds as a

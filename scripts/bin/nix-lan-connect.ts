@@ -78,7 +78,7 @@ async function connect(strict: boolean): Promise<void> {
   }
 }
 
-/** A mistake in the command line or the configuration costs one line, and makes an empty store. */
+/** A mistake in the command line or the configuration costs one line, and leaves an empty store. */
 function unknown(error: Error): null {
   report(error.message)
   return null

@@ -1,4 +1,4 @@
-// nix-lan-run: runs a command with exactly those caches as substituters that can be used now. This
+// nix-lan-run: runs a command with exactly the caches that can be used now as substituters. This
 // decides; the sh head of the bundle becomes the command (scripts/system/handover.ts). Changes
 // NIX_CONFIG and nothing else. Whatever is wrong on our side (no configuration, no nix to ask, a
 // bug) costs one line on stderr, and the command runs as it is: a wrapper must not break Nix.

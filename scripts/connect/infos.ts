@@ -8,9 +8,11 @@ const BELIEVED = 30_000
  * path once it is back.
  */
 const MISS = 10_000
-/** Most misses remembered: a connection may last for days, and memory must not grow with it. */
+/**
+ * Maximum of misses remembered: a connection may last for days, and memory must not grow with it.
+ */
 const MOST_MISSES = 10_000
-/** Most bytes of answers remembered. */
+/** Maximum bytes of answers remembered. */
 const MOST_BYTES = 32 * 2 ** 20
 
 /** Answers to QueryPathInfo. Times are milliseconds of a monotonic clock. */

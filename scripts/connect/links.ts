@@ -4,8 +4,8 @@ import { type Box, BoxUnavailable, send } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 
 /**
- * Most extra connections. Each is a process on the box, which costs something on a Pi. With the
- * session's own that makes six.
+ * Maximum of extra connections; with the session's own that makes six. Each is a process on the
+ * box, and on a Pi that costs.
  */
 const MOST = 5
 

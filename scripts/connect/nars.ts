@@ -8,11 +8,11 @@ import type { Link, Links } from './links.ts'
 
 /** Larger NARs aren't read ahead: their round trip costs little compared with their bytes. */
 const SMALL = 4 * 2 ** 20
-/** Most bytes held in memory or on their way. */
+/** Maximum bytes held in memory or on their way. */
 const MOST = 32 * 2 ** 20
 /** The limit at first; it doubles with each NAR that Nix takes. */
 const FIRST = 2 ** 20
-/** Milliseconds after which a NAR that Nix hasn't taken makes room. */
+/** Milliseconds after which a NAR that Nix hasn't taken is dropped to make room. */
 const UNTAKEN = 30_000
 /**
  * Bytes on their way on every connection before another is opened: about the window of an ssh
@@ -75,7 +75,7 @@ export class Nars {
     return nar
   }
 
-  /** The box was lost: promises it made are void. What is already in memory is good. */
+  /** The box was lost: its promises no longer hold. What is already in memory is still good. */
   lost(): void {
     this.promised.clear()
   }

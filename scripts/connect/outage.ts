@@ -14,7 +14,7 @@ import { runtimeDir } from '../system/paths.ts'
  * link (ServerAliveInterval × CountMax) and ended the tunnel.
  */
 const HOLD = 15_000
-/** Milliseconds after bind(2) by which a program that means to has called listen(2). */
+/** Milliseconds after bind(2) within which any program that will call listen(2) has done so. */
 const BIND_TO_LISTEN = 2000
 /**
  * Bytes at which a note starts over: it gets a line from each start that waited for an unresponsive
@@ -49,10 +49,10 @@ export class Outage {
   }
 
   /**
-   * Whether asking again is pointless: the box was found unresponsive, or the socket stale, a
-   * moment ago, and nothing has changed since. Nobody can ever listen on a stale socket's file
-   * again, since bind(2) makes a new one; only a socket that was brand new when it refused may
-   * still have been about to listen.
+   * Whether asking again is pointless: the box was found unresponsive a moment ago, or the socket
+   * stale, and nothing has changed since. Nobody can ever listen on a stale socket's file again,
+   * since bind(2) makes a new one; only a socket that was brand new when it refused may still have
+   * been about to listen.
    */
   heldBack(now: number): boolean {
     const last = this.read().at(-1)
@@ -65,7 +65,7 @@ export class Outage {
   began(error: BoxUnavailable, now: number): boolean {
     if (error.kind === 'missing') return false // the target is down: not a fault
     const socket = identity(this.path)
-    // A promise broken is one outage, even if the tunnel's socket disappears meanwhile.
+    // A broken promise is one outage, even if the tunnel's socket disappears meanwhile.
     const same = ({ kind, socket: meant }: Found): boolean => kind === error.kind && (kind === 'broken' || meant === socket)
     const known = this.read().at(-1)
     this.append({ at: now, kind: error.kind, socket, pid: process.pid })

@@ -8,7 +8,7 @@ import { type HeldSocket, holdSocket } from '../protocol/owned-socket.ts'
 
 /**
  * Nothing here needs root: becomes the owner of the socket's directory, so a socket or link that a
- * user planted can do no more than that user. Where root is the only owner, nothing changes.
+ * user planted can do no more than that user. If that is root, nothing changes.
  * @param beforehand what still has to be done as root, if there is a socket
  * @returns what to connect to; release it afterwards
  * @throws BoxUnavailable
@@ -17,7 +17,7 @@ export function becomeOwner(socket: string, beforehand: () => void): HeldSocket 
   const plain: HeldSocket = { path: socket, release: () => {} }
   if (process.geteuid?.() !== 0) return plain
   const owner = lstatSync(dirname(socket), { throwIfNoEntry: false })
-  // Don't look again as root: it may be created, with a link in it, at this very moment.
+  // Don't look for the socket as root: the directory may be appearing right now, with a link in it.
   if (!owner) throw new BoxUnavailable('missing', noTunnel(socket))
   if (owner.uid === 0) return plain
   if (lstatSync(socket, { throwIfNoEntry: false })) beforehand()

@@ -1,5 +1,5 @@
-// Holds which paths the box has, from its own list, to know at once what it lacks. 20 bytes a path:
-// a box may have a million.
+// Knows which paths the box has, from its own list, and so at once what it lacks. Takes 20 bytes a
+// path: a box may have a million.
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { Recorder, readMessages } from '../protocol/wire.ts'
 

@@ -33,7 +33,7 @@ const INFO_BYTES = 300
 const WORTH = 0.15
 /** Questions in flight at once while all infos are requested: initially, at least, at most. */
 const WINDOW = { first: 64, least: 16, most: 2000 }
-/** Most files looked for in one turn of the event loop. */
+/** Maximum of files looked for in one turn of the event loop. */
 const LOOKS = 500
 /** After this many failed connections, nothing more is read ahead. */
 const MOST_FAILURES = 3

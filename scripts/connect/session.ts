@@ -443,7 +443,7 @@ async function pipe(client: Client, box: Box | null, number: number, upstream: U
   }
   const { socket, reader } = box
   client.bothWays()
-  // If Nix is killed, don't outlive it by as long as the box is unresponsive. While it lives, the
+  // When Nix is killed, don't hang on for as long as the box is unresponsive. While Nix lives, the
   // box may take its time over an upload.
   const patience: Patience = { left: SILENCE, listening: false, box }
   const clock = countDown(patience)

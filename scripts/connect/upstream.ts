@@ -10,7 +10,7 @@ import { becomeOwner } from './owner.ts'
 import type { Further } from './read-ahead.ts'
 
 const LONGEST_LINE = 1000
-/** Least milliseconds between two attempts of one process. */
+/** Minimum milliseconds between two attempts of one process. */
 const PAUSE = 1000
 /**
  * Milliseconds between two attempts to get back a box that owes a path; the pauses grow. In

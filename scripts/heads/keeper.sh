@@ -66,7 +66,7 @@ end_ssh() {
   exit "$2"
 }
 
-# end_agent: ends the agent, unless that process is another by now.
+# end_agent: ends the agent, unless its PID is another process by now.
 end_agent() {
   { read -r stat <"/proc/${agent%:*}/stat"; } 2>/dev/null || return
   # shellcheck disable=SC2086 # after the name in parentheses, which may hold anything, only numbers follow

@@ -5,8 +5,8 @@
 # and its service leaves what it started alone: KillMode=process, NetworkManager 1.30 to 1.58.)
 # Exits 0 whatever happens. Nothing here reads, writes or follows anything of the user's: the user's
 # systemd is asked as that user. Called in any other way, this becomes its JavaScript,
-# scripts/bin/nix-lan-dispatcher.ts; for an event it asks that only whose boxes they are, and only
-# when the configuration has changed since last time.
+# scripts/bin/nix-lan-dispatcher.ts; for an event, that is only asked whose boxes these are, and
+# only when the configuration has changed since last time.
 
 # An event: the interface, and the action (NetworkManager-dispatcher(8)).
 if [ $# -eq 2 ]; then

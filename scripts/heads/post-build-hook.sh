@@ -53,8 +53,8 @@ if [ $# -eq 0 ]; then
 
   # read_outputs: sets nix_lan_words from a .drv, which begins with
   # Derive([("out","/nix/store/...","",""),...],[ and has no line breaks: dash's `read` would read
-  # all of it, a byte at a time. Fails where it takes a parser or the database: content-dependent
-  # outputs are "" there, and the list may be longer than what is read here.
+  # all of it, a byte at a time. Fails when that takes a parser or the database: outputs that depend
+  # on their content are "" there, and the list may be longer than what is read here.
   read_outputs() {
     nix_lan_words=
     nix_lan_text=$(head -c 4096 <"$nix_lan_drv" 2>/dev/null)

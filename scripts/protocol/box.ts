@@ -18,11 +18,10 @@ export interface Box {
 }
 
 /**
- * Sends at least the first bytes of an operation; when it returns, the handshake is done. sshd
+ * Sends an operation, or at least its first bytes; once it returns, the handshake is done. sshd
  * leaves Nagle's algorithm (RFC 896) on for forwarded sockets, so it holds back each small piece
- * that follows another until that one is acknowledged, and the other end delays its ACK by 40 ms
- * unless it has something to say itself. So the first byte goes ahead, and acknowledges the
- * daemon's hello.
+ * until the one before it is acknowledged, and the other end delays its ACK by 40 ms unless it has
+ * something to say itself. So the first byte goes ahead, and acknowledges the daemon's hello.
  * @throws BoxUnavailable when the handshake fails
  */
 export async function send(box: Box, bytes: Buffer): Promise<void> {

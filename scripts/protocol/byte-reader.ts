@@ -3,7 +3,7 @@
 /** The stream ended where more was expected. */
 export class EndOfStream extends Error {}
 
-/** What feeds a reader; when it was held back, resume() tells it that there is room again. */
+/** What feeds a reader. After it was held back, resume() tells it that there is room again. */
 export interface Source {
   resume(): void
 }
@@ -54,7 +54,7 @@ export class ByteReader {
     this.held = true
   }
 
-  /** Ends the stream: what has arrived can still be read, then reads fail with `reason`. */
+  /** Ends the stream: what has arrived can still be read; reads beyond that fail with `reason`. */
   finish(reason: Error): void {
     this.over ??= reason
     this.wake?.()

@@ -1,7 +1,7 @@
-// Asks a nix-daemon what no substituter is asked (for that see operations.ts): full path infos,
-// roots, garbage collection, text paths. One connection carries several questions, since some
-// answers hold only as long as it does (AddTempRoot). Works the same with this machine's daemon and
-// with a box's, and needs the trust of neither.
+// Asks a nix-daemon for what goes beyond a substituter (operations.ts): full path infos, roots,
+// garbage collection, text paths. One connection carries several requests, since the effect of some
+// ends with it (AddTempRoot). Works the same with this machine's daemon and with a box's, and needs
+// neither to trust us.
 //
 // Sources: Nix 2.8.0 and 2.34.8, src/libstore/daemon.cc, performOp; worker-protocol.hh for the
 // numbers.
@@ -180,7 +180,7 @@ export class Daemon {
    * content. The daemon keeps it until the connection is closed.
    * @param references must be valid there
    * @returns its path
-   * @throws Refused, among others when a reference isn't valid
+   * @throws Refused, for instance when a reference isn't valid
    */
   async addText(name: string, text: string, references: readonly string[]): Promise<string> {
     const content = Buffer.from(text)

@@ -47,7 +47,7 @@ export async function dialBox(path: string, deadline: number, way = path): Promi
     clearTimeout(timer)
     box.handshake = null
   })
-  box.handshake.catch(() => {}) // the one who awaits it gets the error; until then it must not count as unhandled
+  box.handshake.catch(() => {}) // whoever awaits it gets the error; until then it must not count as unhandled
   return box
 }
 

@@ -1,6 +1,6 @@
-// The worker protocol's operations that a substituter is asked: their numbers, their shapes, what
-// an empty store answers, and what an answer to QueryPathInfo says. No other file of nix-lan knows
-// their numbers. Sources: see wire.ts.
+// The worker protocol's operations that are asked of a substituter: their numbers, their shapes,
+// what an empty store answers, and what an answer to QueryPathInfo says. Besides this, only
+// daemon-ops.ts knows operations' numbers. Sources: see wire.ts.
 import type { PathInfo } from '../nix/path-info.ts'
 import { isStorePath } from '../nix/store-path.ts'
 import type { ByteReader } from './byte-reader.ts'
@@ -141,7 +141,7 @@ class Whole {
 
 /**
  * Parses the fields of an answer.
- * @param answer a whole one that says "I have it", from that word on, as Recorder has recorded it
+ * @param answer the complete answer, from "I have it" on, as read by Recorder
  */
 export function fieldsOf(answer: Buffer): Fields {
   const whole = new Whole(answer)
@@ -173,14 +173,14 @@ const CONTENT_ADDRESS = new RegExp(
   `^(text:${SHA256}|fixed:(r:)?(md5:[0-7]${DIGIT}{25}|sha1:${DIGIT}{32}|${SHA256}|sha512:[0-3]${DIGIT}{102}))?$`,
 )
 
-/** Whether every Nix takes this for a store path: 2.4 to 2.35 differ, see DOTS. */
+/** Whether every Nix accepts this as a store path: 2.4 to 2.35 differ, see DOTS. */
 const soundPath = (path: string, store: string): boolean => isStorePath(path, store) && !DOTS.test(path.slice(store.length + 33))
 
 /**
- * Whether every Nix can read an answer to QueryPathInfo about `path`. Nix takes a bad one for an
+ * Whether every Nix can read an answer to QueryPathInfo about `path`. Nix treats a bad one as an
  * error and fails the build (2.8.0, remote-store.cc, path-info.cc, content-address.cc; 2.26.3,
  * 2.34.8).
- * @param answer a whole one that says "I have it", from that word on, as Recorder has recorded it
+ * @param answer the complete answer, from "I have it" on, as read by Recorder
  */
 export function soundInfo(answer: Buffer, path: string): boolean {
   const store = path.slice(0, path.lastIndexOf('/'))
@@ -282,7 +282,7 @@ export interface Request {
   first: string
 }
 
-/** Reads a request. The usual one, a path, has mostly arrived whole, and nothing is awaited. */
+/** Reads a request. The usual one, a path, has usually arrived whole, and nothing is awaited. */
 export async function readRequest(from: ByteReader, operation: Operation): Promise<Request> {
   const whole = operation.request.length === 1 && operation.request[0] === 'string' ? stringAtHand(from) : null
   if (whole) return whole
@@ -296,8 +296,8 @@ export async function readRequest(from: ByteReader, operation: Operation): Promi
 }
 
 /**
- * A string that has arrived whole; null when part of it is missing, or when it is one that the slow
- * way has to refuse.
+ * A string that has arrived whole; null when part of it is missing, or when it is too long, which
+ * the slow path then refuses.
  */
 function stringAtHand(from: ByteReader): Request | null {
   const chunk = from.atHand()

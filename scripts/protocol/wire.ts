@@ -66,8 +66,8 @@ export function errorAnswer(message: string): Buffer {
 }
 
 /**
- * Records the raw bytes it reads, to pass them on unchanged. One growing buffer: a box can spread
- * nothing over millions of integers, and a piece for each would take gigabytes.
+ * Records the raw bytes it reads, to pass them on unchanged. One growing buffer: a box may say
+ * nothing in millions of integers, and a buffer for each would take gigabytes.
  */
 export class Recorder {
   private buffer: Buffer = Buffer.allocUnsafe(256)

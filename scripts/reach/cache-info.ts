@@ -13,8 +13,8 @@ const CERTIFICATES = ['/etc/ssl/certs/ca-certificates.crt', '/nix/var/nix/profil
 /**
  * Why a cache is of no use; undefined when it answers as a binary cache.
  * @param address of the host, so its name isn't resolved again
- * @param left milliseconds in which it has to answer
- * @param deadline milliseconds of the whole question, for the message
+ * @param left milliseconds left for the answer
+ * @param deadline milliseconds in all, as the reason names them
  */
 export async function cacheInfoProblem(base: string, address: string, left: number, deadline: number): Promise<string | undefined> {
   const url = new URL(base)

@@ -134,8 +134,8 @@ export class Race {
   }
 
   /**
-   * Asks avahi for the IPv4 address. If there is no avahi, or no such name, the name service has
-   * the last word.
+   * Asks avahi for the IPv4 address. If there is no avahi, or no such name, the name service says
+   * the same.
    */
   private askAvahi(): void {
     this.asked += 1

@@ -1,6 +1,6 @@
 // Remembers the address at which a cache was last reached, in the user's runtime directory. Uses
-// only a directory of our own: root reads nothing in a user's, and nobody trusts what others could
-// have written.
+// only a directory of our own: root reads nothing in a user's, and nothing is trusted that others
+// could have written.
 import { lstatSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { runtimeDir } from '../system/paths.ts'
 import { isAddress } from './connect-race.ts'

@@ -68,8 +68,8 @@ function folderAnswer(folder: string, elapsed: () => number): Answer {
 }
 
 /**
- * The interfaces with an IPv6 link-local address: only on their links can another machine's be.
- * From /proc/net/if_inet6 (Linux: address, index, prefix, scope, flags, name), since loading
+ * The interfaces with an IPv6 link-local address: another machine's can only be on one of their
+ * links. From /proc/net/if_inet6 (Linux: address, index, prefix, scope, flags, name), since loading
  * node:os takes longer than everything else here.
  */
 function linkLocalScopes(): string[] {
