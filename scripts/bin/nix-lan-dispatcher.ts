@@ -64,7 +64,7 @@ function owner(): number {
   } catch (error) {
     if (!(error instanceof Failure)) throw error
     const [line = ''] = error.message.split('\n')
-    process.stdout.write(`${line.replace(/\. Write one, for example:$/, '; see nix-lan --help')}\n`)
+    process.stdout.write(`${line}\n`)
     return error.exitCode
   }
 }

@@ -2,8 +2,8 @@
 import { existsSync } from 'node:fs'
 import { ConfigError } from '../cli/errors.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
-import { candidates, readConfigFile, SYSTEM_FILE } from './file.ts'
-import { didYouMean, EXAMPLE_CACHE, parseConfig } from './parse.ts'
+import { candidates, readConfigFile } from './file.ts'
+import { didYouMean, parseConfig } from './parse.ts'
 import type { Cache, Config } from './types.ts'
 
 /**
@@ -21,7 +21,7 @@ export function loadConfig(): Config {
     if (text !== undefined) return parseConfig(text, file, (name) => userOf(name, uid))
   }
   if (named) throw new ConfigError(`${files[0]}: there is no such file; NIX_LAN_CONFIG names it`)
-  throw new ConfigError(howToWriteOne(files))
+  throw new ConfigError(noConfig(files))
 }
 
 /**
@@ -42,17 +42,9 @@ export function hasConfig(): boolean {
   return named || files.some((file) => existsSync(file))
 }
 
-/** The message for a missing configuration: where it was looked for, and an example to paste. */
-export function howToWriteOne(files: readonly string[]): string {
-  return `no configuration (looked for ${files.join(' and ')}). Write one, for example:
-
-sudo mkdir -p ${SYSTEM_FILE.slice(0, SYSTEM_FILE.lastIndexOf('/'))} && sudo tee ${SYSTEM_FILE} <<'END'
-user = "alice"
-
-${EXAMPLE_CACHE}END
-
-with your own user, and the name that the box has in your network.`
-}
+/** What every command says without a configuration: where it looked, and the first step. */
+export const noConfig = (files: readonly string[]): string =>
+  `no configuration (looked for ${files.join(' and ')}). First step: sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md`
 
 // The user the file names, else the caller. Root must name one: it has no queue of its own.
 function userOf(name: string | undefined, uid: number): User {

@@ -35,8 +35,8 @@ const HOST_OR_URL = 'host = "rpi.local" for a box that you reach by ssh, url = "
 // (unix(7)).
 const MAX_NAME = 40
 
-/** An example cache to paste, for messages. */
-export const EXAMPLE_CACHE = '[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'
+/** A cache to paste, for messages. */
+const EXAMPLE_CACHE = '[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'
 
 /** The text being read, for messages. */
 interface Source {

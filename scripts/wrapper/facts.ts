@@ -56,11 +56,10 @@ function urlOf(cache: Cache, uid: number): CacheFacts['url'] {
   }
 }
 
-/** An error on one line, without the config error's example, which wouldn't fit. */
+/** An error in one line. */
 export function firstLine(error: unknown): string {
   const [first = ''] = (error instanceof Error ? error.message : String(error)).split('\n')
-  const text = first.replace(/\. Write one, for example:$/, '')
-  return error instanceof Failure ? text : `this is a bug in nix-lan ${VERSION}: ${text}`
+  return error instanceof Failure ? first : `this is a bug in nix-lan ${VERSION}: ${first}`
 }
 
 /** Asks Nix which substituters are in force. */

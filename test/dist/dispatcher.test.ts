@@ -167,7 +167,11 @@ rm /run/nix-lan/dispatcher; touch $W/slow; t=$(date +%s%N); event eth0 down; ech
 })
 
 const TROUBLE: [string, string, RegExp][] = [
-  ['no configuration', 'rm -r /etc/nix-lan', /no configuration \(looked for \/etc\/nix-lan\/config\.toml\); see nix-lan --help\n$/],
+  [
+    'no configuration',
+    'rm -r /etc/nix-lan',
+    /no configuration \(looked for \/etc\/nix-lan\/config\.toml\)\. First step: sudo nix-lan setup USER@HOST; by hand: docs\/by-hand\.md\n$/,
+  ],
   ['a configuration that is wrong', 'echo oops >>/etc/nix-lan/config.toml', /\/etc\/nix-lan\/config\.toml:5:\d+: is not valid TOML: .*\n$/],
   ['a configuration that others can write', 'chmod o+w /etc/nix-lan/config.toml', /not read as root, because everybody can write to.*\n$/],
   ['a user who does not exist', 'config alicia', /config\.toml:1: user: there is no user "alicia" .*\n$/],
@@ -215,7 +219,7 @@ nobody 65534
 0
 nix-lan-dispatcher: an event is an interface and an action; see --help
 2
-no configuration (looked for /etc/nix-lan/config.toml); see nix-lan --help
+no configuration (looked for /etc/nix-lan/config.toml). First step: sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md
 2
 `,
   )

@@ -6,7 +6,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ConfigError, UsageError } from '../../scripts/cli/errors.ts'
 import { config } from '../../scripts/commands/config.ts'
-import { checkConfigFile, howToWriteOne, loadConfig, namedCache } from '../../scripts/config/config.ts'
+import { checkConfigFile, loadConfig, namedCache, noConfig } from '../../scripts/config/config.ts'
 import { excluded, globMatches } from '../../scripts/config/exclude.ts'
 import { candidates, MAX_BYTES, readConfigFile } from '../../scripts/config/file.ts'
 import { parseConfig } from '../../scripts/config/parse.ts'
@@ -523,11 +523,8 @@ files('where it is looked for', () => {
   assert.equal(candidates(false, undefined, undefined), { files: [ETC], named: false })
 })
 
-files('the example in the words for no configuration is a configuration', () => {
-  const message = howToWriteOne([ETC])
-  assert.match(message, `sudo tee ${ETC} <<'END'\n`)
-  const example = /<<'END'\n(.*)\nEND\n/s.exec(message)?.[1] ?? ''
-  assert.equal(read(example).caches, [{ ...RPI, ssh: 'pi@rpi.local' }])
+files('without a configuration: where it was looked for, and the first step', () => {
+  assert.is(noConfig([ETC]), `no configuration (looked for ${ETC}). First step: sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md`)
 })
 
 // Not os.tmpdir(), which may lie in a home directory: the trust in these files depends on where
