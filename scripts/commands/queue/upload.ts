@@ -131,9 +131,8 @@ async function uploadAll(
     if (before?.stopped !== decision.waits || asksDisk(before, Date.now())) progress.waits(decision.waits, before)
     return { answer: { cache: cache.name, stopped: decision.waits, left }, code: left > 0 ? 75 : 0 }
   }
-  const summary = await drainAll(cache, config, progress, decision.most, uploads)
+  const { summary, unkept } = await drainAll(cache, config, progress, decision.most, uploads)
   progress.ended(summary, decision.most === Number.POSITIVE_INFINITY ? undefined : before)
-  const unkept = summary.uploaded.length === 0 ? undefined : await uploads.keep(summary.uploaded)
   if (summary.uploaded.length > 0) await freeSpace(cache, config)
   if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
   const { queued, junk } = readQueue(cache.name, config.user)
@@ -157,9 +156,8 @@ export async function uploadQueue(cache: SshCache, config: Config): Promise<Summ
   const uploads = uploadsTo(cache, config.uid)
   try {
     const progress = new Progress(config.uid, cache.name, process.stderr.isTTY ? 'terminal' : 'nobody')
-    const summary = await drainAll(cache, config, progress, Number.POSITIVE_INFINITY, uploads)
+    const { summary, unkept } = await drainAll(cache, config, progress, Number.POSITIVE_INFINITY, uploads)
     progress.ended(summary, undefined)
-    const unkept = summary.uploaded.length === 0 ? undefined : await uploads.keep(summary.uploaded)
     if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
     return summary
   } finally {
@@ -175,23 +173,36 @@ async function whatNow(cache: SshCache, config: Config, before: UploadState | un
   return decide({ power, before, disk, now }, config, readQueue(cache.name, config.user).queued)
 }
 
-/** Drains until nothing new has come in meanwhile. */
-async function drainAll(cache: SshCache, config: Config, progress: Progress, most: number, uploads: Uploads): Promise<Summary> {
+/**
+ * Drains until nothing new has come in meanwhile, and has the box keep each round. A path that is
+ * built and queued again after its upload is new, too.
+ * @returns the rounds together, and why the box doesn't keep what was uploaded last
+ */
+async function drainAll(
+  cache: SshCache,
+  config: Config,
+  progress: Progress,
+  most: number,
+  uploads: Uploads,
+): Promise<{ summary: Summary; unkept: string | undefined }> {
   const total: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
+  let unkept: string | undefined
   const seen = new Set<string>()
   for (;;) {
-    const fresh = readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.name))
-    if (fresh.length === 0) return total
-    for (const entry of fresh) seen.add(entry.name)
+    const fresh = readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.path))
+    if (fresh.length === 0) return { summary: total, unkept }
+    for (const entry of fresh) seen.add(entry.path)
     await uploads.hold(fresh.map(({ path }) => path))
     const stores = storesOf(cache, config.uid, progress)
     const summary = await drain(fresh, cache, stores, ledger(cache.name, config.user, progress), total.full?.need ?? most)
+    if (summary.uploaded.length > 0) unkept = await uploads.keep(summary.uploaded)
+    for (const path of summary.uploaded) seen.delete(path)
     for (const key of ['uploaded', 'invalid', 'unwanted', 'unsigned'] as const) total[key].push(...summary[key])
     total.failed.push(...summary.failed)
     if (summary.stopped !== undefined) total.stopped = summary.stopped
     if (summary.full) total.full = summary.full // what comes in meanwhile may fit
-    if (summary.away !== undefined) return { ...total, away: summary.away }
-    if (summary.stopped !== undefined && !summary.full) return total
+    if (summary.away !== undefined) return { summary: { ...total, away: summary.away }, unkept }
+    if (summary.stopped !== undefined && !summary.full) return { summary: total, unkept }
   }
 }
 
