@@ -33,7 +33,7 @@ const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime', { node: pr
 const BIN = folder('bin')
 /**
  * What the fake Nix knows: `valid`, `unsigned`, `box`, `fail` (a copy fails with this), `slow` (a
- * copy takes so many seconds), `full` (paths that the box has no room for); `log`: its calls.
+ * copy takes so many seconds), `again` (a link to make when derivations are copied), `full` (paths that the box has no room for); `log`: its calls.
  */
 const WORLD = folder('world')
 const STATE = folder('state')
@@ -76,6 +76,7 @@ case $verb in
 copy)
   [ ! -e $W/slow ] || sleep $(cat $W/slow)
   if [ -e $W/fail ]; then cat $W/fail >&2; exit 1; fi
+  case $paths in *.drv) [ ! -e $W/again ] || { read -r to at <$W/again; ln -s $to $at; rm $W/again; };; esac
   for p in $paths; do
     echo "copying path '$p' to 'ssh-ng://localhost'..." >&2
     if [ -s $W/full ] && grep -qx $p $W/full; then echo 'error: writing to file: No space left on device' >&2; exit 1; fi
@@ -364,6 +365,14 @@ test('list: a long one asks Nix nothing, unless told to; without an answer from 
   const broken = await queue('list', '--full')
   assert.equal([broken.code, broken.stdout.split('\n')[0]], [0, 'rpi: 1001 queued'])
   assert.match(broken.stderr, 'sizes and signatures are not known: cannot connect to daemon')
+})
+
+test('upload: what is queued again after its upload, while that goes on, goes in the same run', async () => {
+  queued('a', 'a.drv')
+  await boxIsThere()
+  tell('again', `${store('a')} ${join(QUEUE, `${H}-a`)}\n`)
+  assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: 3 paths uploaded\n', stderr: '' })
+  assert.equal(links(QUEUE), [])
 })
 
 test('upload: one copy for all outputs, one for all derivations; the links are gone, junk is not', async () => {
