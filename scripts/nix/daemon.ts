@@ -1,5 +1,5 @@
-// Asks systemd about this machine's nix-daemon: its process, and whether it has read nix.conf as it
-// is now.
+// Asks systemd about this machine's nix-daemon: its process, and whether it has read the current
+// nix.conf.
 
 import { accessSync, constants } from 'node:fs'
 import { run } from '../system/exec.ts'
@@ -8,11 +8,11 @@ import { searchEnv } from '../system/search-path.ts'
 import { effectiveUid } from '../system/users.ts'
 import { readText } from './nix-conf.ts'
 
-/** Where the nix-daemon of this machine listens; NIX_DAEMON_SOCKET_PATH as Nix itself reads it. */
+/** Where this machine's nix-daemon listens; reads NIX_DAEMON_SOCKET_PATH as Nix does. */
 export const daemonSocket = (): string => process.env.NIX_DAEMON_SOCKET_PATH || `${stateDir}/daemon-socket/socket`
 
 /**
- * Whether this Nix writes its store itself and needs no daemon (`store = auto`,
+ * Whether Nix here writes its store itself, without a daemon (`store = auto`,
  * src/libstore/store-api.cc).
  */
 export function isSingleUser(): boolean {
@@ -25,11 +25,11 @@ export function isSingleUser(): boolean {
   }
 }
 
-/** Milliseconds for systemctl: a busy machine answers late, a hanging one never. */
+/** Milliseconds to wait for systemctl: a busy machine answers late, a hung one never. */
 const PATIENCE = 20_000
 
 /**
- * The process id of the running nix-daemon; undefined when none runs: socket activation may not
+ * The process id of the running nix-daemon; undefined if none is running: socket activation may not
  * have started it yet.
  */
 export async function daemonPid(): Promise<number | undefined> {
@@ -39,9 +39,9 @@ export async function daemonPid(): Promise<number | undefined> {
 }
 
 /**
- * When a process started, in milliseconds since 1970, to 10 ms (proc_pid_stat(5), field 22;
- * USER_HZ is 100 on all of Linux's common platforms); undefined when there is none. The name in
- * field 2 may hold spaces.
+ * When a process started, in milliseconds since 1970, accurate to 10 ms (proc_pid_stat(5), field
+ * 22; USER_HZ is 100 on all common Linux platforms); undefined if there is no such process. The
+ * name in field 2 may contain spaces.
  */
 export function startOf(pid: number): number | undefined {
   const stat = readText(`/proc/${pid}/stat`)
@@ -50,10 +50,14 @@ export function startOf(pid: number): number | undefined {
   return Number.isNaN(uptime + ticks) ? undefined : Date.now() - uptime * 1000 + ticks * 10
 }
 
-/** Whether nix-daemon runs, and whether it started before its configuration last changed. */
+/**
+ * Whether nix-daemon is running; `outdated` if it started before its configuration last changed.
+ */
 export type Daemon = 'not running' | 'up to date' | 'outdated'
 
-/** @param pid of nix-daemon, undefined if it doesn't run @param changed milliseconds since 1970 */
+/**
+ * @param pid of nix-daemon; undefined if it isn't running @param changed milliseconds since 1970
+ */
 export function daemonState(pid: number | undefined, changed: number): Daemon {
   if (pid === undefined) return 'not running'
   const started = startOf(pid)

@@ -1,5 +1,6 @@
-// Signing keys in Nix's format: NAME:BASE64, where a secret key has 64 bytes (seed and public half)
-// and a public key 32 (src/libutil/signature/local-keys.cc, 2.26; src/libstore/crypto.cc, 2.4).
+// Handles signing keys in Nix's format: NAME:BASE64, where a secret key has 64 bytes (seed and
+// public half) and a public key has 32 (src/libutil/signature/local-keys.cc, 2.26;
+// src/libstore/crypto.cc, 2.4).
 import { randomInt } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -7,7 +8,7 @@ import { Failure } from '../cli/errors.ts'
 import { effectiveUid } from '../system/users.ts'
 import { nixProgram } from './nix.ts'
 
-/** The public half of a secret key. @throws Failure if the text is no secret key */
+/** The public half of a secret key. @throws Failure if the text isn't a secret key */
 export function publicHalf(secret: string, file: string): string {
   const [, name, base64 = ''] = /^([^:\s]+):([A-Za-z0-9+/=]+)\s*$/.exec(secret) ?? []
   const bytes = Buffer.from(base64, 'base64')
@@ -17,11 +18,12 @@ export function publicHalf(secret: string, file: string): string {
 }
 
 /**
- * Makes a secret key with Nix, in a directory that nobody else can read.
- * @throws Failure with what Nix said
+ * Makes a secret key with Nix, in a directory nobody else can read.
+ * @throws Failure with Nix's message
  */
 export async function newSecretKey(name: string): Promise<string> {
-  // Root ignores TMPDIR: after `su` it may name a directory of the user's, who could swap the key.
+  // Root ignores TMPDIR: after `su` it may name a directory of the user's, where they could swap
+  // the key.
   const directory = mkdtempSync(`${effectiveUid() === 0 ? '/run' : tmpdir()}/nix-lan-key-`)
   try {
     const made = await nixProgram('nix-store', ['--generate-binary-cache-key', name, `${directory}/secret`, `${directory}/public`])
@@ -34,13 +36,13 @@ export async function newSecretKey(name: string): Promise<string> {
 
 const nameOf = (key: string): string => key.slice(0, key.indexOf(':'))
 
-/** Whether a text is a public key as Nix prints it. */
+/** Whether the text is a public key as Nix prints it. */
 export const isPublicKey = (text: string): boolean => /^[A-Za-z0-9._-]{1,200}:[A-Za-z0-9+/]{43}=$/.test(text)
 
 /**
- * A new name for this machine's key: HOST-RANDOM-1. Of two keys with one name Nix believes only the
- * first (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc in 2.8), and the box may still trust
- * a key that this machine has lost.
+ * A new name for this machine's key: HOST-RANDOM-1. Random because Nix believes only the first of
+ * two keys with the same name (src/libstore/keys.cc, getDefaultPublicKeys; crypto.cc in 2.8), and
+ * the box may still trust a key this machine has lost.
  */
 export function newKeyName(host: string): string {
   const base = (host.split('.')[0] ?? '').replace(/[^A-Za-z0-9-]/g, '') || 'nix-lan'
@@ -48,13 +50,13 @@ export function newKeyName(host: string): string {
   return `${base}-${random}-1`
 }
 
-/** A key of ours that isn't believed, and the trusted key of the same name. */
+/** A key of ours that isn't believed, and the trusted key with the same name. */
 export interface Clash {
   ours: string
   other: string
 }
 
-/** Those of our keys that Nix doesn't believe because of another key with the same name. */
+/** Our keys that Nix doesn't believe because another key has the same name. */
 export function clashes(ours: readonly string[], trusted: readonly string[]): Clash[] {
   return ours.flatMap((key) => {
     const first = trusted.find((one) => nameOf(one) === nameOf(key))

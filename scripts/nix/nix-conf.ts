@@ -1,11 +1,11 @@
-// Reads nix.conf files without Nix: which substituters they name, so that nix-lan-run needn't start
-// nix when none is ours. Never decides what is in force: Nix does (wrapper/facts.ts).
+// Reads nix.conf files without Nix to see which substituters they name: if none is ours,
+// nix-lan-run needn't start nix. Never decides what is in force: Nix does (wrapper/facts.ts).
 import { closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { effectiveUid, findUser } from '../system/users.ts'
 
 /**
- * A setting as it stands in a file or in NIX_CONFIG: `extra-substituters = a b` has the key
+ * A setting as written in a file or in NIX_CONFIG: `extra-substituters = a b` has the key
  * `extra-substituters` and two values.
  */
 export interface Assignment {
@@ -16,26 +16,25 @@ export interface Assignment {
 }
 
 /**
- * What the files say, in the order in which Nix applies them; `system` is the part that nix-daemon
- * reads as well.
+ * What the files say, in the order Nix applies them; `system` is the part nix-daemon reads, too.
  */
 export interface NixConf {
   system: Assignment[]
   all: Assignment[]
 }
 
-/** The text of a file, or undefined when it can't be read: Nix skips those too. */
+/** The text of a file; undefined if it can't be read: Nix skips those, too. */
 export type ReadFile = (path: string) => string | undefined
 
 /** Nix's default (src/libstore/globals.hh, 2.4 to 2.34). */
 const DEFAULT_SUBSTITUTERS = ['https://cache.nixos.org/']
 
-/** Deeper includes are a loop. */
+/** Includes nested more deeply must be a loop. */
 const MAX_INCLUDES = 20
 
 /**
- * The assignments of a file and of the files that it includes, in order. Skips lines that Nix would
- * refuse: it says so itself.
+ * The assignments in a file and the files it includes, in order. Skips lines Nix would refuse: Nix
+ * reports those itself.
  * @param where the file's path, for relative includes and for `where`
  */
 export function parseNixConf(text: string, where: string, read: ReadFile, depth = 0): Assignment[] {
@@ -55,9 +54,8 @@ function include(path: string, read: ReadFile, depth = 0): Assignment[] {
 }
 
 /**
- * Everything that is set: by the system's nix.conf, the user's files (the one that counts most
- * last) and NIX_CONFIG (src/libstore/globals.cc, loadConfFile and getUserConfigFiles, 2.4 to
- * 2.34).
+ * Everything set in the system's nix.conf, the user's files (the one with the highest priority
+ * last) and NIX_CONFIG (src/libstore/globals.cc, loadConfFile and getUserConfigFiles, 2.4 to 2.34).
  */
 export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): NixConf {
   const system = include(`${env.NIX_CONF_DIR || '/etc/nix'}/nix.conf`, read)
@@ -68,7 +66,7 @@ export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): 
 }
 
 /**
- * The user's files, the one that counts most first. 2.8 doesn't know NIX_CONFIG_HOME yet
+ * The user's files, highest priority first. 2.8 doesn't know NIX_CONFIG_HOME yet
  * (src/libutil/users.cc, 2.26).
  */
 function userFiles(env: NodeJS.ProcessEnv): string[] {
@@ -78,20 +76,19 @@ function userFiles(env: NodeJS.ProcessEnv): string[] {
   return [own, ...others.map((directory) => `${directory}/nix`)].map((directory) => `${directory}/nix.conf`)
 }
 
-/** As Nix has it: $HOME, else what the passwd database says. */
+/** As in Nix: $HOME, else the home in the passwd database. */
 const home = (): string => process.env.HOME || (findUser(effectiveUid())?.home ?? '')
 
 /**
- * The settings by which a substituter can get into the list; `binary-caches` is the old name that
- * Nix still knows.
+ * The settings that can put a substituter on the list; `binary-caches` is an old name Nix still
+ * accepts.
  */
 const SUBSTITUTERS = new Set(['substituters', 'binary-caches'])
 const isExtra = (key: string): boolean => key.startsWith('extra-')
 const baseKey = (key: string): string => key.replace(/^extra-/, '')
 
 /**
- * Every substituter that is named anywhere, even if a later line drops it: what might be in the
- * list.
+ * Every substituter named anywhere, even if a later line drops it: whatever might be on the list.
  */
 export function namedSubstituters(assignments: Assignment[]): { url: string; where: string }[] {
   return assignments
@@ -100,14 +97,14 @@ export function namedSubstituters(assignments: Assignment[]): { url: string; whe
 }
 
 /**
- * The substituters in force by the text: a later `substituters =` replaces the list,
+ * The substituters in force, judging by the text: a later `substituters =` replaces the list,
  * `extra-substituters` adds to it.
  */
 export function substitutersOf(assignments: Assignment[]): string[] {
   return valuesOf(assignments, SUBSTITUTERS, DEFAULT_SUBSTITUTERS)
 }
 
-/** The values in force of a list setting with these names. */
+/** The values in force of a list setting known by these names. */
 export function valuesOf(assignments: Assignment[], names: Set<string>, defaults: string[]): string[] {
   let list = defaults
   for (const { key, values } of assignments) {
@@ -116,11 +113,11 @@ export function valuesOf(assignments: Assignment[], names: Set<string>, defaults
   return list
 }
 
-/** A file's text, or undefined for one that is missing or unreadable. */
+/** A file's text; undefined if it is missing or unreadable. */
 export function readText(path: string): string | undefined {
   let file: number | undefined
   try {
-    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK) // a FIFO that somebody put there would keep us waiting
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK) // a FIFO somebody put there would block us
     return readFileSync(file, 'utf8')
   } catch {
     return undefined

@@ -1,24 +1,24 @@
-// Starts Nix and asks it: with options that every Nix from 2.4 to 2.35 understands, in batches that
-// fit a command line, for text that all of them print alike.
+// Starts Nix and queries it, with options every Nix from 2.4 to 2.35 understands, in batches that
+// fit a command line, and for output that looks the same in all of them.
 import { Failure } from '../cli/errors.ts'
 import { type Outcome, type RunOptions, run } from '../system/exec.ts'
 import { searchPath } from '../system/search-path.ts'
 import { storePathsIn } from './store-path.ts'
 
 /**
- * Bytes of arguments in one call: far below Linux's limits of 128 KiB for one argument and 2 MiB
- * for all.
+ * Bytes of arguments per call: far below Linux's limits of 128 KiB for one argument and 2 MiB for
+ * all.
  */
 const ARGUMENT_BYTES = 100 * 1024
 
 /** Nix could not answer, here or on the box. */
 export class NixError extends Failure {}
 
-/** Nix didn't start, or didn't end in time: there is no point in asking it again. */
+/** Nix didn't start or didn't finish in time: there is no point in asking again. */
 export class NoAnswer extends NixError {}
 
 /**
- * Splits paths so that each group fits a command line; `bytes` counts each path and its
+ * Splits paths into groups that each fit a command line of `bytes`, counting each path's
  * terminator.
  */
 export function batches(paths: readonly string[], bytes = ARGUMENT_BYTES): string[][] {
@@ -39,8 +39,8 @@ export function batches(paths: readonly string[], bytes = ARGUMENT_BYTES): strin
 }
 
 /**
- * The environment without the NIX_CONFIG of a post-build-hook, which names that very hook and the
- * settings of a build.
+ * The environment without NIX_CONFIG if a post-build-hook got it from Nix: it names that very hook
+ * and the build's settings.
  */
 export function nixEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
   if (!/^\s*post-build-hook\s*=/m.test(env.NIX_CONFIG ?? '')) return env
@@ -48,14 +48,12 @@ export function nixEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.Pro
   return rest
 }
 
-/**
- * Runs a program of Nix's, also where the PATH of sudo or of a service lacks Nix's directory.
- */
+/** Runs one of Nix's programs, even if sudo's or a service's PATH lacks Nix's directory. */
 export function nixProgram(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   return run(program, args, { env: { ...nixEnvironment(), PATH: searchPath(process.env.PATH) }, ...options })
 }
 
-/** Runs `nix SUBCOMMAND …`, whether nix.conf enables nix-command or not. */
+/** Runs `nix SUBCOMMAND …`, whether or not nix.conf enables nix-command. */
 export function nix(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   return nixProgram('nix', ['--option', 'extra-experimental-features', 'nix-command', ...args], options)
 }
@@ -68,9 +66,9 @@ export interface Asking {
 }
 
 /**
- * Those of the paths that aren't valid in a store.
- * @param store another one than this machine's
- * @throws NixError when the store can't be asked
+ * The paths that aren't valid in a store.
+ * @param store default: this machine's
+ * @throws NixError if the store can't be queried
  */
 export async function invalidPaths(paths: readonly string[], { store, timeout }: Asking & { store?: string } = {}): Promise<string[]> {
   const args = [...(store ? ['--store', store] : []), '--check-validity', '--print-invalid']
@@ -78,8 +76,8 @@ export async function invalidPaths(paths: readonly string[], { store, timeout }:
 }
 
 /**
- * NAR sizes in bytes of valid paths and derivations. Asks nix-store: up to 2.14, `nix path-info
- * X.drv` means the outputs.
+ * NAR sizes in bytes of valid paths and derivations. Asks nix-store, because `nix path-info X.drv`
+ * means the outputs up to 2.14.
  */
 export async function sizesOf(paths: readonly string[], { timeout }: Asking = {}): Promise<number[]> {
   const lines = await inBatches(paths, timeout, (batch, limit) => nixStore(['--query', '--size', ...batch], limit))
@@ -87,7 +85,7 @@ export async function sizesOf(paths: readonly string[], { timeout }: Asking = {}
 }
 
 /**
- * The paths themselves and everything they refer to, directly or not. @throws NixError when one of
+ * The paths themselves and everything they refer to, directly or not. @throws NixError if one of
  * them isn't valid
  */
 export async function requisites(paths: readonly string[]): Promise<Set<string>> {
@@ -97,13 +95,13 @@ export async function requisites(paths: readonly string[]): Promise<Set<string>>
 
 /**
  * The paths themselves and everything here that refers to them, directly or not.
- * @throws NixError when one of them isn't valid
+ * @throws NixError if one of them isn't valid
  */
 export async function referrersClosure(paths: readonly string[]): Promise<Set<string>> {
   return new Set(await inBatches(paths, undefined, (batch, limit) => nixStore(['--query', '--referrers-closure', ...batch], limit)))
 }
 
-/** The lines that Nix printed for all the batches. @throws NixError with Nix's own message */
+/** The lines Nix printed for all batches. @throws NixError with Nix's own message */
 export async function inBatches(
   paths: readonly string[],
   timeout: number | undefined,
@@ -117,7 +115,7 @@ export async function inBatches(
   return lines
 }
 
-/** Its stdout. @throws NixError with Nix's own message */
+/** The stdout of a successful run. @throws NixError with Nix's own message */
 export function succeeded(outcome: Outcome): string {
   if (outcome.failedToStart) throw new NoAnswer(`nix can't be started (${outcome.failedToStart}): is it in PATH?`)
   if (outcome.timedOut) throw new NoAnswer('nix gave no answer in time')
@@ -125,10 +123,7 @@ export function succeeded(outcome: Outcome): string {
   return outcome.stdout
 }
 
-/**
- * What Nix says went wrong, on one line: its errors without colours, progress, warnings and the
- * indentation of details.
- */
+/** Nix's error message on one line, without colours, progress, warnings and indentation. */
 export function errorText(stderr: string): string {
   const lines = withoutEscapes(stderr).split('\n')
   const start = lines.findIndex((line) => /^\s*error:/.test(line))
@@ -139,13 +134,13 @@ export function errorText(stderr: string): string {
   return text === '' ? 'nix failed and did not say why' : text.length > 500 ? `${text.slice(0, 499)}…` : text
 }
 
-/** The store paths that Nix's error names, without what it printed before the error, each once. */
+/** The store paths Nix's error names, each once; ignores what it printed before the error. */
 export function pathsInError(stderr: string): string[] {
   const text = withoutEscapes(stderr)
   const start = text.search(/^\s*error:/m)
   return start < 0 ? [] : storePathsIn(text.slice(start))
 }
 
-// The progress bar's and colours' escape sequences.
+// Escape sequences of the progress bar and colours.
 // biome-ignore lint/suspicious/noControlCharactersInRegex: this is what they look like
 const withoutEscapes = (text: string): string => text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '').replaceAll('\r', '\n')

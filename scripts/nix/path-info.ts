@@ -1,27 +1,27 @@
-// Asks this machine's store about its paths: size, where they were built, signatures. By `path-info
-// --sigs --size`, whose text never changed; `--json` changed its shape in 2.19 and 2.33.
+// Asks this machine's store about its paths: size, where they were built, signatures. Uses
+// `path-info --sigs --size`, whose output never changed; that of `--json` did in 2.19 and 2.33.
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { type Asking, inBatches, invalidPaths, NixError, NoAnswer, nix, succeeded } from './nix.ts'
 import { isDerivation } from './store-path.ts'
 
-/** What Nix knows of a valid path. */
+/** What Nix knows about a valid path. */
 export interface PathInfo {
   /** Bytes of its NAR. */
   size: number
   /** Built on this machine, as opposed to copied here. */
   ultimate: boolean
-  /** Content-addressed: needs no signature, its name proves it. */
+  /** Content-addressed: its name proves its content, so it needs no signature. */
   contentAddressed: boolean
-  /** `KEY-NAME:BASE64` each. */
+  /** Each is `KEY-NAME:BASE64`. */
   signatures: string[]
 }
 
-/** Whether a path needs a signature and has none at all. */
+/** Whether a path needs a signature and has none. */
 export const unsigned = (info: PathInfo): boolean => !info.contentAddressed && info.signatures.length === 0
 
 /**
- * One line of `nix path-info --size --sigs`: the path, tab, size, tab, then words: `ultimate`,
- * `ca:…`, signatures. Null if it isn't one.
+ * Parses a line of `nix path-info --size --sigs`: path, tab, size, tab, then words: `ultimate`,
+ * `ca:…`, signatures. Null if it isn't such a line.
  */
 export function parsePathInfo(line: string): { path: string; info: PathInfo } | null {
   const [path, size, words] = line.split('\t')
@@ -35,21 +35,20 @@ export function parsePathInfo(line: string): { path: string; info: PathInfo } | 
   return { path: path.trimEnd(), info }
 }
 
-/** What a store knows about paths and all they refer to, and which of the paths are invalid. */
+/**
+ * What a store knows about paths and everything they refer to, and which of the paths are invalid.
+ */
 export interface Closure {
   invalid: ReadonlySet<string>
-  /**
-   * Those that are valid, but that Nix can't read, such as a .drv cut short by a power cut, and
-   * what it says.
-   */
+  /** Valid paths that Nix can't read, such as a .drv truncated by a power cut, with the error. */
   broken: ReadonlyMap<string, string>
   infos: Map<string, PathInfo>
 }
 
 /**
- * What this machine's store knows about paths and all they refer to. Usually all are valid and one
- * question does; Nix fails at the first invalid one, and then we find those first.
- * @throws NixError when the store can't be asked
+ * What this machine's store knows about paths and everything they refer to. Usually all are valid
+ * and one query is enough. Nix fails at the first invalid one; then we sort those out first.
+ * @throws NixError if the store can't be queried
  */
 export async function closureOf(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
   const cut = cutShort(paths)
@@ -68,9 +67,9 @@ export async function closureOf(paths: readonly string[], asking: Asking = {}): 
 }
 
 /**
- * The .drv files that a power cut or a full disk left without their end, and what is wrong with
- * each. Nix must not be asked about them: the parser of 2.8.0 reads on for ever behind the end of
- * the file (libstore/derivations.cc, parseString).
+ * The .drv files truncated by a power cut or a full disk, and what is wrong with each. Nix must not
+ * be asked about them: the parser in 2.8.0 reads past the end of the file forever
+ * (libstore/derivations.cc, parseString).
  */
 function cutShort(paths: readonly string[]): Map<string, string> {
   const found = new Map<string, string>()
@@ -79,8 +78,7 @@ function cutShort(paths: readonly string[]): Map<string, string> {
 }
 
 /**
- * A derivation ends with a parenthesis, which isn't in a string there. One that isn't there at all
- * is for Nix to judge.
+ * A whole derivation ends with a closing parenthesis. If the file doesn't exist, Nix has to judge.
  */
 function isWhole(path: string): boolean {
   let file: number
@@ -100,8 +98,8 @@ function isWhole(path: string): boolean {
 }
 
 /**
- * Halves until those stand alone that Nix can't read.
- * @throws NixError when all is as unreadable as the first ones
+ * Bisects until the paths Nix can't read are isolated.
+ * @throws NixError if everything turns out unreadable, judging by the first few
  */
 async function readableInfos(paths: readonly string[], asking: Asking): Promise<Pick<Closure, 'broken' | 'infos'>> {
   const broken = new Map<string, string>()
@@ -114,7 +112,7 @@ async function readableInfos(paths: readonly string[], asking: Asking): Promise<
       const [only] = part
       if (part.length === 1 && only !== undefined) {
         broken.set(only, error.message)
-        if (broken.size >= ENOUGH_BROKEN && infos.size === 0) throw error // then it isn't the paths
+        if (broken.size >= ENOUGH_BROKEN && infos.size === 0) throw error // it can't be the paths
         return
       }
       const middle = Math.ceil(part.length / 2)
@@ -129,14 +127,14 @@ async function readableInfos(paths: readonly string[], asking: Asking): Promise<
 const ENOUGH_BROKEN = 8
 
 /**
- * More paths than these are looked up among all that the store has: one question instead of one
- * for each thousand closures.
+ * More paths than this are looked up in a list of the whole store: one query instead of one per
+ * thousand closures.
  */
 const MANY = 2000
 
 /**
- * The same for any number of paths; of very many, what is known is more than their closures: all
- * of the store.
+ * Like closureOf(), for any number of paths; for very many, `infos` covers the whole store, not
+ * just their closures.
  */
 export async function closureOrAll(paths: readonly string[], asking: Asking = {}): Promise<Closure> {
   if (paths.length <= MANY) return await closureOf(paths, asking)
@@ -145,10 +143,10 @@ export async function closureOrAll(paths: readonly string[], asking: Asking = {}
 }
 
 /**
- * What this machine's store knows about these paths, all of which must be valid. A derivation
- * stands for itself, not for its outputs.
- * @param closure of everything they refer to as well
- * @throws NixError, also when one of them isn't valid
+ * What this machine's store knows about these paths, which must all be valid. A derivation stands
+ * for itself, not its outputs.
+ * @param closure include everything they refer to
+ * @throws NixError, including if one of them isn't valid
  */
 export async function pathInfos(
   paths: readonly string[],
@@ -156,8 +154,8 @@ export async function pathInfos(
 ): Promise<Map<string, PathInfo>> {
   const args = ['path-info', '--size', '--sigs', ...(closure ? ['--recursive'] : [])]
   const infos = new Map<string, PathInfo>()
-  // Without --derivation, 2.4–2.14 take X.drv for its outputs; with it, every version takes an
-  // output for its derivation.
+  // Without --derivation, 2.4 to 2.14 take X.drv to mean its outputs; with it, every version takes
+  // an output to mean its derivation.
   for (const derivations of [false, true]) {
     const group = paths.filter((path) => isDerivation(path) === derivations)
     const flags = derivations ? ['--derivation'] : []
@@ -170,14 +168,14 @@ export async function pathInfos(
 }
 
 /**
- * What this machine's store knows about all its valid paths, derivations too, in one call. In every
- * version, `--all` means the paths themselves.
+ * What this machine's store knows about all its valid paths, including derivations, in one call.
+ * `--all` means the paths themselves in every version.
  */
 export async function allPathInfos({ timeout }: Asking = {}): Promise<Map<string, PathInfo>> {
   return parsePathInfos(succeeded(await nix(['path-info', '--all', '--size', '--sigs'], timeout === undefined ? {} : { timeout })))
 }
 
-/** All the lines that `nix path-info --size --sigs` prints, by path. */
+/** Parses all lines `nix path-info --size --sigs` prints, by path. */
 export function parsePathInfos(output: string): Map<string, PathInfo> {
   const found = output.split('\n').map(parsePathInfo)
   return new Map(found.flatMap((one) => (one === null ? [] : [[one.path, one.info]])))

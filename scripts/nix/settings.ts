@@ -1,11 +1,11 @@
-// Nix's settings as Nix itself takes them, from all of its files or from the system's alone.
+// Asks Nix for the settings in force. Never reads nix.conf itself.
 import type { RunOptions } from '../system/exec.ts'
 import { errorText, NixError, NoAnswer, nixProgram } from './nix.ts'
 
-/** What `nix show-config` prints, by name. */
+/** What `nix show-config` prints: values by name. */
 export type Settings = ReadonlyMap<string, string>
 
-/** Reads `name = value` lines; pure. */
+/** Parses `name = value` lines; pure. */
 export function parseSettings(output: string): Settings {
   const settings = new Map<string, string>()
   for (const line of output.split('\n')) {
@@ -15,14 +15,14 @@ export function parseSettings(output: string): Settings {
   return settings
 }
 
-/** The words of a setting; none when Nix doesn't know it. */
+/** The words of a setting; empty if Nix doesn't know it. */
 export const wordsOf = (settings: Settings, name: string): string[] => (settings.get(name) ?? '').split(' ').filter((word) => word !== '')
 
 /**
- * The settings in force. `nix show-config` up to 2.19; 2.20 renamed it to `nix config show`, and
- * 2.35 still knows the old name (src/nix/main.cc).
- * @param program another nix than the first in PATH
- * @throws NixError with what Nix said
+ * The settings in force. 2.20 renamed `nix show-config` to `nix config show`; 2.35 still knows the
+ * old name (src/nix/main.cc).
+ * @param program which nix to ask; default: the first in PATH
+ * @throws NixError with Nix's message
  */
 export async function askSettings({ program = 'nix', ...options }: RunOptions & { program?: string } = {}): Promise<Settings> {
   let why = ''
@@ -36,5 +36,5 @@ export async function askSettings({ program = 'nix', ...options }: RunOptions & 
   throw new NixError(why)
 }
 
-/** One setting in force, split at spaces. @throws NixError with what Nix said */
+/** One setting in force, split at spaces. @throws NixError with Nix's message */
 export const setting = async (name: string): Promise<string[]> => wordsOf(await askSettings(), name)

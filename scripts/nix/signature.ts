@@ -1,6 +1,6 @@
-// Whether Nix here would believe a path that some store offers: signed by a key that it trusts, or
-// content-addressed, so that the path's own name proves what is in it. Pure. Says no where Nix
-// might say yes: whoever asks deletes what this says yes to.
+// Judges whether Nix here would believe a path that some store offers: because a trusted key signed
+// it, or because it is content-addressed, so that its name proves its content. Pure. When in doubt
+// it says no, even where Nix might say yes: callers delete what this says yes to.
 //
 // Sources: Nix 2.8.0 and 2.34.8, src/libstore/path-info.cc (fingerprint, isContentAddressed),
 // crypto.cc, keys.cc, store-api.cc (makeType, makeStorePath, makeFixedOutputPath, makeTextPath),
@@ -10,7 +10,7 @@ import { storeDir } from './store-path.ts'
 
 const ALPHABET = '0123456789abcdfghijklmnpqrsvwxyz'
 
-/** Nix's base 32: the last five bits first. */
+/** Encodes in Nix's base 32: the last five bits come first. */
 export function base32(bytes: Buffer): string {
   let text = ''
   for (let n = Math.ceil((bytes.length * 8) / 5) - 1; n >= 0; n--) {
@@ -22,8 +22,7 @@ export function base32(bytes: Buffer): string {
 }
 
 /**
- * The bytes of a hash in Nix's base 32, base 16 or base 64; undefined for what is none of that
- * length.
+ * Decodes a hash in base 16 or Nix's base 32; undefined if the text isn't one of that many bytes.
  */
 function hashBytes(text: string, length: number): Buffer | undefined {
   if (text.length === length * 2 && /^[0-9a-f]+$/.test(text)) return Buffer.from(text, 'hex')
@@ -43,9 +42,7 @@ function hashBytes(text: string, length: number): Buffer | undefined {
   return bytes
 }
 
-/**
- * A SHA-256 as `sha256:BASE32` or `sha256:BASE16` has it, in base 16; undefined for anything else.
- */
+/** Converts `sha256:BASE32` or `sha256:BASE16` to base 16; undefined for anything else. */
 export function hexOf(text: string): string | undefined {
   return text.startsWith('sha256:') ? hashBytes(text.slice(7), 32)?.toString('hex') : undefined
 }
@@ -53,14 +50,15 @@ export function hexOf(text: string): string | undefined {
 /** What a signature vouches for. */
 export interface Vouched {
   path: string
-  /** SHA-256 of the NAR, base 16. */
+  /** SHA-256 of the NAR in base 16. */
   hash: string
   size: number
   references: readonly string[]
 }
 
 /**
- * The text that is signed: `1;PATH;sha256:BASE32;SIZE;REFERENCE,REFERENCE`, whole paths, sorted.
+ * The text that gets signed: `1;PATH;sha256:BASE32;SIZE;REFERENCE,REFERENCE`, with full paths,
+ * sorted.
  */
 export function fingerprint({ path, hash, size, references }: Vouched): string {
   return `1;${path};sha256:${base32(Buffer.from(hash, 'hex'))};${size};${[...references].sort().join(',')}`
@@ -69,14 +67,14 @@ export function fingerprint({ path, hash, size, references }: Vouched): string {
 /** Public keys by name. */
 export type Keys = ReadonlyMap<string, KeyObject>
 
-/** What stands before the 32 bytes of an ed25519 key in its DER form (RFC 8410, section 4). */
+/** What precedes the 32 bytes of an ed25519 key in DER form (RFC 8410, section 4). */
 const DER_HEAD = Buffer.from('302a300506032b6570032100', 'hex')
 
 /**
- * The keys that Nix believes, of those in `trusted-public-keys` and the like: of two with one name
- * the first (keys.cc: emplace). What is no key keeps its name all the same: a second key of that
- * name must not be believed instead.
- * @param texts `NAME:BASE64` each, in Nix's order
+ * The keys Nix believes, out of `trusted-public-keys` and the like: of two with the same name, the
+ * first (keys.cc: emplace). An invalid key still claims its name: a later key with that name must
+ * not be believed in its place.
+ * @param texts each `NAME:BASE64`, in Nix's order
  */
 export function readKeys(texts: readonly string[]): Keys {
   const keys = new Map<string, KeyObject>()
@@ -92,7 +90,7 @@ export function readKeys(texts: readonly string[]): Keys {
   return keys
 }
 
-/** Whether one of the signatures is by one of the keys, and over just this. */
+/** Whether one of the signatures was made by one of the keys over exactly this. */
 export function signedBy(keys: Keys, vouched: Vouched, signatures: readonly string[]): boolean {
   if (!/^[0-9a-f]{64}$/.test(vouched.hash) || !Number.isSafeInteger(vouched.size)) return false
   const text = Buffer.from(fingerprint(vouched))
@@ -104,7 +102,10 @@ export function signedBy(keys: Keys, vouched: Vouched, signatures: readonly stri
   })
 }
 
-/** A store path made from what it is: the hash of all that, folded to 20 bytes, and the name. */
+/**
+ * The store path for a type, hash and name: the hash of all of them, folded to 20 bytes, and the
+ * name.
+ */
 function storePath(type: string, hash: string, name: string): string {
   const digest = createHash('sha256').update(`${type}:sha256:${hash}:${storeDir}:${name}`).digest()
   const folded = Buffer.alloc(20)
@@ -112,13 +113,13 @@ function storePath(type: string, hash: string, name: string): string {
   return `${storeDir}/${base32(folded)}-${name}`
 }
 
-/** Bytes of each hash that `fixed:` may have. */
+/** Bytes of each kind of hash that `fixed:` may have. */
 const HASHES: Readonly<Record<string, number>> = { md5: 16, sha1: 20, sha256: 32, sha512: 64 }
 
 /**
- * Whether a path's name follows from its content address: then it needs no signature.
- * @param contentAddress `text:sha256:HASH`, `fixed:sha256:HASH`, `fixed:r:sha256:HASH`; all else (a
- * git tree, '') is not
+ * Whether a path's name follows from its content address, so it needs no signature.
+ * @param contentAddress `text:sha256:HASH`, `fixed:sha256:HASH` or `fixed:r:sha256:HASH`; for
+ *   anything else (a git tree, '') the answer is no
  */
 export function provenByName(path: string, references: readonly string[], contentAddress: string): boolean {
   const [, method = '', algorithm = '', text = ''] =

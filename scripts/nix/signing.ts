@@ -1,19 +1,19 @@
 // Signs what was built on this machine before it had a key. Never signs a path that came from
-// elsewhere: a person has to judge that.
+// elsewhere: that is for a person to decide.
 import { accessSync, constants } from 'node:fs'
 import { UsageError } from '../cli/errors.ts'
 import { batches, errorText, NixError, nix } from './nix.ts'
 import { closureOf, type PathInfo, unsigned } from './path-info.ts'
 import { setting } from './settings.ts'
 
-/** What was signed, and what was not because it was built elsewhere. */
+/** What was signed, and what wasn't because it was built elsewhere. */
 export interface Signed {
   signed: string[]
   foreign: string[]
   keyFiles: string[]
 }
 
-/** The unsigned paths, by whether they were built here; pure. */
+/** Splits the unsigned paths by whether they were built here; pure. */
 export function toSign(infos: ReadonlyMap<string, PathInfo>): { own: string[]; foreign: string[] } {
   const unsignedPaths = [...infos].filter(([, info]) => unsigned(info))
   return {
@@ -23,9 +23,9 @@ export function toSign(infos: ReadonlyMap<string, PathInfo>): { own: string[]; f
 }
 
 /**
- * Signs whatever was built here and is unsigned among the paths and all they refer to.
- * @param keyFile instead of the secret-key-files of nix.conf
- * @throws UsageError without a key or with one that can't be read, NixError when Nix refuses
+ * Signs whatever was built here and is unsigned, among the paths and everything they refer to.
+ * @param keyFile use this instead of nix.conf's secret-key-files
+ * @throws UsageError without a key or with an unreadable one, NixError if Nix refuses
  */
 export async function signClosures(paths: readonly string[], keyFile: string | undefined): Promise<Signed> {
   const keyFiles = keyFile === undefined ? await setting('secret-key-files') : [keyFile]
@@ -37,8 +37,8 @@ export async function signClosures(paths: readonly string[], keyFile: string | u
 }
 
 /**
- * Signs these paths, and nothing that they refer to, with each of the keys.
- * @throws NixError when Nix refuses
+ * Signs these paths, but nothing they refer to, with each of the keys.
+ * @throws NixError if Nix refuses
  */
 export async function sign(paths: readonly string[], keyFiles: readonly string[]): Promise<void> {
   for (const file of keyFiles)
@@ -58,7 +58,7 @@ function mustBeReadable(file: string): void {
   }
 }
 
-// Never a command that makes one: a key may be there, and one of the same name would void what it
-// has signed.
+// Never suggests a command that makes a key: one may exist, and a new one with the same name would
+// void what the old one signed.
 const NO_KEY =
   'there is no key to sign with: nix.conf sets no secret-key-files; sudo nix-lan setup makes a key or uses the one that is there (by hand: docs/by-hand.md)'

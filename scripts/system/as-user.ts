@@ -1,21 +1,20 @@
-// Runs programs as another user for root: with that user's rights, home and ssh agent, and nothing
-// of root's environment.
+// Runs programs as another user, for root: with that user's rights, home and ssh agent. Never
+// passes on root's environment.
 
 import { type Outcome, type RunOptions, run } from './exec.ts'
 import { systemPath } from './search-path.ts'
 import { effectiveUid, type User } from './users.ts'
 
 /**
- * A user to run programs as. `env` is added to a bare login environment: SSH_AUTH_SOCK, for
- * example.
+ * A user to run programs as. `env` is added to a bare login environment, for example SSH_AUTH_SOCK.
  */
 export interface Person extends User {
   env: Record<string, string>
 }
 
 /**
- * The command line and environment that run a command as the person; unchanged if we are that
- * person.
+ * The command line and environment to run a command as the person; both keep their own if we are
+ * that person.
  */
 function command(person: Person, argv: readonly string[]): { argv: string[]; env: Record<string, string | undefined> } {
   if (effectiveUid() === person.uid) return { argv: [...argv], env: { ...process.env, ...person.env } }
@@ -33,14 +32,15 @@ function command(person: Person, argv: readonly string[]): { argv: string[]; env
 }
 
 /**
- * Characters of output, so that neither the person nor a machine they log in to fills our memory.
+ * The most characters of output: neither the person nor a machine they log in to may fill our
+ * memory.
  */
 const MOST = 2 ** 24
 
 /**
  * Runs a program as the person. Never throws: the outcome tells what happened. For root, the
- * program gets a session of its own and no open file of our terminal: with either, it could type
- * what root's shell reads and read what root types (TIOCSTI; ioctl_tty(2)).
+ * program gets its own session and no open file on our terminal; otherwise it could inject input
+ * into root's shell and read what root types (TIOCSTI; ioctl_tty(2)).
  */
 export function runAs(person: Person, argv: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   const { argv: all, env } = command(person, argv)

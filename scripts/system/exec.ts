@@ -1,43 +1,40 @@
-// The one place that starts programs, never through a shell. Loads node:child_process at the first
-// start: that takes 2 ms, and most commands on hot paths start nothing.
+// Starts programs, for everything else here; never through a shell. Loads node:child_process on
+// first use: that takes 2 ms, and most commands on hot paths start nothing.
 import type { ChildProcess, SpawnOptions } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { harmless } from '../cli/text.ts'
 
 export interface RunOptions {
-  /** The program's whole environment; default: ours. */
+  /** The program's entire environment; default: ours. */
   env?: Record<string, string | undefined>
   /** Milliseconds until the program is killed (SIGKILL) and `timedOut` is set. */
   timeout?: number
-  /** Kills the program as the timeout does. */
+  /** Aborting kills the program as the timeout does. */
   abort?: AbortSignal
-  /** Gives the program a process group of its own, all of which is killed with it. */
+  /** Gives the program its own process group, which is killed as a whole. */
   group?: boolean
-  /** With `group`: ends (SIGTERM) what the program leaves in its group. */
+  /** With `group`: terminates (SIGTERM) whatever the program leaves running in its group. */
   leaveNothing?: boolean
-  /** What the program reads on stdin; /dev/null without it. */
+  /** What the program reads on stdin; default: /dev/null. */
   input?: string
-  /** Streams that are not collected but go where ours go: for progress on a terminal. */
+  /** Streams that go where ours go instead of being collected: for progress on a terminal. */
   inherit?: ('stdout' | 'stderr')[]
   /**
-   * Streams whose text we copy to ours, without control characters: the program never holds our
-   * terminal.
+   * Streams we copy to ours without control characters, so the program never holds our terminal.
    */
   relay?: ('stdout' | 'stderr')[]
-  /**
-   * Characters per stream. A program that writes more is killed as the timeout does.
-   */
+  /** The most characters per stream; a program that writes more is killed, as by the timeout. */
   most?: number
-  /** The program is ended (SIGTERM) when we are, even by SIGKILL. */
+  /** Terminates the program (SIGTERM) when we end, even if by SIGKILL. */
   guarded?: boolean
-  /** Is told the process id. */
+  /** Called with the process id. */
   started?: (pid: number) => void
-  /** Is told what the program prints, as it comes. */
+  /** Called with what the program prints, as it arrives. */
   heard?: (stream: 'stdout' | 'stderr', text: string) => void
 }
 
 export interface Outcome {
-  /** Exit code, or null when a signal ended it or it could not be started. */
+  /** Exit code; null if a signal ended it or it could not be started. */
   code: number | null
   signal: string | null
   stdout: string
@@ -49,7 +46,7 @@ export interface Outcome {
 
 const childProcess = () => createRequire('file:///')('node:child_process') as typeof import('node:child_process')
 
-/** Runs a program to its end. Never throws: the outcome tells what happened. */
+/** Runs a program and waits for it to end. Never throws: the outcome tells what happened. */
 export function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   const inherit = options.inherit ?? []
   const stdio: SpawnOptions['stdio'] = [
@@ -63,7 +60,7 @@ export function run(program: string, args: readonly string[], options: RunOption
     try {
       child = childProcess().spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
     } catch (error) {
-      // No file descriptor is left for its pipes (EMFILE), or its arguments are too long (E2BIG).
+      // No file descriptors left for the pipes (EMFILE), or the arguments are too long (E2BIG).
       resolve({ ...outcome, failedToStart: (error as NodeJS.ErrnoException).code ?? String(error) })
       return
     }
@@ -86,7 +83,7 @@ export function run(program: string, args: readonly string[], options: RunOption
       if (apart) process.off('SIGINT', interrupt)
       resolve(outcome)
     }
-    // A grandchild may hold the pipes open: at the time limit we stop listening too.
+    // A grandchild may hold the pipes open, so at the time limit we also stop listening.
     function giveUp(): void {
       if (done) return
       outcome.timedOut = true
@@ -108,21 +105,21 @@ export function run(program: string, args: readonly string[], options: RunOption
       outcome.failedToStart = error.code ?? error.message
       finish()
     })
-    // What is left may hold the pipes open, which `close` waits for.
+    // Leftover processes may hold the pipes open, and `close` waits for those.
     if (options.leaveNothing) child.on('exit', () => child.pid && signalGroup(child.pid, 'SIGTERM'))
     child.on('close', (code, signal) => {
       outcome.code = code
       outcome.signal = signal
       finish()
     })
-    child.stdin?.on('error', () => {}) // a program may end without reading its input
+    child.stdin?.on('error', () => {}) // the program may end without reading its input
     child.stdin?.end(options.input)
   })
 }
 
 /**
- * Runs a program and waits for it, blocking everything else.
- * @returns what it printed; undefined when it failed or could not be started
+ * Runs a program synchronously.
+ * @returns its stdout; undefined if it failed or could not be started
  * @param timeout milliseconds
  */
 export function outputOf(
@@ -138,14 +135,14 @@ export function outputOf(
 }
 
 /**
- * A process that ends another one when we end, however we do: the kernel closes our end of its
- * stdin. (PR_SET_PDEATHSIG looks at the thread that started the child, prctl(2), which a runtime
- * may end at any time.)
+ * Starts a process that terminates another one when we end, however that happens: the kernel then
+ * closes our end of its stdin. (PR_SET_PDEATHSIG is tied to the thread that started the child,
+ * prctl(2), and a runtime may end that thread at any time.)
  */
 function guardOf(pid: number): ChildProcess | undefined {
   try {
     const guard = childProcess().spawn('sh', ['-c', 'read -r _; kill "$0"', String(pid)], { stdio: ['pipe', 'ignore', 'ignore'] })
-    guard.on('error', () => {}) // without it, the program ends by itself, later
+    guard.on('error', () => {}) // without a guard, the program just ends later, on its own
     guard.stdin?.on('error', () => {})
     return guard
   } catch {
@@ -162,6 +159,6 @@ function signalGroup(pid: number, signal: NodeJS.Signals): void {
   try {
     process.kill(-pid, signal)
   } catch {
-    // the runtime made no group, or it has ended
+    // the runtime made no group, or the group is gone
   }
 }

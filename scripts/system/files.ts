@@ -1,7 +1,7 @@
-// Small questions about files.
+// Small helpers for files. Never changes one.
 import { realpathSync } from 'node:fs'
 
-/** The file behind all links; the path as it is when there is none. */
+/** The path with all symlinks resolved; unchanged if there is no such file. */
 export function realPath(path: string): string {
   try {
     return realpathSync(path)

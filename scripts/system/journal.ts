@@ -1,10 +1,10 @@
-// Whether what we print ends in the journal: then a unit of systemd has started us, and nobody
-// waits for an answer.
+// Finds out whether our output goes to the journal: then a systemd unit started us, and nobody is
+// waiting for an answer.
 import { fstatSync } from 'node:fs'
 
 /**
- * Whether a file descriptor leads to the journal. JOURNAL_STREAM alone says little: every shell of
- * a desktop has it (systemd.exec(5)).
+ * Whether a file descriptor leads to the journal. That JOURNAL_STREAM is set proves little: every
+ * shell on a desktop has it (systemd.exec(5)).
  */
 export function isJournal(fd: number): boolean {
   try {

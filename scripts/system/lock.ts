@@ -1,17 +1,17 @@
-// One at a time. The lock is the kernel's, flock(2), so that nothing that dies leaves it behind.
-// JavaScript has no flock, and not every runtime can hand an open file to a child; so a child holds
-// it: flock(1) of util-linux, around a `cat` that ends when our end of its stdin closes, which the
-// kernel does however we end.
+// Locks files so that only one process at a time does a job. Never leaves a stale lock: it is the
+// kernel's, flock(2). JavaScript has no flock, and not every runtime can hand an open file to a
+// child, so a child holds the lock: util-linux's flock(1) around a `cat`, which ends when our end
+// of its stdin closes. The kernel closes that however we end.
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { readFileSync, statSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
 
-/** The lock is ours until release() is done, or we end. */
+/** The lock is ours until release() resolves or we end. */
 export interface Lock {
   release(): Promise<void>
 }
 
-/** Somebody else has it: who and since when, as far as is known. */
+/** Somebody else has the lock: who and since when, as far as is known. */
 export interface Busy {
   pid?: number
   /** Milliseconds since 1970. */
@@ -19,16 +19,16 @@ export interface Busy {
 }
 
 /**
- * $0 is our process id, $1 the time, $2 the file: written before the lock is reported, where there
- * is room for it. A line on stdout says that we have it.
+ * $0 is our process id, $1 the time, $2 the file. Writes the first two to the file, disk space
+ * permitting, before a line on stdout reports that the lock is ours.
  */
 const HOLD = '{ echo "$0 $1" > "$2"; } 2>/dev/null; echo locked && exec cat'
 
 /**
- * Takes the lock, or says who has it; does not wait.
- * @param file is made if it isn't there, and stays; it holds the process id and the start of
- * whoever has, or last had, the lock
- * @throws Failure when it can't be made, or flock can't be started
+ * Takes the lock or says who has it, without waiting.
+ * @param file created if missing, and never removed; holds the process id and start time of the
+ *   current or last holder
+ * @throws Failure if the file can't be created or locked, or flock can't be started
  */
 export function takeLock(file: string): Promise<Lock | Busy> {
   return new Promise((resolve, reject) => {
@@ -42,7 +42,7 @@ export function takeLock(file: string): Promise<Lock | Busy> {
     }
     let errors = ''
     child.on('error', (error) => reject(notStarted(error)))
-    child.stdin.on('error', () => {}) // it has ended already
+    child.stdin.on('error', () => {}) // the child has already ended
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       errors += text
     })
@@ -67,8 +67,8 @@ const notStarted = ({ code, message }: NodeJS.ErrnoException): Failure =>
   )
 
 /**
- * Whether somebody has the lock now (proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE
- * START END`), without trying to take it.
+ * Whether somebody has the lock now, without trying to take it (proc_locks(5): `1: FLOCK ADVISORY
+ * WRITE PID MAJOR:MINOR:INODE START END`).
  */
 export function isLocked(file: string): boolean {
   try {

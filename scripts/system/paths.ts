@@ -1,4 +1,4 @@
-// Where things lie. One place, so that every script and every test means the same file.
+// Where things are. One place, so every script and test means the same file.
 
 /**
  * Nix's state directory; NIX_STATE_DIR as Nix itself reads it (nix-env(1), Common Environment
@@ -7,37 +7,37 @@
 export const stateDir = process.env.NIX_STATE_DIR || '/nix/var/nix'
 
 /**
- * The queue of a cache: one symlink per store path, each of them a GC root. The directory is the
- * user's, its parents are root's.
+ * A cache's queue: one symlink per store path, each a GC root. The directory belongs to the user,
+ * its parents to root.
  */
 export const queueDir = (cache: string): string => `${stateDir}/gcroots/nix-lan/queue/${cache}`
 
 /**
- * What could not be uploaded: the symlink, still a GC root, and beside it `.NAME` with the reason.
+ * What could not be uploaded: for each path the symlink, still a GC root, and next to it `.NAME`
+ * with the reason.
  */
 export const failedDir = (cache: string): string => `${stateDir}/gcroots/nix-lan/failed/${cache}`
 
-/**
- * The user's directory for sockets, mode 0700. Our own XDG_RUNTIME_DIR counts only for ourselves.
- */
+/** The user's directory for sockets, mode 0700. Our XDG_RUNTIME_DIR counts only for our own uid. */
 export function runtimeDir(uid: number): string {
   const own = process.getuid?.() === uid ? process.env.XDG_RUNTIME_DIR : undefined
   return `${own || `/run/user/${uid}`}/nix-lan`
 }
 
 /**
- * What the one upload to a cache that runs has locked: beside its socket, in a directory that only
- * the user can write.
+ * The file that a running upload to a cache keeps locked: next to the socket, in a directory only
+ * the user can write to.
  */
 export const uploadLock = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.upload.lock`
 
-/** The socket for uploads to a cache, when they have an ssh connection of their own. */
+/** The socket for uploads to a cache, if they have their own ssh connection. */
 export const uploadSocketPath = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.upload.sock`
 
 /**
- * Which process keeps the tunnel of a cache, for who wants that connection; see tunnel/uploads.ts.
+ * Names the process that keeps a cache's tunnel; uploads ask it for their connection, see
+ * tunnel/uploads.ts.
  */
 export const keeperFile = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.keeper`
 
-/** The socket that the tunnel of a cache listens on. */
+/** The socket a cache's tunnel listens on. */
 export const socketPath = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.sock`

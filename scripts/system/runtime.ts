@@ -1,17 +1,17 @@
-// Finds the JavaScript runtime as the heads do (scripts/heads/runtime.sh).
+// Finds the JavaScript runtime the same way the heads do (scripts/heads/runtime.sh).
 import { accessSync, constants, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { shellWord } from '../cli/text.ts'
 import { DIRECTORIES } from './search-path.ts'
 
-/** The oldest versions that run dist/, in the order of the search. */
+/** The oldest versions that run dist/, in search order. */
 const OLDEST: Record<string, readonly [major: number, minor: number]> = { node: [18, 19], deno: [2, 0], bun: [1, 0] }
 
 export const RUNTIMES = Object.keys(OLDEST)
 
 /**
- * The oldest version that will do, such as `node 18.19`; undefined when this one will do. Pure.
- * @param output of `PROGRAM --version`
+ * The oldest version that works, such as `node 18.19`; undefined if this one does. Pure.
+ * @param output what `PROGRAM --version` printed
  */
 export function needsNewer(program: string, output: string): string | undefined {
   const name = program.slice(program.lastIndexOf('/') + 1)
@@ -22,7 +22,7 @@ export function needsNewer(program: string, output: string): string | undefined 
 }
 
 /**
- * The first program with one of these names, by directory, then by name. Skips relative
+ * The first program with one of these names, searched by directory, then by name. Skips relative
  * directories.
  */
 export function findIn(directories: readonly string[], names: readonly string[]): string | undefined {
@@ -40,10 +40,10 @@ function isProgram(path: string): boolean {
 }
 
 /**
- * Commands that install a runtime for the whole system, each with a comment; any one will do. sudo
- * drops what nvm and the like add to PATH, and a link into a home directory would let its owner
- * change what root runs; hence the system's runtime, or a copy.
- * @param own the runtime that runs us: Node, Deno and Bun are each one file that runs from
+ * Commands that install a runtime system-wide, each with a comment; any one will do. It has to be
+ * the system's runtime or a copy: sudo drops what nvm and the like add to PATH, and a link into a
+ * home directory would let its owner change what root runs.
+ * @param own the runtime running us: Node, Deno and Bun are each a single file that runs from
  *   anywhere
  */
 export function waysToInstall(own: string): string[] {
@@ -51,7 +51,7 @@ export function waysToInstall(own: string): string[] {
     'sudo apt install nodejs    # Debian 12, Ubuntu 24.04 and later',
     'sudo dnf install nodejs    # Fedora',
     'sudo pacman -S nodejs    # Arch',
-    // sudo's PATH need not have Nix's programs.
+    // sudo's PATH may lack Nix's programs.
     `sudo "$(command -v nix)" --extra-experimental-features 'nix-command flakes' profile install --profile /nix/var/nix/profiles/default nixpkgs#nodejs`,
     ...(DIRECTORIES.includes(dirname(own)) || !own.startsWith('/')
       ? []

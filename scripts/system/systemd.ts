@@ -1,6 +1,6 @@
 // Asks a user's systemd about units, and to start, stop and restart them. Always with --user: never
-// touches the system's own units. Every call has a time limit, since a manager that is busy,
-// stopped or gone must keep nobody waiting.
+// touches system units. Every call has a time limit: a busy, stopped or missing manager must not
+// keep anybody waiting.
 import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure } from '../cli/errors.ts'
@@ -8,7 +8,7 @@ import { type Outcome, run } from './exec.ts'
 import { runtimeDir } from './paths.ts'
 import { systemPath } from './search-path.ts'
 
-/** Whose manager root asks; without one, our own. */
+/** Whose manager root asks; default: our own. */
 export interface Owner {
   name: string
   uid: number
@@ -18,30 +18,29 @@ export interface AskOptions {
   /** Milliseconds until systemctl is killed; default 2000. It answers in about 10. */
   limit?: number
   /**
-   * For root: whose manager to ask. Connects as that user, whose runtime directory root must not
-   * trust.
+   * For root: whose manager to ask. Connects as that user, because root must not trust their
+   * runtime directory.
    */
   owner?: Owner
 }
 
 /**
- * Properties of a unit as `systemctl show` prints them, by name; a property that this systemd
- * doesn't have is missing.
+ * Properties of a unit as `systemctl show` prints them, by name; those this systemd doesn't know
+ * are missing.
  */
 export type UnitFacts = Readonly<Record<string, string>>
 
 const LIMIT = 2000
 
-/**
- * The units of a cache. Its name, %i, has nothing to escape (config/parse.ts, checkName).
- */
+/** The units of a cache. Its name, %i, never needs escaping (config/parse.ts, checkName). */
 export const targetOf = (cache: string): string => `nix-lan@${cache}.target`
 export const tunnelUnitOf = (cache: string): string => `nix-lan-tunnel@${cache}.service`
 
 /**
- * Whether we have a systemd user manager, or the owner has: the socket by which systemctl reaches
- * it (systemd, src/shared/bus-util.c, bus_connect_user_systemd; the same from 247 to 258). None in
- * a container, on another init, or when nobody of that name is logged in or lingers.
+ * Whether we, or the owner, have a systemd user manager. Checks for the socket through which
+ * systemctl reaches it (systemd, src/shared/bus-util.c, bus_connect_user_systemd; the same from 247
+ * to 258). There is none in a container, with another init, or if that user neither is logged in
+ * nor lingers.
  */
 export function hasUserManager({ owner }: Pick<AskOptions, 'owner'> = {}): boolean {
   const uid = process.getuid?.()
@@ -50,35 +49,38 @@ export function hasUserManager({ owner }: Pick<AskOptions, 'owner'> = {}): boole
 }
 
 /**
- * Whether the user's systemd runs from boot on, without a login. Looks at logind's own record
- * (systemd, src/login/logind-user.c).
+ * Whether the user's systemd starts at boot, without a login. Reads logind's own record (systemd,
+ * src/login/logind-user.c).
  */
 export const lingers = (user: string): boolean => existsSync(`/var/lib/systemd/linger/${user}`)
 
-/** Runs `systemctl --user ARGS…` to its end. Never throws: the outcome tells what happened. */
+/**
+ * Runs `systemctl --user ARGS…` and waits for it to end. Never throws: the outcome tells what
+ * happened.
+ */
 export function systemctl(args: readonly string[], { limit = LIMIT, owner }: AskOptions = {}): Promise<Outcome> {
   const uid = owner?.uid ?? process.getuid?.() ?? 0
-  // Only names directories: root looks at nothing of the user's. runuser is in sbin.
+  // Only names the directory: root looks at nothing of the user's. runuser is in sbin.
   const XDG_RUNTIME_DIR = owner ? `/run/user/${uid}` : dirname(runtimeDir(uid))
   const PATH = systemPath()
   const command = ['systemctl', '--user', '--no-pager', ...args]
-  // Times in UTC, which we can parse; LC_ALL doesn't change them (systemd, src/basic/time-util.c,
+  // TZ=UTC gives times we can parse; LC_ALL doesn't affect them (systemd, src/basic/time-util.c,
   // format_timestamp_style).
   if (!owner) return bounded(command, { ...process.env, PATH, XDG_RUNTIME_DIR, TZ: 'UTC' }, limit)
-  // `systemctl --user --machine=USER@` only works from systemd 248 on.
+  // `systemctl --user --machine=USER@` only works since systemd 248.
   return bounded(['runuser', '-u', owner.name, '--', 'env', `XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR}`, 'TZ=UTC', ...command], { PATH }, limit)
 }
 
-/** Kills the whole group at the time limit, since runuser waits for its child. */
+/** Kills the whole group at the time limit, because runuser waits for its child. */
 function bounded([program = '', ...args]: string[], env: Record<string, string | undefined>, limit: number): Promise<Outcome> {
   return run(program, args, { env, timeout: limit, group: true })
 }
 
 /**
- * Asks for properties of several units in one call.
- * @returns the facts of each, in the order of `units`; a unit that isn't installed has LoadState
+ * Gets properties of several units in one call.
+ * @returns the facts of each unit, in the order of `units`; one that isn't installed has LoadState
  *   `not-found` and ActiveState `inactive`
- * @throws Failure (exit 1) when systemd does not answer
+ * @throws Failure (exit 1) if systemd does not answer
  */
 export async function showUnits(units: readonly string[], properties: readonly string[], options: AskOptions = {}): Promise<UnitFacts[]> {
   if (units.length === 0) return []
@@ -89,7 +91,7 @@ export async function showUnits(units: readonly string[], properties: readonly s
 }
 
 /**
- * Reads the output of `systemctl show`: NAME=VALUE lines, an empty line between two units; pure.
+ * Parses the output of `systemctl show`: NAME=VALUE lines, with an empty line between units. Pure.
  */
 export function parseShow(output: string): UnitFacts[] {
   const blocks = output.split(/\n\n+/).filter((block) => block.trim() !== '')
@@ -104,9 +106,9 @@ export function parseShow(output: string): UnitFacts[] {
 }
 
 /**
- * Asks to start, stop or restart units, without waiting for it: a check that stops its own unit, or
- * waits for a tunnel, would hang.
- * @throws Failure (exit 1) when systemd refuses or does not answer
+ * Asks systemd to start, stop or restart units, without waiting until it is done: a check that
+ * stops its own unit or waits for a tunnel would hang.
+ * @throws Failure (exit 1) if systemd refuses or does not answer
  */
 export async function ask(verb: 'start' | 'stop' | 'restart', units: readonly string[], options: AskOptions = {}): Promise<void> {
   if (units.length === 0) return

@@ -1,15 +1,15 @@
-// Files of other languages that are part of the programs: systemd units, and sh for other shells to
-// run. esbuild puts their text in (define, see build/texts.ts), since Deno imports nothing but
+// Files in other languages that are part of the programs: systemd units, and sh code for a shell to
+// run. esbuild inserts their text (define, see build/texts.ts), because Deno imports only
 // TypeScript and JavaScript.
 
 declare const NIX_LAN_UNITS: Readonly<Record<string, string>>
 declare const NIX_LAN_SCRIPTS: { readonly keeper: string }
 
 /**
- * The systemd user units of scripts/units: file name, such as `nix-lan@.target` → the unit's text.
- * In its ExecStart= lines a program of ours is `/usr/bin/env NAME`.
+ * The systemd user units in scripts/units: file name, such as `nix-lan@.target` → the unit's text.
+ * Their ExecStart= lines start our programs as `/usr/bin/env NAME`.
  */
 export const UNITS: Readonly<Record<string, string>> = NIX_LAN_UNITS
 
-/** scripts/heads/keeper.sh, for `sh -c`: it says which arguments it takes. */
+/** scripts/heads/keeper.sh, for `sh -c`; it documents its arguments. */
 export const KEEPER: string = NIX_LAN_SCRIPTS.keeper

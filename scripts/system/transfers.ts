@@ -1,9 +1,9 @@
-// How much was fetched from a box and uploaded to it: what `nix-lan status` shows as saved. A line
-// for each path or upload, appended to a file for each month, so that it needs no lock, whoever
-// writes at the same time, and nothing is lost when Nix kills connect with its last answer (it
-// does: SIGKILL right after closing the pipes; 2.34.8, libstore/ssh.hh, Connection;
-// libutil/unix/processes.cc, ~Pid). A month that nobody can have open any more is rewritten as one
-// line. Never makes anything fail: what can't be counted isn't.
+// Counts what was fetched from a box and uploaded to it; `nix-lan status` shows that as saved. Each
+// path or upload appends a line to the month's file, so concurrent writers need no lock and nothing
+// is lost when Nix kills connect along with its last answer (it does: SIGKILL right after closing
+// the pipes; 2.34.8, libstore/ssh.hh, Connection; libutil/unix/processes.cc, ~Pid). A month that
+// nobody can still have open is rewritten as one line. Never makes anything fail: what can't be
+// counted goes uncounted.
 import {
   chmodSync,
   closeSync,
@@ -20,7 +20,7 @@ import {
   writeSync,
 } from 'node:fs'
 
-/** Where root's daemon counts, readable for everybody. */
+/** Where root's daemon counts; everybody can read it. */
 export const ROOT_TRANSFERS = '/var/lib/nix-lan'
 
 /** The name of what was fetched through a tunnel's socket. */
@@ -29,14 +29,16 @@ export const fetchedBy = (socket: string): string => `fetched.${encodeURICompone
 /** The name of what was uploaded to a cache. */
 export const uploadedTo = (cache: string): string => `uploaded.${cache}`
 
-/** Paths, bytes of their NARs, and when: milliseconds since 1970, of the last one. */
+/**
+ * Number of paths, bytes of their NARs, and the time of the last one in milliseconds since 1970.
+ */
 export interface Sum {
   paths: number
   bytes: number
   last: number
 }
 
-/** Counts for one name. */
+/** Counts transfers under one name. */
 export class Transfers {
   private readonly name: string
   private readonly directory: string | undefined
@@ -44,7 +46,7 @@ export class Transfers {
 
   /**
    * @param name from fetchedBy() or uploadedTo()
-   * @param directory where to count; undefined: nowhere
+   * @param directory where to count; undefined: don't
    */
   constructor(name: string, directory: string | undefined = ownTransfers()) {
     this.name = name
@@ -52,18 +54,18 @@ export class Transfers {
   }
 
   /**
-   * Opens the file now instead of at the first count: for root who is about to give up root's
-   * rights.
+   * Opens the file now instead of at the first count: for a root process about to drop its
+   * privileges.
    */
   open(): void {
     if (this.file === undefined) this.file = this.directory === undefined ? null : openFile(this.directory, this.name, Date.now())
   }
 
-  /** Counts so many paths and so many bytes of NARs. */
+  /** Adds paths and bytes of their NARs. */
   add(paths: number, bytes: number): void {
     this.open()
     try {
-      // O_APPEND: whole lines, in some order
+      // O_APPEND keeps lines whole, in whatever order
       if (typeof this.file === 'number') writeSync(this.file, lineOf({ paths, bytes, last: Date.now() }))
     } catch {
       // a full disk
@@ -72,41 +74,41 @@ export class Transfers {
 }
 
 /**
- * Where we count ourselves: root for all, an ordinary user (XDG Base Directory Specification) for a
- * Nix without a daemon, and for uploads.
+ * Where this process counts: root for everybody; an ordinary user, for a Nix without a daemon and
+ * for uploads (XDG Base Directory Specification).
  */
 export function ownTransfers(): string | undefined {
   if (process.geteuid?.() === 0) return ROOT_TRANSFERS
   return userTransfers(process.env.HOME, process.env.XDG_STATE_HOME)
 }
 
-/** Where a user's own Nix and uploads are counted; undefined for a user without a home. */
+/** Where a user's own Nix and uploads are counted; undefined without a home. */
 export function userTransfers(home: string | undefined, stateHome: string | undefined): string | undefined {
   if (stateHome?.startsWith('/')) return `${stateHome}/nix-lan`
   return home?.startsWith('/') ? `${home}/.local/state/nix-lan` : undefined
 }
 
 /**
- * Opens this month's file, and makes it, with its directory, when there is none. Only in a
- * directory that is ours and that nobody else can write, so that there is no link in it to
- * anywhere. @returns null where there is no such place
+ * Opens this month's file, creating it and its directory if needed. Only in a directory that is
+ * ours and that nobody else can write to: so no link in it can lead elsewhere. @returns null if
+ * there is no such place
  */
 function openFile(directory: string, name: string, now: number): number | null {
   try {
     let stat = lstatSync(directory, { throwIfNoEntry: false })
     if (!stat) {
       mkdirSync(directory, { recursive: true, mode: 0o755 })
-      if (process.geteuid?.() === 0) chmodSync(directory, 0o755) // everybody's status reads it, whatever the umask
+      if (process.geteuid?.() === 0) chmodSync(directory, 0o755) // everybody's status must be able to read it, whatever the umask
       stat = lstatSync(directory)
     }
     if (!stat.isDirectory() || stat.uid !== process.geteuid?.() || (stat.mode & 0o022) !== 0) return null
     return openMonth(directory, name, now)
   } catch {
-    return null // a read-only file system, say
+    return null // such as on a read-only file system
   }
 }
 
-/** More bytes than a month of fetching without a pause leaves. */
+/** More bytes than a month of non-stop fetching leaves. */
 const MOST = 2 ** 26
 
 const APPEND = constants.O_WRONLY | constants.O_APPEND | constants.O_NOFOLLOW | constants.O_NONBLOCK
@@ -128,8 +130,8 @@ function openMonth(directory: string, name: string, now: number): number | null 
 }
 
 /**
- * Once a month: all months but this one and the one before, which a long session may still count
- * in, become a line each.
+ * Once a month, reduces each earlier month to one line, except the previous one: a long session may
+ * still be counting there.
  */
 function condense(directory: string, name: string, now: number): void {
   const recent = [month(now), month(firstOfMonth(now) - 1)]
@@ -147,7 +149,7 @@ function condense(directory: string, name: string, now: number): void {
 const month = (time: number): string => new Date(time).toISOString().slice(0, 7)
 const firstOfMonth = (time: number): number => Date.parse(`${month(time)}-01T00:00:00Z`)
 
-/** The files of a name, the oldest first. */
+/** The files of a name, oldest first. */
 function months(directory: string, name: string): string[] {
   return readdirSync(directory)
     .filter((file) => file.startsWith(`${name}.`) && /^\d{4}-\d\d$/.test(file.slice(name.length + 1)))
@@ -157,7 +159,7 @@ function months(directory: string, name: string): string[] {
 /** Seconds since 1970, paths, bytes. */
 const lineOf = ({ paths, bytes, last }: Sum): string => `${Math.floor(last / 1000)} ${paths} ${bytes}\n`
 
-/** The lines of a file; what isn't one (cut off by a full disk) is left out. */
+/** The lines of a file, without malformed ones (cut off by a full disk). */
 function readLines(path: string): Sum[] {
   return readSmall(path)
     .split('\n')
@@ -168,8 +170,8 @@ function readLines(path: string): Sum[] {
 }
 
 /**
- * The text of a file that a user may have made, and root reads: '' for what is no file, or one that
- * can't be a transfers.
+ * The text of a file a user may have made and root reads; '' if it isn't a regular file or is too
+ * large to be ours.
  */
 function readSmall(path: string): string {
   const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
@@ -181,7 +183,7 @@ function readSmall(path: string): string {
   }
 }
 
-/** The sum of some counts; `last` is 0 when there are none. */
+/** The sum of the counts; `last` is 0 if there are none. */
 function total(counts: readonly Sum[]): Sum {
   const sum = { paths: 0, bytes: 0, last: 0 }
   for (const { paths, bytes, last } of counts) {
@@ -192,7 +194,7 @@ function total(counts: readonly Sum[]): Sum {
   return sum
 }
 
-/** What was counted: ever, in the last seven days, and since midnight. */
+/** Totals: since ever, in the last seven days, and since midnight. */
 export interface Counted {
   all: Sum
   week: Sum
@@ -201,8 +203,8 @@ export interface Counted {
 
 /**
  * Reads what was counted under a name.
- * @param directories where: those that aren't there or can't be read count nothing
- * @param now milliseconds since 1970; its day begins at midnight of the local time zone
+ * @param directories where to look; those missing or unreadable count as empty
+ * @param now milliseconds since 1970; the day starts at midnight local time
  */
 export function counted(name: string, directories: readonly string[], now: number): Counted {
   const counts = directories.flatMap((directory) => {

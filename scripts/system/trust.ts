@@ -1,6 +1,6 @@
-// Judges who can write a path: what root runs or trusts must be root's alone. Only looks. Starts a
-// program (getfacl) only for what a group may write, since post-build-hook and the dispatcher judge
-// their configuration at each start.
+// Judges who can write to a path: what root runs or trusts must be writable by root alone. Never
+// changes anything. Starts a program (getfacl) only if a group may write, because post-build-hook
+// and the dispatcher check their configuration at each start.
 import { lstatSync, readlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { shellWord } from '../cli/text.ts'
@@ -8,14 +8,14 @@ import { outputOf } from './exec.ts'
 import { SYSTEM_DIRECTORIES } from './search-path.ts'
 import { isInHome, membersOf, nameOf } from './users.ts'
 
-/** Why somebody other than root can write or replace a path. */
+/** Why somebody other than root can write to or replace a path. */
 export interface Doubt {
   why: string
-  /** The command that fixes it; null where that would be wrong, as in a home directory. */
+  /** The command that fixes it; null where that would be wrong, such as in a home directory. */
   fix: string | null
 }
 
-/** What identifies a file; from fstat or lstat with `bigint`. */
+/** Identifies a file; from fstat or lstat with `bigint`. */
 export interface Inode {
   dev: bigint
   ino: bigint
@@ -27,18 +27,18 @@ interface Stat extends Inode {
   mode: bigint
 }
 
-/** Linux follows no more links on the way to a file (path_resolution(7)). */
+/** Linux follows no more symlinks than this on the way to a file (path_resolution(7)). */
 const MAX_LINKS = 40
 
 /**
- * Why somebody other than root can write or replace what is, or will be, at `path`; undefined when
- * nobody can. The path and every directory on the way, through every symlink, must be root's, and
- * nobody else may write there by mode, group or ACL. A group without members may: that is Debian's
- * `staff` in /usr/local. A sticky directory (the store is 1775 root:nixbld, /tmp 1777) is good
- * enough for an entry of root's, which nobody else can rename or remove there.
+ * Why somebody other than root can write to or replace what is, or will be, at `path`; undefined if
+ * nobody can. The path and every directory on the way, through every symlink, must belong to root,
+ * and mode, group and ACL must let nobody else write. A group without members may, such as Debian's
+ * `staff` in /usr/local. A sticky directory (the store is 1775 root:nixbld, /tmp 1777) is fine for
+ * an entry of root's: nobody else can rename or remove it there.
  * @param path absolute; need not exist
- * @param opened fstat of the descriptor to read from: notices a file that was swapped after opening
- * @throws what lstat(2) throws but ENOENT
+ * @param opened fstat of the descriptor to read from; catches a file swapped after opening
+ * @throws what lstat(2) throws, except ENOENT
  */
 export function doubtAbout(path: string, opened?: Inode): Doubt | undefined {
   const todo = parts(path)
@@ -68,7 +68,7 @@ export function doubtAbout(path: string, opened?: Inode): Doubt | undefined {
   }
 }
 
-/** The end of a sentence that begins with what root does with the path. */
+/** The end of a sentence that starts with what root does with the path. */
 export const doubtText = ({ why, fix }: Doubt): string => (fix === null ? why : `${why}; try: ${fix}`)
 
 const REPLACED: Doubt = { why: 'it has just been replaced; try again', fix: null }
@@ -85,19 +85,19 @@ function doubtOf(at: string, stat: Stat): Doubt | undefined {
   return isSticky(stat) ? undefined : writers(at, stat)
 }
 
-/** Judges a place where something has yet to be made. */
+/** Judges a directory in which something is yet to be created. */
 function doubtOfNew(at: string, stat: Stat): Doubt | undefined {
   const doubt = writers(at, stat)
   return doubt && { ...doubt, why: `${doubt.why}, and make there what is to be root's` }
 }
 
-/** Judges mode, group and ACL of something that is root's. */
+/** Judges mode, group and ACL of something that belongs to root. */
 function writers(at: string, stat: Stat): Doubt | undefined {
   const byGroup = (stat.mode & 0o020n) !== 0n
   if ((stat.mode & 0o002n) !== 0n)
     return { why: `everybody can write to ${at}`, fix: fixFor(at, `sudo chmod ${byGroup ? 'go' : 'o'}-w ${shellWord(at)}`) }
   // With an ACL, the group bits are its mask (acl(5)): without w there nobody else can write, and
-  // `chmod g-w` takes it from all.
+  // `chmod g-w` takes write access from all its entries.
   const who = byGroup ? whoByGroup(at, Number(stat.gid)) : undefined
   return who === undefined ? undefined : { why: `${who} can write to ${at}`, fix: fixFor(at, `sudo chmod g-w ${shellWord(at)}`) }
 }
@@ -111,14 +111,14 @@ function whoByGroup(at: string, gid: number): string | undefined {
   return hasAcl(listed) ? 'somebody whom its ACL names (install getfacl to see who)' : whoInGroup(gid)
 }
 
-/** Whether `ls -ld` says that there is an ACL: with a plus sign behind the mode (ls(1), GNU). */
+/** Whether `ls -ld` shows an ACL: a plus sign after the mode (ls(1), GNU). */
 export const hasAcl = (listed: string): boolean => /^\S{10}\+/.test(listed)
 
 /**
- * Who besides root may write, by the text of `getfacl --access --omit-header --numeric
- * --no-effective`, whose mask allows it.
- * @param gid the group of the file
- * @param members of a group, see membersOf()
+ * Who besides root may write, from the output of `getfacl --access --omit-header --numeric
+ * --no-effective`, given that the mask allows it.
+ * @param gid the file's group
+ * @param members looks up a group's members, see membersOf()
  */
 export function whoInAcl(acl: string, gid: number, members: typeof membersOf = membersOf): string | undefined {
   for (const line of acl.split('\n')) {
@@ -137,7 +137,7 @@ function whoInGroup(gid: number, members: typeof membersOf = membersOf): string 
   return found.members.length === 0 ? undefined : `group ${found.name} (${found.members.slice(0, 3).join(', ')})`
 }
 
-/** No command of ours makes root the owner of a home directory, or of what is in it. */
+/** We never suggest a command that makes root the owner of a home directory or anything in it. */
 function fixFor(at: string, command: string): string | null {
   return isInHome(at) ? null : command
 }

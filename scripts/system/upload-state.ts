@@ -1,7 +1,7 @@
-// How the upload to a cache stands: what the one that runs has done so far, or why the last one
-// stopped and when the next one tries again. Written by the upload, read by status, the list and an
-// upload that finds another one running. The user's file: root reads it as it reads all that a user
-// can write.
+// The state of the upload to a cache: what the running one has done so far, or why the last one
+// stopped and when the next one will try again. Written by the upload; read by status, the list,
+// and an upload that finds another one running. The file is the user's, so root reads it as warily
+// as anything a user can write.
 import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
 import { age, bytes, count } from '../cli/text.ts'
 import { runtimeDir } from './paths.ts'
@@ -17,31 +17,31 @@ export interface UploadState {
   started: number
   /** When this was written. */
   written: number
-  /** What this upload has copied, and all that it has to copy as far as is known. */
+  /** What this upload has copied, and the total it has to copy as far as is known. */
   done: Amount
   all: Amount
-  /** Bytes in a second, lately; null: nothing has gone yet. */
+  /** Recent bytes per second; null: nothing sent yet. */
   rate: number | null
-  /** Bytes in a second of the last upload that was large enough to tell; null: none was. */
+  /** Bytes per second of the last upload large enough to tell; null: none was. */
   average: number | null
-  /** The path that is being copied. */
+  /** The path being copied. */
   path: string | null
-  /** Why it stopped, or waits; null: nothing is wrong. */
+  /** Why it stopped or is waiting; null: nothing is wrong. */
   stopped: string | null
-  /** The box's disk has no room: for a path of so many bytes; its free bytes, if the box told. */
+  /** The box's disk is full: the bytes the path needs, and the free bytes if the box told us. */
   full: { need: number; free: number | null } | null
-  /** How many uploads in a row have stopped for want of room. */
+  /** How many uploads in a row have stopped for lack of space. */
   failures: number
-  /** When the next one tries what has stopped this one. */
+  /** When the next one retries what stopped this one. */
   retry: number | null
 }
 
-/** The longest file that is read. */
+/** The largest file we read, in bytes. */
 const MOST = 65_536
 
 const fileOf = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.upload.json`
 
-/** Undefined when none has ever run since the login, or what stands there can't be one. */
+/** Reads the state; undefined if no upload has run since login, or the file can't be a state. */
 export function readUploadState(uid: number, cache: string): UploadState | undefined {
   try {
     const file = openSync(fileOf(uid, cache), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
@@ -59,8 +59,8 @@ export function readUploadState(uid: number, cache: string): UploadState | undef
 }
 
 /**
- * Replaces it at once. What can't be written isn't shown, which is no reason for an upload to
- * fail.
+ * Replaces the file in one step. Ignores a failed write: then the state isn't shown, but the upload
+ * needn't fail.
  */
 export function writeUploadState(uid: number, cache: string, state: UploadState): void {
   const file = fileOf(uid, cache)
@@ -68,7 +68,7 @@ export function writeUploadState(uid: number, cache: string, state: UploadState)
     writeFileSync(`${file}.new`, `${JSON.stringify(state)}\n`, { mode: 0o600 })
     renameSync(`${file}.new`, file)
   } catch {
-    // a full /run
+    // /run is full
   }
 }
 
@@ -80,7 +80,7 @@ export function forgetUploadState(uid: number, cache: string): void {
   }
 }
 
-/** Milliseconds that the rest takes at this rate; null: not known. Pure. */
+/** Milliseconds the rest will take at this rate; null if unknown. Pure. */
 export function timeLeft({ done, all, rate }: Pick<UploadState, 'done' | 'all' | 'rate'>): number | null {
   return rate === null || rate <= 0 ? null : Math.max(0, ((all.bytes - done.bytes) / rate) * 1000)
 }

@@ -1,5 +1,5 @@
-// Looks up users and groups in the passwd and group databases. Not by os.userInfo(): Bun takes the
-// name from $USER, which sudo and su may leave as somebody else's, and it knows no other user.
+// Looks up users and groups in the passwd and group databases. Doesn't use os.userInfo(): it knows
+// no other user, and Bun takes the name from $USER, where sudo and su may leave somebody else's.
 import { readFileSync } from 'node:fs'
 import { outputOf } from './exec.ts'
 import { searchEnv } from './search-path.ts'
@@ -10,14 +10,12 @@ export interface User {
   home: string
 }
 
-/**
- * The effective user id; 0 where the runtime can't tell, so that only root's files are trusted.
- */
+/** The effective user id; 0 if the runtime can't tell, so that only root's files are trusted. */
 export function effectiveUid(): number {
   return process.geteuid?.() ?? process.getuid?.() ?? 0
 }
 
-/** The user with this name or uid in the lines of passwd(5), if there is one. */
+/** The user with this name or uid in passwd(5) lines, if there is one. */
 export function userIn(passwd: string, who: string | number): User | undefined {
   for (const line of passwd.split('\n')) {
     const [name, , uid, , , home] = line.split(':')
@@ -28,19 +26,19 @@ export function userIn(passwd: string, who: string | number): User | undefined {
 }
 
 /**
- * Looks a user up: in /etc/passwd, which every nsswitch.conf asks first and which starts no
- * program, else (LDAP, homed, …) by `getent passwd`, for at most two seconds.
+ * Looks a user up in /etc/passwd, which every nsswitch.conf asks first and which needs no program;
+ * otherwise (LDAP, homed, …) with `getent passwd`, for at most two seconds.
  */
 export function findUser(who: string | number): User | undefined {
   return userIn(textOf('/etc/passwd'), who) ?? userIn(getent('passwd', who), who)
 }
 
-/** A user's name for a sentence, or `uid 1234` when it has none. */
+/** A user's name for a sentence, or `uid 1234` if there is none. */
 export const nameOf = (uid: number): string => findUser(uid)?.name ?? `uid ${uid}`
 
 /**
- * Whether a path is a person's home directory or in one. Homes of root and of system users, such as
- * /usr/sbin, don't count.
+ * Whether a path is a person's home directory or inside one. The homes of root and system users,
+ * such as /usr/sbin, don't count.
  */
 export function isInHome(path: string): boolean {
   const homes = passwdFields().flatMap(([, , uid, , , home = '']) => (Number(uid) >= 1000 && Number(uid) < 65534 ? [home] : []))
@@ -51,11 +49,11 @@ export function isInHome(path: string): boolean {
 export interface Group {
   name: string
   gid: number
-  /** Those who have it beside their primary group. */
+  /** Users who have it as a supplementary group. */
   members: string[]
 }
 
-/** The groups in the lines of group(5). */
+/** The groups in group(5) lines. */
 export function groupsIn(text: string): Group[] {
   return text.split('\n').flatMap((line) => {
     const [name, , gid, members = ''] = line.split(':')
@@ -63,16 +61,16 @@ export function groupsIn(text: string): Group[] {
   })
 }
 
-/** The groups of /etc/group. */
+/** The groups in /etc/group. */
 export const localGroups = (): Group[] => groupsIn(textOf('/etc/group'))
 
-/** Looks a group up, as findUser() does. */
+/** Looks a group up the way findUser() looks up a user. */
 export const findGroup = (gid: number): Group | undefined =>
   localGroups().find((group) => group.gid === gid) ?? groupsIn(getent('group', gid)).find((group) => group.gid === gid)
 
 /**
- * A group with all its members but root, those with it as primary group included (from /etc/passwd
- * only: a directory service doesn't list them); undefined for an unknown group.
+ * A group with all its members except root, including those whose primary group it is (from
+ * /etc/passwd only: a directory service doesn't list them); undefined for an unknown group.
  */
 export function membersOf(gid: number): Group | undefined {
   const group = findGroup(gid)
@@ -96,6 +94,6 @@ function textOf(file: string): string {
   }
 }
 
-// PATH may be a daemon's, with next to nothing in it.
+// We may have a daemon's PATH, with next to nothing in it.
 const getent = (database: 'passwd' | 'group', who: string | number): string =>
   outputOf('getent', [database, String(who)], { env: searchEnv(), timeout: 2000 }) ?? ''
