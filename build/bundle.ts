@@ -1,5 +1,5 @@
-// Makes dist/: one self-contained file per executable, which is a sh script and JavaScript at once.
-// With --check it writes nothing and compares dist/ with what the sources give, byte for byte.
+// Builds dist/: one self-contained file per executable, which is both a sh script and JavaScript.
+// With --check it writes nothing and compares dist/ byte for byte with what the sources give.
 // Started by build.sh.
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -9,8 +9,7 @@ import { docs } from './docs.ts'
 import { readUnits, textDefines } from './texts.ts'
 
 /**
- * The executables: name in dist/ → the TypeScript that it runs, and the sh part in scripts/heads
- * that starts it.
+ * The executables: name in dist/ → its TypeScript, and the sh part in scripts/heads that starts it.
  */
 const EXECUTABLES: Record<string, { source: string; head: string }> = {
   demo: { source: 'test/demo/demo.ts', head: 'command.sh' },
@@ -23,10 +22,10 @@ const EXECUTABLES: Record<string, { source: string; head: string }> = {
   'post-build-hook': { source: 'scripts/bin/post-build-hook.ts', head: 'post-build-hook.sh' },
 }
 
-/** The other files of dist/, which nobody executes: path in dist/ → text. */
+/** The other, non-executable files in dist/: path in dist/ → text. */
 const OTHERS: (() => Record<string, string>)[] = [
-  // Without this one, Node tries every file as an ES module first where the nearest package.json
-  // says "module": 3-5 ms.
+  // Without this file, Node tries everything as an ES module first if the nearest package.json says
+  // "module": 3-5 ms.
   () => ({ 'package.json': `${JSON.stringify({ type: 'commonjs' })}\n` }),
   () => within('systemd/user', readUnits()),
 ]
@@ -38,7 +37,7 @@ const ROOT = process.cwd()
 const DIST = join(ROOT, 'dist')
 
 const OPTIONS: BuildOptions = {
-  absWorkingDir: ROOT, // else the output depends on where the repository lies
+  absWorkingDir: ROOT, // otherwise the output depends on where the repository is
   bundle: true,
   format: 'cjs',
   platform: 'node',
@@ -48,9 +47,9 @@ const OPTIONS: BuildOptions = {
     'globalThis.Deno': 'undefined', // a bundled zx dies under Deno otherwise (google/zx#894)
     ...textDefines(),
   },
-  supported: { 'dynamic-import': false }, // a lazy import() becomes a lazy require, which is 2 ms faster for a builtin
+  supported: { 'dynamic-import': false }, // turns a lazy import() into a lazy require, 2 ms faster for a builtin
   legalComments: 'none', // it misses zx and mri: see licences()
-  minify: false, // these files run as root, and people read them
+  minify: false, // these files run as root, so people must be able to read them
   sourcemap: false,
   metafile: true,
   write: false,
@@ -58,7 +57,7 @@ const OPTIONS: BuildOptions = {
 }
 
 /**
- * What the sources give: the content of each file of dist/ by its path there, or why there is none.
+ * What the sources give: the content of each file in dist/ by its path there, and what went wrong.
  */
 interface Products {
   files: Map<string, string>
@@ -86,8 +85,8 @@ async function products(): Promise<Products> {
 }
 
 /**
- * One executable: the head as sh and as a JavaScript comment, the JavaScript, the licences of what
- * it contains.
+ * One executable: the head, which is sh code in a JavaScript comment; the JavaScript; the licences
+ * of what it contains.
  */
 async function executable(name: string, source: string, head: string): Promise<string> {
   const result = await build({ ...OPTIONS, entryPoints: [source], outfile: join(DIST, name) })
@@ -103,9 +102,10 @@ async function executable(name: string, source: string, head: string): Promise<s
 }
 
 /**
- * The first lines. sh: `:` with an argument, twice, then the head. JavaScript: a string and a line
- * comment, then a string and a comment that the head's end closes. `set -f` keeps sh from listing /
- * for its second argument. nix-lan-run knows copies of itself by the second line.
+ * The first lines. To sh: `:` with an argument, twice, then the head. To JavaScript: a string and a
+ * line comment, then a string and a block comment that closes after the head. `set -f` keeps sh
+ * from expanding the second argument's glob. nix-lan-run recognises copies of itself by the second
+ * line.
  */
 function launcher(name: string, source: string, head: string): string {
   if (head.includes('*/'))
@@ -122,7 +122,7 @@ exit
 }
 
 /**
- * The text of a head, with `. ./OTHER.sh` lines replaced by the text of OTHER.sh and without
+ * The text of a head, with `. ./OTHER.sh` lines replaced by OTHER.sh's text, and without
  * interpreter and shellcheck lines.
  */
 function headText(file: string): string {
@@ -135,10 +135,10 @@ function headText(file: string): string {
 }
 
 /**
- * The bundle as a function of `require`, so that it runs as CommonJS (where there is one) and as an
- * ES module (where there is none: under Deno, and wherever the nearest package.json says "module").
- * The function is in parentheses, by which V8 knows that it is called at once: else it reads
- * through all of it twice, which is 1 to 2 ms.
+ * Wraps the bundle in a function of `require`, so it runs as CommonJS (which has one) and as an ES
+ * module (which doesn't: under Deno, and wherever the nearest package.json says "module"). The
+ * parentheses tell V8 that the function is called at once; otherwise it parses everything twice,
+ * which costs 1 to 2 ms.
  */
 function wrapped(body: string): string {
   return `;(function (start) {
@@ -150,7 +150,7 @@ ${body.trimEnd()}
 `
 }
 
-/** The licences of the packages that a bundle contains, as a comment; '' if there are none. */
+/** The licences of the packages in a bundle, as comments; '' if there are none. */
 function licences(output: Metafile['outputs'][string]): string {
   const packages = new Set<string>()
   for (const [input, { bytesInOutput }] of Object.entries(output.inputs)) {
@@ -160,7 +160,7 @@ function licences(output: Metafile['outputs'][string]): string {
   return [...packages].sort().map(licence).join('')
 }
 
-/** The licence text of one package, with that of what it bundles itself. */
+/** The licence text of a package, including that of what it bundles. */
 function licence(name: string): string {
   const directory = join(ROOT, 'node_modules', name)
   const { version, license } = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8'))
@@ -171,7 +171,7 @@ function licence(name: string): string {
   return `\n/*\nContains ${name} ${version} (${license}):\n\n${text.replaceAll('*/', '* /')}\n*/\n`
 }
 
-/** What differs between dist/ and the products, one line each. */
+/** The differences between dist/ and the products, one line each. */
 function differences(files: Map<string, string>): string[] {
   const found = superfluous(files).map((name) => `dist/${name} is superfluous`)
   for (const [name, text] of files) {
@@ -183,10 +183,7 @@ function differences(files: Map<string, string>): string[] {
   return found
 }
 
-/**
- * What lies in dist/ and is none of the files, folders without any of them included; paths in
- * dist/.
- */
+/** Paths in dist/ that aren't among the files, including folders that hold none of them. */
 function superfluous(files: Map<string, string>, folder = ''): string[] {
   if (!existsSync(join(DIST, folder))) return []
   return readdirSync(join(DIST, folder), { withFileTypes: true }).flatMap((entry) => {
@@ -201,7 +198,9 @@ function modeOf(name: string): number {
   return name in EXECUTABLES ? 0o755 : 0o644
 }
 
-/** Writes dist/. Each file appears whole, since hooks and connects may start meanwhile. */
+/**
+ * Writes dist/. Each file is replaced in one step, since hooks and connects may start meanwhile.
+ */
 function write(files: Map<string, string>): void {
   for (const name of superfluous(files)) rmSync(join(DIST, name), { recursive: true })
   for (const [name, text] of files) {

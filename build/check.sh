@@ -1,7 +1,7 @@
 #!/bin/sh
-# npm run check: everything that can be said about the sources without running them, and that dist/
-# is what they give. Runs all checks, then names those that failed. With CI=true none may be
-# skipped.
+# npm run check: runs every static check of the sources, and checks that dist/ is what they give.
+# Runs all checks, then names those that failed. With CI=true, none may be skipped. Never changes a
+# source file.
 set -u
 cd "$(dirname "$0")/.." || exit
 . build/runtimes.sh
@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.." || exit
 failed=
 skipped=
 
-# check NAME COMMAND...: runs a check; its output is shown only when it fails.
+# check NAME COMMAND...: runs a check and shows its output only if it fails.
 check() {
   name=$1
   shift

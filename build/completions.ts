@@ -1,21 +1,21 @@
-// Completions for bash, zsh and fish, from the --help of each command: its options, subcommands and
-// actions, and by the words in capitals what may stand in their place. The names of caches come
-// from the configuration, by sed, since a person is waiting. Pure.
+// Generates completions for bash, zsh and fish from each command's --help: its options, subcommands
+// and actions, and, judging by the words in capitals, the kinds of values. The completions read
+// cache names from the configuration with sed, because a person is waiting. Pure.
 import { type Help, namesOf, type Option, optionsOf } from './help.ts'
 
 /**
- * What may stand in a place: names of caches, files, a command with its own arguments, or what
- * can't be guessed.
+ * What a word can be: a cache, a file, a command with its own arguments and so on; `none`: can't be
+ * guessed.
  */
 type Kind = 'caches' | 'files' | 'command' | 'users' | 'hosts' | 'none'
 
 /** A command, a subcommand or an action, as the completions see it. */
 interface Node {
-  /** As one types it: `nix-lan queue add`. */
+  /** As typed: `nix-lan queue add`. */
   name: string
   summary: string
   options: (Option & { kind: Kind })[]
-  /** What comes first, if it is one of a few words. */
+  /** The subcommands or actions, if the first word is one of those. */
   children: Node[]
   words: Kind
 }
@@ -31,7 +31,7 @@ const KINDS: Record<string, Kind> = {
   HOST: 'hosts',
 }
 
-/** What the words of a usage stand for: the first that is known. */
+/** What the words in capitals in a usage stand for: the first one we know. */
 function kindOf(usage: string): Kind {
   for (const [word] of usage.matchAll(/[A-Z]{2,}/g)) {
     const kind = KINDS[word]
@@ -40,7 +40,7 @@ function kindOf(usage: string): Kind {
   return 'none'
 }
 
-/** Those that people type; the others are called by Nix and NetworkManager, by their paths. */
+/** The commands people type; Nix and NetworkManager call the others, by path. */
 const TYPED = /^nix-lan(-available|-connect|-run|-tunnel)?$/
 
 function nodesOf(helps: readonly Help[]): Node[] {
@@ -63,7 +63,7 @@ const below = (node: Node): Node[] => [node, ...node.children.flatMap(below)]
 const lastWord = (name: string): string => name.slice(name.lastIndexOf(' ') + 1)
 const identifier = (name: string): string => `_${name.replace(/[^a-z]/g, '_')}`
 
-/** Prints the names of the caches of the configuration that counts. */
+/** Shell code that prints the names of the caches in the first readable configuration. */
 const CACHES = `for file in "\${NIX_LAN_CONFIG-}" /etc/nix-lan/config.toml ~/.config/nix-lan/config.toml; do
     [ -r "$file" ] || continue
     sed -n 's/^[[:blank:]]*\\[[[:blank:]]*cache[[:blank:]]*\\.[[:blank:]]*"\\{0,1\\}\\([a-z0-9-]*\\).*/\\1/p' "$file"
@@ -85,7 +85,7 @@ export function completions(helps: readonly Help[]): Record<string, string> {
 // ---- bash
 
 /**
- * Each file stands by itself, since bash-completion loads the one with the command's name
+ * Each file is self-contained, because bash-completion loads the one with the command's name
  * (bash-completion's README, "FAQ").
  */
 function bash(root: Node): string {
@@ -123,7 +123,7 @@ complete -F ${name} ${root.name}
 `
 }
 
-/** Finds the subcommand, and the action, among the words before. */
+/** Finds the subcommand and the action among the words before the cursor. */
 const bashPath = (all: readonly Node[]): string => `  local at
   for ((at = 1; at < COMP_CWORD; at++)); do
     case "$command \${COMP_WORDS[at]}" in
@@ -134,7 +134,7 @@ ${all
   done
 `
 
-/** The completion for what may stand in a place. */
+/** The completion for a kind of word. */
 function bashKind(kind: Kind, name: string): string {
   if (kind === 'caches') return `    caches) words=$(${name}_caches) ;;\n`
   const compgen = { files: '-f', users: '-u', hosts: '-A hostname', command: undefined, none: undefined }[kind]
@@ -143,7 +143,10 @@ function bashKind(kind: Kind, name: string): string {
   return `    ${kind})\n${names}      mapfile -t COMPREPLY < <(compgen ${compgen} -- "$cur")\n      return\n      ;;\n`
 }
 
-/** Another command follows: its own completion, where bash-completion is there to find it. */
+/**
+ * For a command that takes another command: uses that one's own completion if bash-completion is
+ * there to find it.
+ */
 const bashCommand = (root: Node, options: string): string => `${MADE}
 # shellcheck shell=bash
 
@@ -244,7 +247,7 @@ function zshOption({ short, long, value, kind, text }: Option & { kind: Kind }):
   return `'(-${short} --${long})'{-${short},--${long}}${quoted(`${about}${more}`)}`
 }
 
-/** In single quotes, for all three shells' own way to put a quote in there. */
+/** Quotes for bash and zsh; fishQuoted() is for fish. */
 const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
 
 // ---- fish

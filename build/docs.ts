@@ -1,5 +1,4 @@
-// The files of dist/ that are made from what the executables say of themselves: man pages and
-// completions.
+// Makes the files in dist/ that come from the executables' own --help: man pages and completions.
 import { execFile } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -11,20 +10,20 @@ import { commandPage, markdownPage, pageName } from './man.ts'
 
 const run = promisify(execFile)
 
-/** Not for users, so that it has no page. */
+/** Not for users, so it gets no page. */
 const WITHOUT = ['demo']
 
 /**
  * Man pages and completions: path in dist/ → text.
- * @param executables the text of each, as it is about to lie in dist/
- * @throws Error for a help that doesn't follow the layout (help.ts)
+ * @param executables the text of each, as it will be in dist/
+ * @throws Error if a help doesn't follow the layout (help.ts)
  */
 export async function docs(executables: ReadonlyMap<string, string>, version: string): Promise<Record<string, string>> {
   const helps = await helpsOf(executables)
   const actionsOf = (help: Help): Help[] =>
     namesOf(help, 'Actions').flatMap((action) => helps.filter(({ name }) => name === `${help.name} ${action}`))
   const actions = helps.flatMap(actionsOf)
-  const commands = helps.filter((help) => !actions.includes(help)) // an action stands in the page of its command
+  const commands = helps.filter((help) => !actions.includes(help)) // an action is described on its command's page
   const names = commands.map(({ name }) => pageName(name)).sort()
   const pages = commands.map((help) => [`man/man1/${pageName(help.name)}.1`, commandPage(help, actionsOf(help), names, version)] as const)
   const config = markdownPage(readFileSync('docs/config.md', 'utf8'), 5, version, names)
@@ -32,8 +31,8 @@ export async function docs(executables: ReadonlyMap<string, string>, version: st
 }
 
 /**
- * The help of each executable, each subcommand of nix-lan and each of their actions, by starting
- * them; in the order of their names.
+ * Runs each executable, each subcommand of nix-lan and each of their actions for its help; sorted
+ * by name.
  */
 async function helpsOf(executables: ReadonlyMap<string, string>): Promise<Help[]> {
   const folder = mkdtempSync(join(tmpdir(), 'nix-lan-build-'))
@@ -51,13 +50,13 @@ async function helpsOf(executables: ReadonlyMap<string, string>): Promise<Help[]
   }
 }
 
-/** The helps of what these helps list under a title. */
+/** The helps of whatever these helps list under a title. */
 async function below(folder: string, helps: readonly Help[], title: 'Commands' | 'Actions'): Promise<Help[]> {
   const names = helps.flatMap((help) => namesOf(help, title).map((name) => [...help.name.split(' '), name]))
   return await Promise.all(names.map(([program = '', ...words]) => helpOf(folder, program, ...words)))
 }
 
-/** With nothing in the environment that could change a word of it. */
+/** Runs it with an environment that can't change a word of the help. */
 async function helpOf(folder: string, name: string, ...words: string[]): Promise<Help> {
   const args = [join(folder, name), ...words, '--help']
   const { stdout } = await run(process.execPath, args, { env: { HOME: join(folder, 'home'), NIX_LAN_CALLED_AS: name } })

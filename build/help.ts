@@ -1,5 +1,5 @@
-// Reads a --help text, which is where a command is described, for all that is made from it: the man
-// page, the completions. The layout is strict, and what doesn't follow it is an error:
+// Parses a command's --help text, the source for its man page and completions. The layout is
+// strict, and anything that doesn't follow it is an error:
 //
 //   NAME: what it is, in a line
 //
@@ -7,8 +7,8 @@
 //
 //   Prose, and indented lines that stand as they are.
 //
-// Commands: / Actions: / Options: (entries: two or six blanks, the term, two blanks or more, the
-// text, all texts at one column)
+//   Commands: / Actions: / Options: (entries: two or six spaces, the term, two spaces or more, the
+//   text; all texts at one column)
 //
 //   With --json, … (prose, then entries)
 //
@@ -16,20 +16,18 @@
 //
 //   Example: / Examples: (lines as they stand)
 
-/** A term and what is said of it: `-w, --wait SECONDS`; a command; a key of JSON. */
+/** A term, such as `-w, --wait SECONDS`, a command or a JSON key, and its description. */
 export interface Entry {
   term: string
   text: string
 }
 
-/**
- * A paragraph to be filled, lines that stand as they are (without their indentation), or entries.
- */
+/** A paragraph to fill, literal lines (without their indentation), or entries. */
 export type Block = { text: string } | { literal: string[] } | { entries: Entry[] }
 
 /**
- * A part of the help: its title as written there, `` for what comes first, `With --json` for that
- * part.
+ * A part of the help. Its title is as written there; '' for the first part, `With --json` for that
+ * one.
  */
 export interface Section {
   title: string
@@ -37,22 +35,22 @@ export interface Section {
 }
 
 export interface Help {
-  /** The command as one types it: `nix-lan queue`, `nix-lan queue add`. */
+  /** The command as typed: `nix-lan queue`, `nix-lan queue add`. */
   name: string
   summary: string
-  /** Each way to call it. */
+  /** One line for each way to call it. */
   usage: string[]
   sections: Section[]
 }
 
 const TITLE = /^(Commands|Actions|Options|Options, before the command|Examples?):$/
-/** The parts in their order; a help has those that it needs, and always what is in NEEDED. */
+/** The parts in order; a help may leave out any that aren't in NEEDED. */
 const ORDER = ['', 'Commands', 'Actions', 'Options', 'With --json', 'Exit code', 'Examples']
 const NEEDED = ['Options', 'Exit code', 'Examples']
 
 /**
- * Reads a help; pure.
- * @throws Error that names the command and what is not as it should be
+ * Parses a help; pure.
+ * @throws Error that names the command and what is wrong with its help
  */
 export function parseHelp(text: string): Help {
   const [first = '', second = '', ...rest] = text.trimEnd().split('\n\n')
@@ -72,19 +70,18 @@ export function parseHelp(text: string): Help {
 
 const plainTitle = (title: string): string => title.replace(/^Options,.*/, 'Options').replace(/^Example$/, 'Examples')
 
-/** The section with a title, `Options` for any of its forms. */
+/** The section with a title; `Options` matches any of its forms. */
 export const sectionOf = (help: Help, title: string): Section | undefined =>
   help.sections.find((section) => plainTitle(section.title) === title)
 
 /**
- * The names of the commands or actions that a help lists, each once: an action may have several
- * forms.
+ * The names of the commands or actions a help lists, each once: an action may have several forms.
  */
 export const namesOf = (help: Help, title: 'Commands' | 'Actions'): string[] => [
   ...new Set(entriesOf(help, title).map(({ term }) => term.split(' ')[0] ?? '')),
 ]
 
-/** All entries of a section. */
+/** All entries in a section. */
 export const entriesOf = (help: Help, title: string): Entry[] =>
   (sectionOf(help, title)?.blocks ?? []).flatMap((block) => ('entries' in block ? block.entries : []))
 
@@ -141,18 +138,18 @@ function parseEntries(lines: readonly string[], wrong: (what: string) => Error):
   return entries
 }
 
-/** An option as its entry has it. */
+/** An option, parsed from its entry. */
 export interface Option {
   /** One letter, without the dash. */
   short: string | undefined
   /** Without dashes. */
   long: string
-  /** The word for its value, in capitals. */
+  /** The word in capitals that stands for its value. */
   value: string | undefined
   text: string
 }
 
-/** The options of a command. @throws Error for an entry that isn't one */
+/** A command's options. @throws Error if an entry isn't an option */
 export function optionsOf(help: Help): Option[] {
   return entriesOf(help, 'Options').map(({ term, text }) => {
     const [, short, long, value] = /^(?:-([a-zA-Z]), )?--([a-z][a-z-]*)(?: ([A-Z][A-Z@[\]-]*))?$/.exec(term) ?? []

@@ -1,18 +1,17 @@
-// Man pages, from the --help of each command and from docs/config.md. In man(7)'s language, as
-// groff and mandoc both read it, without a date, so that the same sources give the same bytes.
-// Pure.
+// Generates man pages from each command's --help and from docs/config.md. Writes man(7) markup that
+// groff and mandoc both understand, without a date: the same sources give the same bytes. Pure.
 import { type Block, type Entry, type Help, type Section, sectionOf } from './help.ts'
 
 /**
- * The page of a command: `nix-lan queue` → nix-lan-queue; what isn't called nix-lan by itself gets
- * that in front.
+ * The name of a command's page: `nix-lan queue` → nix-lan-queue. Names that don't start with
+ * nix-lan get it as a prefix.
  */
 export function pageName(command: string): string {
   const name = command.replace(' ', '-')
   return name.startsWith('nix-lan') ? name : `nix-lan-${name}`
 }
 
-/** A paragraph that an entry follows would be an empty one. */
+/** A .PP directly before an entry would make an empty paragraph. */
 const EMPTY = /\n\.PP\n(?=\.TP)/g
 
 const TITLES: Record<string, string> = {
@@ -25,9 +24,9 @@ const TITLES: Record<string, string> = {
 }
 
 /**
- * The page of a command in section 1.
- * @param actions their helps, if it has any: each has a part of its own there
- * @param others names of all pages of section 1, for "see also"
+ * A command's page in section 1.
+ * @param actions the helps of its actions, each of which gets its own part
+ * @param others the names of all pages in section 1, for "see also"
  */
 export function commandPage(help: Help, actions: readonly Help[], others: readonly string[], version: string): string {
   const name = pageName(help.name)
@@ -49,10 +48,7 @@ export function commandPage(help: Help, actions: readonly Help[], others: readon
 
 const sectionText = ({ blocks }: Section): string => blocks.map(blockText).join('\n.PP\n').replace(EMPTY, '\n')
 
-/**
- * What an action has of its own: how it is called, its options, its JSON, its exit codes, its
- * examples.
- */
+/** An action's own part: usage, options, JSON, exit codes, examples. */
 function actionPart(help: Help): string {
   const own = (title: string, shown?: string): string[] => {
     const section = sectionOf(help, title)
@@ -84,25 +80,25 @@ function seeAlso(pages: readonly (readonly [name: string, section: number])[]): 
   return `.SH SEE ALSO\n${lines.join('\n')}`
 }
 
-/** A way to call it: the command and options bold, what stands for something else in italics. */
+/** A usage line: command and options in bold, placeholders in italics. */
 function synopsis(usage: string): string {
   const [, command = '', rest = ''] = /^((?:[a-z-]+ ?)+)(.*)$/.exec(usage) ?? []
   return `\\fB${roff(command.trim())}\\fR ${term(rest)}`.trimEnd()
 }
 
-/** Options bold, words in capitals in italics. */
+/** Options in bold, words in capitals in italics. */
 const term = (text: string): string =>
   roff(text)
     .replace(/(?<![\w\\])(\\-(?:\\-)?[a-z](?:[a-z]|\\-)*)/g, '\\fB$1\\fR')
     .replace(/\b[A-Z]{2,}(?:\\-[A-Z]+)*\b/g, '\\fI$&\\fR')
 
-/** Prose: `in backquotes` and options bold. */
+/** Prose: `text in backquotes` and options in bold. */
 const prose = (text: string): string =>
   text
     .split(/(`[^`]+`)/)
     .map((part) =>
       /^`.+`$/.test(part)
-        ? `\\fB${roff(part.slice(1, -1)).replace(/\S+/g, '\\%$&')}\\fR` // \%: a name isn't hyphenated
+        ? `\\fB${roff(part.slice(1, -1)).replace(/\S+/g, '\\%$&')}\\fR` // \%: no hyphenation in names
         : roff(part).replace(/(?<![\w\\])(\\-\\-[a-z](?:[a-z]|\\-)*)/g, '\\fB$1\\fR'),
     )
     .join('')
@@ -115,7 +111,7 @@ function blockText(block: Block): string {
 
 const entryText = ({ term: name, text }: Entry): string => `.TP\n${line(term(name))}\n${line(prose(text))}`
 
-/** A line that begins with a dot or a quote would be a request. */
+/** Escapes a leading dot or quote, which would start a request. */
 const line = (text: string): string => text.replace(/^(?=[.'])/, '\\&')
 
 const SPECIAL: Record<string, string> = {
@@ -129,8 +125,8 @@ const SPECIAL: Record<string, string> = {
 }
 
 /**
- * Text as roff takes it: what has a meaning there, or is no ASCII, by its name (groff_char(7),
- * mandoc_char(7)).
+ * Escapes text for roff: characters that are special there or not ASCII become named ones
+ * (groff_char(7), mandoc_char(7)).
  */
 export function roff(text: string): string {
   return [...text]
@@ -142,10 +138,9 @@ export function roff(text: string): string {
 }
 
 /**
- * A page from Markdown, of which it knows what docs/config.md uses: `# NAME: what it is`, `##
- * Heading`, paragraphs, fenced blocks, and lists whose items are a term in backquotes, a colon and
- * a text.
- * @throws Error for what it doesn't know
+ * A page from Markdown. Only supports what docs/config.md uses: `# NAME: what it is`, `## Heading`,
+ * paragraphs, fenced blocks, and lists whose items are a term in backquotes, a colon and a text.
+ * @throws Error for anything else
  */
 export function markdownPage(text: string, section: number, version: string, others: readonly string[]): string {
   const [first = '', ...paragraphs] = paragraphsOf(text)
@@ -166,7 +161,7 @@ export function markdownPage(text: string, section: number, version: string, oth
   return `${parts.join('\n').replace(EMPTY, '\n')}\n`
 }
 
-/** Split at empty lines, but not within a fenced block. */
+/** Splits at empty lines, except within a fenced block. */
 const paragraphsOf = (text: string): string[] =>
   text
     .trim()

@@ -1,6 +1,5 @@
 #!/bin/sh
-# npm run release: starts release.ts on any Node that we support; Node 20 can't run TypeScript by
-# itself.
+# npm run release: starts release.ts on any Node we support; Node 20 can't run TypeScript itself.
 set -eu
 cd "$(dirname "$0")/.."
 if [ ! -x node_modules/.bin/esbuild ]; then

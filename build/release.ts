@@ -1,15 +1,15 @@
-// npm run release: makes nix-lan-VERSION.tar.gz, from which `sudo nix-lan-VERSION/dist/nix-lan
-// setup` works without git and npm. The same sources give the same bytes. npm run release --
-// --version is what `npm version` calls: it makes everything say the new version.
+// npm run release: makes nix-lan-VERSION.tar.gz, with which `sudo nix-lan-VERSION/dist/nix-lan
+// setup` works without git and npm. The same sources give the same bytes. `npm version` calls npm
+// run release -- --version, which puts the new version everywhere.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-/** Beside dist/: what its files and the README refer to. */
+/** Packed along with dist/: what its files and the README refer to. */
 const PAPERS = ['LICENSE', 'README.md', 'CHANGELOG.md', 'SECURITY.md', 'docs']
 
 async function main(args: string[]): Promise<void> {
-  // They change what zx runs; ZX_PREFIX even puts shell code in front (zx 8, "Environment
+  // These variables change what zx runs; ZX_PREFIX even prepends shell code (zx 8, "Environment
   // variables").
   for (const name of Object.keys(process.env)) if (name.startsWith('ZX_')) delete process.env[name]
   const { $ } = await import('zx')
@@ -17,8 +17,8 @@ async function main(args: string[]): Promise<void> {
   const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }
 
   /**
-   * After `npm version` has changed package.json: the other places that name the version, in its
-   * commit.
+   * Called after `npm version` has changed package.json: updates the other places that name the
+   * version, for the same commit.
    */
   async function setVersion(): Promise<void> {
     const today = new Date().toISOString().slice(0, 10)
@@ -35,7 +35,7 @@ async function main(args: string[]): Promise<void> {
       mkdirSync(join(folder, name))
       await run`npm run build -- --check`
       await run`cp -R dist ${PAPERS} ${join(folder, name)}`
-      await run`rm ${join(folder, name, 'dist/demo')}` // it needs a Debian and root
+      await run`rm ${join(folder, name, 'dist/demo')}` // the demo needs Debian and root
       const alike = ['--sort=name', '--mtime=@0', '--owner=0', '--group=0', '--numeric-owner', '--mode=go-w']
       await run`tar --create ${alike} --directory=${folder} ${name} | gzip --no-name --best >${`${name}.tar.gz`}`
       console.log(`${name}.tar.gz`)
@@ -49,7 +49,7 @@ async function main(args: string[]): Promise<void> {
   else throw new Error('usage: npm run release [-- --version]')
 }
 
-/** @throws Error when the file has no such text: a version would be left behind */
+/** @throws Error if nothing matches: an old version would be left behind */
 function replace(file: string, pattern: RegExp, text: string): void {
   const before = readFileSync(file, 'utf8')
   if (!pattern.test(before)) throw new Error(`${file} has nothing that matches ${pattern}`)

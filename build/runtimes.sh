@@ -1,11 +1,11 @@
 # shellcheck shell=sh
-# JavaScript runtimes for tests and checks, from npm, in a cache folder outside the repository:
-# nobody has to download them to use or change nix-lan. Sourced by build/check.sh and
+# Fetches JavaScript runtimes for tests and checks from npm, into a cache folder outside the
+# repository. Never needed just to use or change nix-lan. Sourced by build/check.sh and
 # test/runtimes.sh.
 
-# runtime_directory NAME-VERSION: prints a directory that holds exactly one program, the runtime:
-# node-18.19.0, node-22 (the newest 22), deno-2, bun-1. Fetches it the first time. Fails with a line
-# on stderr.
+# runtime_directory NAME-VERSION: prints a directory whose only program is the runtime:
+# node-18.19.0, node-22 (the newest 22), deno-2, bun-1. Fetches it the first time. On failure,
+# prints a line on stderr.
 runtime_directory() {
   runtime_folder=${XDG_CACHE_HOME:-$HOME/.cache}/nix-lan/runtimes/$1
   for runtime_attempt in 1 2 3; do # a registry may hiccup
@@ -19,9 +19,9 @@ runtime_directory() {
   echo "$runtime_folder/bin"
 }
 
-# fetch_runtime NAME VERSION FOLDER: for the function above. Without install scripts, which these
-# packages need only to put the binary in place of a stub. The folder appears whole, and is
-# anybody's to read (tests run it as several users).
+# fetch_runtime NAME VERSION FOLDER: for the function above. Skips install scripts, which these
+# packages need only to replace a stub with the binary. The folder appears in one step, and
+# everybody can read it (tests run it as several users).
 fetch_runtime() {
   runtime_package=$1
   if [ "$1" = node ]; then
@@ -37,7 +37,7 @@ fetch_runtime() {
   mkdir -p "${3%/*}" && runtime_new=$(mktemp -d "$3.XXXXXX") || return
   npm install --prefix "$runtime_new" --no-audit --no-fund --ignore-scripts --silent "$runtime_package@$2" >&2 ||
     echo "npm install $runtime_package@$2: exit $?" >&2
-  # bun's packages include the binary for musl where npm can't tell: the one that runs is right
+  # bun's packages include the musl binary if npm can't tell which one fits: take the one that runs
   find "$runtime_new/node_modules" -type f \( -name "$1" -o -name "$1.exe" \) -size +10000k 2>/dev/null | sort >"$runtime_new/found"
   while read -r runtime_binary; do
     chmod 755 "$runtime_new" "$runtime_binary"

@@ -1,4 +1,5 @@
-// Asks Nix for the settings in force. Never reads nix.conf itself.
+// Asks Nix for the settings in force: from all its files or, with an environment that hides the
+// user's, from the system's alone. Never parses nix.conf itself.
 import type { RunOptions } from '../system/exec.ts'
 import { errorText, NixError, NoAnswer, nixProgram } from './nix.ts'
 
