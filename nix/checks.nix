@@ -1,7 +1,7 @@
-# Configurations evaluated with the very library that the flake has, as NixOS would: what holds,
-# what an assertion refuses, and what a type does. A derivation; a case that doesn't come out as it
-# should ends its evaluation, by name. In this repository's own tests a stand-in takes the library's
-# place (test/modules/stub), and more is looked at.
+# Evaluates configurations with the flake's own nixpkgs library, as NixOS would: which are valid,
+# which an assertion refuses, and which a type does. A derivation; evaluating it fails with the name
+# of the first case that comes out wrong. This repository's own tests use a stub of the library
+# instead (test/modules/stub) and check more.
 { lib, pkgs }:
 let
   key = "6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=";
@@ -43,8 +43,8 @@ let
   failedOf = modules: map (one: one.message) (builtins.filter (one: !one.assertion) (configOf modules).assertions);
   contains = text: part: lib.hasInfix part text;
 
-  # Each is taken without a failed assertion, and warns as often as it says; `says` is what must be
-  # in one of its units or files.
+  # Each evaluates without a failed assertion and with that many warnings; `says` must appear in one
+  # of its units or files.
   taken = {
     laptop = {
       modules = [ laptop ];
@@ -138,7 +138,7 @@ let
     };
   };
 
-  # Each ends with an assertion that says this.
+  # Each fails with an assertion that contains this text.
   refused = {
     "extraHooks" = [
       laptop
@@ -188,7 +188,7 @@ let
     ];
   };
 
-  # Each is refused by a type: a path below services.nix-lan, and the value.
+  # Each is rejected by a type: an option path under services.nix-lan, and the value.
   mistyped = [
     [ [ "caches" "rpi" "host" ] "pi@rpi.local" ]
     [ [ "caches" "rpi" "host" ] "rpi local" ]

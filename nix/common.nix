@@ -1,14 +1,15 @@
-# What the NixOS module and the Home Manager module share: options, config.toml, and what can be
-# wrong with it. Options have the names of config.toml's keys (docs/config.md). An option that isn't
-# set isn't written, so that nix-lan's own default counts.
+# What the NixOS and Home Manager modules share: options, config.toml and its assertions. Options
+# are named like config.toml's keys (docs/config.md). Never writes an option that isn't set, so
+# nix-lan's own default applies.
 { lib, pkgs }:
 let
   inherit (lib) mkOption types;
 
   optional = type: more: mkOption ({ type = types.nullOr type; default = null; } // more);
 
-  # A string that matches; messages and the manual show what it is, not the pattern. The patterns
-  # take what scripts/config/parse.ts takes, or less; the build of config.toml has the last word.
+  # A string type with a pattern; messages and the manual show a description, not the pattern. The
+  # patterns accept what scripts/config/parse.ts accepts, or less; building config.toml has the last
+  # word.
   matching = what: pattern: types.strMatching pattern // { description = what; };
 
   cacheOptions = {
@@ -62,7 +63,8 @@ let
     };
   };
 
-  # What toml.nix can write; the description ends the recursion, which only a description has.
+  # What toml.nix can write. The type refers to itself; only its generated description would recurse
+  # forever, so it gets a fixed one.
   tomlValue =
     with types;
     oneOf [
@@ -88,7 +90,7 @@ let
     "keep"
   ];
 
-  # What is wrong with the cache `name`, as assertions of the module system.
+  # Module system assertions for the cache `name`.
   cacheAssertions =
     name: cache:
     let
@@ -115,15 +117,15 @@ let
       }
     ];
 
-  # `caches` as config.toml has them.
+  # `caches` in the form config.toml has them.
   written = caches: builtins.mapAttrs (_: lib.filterAttrs (_: value: value != null)) caches;
 
-  # config.toml.
+  # The text of config.toml.
   textOf =
     cfg: user:
     "# Made by the option services.nix-lan: change that instead.\n" + import ./toml.nix (settingsOf cfg user);
 
-  # What config.toml holds. `user`: whose ssh key, session and queue.
+  # The contents of config.toml as a set. `user`: whose ssh key, session and queue to use.
   settingsOf =
     cfg: user:
     lib.recursiveUpdate ((if user == null then { } else { inherit user; }) // { cache = written cfg.caches; }) cfg.settings;
@@ -131,7 +133,7 @@ in
 {
   inherit matching settingsOf;
 
-  # The options below services.nix-lan that both modules have.
+  # The options under services.nix-lan in both modules.
   options = {
     enable = lib.mkEnableOption "nix-lan: a Nix cache on your network that may be away";
     caches = mkOption {
@@ -154,9 +156,9 @@ in
       { default = "nix-lan"; pkgsText = "nix-lan.packages.\${system}"; } // more
     );
 
-  # config.toml as a file, which the package's own parser has accepted: a mistake ends the build,
-  # with file, line and key. Node runs on the machine that builds, also for a box of another kind;
-  # who `user` is, and where their home is, only the other machine knows.
+  # config.toml as a file, checked by the package's own parser: a mistake fails the build and names
+  # file, line and key. Node runs on the build machine, even for a target of another architecture.
+  # Doesn't look up `user`: only the target knows them and their home.
   fileOf =
     cfg: user:
     pkgs.runCommand "nix-lan-config.toml"
@@ -180,11 +182,11 @@ in
         cp config.toml "$out"
       '';
 
-  # The names of caches that are boxes, and the URLs of the others.
+  # The names of the caches that are boxes, and the URLs of the others.
   boxesOf = settings: builtins.attrNames (lib.filterAttrs (_: cache: cache ? host) settings.cache);
   urlsOf = settings: map (cache: cache.url) (builtins.attrValues (lib.filterAttrs (_: cache: cache ? url) settings.cache));
 
-  # What is wrong with the caches.
+  # Assertions for all caches.
   assertionsOf =
     settings:
     [
@@ -195,6 +197,6 @@ in
     ]
     ++ lib.concatMap (name: cacheAssertions name settings.cache.${name}) (builtins.attrNames settings.cache);
 
-  # Where the systemd user units lie in this repository.
+  # The systemd user units in this repository.
   unitFolder = ../dist/systemd/user;
 }

@@ -1,8 +1,8 @@
-# dist/ built from the sources, and compared with the one that the repository has, byte for byte.
-# For those who want a package of it:
+# Builds dist/ from source and compares it byte for byte with the repository's. To make a package of
+# it:
 #     nix-lan.override { dist = pkgs.callPackage ./dist-from-source.nix { registry = "…"; }; }
-# package-lock.json has the hashes of npm's packages, but not where they are: `registry` is what
-# `npm config get registry` prints.
+# package-lock.json has the hashes of the npm packages but not their URLs: `registry` is what `npm
+# config get registry` prints.
 {
   lib,
   buildNpmPackage,

@@ -1,6 +1,6 @@
-# The Home Manager module: what one user can install. nix.conf, the queue and NetworkManager's
-# dispatcher are root's: nix/README.md, "Home Manager", says what is left to do there; on NixOS,
-# nixos.nix does all of it.
+# The Home Manager module: installs what a user can install. Never touches what is root's: nix.conf,
+# the queue and NetworkManager's dispatcher. nix/README.md, "Home Manager", says how to set those
+# up; on NixOS, nixos.nix does it all.
 {
   config,
   lib,
@@ -12,20 +12,20 @@ let
   common = import ./common.nix { inherit lib pkgs; };
   settings = common.settingsOf cfg config.home.username;
 
-  # By the profile and not by the package, so that a new version leaves the units as they are, and
-  # the tunnel running. Without a package, the commands are those in PATH.
+  # The path goes through the profile, not the package, so a new version leaves the units unchanged
+  # and the tunnel running. Without a package, the units take the commands from PATH.
   program = if cfg.package == null then "/usr/bin/env nix-lan" else "${config.home.profileDirectory}/bin/nix-lan";
   textOf = file: builtins.replaceStrings [ "/usr/bin/env nix-lan" ] [ program ] (builtins.readFile (common.unitFolder + "/${file}"));
 
-  # Anything that you define yourself goes before. Home Manager takes [Install] as lists only.
+  # Your own definitions take precedence. Home Manager accepts [Install] values only as lists.
   unit =
     file:
     builtins.mapAttrs (
       section: builtins.mapAttrs (_: value: lib.mkDefault (if section == "Install" then lib.splitString " " value else value))
     ) (import ./ini.nix (textOf file));
 
-  # All units of a type by name, as the options systemd.user.TYPEs take them. A switch lets them run
-  # on: the new version starts with the next tunnel, and none breaks in mid-fetch.
+  # All units of a type by name, for the option systemd.user.TYPEs. A switch leaves running services
+  # alone: the new version starts with the next tunnel, and none breaks in mid-fetch.
   unitsOf =
     type:
     builtins.listToAttrs (

@@ -1,5 +1,5 @@
-# The text of a systemd unit as a set of sections, as Home Manager takes them: a key that stands
-# there several times becomes a list.
+# Parses the text of a systemd unit into a set of sections, as Home Manager takes them: a repeated
+# key becomes a list.
 text:
 let
   inherit (builtins)

@@ -1,25 +1,25 @@
 # shellcheck shell=bash
-# The install phase of package.nix. The current directory is a copy of dist/; $out, $node and
-# $license come from there. Every replacement is checked: a text that is no longer where this looks
-# for it must end the build, not give a package that works only by accident.
+# The install phase of package.nix, which provides $out, $node and $license; the current directory
+# is a copy of dist/. Checks every replacement: text that has moved must fail the build, not give a
+# package that works only by accident.
 : "${out:?}" "${node:?}" "${license:?}"
 
-# fail TEXT: says why, and ends the build.
+# fail TEXT: prints why and fails the build.
 fail() {
   echo "nix-lan: $1" >&2
   exit 1
 }
 
-# pin_runtime FILE: the line in scripts/heads/runtime.sh by which the file finds its JavaScript
-# runtime names $node. A plain sh script has none.
+# pin_runtime FILE: puts $node into the line from scripts/heads/runtime.sh that finds the file's
+# JavaScript runtime. A plain sh script has no such line.
 pin_runtime() {
   if ! grep -q '^find_runtime()' "$1"; then return; fi
   sed -i "s|^nix_lan_pinned=''\$|nix_lan_pinned='$node'|" "$1"
   [ "$(grep -cxF "nix_lan_pinned='$node'" "$1")" = 1 ] || fail "$1 has no line nix_lan_pinned='' where the runtime could be pinned"
 }
 
-# install_programs: dist whole, since the programs look for each other beside themselves and
-# `nix-lan setup` copies all of it; those for people and for Nix by links in bin.
+# install_programs: installs all of dist, because the programs look for each other in their own
+# folder and `nix-lan setup` copies everything; links those for people and for Nix in bin.
 install_programs() {
   local file folder=$out/lib/nix-lan
   for file in nix-lan nix-lan-connect nix-lan-dispatcher post-build-hook; do
@@ -37,8 +37,8 @@ install_programs() {
   done
 }
 
-# install_units: the one source's units, which start the programs of this very package instead of
-# those in PATH.
+# install_units: installs dist's units, changed to start this package's programs instead of those in
+# PATH.
 install_units() {
   local file folder=$out/lib/systemd/user
   mkdir -p "$folder"
@@ -50,7 +50,7 @@ install_units() {
 }
 
 
-# install_texts FROM TO: the files of a folder of dist, below share.
+# install_texts FROM TO: installs the files in a folder of dist under share.
 install_texts() {
   local file
   for file in "$1"/*; do install -D -m 444 -t "$out/share/$2" "$file"; done

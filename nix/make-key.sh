@@ -1,21 +1,20 @@
 #!/usr/bin/env bash
-# Makes the key that signs what this machine builds, unless there is one. Run as root by the NixOS
-# module, before nix.conf names the key: with secret-key-files naming a missing file, every build
-# fails.
+# Makes the key that signs what this machine builds. Never replaces an existing one. Run as root by
+# the NixOS module before nix.conf names the key: every build fails if secret-key-files names a
+# missing file.
 #     make-key.sh SECRET-FILE PUBLIC-FILE NAME
-# NAME is the start of the key's name; empty: the host's. A random part follows, because Nix
-# believes only the first of several keys of one name (src/libstore/keys.cc): a key that is made
-# anew must not be called like the one it replaces.
+# NAME is the start of the key's name; if empty, the host name. A random part follows, because Nix
+# believes only the first of several keys with the same name (src/libstore/keys.cc): a new key must
+# not be named like the one it replaces.
 set -eu
 umask 077
 
-# Follows links to where a file lies or will lie. A rename would replace the link, and the
+# Resolves links to where the file is or will be. A rename would replace the link itself, and the
 # persistent folder behind it (impermanence) would stay empty.
 secret=$(readlink -m -- "$1")
 public=$(readlink -m -- "$2")
 
-# place FROM TO MODE: puts a file in place at once; a file that is a mount point can only be written
-# to.
+# place FROM TO MODE: moves a file into place in one step; a mount point can only be written to.
 place() {
   chmod "$3" "$1"
   mv -fT -- "$1" "$2" 2>/dev/null || cat -- "$1" >"$2"
@@ -50,7 +49,7 @@ if [ -s "$public" ]; then
   chmod 0644 "$public.former"
 fi
 text=$(cat -- "$work/public")
-# The public half first: with both there, all is done.
+# The public half goes first: once both exist, the next run does nothing.
 place "$work/public" "$public" 0644
 place "$work/secret" "$secret" 0600
 echo "what is built here is signed from now on; for trusted-public-keys of the box: $text"

@@ -1,6 +1,6 @@
 # The NixOS module. services.nix-lan is for the laptop: commands, user units, nix.conf, the queue,
-# NetworkManager's dispatcher, and a key that signs what is built. services.nix-lan.box is for the
-# box: whose signatures it believes.
+# NetworkManager's dispatcher, and a key to sign what is built. services.nix-lan.box is for the box:
+# whose signatures it believes.
 {
   config,
   lib,
@@ -15,20 +15,19 @@ let
   boxes = common.boxesOf settings;
   nix = config.nix.settings;
 
-  # A link to the package, in a place that outlives a switch. While a switch takes nix-lan away, a
-  # nix-daemon that still has the former nix.conf starts connect by this path, and a missing program
-  # fails the build; /run/current-system would have lost it already. And with it units and URLs stay
-  # the same from version to version: a switch leaves a tunnel alone whose unit is the same, and
-  # daemon, a user's settings and NIX_CONFIG compare URLs as text. scripts/config/store-url.ts knows
-  # this path too.
+  # A link to the package that outlives a switch. While a switch removes nix-lan, a nix-daemon that
+  # still has the old nix.conf starts connect by this path, and a missing program fails the build;
+  # /run/current-system would no longer have it. The link also keeps units and URLs the same across
+  # versions: a switch leaves a tunnel alone if its unit is unchanged, and the daemon, users'
+  # settings and NIX_CONFIG compare URLs as text. scripts/config/store-url.ts also knows this path.
   link = "/run/nix-lan-current";
 
   substituter =
     name: "ssh-ng://localhost?remote-program=${link}/bin/nix-lan-connect%20/run/user/${toString cfg.uid}/nix-lan/${name}.sock";
 
   ownHook = "${cfg.package}/lib/nix-lan/post-build-hook";
-  # Ours goes first: it never fails a build, and takes milliseconds. The first of the others that
-  # fails is the last.
+  # Ours runs first: it never fails a build, and takes milliseconds. The first of the others to fail
+  # is the last to run.
   hook =
     if cfg.extraHooks == [ ] then
       ownHook
@@ -56,8 +55,8 @@ let
     ]
   }";
 
-  # As post-build-hook --make-queue makes them: the leaves are the user's, below parents that are
-  # root's, where only root can put something else in their place.
+  # The same directories that post-build-hook --make-queue makes: the leaves belong to the user,
+  # their parents to root, so only root can replace a leaf.
   directory = owner: path: "d /nix/var/nix/gcroots/nix-lan${path} 0755 ${owner} root -";
   directories = [
     (directory "root" "")
@@ -71,16 +70,16 @@ let
 
   isLix = (config.nix.package.pname or "") == "lix";
 
-  # ---- what is wrong with the laptop's configuration
+  # ---- laptop: assertions
 
-  # What others define for a setting of nix.conf, as it stands there. It is read before it is
-  # merged: where it contradicts ours, the module system's own message names no way out.
+  # Everybody's definitions of a nix.conf setting, before they are merged: if one conflicts with
+  # ours, the module system's own message offers no way out.
   definitionsOf = key: map (one: one.${key}) (builtins.filter (one: one ? ${key}) (options.nix.settings.definitions or [ ]));
   isText = value: builtins.isString value || builtins.isPath value || lib.isDerivation value;
   textKeyFiles = builtins.filter isText (definitionsOf "secret-key-files");
   otherHooks = builtins.filter (value: isText value && "${value}" != "${hook}") (definitionsOf "post-build-hook");
 
-  # Nix believes only the first of several keys of one name (src/libstore/keys.cc).
+  # Nix believes only the first of several keys with the same name (src/libstore/keys.cc).
   trustedKeys = lib.unique (nix.trusted-public-keys ++ wordsOf (nix.extra-trusted-public-keys or [ ]));
   wordsOf = value: builtins.filter (word: word != "") (lib.concatMap (lib.splitString " ") (lib.toList value));
   nameOf = key: builtins.head (lib.splitString ":" key);
@@ -129,7 +128,7 @@ let
   ++ common.assertionsOf settings;
   account = config.users.users.${cfg.user} or { };
 
-  # ---- what silently takes away what this module sets
+  # ---- laptop: warnings about settings that silently override this module's
 
   lines = map (builtins.match "[[:space:]]*([a-z-]+)[[:space:]]*=.*") (lib.splitString "\n" config.nix.extraOptions);
   inExtraOptions =
@@ -158,13 +157,13 @@ let
 
   # ---- the box
 
-  # Who may use the nix-daemon of this machine (nix.conf(5), allowed-users).
+  # Who may use this machine's nix-daemon (nix.conf(5), allowed-users).
   groupsOf = user: (config.users.users.${user}.extraGroups or [ ]) ++ [ (config.users.users.${user}.group or "") ];
   allows =
     user: entry: entry == "*" || entry == user || builtins.elem entry (map (group: "@${group}") (groupsOf user));
   isAllowed = user: lib.any (allows user) (nix.allowed-users ++ nix.trusted-users);
 
-  # Of sshd_config: null is not written there, and a boolean is written as yes or no.
+  # A value as in sshd_config: null is left out, and a boolean becomes yes or no.
   sshd = config.services.openssh;
   sshdValue =
     key: standard:
@@ -281,8 +280,8 @@ in
       environment.systemPackages = [ cfg.package ];
       environment.etc."nix-lan/config.toml".source = common.fileOf cfg cfg.user;
 
-      # Not extra-substituters: up to NixOS 23.11 nix.conf was written in alphabetical order, and a
-      # `substituters` after it would have taken it back (NixOS/nix#9487; since NixOS/nixpkgs#278064
+      # Not extra-substituters: up to NixOS 23.11, nix.conf was written in alphabetical order, and a
+      # later `substituters` would have overridden it (NixOS/nix#9487; since NixOS/nixpkgs#278064,
       # nixos/modules/config/nix.nix writes extra- settings last). The lists are merged.
       nix.settings = {
         substituters = map substituter boxes;
@@ -293,8 +292,8 @@ in
       };
 
       # Nix 2.4 to 2.19 and Lix start a substituter's program through bash (nix,
-      # src/libstore/ssh.cc), which the unit's PATH doesn't have. Lix has a process of systemd's for
-      # each connection, nix-daemon@.service.
+      # src/libstore/ssh.cc), which isn't in the unit's PATH. Lix has a systemd service per
+      # connection, nix-daemon@.service.
       systemd.services.nix-daemon.path = [ pkgs.bash ];
       systemd.services."nix-daemon@" = lib.mkIf isLix {
         path = [ pkgs.bash ];
@@ -302,8 +301,8 @@ in
         after = lib.optional cfg.generateKey "nix-lan-key.service";
       };
 
-      # Before nix.conf changes: root's own builds read it at once. Not the key at the start of the
-      # machine, where its file system may not be mounted yet; that is the unit's.
+      # Runs before nix.conf changes, because root's own builds read that at once. Doesn't make the
+      # key at boot, when its file system may not be mounted yet: nix-lan-key.service does.
       system.activationScripts = {
         nix-lan = {
           text = ''
@@ -320,7 +319,7 @@ in
           text = "";
         };
       };
-      # For a NixOS that boots without activation scripts.
+      # For systems that boot without activation scripts.
       systemd.tmpfiles.rules = [ "L+ ${link} - - - - ${cfg.package}" ] ++ directories;
 
       systemd.services.nix-lan-key = lib.mkIf cfg.generateKey {
@@ -339,8 +338,8 @@ in
         script = makeKeyCommand;
       };
 
-      # Stops the user's units when a switch takes nix-lan away; NixOS up to 25.11 lets the units of
-      # users run on.
+      # Stops the user's units when a switch removes nix-lan; NixOS up to 25.11 leaves user units
+      # running.
       systemd.services.nix-lan-user-units = {
         description = "The end of nix-lan's user units, when nix-lan is taken away";
         wantedBy = [ "multi-user.target" ];
@@ -359,8 +358,8 @@ in
         };
       };
 
-      # NixOS doesn't look at [Install] sections. The units are there for everybody, and start for
-      # one.
+      # NixOS ignores [Install] sections. Everybody gets the units, but they start for one user
+      # only.
       systemd.packages = [ units ];
       systemd.user.timers.nix-lan-check = {
         wantedBy = [ "timers.target" ];
@@ -368,7 +367,8 @@ in
       };
       users.users = lib.mkIf (cfg.linger && cfg.user != null) { ${toString cfg.user}.linger = true; };
 
-      # The network has changed: NetworkManager says so, or systemd-networkd by writing its state.
+      # Notices that the network has changed: NetworkManager calls the dispatcher; systemd-networkd
+      # writes its state file.
       networking.networkmanager.dispatcherScripts = [ { source = "${cfg.package}/lib/nix-lan/nix-lan-dispatcher"; } ];
       systemd.user.paths.nix-lan-network = lib.mkIf (config.networking.useNetworkd && !config.networking.networkmanager.enable) {
         description = "Changes of the network";

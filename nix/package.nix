@@ -1,6 +1,6 @@
-# The package: what `npm run build` made and the repository has in dist/, with the JavaScript
-# runtime pinned. Builds nothing: no npm, no network, no hash to update. Called by callPackage.
-# `dist` may be one that is built from source: dist-from-source.nix.
+# The package: the repository's dist/, as made by `npm run build`, with the JavaScript runtime
+# pinned. Builds nothing: no npm, no network, no hash to update. For callPackage. `dist` may be one
+# built from source: dist-from-source.nix.
 {
   lib,
   stdenvNoCC,
@@ -31,8 +31,8 @@ stdenvNoCC.mkDerivation (finalAttrs: {
   strictDeps = true;
   dontConfigure = true;
   dontBuild = true;
-  # nix-lan-run knows copies of itself by their first two lines; and /bin/sh, which every system
-  # has, may be dash, which starts in a third of the time that bash takes.
+  # nix-lan-run recognises copies of itself by their first two lines. And /bin/sh, which every
+  # system has, may be dash, which starts three times as fast as bash.
   dontPatchShebangs = true;
 
   installPhase = builtins.readFile ./install.sh;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Stops nix-lan's units of one user. The NixOS module's nix-lan-user-units.service runs it as root
-# when it stops: when a switch takes nix-lan out of the configuration. Never touches the queue or
-# the key, and never fails the switch.
+# Stops one user's nix-lan units. The NixOS module's nix-lan-user-units.service runs it as root when
+# it stops, which is when a switch removes nix-lan from the configuration. Never touches the queue
+# or the key, and never fails the switch.
 #     stop.sh UID
 set -u
 uid=$1
@@ -10,14 +10,14 @@ home=/run/user/$uid
 if [ ! -e "$home/systemd/private" ]; then exit 0; fi # the user's systemd isn't running
 if [ "$(systemctl is-system-running)" = stopping ]; then exit 0; fi # it stops by itself
 
-# As the user: root talks to no socket in a folder of the user's.
+# Runs as the user: root doesn't talk to a socket in a user's folder.
 units() {
   setpriv --reuid="$uid" --regid="$(id -g "$uid")" --init-groups --reset-env \
     env XDG_RUNTIME_DIR="$home" systemctl --user "$@"
 }
 
 units stop nix-lan-check.timer 'nix-lan-network.path' nix-lan-check.service 'nix-lan-built@*' 'nix-lan-upload@*' 'nix-lan-gc@*'
-# What is being fetched gets half a minute to arrive. New builds start without the box all the same.
+# Fetches in progress get half a minute to finish. New builds start without the box meanwhile.
 for _ in $(seq 30); do
   pgrep -f '/nix-lan-connect .*/nix-lan/' >/dev/null || break
   sleep 1

@@ -1,8 +1,8 @@
-# The story of one build, on two NixOS machines: built while the box is off, copied when it comes,
-# collected, fetched back, and built again when the box has gone. `nix flake check`, or nix build
-# .#checks.x86_64-linux.vm. Written against the NixOS manual ("NixOS Tests") and never run: where
-# nix-lan is made there is neither nixpkgs nor a virtual machine. What is tried there instead:
-# README.md in this folder.
+# Follows one build across two NixOS machines: built while the box is off, copied when it comes up,
+# garbage-collected, fetched back, and built again once the box is gone. Run it with `nix flake
+# check`, or nix build .#checks.x86_64-linux.vm. Written from the NixOS manual ("NixOS Tests") and
+# never run: nix-lan is developed without nixpkgs or virtual machines. For what is tested instead,
+# see README.md in this folder.
 {
   name = "nix-lan";
 
@@ -22,7 +22,7 @@
     };
 
     virtualisation.writableStore = true;
-    # There is no cache.nixos.org in here; it isn't waited for long.
+    # cache.nixos.org can't be reached in here: don't wait for it long.
     nix.settings.connect-timeout = 1;
     nix.settings.download-attempts = 1;
 
@@ -82,8 +82,8 @@
     with subtest("the box comes: the queue is copied to it"):
         box.start()
         box.wait_for_open_port(22)
-        # What an administrator does once. The key is made in this test, so the box's configuration
-        # can't have it.
+        # An administrator does this once. The key is made during the test, so the box's
+        # configuration can't contain it.
         box.succeed(f"cat {NIX_CONF} >/tmp/nix.conf; echo extra-trusted-public-keys = {public} >>/tmp/nix.conf")
         box.succeed(f"rm {NIX_CONF}; mv /tmp/nix.conf {NIX_CONF}; systemctl restart nix-daemon.socket nix-daemon.service")
         laptop.succeed(as_alice("mkdir -m 700 -p .ssh; ssh-keygen -q -t ed25519 -N \"\" -f .ssh/id_ed25519"))

@@ -1,6 +1,6 @@
-# A set as the text of a TOML file. nixpkgs' pkgs.formats.toml makes a file too, but only in a
-# build, by a program of its own; here the text is there as soon as the configuration is evaluated,
-# so that anybody can look at it and tests can compare it.
+# Turns a set into the text of a TOML file. nixpkgs' pkgs.formats.toml does so only in a build, with
+# a separate program; this text is available at evaluation, where people can look at it and tests
+# can compare it.
 let
   inherit (builtins)
     attrNames
@@ -17,7 +17,7 @@ let
     typeOf
     ;
 
-  # A JSON string is a basic string of TOML (but for DEL, which nix-lan refuses wherever it stands).
+  # A JSON string is a TOML basic string (except for DEL, which nix-lan refuses everywhere).
   string = toJSON;
 
   key = name: if match "[A-Za-z0-9_-]+" name != null then name else string name;
@@ -35,8 +35,8 @@ let
     else
       throw "nix-lan: config.toml can't hold a value of type ${typeOf it}";
 
-  # First what is no table, then the tables, each below its header. One that holds nothing but
-  # tables needs none.
+  # First plain values, then tables, each under its header. A table that holds only tables needs
+  # none.
   lines =
     path: set:
     let
