@@ -48,7 +48,7 @@ const OPTIONS: BuildOptions = {
     ...textDefines(),
   },
   supported: { 'dynamic-import': false }, // turns a lazy import() into a lazy require, 2 ms faster for a builtin
-  legalComments: 'none', // it misses zx and mri: see licences()
+  legalComments: 'none', // esbuild misses those of zx and mri: see licences()
   minify: false, // these files run as root, so people must be able to read them
   sourcemap: false,
   metafile: true,

@@ -5,7 +5,7 @@
 //
 //   Usage: NAME [OPTION…] …
 //
-//   Prose, and indented lines that stand as they are.
+//   Prose, and indented lines that are taken literally.
 //
 //   Commands: / Actions: / Options: (entries: two or six spaces, the term, two spaces or more, the
 //   text; all texts at one column)
@@ -14,7 +14,7 @@
 //
 //   Exit code: …
 //
-//   Example: / Examples: (lines as they stand)
+//   Example: / Examples: (literal lines)
 
 /** A term, such as `-w, --wait SECONDS`, a command or a JSON key, and its description. */
 export interface Entry {

@@ -60,7 +60,7 @@ export function nix(args: readonly string[], options: RunOptions = {}): Promise<
 
 const nixStore = (args: readonly string[], options: RunOptions = {}): Promise<Outcome> => nixProgram('nix-store', args, options)
 
-/** `timeout`: milliseconds for each batch. */
+/** `timeout`: milliseconds per batch. */
 export interface Asking {
   timeout?: number
 }

@@ -68,7 +68,7 @@ export function run(program: string, args: readonly string[], options: RunOption
     if (child.pid) options.started?.(child.pid)
     const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
     let done = false
-    // ^C reaches only processes in the terminal's session.
+    // ^C only reaches the terminal's session, and the program isn't in it.
     function interrupt(): void {
       if (child.pid) signalGroup(child.pid, 'SIGINT')
       process.exit(130)

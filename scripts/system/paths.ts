@@ -1,7 +1,7 @@
 // Where things are. One place, so every script and test means the same file.
 
 /**
- * Nix's state directory; NIX_STATE_DIR as Nix itself reads it (nix-env(1), Common Environment
+ * Nix's state directory; reads NIX_STATE_DIR as Nix does (nix-env(1), Common Environment
  * Variables).
  */
 export const stateDir = process.env.NIX_STATE_DIR || '/nix/var/nix'

@@ -23,10 +23,10 @@ import {
 /** Where root's daemon counts; everybody can read it. */
 export const ROOT_TRANSFERS = '/var/lib/nix-lan'
 
-/** The name of what was fetched through a tunnel's socket. */
+/** The name under which to count what was fetched through a tunnel's socket. */
 export const fetchedBy = (socket: string): string => `fetched.${encodeURIComponent(socket)}`
 
-/** The name of what was uploaded to a cache. */
+/** The name under which to count what was uploaded to a cache. */
 export const uploadedTo = (cache: string): string => `uploaded.${cache}`
 
 /**
@@ -156,7 +156,7 @@ function months(directory: string, name: string): string[] {
     .sort()
 }
 
-/** Seconds since 1970, paths, bytes. */
+/** A line of the file: seconds since 1970, paths, bytes. */
 const lineOf = ({ paths, bytes, last }: Sum): string => `${Math.floor(last / 1000)} ${paths} ${bytes}\n`
 
 /** The lines of a file, without malformed ones (cut off by a full disk). */
@@ -202,7 +202,7 @@ export interface Counted {
 }
 
 /**
- * Reads what was counted under a name.
+ * Adds up what was counted under a name.
  * @param directories where to look; those missing or unreadable count as empty
  * @param now milliseconds since 1970; the day starts at midnight local time
  */

@@ -15,7 +15,7 @@ export interface Amount {
 /** Times are milliseconds since 1970. */
 export interface UploadState {
   started: number
-  /** When this was written. */
+  /** When this state was written. */
   written: number
   /** What this upload has copied, and the total it has to copy as far as is known. */
   done: Amount

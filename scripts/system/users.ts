@@ -45,7 +45,7 @@ export function isInHome(path: string): boolean {
   return path.startsWith('/home/') || homes.some((home) => /^\/./.test(home) && (path === home || path.startsWith(`${home}/`)))
 }
 
-/** A group of group(5). */
+/** A group, from a group(5) line. */
 export interface Group {
   name: string
   gid: number

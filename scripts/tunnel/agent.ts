@@ -10,7 +10,7 @@ import { type Start, startPlain } from './start.ts'
 import { uptime } from './state.ts'
 
 export interface Agent {
-  /** What to add to the environment of ssh. */
+  /** What to add to ssh's environment. */
   env: Record<string, string>
   /** Where the agent was found, for people. */
   from: string
@@ -105,7 +105,7 @@ export async function wantTouch(facts: SshFacts, env = process.env, start: Start
 
 /**
  * Whether there are keys and all of them are security keys.
- * @param keys public keys, as authorized_keys(5) has them; pure
+ * @param keys public keys in authorized_keys(5) format; pure
  */
 export const allSecurityKeys = (keys: readonly string[]): boolean => keys.length > 0 && keys.every((key) => key.startsWith('sk-'))
 
@@ -149,7 +149,7 @@ function begunAfter(pid: number, tick: number): Process | undefined {
   return found && found.begun > tick ? found : undefined
 }
 
-/** The text of a small file; undefined when it can't be read. */
+/** The text of a small file; undefined if it can't be read. */
 export function textOf(file: string): string | undefined {
   try {
     return readFileSync(file, 'utf8')

@@ -17,7 +17,6 @@ export interface Attempt {
   facts: SshFacts
   /** Why ssh could not be asked about its configuration; ssh itself will say so, too. */
   problem?: string
-  /** ssh's arguments. */
   args: string[]
   /**
    * The control socket over which ssh is asked for the forwarding, if it doesn't set that up
@@ -32,7 +31,7 @@ export interface Attempt {
 
 /**
  * Asks at the same time whether the box is there and how ssh reads its configuration.
- * @param log a file for what ssh says, instead of stderr
+ * @param log a file for ssh's messages; default: stderr
  */
 export async function prepare(cache: SshCache, socket: string, log?: string): Promise<Attempt> {
   const [first, asked] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache.ssh, sshOptions(cache))])
@@ -85,7 +84,7 @@ async function targetOptions(cache: SshCache, answer: Answer, facts: SshFacts): 
 type Mode = { service: true } | { hint: string }
 
 /**
- * Makes the head become the keeper, which runs ssh.
+ * The sh code that makes the head become the keeper, which runs ssh.
  * @param agent ends with the tunnel when run by hand; under systemd the unit takes care of that
  * @param env variables to add to the environment
  */

@@ -13,9 +13,9 @@ export interface Facts {
   units: { target: UnitFacts; tunnel: UnitFacts } | null
   /** The tunnel's pause after failures. */
   pause: {
-    /** Seconds until its next attempt; 0: none. */
+    /** Seconds until its next attempt; 0: no pause. */
     left: number
-    /** Seconds since the attempt that failed. */
+    /** Seconds since the failed attempt. */
     age: number
     reason: string
   }

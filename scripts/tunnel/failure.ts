@@ -55,7 +55,7 @@ const KINDS: [Kind, RegExp][] = [
   ['forwarding', /forwarding failed|cannot listen to port|^bind \[/m],
 ]
 
-/** @param log what ssh wrote @param code its exit code */
+/** @param log ssh's messages @param code its exit code */
 export function endOf(log: string, code: number): End {
   const [before = '', after] = log.split(`${READY_MARK}\n`)
   if (after !== undefined) return { kind: 'lost', said: lastWords(after, code) }

@@ -7,7 +7,7 @@ import { loginByHand, sshOptions } from './ssh.ts'
 import { agentSocket, askSsh } from './ssh-config.ts'
 import { type Start, startPlain } from './start.ts'
 
-/** One line for people, with the way out. */
+/** Asks the ssh agent, and returns one line for people with the way out. */
 export async function whyLate(
   cache: SshCache,
   env: Record<string, string | undefined> = process.env,
@@ -18,7 +18,7 @@ export async function whyLate(
   return reasonFor(state, loginByHand(cache, facts))
 }
 
-/** Pure. */
+/** The line for an agent's state; pure. */
 export function reasonFor(state: AgentState, byHand: string): string {
   if (state === 'unresponsive') return 'the ssh agent gives no answer: does its window wait for a click, or a password?'
   if (state === 'keys')

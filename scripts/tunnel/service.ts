@@ -161,7 +161,7 @@ export class Service {
     await this.notify(`--status=${text}`)
   }
 
-  /** @returns 0, or 1 when systemd can't be told */
+  /** @returns 0, or 1 if systemd can't be told */
   private async notify(...args: string[]): Promise<number> {
     const told = await run('systemd-notify', args, { env: searchEnv(), timeout: NOTIFY_LIMIT })
     if (told.code === 0) return 0

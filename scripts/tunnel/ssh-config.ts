@@ -57,9 +57,9 @@ export function isDirect(cache: Pick<SshCache, 'host'>, facts: SshFacts): boolea
 }
 
 /**
- * Whether options change nothing but the address. A `Match host` block in ~/.ssh/config no longer
- * matches when HostName is an address, and %h in a value would become the address: then ssh has to
- * resolve the name itself.
+ * Whether our options change nothing but the address. A `Match host` block in ~/.ssh/config no
+ * longer matches when HostName is an address, and %h in a value would become the address: then ssh
+ * has to resolve the name itself.
  */
 export function changesNothingElse(before: SshFacts, after: SshFacts): boolean {
   if ((before.get('canonicalizehostname')?.[0] ?? 'false') !== 'false') return false

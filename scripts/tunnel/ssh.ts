@@ -68,7 +68,7 @@ export function sshCommand(ssh: string, program: string, target: readonly string
 export const loginCommand = (ssh: string, target: readonly string[] = []): string => ['ssh', ...target, ssh].join(' ')
 
 /**
- * The same for a configured box.
+ * The login command for a configured box.
  * @param facts from `ssh -G`: an alias for another machine has its own port
  */
 export const loginByHand = (cache: SshCache, facts: SshFacts): string =>
@@ -87,7 +87,7 @@ export function sshOptions(cache: SshCache): string[] {
 export interface TunnelOptions {
   /** From targetOptions(). */
   target: readonly string[]
-  /** A file for what ssh says, instead of stderr. */
+  /** A file for ssh's messages; default: stderr. */
   log?: string
   /**
    * The path of a control socket, over which the tunnel can be asked for its forwarding later; see

@@ -6,7 +6,7 @@ import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { runtimeDir } from '../system/paths.ts'
 
 export interface TunnelState {
-  /** Attempts that failed in a row. */
+  /** Failed attempts in a row. */
   failures: number
   /** Why the last one failed, for people. */
   reason: string

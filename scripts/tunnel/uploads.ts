@@ -6,7 +6,7 @@ import { listens } from '../reach/listening.ts'
 import { keeperFile, socketPath, uploadSocketPath } from '../system/paths.ts'
 import { isStill, textOf } from './agent.ts'
 
-/** Milliseconds for the login. */
+/** Milliseconds for the keeper to log in. */
 const LOGIN_LIMIT = 20_000
 
 /**

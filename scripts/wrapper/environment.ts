@@ -57,7 +57,7 @@ function nixConfig(): string | undefined {
   }
 }
 
-/** The variables that decide which nix.conf files count. */
+/** The variables that decide which nix.conf files Nix reads, and NIX_CONFIG. */
 export function confEnvironment(): Record<string, string | undefined> {
   const { NIX_CONF_DIR, NIX_USER_CONF_FILES, NIX_CONFIG_HOME, XDG_CONFIG_HOME, XDG_CONFIG_DIRS } = process.env
   return { NIX_CONF_DIR, NIX_USER_CONF_FILES, NIX_CONFIG_HOME, XDG_CONFIG_HOME, XDG_CONFIG_DIRS, NIX_CONFIG: nixConfig() }

@@ -12,7 +12,7 @@ export interface Explanation {
   notes: string[]
 }
 
-/** --explain for people. */
+/** The output of --explain, for people. */
 export function explain({ command, found, plan, notes }: Explanation): string {
   const lines = [found.ok ? `${command}: runs ${found.program}` : `${command}: can't run: ${found.reason}`]
   for (const { name, action, url, usable, reason } of plan.decisions) {
@@ -26,7 +26,7 @@ export function explain({ command, found, plan, notes }: Explanation): string {
   return harmless(`${[...lines, ...notes.map((note) => `note: ${note}`)].join('\n')}\n`)
 }
 
-/** --explain --json. */
+/** The output of --explain --json. */
 export function explainJson({ command, found, plan, notes }: Explanation): string {
   const program = found.ok ? { program: found.program } : { program: null, reason: found.reason }
   return `${toJson({ command, ...program, setting: plan.setting ?? null, caches: plan.decisions, dropped: plan.dropped, notes }, 2)}\n`
