@@ -247,7 +247,7 @@ function zshOption({ short, long, value, kind, text }: Option & { kind: Kind }):
   return `'(-${short} --${long})'{-${short},--${long}}${quoted(`${about}${more}`)}`
 }
 
-/** Quotes for bash and zsh; fishQuoted() is for fish. */
+/** Single-quotes a text for zsh; fish has its own escapes, see fishQuoted(). */
 const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
 
 // ---- fish

@@ -90,8 +90,8 @@ export function userTransfers(home: string | undefined, stateHome: string | unde
 
 /**
  * Opens this month's file, creating it and its directory if needed. Only in a directory that is
- * ours and that nobody else can write to: so no link in it can lead elsewhere. @returns null if
- * there is no such place
+ * ours and that nobody else can write to, so nobody can plant a link there. @returns null if there
+ * is no such place
  */
 function openFile(directory: string, name: string, now: number): number | null {
   try {
@@ -194,7 +194,7 @@ function total(counts: readonly Sum[]): Sum {
   return sum
 }
 
-/** Totals: since ever, in the last seven days, and since midnight. */
+/** Totals: of all time, of the last seven days, and since midnight. */
 export interface Counted {
   all: Sum
   week: Sum
