@@ -98,9 +98,9 @@ async function askOthers(
   tell: (text: string) => void,
 ): Promise<Map<string, Doubt>[]> {
   const urls = inForce(settings).filter((url) => /^https?:/.test(url))
-  const lacking = [...here.known.keys()].filter((path) => boxes.every((box) => box.doubts.has(path)))
-  const total = urls.length * lacking.length
-  const offers = await infosOnCaches(urls, lacking, (done) => {
+  const doubtful = [...here.known.keys()].filter((path) => boxes.every((box) => box.doubts.has(path)))
+  const total = urls.length * doubtful.length
+  const offers = await infosOnCaches(urls, doubtful, (done) => {
     if (done % 1000 === 0 || done === total) tell(`${done} of ${total} questions to ${urls.join(' and ')} answered`)
   })
   return offers.map((offer) => doubtsOf(here.known, offer, keys))

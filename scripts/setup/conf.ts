@@ -103,10 +103,10 @@ export function withBlock(text: string, lines: readonly string[], file: string):
 export function blockLines(needs: Needs, assignments: Assignment[]): string[] {
   const urls = substitutersOf(assignments)
   const keys = trustedKeys(assignments)
-  const lacking = needs.substituters.filter(({ socket }) => !urls.some((url) => isConnect(url, socket))).map(({ url }) => url)
+  const missing = needs.substituters.filter(({ socket }) => !urls.some((url) => isConnect(url, socket))).map(({ url }) => url)
   const untrusted = needs.publicKeys.filter((key) => !keys.includes(key))
   return [
-    lacking.length > 0 ? `extra-substituters = ${lacking.join(' ')}` : '',
+    missing.length > 0 ? `extra-substituters = ${missing.join(' ')}` : '',
     untrusted.length > 0 ? `extra-trusted-public-keys = ${untrusted.join(' ')}` : '',
     secretKeys(assignments).length > 0 ? '' : `secret-key-files = ${needs.secretKey}`,
     hookOf(assignments) === needs.hook ? '' : `post-build-hook = ${needs.hook}`,

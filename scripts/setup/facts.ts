@@ -90,10 +90,10 @@ export interface DistFile {
 export function readDist(): DistFile[] {
   const directory = dirname(realpathSync(process.argv[1] ?? ''))
   const files = readBelow(directory, '').filter(({ path }) => path !== 'demo')
-  const lacking = ['nix-lan', 'nix-lan-connect', 'nix-lan-tunnel', 'post-build-hook', 'package.json'].filter(
+  const missing = ['nix-lan', 'nix-lan-connect', 'nix-lan-tunnel', 'post-build-hook', 'package.json'].filter(
     (name) => !files.some(({ path }) => path === name),
   )
-  if (lacking.length > 0) throw new Failure(`${directory} lacks ${lacking.join(', ')}; run setup from a complete dist/, which it copies`)
+  if (missing.length > 0) throw new Failure(`${directory} lacks ${missing.join(', ')}; run setup from a complete dist/, which it copies`)
   return files
 }
 

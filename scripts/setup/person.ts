@@ -10,12 +10,12 @@ import { endWithUs, findAgent } from '../tunnel/agent.ts'
  * never root.
  */
 export async function personOf(user: User, envFile: string): Promise<Person> {
-  const bare = { ...user, env: {} }
+  const login = { ...user, env: {} }
   const root = effectiveUid() !== user.uid
   const shown = await systemctl(['show-environment'], root ? { owner: user } : {})
   const socket = /^SSH_AUTH_SOCK=([^$'"\s]+)$/m.exec(shown.stdout)?.[1] ?? (root ? undefined : process.env.SSH_AUTH_SOCK)
   const given: Record<string, string> = socket ? { SSH_AUTH_SOCK: socket } : {}
-  const agent = await findAgent(envFile, given, 5000, root ? (argv, options) => runAs(bare, argv, options) : undefined)
+  const agent = await findAgent(envFile, given, 5000, root ? (argv, options) => runAs(login, argv, options) : undefined)
   endWithUs(agent, user.uid)
-  return { ...bare, env: { ...given, ...agent.env } }
+  return { ...login, env: { ...given, ...agent.env } }
 }

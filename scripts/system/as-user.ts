@@ -18,7 +18,7 @@ export interface Person extends User {
  */
 function command(person: Person, argv: readonly string[]): { argv: string[]; env: Record<string, string | undefined> } {
   if (effectiveUid() === person.uid) return { argv: [...argv], env: { ...process.env, ...person.env } }
-  const bare = {
+  const login = {
     HOME: person.home,
     USER: person.name,
     LOGNAME: person.name,
@@ -28,7 +28,7 @@ function command(person: Person, argv: readonly string[]): { argv: string[]; env
     ...(process.env.LANG ? { LANG: process.env.LANG } : {}),
     ...person.env,
   }
-  return { argv: ['runuser', '-u', person.name, '--', ...argv], env: bare }
+  return { argv: ['runuser', '-u', person.name, '--', ...argv], env: login }
 }
 
 /**
