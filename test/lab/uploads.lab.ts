@@ -75,8 +75,10 @@ test('the connection for uploads is lost: the next upload makes it anew; and it 
   await onBox('second', 1)
   assert.ok(await listens())
   await lab.laptop.must('alice', 'systemctl', ['--user', 'stop', `nix-lan@${CACHE}.target`])
-  assert.is((await lab.laptop.run('root', 'pgrep', ['-x', 'ssh'])).code, 1)
-  assert.equal(await lab.laptop.must('alice', 'sh', ['-c', 'ls /run/user/1000/nix-lan | grep -E "sock|ctl|keeper" || :']), '')
+  // The stop of the target doesn't wait for the end of what stops with it.
+  await lab.eventually('the end of ssh', async () => (await lab.laptop.run('root', 'pgrep', ['-x', 'ssh'])).code === 1)
+  const left = (): Promise<string> => lab.laptop.must('alice', 'sh', ['-c', 'ls /run/user/1000/nix-lan | grep -E "sock|ctl|keeper" || :'])
+  await lab.eventually('nothing is left', async () => (await left()) === '')
   await lab.laptop.must('alice', 'systemctl', ['--user', 'restart', 'nix-lan-check.service'])
   await atHome(lab)
   await calm(lab, since)
