@@ -7,7 +7,7 @@ const UNITS = 'scripts/units'
 const HEADS = 'scripts/heads'
 
 /** The scripts for `sh -c`: the constant's property → the file in scripts/heads. */
-const SCRIPTS = { keeper: 'keeper.sh' }
+const SCRIPTS = { keeper: 'keeper.sh', boxProbe: 'box-probe.sh', boxSocket: 'box-socket.sh', boxKeys: 'box-keys.sh' }
 
 /** The systemd units: file name → text, sorted by name. */
 export function readUnits(): Record<string, string> {

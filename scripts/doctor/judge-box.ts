@@ -3,6 +3,7 @@
 
 import { shellWord } from '../cli/text.ts'
 import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
+import { BOX_KEYS } from '../system/texts.ts'
 import { type AgentState, endOf } from '../tunnel/failure.ts'
 import { failed, ok, type Verdict } from './check.ts'
 import { BOX_AWAY, inConfigurationNix, onBox, RESTART_BOX, startSshd } from './fixes.ts'
@@ -116,26 +117,13 @@ export interface SocketFacts {
 /** A name as adduser(8) accepts it: what the box says becomes part of a command. */
 const NAME = /^[a-z_][a-z0-9_-]{0,31}$/
 
-/** Parses the output of SOCKET_SCRIPT. */
+/** Parses the output of heads/box-socket.sh. */
 export function parseSocket(output: string): SocketFacts {
   const [line, user = '', state = '', group = '', nixos] = /^nix-lan (\S+) (\S+) (\S*) (nixos|other)$/m.exec(output) ?? []
   const known = state === 'writable' || state === 'denied' || state === 'missing' ? state : 'unknown'
   const safe = (name: string): string => (NAME.test(name) ? name : '')
   return { user: safe(user), state: known, group: safe(group), nixos: nixos === 'nixos', shell: line !== undefined }
 }
-
-/**
- * sh for the box: may this user connect to the socket $1, and if not, whose is it? Passed on stdin,
- * since the login shell may be anything.
- */
-export const SOCKET_SCRIPT = `s=$1 d=\${1%/*}
-if [ -w "$s" ]; then w=writable; elif [ -e "$s" ] || { [ -d "$d" ] && ! [ -x "$d" ]; }; then w=denied
-elif [ -d "$d" ]; then w=missing; else p=\${d%/*}; if [ -d "$p" ] && ! [ -x "$p" ]; then w=denied d=$p; else w=missing; fi; fi
-f=$d; [ "$w" != denied ] || ! [ -e "$s" ] || f=$s
-g=$(ls -ldL -- "$f" 2>/dev/null | { read -r _ _ _ g _ && echo "$g"; })
-n=other; [ ! -e /etc/NIXOS ] || n=nixos
-echo "nix-lan $(id -un) $w $g $n"
-`
 
 export type Handshake = { ok: true; version: number; nix: string } | { ok: false; kind: string; reason: string }
 
@@ -182,14 +170,7 @@ export interface BoxKeys {
 }
 
 /** sh for the box: the keys its nix-daemon trusts. Passed on stdin. */
-export const KEYS_SCRIPT = `PATH=$PATH:${SYSTEM_DIRECTORIES.join(':')}
-n=other; [ ! -e /etc/NIXOS ] || n=nixos
-for w in 'show-config' 'config show'; do
-  k=$(NIX_USER_CONF_FILES='' nix --option extra-experimental-features nix-command $w 2>/dev/null | sed -n 's/^trusted-public-keys = //p')
-  [ -z "$k" ] || break
-done
-echo "nix-lan $n $k"
-`
+export const KEYS_SCRIPT = `PATH=$PATH:${SYSTEM_DIRECTORIES.join(':')}\n${BOX_KEYS}`
 
 /**
  * Parses the output of KEYS_SCRIPT; undefined if there is no shell, or no Nix that answers. Only

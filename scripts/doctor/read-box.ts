@@ -10,22 +10,13 @@ import { greetBox } from '../protocol/dial.ts'
 import { run } from '../system/exec.ts'
 import { runtimeDir } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
+import { BOX_SOCKET } from '../system/texts.ts'
 import { askAgent, endWithUs, findAgent } from '../tunnel/agent.ts'
 import { prepare } from '../tunnel/attempt.ts'
 import type { AgentState } from '../tunnel/failure.ts'
 import { forwardCommand, loginByHand, portOptions, sshCommand } from '../tunnel/ssh.ts'
 import { isDirect } from '../tunnel/ssh-config.ts'
-import {
-  type BoxKeys,
-  gotIn,
-  type Handshake,
-  KEYS_SCRIPT,
-  parseKeys,
-  parseSocket,
-  SOCKET_SCRIPT,
-  type SocketFacts,
-  type SshFacts,
-} from './judge-box.ts'
+import { type BoxKeys, gotIn, type Handshake, KEYS_SCRIPT, parseKeys, parseSocket, type SocketFacts, type SshFacts } from './judge-box.ts'
 
 /**
  * Milliseconds for login and handshake, beyond the deadline: key exchange takes long on a slow box.
@@ -81,7 +72,7 @@ export async function probeBox(cache: SshCache, uid: number, serviceAgent: strin
     return (await run(program, words, { env, timeout: limit, input: script, most: MOST })).stdout
   }
   if (handshake.ok || handshake.kind === 'old' || !gotIn(log)) return { ssh, handshake, ask }
-  return { ssh, handshake, ask, socket: parseSocket(await ask(SOCKET_SCRIPT, cache.daemonSocket)) }
+  return { ssh, handshake, ask, socket: parseSocket(await ask(BOX_SOCKET, cache.daemonSocket)) }
 }
 
 /** Characters to read of what the box prints. */

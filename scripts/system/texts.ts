@@ -3,7 +3,7 @@
 // TypeScript and JavaScript.
 
 declare const NIX_LAN_UNITS: Readonly<Record<string, string>>
-declare const NIX_LAN_SCRIPTS: { readonly keeper: string }
+declare const NIX_LAN_SCRIPTS: Readonly<Record<'keeper' | 'boxProbe' | 'boxSocket' | 'boxKeys', string>>
 
 /**
  * The systemd user units in scripts/units: file name, such as `nix-lan@.target` → the unit's text.
@@ -13,3 +13,12 @@ export const UNITS: Readonly<Record<string, string>> = NIX_LAN_UNITS
 
 /** scripts/heads/keeper.sh, for `sh -c`; it documents its arguments. */
 export const KEEPER: string = NIX_LAN_SCRIPTS.keeper
+
+/** scripts/heads/box-probe.sh: what setup asks a box. */
+export const BOX_PROBE: string = NIX_LAN_SCRIPTS.boxProbe
+
+/** scripts/heads/box-socket.sh: what doctor asks a box about its socket. */
+export const BOX_SOCKET: string = NIX_LAN_SCRIPTS.boxSocket
+
+/** scripts/heads/box-keys.sh: what doctor asks a box about its keys. */
+export const BOX_KEYS: string = NIX_LAN_SCRIPTS.boxKeys
