@@ -119,6 +119,7 @@ const onBox = async (path: string): Promise<boolean> => (await lab.box.run('root
  */
 async function comesBack(name: string, path: string, owner: 'root' | 'alice' = 'root'): Promise<void> {
   const fetched = async (): Promise<boolean> => {
+    await nothingWaits() // the queue's link keeps it alive
     await lab.laptop.must(owner, 'nix-store', ['--delete', path])
     const again = await build(name)
     assert.is(again.stdout.trim(), path, again.stderr)

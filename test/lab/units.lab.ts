@@ -64,6 +64,8 @@ test('one path each 0.3 s, then one as soon as the one before has gone, all of t
 })
 
 test('what can not go is tried again in half a minute, not at once; and holds nobody up for longer', async () => {
+  // Else nix-daemon's restart would end the last upload, which then waits for its next try.
+  await lab.eventually('the end of the last upload', async () => (await is(UPLOAD)) === 'inactive', { within: 60_000 })
   await lab.laptop.must('root', 'sed', ['-i', 's/^secret-key-files/#&/', '/etc/nix/nix.conf'])
   await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
   const since = Date.now()
