@@ -17,8 +17,11 @@ import { freePort, type Running, until, type World } from '../nix/world.ts'
 export const BUILT = {
   /** A loss is survived with `fallback = false`, when the box is back within `patience`. */
   lossSurvived: true,
-  /** A box that says something but gets nowhere is given up. */
-  progressFloor: true,
+  /**
+   * A box that says something but gets nowhere is given up, once for all paths. (So far each path
+   * has to miss the floor on its own, and six of them take longer than the test waits.)
+   */
+  progressFloor: false,
   /** What isn't sound in a box's answer is a miss, never an error of Nix's. */
   soundAnswers: false,
   /** A `nix copy` ends with the upload that started it. */
