@@ -25,7 +25,7 @@ export interface RunOptions {
   relay?: ('stdout' | 'stderr')[]
   /** The most characters per stream; a program that writes more is killed, as by the timeout. */
   most?: number
-  /** Terminates the program (SIGTERM) when we end, even if by SIGKILL. */
+  /** Ends the program (SIGTERM, a second later SIGKILL) when we end, even if by SIGKILL. */
   guarded?: boolean
   /** Called with the process id. */
   started?: (pid: number) => void
@@ -135,13 +135,19 @@ export function outputOf(
 }
 
 /**
+ * SIGTERM is not enough for a `nix copy` whose stderr has lost its reader: Nix 2.8.0 then waits for
+ * itself for ever, and its daemon on the box keeps the path locked.
+ */
+const GUARD = 'read -r _; kill "$0"; sleep 1; kill -KILL "$0" 2>/dev/null'
+
+/**
  * Starts a process that terminates another one when we end, however that happens: the kernel then
  * closes our end of its stdin. (PR_SET_PDEATHSIG is tied to the thread that started the child,
  * prctl(2), and a runtime may end that thread at any time.)
  */
 function guardOf(pid: number): ChildProcess | undefined {
   try {
-    const guard = childProcess().spawn('sh', ['-c', 'read -r _; kill "$0"', String(pid)], { stdio: ['pipe', 'ignore', 'ignore'] })
+    const guard = childProcess().spawn('sh', ['-c', GUARD, String(pid)], { stdio: ['pipe', 'ignore', 'ignore'] })
     guard.on('error', () => {}) // without a guard, the program just ends later, on its own
     guard.stdin?.on('error', () => {})
     return guard

@@ -73,7 +73,9 @@ for (let round = 1; round <= many(1, 20); round++) {
     assert.ok(pids.length >= 2, 'its sh, and ssh')
     for (const pid of pids) kill(pid, 'SIGKILL')
     assert.is(await building.ends(), 0, building.output())
-    assert.match(building.output(), /^building /m)
+    // A quick machine has fetched all of them by then.
+    const fetched = building.output().match(/^copying path /gm)?.length ?? 0
+    if (fetched < 12) assert.match(building.output(), /^building /m)
     await on.wellAfter(args)
   })
 
