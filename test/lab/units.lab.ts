@@ -131,6 +131,8 @@ test('once a day: what was built while there was no hook is queued, and goes', a
   assert.is(await is(`nix-lan-built@${CACHE}.timer`), 'active')
   await lab.laptop.must('alice', 'systemctl', ['--user', 'start', `nix-lan-built@${CACHE}.service`])
   await lab.eventually('it is on the box', () => lab.boxHas(path), { within: 60_000, every: 500 })
+  await lab.laptop.must('root', 'sed', ['-i', 's/^#post-build-hook/post-build-hook/', '/etc/nix/nix.conf'])
+  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
 })
 
 test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all stops, nothing is red, and builds go on', async () => {
