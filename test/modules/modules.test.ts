@@ -626,7 +626,7 @@ test('stop.sh: no new work, then what is being fetched, then the tunnels; nothin
   assert.is(
     await stop(),
     [
-      `${user} stop nix-lan-check.timer nix-lan-network.path nix-lan-check.service nix-lan-built@* nix-lan-upload@* nix-lan-gc@*`,
+      `${user} stop nix-lan-check* nix-lan-network* nix-lan-built@* nix-lan-upload@* nix-lan-gc@*`,
       'pgrep -f /nix-lan-connect .*/nix-lan/',
       'sleep 1',
       'pgrep -f /nix-lan-connect .*/nix-lan/',
