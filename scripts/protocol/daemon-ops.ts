@@ -8,7 +8,7 @@
 import { batches, NixError } from '../nix/nix.ts'
 import { type Box, BoxUnavailable, send } from './box.ts'
 import { dialBox } from './dial.ts'
-import { pathInfoQuestion, validPathsQuestion } from './operations.ts'
+import { pathInfoQuestion, QUERY_ALL_VALID_PATHS, validPathsQuestion } from './operations.ts'
 import { Recorder, readMessages, string, strings, u64 } from './wire.ts'
 
 const ADD_TO_STORE = 7
@@ -16,7 +16,6 @@ const ADD_TEMP_ROOT = 11
 const ADD_INDIRECT_ROOT = 12
 const FIND_ROOTS = 14
 const COLLECT_GARBAGE = 20
-const QUERY_ALL_VALID_PATHS = 23
 const QUERY_VALID_DERIVERS = 33
 
 /** GCOptions::GCAction (src/libstore/gc-store.hh). */

@@ -3,8 +3,26 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { assess, type Shown, screen } from '../../scripts/status/status.ts'
 
 const test = suite('papers')
+
+test("the README's screen is what nix-lan status draws", () => {
+  const now = new Date(2026, 10, 22, 20, 30).getTime()
+  const since = new Date(2026, 10, 22, 18, 2).toISOString().replace('T', ' ').slice(0, 19)
+  const up = { ActiveState: 'active', ActiveEnterTimestamp: `Sun ${since} UTC` }
+  const sum = (paths: number, mebibytes: number, minutes: number) => ({ paths, bytes: mebibytes * 2 ** 20, last: now - minutes * 60_000 })
+  const answer = { ok: true, address: '', ms: 12, detail: 'Nix 2.26.3' } as const
+  const units = { target: up, tunnel: up, upload: up }
+  const shown: Shown = {
+    status: assess({ name: 'rpi', answer, socket: true, units, tunnelState: undefined, uptime: 100 }),
+    queue: { queued: 2, size: 3.1 * 2 ** 20, oldest: now - 40_000, failed: [], uploading: true, upload: null, problem: null },
+    uploaded: { all: sum(1204, 3993, 2), week: sum(400, 1434, 2), today: sum(60, 212, 2) },
+    fetched: { all: sum(640, 2252, 12), week: sum(300, 1024, 12), today: sum(10, 80, 12) },
+  }
+  const drawn = screen([shown], null, { now, width: null, colour: false })
+  assert.ok(readFileSync('README.md', 'utf8').includes(`$ nix-lan status\n${drawn}\`\`\``), drawn)
+})
 const PAPERS = [
   'README.md',
   'CONTRIBUTING.md',
