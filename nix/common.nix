@@ -128,7 +128,11 @@ let
   # The contents of config.toml as a set. `user`: whose ssh key, session and queue to use.
   settingsOf =
     cfg: user:
-    lib.recursiveUpdate ((if user == null then { } else { inherit user; }) // { cache = written cfg.caches; }) cfg.settings;
+    lib.recursiveUpdate (
+      (if user == null then { } else { inherit user; })
+      // (if cfg.gc.keep-free == null then { } else { gc = { inherit (cfg.gc) keep-free; }; })
+      // { cache = written cfg.caches; }
+    ) cfg.settings;
 in
 {
   inherit matching settingsOf;
@@ -141,6 +145,10 @@ in
       default = { };
       example = lib.literalExpression ''{ rpi.host = "rpi.local"; }'';
       description = "The caches, by name.";
+    };
+    gc.keep-free = optional (matching "a size like 5G or 500M" "[1-9][0-9]{0,11}(\\.[0-9]{1,3})?[KMGT]") {
+      example = "5G";
+      description = "How much is to stay free on the store's file system: while less is, and a box is there, nix-lan gc --auto deletes what the box can give back. Default: nothing is deleted by itself.";
     };
     settings = mkOption {
       type = types.attrsOf tomlValue;

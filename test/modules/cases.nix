@@ -50,6 +50,7 @@ in
           keyName = "home";
           publicKey = "home-0b1c2d3e-1:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=";
           caches = everyCache;
+          gc.keep-free = "5G";
           settings.cache.rpi.later = [
             1
             true
@@ -87,6 +88,7 @@ in
           enable = true;
           package = null;
           caches = everyCache;
+          gc.keep-free = "1.5T";
           settings.user = "carol";
         };
       }

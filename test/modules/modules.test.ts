@@ -255,6 +255,12 @@ const REFUSED: [what: string, kind: 'nixos' | 'home', module: string, message: R
     `${HOME} ${RPI} services.nix-lan.settings.x.y = null; }`,
     /settings\.x\.y must be a value of TOML, and is null/,
   ],
+  [
+    'an amount without a unit',
+    'home',
+    `${HOME} ${RPI} services.nix-lan.gc.keep-free = "5"; }`,
+    /keep-free must be .*a size like 5G or 500M, and is "5"/,
+  ],
   ['no package on NixOS', 'nixos', `${NIXOS} ${RPI} services.nix-lan.package = null; }`, /package must be a package, and is null/],
   ...(
     [
