@@ -27,7 +27,8 @@ const OTHERS: (() => Record<string, string>)[] = [
   // Without this file, Node tries everything as an ES module first if the nearest package.json says
   // "module": 3-5 ms.
   () => ({ 'package.json': `${JSON.stringify({ type: 'commonjs' })}\n` }),
-  () => within('systemd/user', readUnits()),
+  () => within('systemd/user', readUnits('user')),
+  () => within('systemd/system', readUnits('system')),
 ]
 
 const within = (folder: string, files: Record<string, string>): Record<string, string> =>

@@ -9,10 +9,11 @@ const HEADS = 'scripts/heads'
 /** The scripts for `sh -c`: the constant's property → the file in scripts/heads. */
 const SCRIPTS = { keeper: 'keeper.sh', boxProbe: 'box-probe.sh', boxSocket: 'box-socket.sh', boxKeys: 'box-keys.sh' }
 
-/** The systemd units: file name → text, sorted by name. */
-export function readUnits(): Record<string, string> {
-  const names = readdirSync(UNITS).sort()
-  return Object.fromEntries(names.map((name) => [name, readFileSync(`${UNITS}/${name}`, 'utf8')]))
+/** The units of one of systemd's managers: file name → text, sorted by name. */
+export function readUnits(manager: 'user' | 'system'): Record<string, string> {
+  const folder = `${UNITS}/${manager}`
+  const names = readdirSync(folder).sort()
+  return Object.fromEntries(names.map((name) => [name, readFileSync(`${folder}/${name}`, 'utf8')]))
 }
 
 /** The script without its comments; those are only for readers of the file. */
@@ -23,6 +24,7 @@ const readScript = (name: string): string =>
 
 /** What esbuild inserts for the constants in scripts/system/texts.ts, in bundles that use them. */
 export const textDefines = (): Record<string, string> => ({
-  NIX_LAN_UNITS: JSON.stringify(readUnits()),
+  NIX_LAN_UNITS: JSON.stringify(readUnits('user')),
+  NIX_LAN_SYSTEM_UNITS: JSON.stringify(readUnits('system')),
   ...Object.fromEntries(Object.entries(SCRIPTS).map(([name, file]) => [`NIX_LAN_SCRIPTS.${name}`, JSON.stringify(readScript(file))])),
 })

@@ -3,13 +3,17 @@
 // TypeScript and JavaScript.
 
 declare const NIX_LAN_UNITS: Readonly<Record<string, string>>
+declare const NIX_LAN_SYSTEM_UNITS: Readonly<Record<string, string>>
 declare const NIX_LAN_SCRIPTS: Readonly<Record<'keeper' | 'boxProbe' | 'boxSocket' | 'boxKeys', string>>
 
 /**
- * The systemd user units in scripts/units: file name, such as `nix-lan@.target` → the unit's text.
- * Their ExecStart= lines start our programs as `/usr/bin/env NAME`.
+ * The units of the user's systemd in scripts/units/user: file name, such as `nix-lan@.target` → the
+ * unit's text. Their ExecStart= lines start our programs as `/usr/bin/env NAME`.
  */
 export const UNITS: Readonly<Record<string, string>> = NIX_LAN_UNITS
+
+/** The same for the system's systemd, in scripts/units/system. */
+export const SYSTEM_UNITS: Readonly<Record<string, string>> = NIX_LAN_SYSTEM_UNITS
 
 /** scripts/heads/keeper.sh, for `sh -c`; it documents its arguments. */
 export const KEEPER: string = NIX_LAN_SCRIPTS.keeper

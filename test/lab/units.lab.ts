@@ -3,6 +3,7 @@
 // and that a stop leaves nothing red and the queue whole. The scenarios have the rest.
 import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
+import { SYSTEM_UNITS } from '../../scripts/system/texts.ts'
 import { pause } from '../lib/processes.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { CACHE, QUEUE, T_FILE } from './machines.ts'
@@ -46,6 +47,14 @@ test('systemd-analyze verify has nothing to say', async () => {
   const env = { SYSTEMD_UNIT_PATH: '/etc/systemd/user:' }
   const options = { env, cwd: '/etc/systemd/user' }
   const { code, stdout, stderr } = await lab.laptop.run('alice', 'systemd-analyze', ['--user', '--man=no', 'verify', ...names], options)
+  assert.equal([code, stdout, stderr], [0, '', ''])
+})
+
+test('nor against those of the system, which `nix-lan setup` installs', async () => {
+  for (const [name, text] of Object.entries(SYSTEM_UNITS)) lab.laptop.write(`/opt/units/${name}`, text)
+  const names = Object.keys(SYSTEM_UNITS).map((name) => name.replace('@', `@${CACHE}`))
+  const options = { env: { SYSTEMD_UNIT_PATH: '/opt/units:' }, cwd: '/opt/units' }
+  const { code, stdout, stderr } = await lab.laptop.run('root', 'systemd-analyze', ['--man=no', 'verify', ...names], options)
   assert.equal([code, stdout, stderr], [0, '', ''])
 })
 

@@ -7,14 +7,14 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { run } from '../../scripts/system/exec.ts'
-import { UNITS } from '../../scripts/system/texts.ts'
+import { SYSTEM_UNITS, UNITS } from '../../scripts/system/texts.ts'
 import { needs } from '../lib/needs.ts'
 import { builtRoot, cacheFolder } from '../lib/roots.ts'
 
 const test = needs(suite('units on systemd 247'), 'root', 'roots')
 
-// systemd wants to know its control group. $0: the root, $1: a folder with the units; then their
-// names.
+// systemd wants to know its control group. $0: the root, $1: a folder with the units, $2: whose
+// systemd (--user, --system); then their names.
 const IN_ROOT = `mount --bind "$0" "$0"
 mount -t proc proc "$0/proc"
 mount -t sysfs sysfs "$0/sys"
@@ -23,18 +23,20 @@ mount -t tmpfs tmpfs "$0/tmp"
 mount -t tmpfs tmpfs "$0/run"
 cp "$1"/* "$0/tmp"
 mkdir "$0/run/user"
-shift
+whose=$2
+shift 2
 exec chroot "$0" env -i -C /tmp PATH=/usr/bin:/bin HOME=/tmp XDG_RUNTIME_DIR=/run/user SYSTEMD_UNIT_PATH=/tmp: \\
-  systemd-analyze --user --man=no verify "$@"`
+  systemd-analyze "$whose" --man=no verify "$@"`
 
 /** What systemd-analyze says of these units, and its exit code. */
-async function verify(units: Record<string, string>): Promise<{ code: number | null; said: string }> {
+async function verify(units: Record<string, string>, whose = '--user'): Promise<{ code: number | null; said: string }> {
   const root = await builtRoot({ suite: 'bullseye', root: `${cacheFolder()}/roots/bullseye-systemd`, include: 'systemd' })
   const folder = mkdtempSync(join(tmpdir(), 'nix-lan-units-'))
   try {
     for (const [name, text] of Object.entries(units)) writeFileSync(join(folder, name), text)
     const names = Object.keys(units).map((name) => name.replace('@', '@pi'))
-    const args = ['--mount', '--pid', '--fork', '--kill-child', '--propagation', 'private', 'sh', '-ec', IN_ROOT, root, folder, ...names]
+    const namespaces = ['--mount', '--pid', '--fork', '--kill-child', '--propagation', 'private']
+    const args = [...namespaces, 'sh', '-ec', IN_ROOT, root, folder, whose, ...names]
     const { code, stderr } = await run('unshare', args, { timeout: 60_000 })
     return { code, said: stderr }
   } finally {
@@ -46,6 +48,18 @@ test('systemd-analyze verify has nothing to say about them', async () => {
   const { code, said } = await verify(UNITS)
   assert.is(code, 0, said)
   assert.not.match(said, /nix-lan|cycle/)
+})
+
+test('nor about those of the system', async () => {
+  const { code, said } = await verify(SYSTEM_UNITS, '--system')
+  assert.is(code, 0, said)
+  assert.not.match(said, /nix-lan|cycle/)
+})
+
+test('it would: a setting of the broker that this systemd does not know', async () => {
+  const name = 'nix-lan-broker@.service'
+  const { said } = await verify({ ...SYSTEM_UNITS, [name]: `${SYSTEM_UNITS[name]}PrivateIPC=true\n` }, '--system') // since 248
+  assert.match(said, /Unknown key name 'PrivateIPC'/)
 })
 
 test('it would: a path unit that begins before the tunnel that it waits for', async () => {
