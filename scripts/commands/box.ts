@@ -15,6 +15,7 @@ import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
 import { usable } from '../reach/reach.ts'
 import { agreed } from '../setup/dialogue.ts'
 import { socketPath } from '../system/paths.ts'
+import { touchSocket } from '../system/touch.ts'
 
 const COMMON = `
       --json            the answer for scripts, see below
@@ -119,6 +120,8 @@ export function helpFor(argv: readonly string[]): string {
 
 interface Call {
   cache: SshCache
+  /** Whose tunnel. */
+  uid: number
   daemon: Daemon
   remote: Remote
   words: string[]
@@ -156,7 +159,7 @@ export async function box(argv: string[]): Promise<number> {
   if (!answer.ok) throw new Away(`${cache.name} is away: ${answer.reason}`)
   const daemon = await openDaemon(socketPath(config.uid, cache.name), cache.name, { deadline: cache.deadline, patience: PATIENCE })
   try {
-    return await run({ cache, daemon, remote: remoteOf(cache), words, options })
+    return await run({ cache, uid: config.uid, daemon, remote: remoteOf(cache), words, options })
   } finally {
     daemon.close()
   }
@@ -246,13 +249,14 @@ function storePath(word: string): string {
   return `${storeDir}/${name}`
 }
 
-async function collect({ cache, daemon, options }: Call): Promise<number> {
+async function collect({ cache, uid, daemon, options }: Call): Promise<number> {
   const dead = await daemon.infos(await daemon.dead())
   const size = [...dead.values()].reduce((sum, info) => sum + info.size, 0)
   if (dead.size > 0) {
     const question = `Delete ${count(dead.size, 'path')}, ${bytes(size)}, that nothing keeps on ${cache.name}?`
     if (!(await agreed(question, options.flag('yes')))) return 1
     await daemon.collectDead()
+    touchSocket(socketPath(uid, cache.name), uid)
   }
   if (options.flag('json')) printJson({ deleted: [...dead.keys()], size })
   else

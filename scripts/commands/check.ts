@@ -2,7 +2,7 @@
 // timer every 30 seconds, by NetworkManager's dispatcher when the network changes, by a tunnel when
 // it ends, and by a person in doubt. So it does little work, never exceeds a deadline, and prints
 // only news.
-import { lstatSync, lutimesSync, statSync } from 'node:fs'
+import { lstatSync, statSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure } from '../cli/errors.ts'
 import { toJson } from '../cli/text.ts'
@@ -14,6 +14,7 @@ import { type Answer, reachable } from '../reach/reach.ts'
 import { isJournal } from '../system/journal.ts'
 import { socketPath } from '../system/paths.ts'
 import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../system/systemd.ts'
+import { touchSocket } from '../system/touch.ts'
 import { type Action, actionFor, describe, type Facts, needsNoAnswer } from '../tunnel/decide.ts'
 import { forgetTunnelState, pauseLeft, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../tunnel/state.ts'
 
@@ -145,7 +146,7 @@ async function checkBox(cache: SshCache, uid: number, occasion: Occasion, units:
   const listening = await listens(socket)
   const { byTimer, configured } = occasion
   const before: Facts = { answer: null, listening, units: null, pause, byTimer, configured }
-  if (listening && !byTimer) touch(socket, uid)
+  if (listening && !byTimer) touchSocket(socket, uid)
   const asked = byTimer && listening ? null : reachable(cache, cache.deadline)
   try {
     before.units = (await units).get(cache.name) ?? null
@@ -165,22 +166,6 @@ function pauseOf(uid: number, cache: string): Facts['pause'] {
   if (!state || left === 0) return NO_PAUSE
   const failed = lstatSync(tunnelStateFile(uid, cache), { throwIfNoEntry: false })?.mtimeMs ?? 0
   return { left, age: (Date.now() - failed) / 1000, reason: state.reason }
-}
-
-/**
- * After a network change, makes nix-lan-connect ask again a box it had found unresponsive
- * (connect/outage.ts: its note holds for the socket's times). Touches only a socket of our own;
- * somebody may put a link in its place at any time, but lutimes(3) follows none.
- */
-function touch(socket: string, uid: number): void {
-  try {
-    const stat = lstatSync(socket)
-    if (!stat.isSocket() || stat.uid !== uid) return
-    const now = new Date()
-    lutimesSync(socket, now, now)
-  } catch {
-    // gone by now, as connect sees too
-  }
 }
 
 /** Does what is planned, and returns what was done. @throws Failure when systemd refuses */

@@ -1,4 +1,5 @@
-// Remembers what the box has said about its paths, for as long as that can be believed.
+// Remembers what the box has said about its paths, for as long as that can be believed: not after
+// something may have been put there or deleted from here.
 
 /** How long, in milliseconds, a path that the box has is assumed to be there, unchanged. */
 const BELIEVED = 30_000
@@ -20,6 +21,35 @@ export class Infos {
   private readonly hits = new Map<string, { answer: Buffer; at: number }>()
   private readonly misses = new Map<string, number>()
   private bytes = 0
+  private readonly identity: () => string
+  private known: string | undefined
+  private seen = 0
+
+  /** @param identity changes when something has been put on the box from here, or may have been */
+  constructor(identity: () => string = () => '') {
+    this.identity = identity
+  }
+
+  /**
+   * How often something may have changed on the box: an answer to what was asked under another
+   * number is no longer true.
+   */
+  get changes(): number {
+    return this.seen
+  }
+
+  /**
+   * Looks whether something may have changed on the box, and if so forgets everything. To be called
+   * before each question of Nix.
+   */
+  lookAround(): void {
+    const identity = this.identity()
+    if (this.known !== undefined && identity !== this.known) {
+      this.seen++
+      this.clear()
+    }
+    this.known = identity
+  }
 
   /** The answer about a path, from "I have it" on; null: the box lacks it; undefined: ask. */
   get(path: string): Buffer | null | undefined {

@@ -45,18 +45,18 @@ export interface Further {
    * @throws when there is none to be had
    */
   dial(): Promise<Box>
-  /** Changes when something has been put on the box from here, or may have been: see Outage. */
+  /** Changes when something has been put on the box from here, or may have been: see Infos. */
   identity(): string
 }
 
 export class ReadAhead {
-  private readonly further: Further
   private readonly silent: (reason: Error) => void
   private readonly infos: Infos
   private readonly links: Links
   private readonly nars: Nars
   private readonly clock: NodeJS.Timeout
-  private identity: string
+  /** That many changes on the box are taken into account, see Infos. */
+  private changes: number
   private failures = 0
   /**
    * Milliseconds that Nix has waited for infos: for all of them, and for those of paths that exist,
@@ -86,10 +86,9 @@ export class ReadAhead {
    * @param silent called when that happens
    */
   constructor(further: Further, infos: Infos, silence: number, silent: (reason: Error) => void) {
-    this.further = further
     this.silent = silent
     this.infos = infos
-    this.identity = further.identity()
+    this.changes = infos.changes
     this.links = new Links(further.dial, (reason) => this.failed(reason))
     this.nars = new Nars(this.links)
     this.clock = setInterval(() => this.links.tick(silence), 1000)
@@ -160,9 +159,10 @@ export class ReadAhead {
 
   /** Forgets everything when something may have been put on the box. */
   private lookAround(): void {
-    const identity = this.further.identity()
-    if (identity === this.identity) return
-    this.identity = identity
+    this.infos.lookAround()
+    const { changes } = this.infos
+    if (changes === this.changes) return
+    this.changes = changes
     this.forget()
   }
 
@@ -191,12 +191,12 @@ export class ReadAhead {
   private async fetchIndex(): Promise<void> {
     if (this.indexing) return
     this.indexing = true
-    const { identity } = this
+    const { changes } = this.infos
     const link = await this.links.another()
     try {
       const asked = performance.now()
       const paths = await link?.ask(u64(QUERY_ALL_VALID_PATHS), (reader) => readPathIndex(reader, this.judge()))
-      if (!paths || identity !== this.identity) return
+      if (!paths || changes !== this.infos.changes) return
       this.index = { paths, asked, took: performance.now() - asked }
       this.all = paths.takeNames() ?? []
     } catch {
@@ -258,11 +258,11 @@ export class ReadAhead {
     this.link ??= this.links.another()
     const link = await this.link
     if (!link) return undefined
-    const { identity } = this
+    const { changes } = this.infos
     const asked = performance.now()
     const answer = await link.ask(pathInfoQuestion(path), readInfoAnswer)
     this.pace(performance.now() - asked)
-    if (identity !== this.identity) return undefined
+    if (changes !== this.infos.changes) return undefined
     if (answer === null) this.infos.miss(path)
     if (!answer) return answer
     if (!soundInfo(answer, path)) return undefined

@@ -82,7 +82,8 @@ export async function serve(client: Client, upstream: Upstream): Promise<void> {
  * @param startClock starts the clock that gives up a silent box
  */
 async function converse(client: Client, upstream: Upstream, patience: Patience, startClock: () => void): Promise<void> {
-  const infos = new Infos()
+  const infos = new Infos(upstream.further?.identity)
+  let remembering = true
   let box: Box | null = null
   let ahead: ReadAhead | undefined
   let slow = 0
@@ -97,6 +98,7 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
     upstream.report(`this is a bug: ${mistake.message}`)
     ahead?.close()
     ahead = undefined
+    remembering = false
     slow = Number.NaN // never again
   }
   try {
@@ -109,7 +111,7 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
         break
       }
       const request = await readRequest(client.reader, operation)
-      const known = await fromMemory(number, request.first, infos, ahead).catch(mistaken)
+      const known = remembering ? await fromMemory(number, request.first, infos, ahead).catch(mistaken) : undefined
       if (known) {
         if (number === NAR_FROM_PATH) countNar(upstream, request.first, known.length - 8) // before the last byte: see relayNar()
         await client.write(known)
@@ -142,6 +144,7 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
 async function fromMemory(number: number, path: string, infos: Infos, ahead: ReadAhead | undefined): Promise<Buffer | undefined> {
   switch (number) {
     case QUERY_PATH_INFO: {
+      if (!ahead) infos.lookAround()
       const known = ahead ? await ahead.info(path) : infos.get(path)
       if (known === null) return notValid(path)
       return known && Buffer.concat([u64(STDERR_LAST), known])

@@ -12,6 +12,7 @@ import { type Keys, readKeys } from '../nix/signature.ts'
 import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
 import { usable } from '../reach/reach.ts'
 import { socketPath } from '../system/paths.ts'
+import { touchSocket } from '../system/touch.ts'
 import type { Keeper } from './collect.ts'
 import { type Doubt, doubts, doubtsOf } from './confirm.ts'
 import { type BothSettings, believedKeys, type Here, inForce, isInForce } from './facts.ts'
@@ -140,6 +141,8 @@ function keeperOf(
       try {
         tell(`${cache.name} roots what goes`)
         await pin({ daemon, remote }, { kind: 'only', client, paths, sync: true })
+        // a session that has an older list would call missing what another machine put there
+        touchSocket(socketPath(uid, cache.name), uid)
         if (verify) {
           tell(`${cache.name} reads and hashes what goes`)
           await verifyOn(remote, paths)

@@ -5,6 +5,7 @@ import { Failure } from '../cli/errors.ts'
 import type { SshCache } from '../config/types.ts'
 import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
 import { socketPath } from '../system/paths.ts'
+import { touchSocket } from '../system/touch.ts'
 import { ownTransfers } from '../system/transfers.ts'
 import { ownKeyName } from './client.ts'
 import { clientName, letGo, pin } from './keep.ts'
@@ -52,6 +53,7 @@ export function uploadsTo(cache: SshCache, uid: number): Uploads {
         const { links, date } = await pin({ daemon: await daemon(), remote }, { kind: 'kept', client, paths })
         const old = expired([...links.keys()], date, cache.keep, new Date())
         if (old.length > 0) await letGo(remote, 'kept', client, old)
+        touchSocket(socketPath(uid, cache.name), uid)
       })
       noteKept(ownTransfers(), cache.name, problem)
       return problem

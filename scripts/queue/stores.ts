@@ -11,6 +11,7 @@ import { usable } from '../reach/reach.ts'
 import { run } from '../system/exec.ts'
 import { socketPath } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
+import { touchSocket } from '../system/touch.ts'
 import { portOption, sshCommand } from '../tunnel/ssh.ts'
 import { uploadSocket } from '../tunnel/uploads.ts'
 import type { Disk, Stores } from './upload.ts'
@@ -36,9 +37,14 @@ export function storesOf(cache: SshCache, uid: number, watcher: Watcher = UNWATC
   const socket = socketPath(uid, cache.name)
   const limits = { deadline: cache.deadline, patience: QUESTION }
   let keys: Promise<string[]> | undefined
+  let halfDone = false // a copy failed: some of it may have arrived
   return {
     async away() {
       const answer = await usable(cache, uid, cache.deadline)
+      if (answer.ok && halfDone) {
+        halfDone = false
+        touchSocket(socket, uid)
+      }
       return answer.ok ? undefined : answer.reason
     },
     invalid: (paths) => invalidPaths(paths),
@@ -58,7 +64,12 @@ export function storesOf(cache: SshCache, uid: number, watcher: Watcher = UNWATC
     },
     async copy(paths, derivations) {
       const through = storeUrl(cache, uid, { strict: true, socket: await uploadSocket(cache, uid) })
-      return await copy(through, paths, derivations, watcher)
+      const problem = await copy(through, paths, derivations, watcher)
+      // Not if it failed: a box that has become unresponsive would be waited for anew after each
+      // touch. away(), which is asked next, knows.
+      if (problem === undefined) touchSocket(socket, uid)
+      else halfDone = true
+      return problem
     },
     disk: () => askDisk(cache),
     trustedKeys() {

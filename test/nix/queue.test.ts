@@ -1,11 +1,15 @@
 // nix-lan queue with real Nix on both sides, a daemon that doesn't trust alice, signatures
 // required.
+import { createWriteStream, existsSync, readFileSync, type WriteStream } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { STDERR_LAST, string, u64 } from '../../scripts/protocol/wire.ts'
+import { startRelay } from '../lib/delay-relay.ts'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
-import { createPair, DIST, FAILED, type Pair, QUEUE, T_FILE } from './pair.ts'
-import { type User, until } from './world.ts'
+import { hello } from '../lib/wire.ts'
+import { createPair, DIST, FAILED, type Pair, QUEUE, SOCKET, T_FILE } from './pair.ts'
+import { freePort, type Running, type User, until } from './world.ts'
 
 const test = needs(suite('nix-lan queue'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
@@ -65,6 +69,61 @@ class Stage {
 
   async failed(): Promise<string[]> {
     return (await this.pair.client.must('root', 'ls', [FAILED])).split('\n').map((name) => name.slice(33))
+  }
+}
+
+/** Of each direction of a link, in milliseconds. */
+const DELAY = 30
+
+let count = 0
+/** A path that nobody has. */
+const missing = (): string => `/nix/store/${String(count++).padStart(32, '0')}-missing`
+
+/** A session of nix-lan-connect with a Nix that keeps its store open, as nix-daemon may for hours. */
+class Session {
+  private readonly nix: WriteStream
+  private readonly answers: string
+  private readonly program: Running
+
+  private constructor(pair: Pair) {
+    const { dir } = pair.client
+    this.answers = `${dir}/answers`
+    this.program = pair.client.start('root', 'sh', [
+      '-c',
+      'exec "$0" "$1" --stdio <"$2" >"$3"',
+      ...[`${DIST}/nix-lan-connect`, SOCKET, `${dir}/questions`, this.answers],
+    ])
+    this.nix = createWriteStream(`${dir}/questions`)
+  }
+
+  static async open(pair: Pair): Promise<Session> {
+    await pair.client.must('root', 'mkfifo', [`${pair.client.dir}/questions`])
+    const session = new Session(pair)
+    await session.say(hello())
+    return session
+  }
+
+  /** Whether the box has a path, says QueryPathInfo, and how long that took. */
+  async info(path: string): Promise<{ found: boolean; ms: number }> {
+    const asked = performance.now()
+    const answer = await this.say(Buffer.concat([u64(26), string(path)]))
+    return { found: Number(answer.readBigUInt64LE(0)) === STDERR_LAST, ms: performance.now() - asked }
+  }
+
+  private async say(bytes: Buffer): Promise<Buffer> {
+    const before = this.heard().length
+    this.nix.write(bytes)
+    await until('an answer', 10_000, () => this.heard().length > before)
+    return this.heard().subarray(before)
+  }
+
+  private heard(): Buffer {
+    return existsSync(this.answers) ? readFileSync(this.answers) : Buffer.alloc(0)
+  }
+
+  async close(): Promise<void> {
+    this.nix.end()
+    await this.program.ended
   }
 }
 
@@ -215,6 +274,32 @@ test('the box goes away in mid-copy: 75, nothing is lost or failed; when it is b
     const back = await stage.queue('upload')
     assert.equal([back.code, back.stdout], [0, 'box: 3 paths uploaded\n'])
     assert.ok(await stage.pair.boxHas(...paths))
+  }))
+
+test('a session that has the list of what the box has finds at once what is uploaded meanwhile', () =>
+  on('bookworm', async (stage) => {
+    const { pair } = stage
+    const path = await stage.build('late')
+    const port = await freePort()
+    const relay = await startRelay([port, pair.box.port])
+    try {
+      await relay.set({ delay: DELAY, rate: 0 })
+      await pair.closeTunnel()
+      await pair.openPlainTunnel(port)
+      const session = await Session.open(pair)
+      await until('the list', 20_000, async () => {
+        const { found, ms } = await session.info(missing())
+        return !found && ms < DELAY
+      })
+      assert.not((await session.info(path)).found)
+      await stage.queue('add', path)
+      const { code, stderr } = await stage.queue('upload')
+      assert.equal([code, stderr], [0, ''])
+      assert.ok((await session.info(path)).found)
+      await session.close()
+    } finally {
+      relay.close()
+    }
   }))
 
 test('two uploads at once: the second follows the first; one that is killed takes its copy along, and blocks nobody', () =>

@@ -161,6 +161,26 @@ test('when the socket is touched, what was put on the box meanwhile is found at 
   same(answers.subarray(-has(kept(1)).length), has(kept(1)))
 })
 
+test('the same for what the box said it lacks, before there is a list', async () => {
+  for (const [touched, found] of [
+    [true, true],
+    [false, false],
+  ]) {
+    const box = boxOf(10)
+    const late = pathOf(5000)
+    let identity = 'before'
+    box.instead = (_operation, path) => {
+      if (path !== pathOf(9)) return undefined
+      box.paths.set(late, kept(1))
+      if (touched) identity = 'after'
+      return undefined
+    }
+    const { answers } = await session(box, [late, pathOf(9), late].map(info), () => identity)
+    same(answers, Buffer.concat([notValid(late), has(kept(9)), found ? has(kept(1)) : notValid(late)]))
+    assert.is(box.connections, 1)
+  }
+})
+
 test('a list is believed for 30 s', async () => {
   const { now } = performance
   const box = boxOf(1000)
