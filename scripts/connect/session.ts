@@ -7,6 +7,7 @@ import { isProbe, storeDir } from '../nix/store-path.ts'
 import { type Box, BoxUnavailable, send } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { EndOfStream } from '../protocol/byte-reader.ts'
+import type { Acquaintance } from '../protocol/dial-for-client.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import {
   emptyAnswer,
@@ -16,13 +17,30 @@ import {
   OPERATIONS,
   type Operation,
   QUERY_PATH_INFO,
+  QUERY_REALISATION,
   readRequest,
   readShape,
   soundAnswer,
   soundInfo,
   takeMiss,
 } from '../protocol/operations.ts'
-import { errorAnswer, MAGIC_CLIENT, MAGIC_SERVER, OUR_VERSION, Recorder, readMessages, STDERR_LAST, string, u64 } from '../protocol/wire.ts'
+import {
+  errorAnswer,
+  LATEST_VERSION,
+  MAGIC_CLIENT,
+  MAGIC_SERVER,
+  OUR_VERSION,
+  PASSED_FEATURES,
+  Recorder,
+  readMessages,
+  STDERR_LAST,
+  string,
+  strings,
+  u64,
+  VERSION_WITH_FEATURES,
+  VERSION_WITH_NIX_VERSION,
+  VERSION_WITH_TRUST,
+} from '../protocol/wire.ts'
 import { type Client, ClientGone } from './client.ts'
 import { Infos } from './infos.ts'
 import type { ReadAhead } from './read-ahead.ts'
@@ -43,6 +61,14 @@ const HELD = 2 ** 20
 
 /** Milliseconds for which a box that has closed its own direction is still sent what Nix says. */
 const LAST_WORDS = 1000
+
+/**
+ * What a strict session reads; the rest is piped. It asks the box everything. QueryRealisation has
+ * another form with the feature realisation-with-path-not-hash.
+ */
+const STRICT_OPERATIONS: typeof OPERATIONS = new Map(
+  [...OPERATIONS].filter(([number]) => number !== QUERY_REALISATION).map(([number, operation]) => [number, { ...operation, local: false }]),
+)
 
 /** Milliseconds. A slower answer came from afar, or from a box busy for a moment. */
 const SLOW = 2
@@ -66,6 +92,10 @@ export class NarUndelivered extends Failure {}
  */
 export async function serve(client: Client, upstream: Upstream): Promise<void> {
   await greet(client)
+  await serveGreeted(client, upstream)
+}
+
+async function serveGreeted(client: Client, upstream: Upstream): Promise<void> {
   const patience: Patience = { left: SILENCE, listening: false, box: null }
   let clock: NodeJS.Timeout | undefined // one per session: one per question would cost more than the question
   try {
@@ -105,7 +135,7 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
     for (;;) {
       const number = await nextOperation(client)
       if (number === null) break
-      const operation = OPERATIONS.get(number)
+      const operation = upstream.strict ? STRICT_OPERATIONS.get(number) : OPERATIONS.get(number)
       if (!operation) {
         await pipe(client, box ?? (await upstream.dial()), number, upstream)
         break
@@ -159,10 +189,12 @@ async function fromMemory(number: number, path: string, infos: Infos, ahead: Rea
 }
 
 /**
- * Serves an upload, or a person: no empty store, and errors as the box sends them.
+ * Serves an upload, or a person: no empty store, and errors as the box sends them. Nix and the box
+ * agree on the protocol as if nobody were between them.
  * @throws Away, at once, when the box is lost
  */
-export async function serveStrictly(client: Client, box: Box, fetched?: Upstream['fetched']): Promise<void> {
+export async function serveStrictly(client: Client, acquaintance: Acquaintance, fetched?: Upstream['fetched']): Promise<void> {
+  const box = await introduce(client, acquaintance)
   const upstream: Upstream = {
     dial: async () => box,
     lost: (error) => {
@@ -172,7 +204,7 @@ export async function serveStrictly(client: Client, box: Box, fetched?: Upstream
     ...(fetched && { fetched }),
     strict: true,
   }
-  await serve(client, upstream)
+  await serveGreeted(client, upstream)
 }
 
 /**
@@ -181,16 +213,51 @@ export async function serveStrictly(client: Client, box: Box, fetched?: Upstream
  */
 async function greet({ reader, write }: Client): Promise<void> {
   const from = new Recorder(reader)
-  if ((await from.u64()) !== MAGIC_CLIENT) throw new Failure('this is no Nix: nix-lan-connect is started by Nix, as a store; see --help')
+  await readMagic(from)
   await write(Buffer.concat([u64(MAGIC_SERVER), u64(OUR_VERSION)]))
   const version = Math.min(await from.u64(), OUR_VERSION)
-  if ((await from.u64()) !== 0) await from.u64() // a CPU to run on (1.14), obsolete
-  await from.u64() // whether to reserve space (1.11), obsolete
+  await readObsolete(from)
   const parts: Buffer[] = []
-  if (version >= 0x0121) parts.push(string('nix-lan')) // whose version of Nix this is
-  if (version >= 0x0123) parts.push(u64(0)) // whether the client is trusted: unknown
+  if (version >= VERSION_WITH_NIX_VERSION) parts.push(string('nix-lan')) // whose version of Nix this is
+  if (version >= VERSION_WITH_TRUST) parts.push(u64(0)) // whether the client is trusted: unknown
   await write(Buffer.concat([...parts, u64(STDERR_LAST)]))
 }
+
+/**
+ * The same for a strict session: passes on what either says about itself, up to the version and the
+ * features that we know.
+ * @throws Away when the box is lost
+ */
+async function introduce({ reader, write }: Client, acquaintance: Acquaintance): Promise<Box> {
+  const from = new Recorder(reader)
+  await readMagic(from)
+  const spoken = Math.min(acquaintance.version, LATEST_VERSION)
+  await write(Buffer.concat([u64(MAGIC_SERVER), u64(spoken)]))
+  const version = Math.min(await from.u64(), LATEST_VERSION)
+  const listed = Math.min(version, spoken) >= VERSION_WITH_FEATURES
+  const features = listed ? passed(await from.strings()) : []
+  const met = await acquaintance.introduce(version, features).catch((error: Error) => {
+    throw new Away(error.message)
+  })
+  if (listed) await write(strings(passed(met.features)))
+  await readObsolete(from)
+  await write(met.welcome)
+  return met.box
+}
+
+/** @throws Failure when this isn't Nix */
+async function readMagic(from: Recorder): Promise<void> {
+  if ((await from.u64()) !== MAGIC_CLIENT) throw new Failure('this is no Nix: nix-lan-connect is started by Nix, as a store; see --help')
+}
+
+/** Reads the end of Nix's hello. */
+async function readObsolete(from: Recorder): Promise<void> {
+  if ((await from.u64()) !== 0) await from.u64() // a CPU to run on (1.14)
+  await from.u64() // whether to reserve space (1.11)
+}
+
+/** Those of the features that both sides may have. */
+const passed = (features: readonly string[]): string[] => features.filter((feature) => PASSED_FEATURES.includes(feature))
 
 /** The number of the next operation; null when Nix has closed the connection. */
 async function nextOperation({ reader }: Client): Promise<number | null> {

@@ -4,6 +4,7 @@ import { lstatSync, writeSync } from 'node:fs'
 import { Away, Failure, noTunnel } from '../cli/errors.ts'
 import { inSeconds, oneLine } from '../cli/text.ts'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
+import type { Acquaintance } from '../protocol/dial-for-client.ts'
 import { fetchedBy, Transfers } from '../system/transfers.ts'
 import { identity, Outage } from './outage.ts'
 import { becomeOwner } from './owner.ts'
@@ -69,12 +70,26 @@ class Dialler {
 
   /** @throws BoxUnavailable */
   async dial(): Promise<Box> {
-    const { socket, deadline } = this.target
+    return await this.through(async (way) => {
+      const { dialBox } = await import('../protocol/dial.ts')
+      return await dialBox(this.target.socket, this.target.deadline, way)
+    })
+  }
+
+  /** @throws BoxUnavailable */
+  async dialForClient(): Promise<Acquaintance> {
+    return await this.through(async (way) => {
+      const { dialForClient } = await import('../protocol/dial-for-client.ts')
+      return await dialForClient(this.target.socket, this.target.deadline, way)
+    })
+  }
+
+  private async through<T>(connect: (way: string) => Promise<T>): Promise<T> {
+    const { socket } = this.target
     const way = becomeOwner(socket, () => this.transfers.open()) // that file is root's
     try {
       if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
-      const { dialBox } = await import('../protocol/dial.ts')
-      return await dialBox(socket, deadline, way.path)
+      return await connect(way.path)
     } finally {
       way.release()
     }
@@ -84,16 +99,13 @@ class Dialler {
 }
 
 /**
- * Dials a box for a strict session and finishes its handshake: a session that waits for Nix is deaf
- * to the box.
+ * Dials a box for a strict session, as far as the box goes before it has heard of Nix.
  * @throws Away when the box isn't there; Failure when it is too old
  */
-export async function dialOrAway(target: Target): Promise<{ box: Box; fetched(bytes: number): void }> {
+export async function dialOrAway(target: Target): Promise<{ box: Acquaintance; fetched(bytes: number): void }> {
   const dialler = new Dialler(target)
   try {
-    const box = await dialler.dial()
-    await box.handshake
-    return { box, fetched: dialler.fetched }
+    return { box: await dialler.dialForClient(), fetched: dialler.fetched }
   } catch (error) {
     const message = (error as Error).message
     throw error instanceof BoxUnavailable && error.kind === 'old' ? new Failure(message) : new Away(message)

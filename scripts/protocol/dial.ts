@@ -11,6 +11,7 @@ import {
   OUR_VERSION,
   Recorder,
   readMessages,
+  strings,
   u64,
   VERSION_WITH_NIX_VERSION,
   VERSION_WITH_TRUST,
@@ -27,28 +28,58 @@ import {
  */
 export async function dialBox(path: string, deadline: number, way = path): Promise<Box> {
   const { socket, reader } = openSocket(path, way)
-  const timer = setTimeout(() => {
-    reader.finish(new BoxUnavailable('unresponsive', `${path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`))
-  }, deadline)
-  const guarded = async <T>(step: Promise<T>): Promise<T> => {
-    try {
-      return await step
-    } catch (error) {
-      clearTimeout(timer)
-      socket.destroy()
-      throw error instanceof BoxUnavailable
-        ? error
-        : new BoxUnavailable('broken', `${path} is not the socket of a nix-daemon: ${(error as Error).message}`)
-    }
-  }
+  const guard = new Guard(path, socket, reader)
+  guard.start(deadline)
   const greeting = new Recorder(reader)
-  const box: Box = { version: await guarded(hear(socket, greeting, path)), nix: '', socket, reader, handshake: null }
-  box.handshake = guarded(welcome(box, greeting)).then(() => {
-    clearTimeout(timer)
+  // Everything we have to say at once, to save a round trip.
+  socket.write(Buffer.concat([u64(MAGIC_CLIENT), hello(OUR_VERSION)]))
+  const spoken = await guard.watch(hear(greeting, path))
+  const box: Box = { version: Math.min(spoken, OUR_VERSION), nix: '', socket, reader, handshake: null }
+  box.handshake = guard.watch(welcome(box, greeting)).then(() => {
+    guard.stop()
     box.handshake = null
   })
   box.handshake.catch(() => {}) // whoever awaits it gets the error; until then it must not count as unhandled
   return box
+}
+
+/** Sees to it that a handshake ends: by a deadline, and with no other error than BoxUnavailable. */
+export class Guard {
+  private readonly path: string
+  private readonly socket: Socket
+  private readonly reader: ByteReader
+  private timer: NodeJS.Timeout | undefined
+
+  constructor(path: string, socket: Socket, reader: ByteReader) {
+    this.path = path
+    this.socket = socket
+    this.reader = reader
+  }
+
+  /** @param deadline milliseconds from now */
+  start(deadline: number): void {
+    this.timer = setTimeout(() => {
+      const late = `${this.path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`
+      this.reader.finish(new BoxUnavailable('unresponsive', late))
+    }, deadline)
+  }
+
+  stop(): void {
+    clearTimeout(this.timer)
+  }
+
+  /** @throws BoxUnavailable when the step fails; the connection is closed then */
+  async watch<T>(step: Promise<T>): Promise<T> {
+    try {
+      return await step
+    } catch (error) {
+      this.stop()
+      this.socket.destroy()
+      throw error instanceof BoxUnavailable
+        ? error
+        : new BoxUnavailable('broken', `${this.path} is not the socket of a nix-daemon: ${(error as Error).message}`)
+    }
+  }
 }
 
 /**
@@ -69,22 +100,26 @@ export async function greetBox(path: string, deadline: number, way = path): Prom
 }
 
 /**
- * Sends our hello and reads the daemon's.
- * @returns the protocol version that both speak
+ * A client's hello, after the magic number: its version, its features (1.38), no CPU affinity
+ * (1.14), no reserved space (1.11).
  */
-async function hear(socket: Socket, greeting: Recorder, path: string): Promise<number> {
-  // Everything we have to say at once, to save a round trip: our version, no CPU affinity (1.14),
-  // no reserved space (1.11).
-  socket.write(Buffer.concat([u64(MAGIC_CLIENT), u64(OUR_VERSION), u64(0), u64(0)]))
+export const hello = (version: number, features?: readonly string[]): Buffer =>
+  Buffer.concat([u64(version), ...(features ? [strings(features)] : []), u64(0), u64(0)])
+
+/**
+ * Reads the daemon's hello.
+ * @returns the protocol version that it speaks
+ */
+export async function hear(greeting: Recorder, path: string): Promise<number> {
   if ((await greeting.u64()) !== MAGIC_SERVER) throw new BoxUnavailable('broken', `${path} answers, but not as a nix-daemon does`)
-  const version = Math.min(await greeting.u64(), OUR_VERSION)
+  const version = await greeting.u64()
   if (version >= OLDEST_BOX) return version
   const spoken = `${version >> 8}.${version & 255}`
   throw new BoxUnavailable('old', `the Nix on the box is too old: it speaks protocol ${spoken}; 1.32 (Nix 2.4) is the oldest that will do`)
 }
 
 /** Reads what else the daemon says before it takes questions. */
-async function welcome(box: Box, greeting: Recorder): Promise<void> {
+export async function welcome(box: Box, greeting: Recorder): Promise<void> {
   if (box.version >= VERSION_WITH_NIX_VERSION) box.nix = await greeting.string()
   if (box.version >= VERSION_WITH_TRUST) await greeting.u64()
   const ending = await readMessages(greeting)
@@ -98,7 +133,7 @@ const SHORT = 4096
  * A socket that reads into the same buffer again and again: 50 MB of memory in a transfer instead
  * of 84 (Node 20).
  */
-function openSocket(path: string, way: string): { socket: Socket; reader: ByteReader } {
+export function openSocket(path: string, way: string): { socket: Socket; reader: ByteReader } {
   const onread = {
     buffer: Buffer.allocUnsafe(65536),
     callback: (length: number, buffer: Uint8Array): boolean => {

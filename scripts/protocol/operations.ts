@@ -46,6 +46,7 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operat
 export const IS_VALID_PATH = 1
 export const QUERY_PATH_INFO = 26
 export const NAR_FROM_PATH = 38
+export const QUERY_REALISATION = 43
 /** Lists all paths of a store. Nix never asks a substituter for that; we do. */
 export const QUERY_ALL_VALID_PATHS = 23
 const QUERY_VALID_PATHS = 31

@@ -25,6 +25,17 @@ export const OUR_VERSION = 0x0123
 export const OLDEST_BOX = 0x0120
 export const VERSION_WITH_NIX_VERSION = 0x0121
 export const VERSION_WITH_TRUST = 0x0123
+export const VERSION_WITH_FEATURES = 0x0126
+/**
+ * The latest version that a strict session lets Nix and the box agree to: 1.38 (Nix 2.24 to 2.35;
+ * later changes are to come as features). Operations.ts is right for all from OLDEST_BOX to this.
+ */
+export const LATEST_VERSION = 0x0126
+/**
+ * The features that Nix and the box may agree to in a strict session: those that leave alone what
+ * we read ourselves (2.35.2, worker-protocol.hh).
+ */
+export const PASSED_FEATURES: readonly string[] = ['realisation-with-path-not-hash', 'delete-dead-specific-referrers']
 
 // Messages before an answer (worker-protocol.hh, STDERR_*).
 export const STDERR_LAST = 0x616c7473

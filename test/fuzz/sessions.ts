@@ -11,9 +11,10 @@ import { BoxUnavailable } from '../../scripts/protocol/box.ts'
 import { EndOfStream } from '../../scripts/protocol/byte-reader.ts'
 import { dialBox } from '../../scripts/protocol/dial.ts'
 import { NarEnd } from '../../scripts/protocol/nar-end.ts'
+import { QUERY_REALISATION } from '../../scripts/protocol/operations.ts'
 import type { Random } from '../lib/random.ts'
 import { operationsOf, type Recorded } from '../lib/recorded.ts'
-import { boxOf, clientOf, nar, type Tree } from '../lib/wire.ts'
+import { acquaintanceOf, boxOf, clientOf, nar, type Tree } from '../lib/wire.ts'
 import type { Target } from './main.ts'
 import { mutated } from './mutate.ts'
 import { wholeAnswers } from './whole-answers.ts'
@@ -68,7 +69,7 @@ export function sessions(): Target[] {
     const client = clientOf(fromNix, random.pick(SIZES))
     const boxes = [boxOf(answers, random.pick(SIZES))]
     const failed = await (strict
-      ? serveStrictly(client, boxes[0] as (typeof boxes)[0])
+      ? serveStrictly(client, acquaintanceOf(boxes[0] as (typeof boxes)[0]))
       : serve(client, { dial: async () => boxes.shift() ?? null, lost: () => {}, report: () => {}, strict: false })
     ).then(
       () => undefined,
@@ -78,10 +79,12 @@ export function sessions(): Target[] {
     if (spoilNix || !session.operations) return
     if (!strict && failed !== undefined && !(failed instanceof NarUndelivered)) throw failed
     // strictly, a lost box ends the session, between two answers or in a NAR
-    const got = wholeAnswers(client.got(), session.operations, fromNix, strict)
-    if (failed === undefined && got.answered < session.operations.length)
-      throw new Error(`${got.answered} of ${session.operations.length} questions were answered`)
-    if (got.rest > 0 && !((strict ? failed instanceof Failure : failed instanceof NarUndelivered) && got.inNar)) {
+    const piped = strict ? session.operations.indexOf(QUERY_REALISATION) : -1
+    const operations = piped < 0 ? session.operations : session.operations.slice(0, piped)
+    const got = wholeAnswers(client.got(), operations, fromNix, strict)
+    if (failed === undefined && got.answered < operations.length)
+      throw new Error(`${got.answered} of ${operations.length} questions were answered`)
+    if (piped < 0 && got.rest > 0 && !((strict ? failed instanceof Failure : failed instanceof NarUndelivered) && got.inNar)) {
       const where = `${strict ? 'strictly, ' : ''}${session.command}, after ${got.answered} answers, ended by ${failed}`
       throw new Error(`${got.rest} bytes of an answer that isn't whole (${got.why}): ${where}`)
     }

@@ -54,13 +54,12 @@ class Bytes {
  */
 export function wholeAnswers(got: Buffer, operations: readonly number[], fromNix: Buffer, strict: boolean): Read {
   const bytes = new Bytes(got)
-  const version = Math.min(fromNix.readUInt32LE(8), 0x0123)
   let answered = 0
   let begun = 0
   let inNar = false
   try {
     if (bytes.number() !== 0x6478696fn) throw new Short('no greeting')
-    bytes.number()
+    const version = Math.min(fromNix.readUInt32LE(8), Number(bytes.number()))
     if (version >= 0x0121) bytes.string()
     if (version >= 0x0123) bytes.number()
     if (bytes.number() !== 0x616c7473n) throw new Short('no end of the greeting')

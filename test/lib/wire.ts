@@ -4,7 +4,8 @@
 import type { Client } from '../../scripts/connect/client.ts'
 import type { Box } from '../../scripts/protocol/box.ts'
 import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
-import { MAGIC_CLIENT, string, u64 } from '../../scripts/protocol/wire.ts'
+import type { Acquaintance } from '../../scripts/protocol/dial-for-client.ts'
+import { MAGIC_CLIENT, STDERR_LAST, string, u64 } from '../../scripts/protocol/wire.ts'
 
 /** A reader that gives `bytes` in chunks of `size`, then the end. */
 export function readerOf(bytes: Buffer, size = 65536): ByteReader {
@@ -63,6 +64,12 @@ export function boxOf(bytes: Buffer, size?: number): Box & { asked(): Buffer; en
     asked: () => Buffer.concat(written),
     ended: () => ended,
   }
+}
+
+/** The same for a strict session: a box of 2.8.0 before Nix has said hello. */
+export function acquaintanceOf(box: Box): Acquaintance {
+  const welcome = Buffer.concat([string(box.nix), u64(STDERR_LAST)])
+  return { version: box.version, introduce: async () => ({ box, features: [], welcome }) }
 }
 
 /** A signature as Nix reads it: a key's name, 64 bytes in base 64. */

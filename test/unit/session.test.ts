@@ -7,15 +7,18 @@ import { NarUndelivered, serve, serveStrictly } from '../../scripts/connect/sess
 import type { Upstream } from '../../scripts/connect/upstream.ts'
 import type { Box } from '../../scripts/protocol/box.ts'
 import { ByteReader } from '../../scripts/protocol/byte-reader.ts'
+import type { Acquaintance } from '../../scripts/protocol/dial-for-client.ts'
 import { notValid, readShape } from '../../scripts/protocol/operations.ts'
 import { errorAnswer, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
-import { boxOf, clientOf, hello, nar, readerOf, SIGNATURE, same } from '../lib/wire.ts'
+import { acquaintanceOf, boxOf, clientOf, hello, nar, readerOf, SIGNATURE, same } from '../lib/wire.ts'
 
 const test = suite('session')
 
 const PATH = '/nix/store/00000000000000000000000000000000-x'
 const LAST = u64(STDERR_LAST)
 const WELCOME = Buffer.concat([u64(0x6478696f), u64(0x0123), string('nix-lan'), LAST])
+/** What the box of boxOf() says, in a strict session. */
+const BOX_WELCOME = Buffer.concat([u64(0x6478696f), u64(0x0122), string('2.8.0'), LAST])
 const INFO = Buffer.concat([
   string(''),
   string('0'.repeat(64)),
@@ -134,8 +137,8 @@ test("the box's messages don't reach Nix, which some of them kill; an upload, or
     const wire = Buffer.concat([LOG, ACTIVITY, answer])
     same((await session([request], [boxOf(wire)])).answers, answer)
     const client = clientOf(Buffer.concat([hello(), request]))
-    await serveStrictly(client, boxOf(wire))
-    same(client.got().subarray(WELCOME.length), wire)
+    await serveStrictly(client, acquaintanceOf(boxOf(wire)))
+    same(client.got().subarray(BOX_WELCOME.length), wire)
   }
 })
 
@@ -515,11 +518,11 @@ test('an older Nix gets the handshake of its own protocol', async () => {
 test('strictly: errors come as the box sends them, and a lost box is said', async () => {
   const strictly = async (box: Box, request = pathInfo): Promise<{ answers: Buffer; failed: unknown }> => {
     const client = clientOf(Buffer.concat([hello(), request]))
-    const failed = await serveStrictly(client, box).then(
+    const failed = await serveStrictly(client, acquaintanceOf(box)).then(
       () => null,
       (error: unknown) => error,
     )
-    return { answers: client.got().subarray(WELCOME.length), failed }
+    return { answers: client.got().subarray(BOX_WELCOME.length), failed }
   }
   const error = errorAnswer('disk I/O error')
   same((await strictly(boxOf(error))).answers, error)
@@ -527,6 +530,48 @@ test('strictly: errors come as the box sends them, and a lost box is said', asyn
   assert.instance(unread.failed, NarUndelivered)
   assert.is(unread.answers.length, 0)
   assert.instance((await strictly(boxOf(LAST))).failed, Away)
+})
+
+test('strictly: Nix and the box agree on the lower protocol, and each hears what the other says of itself', async () => {
+  const PATHS = 'realisation-with-path-not-hash'
+  const trusted = (nix: string): Buffer => Buffer.concat([string(nix), u64(2), LAST])
+  const cases: { client: Buffer; box: number; features?: string[]; welcome: Buffer; toBox: [number, string[]]; toNix: Buffer }[] = [
+    { client: hello(0x0122), box: 0x0120, welcome: LAST, toBox: [0x0122, []], toNix: LAST },
+    { client: hello(0x0120), box: 0x0126, welcome: LAST, toBox: [0x0120, []], toNix: LAST },
+    { client: hello(0x0123), box: 0x0126, welcome: trusted('2.34.8'), toBox: [0x0123, []], toNix: trusted('2.34.8') },
+    {
+      // a feature that we don't know might change what we read
+      client: Buffer.concat([u64(0x6e697863), u64(0x0127), strings([PATHS, 'signatures-as-objects']), u64(1), u64(3), u64(0)]),
+      box: 0x0127,
+      features: ['delete-dead-specific-referrers', 'of-tomorrow'],
+      welcome: trusted('2.36.0'),
+      toBox: [0x0126, [PATHS]],
+      toNix: Buffer.concat([strings(['delete-dead-specific-referrers']), trusted('2.36.0')]),
+    },
+  ]
+  for (const { client: said, box: version, features = [], welcome, toBox, toNix } of cases) {
+    const box = boxOf(Buffer.concat([LAST, u64(1)]))
+    const heard: unknown[] = []
+    const introduce: Acquaintance['introduce'] = async (...spoken) => {
+      heard.push(spoken)
+      return { box, features, welcome }
+    }
+    const client = clientOf(Buffer.concat([said, isValid]), 7)
+    await serveStrictly(client, { version, introduce })
+    assert.equal(heard, [toBox])
+    const own = Buffer.concat([u64(0x6478696f), u64(Math.min(version, 0x0126))])
+    same(client.got(), Buffer.concat([own, toNix, LAST, u64(1)]), version.toString(16))
+  }
+})
+
+test('strictly: the box is asked what an empty store answers itself', async () => {
+  const answer = Buffer.concat([LAST, strings([])])
+  for (const request of [SET_OPTIONS, realisation]) {
+    const box = boxOf(answer)
+    const client = clientOf(Buffer.concat([hello(), request]))
+    await serveStrictly(client, acquaintanceOf(box))
+    same(box.asked(), request)
+  }
 })
 
 test('a Nix that asks nothing costs nothing and ends well', async () => {
