@@ -107,9 +107,19 @@ export class ReadAhead {
   async info(path: string): Promise<Buffer | null | undefined> {
     this.lookAround()
     let known = this.infos.get(path)
-    if (known === undefined) known = this.lacks(path) ? null : await this.pending.get(path)
+    if (known === undefined) known = this.lacks(path) ? null : await this.underWay(path)
     if (known) this.promised(path, known)
     return known
+  }
+
+  /** The answer that is on its way, if one is. */
+  private async underWay(path: string): Promise<Buffer | null | undefined> {
+    const pending = this.pending.get(path)
+    if (!pending) return undefined
+    const start = performance.now()
+    const answer = await pending
+    this.hasWaited(performance.now() - start, answer)
+    return answer
   }
 
   /** Whether the box is known to lack a path. */
@@ -148,11 +158,18 @@ export class ReadAhead {
    * @param answer from "I have it" on; null: it lacks the path
    */
   answered(path: string, answer: Buffer | null, ms: number): void {
+    if (answer) {
+      this.remember(path, answer)
+      this.promised(path, answer)
+    }
+    this.hasWaited(ms, answer)
+  }
+
+  /** Nix has waited `ms` milliseconds for an answer; see answered(). */
+  private hasWaited(ms: number, answer: Buffer | null | undefined): void {
     this.waited += ms
     if (!this.index && this.waited > this.indexCost) this.fetchIndex()
     if (!answer) return
-    this.remember(path, answer)
-    this.promised(path, answer)
     this.waitedForHits += ms
     this.readAll()
   }

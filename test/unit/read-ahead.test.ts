@@ -113,6 +113,18 @@ test('a chain, each path referring to the next', async () => {
   assert.ok(waited < 40, `${waited} waited`)
 })
 
+test('a chain is not walked at a round trip for each path when the box can list what it has', async () => {
+  const walk = async (list: boolean): Promise<number> => {
+    const box = boxOf(200, (n) => ({ references: n < 199 ? [pathOf(n + 1)] : [] }))
+    if (!list) box.instead = (operation) => (operation === 23 ? errorAnswer('no') : undefined)
+    const started = performance.now()
+    await session(box, [...box.paths.keys()].map(info))
+    return performance.now() - started
+  }
+  const [listed, walked] = [await walk(true), await walk(false)]
+  assert.ok(listed < walked / 2, `${listed} ms, without a list ${walked} ms`)
+})
+
 test('what a path refers to is asked for when the path is known, though the box has far more', async () => {
   const leaves = range(50).map((n) => pathOf(1000 + n))
   const box = boxOf(20_000, (n) => (n === 5 ? { references: leaves } : {}))
