@@ -17,6 +17,7 @@ import { wanted } from '../queue/upload.ts'
 import { type Answer, usable } from '../reach/reach.ts'
 import { assess, type CheckFacts, plain, type QueueStatus, type Shown, screen, timestamp, type UnitsOf } from '../status/status.ts'
 import { isLocked } from '../system/lock.ts'
+import { noteFolder, whoWaits } from '../system/outage-note.ts'
 import { socketPath, uploadLock } from '../system/paths.ts'
 import { hasUserManager, showUnits, targetOf, tunnelUnitOf, type UnitFacts } from '../system/systemd.ts'
 import { type Counted, counted, fetchedBy, ownTransfers, ROOT_TRANSFERS, uploadedTo, userTransfers } from '../system/transfers.ts'
@@ -52,6 +53,7 @@ apply:
   reason    why it isn't usable
   detail    of one that is usable, such as "Nix 2.26.3"
   ms        milliseconds until it answered
+  waiting   since and until: how long a fetch has waited for it, and will
   tunnel    state (systemd's ActiveState), status (its words), failures (in a
             row), retry (seconds until the next attempt)
   queue     queued (how many), size (bytes), oldest (a time), failed (path and
@@ -133,6 +135,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   const [answer, queue, { units, check }] = await Promise.all([ask(cache, config.uid, path, socket), queueOf(config, cache), systemd])
   const unitsOf = units.get(cache.name) ?? null
   const tunnelState = own ? readTunnelState(config.uid, cache.name) : undefined // root doesn't read a user's file
+  const wait = whoWaits(own ? [noteFolder(0), noteFolder(config.uid)] : [noteFolder(0)], path, Date.now())
   const unkept = own && cache.keep !== 0 ? notKept(ownTransfers(), cache.name) : undefined
   queue.uploading ||= /^activ/.test(unitsOf?.upload.ActiveState ?? '')
   return {
@@ -145,6 +148,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
       uptime: uptime(),
       looked: check?.last !== null,
       ...hidden,
+      ...(wait && { wait }),
     }),
     queue,
     fetched: transfersOf(fetchedBy(path), config),

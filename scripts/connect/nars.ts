@@ -20,6 +20,8 @@ const UNTAKEN = 30_000
  */
 const FULL = 2 * 2 ** 20
 const MOST_LINKS = 3
+/** Fewer bytes than this in the time that a link may be silent count as silence. */
+const FLOOR = 16384
 
 interface Ahead {
   size: number
@@ -145,6 +147,7 @@ async function readNar(reader: ByteReader, size: number, alive: () => void): Pro
   answer.writeBigUInt64LE(BigInt(STDERR_LAST))
   const end = new NarEnd()
   let at = 8
+  let floor = FLOOR
   while (!end.done) {
     const chunk = await reader.peek()
     const length = end.scan(chunk)
@@ -152,6 +155,8 @@ async function readNar(reader: ByteReader, size: number, alive: () => void): Pro
     chunk.copy(answer, at, 0, length)
     reader.consume(length)
     at += length
+    if (at < floor) continue
+    floor = at + FLOOR
     alive()
   }
   return at === answer.length ? answer : undefined

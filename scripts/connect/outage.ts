@@ -1,36 +1,44 @@
-// Remembers, from one start of connect to the next, that the box was found away: so an unresponsive
-// box is waited for only once, and each outage is reported only once.
+// Remembers, from one start of connect to the next, that the box was found away: so whatever it
+// does is waited for only once, and each outage is reported only once. Several sessions may share
+// one Outage.
 //
 // The note is a small file in a directory that only its owner can write: root's in /run/nix-lan, a
-// user's in the runtime directory. It is opened before root's rights are given up. It is valid only
-// while the tunnel's socket is the same one, untouched: a new tunnel makes a new socket, and
-// `nix-lan check` touches it when the network has changed.
-import { closeSync, constants, fstatSync, ftruncateSync, lstatSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
+// user's in the runtime directory (system/outage-note.ts). It is opened before root's rights are
+// given up. What it says of a socket holds while that is the same one, untouched: a new tunnel
+// makes a new socket, and `nix-lan check` touches it when the network has changed.
+import { closeSync, constants, fstatSync, ftruncateSync, lstatSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import type { BoxUnavailable } from '../protocol/box.ts'
-import { runtimeDir } from '../system/paths.ts'
+import { type Found, identity, isAlive, noteFile, noteFolder, readNote } from '../system/outage-note.ts'
 
 /**
- * How long, in milliseconds, an unresponsive box isn't tried again: by then ssh has noticed a dead
- * link (ServerAliveInterval × CountMax) and ended the tunnel.
+ * How long, in milliseconds, a box isn't asked again: as long as the outage has lasted when it was
+ * last found, but at least and at most so long. `unresponsive`: after the least, ssh has noticed a
+ * dead link (ServerAliveInterval × CountMax) and ended the tunnel. `over`: it has kept a build
+ * waiting until patience ran out.
  */
-const HOLD = 15_000
+const HOLD: Record<string, [least: number, most: number]> = {
+  broken: [1000, 15_000],
+  old: [15_000, 60_000],
+  unresponsive: [15_000, 60_000],
+  slow: [15_000, 60_000],
+  over: [60_000, 300_000],
+}
+/** Milliseconds after which a note says nothing any more: longer than any of these. */
+const FORGOTTEN = 600_000
 /** Milliseconds after bind(2) within which any program that will call listen(2) has done so. */
 const BIND_TO_LISTEN = 2000
-/**
- * Bytes at which a note starts over: it gets a line from each start that waited for an unresponsive
- * box, or met a stale socket.
- */
+/** Bytes at which all but the first line of a note is dropped: each start may add one. */
 const LONG_NOTE = 4096
 
-/** A line of the note. */
-interface Found {
-  /** When it was found away, in milliseconds since 1970. */
-  at: number
-  kind: string
-  /** Identity of the socket it was about. */
-  socket: string
-  /** Who found it: a process id. */
-  pid: number
+/** What may happen to a box that owes a path. */
+const PROMISED = ['broken', 'slow']
+
+/** More about how a box was found away; milliseconds since 1970. */
+export interface Loss {
+  /** Since when it has got nowhere, if that is known; else since now. */
+  since?: number
+  /** Until when somebody waits for it. */
+  until?: number
 }
 
 export class Outage {
@@ -42,62 +50,106 @@ export class Outage {
   /**
    * Never throws: without a place for the note, only this process remembers.
    * @param path the tunnel's socket
+   * @param folder where the note is
    */
-  constructor(path: string) {
+  constructor(path: string, folder = noteFolder(process.geteuid?.() ?? 0)) {
     this.path = path
-    this.file = openNote(path)
+    this.file = openNote(path, folder)
   }
 
   /**
-   * Whether asking again is pointless: the box was found unresponsive a moment ago, or the socket
-   * stale, and nothing has changed since. Nobody can ever listen on a stale socket's file again,
-   * since bind(2) makes a new one; only a socket that was brand new when it refused may still have
-   * been about to listen.
+   * Whether asking again is pointless: the box was found away a moment ago, or the socket stale,
+   * and nothing has changed since. Nobody can ever listen on a stale socket's file again, since
+   * bind(2) makes a new one; only a socket that was brand new when it refused may still have been
+   * about to listen.
    */
   heldBack(now: number): boolean {
-    const last = this.read().at(-1)
+    const all = this.read(now)
+    const last = all.at(-1)
     if (!last || last.socket !== identity(this.path)) return false
     if (last.kind === 'refused') return last.at - lstatSync(this.path).ctimeMs > BIND_TO_LISTEN
-    return last.kind === 'unresponsive' && now >= last.at && now - last.at < HOLD
+    return holds(all, last, now)
+  }
+
+  /**
+   * Whether patience with the box has run out, for whoever waits or comes later: what it has, or
+   * has promised, counts as missing.
+   */
+  givenUp(now: number): boolean {
+    const all = this.read(now)
+    const over = all.filter(({ kind }) => kind === 'over').at(-1)
+    return over !== undefined && over.socket === identity(this.path) && holds(all, over, now)
   }
 
   /** Notes that the box is away. Returns whether that is news, for the journal. */
-  began(error: BoxUnavailable, now: number): boolean {
+  began(error: BoxUnavailable, now: number, loss: Loss = {}): boolean {
     if (error.kind === 'missing') return false // the target is down: not a fault
     const socket = identity(this.path)
     // A broken promise is one outage, even if the tunnel's socket disappears meanwhile.
-    const same = ({ kind, socket: meant }: Found): boolean => kind === error.kind && (kind === 'broken' || meant === socket)
-    const known = this.read().at(-1)
-    this.append({ at: now, kind: error.kind, socket, pid: process.pid })
+    const same = ({ kind, socket: meant }: Found): boolean => kind === error.kind && (PROMISED.includes(kind) || meant === socket)
+    const all = this.read(now)
+    if (all.length === 0) this.clear() // what is there is too old
+    const known = all.at(-1)
+    this.append({ at: now, kind: error.kind, socket, pid: process.pid, ...loss })
     if (known && same(known)) return false
     // With `max-connections` Nix starts several of us at once, and all find the same thing at the
     // same moment: only the first line reports it.
-    const first = this.read().find(same)
+    const first = this.read(now).find(same)
     return !first || first.pid === process.pid
   }
 
-  /** When it was first found away, in milliseconds since 1970; undefined: not known to be away. */
-  since(): number | undefined {
-    return this.read()[0]?.at
+  /** Since when it has got nowhere, in milliseconds since 1970; undefined: not known to be away. */
+  since(now: number): number | undefined {
+    return startOf(this.read(now))
   }
 
-  /** Notes that the box answers. */
-  ended(): void {
-    if (this.read().length > 0) this.clear()
+  /** Whether it was us who found it away first, or somebody who has ended since. */
+  isOurs(now: number): boolean {
+    const [first] = this.read(now)
+    return first !== undefined && (first.pid === process.pid || !isAlive(first.pid))
   }
 
-  private read(): Found[] {
-    return this.file === null ? this.own : readNote(this.file)
+  /** Whether this very tunnel's box gets nowhere in the middle of a NAR, as far as is known. */
+  isStuck(now: number): boolean {
+    const socket = identity(this.path)
+    return this.read(now).some((found) => (found.kind === 'slow' || found.kind === 'over') && found.socket === socket)
+  }
+
+  /** Notes that patience has run out. Returns whether that is news. */
+  gaveUp(now: number): boolean {
+    if (this.givenUp(now)) return false
+    this.append({ at: now, kind: 'over', socket: identity(this.path), pid: process.pid })
+    return true
+  }
+
+  /**
+   * Notes that the box has answered.
+   * @param nar a whole NAR. A box that gets nowhere in the middle of one may answer questions: that
+   * says nothing, unless the tunnel is another one by now.
+   */
+  ended(nar: boolean, now: number): void {
+    if (this.read(now).length > 0 && (nar || !this.isStuck(now))) this.clear()
+  }
+
+  private read(now: number): Found[] {
+    const all = this.file === null ? this.own : readNote(this.file)
+    const last = all.at(-1)
+    return last && Math.abs(now - last.at) > FORGOTTEN ? [] : all
   }
 
   private append(found: Found): void {
     if (this.file === null) {
-      this.own = [found]
+      this.own = [...this.own.slice(0, 1), found]
       return
     }
     try {
-      if (fstatSync(this.file).size > LONG_NOTE) this.clear()
-      writeSync(this.file, `${JSON.stringify(found)}\n`) // O_APPEND: whole lines, in some order
+      let line = `${JSON.stringify(found)}\n`
+      if (fstatSync(this.file).size > LONG_NOTE) {
+        const [first] = readNote(this.file)
+        if (first) line = `${JSON.stringify(first)}\n${line}`
+        this.clear()
+      }
+      writeSync(this.file, line) // O_APPEND: whole lines, in some order
     } catch {
       // /run is full: not remembered, then
     }
@@ -113,30 +165,25 @@ export class Outage {
   }
 }
 
-/**
- * Which socket this is, and when it was last touched. lstat: a link that a user planted must reveal
- * nothing about another file.
- */
-export function identity(path: string): string {
-  try {
-    const stat = lstatSync(path)
-    return `${stat.ino} ${stat.mtimeMs} ${stat.ctimeMs}`
-  } catch {
-    return 'none'
-  }
+const startOf = (all: readonly Found[]): number | undefined => all[0]?.since ?? all[0]?.at
+
+/** Whether a line still holds; see HOLD. */
+function holds(all: readonly Found[], { at, kind }: Found, now: number): boolean {
+  const [least, most] = HOLD[kind] ?? [0, 0]
+  const lasted = at - (startOf(all) ?? at)
+  return now >= at && now - at < Math.min(most, Math.max(least, lasted))
 }
 
-function openNote(path: string): number | null {
+function openNote(path: string, directory: string): number | null {
   const uid = process.geteuid?.() ?? 0
-  const directory = uid === 0 ? '/run/nix-lan' : runtimeDir(uid)
   try {
     if (uid === 0) mkdirSync(directory, { mode: 0o755, recursive: true })
     const stat = lstatSync(directory)
     if (!stat.isDirectory() || stat.uid !== uid || (stat.mode & 0o022) !== 0) return null
     const file = openSync(
-      `${directory}/away.${encodeURIComponent(path)}`,
+      noteFile(directory, path),
       constants.O_RDWR | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK,
-      0o600,
+      0o644, // `nix-lan status` reads it
     )
     if (fstatSync(file).isFile()) return file
     closeSync(file)
@@ -144,21 +191,4 @@ function openNote(path: string): number | null {
     // no such directory, or a read-only one
   }
   return null
-}
-
-function readNote(file: number): Found[] {
-  try {
-    const bytes = Buffer.alloc(2 * LONG_NOTE)
-    const text = bytes.toString('utf8', 0, readSync(file, bytes, 0, bytes.length, 0))
-    return text.split('\n').slice(0, -1).map(readLine)
-  } catch {
-    return [] // not ours, or truncated: as if there had been no outage
-  }
-}
-
-/** @throws Error for a line that isn't from a note */
-function readLine(line: string): Found {
-  const { at, kind, socket, pid } = JSON.parse(line) as Found
-  if (typeof at !== 'number' || typeof kind !== 'string' || typeof socket !== 'string') throw new Error('no note')
-  return { at, kind, socket, pid }
 }

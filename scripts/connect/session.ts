@@ -54,6 +54,11 @@ const SILENCE = 30
 
 /** Fewer bytes of a NAR than this in that time count as silence: half a kilobyte a second. */
 const FLOOR = 16384
+/**
+ * Seconds that a NAR which was lost may take for its next FLOOR bytes, however little patience is
+ * left.
+ */
+const AGAIN = 10
 /** When a NAR breaks off again this often at the same byte, it is the box's disk, not the link. */
 const SAME = 2
 /** Bytes of a NAR that are held back unless it is whole sooner. */
@@ -96,7 +101,7 @@ export async function serve(client: Client, upstream: Upstream): Promise<void> {
 }
 
 async function serveGreeted(client: Client, upstream: Upstream): Promise<void> {
-  const patience: Patience = { left: SILENCE, listening: false, box: null }
+  const patience: Patience = { left: SILENCE, limit: SILENCE, listening: false, box: null, nar: false, since: 0 }
   let clock: NodeJS.Timeout | undefined // one per session: one per question would cost more than the question
   try {
     await converse(client, upstream, patience, () => {
@@ -147,7 +152,14 @@ async function converse(client: Client, upstream: Upstream, patience: Patience, 
         await client.write(known)
         continue
       }
-      if (!operation.local) box ??= await upstream.dial()
+      if (!operation.local) {
+        if (box && upstream.givenUp?.()) {
+          box.socket.destroy() // by another session, for all
+          box = null
+          ahead?.boxLost()
+        }
+        box ??= await upstream.dial()
+      }
       if (box) startClock()
       const asked = performance.now()
       const question: Question = { number, operation, ...request, patience }
@@ -197,8 +209,8 @@ export async function serveStrictly(client: Client, acquaintance: Acquaintance, 
   const box = await introduce(client, acquaintance)
   const upstream: Upstream = {
     dial: async () => box,
-    lost: (error) => {
-      throw new Away(`the box was lost: ${error.message}`)
+    lost: ({ message }) => {
+      throw new Away(message.startsWith('the box ') ? message : `the box was lost: ${message}`)
     },
     report: () => {},
     ...(fetched && { fetched }),
@@ -294,16 +306,27 @@ interface Question {
  */
 interface Patience {
   left: number
+  /** What `left` began with. */
+  limit: number
   listening: boolean
   box: Box | null
+  /** Whether it is in the middle of a NAR. */
+  nar: boolean
+  /** When it last got somewhere, by performance.now(): FLOOR bytes further, or asked. */
+  since: number
 }
 
 /** Counts down to giving the box up, while it is listened to. The caller clears the interval. */
 function countDown(patience: Patience): NodeJS.Timeout {
   return setInterval(() => {
-    if (patience.listening && --patience.left <= 0)
-      patience.box?.reader.finish(new BoxUnavailable('unresponsive', `the box has said nothing for ${SILENCE} s`))
+    if (patience.listening && --patience.left <= 0) patience.box?.reader.finish(nowhere(patience))
   }, 1000)
+}
+
+/** Why a box is given up. */
+function nowhere({ nar, limit }: Patience): BoxUnavailable {
+  if (nar) return new BoxUnavailable('slow', `less than ${FLOOR / 1024} KiB in ${limit} s`)
+  return new BoxUnavailable('unresponsive', `the box has given no answer for ${limit} s`)
 }
 
 /**
@@ -317,17 +340,18 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
     return box
   }
   const { patience } = question
-  Object.assign(patience, { box, left: SILENCE, listening: true })
+  Object.assign(patience, { box, left: SILENCE, limit: SILENCE, listening: true, nar: false, since: performance.now() })
   try {
     await send(box, Buffer.concat([u64(question.number), question.bytes]))
     const found = await ask(box, question, upstream)
     patience.listening = false
+    upstream.answered?.(false)
     await client.write(found)
     return box
   } catch (error) {
     box.socket.destroy()
     if (error instanceof ClientGone) throw error
-    upstream.lost(error as Error)
+    upstream.lost(error as Error, patience.since)
     await client.write(emptyAnswer(question.operation, question.first))
     return null
   } finally {
@@ -342,34 +366,39 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
  * @throws NarUndelivered when the waiting is over
  */
 async function deliver(client: Client, first: Box | null, question: Question, upstream: Upstream): Promise<Box> {
-  const path = question.first
+  const { first: path, patience } = question
   const delivered: Delivered = { bytes: 0, seen: 0 }
   let box = first
+  let wait = box ? undefined : upstream.redial?.()
   let before = -1 // how much had been delivered at the last loss
   let [seen, same] = [0, 0] // where it broke off, and how often at the same byte again
-  for (let wait = upstream.redial?.(box !== null); ; ) {
-    let reason = `the box is away, and can't deliver ${path}`
+  for (;;) {
+    let lost: Error = new BoxUnavailable('broken', `the box is away, and can't deliver ${path}`)
     if (box) {
       try {
-        await relayNar(client, box, question, upstream, delivered)
+        await relayNar(client, box, question, upstream, delivered, wait && Math.ceil(wait.left() / 1000))
+        upstream.answered?.(true)
         return box
       } catch (error) {
         box.socket.destroy()
         if (error instanceof ClientGone || error instanceof NarUndelivered) throw error
-        reason = `the box was lost in the middle of ${path}: ${(error as Error).message}`
+        const kind = error instanceof BoxUnavailable && error.kind === 'slow' ? 'slow' : 'broken'
+        const what = kind === 'slow' ? 'the box gets nowhere' : 'the box was lost'
+        lost = new BoxUnavailable(kind, `${what} in the middle of ${path}: ${(error as Error).message}`)
         // patience is renewed only when the last attempt made progress
-        if (delivered.bytes > before) wait = upstream.redial?.(true)
+        if (delivered.bytes > before) wait = upstream.redial?.(patience.since, before >= 0)
         before = delivered.bytes
         same = delivered.seen > 0 && delivered.seen === seen ? same + 1 : 0
         seen = delivered.seen
-        if (same >= SAME) throw new NarUndelivered(`the box can't read ${path}: it breaks off at the same byte each time`)
+        if (same >= SAME && kind !== 'slow')
+          throw new NarUndelivered(`the box can't read ${path}: it breaks off at the same byte each time`)
       } finally {
-        question.patience.listening = false
+        patience.listening = false
       }
     }
-    upstream.lost(new BoxUnavailable('broken', reason), wait && 'waiting for it')
-    box = (await wait?.()) ?? null
-    if (!box) throw new NarUndelivered(reason)
+    if (!wait || box || wait.left() > 0) upstream.lost(lost, box ? patience.since : undefined, wait)
+    box = (await wait?.next()) ?? null
+    if (!box) throw new NarUndelivered(lost.message)
   }
 }
 
@@ -427,11 +456,20 @@ interface Delivered {
  * Asks for a NAR and passes it on, from where it broke off. Holds it back until it is whole or has
  * more than HELD bytes: what Nix hasn't had a byte of can't break. That a continued NAR is still
  * the same one, Nix checks itself: it knows the hash of the whole.
+ * @param left seconds of patience, when it was lost before
  * @throws NarUndelivered when the box can't read the path, or has another one now
  */
-async function relayNar(client: Client, box: Box, question: Question, upstream: Upstream, delivered: Delivered): Promise<void> {
+async function relayNar(
+  client: Client,
+  box: Box,
+  question: Question,
+  upstream: Upstream,
+  delivered: Delivered,
+  left = SILENCE,
+): Promise<void> {
   const { first, patience } = question
-  Object.assign(patience, { box, left: SILENCE, listening: true })
+  const limit = Math.min(SILENCE, Math.max(AGAIN, left))
+  Object.assign(patience, { box, left: limit, limit, listening: true, nar: true, since: performance.now() })
   await send(box, Buffer.concat([u64(question.number), question.bytes]))
   const messages = new Recorder(box.reader)
   const ending = await readMessages(messages)
@@ -474,7 +512,9 @@ async function relayNar(client: Client, box: Box, question: Question, upstream: 
     delivered.seen = seen
     if (seen - scanned >= FLOOR) {
       scanned = seen
-      patience.left = SILENCE
+      if (seen > skip) patience.limit = SILENCE
+      patience.left = patience.limit
+      patience.since = performance.now()
     }
     if (end.done && seen < skip) throw new NarUndelivered(`the box has another ${first} than before`)
     // before the last byte: once Nix has that, it has what it wants and may kill us
@@ -515,7 +555,7 @@ async function pipe(client: Client, box: Box | null, number: number, upstream: U
   client.bothWays()
   // When Nix is killed, don't hang on for as long as the box is unresponsive. While Nix lives, the
   // box may take its time over an upload.
-  const patience: Patience = { left: SILENCE, listening: false, box }
+  const patience: Patience = { left: SILENCE, limit: SILENCE, listening: false, box, nar: false, since: 0 }
   const clock = countDown(patience)
   const up = (async () => {
     await pump(client.reader, (bytes) => write(box, bytes))

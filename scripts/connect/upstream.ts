@@ -5,8 +5,9 @@ import { Away, Failure, noTunnel } from '../cli/errors.ts'
 import { inSeconds, oneLine } from '../cli/text.ts'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
 import type { Acquaintance } from '../protocol/dial-for-client.ts'
+import { identity } from '../system/outage-note.ts'
 import { fetchedBy, Transfers } from '../system/transfers.ts'
-import { identity, Outage } from './outage.ts'
+import { type Loss, Outage } from './outage.ts'
 import { becomeOwner } from './owner.ts'
 import type { Further } from './read-ahead.ts'
 
@@ -20,6 +21,13 @@ const PAUSE = 1000
 const FIRST_PAUSE = 100
 const LONGEST_PAUSE = 5000
 const LOOK = 100
+/**
+ * Minimum milliseconds between two checks that we ask for while the tunnel's socket is missing: the
+ * check starts the tunnel once the box is back, and its timer goes off twice a minute only.
+ */
+const CHECKS = 5000
+/** Milliseconds for which a look at the note of the outage is believed, between two questions. */
+const GLANCE = 200
 
 /** Where the box is. */
 export interface Target {
@@ -39,16 +47,22 @@ export interface Upstream {
   dial(): Promise<Box | null>
   /**
    * Called when a box that had answered is lost, and for anything else it did wrong.
-   * @param next what is done about it
+   * @param since when it last got somewhere, by performance.now(); default: now
+   * @param wait for it
    */
-  lost(error: Error, next?: string): void
+  lost(error: Error, since?: number, wait?: Waiting): void
+  /** Called when the box has answered. @param nar with a whole NAR */
+  answered?(nar: boolean): void
+  /** Whether patience with the box has run out: then what it has counts as missing. */
+  givenUp?(): boolean
   /**
-   * For a box that is lost while it owes Nix a path. Returns a function that dials, again and
-   * again, until the box answers, or returns null once patience is over. Patience starts now if the
-   * box was there, else when it was first found away, by whichever start of connect. Without this,
-   * nothing is waited for.
+   * For a box that is lost while it owes Nix a path. Without this, nothing is waited for.
+   * @param since when it last got somewhere, by performance.now(), which is when patience begins;
+   * undefined: it was away from the start, and patience began when the first start of connect found
+   * it so
+   * @param further whether it has got further than the last time that it was lost
    */
-  redial?(wasThere: boolean): () => Promise<Box | null>
+  redial?(since?: number, further?: boolean): Waiting
   report(line: string): void
   /** Called when Nix has been given a path, with the size of its NAR in bytes. */
   fetched?(bytes: number): void
@@ -56,6 +70,14 @@ export interface Upstream {
   further?: Further
   /** For uploads and people: pass the box's errors on as they are. */
   strict: boolean
+}
+
+/** Waits for a box that owes a path. */
+export interface Waiting {
+  /** Dials, again and again, until the box shakes hands; null: patience is over. */
+  next(): Promise<Box | null>
+  /** How much of patience is left, in milliseconds. */
+  left(): number
 }
 
 /** Connects to a target, as the user who owns it, and counts what is fetched from it. */
@@ -120,18 +142,36 @@ export async function dialOrAway(target: Target): Promise<{ box: Acquaintance; f
 export function redialling(target: Target | null): Upstream {
   const dialler = target && new Dialler(target)
   let outage: Outage | null = null
+  /** Taking notes must not end the conversation. */
+  function noted<T>(take: (outage: Outage) => T): T | undefined {
+    try {
+      return outage ? take(outage) : undefined
+    } catch (mistake) {
+      report(`this is a bug: ${(mistake as Error).message}`)
+      return undefined
+    }
+  }
   try {
     if (target) outage = new Outage(target.socket)
   } catch (mistake) {
     report(`this is a bug: ${(mistake as Error).message}`) // no notes, then
   }
-  function lost(error: Error, next = 'going on without it'): void {
+  let owesNews = true // an answer ends an outage; the note is looked at once for each loss
+  function lost(error: Error, since?: number, wait?: Waiting): void {
+    owesNews = true
     const reason = error instanceof BoxUnavailable ? error : new BoxUnavailable('broken', error.message)
-    try {
-      if (outage?.began(reason, Date.now())) report(`${reason.message}; ${next}`)
-    } catch (mistake) {
-      report(`this is a bug: ${(mistake as Error).message}`) // taking notes must not end the conversation
-    }
+    const loss: Loss = {}
+    if (since !== undefined) loss.since = Math.round(Date.now() + since - performance.now())
+    if (wait) loss.until = Math.round(Date.now() + wait.left())
+    if (noted((outage) => outage.began(reason, Date.now(), loss)))
+      report(`${reason.message}; ${wait ? 'waiting for it' : 'going on without it'}`)
+  }
+  /** When patience began, by performance.now(). */
+  function patienceSince(since: number | undefined, further: boolean): number {
+    const now = Date.now()
+    const begun = noted((outage) => (since === undefined || (!further && outage.isStuck(now)) ? outage.since(now) : undefined))
+    const shared = performance.now() + Math.min(0, (begun ?? now) - now)
+    return Math.min(since ?? shared, shared)
   }
   let again = 0 // when the next attempt is worth it, by a monotonic clock: Nix may ask a thousand things in a second
   async function dial(): Promise<Box | null> {
@@ -139,44 +179,57 @@ export function redialling(target: Target | null): Upstream {
     again = performance.now() + PAUSE
     try {
       if (outage?.heldBack(Date.now())) return null
-      const box = await dialler.dial()
-      Promise.resolve(box.handshake)
-        .then(() => outage?.ended())
-        .catch(() => {}) // lost() is told why a handshake fails
-      return box
+      return await dialler.dial()
     } catch (error) {
       lost(error as Error)
       return null
     }
   }
-  function redial(wasThere: boolean): () => Promise<Box | null> {
-    const now = Date.now()
-    const since = wasThere ? now : Math.min(now, outage?.since() ?? now)
-    const end = performance.now() + (since - now) + (target?.patience ?? 0)
+  let checked = 0 // when we last asked for a check, by performance.now()
+  function redial(since?: number, further = false): Waiting {
+    const end = patienceSince(since, further) + (target?.patience ?? 0)
     let pause = 0 // before the first attempt; it grows, so a box that drops each connection isn't dialled without end either
-    return async () => {
-      if (!dialler || !target || performance.now() >= end) return null
-      for (;;) {
+    const left = (): number => Math.max(0, end - performance.now())
+    async function next(): Promise<Box | null> {
+      if (!dialler || !target || noted((outage) => outage.givenUp(Date.now()))) return null
+      // Once, however late it is: only now it is known that it was lost.
+      for (let first = pause === 0 && since !== undefined; first || left() > 0; first = false) {
+        if (identity(target.socket) === 'none' && performance.now() >= checked && noted((outage) => outage.isOurs(Date.now()))) {
+          checked = performance.now() + CHECKS
+          import('./look.ts').then(({ askForCheck }) => askForCheck(target.socket)).catch(() => {}) // without it, the timer finds the box
+        }
         await socketChanges(target.socket, Math.min(end, performance.now() + pause))
-        if (performance.now() >= end) break
         pause = Math.min(LONGEST_PAUSE, pause === 0 ? FIRST_PAUSE : 1.6 * pause)
         try {
           const box = await dialler.dial()
           await box.handshake
-          outage?.ended()
           return box
         } catch {
           // still away
         }
       }
-      report(`the box has not come back within ${inSeconds(target.patience)}: what it owes Nix has to come from elsewhere`)
+      if (noted((outage) => outage.gaveUp(Date.now())))
+        report(`the box has not come back within ${inSeconds(target.patience)}: what it owes Nix has to come from elsewhere`)
       return null
     }
+    return { next, left }
   }
   let told = false
+  let [glanced, over] = [Number.NEGATIVE_INFINITY, false]
   return {
     lost,
     redial,
+    answered: (nar) => {
+      if (!owesNews && !nar) return
+      owesNews = false
+      noted((outage) => outage.ended(nar, Date.now()))
+    },
+    givenUp: () => {
+      if (performance.now() - glanced < GLANCE) return over
+      glanced = performance.now()
+      over = noted((outage) => outage.givenUp(Date.now())) ?? false
+      return over
+    },
     report: (text) => {
       if (!told) report(text) // a box with a broken database says so for each of a thousand paths
       told = true

@@ -36,10 +36,10 @@ export async function send(box: Box, bytes: Buffer): Promise<void> {
 
 /**
  * Why there is no box behind a socket. `unresponsive`: it accepted the connection and said nothing
- * until the deadline.
+ * until the deadline. `slow`: it says something, but gets nowhere.
  */
 export class BoxUnavailable extends Error {
-  readonly kind: 'missing' | 'refused' | 'unresponsive' | 'broken' | 'old'
+  readonly kind: 'missing' | 'refused' | 'unresponsive' | 'slow' | 'broken' | 'old'
   constructor(kind: BoxUnavailable['kind'], message: string) {
     super(message)
     this.kind = kind

@@ -4,6 +4,7 @@
 import { age, bytes, count, oneLine } from '../cli/text.ts'
 import type { Look as GcLook } from '../gc/last-look.ts'
 import type { Answer } from '../reach/reach.ts'
+import type { Wait } from '../system/outage-note.ts'
 import type { UnitFacts } from '../system/systemd.ts'
 import type { Counted } from '../system/transfers.ts'
 import { progressText, timeLeft, type UploadState } from '../system/upload-state.ts'
@@ -42,6 +43,8 @@ export interface Facts {
   hiddenBy?: string
   /** Whether the check has looked for boxes since the user's systemd started. */
   looked?: boolean
+  /** A fetch that waits for the box. */
+  wait?: Wait
 }
 
 export type State = 'usable' | 'reachable' | 'away' | 'unknown'
@@ -59,6 +62,8 @@ export interface CacheStatus {
   /** How long it took to answer just now, in milliseconds. */
   ms: number | null
   tunnel: Tunnel | null
+  /** A fetch that waits for the box, in milliseconds since 1970; null: none does. */
+  waiting: { since: number; until: number } | null
 }
 
 export interface Tunnel {
@@ -88,7 +93,7 @@ export function timestamp(text: string | undefined): number | null {
  * - away: everything else.
  */
 export function assess(facts: Facts): CacheStatus {
-  const { name, answer, units } = facts
+  const { name, answer, units, wait } = facts
   const reachable = units?.target.ActiveState === 'active'
   const state: State = answer.ok ? 'usable' : facts.hiddenBy !== undefined ? 'unknown' : reachable ? 'reachable' : 'away'
   return {
@@ -99,6 +104,8 @@ export function assess(facts: Facts): CacheStatus {
     detail: (answer.ok && answer.detail) || null,
     ms: answer.ok ? answer.ms : null,
     tunnel: facts.socket === null || facts.hiddenBy !== undefined ? null : tunnelOf(facts),
+    // what is under way again still has its note
+    waiting: wait && (!answer.ok || wait.slow) ? { since: wait.since, until: wait.until } : null,
   }
 }
 
@@ -204,6 +211,7 @@ function gcLines(gc: GcLook | undefined, now: number): Part[][] {
 
 function linesOf({ status, queue, fetched, uploaded, notKept }: Shown, now: number): Part[][] {
   const lines = [heading(status, now)]
+  if (status.waiting) lines.push(['  ', ['a fetch', 'yellow'], '   ', waitingLine(status.waiting, now)])
   if (status.tunnel) lines.push(['  tunnel    ', ...tunnelLine(status.tunnel)])
   if (queue) lines.push(...queueLines(queue, now))
   if (uploaded) lines.push(['  uploaded  ', countsLine(uploaded, now)])
@@ -220,6 +228,9 @@ function heading({ cache, state, since, reason, detail, ms }: CacheStatus, now: 
   const rest = reason ?? how
   return [[cache, 'bold'], ': ', [state, STATE_COLOURS[state]], `${when}${rest === '' ? '' : `; ${rest}`}`]
 }
+
+const waitingLine = ({ since, until }: { since: number; until: number }, now: number): string =>
+  `waits for it since ${clock(since, now)} (${age(now - since)}), for ${age(until - now)} more at most`
 
 function tunnelLine({ state, status, failures, retry }: Tunnel): Part[] {
   const more = [
@@ -341,6 +352,7 @@ export function plain(all: readonly Shown[], check: CheckFacts | null, gc?: GcLo
     caches: all.map(({ status, queue, fetched, uploaded, notKept }) => ({
       ...status,
       since: iso(status.since),
+      waiting: status.waiting && { since: iso(status.waiting.since), until: iso(status.waiting.until) },
       queue: queue && { ...queue, oldest: iso(queue.oldest), ...uploadJson(queue) },
       uploaded: sums(uploaded),
       notKept: notKept ?? null,

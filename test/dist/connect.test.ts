@@ -21,7 +21,7 @@ import {
 } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
@@ -529,9 +529,11 @@ test('a box that dies in the middle of a NAR and is back a while later: Nix gets
   assert.match(nix.stderr(), /^nix-lan-connect: the box was lost in the middle of \/nix\/store\/[^\n]+; waiting for it\n$/)
 })
 
-test('a box that dies in the middle of a NAR for good: connect ends and says so, and the next start waits no more', async () => {
+test('a box that dies in the middle of a NAR for good: a check is asked for, connect ends and says so, and the next start waits no more', async () => {
   const { socket } = await box(dying)
-  const nix = await greeted([socket, '--patience', '1.5'])
+  const bin = mkdtempSync(join(TMP, 'bin-'))
+  writeFileSync(join(bin, 'systemctl'), `#!/bin/sh\necho "$XDG_RUNTIME_DIR $*" >>${bin}/asked\n`, { mode: 0o755 })
+  const nix = await greeted([socket, '--patience', '1.5'], { PATH: `${bin}:${RUNTIME}:${process.env.PATH}` })
   nix.send(u64(38), string(PATH))
   await nix.reader.peek()
   drain(nix).catch(() => {})
@@ -541,6 +543,8 @@ test('a box that dies in the middle of a NAR for good: connect ends and says so,
   const lines =
     /^nix-lan-connect: the box was lost in the middle of [^\n]+; waiting for it\nnix-lan-connect: the box has not come back within 1.5 s[^\n]+\n$/
   assert.match(nix.stderr(), lines)
+  const asked = `${dirname(TMP)} --user --no-block start nix-lan-check.service\n`
+  assert.is(readFileSync(join(bin, 'asked'), 'utf8'), asked, 'once in 5 s')
   const next = await greeted([socket, '--patience', '1.5'])
   const before = performance.now()
   next.send(u64(38), string(PATH))

@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert'
 import type { Random } from '../lib/random.ts'
 import { DIST } from '../nix/pair.ts'
 import { ALICE, DAEMON_SOCKET } from '../nix/world.ts'
-import { BUILT, faults, LONG, many, Stage } from './stage.ts'
+import { faults, LONG, many, Stage } from './stage.ts'
 
 const test = faults('hostile')
 const HOSTILE = '/run/user/1000/nix-lan/hostile.sock'
@@ -106,20 +106,16 @@ if (LONG)
     await spoiled(() => drip(GREETING), { fallback: true })
   })
 // the first 100,000 bytes are what is asked of all paths, and the beginning of the first NAR
-test.case(
-  'in the middle of a NAR a byte each 10 s: given up, and built',
-  async () => {
-    await spoiled(() => drip(100_000), { fallback: true })
-  },
-  BUILT.progressFloor,
-)
+test.case('in the middle of a NAR a byte each 10 s: given up, once for all paths, and built', async () => {
+  await spoiled(() => drip(100_000), { fallback: true })
+})
 
 for (let round = 1; round <= many(2, 30); round++) {
   test.case(`after some bytes only noise, fallback, ${round}`, async (random) => {
     const from = random.integer(GREETED, many(3000, 3_000_000))
     const noise: Spoil = (bytes, before, connect) =>
       void connect.write(before + bytes.length <= from ? bytes : noisy(bytes, from - before, random))
-    await spoiled(() => noise, { fallback: true, sure: BUILT.soundAnswers })
+    await spoiled(() => noise, { fallback: true })
   })
 
   test.case(`the connection ends after some bytes, each time, fallback, ${round}`, async (random) => {
@@ -138,7 +134,7 @@ for (let round = 1; round <= many(2, 30); round++) {
       for (let i = 0; i < copy.length; i++) if (before + i >= GREETED && random.integer(1, one) === 1) copy[i] = random.integer(0, 255)
       connect.write(copy)
     }
-    await spoiled(() => flip, { fallback: true, sure: BUILT.soundAnswers })
+    await spoiled(() => flip, { fallback: true })
   })
 }
 

@@ -12,22 +12,6 @@ import type { Suite } from '../lib/roots.ts'
 import { createPair, DIST, type Pair, type PairOptions, T_FILE } from '../nix/pair.ts'
 import { freePort, type Running, until, type World } from '../nix/world.ts'
 
-// What the product doesn't do yet. A case that waits for one of these isn't run, isn't counted, and
-// is named at the end; whoever builds it switches it on here.
-export const BUILT = {
-  /** A loss is survived with `fallback = false`, when the box is back within `patience`. */
-  lossSurvived: true,
-  /**
-   * A box that says something but gets nowhere is given up, once for all paths. (So far each path
-   * has to miss the floor on its own, and six of them take longer than the test waits.)
-   */
-  progressFloor: false,
-  /** What isn't sound in a box's answer is a miss, never an error of Nix's. */
-  soundAnswers: false,
-  /** A `nix copy` ends with the upload that started it. */
-  orphansEnd: false,
-}
-
 export const NIXES = ['bookworm', 'trixie', 'forky'] as const satisfies Suite[]
 export const NIX = (process.env.NIX_LAN_FAULTS_NIX ?? 'bookworm') as (typeof NIXES)[number]
 export const LONG = process.env.NIX_LAN_FAULTS_LONG !== undefined
@@ -42,33 +26,24 @@ export const HANGS = 120_000
 /** Bytes a second of the link: so that a fetch takes long enough to be hit in the middle. */
 const RATE = 40e6
 
-/**
- * A suite for this Nix, whose cases know their seed. `later`: those that wait for what isn't built.
- */
+/** A suite for this Nix, whose cases know their seed. */
 export function faults(name: string) {
   const test = needs(suite(`${name}, ${NIX}`), 'root', 'nix', 'ssh', 'sshd', 'roots')
-  const off: string[] = []
   return {
-    /** @param given false: not built yet */
-    case(title: string, act: (random: Random) => Promise<void>, given = true): void {
-      if (!given) off.push(title)
-      else
-        test(title, async () => {
-          const started = Date.now()
-          try {
-            await act(new Random(SEED, NIX, title))
-            console.log(`figure: ${((Date.now() - started) / 1000).toFixed(1)} s  ${title}`)
-          } catch (error) {
-            const again = `npm run test:faults --${LONG ? ' --long' : ''} --seed ${SEED} ${NIX} ${name}`
-            throw new Error(`${(error as Error).message}\n\n    again: ${again}`)
-          }
-        })
+    case(title: string, act: (random: Random) => Promise<void>): void {
+      test(title, async () => {
+        const started = Date.now()
+        try {
+          await act(new Random(SEED, NIX, title))
+          console.log(`figure: ${((Date.now() - started) / 1000).toFixed(1)} s  ${title}`)
+        } catch (error) {
+          const again = `npm run test:faults --${LONG ? ' --long' : ''} --seed ${SEED} ${NIX} ${name}`
+          throw new Error(`${(error as Error).message}\n\n    again: ${again}`)
+        }
+      })
     },
     after: test.after,
-    run(): void {
-      for (const title of off) console.log(`figure: not run, since it isn't built yet: ${title}`)
-      test.run()
-    },
+    run: test.run,
   }
 }
 

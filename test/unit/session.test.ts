@@ -77,7 +77,7 @@ async function session(requests: Buffer[], boxes: (ReturnType<typeof boxOf> | nu
     dial: async () => given.shift() ?? null,
     lost: (error) => outcome.lost.push(error.message),
     report: (text) => outcome.lines.push(text),
-    ...(waits && { redial: () => async () => given.shift() ?? null }),
+    ...(waits && { redial: () => ({ next: async () => given.shift() ?? null, left: () => 60_000 }) }),
     strict: false,
   }
   await serve(client, upstream).catch((error) => {
@@ -235,9 +235,9 @@ test('a box that falls silent is given up, before an answer and in the middle of
   await hurried(async () => {
     const { answers, lost } = await session([pathInfo], [silent(LOG)])
     same(answers, notValid(PATH))
-    assert.equal(lost, ['the box has said nothing for 30 s'])
+    assert.equal(lost, ['the box has given no answer for 30 s'])
     const { failed } = await session([narFromPath], [silent(Buffer.concat([LAST, NAR.subarray(0, 40)]))])
-    assert.match(failed?.message ?? '', /has said nothing for 30 s/)
+    assert.match(failed?.message ?? '', /^the box gets nowhere in the middle of \/nix\/store\/\S+: less than 16 KiB in 30 s$/)
   })
 })
 
@@ -430,6 +430,23 @@ test('a path that was promised, and the box is away when it is asked for: the bo
   same(answers, Buffer.concat([LAST, NAR]))
 })
 
+test('when another session has lost patience with the box, a path is missing, and one that was promised ends the stream', async () => {
+  const box = boxOf(Buffer.concat([LAST, u64(1), INFO, LAST, u64(1), INFO]))
+  const client = clientOf(Buffer.concat([hello(), pathInfo, pathInfo, narFromPath]))
+  let [asked, dialled] = [0, 0]
+  const upstream: Upstream = {
+    dial: async () => (dialled++ === 0 ? box : null),
+    lost: () => {},
+    report: () => {},
+    givenUp: () => ++asked > 0,
+    redial: () => ({ next: async () => null, left: () => 0 }),
+    strict: false,
+  }
+  const failed = await serve(client, upstream).catch((error) => error)
+  assert.instance(failed, NarUndelivered)
+  same(client.got().subarray(WELCOME.length), Buffer.concat([LAST, u64(1), INFO, notValid(PATH)]))
+})
+
 test('a box that drips is given up: a byte now and then is no answer', async () => {
   const wait = globalThis.setTimeout
   await hurried(async () => {
@@ -444,7 +461,7 @@ test('a box that drips is given up: a byte now and then is no answer', async () 
     }
     drip()
     const { failed } = await session([narFromPath], [{ ...boxOf(Buffer.alloc(0)), reader }])
-    assert.match(failed?.message ?? '', /has said nothing for 30 s/)
+    assert.match(failed?.message ?? '', /gets nowhere in the middle of \/nix\/store\/\S+: less than 16 KiB in 30 s$/)
     assert.ok(at < 100, `${at} bytes`)
   })
 })

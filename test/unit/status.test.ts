@@ -167,6 +167,17 @@ test('an upload that stopped: why it waits, and until when; not when nothing is 
   assert.not(draw([shown({}, { queued: 0, upload: full })]).some((line) => line.includes('waits')))
 })
 
+test('a fetch that waits for the box, and until when; not when it is under way again', () => {
+  const wait = { since: NOW - 40_000, until: NOW + 20_000, slow: false }
+  const line = /^ {2}a fetch {3}waits for it since \d\d:\d\d \(40s\), for 20s more at most$/
+  const lines = (more: Partial<Facts>): string[] => draw([shown(more)]).filter((text) => text.startsWith('  a fetch'))
+  assert.match(lines({ wait })[0] ?? '', line)
+  assert.equal(lines({ wait, socket: true, answer: YES }), [])
+  assert.match(lines({ wait: { ...wait, slow: true }, socket: true, answer: YES })[0] ?? '', line)
+  const [json] = (plain([shown({ wait })], null) as { caches: { waiting: unknown }[] }).caches
+  assert.equal(json?.waiting, { since: new Date(NOW - 40_000).toISOString(), until: new Date(NOW + 20_000).toISOString() })
+})
+
 test('since when, how often the tunnel failed, and when it is tried again', () => {
   const [heading = '', tunnel] = draw([shown({ units: units(up, activating), tunnelState: state })])
   assert.match(heading, /^rpi: reachable since .*\d\d:\d\d \(\d+[smhd]\); Permission denied \(publickey\)$/)

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { identity } from '../../scripts/connect/outage.ts'
+import { identity } from '../../scripts/system/outage-note.ts'
 import { touchSocket } from '../../scripts/system/touch.ts'
 
 const test = suite('touch')

@@ -1,0 +1,119 @@
+// What nix-lan-connect remembers of a lost box from one start to the next, and what `nix-lan
+// status` reads of it.
+import { mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { Outage } from '../../scripts/connect/outage.ts'
+import { redialling } from '../../scripts/connect/upstream.ts'
+import { BoxUnavailable } from '../../scripts/protocol/box.ts'
+import { noteFile, whoWaits } from '../../scripts/system/outage-note.ts'
+
+const test = suite('outage')
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-outage-'))
+test.after(() => rmSync(TMP, { recursive: true }))
+
+const NOW = 1_800_000_000_000
+let made = 0
+/** A new socket, as a file, and two starts of connect that look at it. */
+function starts(): { socket: string; one: Outage; other: Outage } {
+  const socket = join(TMP, `${++made}.sock`)
+  writeFileSync(socket, '')
+  return { socket, one: new Outage(socket, TMP), other: new Outage(socket, TMP) }
+}
+const lost = (kind: BoxUnavailable['kind']): BoxUnavailable => new BoxUnavailable(kind, kind)
+
+test('whatever happened to the box, the next start is held back, for as long as the outage has lasted', () => {
+  for (const [kind, lasted, held, free] of [
+    ['broken', 0, 900, 1100],
+    ['broken', 5000, 4900, 5100],
+    ['broken', 900_000, 14_900, 15_100],
+    ['old', 0, 14_900, 15_100],
+    ['unresponsive', 2000, 14_900, 15_100],
+    ['unresponsive', 30_000, 29_900, 30_100],
+    ['slow', 30_000, 29_900, 30_100],
+  ] as const) {
+    const { one, other, socket } = starts()
+    assert.ok(one.began(lost(kind), NOW, { since: NOW - lasted }), 'news')
+    assert.not(other.began(lost('missing'), NOW), 'no fault')
+    assert.ok(other.heldBack(NOW + held), `${kind} ${held}`)
+    assert.not(other.heldBack(NOW + free), `${kind} ${free}`)
+    utimesSync(socket, 1, 1)
+    assert.not(other.heldBack(NOW + 1), 'the socket was touched')
+  }
+})
+
+test('patience that has run out has run out for all, until the tunnel is another one or a NAR came whole', () => {
+  const { one, other, socket } = starts()
+  one.began(lost('slow'), NOW, { since: NOW - 30_000, until: NOW + 30_000 })
+  assert.not(other.givenUp(NOW))
+  assert.is(other.since(NOW), NOW - 30_000)
+  assert.ok(one.gaveUp(NOW + 30_000))
+  assert.not(other.gaveUp(NOW + 30_001), 'no news')
+  assert.ok(other.givenUp(NOW + 80_000))
+  other.ended(false, NOW + 80_000)
+  assert.ok(other.givenUp(NOW + 80_000), 'a box that drips in the middle of a NAR may answer questions')
+  assert.not(other.givenUp(NOW + 91_000), 'it is tried again')
+  assert.is(other.since(NOW + 91_000), NOW - 30_000, 'without new patience')
+  other.ended(true, NOW + 91_000)
+  assert.is(other.since(NOW + 91_000), undefined)
+  one.gaveUp(NOW + 100_000)
+  utimesSync(socket, 1, 1)
+  assert.not(other.givenUp(NOW + 100_001))
+  other.ended(false, NOW + 100_001)
+  assert.is(other.since(NOW + 100_001), undefined)
+})
+
+test('an answer ends an outage of any other kind; an old note says nothing; a long one keeps its beginning', () => {
+  const { one, other } = starts()
+  one.began(lost('broken'), NOW)
+  other.ended(false, NOW + 1)
+  assert.is(one.since(NOW + 2), undefined)
+  for (let second = 0; second < 200; second++) one.began(lost('unresponsive'), NOW + second * 1000)
+  assert.is(other.since(NOW + 200_000), NOW)
+  assert.ok(other.heldBack(NOW + 210_000))
+  assert.is(other.since(NOW + 2_000_000), undefined)
+  assert.not(other.heldBack(NOW + 2_000_000))
+  assert.ok(other.began(lost('unresponsive'), NOW + 2_000_000), 'news again')
+  assert.is(other.since(NOW + 2_000_001), NOW + 2_000_000)
+})
+
+test('status is told who waits, and until when', () => {
+  const { one, socket } = starts()
+  assert.is(whoWaits([TMP], socket, NOW), undefined)
+  one.began(lost('broken'), NOW, { since: NOW - 1000, until: NOW + 60_000 })
+  assert.equal(whoWaits(['/nowhere', TMP], socket, NOW), { since: NOW - 1000, until: NOW + 60_000, slow: false })
+  assert.is(whoWaits([TMP], socket, NOW + 60_001), undefined)
+  one.gaveUp(NOW + 10_000)
+  assert.is(whoWaits([TMP], socket, NOW + 10_001), undefined)
+  writeFileSync(
+    noteFile(TMP, socket),
+    `${readFileSync(noteFile(TMP, socket), 'utf8').split('\n')[0]}\n`.replace(/"pid":\d+/, '"pid":4194305'),
+  )
+  assert.is(whoWaits([TMP], socket, NOW), undefined, 'that process is gone')
+  writeFileSync(noteFile(TMP, socket), '\u0000 no note')
+  assert.is(whoWaits([TMP], socket, NOW), undefined)
+})
+
+test('patience counts from the last progress: who finds the loss late still tries once, and who comes later not at all', async () => {
+  const socket = join(TMP, 'nobody.sock')
+  const upstream = redialling({ socket, deadline: 100, patience: 300 })
+  const waiting = upstream.redial?.(performance.now() - 1000)
+  assert.is(waiting?.left(), 0)
+  let begun = performance.now()
+  assert.is(await waiting?.next(), null)
+  assert.ok(performance.now() - begun < 250, 'at once')
+  begun = performance.now()
+  assert.is(await redialling({ socket, deadline: 100, patience: 60_000 }).redial?.().next(), null)
+  assert.ok(performance.now() - begun < 250, 'for all')
+})
+
+test('without a box nothing is waited for', async () => {
+  const upstream = redialling(null)
+  assert.is(await upstream.dial(), null)
+  assert.is(await upstream.redial?.(performance.now()).next(), null)
+  assert.not(upstream.givenUp?.())
+})
+
+test.run()
