@@ -126,11 +126,12 @@ function twenty(chunk: Buffer, from: number): number {
 }
 
 /**
- * Reads the answer to QueryAllValidPaths as it arrives.
- * @param progress called for each chunk; throws to give up a list that isn't worth it
+ * Reads the answer to QueryAllValidPaths as it arrives. Returns null if it was given up: then the
+ * connection is of no more use.
+ * @param goOn called for each chunk: whether the list is still worth it
  * @throws Error when the answer isn't a list of paths, or the box refuses
  */
-export async function readPathIndex(reader: ByteReader, progress: (so: Progress) => void): Promise<PathIndex> {
+export async function readPathIndex(reader: ByteReader, goOn: (so: Progress) => boolean): Promise<PathIndex | null> {
   const start = new Recorder(reader)
   const ending = await readMessages(start)
   if (ending.error) throw new Error(ending.message)
@@ -140,7 +141,7 @@ export async function readPathIndex(reader: ByteReader, progress: (so: Progress)
   let bytes = 0
   while (index.size < total) {
     bytes += addWhole(index, reader, total) || (await addCut(index, reader))
-    progress({ paths: index.size, total, bytes })
+    if (!goOn({ paths: index.size, total, bytes })) return null
   }
   return index.finish()
 }

@@ -6,9 +6,11 @@ import { type Box, BoxUnavailable } from '../protocol/box.ts'
 import { type Fields, fieldsOf, pathInfoQuestion, QUERY_ALL_VALID_PATHS, readInfoAnswer, soundInfo } from '../protocol/operations.ts'
 import { u64 } from '../protocol/wire.ts'
 import type { Infos } from './infos.ts'
+import { type LinkFacts, noteLink, readLink } from './link-note.ts'
 import { type Link, Links } from './links.ts'
 import { Nars } from './nars.ts'
 import { type PathIndex, type Progress, readPathIndex } from './path-index.ts'
+import { measureRate } from './rate.ts'
 
 /**
  * How long, in milliseconds, the list of paths is believed: what another machine puts there shows
@@ -17,8 +19,15 @@ import { type PathIndex, type Progress, readPathIndex } from './path-index.ts'
 const BELIEVED = 30_000
 /** Age in milliseconds at which a list that was useful is fetched again. */
 const STALE = 20_000
-/** Milliseconds a list may always take; more only if as much has been lost waiting without it. */
+/**
+ * Milliseconds a list may always take. While it comes, it delays the answers that Nix waits for by
+ * up to that, so one that takes longer has to wait until DEAR times as long has been lost without
+ * it: then it costs a tenth at most.
+ */
 const CHEAP = 300
+const DEAR = 10
+/** Bytes of a list whose length isn't known: of a box of 4,000 paths. */
+const GUESS = 264_000
 /** Milliseconds before the rate of an arriving list means anything: TCP starts slowly. */
 const SLOW_START = 100
 /**
@@ -29,8 +38,10 @@ const INFO_TIME = 0.05
 const INFO_BYTES = 300
 /**
  * Share of the time that all infos take: once waiting for single ones has cost that, ask for all.
+ * If they take longer than CHEAP_INFOS milliseconds, DEAR times that time.
  */
 const WORTH = 0.15
+const CHEAP_INFOS = 2000
 /** Questions in flight at once while all infos are requested: initially, at least, at most. */
 const WINDOW = { first: 64, least: 16, most: 2000 }
 /** Maximum of files looked for in one turn of the event loop. */
@@ -47,6 +58,8 @@ export interface Further {
   dial(): Promise<Box>
   /** Changes when something has been put on the box from here, or may have been: see Infos. */
   identity(): string
+  /** Path of the tunnel's socket. */
+  readonly socket: string
 }
 
 export class ReadAhead {
@@ -67,10 +80,8 @@ export class ReadAhead {
 
   private index: { paths: PathIndex; asked: number; took: number } | null = null
   private indexing = false
-  /** How long the list will take, in milliseconds, as far as is known. */
-  private indexCost = 0
-  /** Bytes per millisecond at which the list came. */
-  private rate = 0
+  private facts: LinkFacts
+  private readonly socket: string
 
   private link: Promise<Link | null> | null = null
   private readonly pending = new Map<string, Promise<Buffer | null | undefined>>()
@@ -92,7 +103,9 @@ export class ReadAhead {
     this.links = new Links(further.dial, (reason) => this.failed(reason))
     this.nars = new Nars(this.links)
     this.clock = setInterval(() => this.links.tick(silence), 1000)
-    this.fetchIndex()
+    this.socket = further.socket
+    this.facts = readLink(further.socket)
+    this.fetchIndexIfWorth()
   }
 
   close(): void {
@@ -168,7 +181,7 @@ export class ReadAhead {
   /** Nix has waited `ms` milliseconds for an answer; see answered(). */
   private hasWaited(ms: number, answer: Buffer | null | undefined): void {
     this.waited += ms
-    if (!this.index && this.waited > this.indexCost) this.fetchIndex()
+    this.fetchIndexIfWorth()
     if (!answer) return
     this.waitedForHits += ms
     this.readAll()
@@ -188,6 +201,7 @@ export class ReadAhead {
     this.infos.clear()
     this.all = []
     this.allGoing = false
+    this.facts = readLink(this.socket)
   }
 
   /** The box was lost: nothing it has said is a promise any more. */
@@ -205,42 +219,59 @@ export class ReadAhead {
 
   // --- the list of paths ---
 
+  private fetchIndexIfWorth(): void {
+    if (!this.index && this.affordable(this.facts.listBytes ?? GUESS)) this.fetchIndex()
+  }
+
+  /** Milliseconds that so many bytes take, as far as is known. */
+  private timeOf(bytes: number): number {
+    return this.facts.rate ? bytes / this.facts.rate : 0
+  }
+
+  /** Whether so many bytes of the list may be asked for by now. */
+  private affordable(bytes: number): boolean {
+    return this.timeOf(bytes) <= Math.max(CHEAP, this.waited / DEAR)
+  }
+
   private async fetchIndex(): Promise<void> {
     if (this.indexing) return
     this.indexing = true
     const { changes } = this.infos
     const link = await this.links.another()
     try {
+      if (link) this.facts.rate ??= await measureRate(link)
+      if (!this.affordable(this.facts.listBytes ?? GUESS)) return
       const asked = performance.now()
       const paths = await link?.ask(u64(QUERY_ALL_VALID_PATHS), (reader) => readPathIndex(reader, this.judge()))
       if (!paths || changes !== this.infos.changes) return
       this.index = { paths, asked, took: performance.now() - asked }
       this.all = paths.takeNames() ?? []
     } catch {
-      // not worth it, or not a list: later, or never
+      // not a list: later, or never
     } finally {
       if (link) this.links.drop(link)
+      noteLink(this.socket, this.facts)
       this.indexing = false
     }
   }
 
-  /** Measures a list as it arrives, and gives it up when it takes longer than it may. */
-  private judge(): (progress: Progress) => void {
+  /** Measures a list as it arrives, and says whether to go on: it may take only so long. */
+  private judge(): (progress: Progress) => boolean {
     let start = 0
     let last = { at: 0, bytes: 0 }
     let rate = 0
     return ({ paths, total, bytes }) => {
+      const all = (bytes / paths) * total
+      this.facts.listBytes = all
       const now = performance.now()
       start ||= now
       if (last.at === 0) last = { at: now, bytes }
-      if (now - last.at < SLOW_START / 2) return
+      if (now - last.at < SLOW_START / 2) return true
       rate = Math.max(rate, (bytes - last.bytes) / (now - last.at))
       last = { at: now, bytes }
-      if (now - start < SLOW_START) return
-      this.rate = rate
-      this.indexCost = (bytes / paths) * (total / rate)
-      const left = this.indexCost * (1 - paths / total)
-      if (left > Math.max(CHEAP, this.waited)) throw new Error('a list that takes too long')
+      if (now - start < SLOW_START) return true
+      this.facts.rate = rate
+      return this.affordable(all - bytes)
     }
   }
 
@@ -292,8 +323,8 @@ export class ReadAhead {
   /** Starts asking for all infos that may be wanted, once that pays. */
   private readAll(): void {
     if (this.allGoing || this.all.length === 0) return
-    const cost = this.all.length * (INFO_TIME + (this.rate > 0 ? INFO_BYTES / this.rate : 0))
-    if (this.waitedForHits < WORTH * cost) return
+    const cost = this.all.length * INFO_TIME + this.timeOf(this.all.length * INFO_BYTES)
+    if (this.waitedForHits < cost * (cost <= CHEAP_INFOS ? WORTH : DEAR)) return
     this.allGoing = true
     this.readMore()
   }

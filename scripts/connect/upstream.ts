@@ -235,7 +235,10 @@ export function redialling(target: Target | null): Upstream {
       told = true
     },
     ...(dialler &&
-      target && { fetched: dialler.fetched, further: { dial: () => dialler.dial(), identity: () => identity(target.socket) } }),
+      target && {
+        fetched: dialler.fetched,
+        further: { dial: () => dialler.dial(), identity: () => identity(target.socket), socket: target.socket },
+      }),
     strict: false,
     dial,
   }

@@ -24,9 +24,12 @@ import { createConnection, createServer } from 'node:net'
  */
 const PIECE = 16384
 /**
- * A direction that holds more bytes than the delay needs holds back its source: a router's buffer.
+ * A direction that holds more bytes than the delay needs holds back its source: a router's buffer,
+ * of a quarter of a second, and 64 KiB at least; without a rate, so much.
  */
 const BUFFER = 4 * 2 ** 20
+const SECONDS = 0.25
+const room = () => (link.rate > 0 ? Math.max(65536, link.rate * SECONDS) : BUFFER) + (link.rate * link.delay) / 1000
 /** Node's timers count in whole milliseconds: what is due within so many goes now. */
 const SLACK = 0.5
 
@@ -67,7 +70,7 @@ class Direction {
     if (link.rate > 0) sent = busyUntil[this.name] = Math.max(now, busyUntil[this.name]) + (1000 * length) / link.rate
     this.queue.push({ bytes, due: sent + link.delay })
     this.held += length
-    if (this.held > BUFFER + (link.rate * link.delay) / 1000) this.from.pause()
+    if (this.held > room()) this.from.pause()
     this.flush()
   }
 
@@ -84,7 +87,7 @@ class Direction {
         this.blocked = !this.to.write(bytes)
       }
     }
-    if (this.held <= BUFFER && !this.blocked) this.from.resume()
+    if (this.held <= room() && !this.blocked) this.from.resume()
     if (this.queue.length > 0 && !this.blocked)
       this.timer = setTimeout(() => this.flush(), Math.max(1, this.queue[0].due - performance.now()))
   }

@@ -2,10 +2,12 @@
 // their NARs, and counts what it is asked.
 import { createServer, type Server, type Socket } from 'node:net'
 import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
-import { MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
+import { errorAnswer, MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
 import { SIGNATURE } from './wire.ts'
 
 const LAST = u64(STDERR_LAST)
+/** Milliseconds between two pieces of a list that comes slowly. */
+const PIECE = 20
 
 /** What the box has under a path. */
 export interface Kept {
@@ -32,6 +34,8 @@ export class DistantBox {
   connections = 0
   /** Answers in another way: undefined: as usual; null: hangs up. */
   instead: (operation: number, path: string, connection: number) => Buffer | null | undefined = () => undefined
+  /** Bytes per millisecond at which that list comes; default: all at once. */
+  pace = Number.POSITIVE_INFINITY
   /** The list of all paths; default: in order. */
   list: () => Iterable<string> = () => [...this.paths.keys()].sort()
   private readonly delay: number
@@ -79,8 +83,16 @@ export class DistantBox {
       this.asked.push({ connection, operation, path, at: performance.now() })
       const answer = this.instead(operation, path, connection)
       if (answer === null) return void socket.destroy()
-      write(answer ?? this.answer(operation, path))
+      if (operation === 23) this.drip(socket, answer ?? this.answer(operation, path))
+      else write(answer ?? this.answer(operation, path))
     }
+  }
+
+  /** Writes at the pace of the list. */
+  private drip(socket: Socket, bytes: Buffer): void {
+    const size = Math.ceil(Math.min(bytes.length, PIECE * this.pace))
+    for (let at = 0; at < bytes.length; at += size)
+      setTimeout(() => socket.destroyed || socket.write(bytes.subarray(at, at + size)), this.delay + at / this.pace).unref()
   }
 
   private answer(operation: number, path: string): Buffer {
@@ -88,6 +100,7 @@ export class DistantBox {
     if (operation === 23) return Buffer.concat([LAST, strings([...this.list()])])
     if (operation === 1) return Buffer.concat([LAST, u64(kept ? 1 : 0)])
     if (operation === 26) return Buffer.concat([LAST, ...(kept ? [u64(1), infoOf(kept)] : [u64(0)])])
+    if (operation === 41) return errorAnswer(`path '${path}' does not exist`)
     if (operation === 38 && kept) return Buffer.concat([LAST, kept.nar])
     throw new Error(`operation ${operation}`)
   }

@@ -1,6 +1,6 @@
 // Over a link with a delay: what Nix asks for has been asked for already, what it gets is what it
 // would have got, and nothing is invented.
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
@@ -60,6 +60,11 @@ interface Session {
 async function session(box: DistantBox, requests: Buffer[], identity: () => string = () => ''): Promise<Session> {
   const socket = `${FOLDER}/${count++}.sock`
   await box.listen(socket)
+  return await sessionAt(socket, box, requests, identity)
+}
+
+/** The same, where the box listens already. */
+async function sessionAt(socket: string, box: DistantBox, requests: Buffer[], identity: () => string = () => ''): Promise<Session> {
   const client = clientOf(Buffer.concat([hello(), ...requests]))
   const dial = () => dialBox(socket, 2000)
   const outcome: Session = { answers: Buffer.alloc(0), waited: 0, lost: [], lines: [], fetched: [], failed: undefined }
@@ -68,7 +73,7 @@ async function session(box: DistantBox, requests: Buffer[], identity: () => stri
     lost: (error) => outcome.lost.push(error.message),
     report: (line) => outcome.lines.push(line),
     fetched: (bytes) => outcome.fetched.push(bytes),
-    further: { dial, identity },
+    further: { dial, identity, socket },
     strict: false,
   }
   await serve(client, upstream).catch((error) => {
@@ -212,6 +217,29 @@ test('a list is believed for 30 s', async () => {
     same(answers.subarray(-has(kept(1)).length), has(kept(1)))
   } finally {
     performance.now = now
+  }
+})
+
+test('a list that would take long is given up, and not tried again while the tunnel is the same; a short one is', async () => {
+  const missing = (from: number, count: number): Buffer[] => range(count).map((n) => info(pathOf(from + n)))
+  const box = boxOf(4000)
+  box.pace = 25 // bytes per millisecond: 0.2 Mbit/s
+  const socket = `${FOLDER}/${count++}.sock`
+  await box.listen(socket)
+  await sessionAt(socket, box, missing(100_000, 60))
+  assert.is(box.askedFor(23).length, 1, 'tried')
+  const note = readFileSync(`${socket}.link`, 'utf8')
+  const { rate, listBytes } = JSON.parse(note)
+  assert.ok(rate < 200 && listBytes > 200_000, note)
+  const { waited } = await sessionAt(socket, box, missing(200_000, 60))
+  assert.is(box.askedFor(23).length, 1, 'not again')
+  assert.is(waited, 60)
+  // what isn't a note of this socket's is none
+  for (const text of ['', '{}', '[1]', '{"rate":"9"}', note.replace(/"ino":\d+/, '"ino":1')]) {
+    writeFileSync(`${socket}.link`, text)
+    const asked = box.askedFor(23).length
+    await sessionAt(socket, box, missing(300_000, 30))
+    assert.is(box.askedFor(23).length, asked + 1, `tried despite ${text}`)
   }
 })
 
