@@ -7,15 +7,22 @@ import { bytes, count, oneLine, toJson } from '../cli/text.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { isSsh, type SshCache } from '../config/types.ts'
 import { mustBeUser } from '../config/user.ts'
+import { askLocal } from '../gc/local-daemon.ts'
 import { ownKeyName } from '../keep/client.ts'
-import { clientName, contentsOf, type Link, letGo, linksIn, prepare, rewrite } from '../keep/keep.ts'
-import { type Remote, remoteOf } from '../keep/remote.ts'
+import { type BoxLook, keptIn, leavingIn, wordsOf, writeBoxLook } from '../keep/daily.ts'
+import { noteForgotten, pruneGiven, sampleOf } from '../keep/given.ts'
+import { clientName, contentsOf, type Link, linksIn, rewrite } from '../keep/keep.ts'
+import { letGo, prepare } from '../keep/links.ts'
+import { remoteOf } from '../keep/remote.ts'
+import { openBox, type Shore } from '../keep/shore.ts'
+import { holdingsOf, keepAnew } from '../keep/uploads.ts'
 import { storeDir } from '../nix/store-path.ts'
-import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
+import { storesOf } from '../queue/stores.ts'
 import { usable } from '../reach/reach.ts'
 import { agreed } from '../setup/dialogue.ts'
-import { socketPath } from '../system/paths.ts'
+import { runtimeDir, socketPath } from '../system/paths.ts'
 import { touchSocket } from '../system/touch.ts'
+import { ownTransfers } from '../system/transfers.ts'
 
 const COMMON = `
       --json            the answer for scripts, see below
@@ -38,6 +45,8 @@ Actions:
   list            what is kept, for which client
   forget PATH…    let go of these paths, or of what --older-than says
   gc              delete what nothing keeps on the box
+  look            what the daily look finds: how much of what was uploaded is
+                  still there, what goes soon, how full its disk is
 
 Options:
 ${CACHE}${COMMON}
@@ -68,7 +77,8 @@ Usage: nix-lan box forget [OPTION…] PATH…
        nix-lan box forget [OPTION…] --older-than AGE
 
 It deletes nothing yet: the box's next garbage collection does, if nothing else
-there keeps the paths.
+there keeps the paths. What this machine has had the box forget isn't queued
+again by itself; \`nix-lan queue add PATH\` queues it.
 
 Options:
 ${CACHE}
@@ -85,6 +95,34 @@ ${EXIT}
 Examples:
   nix-lan box forget /nix/store/…-big
   nix-lan box forget --older-than 180d
+`
+
+const LOOK = `nix-lan box look: how much of what was uploaded the box still has
+
+Usage: nix-lan box look [OPTION…]
+
+Asks the box for up to 1000 of the paths that were uploaded to it, chosen at
+random; how much it keeps, and what of that it will let go of within a week; how
+full its disk is. What was fetched again since it was uploaded is kept anew. A
+timer does this once a day; nix-lan status shows what it found.
+
+Options:
+${CACHE}${COMMON}
+
+With --json, an object; sizes are in bytes:
+  at       when, in milliseconds since 1970
+  sample   asked and there: how many paths of each; null: nothing was uploaded
+  kept     paths and bytes of what is kept of this machine's uploads
+  only     paths and bytes of what nix-lan gc deleted here
+  leaving  day, paths and bytes of what is let go of within a week, gone: paths
+           and bytes of what is no longer here of that; null: nothing
+  disk     total and free; null: not known
+  anew     paths that were fetched again, and are kept anew
+
+${EXIT}
+
+Example:
+  nix-lan box look
 `
 
 const GC = `nix-lan box gc: delete what nothing keeps on the box
@@ -114,16 +152,15 @@ export function helpFor(argv: readonly string[]): string {
     ['list', LIST],
     ['forget', FORGET],
     ['gc', GC],
+    ['look', LOOK],
   ]
   return helps.find(([name]) => argv.includes(name))?.[1] ?? HELP
 }
 
-interface Call {
+interface Call extends Shore {
   cache: SshCache
   /** Whose tunnel. */
   uid: number
-  daemon: Daemon
-  remote: Remote
   words: string[]
   options: Parsed
 }
@@ -132,6 +169,7 @@ const ACTIONS = new Map<string, (call: Call) => Promise<number>>([
   ['list', list],
   ['forget', forget],
   ['gc', collect],
+  ['look', look],
 ])
 
 /** Milliseconds between two answers from a box: deleting thousands of paths is one question. */
@@ -157,7 +195,7 @@ export async function box(argv: string[]): Promise<number> {
   if (cache.kind !== 'ssh') throw new UsageError(`${cache.name} is a URL, not a box`)
   const answer = await usable(cache, config.uid, cache.deadline)
   if (!answer.ok) throw new Away(`${cache.name} is away: ${answer.reason}`)
-  const daemon = await openDaemon(socketPath(config.uid, cache.name), cache.name, { deadline: cache.deadline, patience: PATIENCE })
+  const daemon = await openBox(cache, config.uid, PATIENCE)
   try {
     return await run({ cache, uid: config.uid, daemon, remote: remoteOf(cache), words, options })
   } finally {
@@ -202,7 +240,7 @@ async function forget(call: Call): Promise<number> {
   const age = options.value('older-than')
   if (words.length > 0 === (age !== undefined)) throw new UsageError('forget needs either store paths, or --older-than AGE')
   const client = clientName(options.value('client') ?? (await ownKeyName()))
-  const { home } = await prepare(remote, 'kept', client)
+  const { home } = await prepare({ daemon, remote }, 'kept', client)
   const links = linksIn(await daemon.roots()).filter((link) => link.client === client && link.link.startsWith(`${home}/`))
   const contents = await contentsOf(daemon, links)
   const changes = age === undefined ? withoutPaths(links, contents, words.map(storePath)) : olderThan(links, contents, age)
@@ -212,8 +250,17 @@ async function forget(call: Call): Promise<number> {
   const warning = only === 0 ? '' : `, of which ${only} were deleted here by nix-lan gc and may be nowhere else`
   if (!(await agreed(`Let go of ${count(forgotten.size, 'path')} on ${call.cache.name}${warning}?`, options.flag('yes')))) return 1
   for (const { link, left } of changes) {
-    if (left.length === 0) await letGo(remote, link.kind, link.client, [link.day])
+    if (left.length === 0) await letGo({ remote }, link.kind, link.client, [link.day])
     else await rewrite({ daemon, remote }, link, left)
+  }
+  if (client === clientName(await ownKeyName())) {
+    const left = new Map(changes.map(({ link, left }) => [link.link, left]))
+    const kept = new Set(links.flatMap(({ link }) => left.get(link) ?? [...(contents.get(link) ?? [])]))
+    noteForgotten(
+      ownTransfers(),
+      call.cache.name,
+      [...forgotten].filter((path) => !kept.has(path)),
+    )
   }
   if (options.flag('json')) printJson({ forgotten: [...forgotten], links: changes.length })
   else print(`${count(forgotten.size, 'path')} no longer kept; the box's next garbage collection deletes them (nix-lan box gc)`)
@@ -247,6 +294,36 @@ function storePath(word: string): string {
   const [, name] = new RegExp(`^${storeDir}/([0-9a-z]{32}-[^/]+)`).exec(path) ?? []
   if (name === undefined) throw new UsageError(`${word} is no store path`)
   return `${storeDir}/${name}`
+}
+
+/** More paths than this tell no more: the share of a thousand is right to three percent. */
+const SAMPLE = 1000
+
+async function look({ cache, uid, daemon, remote, options }: Call): Promise<number> {
+  const client = clientName(await ownKeyName())
+  const directory = ownTransfers()
+  const now = Date.now()
+  const askHere = askLocal(runtimeDir(uid))
+  const before = await holdingsOf(daemon, client, askHere)
+  const anew = cache.keep === 0 || cache.keep === null ? [] : await keepAnew({ daemon, remote }, client, before)
+  const own = anew.length === 0 ? before : await holdingsOf(daemon, client, askHere)
+  const all = [...new Set([...own.contents.values()].flatMap((paths) => [...paths]))]
+  const holdings = { ...own, sizes: await daemon.infos(all) }
+  const asked = sampleOf(pruneGiven(directory, cache.name, cache.keep || null, now), SAMPLE).map(({ path }) => path)
+  const found: BoxLook = {
+    at: now,
+    sample: asked.length === 0 ? null : { asked: asked.length, there: (await daemon.valid(asked)).size },
+    ...keptIn(holdings),
+    leaving: leavingIn(holdings, cache.keep, now),
+    disk: (await storesOf(cache, uid).disk()) ?? null,
+  }
+  writeBoxLook(directory, cache.name, found)
+  if (options.flag('json')) printJson({ ...found, anew })
+  else {
+    for (const { text } of wordsOf(found)) print(text)
+    if (anew.length > 0) print(`${count(anew.length, 'path')} fetched again: kept anew`)
+  }
+  return 0
 }
 
 async function collect({ cache, uid, daemon, options }: Call): Promise<number> {

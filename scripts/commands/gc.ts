@@ -12,11 +12,11 @@ import { mustBeUser } from '../config/user.ts'
 import { type Boxes, lookAtBoxes } from '../gc/boxes.ts'
 import { type Collected, collect } from '../gc/collect.ts'
 import { askBothSettings, type Here, lookHere, space } from '../gc/facts.ts'
-import { type Look, readLook, writeLook } from '../gc/last-look.ts'
 import { type LocalNix, withLocalNix } from '../gc/local-daemon.ts'
 import { type Facts, type Plan, planOf, sizeOf, type Wishes } from '../gc/plan.ts'
 import { letGo, weigh } from '../gc/roots.ts'
 import { groupsOf, leftoversText, planText, rootsText } from '../gc/screen.ts'
+import { type Look, readLook, writeLook } from '../keep/gc-look.ts'
 import { isSingleUser } from '../nix/daemon.ts'
 import { enqueue } from '../queue/queue.ts'
 import { wanted } from '../queue/upload.ts'
@@ -61,6 +61,8 @@ With --json, one object; sizes are in bytes:
   stays      path, size and reason of each dead path that stays
   deleted    the paths that were deleted; null with --dry-run
   alive      paths of the plan that something has begun to use
+  lost       paths of the plan that the box has lost meanwhile
+  early      paths of the plan that may not be on the box's disk yet
   freed      how much more is free on the file system; null with --dry-run
   stopped    why it ended before all was done; null if it didn't
 
@@ -327,16 +329,22 @@ function printJson(plan: Plan, { here }: Sight, { dryRun }: Options, collected: 
     stays: [...plan.stays].map(([path, reason]) => ({ path, size: here.dead.get(path)?.size ?? 0, reason })),
     deleted: dryRun ? null : (collected?.deleted ?? []).map(({ path }) => path),
     alive: collected?.alive ?? [],
+    lost: collected?.lost ?? [],
+    early: collected?.early ?? [],
     freed: dryRun ? null : (freed ?? 0),
     stopped: collected?.stopped?.message ?? null,
   }
   process.stdout.write(`${toJson(answer, 2)}\n`)
 }
 
-function conclude({ deleted, alive, lost, stopped }: Collected, freed: number, before: number): void {
+function conclude({ deleted, alive, lost, early, stopped }: Collected, freed: number, before: number): void {
   print(`${paths(deleted.length)} deleted; ${bytes(before + freed)} free, ${bytes(freed)} more than before`)
   if (alive.length > 0) say(`${paths(alive.length)} stay: something has begun to use them, or what they are needed for`)
   if (lost.length > 0) say(`${paths(lost.length)} stay: the box has lost them meanwhile`)
+  if (early.length > 0)
+    say(
+      `${paths(early.length)} stay: uploaded within the last hour, and the box, which runs no commands, can't be told to write them to its disk`,
+    )
   if (stopped) say(`stopped, what is left stays: ${stopped.message}`)
 }
 

@@ -8,7 +8,8 @@ import { toJson } from '../cli/text.ts'
 import { watch } from '../cli/watch.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { type Cache, type Config, isSsh, type SshCache } from '../config/types.ts'
-import { type Look, readLook } from '../gc/last-look.ts'
+import { readBoxLook } from '../keep/daily.ts'
+import { type Look, readLook } from '../keep/gc-look.ts'
 import { notKept } from '../keep/outcome.ts'
 import { sizesOf } from '../nix/nix.ts'
 import { CHEAP } from '../queue/list.ts'
@@ -64,6 +65,8 @@ apply:
   uploaded  last (a time), today, week (7 days), all: paths and bytes of each
   fetched   the same
   notKept   why the box keeps nothing of what was uploaded last
+  box       what the daily look found: at (a time) and what nix-lan box look
+            prints; null: none yet
 
 Exit code: 0 done, whatever is away; 1 something could not be asked; 2 wrong
 usage or configuration.
@@ -137,6 +140,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   const tunnelState = own ? readTunnelState(config.uid, cache.name) : undefined // root doesn't read a user's file
   const wait = whoWaits(own ? [noteFolder(0), noteFolder(config.uid)] : [noteFolder(0)], path, Date.now())
   const unkept = own && cache.keep !== 0 ? notKept(ownTransfers(), cache.name) : undefined
+  const box = own ? readBoxLook(ownTransfers(), cache.name) : undefined
   queue.uploading ||= /^activ/.test(unitsOf?.upload.ActiveState ?? '')
   return {
     status: assess({
@@ -154,6 +158,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
     fetched: transfersOf(fetchedBy(path), config),
     uploaded: transfersOf(uploadedTo(cache.name), config),
     ...(unkept === undefined ? {} : { notKept: unkept }),
+    ...(box === undefined ? {} : { box }),
   }
 }
 

@@ -7,10 +7,14 @@ import { execPath } from 'node:process'
 import { sudoFinds } from '../cli/sudo.ts'
 import { SYSTEM_FILE } from '../config/file.ts'
 import { type Config, isSsh, type SshCache, type UrlCache } from '../config/types.ts'
+import { pruneGiven, sampleOf } from '../keep/given.ts'
+import { notKept } from '../keep/outcome.ts'
 import { publicHalf } from '../nix/keys.ts'
 import { readText, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
+import { validOnBox } from '../protocol/ask.ts'
 import { readQueue } from '../queue/queue.ts'
+import { storesOf } from '../queue/stores.ts'
 import { wanted } from '../queue/upload.ts'
 import { usable } from '../reach/reach.ts'
 import { run } from '../system/exec.ts'
@@ -19,12 +23,13 @@ import { failedDir, queueDir, socketPath } from '../system/paths.ts'
 import { findIn, RUNTIMES } from '../system/runtime.ts'
 import { DIRECTORIES } from '../system/search-path.ts'
 import { lingers } from '../system/systemd.ts'
+import { ownTransfers } from '../system/transfers.ts'
 import { readTunnelState } from '../tunnel/state.ts'
 import { type Check, failed, ok, type Verdict, warning } from './check.ts'
 import { type Facts, includesIn, rightUrl } from './facts.ts'
 import { inConfigurationNix, inSettings, knownFixes, makeQueue, setupFirst } from './fixes.ts'
 import { judgeDispatcher, judgeLinger, judgeSession, judgeTimer, judgeTunnel, judgeUnits } from './judge-automatic.ts'
-import { judgeBox, judgeLogin, judgeName, judgePort } from './judge-box.ts'
+import { judgeBox, judgeKept, judgeLogin, judgeName, judgePort } from './judge-box.ts'
 import {
   judgeBash,
   judgeConnect,
@@ -259,6 +264,7 @@ function boxChecks(facts: Facts, cache: SshCache, clean: (() => Promise<void>)[]
       online: true,
       run: async () => await checkTunnel(facts, cache, config.uid),
     },
+    { name: 'kept', needs: ['tunnel'], online: true, run: async () => await checkKept(cache, config.uid) },
     ...roundTripChecks(facts, config, cache, clean),
   ].map(forCache)
 }
@@ -308,6 +314,19 @@ async function checkTunnel(facts: Facts, cache: SshCache, uid: number): Promise<
   const unit = answer.ok || !units ? { state: '', status: '' } : await tunnelFacts(cache.name)
   const reason = readTunnelState(uid, cache.name)?.reason ?? unit.status
   return judgeTunnel(answer, { units, state: unit.state, cache: cache.name, ...(reason ? { reason } : {}) })
+}
+
+/** How many uploaded paths the box is asked about. */
+const SAMPLE = 1000
+
+async function checkKept(cache: SshCache, uid: number): Promise<Verdict> {
+  const directory = ownTransfers()
+  const given = pruneGiven(directory, cache.name, cache.keep || null, Date.now())
+  const asked = sampleOf(given, SAMPLE).map(({ path }) => path)
+  const limits = { deadline: Math.max(cache.deadline, 5000), patience: 20_000 }
+  const [there, disk] = await Promise.all([validOnBox(socketPath(uid, cache.name), asked, limits), storesOf(cache, uid).disk()])
+  const problem = cache.keep === 0 ? undefined : notKept(directory, cache.name)
+  return judgeKept({ asked: asked.length, there: there.size, problem, disk }, cache.name)
 }
 
 function roundTripChecks(facts: Facts, config: Config, cache: SshCache, clean: (() => Promise<void>)[]): Omit<Check, 'cache'>[] {

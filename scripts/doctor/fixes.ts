@@ -79,6 +79,10 @@ export const CHECK_AGAIN = 'systemctl --user restart nix-lan-check.service'
 export const startTunnel = (cache: string): string => `nix-lan-tunnel ${cache} &`
 
 export const retry = (cache: string): string => `nix-lan queue retry --cache ${cache}`
+/** Queues what was built here and a box has lost. */
+export const queueBuilt = (cache: string): string => `nix-lan queue add --built --cache ${cache}`
+/** Makes room on a box. */
+export const collectOnBox = (cache: string): string => `nix-lan box gc --cache ${cache}`
 export const signBuilt = ({ kind }: Machine): string => `${kind === 'single' ? '' : 'sudo '}nix-lan queue sign --built`
 export const makeQueue = (directories: readonly string[], { kind, user }: Machine): string =>
   kind === 'single' ? `mkdir -p ${directories.join(' ')}` : `sudo install -d -o ${user} ${directories.join(' ')}`
@@ -116,6 +120,8 @@ export function knownFixes(machine: Machine, caches: readonly SshCache[], own: s
     ...caches.flatMap(({ name, host, ssh }) => [
       startTunnel(name),
       retry(name),
+      queueBuilt(name),
+      collectOnBox(name),
       startSshd(host),
       onBox(ssh, RESTART_BOX, true),
       onBox(ssh, RESTART_BOX, false),

@@ -1,12 +1,13 @@
 // Judges the way to the box: name, port, login, nix-daemon's socket there, the protocol. Pure: what
 // ssh and the box said in, a verdict out.
 
-import { shellWord } from '../cli/text.ts'
+import { bytes, count, shellWord } from '../cli/text.ts'
+import { isNearlyFull, percentFull } from '../keep/daily.ts'
 import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
 import { BOX_KEYS } from '../system/texts.ts'
 import { type AgentState, endOf } from '../tunnel/failure.ts'
-import { failed, ok, type Verdict } from './check.ts'
-import { BOX_AWAY, inConfigurationNix, onBox, RESTART_BOX, startSshd } from './fixes.ts'
+import { failed, ok, type Verdict, warning } from './check.ts'
+import { BOX_AWAY, collectOnBox, inConfigurationNix, onBox, queueBuilt, RESTART_BOX, startSshd } from './fixes.ts'
 import { protocolText } from './judge-nix.ts'
 
 export type Reached = { ok: true; address: string; port?: number; ms: number } | { ok: false; reason: string; ms: number }
@@ -180,4 +181,26 @@ export function parseKeys(output: string): BoxKeys | undefined {
   const [, nixos, keys] = /^nix-lan (nixos|other) (\S.*)$/m.exec(output) ?? []
   if (keys === undefined) return undefined
   return { trusted: keys.split(' ').filter((key) => /^[^\s:]{1,200}:[A-Za-z0-9+/=]{1,200}$/.test(key)), nixos: nixos === 'nixos' }
+}
+
+export interface KeptFacts {
+  /** Why the box keeps nothing of what was uploaded last. */
+  problem?: string | undefined
+  /** Of how many uploaded paths, chosen at random, how many are there. */
+  asked: number
+  there: number
+  /** Bytes of the disk of its store, if it says. */
+  disk?: { total: number; free: number } | undefined
+}
+
+/** `kept`: the box still has what was uploaded, will have it tomorrow, and has room for more. */
+export function judgeKept({ problem, asked, there, disk }: KeptFacts, cache: string): Verdict {
+  if (there < asked) {
+    const gone = `${asked - there} of ${count(asked, 'uploaded path')} that it was asked about are gone`
+    return warning(`${gone}: deleted there${problem === undefined ? '' : `, since it keeps nothing: ${problem}`}`, queueBuilt(cache))
+  }
+  if (problem !== undefined) return warning(`its own garbage collection may delete what is uploaded: ${problem}`, null)
+  const room = disk ? `; its disk is ${percentFull(disk)} % full, ${bytes(disk.free)} are free` : ''
+  const all = asked === 0 ? 'nothing was uploaded yet' : `it has all of ${count(asked, 'uploaded path')} that it was asked about`
+  return disk && isNearlyFull(disk) ? warning(`${all}${room}`, collectOnBox(cache)) : ok(`${all}${room}`)
 }

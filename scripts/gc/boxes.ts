@@ -7,9 +7,10 @@ import type { SshCache } from '../config/types.ts'
 import { keyNameIn } from '../keep/client.ts'
 import { clientName, pin } from '../keep/keep.ts'
 import { remoteOf, verifyOn } from '../keep/remote.ts'
+import { openBox } from '../keep/shore.ts'
 import { NixError } from '../nix/nix.ts'
 import { type Keys, readKeys } from '../nix/signature.ts'
-import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
+import type { Daemon } from '../protocol/daemon-ops.ts'
 import { usable } from '../reach/reach.ts'
 import { socketPath } from '../system/paths.ts'
 import { touchSocket } from '../system/touch.ts'
@@ -109,8 +110,7 @@ async function askOthers(
 
 const NOT_IN_FORCE = 'it is not among the substituters in force, so that Nix would fetch nothing from it; `nix-lan doctor` says more'
 
-const open = (cache: SshCache, uid: number): Promise<Daemon> =>
-  openDaemon(socketPath(uid, cache.name), 'the box', { deadline: cache.deadline, patience: PATIENCE })
+const open = (cache: SshCache, uid: number): Promise<Daemon> => openBox(cache, uid, PATIENCE)
 
 async function ask(cache: SshCache, uid: number, here: Here, keys: Keys): Promise<Map<string, Doubt>> {
   const box = await open(cache, uid)
@@ -140,13 +140,17 @@ function keeperOf(
       const daemon = await open(cache, uid)
       try {
         tell(`${cache.name} roots what goes`)
-        await pin({ daemon, remote }, { kind: 'only', client, paths, sync: true })
+        const { early } = await pin({ daemon, remote }, { kind: 'only', client, paths, sync: true })
         // a session that has an older list would call missing what another machine put there
         touchSocket(socketPath(uid, cache.name), uid)
-        if (verify) {
+        if (verify && early.length < paths.length) {
           tell(`${cache.name} reads and hashes what goes`)
-          await verifyOn(remote, paths)
+          await verifyOn(
+            remote,
+            paths.filter((path) => !early.includes(path)),
+          )
         }
+        return early
       } finally {
         daemon.close()
       }

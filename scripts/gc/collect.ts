@@ -16,9 +16,10 @@ export interface Keeper {
   open(): Promise<Daemon>
   /**
    * Roots these paths there, on disk, until somebody lets go.
+   * @returns those it could not, since nobody knows whether they are on its disk yet
    * @throws Failure when it can't, Refused when one of them is no longer valid
    */
-  pin(paths: readonly string[]): Promise<void>
+  pin(paths: readonly string[]): Promise<string[]>
 }
 
 /** What collect() works with. */
@@ -39,6 +40,8 @@ export interface Collected {
   alive: string[]
   /** Paths of the plan that the box has lost meanwhile. */
   lost: string[]
+  /** Paths of the plan that may not be on the box's disk yet. */
+  early: string[]
   /** Why it stopped early. */
   stopped?: Failure
 }
@@ -50,7 +53,7 @@ const TRIES = 5
 
 /** Deletes as many of a plan's units as it can. */
 export async function collect(units: readonly Local[][], facts: Facts, hands: Hands): Promise<Collected> {
-  const result: Collected = { deleted: [], alive: [], lost: [] }
+  const result: Collected = { deleted: [], alive: [], lost: [], early: [] }
   try {
     let left = await pinAll([...units], facts, hands, result)
     while (left.length > 0 && !hands.enough()) {
@@ -80,7 +83,9 @@ async function pinAll(units: Local[][], facts: Facts, hands: Hands, result: Coll
     try {
       for (const keeper of hands.keepers) {
         const paths = left.flat().flatMap(({ path }) => (keeper.has(path) ? [path] : []))
-        if (paths.length > 0) await keeper.pin(paths)
+        const early = paths.length > 0 ? await keeper.pin(paths) : []
+        result.early.push(...early)
+        if (early.length > 0) left = without(left, early, facts)
       }
       return left
     } catch (error) {

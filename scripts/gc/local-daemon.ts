@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { daemonSocket, isSingleUser } from '../nix/daemon.ts'
 import { nixEnvironment } from '../nix/nix.ts'
-import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
+import { type Daemon, type FullInfo, openDaemon } from '../protocol/daemon-ops.ts'
 import { searchPath } from '../system/search-path.ts'
 
 /** Milliseconds for the handshake: a busy machine answers late. */
@@ -36,6 +36,22 @@ export async function withLocalNix<T>(directory: string, use: (nix: LocalNix) =>
   } finally {
     relay?.close()
   }
+}
+
+/**
+ * Asks this machine's Nix about paths, those that aren't valid left out.
+ * @param directory as for withLocalNix()
+ */
+export function askLocal(directory: string): (paths: readonly string[]) => Promise<Map<string, FullInfo>> {
+  return (paths) =>
+    withLocalNix(directory, async ({ open }) => {
+      const daemon = await open()
+      try {
+        return await daemon.infos(paths)
+      } finally {
+        daemon.close()
+      }
+    })
 }
 
 interface Relay {

@@ -11,21 +11,8 @@
 import { Failure } from '../cli/errors.ts'
 import { isStorePath, storeDir } from '../nix/store-path.ts'
 import type { Daemon } from '../protocol/daemon-ops.ts'
-import type { Remote } from './remote.ts'
-
-/** `kept`: for a while. `only`: it is no longer on the client. */
-export type Kind = 'kept' | 'only'
-
-/** Below the home directory on the box. */
-export const FOLDER = '.local/state/nix-lan'
-
-/** A registered link. */
-export interface Pin {
-  kind: Kind
-  client: string
-  link: string
-  manifest: string
-}
+import { FOLDER, type Kind, letGo, type Prepared, prepare, putLink } from './links.ts'
+import type { Shore } from './shore.ts'
 
 /**
  * A client's name that works as a file name and as part of a store path: that of its signing key.
@@ -42,92 +29,60 @@ export function manifestText(kind: Kind, client: string, date: string, paths: re
   return `Kept here by nix-lan: ${why}, ${date}\n${[...paths].sort().join('\n')}\n`
 }
 
-const PREPARE = `report date "$(date -u +%Y-%m-%d)"
-report home "$(cd && pwd -P)"
-cd && cd "$folder/$kind/$client" 2>/dev/null || exit 0
-for link in *; do if [ -L "$link" ]; then report link "$link $(readlink "$link")"; fi; done
-`
-
-// rename(2), not unlink and symlink, so there is never a moment without a root. The temporary name
-// starts with a dot, so it is never taken for a day's.
-const LINK = `set -e
-cd
-mkdir -p "$folder/$kind/$client"
-cd "$folder/$kind/$client"
-ln -s "$manifest" ".new.$$"
-mv -f ".new.$$" "$date"
-report linked "$(pwd -P)/$date"
-`
-
-/** What is on the box before a link is made. */
-export interface Prepared {
-  /** The box's date, YYYY-MM-DD. */
-  date: string
-  home: string
-  /** The links of this client and kind: day → manifest. */
-  links: Map<string, string>
+/** What to keep. */
+export interface Wish {
+  kind: Kind
+  client: string
+  paths: readonly string[]
+  /** See to it that all of it is on the box's disk. */
+  sync?: boolean
 }
 
-/**
- * Asks for the box's date, its home and our links there.
- * @throws Failure as Remote.run() does, and when the answer makes no sense
- */
-export async function prepare(remote: Remote, kind: Kind, client: string): Promise<Prepared> {
-  // PREPARE ends early if there is no folder yet; what it has reported by then counts.
-  const reported = await remote.run(`(\n${PREPARE})`, { folder: FOLDER, kind, client })
-  const [date = ''] = reported.get('date') ?? []
-  const [home = ''] = reported.get('home') ?? []
-  if (!/^\d{4}-\d\d-\d\d$/.test(date) || !home.startsWith('/'))
-    throw new Failure(`the box says neither its date nor its home: ${date} ${home}`)
-  const links = (reported.get('link') ?? []).map((line) => line.split(' '))
-  const ours = links.filter(([day, target]) => /^\d{4}-\d\d-\d\d$/.test(day ?? '') && isStorePath(target ?? '', storeDir))
-  return { date, home, links: new Map(ours.map(([day = '', target = '']) => [day, target])) }
-}
+/** Milliseconds after which what was written is on a disk, as long as the machine runs (5 s to 30 s). */
+const WRITTEN = 3_600_000
+/** Milliseconds to wait for the manifest and its link: Linux writes after 30 s (proc_sys_vm(5)). */
+const SETTLES = 60_000
 
 /**
  * Keeps paths on the box: when this returns, they and all they refer to are rooted there, as the
  * box's daemon has confirmed.
- * @param daemon of the box
- * @param sync write everything the box has in memory to its disk before returning
+ * @param wait for tests
+ * @returns what was there before; `early`: with `sync`, the paths that are not kept since they came
+ * to the box within the last hour, and it can't be told to write them to its disk
  * @throws Refused when one of the paths isn't valid there; Failure for anything else that prevents
  * it
  */
-export async function pin(
-  { daemon, remote }: { daemon: Daemon; remote: Remote },
-  { kind, client, paths, sync = false }: { kind: Kind; client: string; paths: readonly string[]; sync?: boolean },
-): Promise<Pin & Prepared> {
-  const prepared = await prepare(remote, kind, client)
-  const { date, links } = prepared
+export async function pin(shore: Shore, wish: Wish, wait = pause): Promise<Prepared & { early: string[] }> {
+  const { daemon, remote } = shore
+  const { kind, client, sync = false } = wish
+  const prepared = await prepare(shore, kind, client)
+  const { date, links, unsynced } = prepared
+  const early = sync && unsynced !== undefined ? await youngerThan(daemon, wish.paths, unsynced - WRITTEN) : []
+  const paths = early.length === 0 ? wish.paths : wish.paths.filter((path) => !early.includes(path))
+  if (paths.length === 0) return { ...prepared, early }
   const before = links.get(date)
   const replaced = before !== undefined && (await daemon.valid([before])).has(before) ? [before] : []
   const text = manifestText(kind, client, date, paths)
   const manifest = await daemon.addText(`nix-lan-${kind}-${client}`, text, [...new Set([...paths, ...replaced])])
-  const reported = await remote.run(LINK, { folder: FOLDER, kind, client, date, manifest })
-  const [link = ''] = reported.get('linked') ?? []
-  if (!link.startsWith('/')) throw new Failure(`the box made no link: ${link}`)
+  const link = await putLink(shore, kind, client, date, manifest)
   await daemon.addIndirectRoot(link)
   const roots = await daemon.roots()
   if (!roots.some((root) => root.link === link && root.path === manifest)) throw new Failure(NOT_ROOTED(link))
-  if (sync) await remote.run('sync || exit 1\nreport synced yes', {})
-  return { kind, client, link, manifest, ...prepared }
+  if (sync && unsynced === undefined) await remote.run('sync || exit 1\nreport synced yes', {})
+  else if (sync) await wait(SETTLES)
+  return { ...prepared, early }
 }
+
+/** @param time milliseconds since 1970, by the box's clock, which tells when a path was registered */
+async function youngerThan(daemon: Daemon, paths: readonly string[], time: number): Promise<string[]> {
+  const infos = await daemon.infos(paths)
+  return paths.filter((path) => (infos.get(path)?.registered ?? Number.POSITIVE_INFINITY) * 1000 > time)
+}
+
+const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
 const NOT_ROOTED = (link: string): string =>
-  `the box's nix-daemon doesn't take ${link} for a root: can it read the home of that user (an encrypted or a network home)?`
-
-const LET_GO = `cd
-cd "$folder/$kind/$client" || exit 1
-for day in $days; do rm -f "$day" || exit 1; done
-`
-
-/**
- * Removes links; the box may then delete what nothing else keeps.
- * @param days YYYY-MM-DD
- * @throws Failure as Remote.run() does
- */
-export async function letGo(remote: Remote, kind: Kind, client: string, days: readonly string[]): Promise<void> {
-  await remote.run(LET_GO, { folder: FOLDER, kind, client, days: days.join(' ') })
-}
+  `the box's nix-daemon doesn't take ${link} for a root: can it read the home of that user (an encrypted or a network home, a chroot of sftp)?`
 
 /** A link of ours among a box's roots: whose, and since when. */
 export interface Link {
@@ -186,9 +141,9 @@ function pathsOf(manifest: string, references: ReadonlyMap<string, readonly stri
  * Replaces what a link keeps, or removes the link when nothing is left.
  * @throws Failure, leaving it as it was
  */
-export async function rewrite({ daemon, remote }: { daemon: Daemon; remote: Remote }, link: Link, paths: readonly string[]): Promise<void> {
+export async function rewrite(shore: Shore, link: Link, paths: readonly string[]): Promise<void> {
   const { kind, client, day } = link
-  if (paths.length === 0) return await letGo(remote, kind, client, [day])
-  const manifest = await daemon.addText(`nix-lan-${kind}-${client}`, manifestText(kind, client, day, paths), paths)
-  await remote.run(LINK, { folder: FOLDER, kind, client, date: day, manifest })
+  if (paths.length === 0) return await letGo(shore, kind, client, [day])
+  const manifest = await shore.daemon.addText(`nix-lan-${kind}-${client}`, manifestText(kind, client, day, paths), paths)
+  await putLink(shore, kind, client, day, manifest)
 }

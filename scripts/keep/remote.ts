@@ -1,23 +1,23 @@
 // Runs sh on the box as the tunnel's user, for the little nix-daemon can't do: links in that user's
 // home, `sync`, the date. The script goes in on stdin, since the login shell there may be anything;
-// each answer starts with a word of ours, since that shell may print other lines.
+// each answer starts with a word of ours, since that shell may print other lines. Where ssh runs no
+// command, sftp does part of it (links.ts).
 import { Away, Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
 import { errorText } from '../nix/nix.ts'
+import type { Outcome } from '../system/exec.ts'
 import { findAgent } from '../tunnel/agent.ts'
-import { portOptions, sshCommand } from '../tunnel/ssh.ts'
+import { portOptions, sftpCommand, sshCommand } from '../tunnel/ssh.ts'
 import { askSsh } from '../tunnel/ssh-config.ts'
 import { startPlain } from '../tunnel/start.ts'
-
-const ALLOW = 'take the ForceCommand out of its sshd_config, or the command= out of authorized_keys'
 
 /** Milliseconds for a script: `sync` may have to write a large upload to a slow SD card. */
 const PATIENCE = 180_000
 /** Most characters of output to take. */
 const MOST = 2 ** 22
 
-/** The box lets nobody run sh; `exitCode` 1. */
+/** The box runs no sh for this user; `exitCode` 1. */
 export class NoShell extends Failure {}
 
 /** Runs scripts on one box. */
@@ -31,41 +31,62 @@ export interface Remote {
    * failed
    */
   run(script: string, values: Readonly<Record<string, string>>, patience?: number): Promise<Map<string, string[]>>
+  /**
+   * Runs commands of sftp(1), up to the first that fails and doesn't begin with `-`.
+   * @returns what it printed, the commands included
+   * @throws Away when the box doesn't answer in time, Failure when it has no sftp or a command failed
+   */
+  sftp(commands: readonly string[]): Promise<string>
 }
 
 const MARK = 'nix-lan-keep'
 
 /** Makes the Remote of a box. @param env where to look for the ssh agent */
 export function remoteOf(cache: SshCache, env: Record<string, string | undefined> = process.env): Remote {
-  let command: Promise<{ argv: string[]; agent: Record<string, string> }> | undefined
+  let ways: Promise<Ways> | undefined
+  let noShell: NoShell | undefined
+  const start = async (way: 'shell' | 'sftp', input: string, timeout: number): Promise<Outcome> => {
+    ways ??= waysTo(cache, env)
+    const { [way]: argv, agent } = await ways
+    const variables = Object.entries(agent).map(([name, value]) => `${name}=${value}`)
+    // sftp prints times of this machine's time zone
+    return await startPlain(['env', 'TZ=UTC', 'LC_ALL=C', ...variables, ...argv], { input, timeout, most: MOST })
+  }
   return {
     async run(script, values, patience = PATIENCE) {
-      command ??= commandFor(cache, env)
-      const { argv, agent } = await command
+      if (noShell) throw noShell
       const assignments = Object.entries(values).map(([name, value]) => `${name}=${quote(value)}\n`)
       const input = `report() { printf '${MARK} %s %s\\n' "$1" "$2"; }\n${assignments.join('')}${script}\nreport done yes\n`
-      const done = await startPlain(['env', ...Object.entries(agent).map(([name, value]) => `${name}=${value}`), ...argv], {
-        input,
-        timeout: patience,
-        most: MOST,
-      })
+      const done = await start('shell', input, patience)
       const reported = reportsIn(done.stdout)
       if (reported.has('done')) return reported
       if (done.timedOut || done.code === 255)
         throw new Away(`${cache.name}: ssh: ${done.timedOut ? 'no answer in time' : lastLine(done.stderr)}`)
-      if (reported.size === 0)
-        throw new NoShell(`${cache.name} runs no commands for ${cache.ssh} (${lastLine(done.stderr) || `exit ${done.code}`}); ${ALLOW}`)
+      if (reported.size === 0) {
+        noShell = new NoShell(`${cache.name} runs no commands for ${cache.ssh} (${lastLine(done.stderr) || `exit ${done.code}`})`)
+        throw noShell
+      }
       throw new Failure(`${cache.name}: ${lastLine(done.stderr) || `the script ended with ${done.code ?? done.signal}`}`)
+    },
+    async sftp(commands) {
+      const done = await start('sftp', `${commands.join('\n')}\n`, PATIENCE)
+      if (done.timedOut) throw new Away(`${cache.name}: sftp: no answer in time`)
+      if (done.code !== 0) throw new Failure(lastLine(done.stderr) || `sftp ended with ${done.code ?? done.signal}`)
+      return done.stdout
     },
   }
 }
 
-async function commandFor(
-  cache: SshCache,
-  env: Record<string, string | undefined>,
-): Promise<{ argv: string[]; agent: Record<string, string> }> {
+interface Ways {
+  shell: string[]
+  sftp: string[]
+  agent: Record<string, string>
+}
+
+async function waysTo(cache: SshCache, env: Record<string, string | undefined>): Promise<Ways> {
   const [agent, { facts }] = await Promise.all([findAgent(cache.envFile, env), askSsh(cache.ssh)])
-  return { argv: sshCommand(cache.ssh, 'sh -s', portOptions(cache, facts)), agent: agent.env }
+  const target = portOptions(cache, facts)
+  return { shell: sshCommand(cache.ssh, 'sh -s', target), sftp: sftpCommand(cache.ssh, target), agent: agent.env }
 }
 
 /** What a script has reported, among whatever else was printed. Pure. */
@@ -81,7 +102,7 @@ export function reportsIn(output: string): Map<string, string[]> {
   return found
 }
 
-const lastLine = (text: string): string => errorText(text).slice(0, 300)
+const lastLine = (text: string): string => (text.trim() === '' ? '' : errorText(text).slice(0, 300))
 
 /** sh over ssh may have a PATH without Nix. */
 const NIX_PATH = 'PATH=$PATH:/usr/bin:/bin:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin'

@@ -3,14 +3,18 @@
 // reported, and the upload counts.
 import { Failure } from '../cli/errors.ts'
 import type { SshCache } from '../config/types.ts'
-import { type Daemon, openDaemon } from '../protocol/daemon-ops.ts'
+import type { Daemon } from '../protocol/daemon-ops.ts'
 import { socketPath } from '../system/paths.ts'
 import { touchSocket } from '../system/touch.ts'
 import { ownTransfers } from '../system/transfers.ts'
 import { ownKeyName } from './client.ts'
-import { clientName, letGo, pin } from './keep.ts'
+import { fetchedAgain, type Holdings, type KnownHere } from './daily.ts'
+import { noteGiven, unforget } from './given.ts'
+import { clientName, contentsOf, linksIn, pin } from './keep.ts'
+import { letGo } from './links.ts'
 import { noteKept } from './outcome.ts'
 import { remoteOf } from './remote.ts'
+import { openBox, type Shore } from './shore.ts'
 
 /** Milliseconds between two answers from a box. */
 const PATIENCE = 120_000
@@ -24,11 +28,16 @@ export interface Uploads {
   close(): void
 }
 
-/** @param cache its `keep` says for how long */
-export function uploadsTo(cache: SshCache, uid: number): Uploads {
+/** What is known of paths on this machine. @throws NixError when it can't be asked */
+export type AskHere = (paths: readonly string[]) => Promise<ReadonlyMap<string, KnownHere>>
+
+/**
+ * @param cache its `keep` says for how long
+ * @param askHere asked before something is let go of
+ */
+export function uploadsTo(cache: SshCache, uid: number, askHere: AskHere): Uploads {
   let box: Daemon | undefined
-  const daemon = async (): Promise<Daemon> =>
-    (box ??= await openDaemon(socketPath(uid, cache.name), 'the box', { deadline: cache.deadline, patience: PATIENCE }))
+  const daemon = async (): Promise<Daemon> => (box ??= await openBox(cache, uid, PATIENCE))
   const close = (): void => {
     box?.close()
     box = undefined
@@ -47,12 +56,17 @@ export function uploadsTo(cache: SshCache, uid: number): Uploads {
   return {
     hold: async (paths) => void (await attempt(async () => await (await daemon()).addTempRoots(paths))),
     keep: async (paths) => {
+      noteGiven(ownTransfers(), cache.name, paths, Date.now())
+      unforget(ownTransfers(), cache.name, paths)
       const problem = await attempt(async () => {
-        const remote = remoteOf(cache)
+        const shore = { daemon: await daemon(), remote: remoteOf(cache) }
         const client = clientName(await ownKeyName())
-        const { links, date } = await pin({ daemon: await daemon(), remote }, { kind: 'kept', client, paths })
+        const { links, date } = await pin(shore, { kind: 'kept', client, paths })
         const old = expired([...links.keys()], date, cache.keep, new Date())
-        if (old.length > 0) await letGo(remote, 'kept', client, old)
+        if (old.length > 0) {
+          await keepAnew(shore, client, await holdingsOf(shore.daemon, client, askHere))
+          await letGo(shore, 'kept', client, old)
+        }
         touchSocket(socketPath(uid, cache.name), uid)
       })
       noteKept(ownTransfers(), cache.name, problem)
@@ -60,6 +74,27 @@ export function uploadsTo(cache: SshCache, uid: number): Uploads {
     },
     close,
   }
+}
+
+/** What the box keeps for this client, and what of that is here. */
+export type OwnHoldings = Pick<Holdings, 'links' | 'contents' | 'here'>
+
+/** Asks both stores. @throws Failure when one of them can't be asked */
+export async function holdingsOf(daemon: Daemon, client: string, askHere: AskHere): Promise<OwnHoldings> {
+  const links = linksIn(await daemon.roots()).filter((link) => link.client === client)
+  const contents = await contentsOf(daemon, links)
+  return { links, contents, here: await askHere([...new Set([...contents.values()].flatMap((paths) => [...paths]))]) }
+}
+
+/**
+ * Keeps anew what was fetched again since the box was given it.
+ * @returns those paths
+ * @throws Failure when it can't be kept
+ */
+export async function keepAnew(shore: Shore, client: string, holdings: OwnHoldings): Promise<string[]> {
+  const again = await shore.daemon.valid(fetchedAgain(holdings))
+  if (again.size > 0) await pin(shore, { kind: 'kept', client, paths: [...again] })
+  return [...again]
 }
 
 const DAY = 86_400_000

@@ -14,7 +14,7 @@ import { sign } from '../nix/signing.ts'
 import { type Person, runAs } from '../system/as-user.ts'
 import { run } from '../system/exec.ts'
 import { isBusy, takeLock } from '../system/lock.ts'
-import { failedDir } from '../system/paths.ts'
+import { failedDir, queueDir } from '../system/paths.ts'
 import { lingers } from '../system/systemd.ts'
 import type { User } from '../system/users.ts'
 import {
@@ -70,6 +70,8 @@ interface Actions {
 /** One box: its answer, and what root has to fix there. */
 interface BoxWork {
   box: Box
+  /** It has no queue yet. */
+  fresh: boolean
   daemonSocket: string
   answer: BoxAnswer
   needs: BoxNeeds
@@ -216,7 +218,11 @@ async function findActions(
       known !== undefined && draft.wants.some((want) => want.path.startsWith(`${layout.lib}/`) && !isRight(want, inspect(want.path))),
     startUnits: unitsChange || strays.length > 0 || !hasManager(user) || !(await timerRuns(user)),
     sign: options.sign ? await findUnsignedBuilds(draft.publicKeys.map((key) => key.slice(0, key.indexOf(':')))) : [],
-    boxes: answers.map((work) => ({ ...work, needs: needsOf(work, draft.publicKeys) })),
+    boxes: answers.map((work) => ({
+      ...work,
+      fresh: work.fresh && !strays.some(({ to }) => to === work.box.name),
+      needs: needsOf(work, draft.publicKeys),
+    })),
   }
 }
 
@@ -233,7 +239,7 @@ function askBoxes(caches: readonly (Box & { daemonSocket: string })[], person: P
   return Promise.all(
     caches.map(async (box) => {
       const answer = await askBox(person, box, box.daemonSocket)
-      return { box, daemonSocket: box.daemonSocket, answer, needs: { keys: [] } }
+      return { box, fresh: !existsSync(queueDir(box.name)), daemonSocket: box.daemonSocket, answer, needs: { keys: [] } }
     }),
   )
 }
@@ -262,6 +268,11 @@ function actionItems(actions: Actions, { keyFiles }: Plan, { user, layout }: Sit
   if (actions.linger) add(1, `start ${user.name}'s systemd at boot: loginctl enable-linger ${user.name} (--no-linger: don't)`)
   if (actions.upgrade) add(1, 'restart the tunnels, which run what is replaced, as soon as nothing uses them')
   if (actions.startUnits) add(1, `start nix-lan-check.timer for ${user.name}`)
+  for (const { box, fresh, answer } of actions.boxes) {
+    if (!fresh) continue
+    const when = mayAnswer(answer) ? '' : ', within a day of its coming back'
+    add(1, `queue what was built here and ${box.name} lacks${when}`)
+  }
   return items
 }
 
@@ -505,7 +516,7 @@ async function conclude(actions: Actions, person: Person, { layout }: Machine, d
   const away = boxes.some(({ answer }) => answer.kind === 'away')
   for (const { box, answer, needs } of doctor ? boxes : []) {
     // Without a login, or if the daemon won't let the user in, it never becomes usable.
-    const usable = answer.kind === 'there' ? !needs.member || mayFix(answer.facts, needs) : answer.kind === 'shell-less'
+    const usable = answer.kind === 'there' ? !needs.member || mayFix(answer.facts, needs) : mayAnswer(answer)
     if (!usable) continue
     await becomesUsable(box, person, `${layout.bin}/nix-lan-available`)
   }
@@ -516,10 +527,12 @@ async function conclude(actions: Actions, person: Person, { layout }: Machine, d
 }
 
 /**
- * Queues what only now has a signature the box trusts: what was never queued, and what had failed.
+ * Queues what is only here, for a box that has no queue yet; and what only now has a signature the
+ * box trusts: what was never queued, and what had failed.
  */
 async function requeue({ sign, boxes }: Actions, person: Person, { lib }: Layout): Promise<void> {
-  for (const { box, needs } of boxes) {
+  for (const { box, fresh, answer, needs } of boxes) {
+    if (fresh && sign.length === 0 && mayAnswer(answer) && hasManager(person)) await queueBuilt(person, box.name)
     if (sign.length === 0 && needs.keys.length === 0) continue
     if (entriesIn(failedDir(box.name)) > 0) {
       const retried = await runAs(person, [`${lib}/nix-lan`, 'queue', 'retry', '--cache', box.name], { timeout: 60_000 })
@@ -528,6 +541,9 @@ async function requeue({ sign, boxes }: Actions, person: Person, { lib }: Layout
     if (sign.length > 0 && hasManager(person)) await queueBuilt(person, box.name)
   }
 }
+
+/** Whether the box can have a tunnel. */
+const mayAnswer = ({ kind }: BoxAnswer): boolean => kind === 'there' || kind === 'shell-less'
 
 async function examine({ bin }: Layout, away: boolean): Promise<number> {
   say('\nnix-lan doctor:')

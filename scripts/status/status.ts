@@ -2,7 +2,8 @@
 // one screen of text. Pure; commands/status.ts asks the world.
 
 import { age, bytes, count, oneLine } from '../cli/text.ts'
-import type { Look as GcLook } from '../gc/last-look.ts'
+import { type BoxLook, wordsOf } from '../keep/daily.ts'
+import type { Look as GcLook } from '../keep/gc-look.ts'
 import type { Answer } from '../reach/reach.ts'
 import type { Wait } from '../system/outage-note.ts'
 import type { UnitFacts } from '../system/systemd.ts'
@@ -167,6 +168,8 @@ export interface Shown {
   uploaded: Counted | null
   /** Why the box keeps nothing of what was uploaded last; undefined if no problem is known. */
   notKept?: string
+  /** What the daily look at the box found; undefined if there was none yet. */
+  box?: BoxLook
 }
 
 /** How the screen is drawn. */
@@ -209,15 +212,25 @@ function gcLines(gc: GcLook | undefined, now: number): Part[][] {
   return lines.length === 0 ? [] : [[''], ...lines]
 }
 
-function linesOf({ status, queue, fetched, uploaded, notKept }: Shown, now: number): Part[][] {
+function linesOf({ status, queue, fetched, uploaded, notKept, box }: Shown, now: number): Part[][] {
   const lines = [heading(status, now)]
   if (status.waiting) lines.push(['  ', ['a fetch', 'yellow'], '   ', waitingLine(status.waiting, now)])
   if (status.tunnel) lines.push(['  tunnel    ', ...tunnelLine(status.tunnel)])
   if (queue) lines.push(...queueLines(queue, now))
   if (uploaded) lines.push(['  uploaded  ', countsLine(uploaded, now)])
   if (notKept) lines.push(['            ', ["not kept: the box's own garbage collection may delete it", 'yellow'], `: ${notKept}`])
+  if (box) lines.push(...keptLines(box, now))
   if (fetched) lines.push(['  fetched   ', countsLine(fetched, now)])
   return lines
+}
+
+function keptLines(box: BoxLook, now: number): Part[][] {
+  const words = wordsOf(box)
+  return words.map(({ text, bad }, at) => [
+    at === 0 ? '  kept      ' : '            ',
+    bad ? [text, 'yellow'] : text,
+    at === words.length - 1 ? `, as of ${age(now - box.at)} ago` : '',
+  ])
 }
 
 const STATE_COLOURS: Record<State, Colour> = { usable: 'green', reachable: 'yellow', away: 'red', unknown: 'yellow' }
@@ -349,13 +362,14 @@ export function plain(all: readonly Shown[], check: CheckFacts | null, gc?: GcLo
   return {
     check: check && { timer: check.timer, last: iso(check.last) },
     gc: gc ? { ...gc, at: iso(gc.at) } : null,
-    caches: all.map(({ status, queue, fetched, uploaded, notKept }) => ({
+    caches: all.map(({ status, queue, fetched, uploaded, notKept, box }) => ({
       ...status,
       since: iso(status.since),
       waiting: status.waiting && { since: iso(status.waiting.since), until: iso(status.waiting.until) },
       queue: queue && { ...queue, oldest: iso(queue.oldest), ...uploadJson(queue) },
       uploaded: sums(uploaded),
       notKept: notKept ?? null,
+      box: box ? { ...box, at: iso(box.at) } : null,
       fetched: sums(fetched),
     })),
   }

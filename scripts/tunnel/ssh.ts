@@ -64,6 +64,20 @@ export function sshCommand(ssh: string, program: string, target: readonly string
   return ['ssh', '-T', ...asOptions([...ALWAYS, ...ALONE, ...PROGRAM, `ConnectTimeout=${CONNECT}`]), ...target, '--', ssh, program]
 }
 
+/**
+ * The command that runs sftp(1)'s commands from stdin. It starts ssh with `-s`, with which a
+ * SessionType of ours would clash (OpenSSH 9.2, ssh.c).
+ * @param ssh the destination, which may be an alias
+ * @param target as for sshCommand()
+ */
+export function sftpCommand(ssh: string, target: readonly string[] = []): string[] {
+  const port = target.map((word) => (word === '-p' ? '-P' : word))
+  // HOST:PATH is how sftp reads a destination, so an IPv6 address needs brackets.
+  const [, user = '', host = ssh] = /^([^@]*@)?(.*)$/.exec(ssh) ?? []
+  const place = /:.*:/.test(host) ? `${user}[${host}]` : ssh
+  return ['sftp', '-b', '-', ...asOptions([...ALWAYS, ...ALONE, `ConnectTimeout=${CONNECT}`]), ...port, '--', place]
+}
+
 /** What a person types to log in and answer ssh's prompts. */
 export const loginCommand = (ssh: string, target: readonly string[] = []): string => ['ssh', ...target, ssh].join(' ')
 

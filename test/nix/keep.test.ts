@@ -150,21 +150,68 @@ test('an upload lets go of days that are older than keep, and keeps the others',
     )
   }))
 
-test('a box that runs no commands: the upload counts and says what is not kept; gc deletes nothing', () =>
+/** Restarts the box's sshd, and the tunnel, with these lines at the end of its configuration. */
+async function sshd(stage: Stage, lines: string): Promise<void> {
+  const { pair } = stage
+  await pair.closeTunnel()
+  await pair.box.stopSshd()
+  const conf = '/etc/ssh/nix-lan/sshd_config'
+  const own = pair.box.read(conf).split('# of the test\n')[0]
+  pair.box.write(conf, `${own}# of the test\n${lines}`)
+  await pair.box.startSshd()
+  await pair.openPlainTunnel()
+}
+
+const SFTP_ONLY = 'ForceCommand internal-sftp\nSubsystem sftp internal-sftp\n'
+
+test('a box that runs no commands, but sftp: it keeps what is uploaded, lets go, and forgets; gc waits until all is on its disk', () =>
+  on('trixie', 'bookworm', async (stage) => {
+    const { box, client } = stage.pair
+    await sshd(stage, SFTP_ONLY)
+    const [first = ''] = await stage.build('first')
+    const done = await stage.upload(first)
+    assert.equal([done.code, done.stderr], [0, ''])
+    const [link = ''] = await stage.links()
+    assert.match(link, /\/kept\/client-1\/\d{4}-\d\d-\d\d$/)
+    await stage.boxCollects()
+    assert.ok(await stage.pair.boxHas(first))
+    // An old one, known to the box as a root: let go of by the next upload.
+    const old = link.replace(/[^/]*$/, '2020-01-01')
+    await box.must('alice', 'cp', ['-P', link, old])
+    await box.must('alice', 'sh', ['-c', 'NIX_REMOTE=daemon nix-store --add-root "$0" --realise "$(readlink "$0")"', old])
+    const [second = ''] = await stage.build('second')
+    assert.is((await stage.upload(second)).stderr, '')
+    assert.equal(await stage.links(), [link])
+    stage.pair.configure({ 'extra-substituters': URL })
+    await client.stopDaemon()
+    await client.startDaemon()
+    const gc = await stage.run('gc', '--yes')
+    assert.is(gc.code, 0, gc.stderr)
+    assert.match(gc.stderr, /^2 paths stay: uploaded within the last hour, and the box, which runs no commands, can't be told to write/m)
+    assert.ok(await stage.pair.clientHas(first, second))
+    const forgotten = await stage.run('box', 'forget', '--yes', first)
+    assert.is(forgotten.code, 0, forgotten.stderr)
+    await stage.boxCollects()
+    assert.not(await stage.onBox(first))
+    assert.ok(await stage.pair.boxHas(second))
+    // A login shell like nologin: sshd itself does sftp.
+    await box.must('root', 'sed', ['-i', 's#^\\(alice:.*\\):/bin/sh$#\\1:/usr/sbin/nologin#', '/etc/passwd'])
+    await sshd(stage, 'Subsystem sftp internal-sftp\n')
+    const [third = ''] = await stage.build('third')
+    assert.is((await stage.upload(third)).stderr, '')
+    await stage.boxCollects()
+    assert.ok(await stage.pair.boxHas(second, third))
+  }))
+
+test('a box that runs neither commands nor sftp: the upload counts and says what is not kept, and what would change that; gc deletes nothing', () =>
   on('trixie', 'trixie', async (stage) => {
-    const { box } = stage.pair
-    await stage.pair.closeTunnel()
-    await box.stopSshd()
-    const conf = '/etc/ssh/nix-lan/sshd_config'
-    box.write(conf, `${box.read(conf)}ForceCommand internal-sftp\nSubsystem sftp internal-sftp\n`)
-    await box.startSshd()
-    await stage.pair.openPlainTunnel()
+    await sshd(stage, 'ForceCommand /bin/false\n')
     const [path = ''] = await stage.build('first')
     const done = await stage.upload(path)
     assert.is(done.code, 0)
     assert.match(
       done.stderr,
-      /^box: uploaded, but the box's own garbage collection may delete it: box runs no commands for alice@127.0.0.1/m,
+      /^box: uploaded, but the box's own garbage collection may delete it: box runs no commands for alice@127.0.0.1 \(exit 1\), nor sftp \(.+\); in its sshd_config, either no ForceCommand, or `ForceCommand internal-sftp`/m,
     )
     assert.match((await stage.run('status')).stdout, /^ +not kept: .*: box runs no commands/m)
     stage.pair.configure({ 'extra-substituters': URL })
@@ -174,6 +221,76 @@ test('a box that runs no commands: the upload counts and says what is not kept; 
     assert.is(gc.code, 1, gc.stderr)
     assert.match(gc.stderr, /^stopped, what is left stays: box runs no commands/m)
     assert.ok(await stage.pair.clientHas(path))
+    // what the message says
+    await sshd(stage, SFTP_ONLY)
+    const [second = ''] = await stage.build('second')
+    assert.is((await stage.upload(second)).stderr, '')
+    assert.not.match((await stage.run('status')).stdout, /not kept/)
+  }))
+
+test('what was forgotten is not queued again by itself, what was lost is; the daily look says how much is there; status too', () =>
+  on('trixie', 'forky', async (stage) => {
+    const { box } = stage.pair
+    const paths = await stage.build('many', 4)
+    const [forgotten = '', lost = ''] = paths
+    await stage.upload(...paths)
+    const look = async (): Promise<Record<string, unknown>> => JSON.parse((await stage.run('box', 'look', '--json')).stdout)
+    const before = await look()
+    assert.equal([before.sample, before.anew, before.leaving], [{ asked: 4, there: 4 }, [], null])
+    assert.ok((before.disk as { total: number }).total > 0)
+    assert.match(
+      (await stage.run('status')).stdout,
+      /^ {2}kept {6}4 paths, \d+ B$\n^ {12}all of 4 uploaded paths that it was asked about are there$/m,
+    )
+    await stage.run('box', 'forget', '--yes', forgotten)
+    await box.must('alice', 'rm', await stage.links())
+    await stage.boxCollects()
+    const after = await look()
+    assert.equal(after.sample, { asked: 3, there: 0 }, 'what was forgotten is not missed')
+    assert.match((await stage.run('status')).stdout, /3 of 3 uploaded paths that it was asked about are gone/)
+    const added = JSON.parse((await stage.run('queue', 'add', '--built', '--json')).stdout)[0]
+    assert.equal([added.added.length, added.forgotten], [3, 1])
+    assert.ok(added.added.some((name: string) => lost.endsWith(name)))
+    await stage.run('queue', 'upload')
+    await stage.upload(forgotten)
+    assert.ok(await stage.pair.boxHas(...paths))
+    assert.equal((await look()).sample, { asked: 4, there: 4 })
+    assert.is(JSON.parse((await stage.run('queue', 'add', '--built', '--json')).stdout)[0].forgotten, 0)
+  }))
+
+test('what was fetched again is kept anew; before something is let go, status says how much of it is no longer here', () =>
+  on('bookworm', 'trixie', async (stage) => {
+    const { box, client } = stage.pair
+    stage.pair.configure({ 'extra-substituters': URL })
+    await client.stopDaemon()
+    await client.startDaemon()
+    const [again = '', gone = '', here = ''] = await stage.build('three', 3)
+    await stage.upload(again, gone, here)
+    const [link = ''] = await stage.links()
+    // as if it had been uploaded 57 days ago
+    const day = new Date(Date.now() - 57 * 86_400_000).toISOString().slice(0, 10)
+    const old = link.replace(/[^/]*$/, day)
+    await box.must('alice', 'mv', [link, old])
+    await box.must('alice', 'sh', ['-c', 'NIX_REMOTE=daemon nix-store --add-root "$0" --realise "$(readlink "$0")"', old])
+    await client.must('root', 'nix-store', ['--delete', again, gone])
+    const before = JSON.parse((await stage.run('box', 'look', '--json')).stdout)
+    assert.equal([before.leaving.paths, before.leaving.gone.paths, before.anew], [3, 2, []])
+    assert.match(
+      (await stage.run('status')).stdout,
+      /^ +from \d{4}-\d\d-\d\d on no longer 3 paths, \d+ B; 2 paths, \d+ B of that are no longer here/m,
+    )
+    await client.must('alice', 'nix-store', ['--realise', again])
+    const after = JSON.parse((await stage.run('box', 'look', '--json')).stdout)
+    assert.equal([after.leaving.paths, after.leaving.gone.paths, after.anew], [2, 1, [again]])
+    // and what is fetched again after the look is kept before an upload lets go
+    await client.must('alice', 'nix-store', ['--realise', gone])
+    stage.configure('keep = "30d"')
+    const [other = ''] = await stage.build('other')
+    assert.is((await stage.upload(other)).stderr, '')
+    assert.equal(await stage.links(), [link])
+    await stage.boxCollects()
+    assert.ok(await stage.pair.boxHas(again, gone, other))
+    assert.not(await stage.onBox(here), 'it is here, and was uploaded more than 30 days ago')
   }))
 
 test.run()

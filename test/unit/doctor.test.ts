@@ -15,7 +15,16 @@ import {
   judgeUnits,
   type UnitFacts,
 } from '../../scripts/doctor/judge-automatic.ts'
-import { judgeBox, judgeLogin, judgeName, judgePort, parseKeys, parseSocket, type SshFacts } from '../../scripts/doctor/judge-box.ts'
+import {
+  judgeBox,
+  judgeKept,
+  judgeLogin,
+  judgeName,
+  judgePort,
+  parseKeys,
+  parseSocket,
+  type SshFacts,
+} from '../../scripts/doctor/judge-box.ts'
 import {
   type DirectoryFacts,
   judgeBash,
@@ -643,6 +652,15 @@ test('the box’s daemon: who may use its socket, whether it listens, whether it
     'on the box, as root: systemctl restart nix-daemon.socket',
   )
   like(judgeBox({ ok: false, kind: 'old', reason: 'too old' }, '/s', 'pi', undefined, ''), 'failed', /too old/, /later Nix/)
+})
+
+test('kept: gone, not kept, full, fine', () => {
+  const disk = { total: 2 ** 40, free: 2 ** 39 }
+  like(judgeKept({ asked: 10, there: 10, disk }, 'rpi'), 'ok', /all of 10 uploaded paths .* 50 % full, 512\.0 GiB are free/, null)
+  like(judgeKept({ asked: 0, there: 0 }, 'rpi'), 'ok', /nothing was uploaded yet/, null)
+  like(judgeKept({ asked: 10, there: 8, disk }, 'rpi'), 'warning', /2 of 10 .* gone/, /^nix-lan queue add --built --cache rpi$/)
+  like(judgeKept({ asked: 10, there: 10, problem: 'it runs no commands' }, 'rpi'), 'warning', /may delete .*: it runs no commands/, null)
+  like(judgeKept({ asked: 10, there: 10, disk: { total: 100, free: 5 } }, 'rpi'), 'warning', /95 % full/, /^nix-lan box gc --cache rpi$/)
 })
 
 test('fallback and min-free', () => {

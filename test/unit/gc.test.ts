@@ -245,6 +245,8 @@ class Stage {
   readonly here: Set<string>
   readonly calls: string[] = []
   alive = new Set<string>()
+  /** May not be on the box's disk yet. */
+  fresh = new Set<string>()
   boxHas: Set<string>
   failAt: string | undefined
   constructor(all: Local[]) {
@@ -284,6 +286,7 @@ class Stage {
         this.call('pin')
         const lost = paths.find((one) => !this.boxHas.has(one))
         if (lost !== undefined) throw new Refused(`path '${lost}' is not valid`)
+        return paths.filter((one) => this.fresh.has(one))
       },
     }
     return { openLocal, keepers: [keeper], progress: () => {}, enough: () => false, ...more }
@@ -330,11 +333,20 @@ test('what the box loses although it has pinned it stays', async () => {
   const pin = keeper?.pin
   if (keeper && pin)
     keeper.pin = async (paths) => {
-      await pin.call(keeper, paths)
+      const early = await pin.call(keeper, paths)
       stage.boxHas.delete(path('a'))
+      return early
     }
   const done = await collect(UNITS, facts(THREE), hands)
   assert.equal([names(done.deleted), done.lost], [['b', 'c'], [path('a')]])
+})
+
+test('what may not be on the box’s disk yet stays, with what can’t go before it; the others go', async () => {
+  const all = [local('lib'), local('app', ['lib']), local('other')]
+  const stage = new Stage(all)
+  stage.fresh.add(path('app'))
+  const done = await collect(planOf(facts(all), {}).units, facts(all), stage.hands())
+  assert.equal([names(done.deleted), done.early, done.stopped], [['other'], [path('app')], undefined])
 })
 
 test('what is alive by now stays, with what it refers to; the others go', async () => {

@@ -6,9 +6,12 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Failure } from '../../scripts/cli/errors.ts'
 import { publicKey, withKey, withoutKey } from '../../scripts/commands/trust.ts'
+import { fetchedAgain, type Holdings, keptIn, leavingIn, readBoxLook, wordsOf, writeBoxLook } from '../../scripts/keep/daily.ts'
+import { noteForgotten, noteGiven, pruneGiven, readForgotten, sampleOf, unforget } from '../../scripts/keep/given.ts'
 import { clientName, contentsOf, linksIn, manifestText, pin } from '../../scripts/keep/keep.ts'
+import { timeOf } from '../../scripts/keep/links.ts'
 import { noteKept, notKept } from '../../scripts/keep/outcome.ts'
-import { type Remote, reportsIn } from '../../scripts/keep/remote.ts'
+import { NoShell, type Remote, reportsIn } from '../../scripts/keep/remote.ts'
 import { expired } from '../../scripts/keep/uploads.ts'
 import type { Daemon } from '../../scripts/protocol/daemon-ops.ts'
 
@@ -118,6 +121,7 @@ function boxAt(failing: string | undefined, seesLink = true): { daemon: Daemon; 
       step('sync')
       return new Map()
     },
+    sftp: () => Promise.reject(new Error('not asked')),
   }
   return { daemon, remote, steps }
 }
@@ -155,6 +159,178 @@ test('a link that the daemon doesn’t see: it doesn’t count as pinned, and sy
   }
   assert.unreachable()
 })
+
+/** A box that runs no commands. It says so once: remoteOf() remembers it. */
+function sftpBox(registered: number): ReturnType<typeof boxAt> & { said: string[] } {
+  const box = boxAt(undefined)
+  const said: string[] = []
+  Object.assign(box.daemon, {
+    infos: async (paths: string[]) => new Map(paths.map((one) => [one, { registered: one === path('old') ? 0 : registered }])),
+    roots: async () => [{ link: '/home/pi/.local/state/nix-lan/only/c/2026-11-26', path: path('nix-lan-only-c') }],
+  })
+  Object.assign(box.remote, {
+    run: async () => {
+      throw new NoShell('no commands')
+    },
+    sftp: async (commands: string[]) => {
+      said.push(...commands)
+      const clock = 'lrwxrwxrwx    ? 1000     1000            5 Nov 26 10:00 .local/state/nix-lan/only/c/.clock'
+      return `sftp> pwd\nRemote working directory: /home/pi\n${commands.map((one) => `sftp> ${one}`).join('\n')}\n${clock}\n`
+    },
+  })
+  return { ...box, said }
+}
+
+test('by sftp: what came within the last hour is not pinned, the rest is; then it waits for the disk', async () => {
+  const now = Date.parse(`${new Date().getUTCFullYear()}-11-26T10:00:00Z`) / 1000
+  const waited: number[] = []
+  const wait = async (milliseconds: number): Promise<void> => void waited.push(milliseconds)
+  const box = sftpBox(now - 1800)
+  const done = await pin(box, { ...WISH, paths: [path('new'), path('old')] }, wait)
+  assert.equal([done.early, waited], [[path('new')], [60_000]])
+  assert.equal(box.said.slice(-3), [
+    `-rm .local/state/nix-lan/only/c/.new.${process.pid}`,
+    `symlink ${path('nix-lan-only-c')} .local/state/nix-lan/only/c/.new.${process.pid}`,
+    `rename .local/state/nix-lan/only/c/.new.${process.pid} .local/state/nix-lan/only/c/${done.date}`,
+  ])
+  assert.equal((await pin(sftpBox(now - 7200), { ...WISH, paths: [path('new')] }, wait)).early, [])
+  const young = sftpBox(now - 60)
+  assert.equal((await pin(young, { ...WISH, paths: [path('new')] }, wait)).early, [path('new')])
+  assert.not(
+    young.said.some((one) => one.startsWith('symlink /nix')),
+    'there is nothing to pin',
+  )
+})
+
+test('the time of a link as sftp shows it', () => {
+  const now = Date.parse('2026-01-02T00:00:00Z')
+  const line = (time: string): string =>
+    `sftp> symlink clock d/.clock\nlrwxrwxrwx    ? 0        0            5 ${time} d/.clock\nsftp> rm d/.clock\n`
+  const times: [string, string | undefined][] = [
+    ['Jan  1 23:06', '2026-01-01T23:06:00.000Z'],
+    ['Dec 31 23:06', '2025-12-31T23:06:00.000Z'],
+    ['Nov 26  2031', '2031-11-26T00:00:00.000Z'],
+    ['Xxx 26 10:00', undefined],
+    ['26.11. 10:00', undefined],
+  ]
+  for (const [text, expected] of times) {
+    const found = timeOf(line(text), 'd/.clock', now)
+    assert.is(found === undefined ? undefined : new Date(found).toISOString(), expected, text)
+  }
+})
+
+// ---- what the daily look finds
+
+const DAY = 86_400_000
+const NOW = Date.parse('2026-11-26T10:00:00Z')
+const daysAgo = (days: number): string => new Date(NOW - days * DAY).toISOString().slice(0, 10)
+
+/** Links of so many days ago with these paths; `here`: path → [days ago, built here]. */
+function holdings(links: [kind: 'kept' | 'only', days: number, names: string[]][], here: Record<string, [number, boolean]>): Holdings {
+  return {
+    links: links.map(([kind, days], at) => ({ kind, client: 'c', day: daysAgo(days), link: `/${at}`, manifest: path('nix-lan-kept-c') })),
+    contents: new Map(links.map(([, , names], at) => [`/${at}`, new Set(names.map(path))])),
+    sizes: new Map(links.flatMap(([, , names]) => names.map((name): [string, { size: number }] => [path(name), { size: 100 }]))),
+    here: new Map(
+      Object.entries(here).map(([name, [days, ultimate]]) => [path(name), { registered: Math.floor((NOW - days * DAY) / 1000), ultimate }]),
+    ),
+  }
+}
+
+test('what leaves within a week, and how much of it is no longer here', () => {
+  const some = holdings(
+    [
+      ['kept', 58, ['a', 'b', 'kept-again', 'for-good']],
+      ['kept', 3, ['kept-again', 'c']],
+      ['only', 70, ['for-good']],
+    ],
+    { a: [58, true] },
+  )
+  assert.equal(leavingIn(some, 60, NOW), { day: '2026-11-29', paths: 2, bytes: 200, gone: { paths: 1, bytes: 100 } })
+  assert.equal([leavingIn(some, 90, NOW), leavingIn(some, null, NOW)], [null, null])
+  assert.equal(keptIn(some), { kept: { paths: 5, bytes: 500 }, only: { paths: 1, bytes: 100 } })
+})
+
+test('fetched again: registered after the last day it is kept for, and not built here', () => {
+  const some = holdings(
+    [
+      ['kept', 30, ['fetched', 'built', 'since', 'gone', 'newer']],
+      ['kept', 1, ['newer']],
+    ],
+    { fetched: [10, false], built: [10, true], since: [31, false], newer: [10, false] },
+  )
+  assert.equal(fetchedAgain(some), [path('fetched')])
+})
+
+const inFolder = (use: (directory: string) => void): void => {
+  const directory = mkdtempSync(`${tmpdir()}/nix-lan-notes-`)
+  try {
+    use(directory)
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
+}
+
+test('what was uploaded is owed for as long as it is kept; what was forgotten is not, until it is wanted again', () =>
+  inFolder((directory) => {
+    const name = (letter: string): string => `/nix/store/${letter.repeat(32)}-x`
+    noteGiven(directory, 'rpi', [name('a'), name('b')], NOW - 61 * DAY)
+    noteGiven(directory, 'rpi', [name('b'), name('c'), name('d')], NOW - 5 * DAY)
+    noteForgotten(directory, 'rpi', [name('d')])
+    const owed = (keep: number | null): string[] =>
+      pruneGiven(directory, 'rpi', keep, NOW)
+        .map((one) => one.path)
+        .sort()
+    assert.equal(owed(null), [name('a'), name('b'), name('c')])
+    assert.equal(owed(60), [name('b'), name('c')])
+    assert.equal(owed(null), [name('b'), name('c')], 'pruned')
+    assert.equal(readForgotten(directory, 'rpi'), [name('d')])
+    unforget(directory, 'rpi', [name('d')])
+    assert.equal([readForgotten(directory, 'rpi'), readForgotten(undefined, 'rpi')], [[], []])
+  }))
+
+test('a sample: so many, each once, none favoured', () => {
+  const all = Array.from({ length: 100 }, (_, n) => n)
+  const some = sampleOf(all, 10)
+  assert.equal([some.length, new Set(some).size, sampleOf(all, 1000).length], [10, 10, 100])
+  assert.equal(
+    sampleOf([1, 2, 3], 2, () => 0.99),
+    [3, 1],
+  )
+})
+
+test('a look survives on disk; nonsense there is none', () =>
+  inFolder((directory) => {
+    const look = {
+      at: NOW,
+      sample: { asked: 10, there: 9 },
+      kept: { paths: 5, bytes: 500 },
+      only: { paths: 1, bytes: 100 },
+      leaving: { day: '2026-11-29', paths: 2, bytes: 200, gone: { paths: 1, bytes: 100 } },
+      disk: { total: 1000, free: 10 },
+    }
+    writeBoxLook(directory, 'rpi', look)
+    assert.equal(readBoxLook(directory, 'rpi'), look)
+    assert.equal(
+      wordsOf(look).map(({ text }) => text),
+      [
+        '5 paths, 500 B; and for good 1 path, 100 B, deleted here by nix-lan gc',
+        '1 of 10 uploaded paths that it was asked about are gone',
+        'its disk is 99 % full, 10 B are free',
+        'from 2026-11-29 on no longer 2 paths, 200 B; 1 path, 100 B of that is no longer here',
+      ],
+    )
+    for (const bad of [
+      { ...look, at: -1 },
+      { ...look, sample: { asked: 1, there: 2 } },
+      { ...look, leaving: { ...look.leaving, day: '\u001b[2J' } },
+      null,
+      5,
+    ]) {
+      writeBoxLook(directory, 'rpi', bad as unknown as typeof look)
+      assert.is(readBoxLook(directory, 'rpi'), undefined)
+    }
+  }))
 
 test('a manifest says to people what it is', () => {
   assert.is(manifestText('kept', 'c', '2026-11-26', ['/b', '/a']), 'Kept here by nix-lan: uploaded by c, 2026-11-26\n/a\n/b\n')

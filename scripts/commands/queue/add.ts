@@ -4,6 +4,7 @@ import { Away, Failure, UsageError } from '../../cli/errors.ts'
 import { age, bytes as inBytes } from '../../cli/text.ts'
 import type { Config, SshCache } from '../../config/types.ts'
 import { mustBeUser } from '../../config/user.ts'
+import { readForgotten, unforget } from '../../keep/given.ts'
 import { invalidPaths, NixError, requisites } from '../../nix/nix.ts'
 import { allPathInfos } from '../../nix/path-info.ts'
 import { storeDir } from '../../nix/store-path.ts'
@@ -12,7 +13,9 @@ import { enqueue, readQueue } from '../../queue/queue.ts'
 import { storeNameOf } from '../../queue/store-name.ts'
 import { storesOf } from '../../queue/stores.ts'
 import { wanted } from '../../queue/upload.ts'
+import { ownTransfers } from '../../system/transfers.ts'
 import { readUploadState } from '../../system/upload-state.ts'
+import { effectiveUid } from '../../system/users.ts'
 import { type Action, CACHE, type Call, JSON_OPTION, paths, print, printJson, say } from './action.ts'
 
 export const add: Action = {
@@ -49,6 +52,7 @@ export const add: Action = {
       ['failed', 'how many failed before'],
       ['unsigned', 'how many are unsigned, or need something unsigned'],
       ['elsewhere', 'how many another cache has'],
+      ['forgotten', 'with --built: how many you had the box forget; name them to queue them'],
     ],
   },
   exit: '0 done; 1 failed, nothing was queued; 2 wrong usage or configuration; 75 not now: the box is away.',
@@ -73,6 +77,7 @@ async function run(call: Call): Promise<number> {
   const answers = caches.map((cache) => {
     const ours = names.filter((name) => wanted(cache, name))
     const added = ours.filter((name) => enqueue(cache.name, name, config.user))
+    if (effectiveUid() === config.uid) unforget(ownTransfers(), cache.name, ours.map(pathOf))
     return { cache: cache.name, added, there: ours.length - added.length, unwanted: names.length - ours.length }
   })
   if (json) printJson(answers)
@@ -83,6 +88,8 @@ async function run(call: Call): Promise<number> {
     }
   return 0
 }
+
+const pathOf = (name: string): string => `${storeDir}/${name}`
 
 /** What is being sorted, in words. */
 const SUBJECT: Record<What, string> = { built: 'what was built here', closure: 'these closures', all: 'all of this store' }
@@ -95,15 +102,16 @@ async function addMany({ config, caches, words, options, json }: Call, what: Wha
   const dryRun = options.flag('dry-run')
   const answers = []
   for (const cache of caches) {
-    const { sorted, bytes } = await backfillFor(cache, config, what, named)
+    const { sorted, bytes, forgotten } = await backfillFor(cache, config, what, named)
     const names = sorted.missing.map((path) => basename(path))
     const added = dryRun ? names : names.filter((name) => enqueue(cache.name, name, config.user))
+    if (!dryRun) unforget(ownTransfers(), cache.name, names.map(pathOf))
     const average = readUploadState(config.uid, cache.name)?.average ?? null
     const seconds = average === null ? null : Math.ceil(bytes / average)
     const { onBox, unsigned, queued, failed, unwanted, elsewhere } = sorted
     const counts = {
       ...{ bytes, seconds, there: queued.length, unwanted: unwanted.length, onBox: onBox.length },
-      ...{ failed: failed.length, unsigned: unsigned.length, elsewhere: elsewhere.length },
+      ...{ failed: failed.length, unsigned: unsigned.length, elsewhere: elsewhere.length, forgotten },
     }
     answers.push({ cache: cache.name, added, ...counts })
     if (!json) print(`${cache.name}: of ${SUBJECT[what]}, ${countsLine(added.length, counts, dryRun)}`)
@@ -116,8 +124,17 @@ async function addMany({ config, caches, words, options, json }: Call, what: Wha
   return 0
 }
 
+/** What the box could be given. */
+interface Found {
+  sorted: Backfill
+  /** Of what it lacks. */
+  bytes: number
+  /** How many it lacks because the user had it forget them. */
+  forgotten: number
+}
+
 /** Sorts what the box could be given, and sums up what it lacks. @throws Away */
-async function backfillFor(cache: SshCache, config: Config, what: What, named: string[]): Promise<{ sorted: Backfill; bytes: number }> {
+async function backfillFor(cache: SshCache, config: Config, what: What, named: string[]): Promise<Found> {
   const stores = storesOf(cache, config.uid)
   const mustBeThere = async (): Promise<void> => {
     const why = await stores.away()
@@ -130,17 +147,22 @@ async function backfillFor(cache: SshCache, config: Config, what: What, named: s
     if (gone.length > 0) throw new Failure(`not valid in this machine's store, nothing was queued: ${gone.join(' ')}`)
     const chosen = what === 'closure' ? await requisites(named) : infos.keys()
     const sorted = await sortBackfill(what, infos, cache, readQueue(cache.name, config.user), stores, chosen)
-    return { sorted, bytes: sorted.missing.reduce((sum, path) => sum + (infos.get(path)?.size ?? 0), 0) }
+    // --built runs by itself, too; the others name what the user wants there.
+    const forgotten = new Set(what === 'built' ? readForgotten(ownTransfers(), cache.name) : [])
+    const before = sorted.missing.length
+    sorted.missing = sorted.missing.filter((path) => !forgotten.has(path))
+    const bytes = sorted.missing.reduce((sum, path) => sum + (infos.get(path)?.size ?? 0), 0)
+    return { sorted, bytes, forgotten: before - sorted.missing.length }
   } catch (error) {
     if (error instanceof NixError) await mustBeThere()
     throw error
   }
 }
 
-type Counts = Record<'bytes' | 'there' | 'unwanted' | 'onBox' | 'failed' | 'elsewhere', number> & { seconds: number | null }
+type Counts = Record<'bytes' | 'there' | 'unwanted' | 'onBox' | 'failed' | 'elsewhere' | 'forgotten', number> & { seconds: number | null }
 
 function countsLine(added: number, counts: Counts, dryRun: boolean): string {
-  const { bytes, seconds, there, unwanted, onBox, failed, elsewhere } = counts
+  const { bytes, seconds, there, unwanted, onBox, failed, elsewhere, forgotten } = counts
   const time = seconds === null || added === 0 ? '' : `, about ${age(seconds * 1000)} at the rate of the last upload`
   const parts = [
     `${added} ${dryRun ? 'to be queued' : 'queued'}${added === 0 ? '' : ` (${inBytes(bytes)}${time})`}`,
@@ -149,6 +171,7 @@ function countsLine(added: number, counts: Counts, dryRun: boolean): string {
     failed > 0 ? `${failed} failed before` : '',
     unwanted > 0 ? `${unwanted} kept out by derivations or exclude` : '',
     elsewhere > 0 ? `${elsewhere} in another cache` : '',
+    forgotten > 0 ? `${forgotten} forgotten there by your wish` : '',
   ]
   return parts.filter((part) => part !== '').join(', ')
 }

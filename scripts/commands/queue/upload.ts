@@ -5,6 +5,7 @@ import { age, oneLine } from '../../cli/text.ts'
 import type { Config, SshCache } from '../../config/types.ts'
 import { mustBeUser } from '../../config/user.ts'
 import { space } from '../../gc/facts.ts'
+import { askLocal } from '../../gc/local-daemon.ts'
 import { type Uploads, uploadsTo } from '../../keep/uploads.ts'
 import { Progress } from '../../queue/progress.ts'
 import { readQueue, remove, setAside } from '../../queue/queue.ts'
@@ -67,7 +68,7 @@ async function run({ config, caches, words, json }: Call): Promise<number> {
       }
       lock = await follow(config, cache)
     }
-    const uploads = uploadsTo(cache, config.uid)
+    const uploads = uploadsTo(cache, config.uid, askLocal(runtimeDir(config.uid)))
     try {
       const { answer, code } = await uploadAll(cache, config, background, json, uploads)
       answers.push(answer)
@@ -153,7 +154,7 @@ export async function uploadQueue(cache: SshCache, config: Config): Promise<Summ
     say(`an upload to ${cache.name} is running already${holder(lock)}`)
     return lock
   }
-  const uploads = uploadsTo(cache, config.uid)
+  const uploads = uploadsTo(cache, config.uid, askLocal(runtimeDir(config.uid)))
   try {
     const progress = new Progress(config.uid, cache.name, process.stderr.isTTY ? 'terminal' : 'nobody')
     const { summary, unkept } = await drainAll(cache, config, progress, Number.POSITIVE_INFINITY, uploads)

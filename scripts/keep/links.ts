@@ -1,0 +1,175 @@
+// Makes and removes the links that keep manifests, in the home of the tunnel's user on the box: by
+// sh or, where ssh runs no command (ForceCommand internal-sftp, a login shell like nologin), by
+// sftp(1). That has no `readlink`, no `sync` and no `date`: the targets come from the box's roots,
+// what is on its disk is told by its age, and the time by that of a link just made.
+import { Failure } from '../cli/errors.ts'
+import { isStorePath, storeDir } from '../nix/store-path.ts'
+import type { Daemon } from '../protocol/daemon-ops.ts'
+import { NoShell, type Remote } from './remote.ts'
+import type { Shore } from './shore.ts'
+
+/** `kept`: for a while. `only`: it is no longer on the client. */
+export type Kind = 'kept' | 'only'
+
+/** Below the home directory on the box. */
+export const FOLDER = '.local/state/nix-lan'
+
+/** What is on the box before a link is made. */
+export interface Prepared {
+  /** The box's date, YYYY-MM-DD. */
+  date: string
+  home: string
+  /** The links of this client and kind: day → manifest. */
+  links: Map<string, string>
+  /**
+   * Milliseconds since 1970 by the box's clock, rounded down to the minute, where the box can't be
+   * told to write to its disk.
+   */
+  unsynced?: number
+}
+
+const DAY_PATTERN = /^\d{4}-\d\d-\d\d$/
+
+/** Does it by sh; where there is none by sftp. @throws NoShell that names the way out */
+async function byEither<T>(sh: () => Promise<T>, sftp: () => Promise<T>): Promise<T> {
+  try {
+    return await sh()
+  } catch (error) {
+    if (!(error instanceof NoShell)) throw error
+    try {
+      return await sftp()
+    } catch (second) {
+      // A box that is away is away: its exit code is another one.
+      if (!(second instanceof Failure) || second.exitCode !== 1) throw second
+      throw new NoShell(`${error.message}, nor sftp (${second.message}); ${ALLOW}`)
+    }
+  }
+}
+
+const ALLOW =
+  'in its sshd_config, either no ForceCommand, or `ForceCommand internal-sftp` with `Subsystem sftp internal-sftp` ' +
+  '(in authorized_keys: no command=, or command="internal-sftp")'
+
+const PREPARE = `report date "$(date -u +%Y-%m-%d)"
+report home "$(cd && pwd -P)"
+cd && cd "$folder/$kind/$client" 2>/dev/null || exit 0
+for link in *; do if [ -L "$link" ]; then report link "$link $(readlink "$link")"; fi; done
+`
+
+/**
+ * Asks for the box's date, its home and our links there.
+ * @throws Failure as Remote.run() does, and when the answer makes no sense
+ */
+export const prepare = ({ daemon, remote }: Shore, kind: Kind, client: string): Promise<Prepared> =>
+  byEither(
+    () => prepareBySh(remote, kind, client),
+    () => prepareBySftp(daemon, remote, kind, client),
+  )
+
+async function prepareBySh(remote: Remote, kind: Kind, client: string): Promise<Prepared> {
+  // PREPARE ends early if there is no folder yet; what it has reported by then counts.
+  const reported = await remote.run(`(\n${PREPARE})`, { folder: FOLDER, kind, client })
+  const [date = ''] = reported.get('date') ?? []
+  const [home = ''] = reported.get('home') ?? []
+  if (!DAY_PATTERN.test(date) || !home.startsWith('/')) throw new Failure(`the box says neither its date nor its home: ${date} ${home}`)
+  const links = (reported.get('link') ?? []).map((line) => line.split(' '))
+  const ours = links.filter(([day, target]) => DAY_PATTERN.test(day ?? '') && isStorePath(target ?? '', storeDir))
+  return { date, home, links: new Map(ours.map(([day = '', target = '']) => [day, target])) }
+}
+
+async function prepareBySftp(daemon: Daemon, remote: Remote, kind: Kind, client: string): Promise<Prepared> {
+  const folder = `${FOLDER}/${kind}/${client}`
+  const parents = folder.split('/').map((_, at, parts) => parts.slice(0, at + 1).join('/'))
+  const clock = `${folder}/.clock`
+  const said = await remote.sftp([
+    'pwd',
+    ...parents.map((parent) => `-mkdir ${parent}`),
+    `-rm ${clock}`,
+    `symlink clock ${clock}`,
+    `ls -lna ${folder}`,
+    `rm ${clock}`,
+  ])
+  const [, home = ''] = /^Remote working directory: (\/.*)$/m.exec(said) ?? []
+  const unsynced = timeOf(said, clock, Date.now())
+  if (home === '' || unsynced === undefined) throw new Failure("sftp tells neither the box's time nor its home")
+  const links = await linksAmong(daemon, `${home.replace(/\/$/, '')}/${folder}/`)
+  return { date: new Date(unsynced).toISOString().slice(0, 10), home, links, unsynced }
+}
+
+async function linksAmong(daemon: Daemon, prefix: string): Promise<Map<string, string>> {
+  const ours = (await daemon.roots()).filter(({ link, path }) => link.startsWith(prefix) && isStorePath(path, storeDir))
+  const days = ours.map(({ link, path }): [string, string] => [link.slice(prefix.length), path])
+  return new Map(days.filter(([day]) => DAY_PATTERN.test(day)))
+}
+
+const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec']
+
+/**
+ * The time of a link in what sftp's `ls -ln` prints, in milliseconds since 1970, with TZ=UTC and
+ * LC_ALL=C: `Nov 26 23:06`, or `Nov 26  2025` for one more than half a year away (OpenSSH 9.2,
+ * sftp-common.c, ls_file). Pure.
+ */
+export function timeOf(listing: string, file: string, now: number): number | undefined {
+  const line = listing.split('\n').find((one) => /^l[rwx-]{9}/.test(one) && one.endsWith(` ${file}`))
+  const [, name = '', day, clock = '', year] = / ([A-Z][a-z]{2}) +(\d{1,2}) +(?:(\d\d:\d\d)|(\d{4})) \S+$/.exec(line ?? '') ?? []
+  const month = MONTHS.indexOf(name)
+  if (month < 0) return undefined
+  if (year !== undefined) return Date.UTC(Number(year), month, Number(day))
+  const [hour, minute] = clock.split(':').map(Number)
+  const inYear = (one: number): number => Date.UTC(one, month, Number(day), hour, minute)
+  const ours = new Date(now).getUTCFullYear()
+  return [ours - 1, ours, ours + 1].map(inYear).sort((a, b) => Math.abs(a - now) - Math.abs(b - now))[0]
+}
+
+// rename(2), not unlink and symlink, so there is never a moment without a root. The temporary name
+// starts with a dot, so it is never taken for a day's.
+const LINK = `set -e
+cd
+mkdir -p "$folder/$kind/$client"
+cd "$folder/$kind/$client"
+ln -s "$manifest" ".new.$$"
+mv -f ".new.$$" "$date"
+report linked "$(pwd -P)/$date"
+`
+
+/**
+ * Makes a day's link, or has it lead to another manifest.
+ * @returns its path on the box
+ * @throws Failure as Remote does
+ */
+export const putLink = ({ remote }: Shore, kind: Kind, client: string, date: string, manifest: string): Promise<string> =>
+  byEither(
+    async () => {
+      const reported = await remote.run(LINK, { folder: FOLDER, kind, client, date, manifest })
+      return linked(reported.get('linked')?.[0])
+    },
+    async () => {
+      const folder = `${FOLDER}/${kind}/${client}`
+      const fresh = `${folder}/.new.${process.pid}`
+      // sftp's rename is posix-rename@openssh.com, which replaces (sftp(1)).
+      const said = await remote.sftp(['pwd', `-rm ${fresh}`, `symlink ${manifest} ${fresh}`, `rename ${fresh} ${folder}/${date}`])
+      const [, home = ''] = /^Remote working directory: (.*)$/m.exec(said) ?? []
+      return linked(`${home.replace(/\/$/, '')}/${folder}/${date}`)
+    },
+  )
+
+function linked(link: string | undefined): string {
+  if (link?.startsWith('/')) return link
+  throw new Failure(`the box made no link: ${link}`)
+}
+
+const LET_GO = `cd
+cd "$folder/$kind/$client" || exit 1
+for day in $days; do rm -f "$day" || exit 1; done
+`
+
+/**
+ * Removes links; the box may then delete what nothing else keeps.
+ * @param days YYYY-MM-DD
+ * @throws Failure as Remote does
+ */
+export const letGo = ({ remote }: Pick<Shore, 'remote'>, kind: Kind, client: string, days: readonly string[]): Promise<void> =>
+  byEither(
+    async () => void (await remote.run(LET_GO, { folder: FOLDER, kind, client, days: days.join(' ') })),
+    async () => void (await remote.sftp(days.map((day) => `-rm ${FOLDER}/${kind}/${client}/${day}`))),
+  )
