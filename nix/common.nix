@@ -55,7 +55,7 @@ let
     };
     deadline = optional (matching "a time from 100ms to 60s" "([1-9][0-9]{2,3}|[1-5][0-9]{4}|60000)ms|([1-9]|[1-5][0-9]|60)s") {
       example = "500ms";
-      description = "How long to wait for the box to answer. Default: 2s.";
+      description = "How long to wait for the box to accept a connection and shake hands. Default: 2s.";
     };
     url = optional (matching "a store URL that begins with http, https, file, ssh or ssh-ng, without spaces" "(http|https|file|ssh|ssh-ng)://[^[:space:]]+") {
       example = "http://nas.local:5000";

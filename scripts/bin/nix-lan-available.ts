@@ -13,8 +13,9 @@ Usage: nix-lan-available [OPTION…] [CACHE…]
 
 Asks the caches that are named, or all of the configuration, at once.
 Reachable: the name resolves and the port accepts, within the cache's deadline.
-Usable (--usable): the box's nix-daemon answers through the tunnel, or the URL
-answers as a Nix cache.
+Usable (--usable): the box's nix-daemon answers a question through the tunnel,
+or the URL answers as a Nix cache. Slow: that nix-daemon shakes hands, but
+doesn't answer within the deadline; nix-lan-connect waits 30 s for it.
 
 Options:
   -u, --usable        ask whether Nix could use it now, not only whether it is
@@ -27,12 +28,12 @@ Options:
 
 With --json, a list with an object for each cache:
   cache    its name
-  state    reachable, usable or away
+  state    reachable, usable, slow or away
   ms       milliseconds until that was clear
   address  where it is: an address, a socket or a folder; not when it is away
   port     where there is one
   detail   where there is more to say, such as "Nix 2.8.0"
-  reason   why it is away
+  reason   why it is slow or away
 
 Exit code: 0 all of them are there; 1 one or more is not; 2 wrong usage or
 configuration.
@@ -108,14 +109,17 @@ async function patiently(
 }
 
 function line({ cache, answer }: Found, state: string): string {
-  if (!answer.ok) return `${cache}: away: ${answer.reason}`
+  if (!answer.ok) return `${cache}: ${without(answer)}: ${answer.reason}`
   const at = `${answer.address}${answer.port === undefined ? '' : ` port ${answer.port}`}`
   return `${cache}: ${state} at ${at}, ${answer.ms} ms${answer.detail ? ` (${answer.detail})` : ''}`
 }
 
+/** The state of a cache that isn't there. */
+const without = ({ slow }: Pick<Answer, 'slow'>): string => (slow ? 'slow' : 'away')
+
 /** As documented in --help. */
-function plain({ cache, answer: { ok, ...rest } }: Found, state: string): Record<string, unknown> {
-  return { cache, state: ok ? state : 'away', ...rest }
+function plain({ cache, answer: { ok, slow, ...rest } }: Found, state: string): Record<string, unknown> {
+  return { cache, state: ok ? state : without({ slow }), ...rest }
 }
 
 void main('nix-lan-available', HELP, available, false)

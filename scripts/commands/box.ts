@@ -18,7 +18,7 @@ import { openBox, type Shore } from '../keep/shore.ts'
 import { holdingsOf, keepAnew } from '../keep/uploads.ts'
 import { storeDir } from '../nix/store-path.ts'
 import { storesOf } from '../queue/stores.ts'
-import { usable } from '../reach/reach.ts'
+import { FIRST_ANSWER, usable } from '../reach/reach.ts'
 import { agreed } from '../setup/dialogue.ts'
 import { runtimeDir, socketPath } from '../system/paths.ts'
 import { touchSocket } from '../system/touch.ts'
@@ -193,7 +193,7 @@ export async function box(argv: string[]): Promise<number> {
   if (boxes.length === 0) throw new UsageError(`${config.file} has no box (a cache with host = "…")`)
   const cache = namedCache({ ...config, caches: boxes }, options.value('cache'))
   if (cache.kind !== 'ssh') throw new UsageError(`${cache.name} is a URL, not a box`)
-  const answer = await usable(cache, config.uid, cache.deadline)
+  const answer = await usable(cache, config.uid, cache.deadline, FIRST_ANSWER)
   if (!answer.ok) throw new Away(`${cache.name} is away: ${answer.reason}`)
   const daemon = await openBox(cache, config.uid, PATIENCE)
   try {

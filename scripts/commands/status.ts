@@ -48,7 +48,8 @@ and bytes of each, problem; null: nothing. "caches" is a list with an
 object for each cache; times are ISO 8601, null is what isn't known or doesn't
 apply:
   cache     its name
-  state     usable, reachable (but no answer), away, or unknown (the tunnel is
+  state     usable, slow (its nix-daemon shakes hands, but hasn't answered
+            yet), reachable (but no answer), away, or unknown (the tunnel is
             somebody else's)
   since     since when
   reason    why it isn't usable

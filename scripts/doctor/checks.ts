@@ -16,7 +16,7 @@ import { validOnBox } from '../protocol/ask.ts'
 import { readQueue } from '../queue/queue.ts'
 import { storesOf } from '../queue/stores.ts'
 import { wanted } from '../queue/upload.ts'
-import { usable } from '../reach/reach.ts'
+import { FIRST_ANSWER, usable } from '../reach/reach.ts'
 import { run } from '../system/exec.ts'
 import { realPath } from '../system/files.ts'
 import { failedDir, queueDir, socketPath } from '../system/paths.ts'
@@ -309,7 +309,7 @@ async function checkBox(facts: Facts, cache: SshCache): Promise<Verdict> {
 }
 
 async function checkTunnel(facts: Facts, cache: SshCache, uid: number): Promise<Verdict> {
-  const answer = await usable(cache, uid, Math.max(cache.deadline, 5000))
+  const answer = await usable(cache, uid, Math.max(cache.deadline, 5000), FIRST_ANSWER)
   const units = (await facts.session()) !== 'ENOENT'
   const unit = answer.ok || !units ? { state: '', status: '' } : await tunnelFacts(cache.name)
   const reason = readTunnelState(uid, cache.name)?.reason ?? unit.status

@@ -104,6 +104,10 @@ export const onBox = (destination: string, command: string, shell: boolean): str
   shell ? `ssh -t ${destination} ${command}` : `on the box, as root: ${command.replace(/^sudo /, '')}`
 
 export const RESTART_BOX = 'sudo systemctl restart nix-daemon.socket'
+export const BOX_JOURNAL = 'journalctl -u nix-daemon -n 20'
+export const EMPTY_BOX = 'nix-collect-garbage'
+/** @param at a mount point */
+export const mountBox = (at: string): string => `sudo mount -o remount,rw ${at}`
 
 /** All fixes that depend on nothing another user can have written. */
 export function knownFixes(machine: Machine, caches: readonly SshCache[], own: string): string[] {
@@ -123,8 +127,10 @@ export function knownFixes(machine: Machine, caches: readonly SshCache[], own: s
       queueBuilt(name),
       collectOnBox(name),
       startSshd(host),
-      onBox(ssh, RESTART_BOX, true),
-      onBox(ssh, RESTART_BOX, false),
+      ...[RESTART_BOX, BOX_JOURNAL, EMPTY_BOX, mountBox('/nix'), mountBox('/')].flatMap((command) => [
+        onBox(ssh, command, true),
+        onBox(ssh, command, false),
+      ]),
     ]),
   ]
 }

@@ -7,7 +7,18 @@ import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
 import { BOX_KEYS } from '../system/texts.ts'
 import { type AgentState, endOf } from '../tunnel/failure.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
-import { BOX_AWAY, collectOnBox, inConfigurationNix, onBox, queueBuilt, RESTART_BOX, startSshd } from './fixes.ts'
+import {
+  BOX_AWAY,
+  BOX_JOURNAL,
+  collectOnBox,
+  EMPTY_BOX,
+  inConfigurationNix,
+  mountBox,
+  onBox,
+  queueBuilt,
+  RESTART_BOX,
+  startSshd,
+} from './fixes.ts'
 import { protocolText } from './judge-nix.ts'
 
 export type Reached = { ok: true; address: string; port?: number; ms: number } | { ok: false; reason: string; ms: number }
@@ -113,7 +124,15 @@ export interface SocketFacts {
   nixos: boolean
   /** Whether there is a shell at all: no forced command, no nologin. */
   shell: boolean
+  /** What is wrong with the disk that holds Nix's database, and where it is mounted. */
+  disk?: { problem: 'read-only' | 'full'; at: string }
 }
+
+/** A mount point that may become part of a command. */
+const MOUNT_POINT = /^\/[A-Za-z0-9/_.-]*$/
+
+/** KiB below which a disk counts as full: Nix's database can't grow any more. */
+const FULL = 1024
 
 /** A name as adduser(8) accepts it: what the box says becomes part of a command. */
 const NAME = /^[a-z_][a-z0-9_-]{0,31}$/
@@ -123,7 +142,15 @@ export function parseSocket(output: string): SocketFacts {
   const [line, user = '', state = '', group = '', nixos] = /^nix-lan (\S+) (\S+) (\S*) (nixos|other)$/m.exec(output) ?? []
   const known = state === 'writable' || state === 'denied' || state === 'missing' ? state : 'unknown'
   const safe = (name: string): string => (NAME.test(name) ? name : '')
-  return { user: safe(user), state: known, group: safe(group), nixos: nixos === 'nixos', shell: line !== undefined }
+  const disk = parseDisk(output)
+  return { user: safe(user), state: known, group: safe(group), nixos: nixos === 'nixos', shell: line !== undefined, ...(disk && { disk }) }
+}
+
+function parseDisk(output: string): SocketFacts['disk'] {
+  const [, mode, mount = '', free = ''] = /^nix-lan-disk (ro|rw) (\S+) (\d*)$/m.exec(output) ?? []
+  const at = MOUNT_POINT.test(mount) ? mount : ''
+  if (mode === 'ro') return { problem: 'read-only', at }
+  return free !== '' && Number(free) < FULL ? { problem: 'full', at } : undefined
 }
 
 export type Handshake = { ok: true; version: number; nix: string } | { ok: false; kind: string; reason: string }
@@ -151,6 +178,13 @@ export function judgeBox(answer: Handshake, path: string, destination: string, s
     return failed(found, onBox(destination, `sudo usermod -aG ${group} ${user}`, true))
   }
   const start = onBox(destination, RESTART_BOX, shell)
+  if (socket?.disk) {
+    const { problem, at } = socket.disk
+    const words = `the disk of the box's /nix${at && `, mounted on ${at},`} is ${problem}: its nix-daemon can't answer`
+    if (problem === 'full') return failed(words, onBox(destination, EMPTY_BOX, shell))
+    return failed(words, onBox(destination, mountBox(at || '/nix'), shell))
+  }
+  if (answer.kind === 'slow') return failed(answer.reason, onBox(destination, BOX_JOURNAL, shell))
   if (state === 'missing') return failed(`there is no ${path} on the box: no nix-daemon runs there`, start)
   if (state === 'writable' && /open failed/.test(log)) return failed('nobody listens there: no nix-daemon runs on the box', start)
   if (state === 'writable' && answer.kind === 'broken') {

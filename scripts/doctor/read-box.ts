@@ -7,6 +7,7 @@ import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { BoxUnavailable } from '../protocol/box.ts'
 import { greetBox } from '../protocol/dial.ts'
+import { FIRST_ANSWER } from '../reach/reach.ts'
 import { run } from '../system/exec.ts'
 import { runtimeDir } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
@@ -123,7 +124,7 @@ async function throughSsh(cache: SshCache, uid: number, env: Record<string, stri
 
 async function shake(socket: string, limit: number): Promise<Handshake> {
   try {
-    return { ok: true, ...(await greetBox(socket, limit)) }
+    return { ok: true, ...(await greetBox(socket, limit, limit + FIRST_ANSWER)) }
   } catch (error) {
     return { ok: false, kind: error instanceof BoxUnavailable ? error.kind : 'broken', reason: (error as Error).message }
   }

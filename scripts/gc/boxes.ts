@@ -11,7 +11,7 @@ import { openBox } from '../keep/shore.ts'
 import { NixError } from '../nix/nix.ts'
 import { type Keys, readKeys } from '../nix/signature.ts'
 import type { Daemon } from '../protocol/daemon-ops.ts'
-import { usable } from '../reach/reach.ts'
+import { FIRST_ANSWER, usable } from '../reach/reach.ts'
 import { socketPath } from '../system/paths.ts'
 import { touchSocket } from '../system/touch.ts'
 import type { Keeper } from './collect.ts'
@@ -54,7 +54,7 @@ export async function lookAtBoxes(
   let away = true
   for (const cache of chosen) {
     const socket = socketPath(uid, cache.name)
-    const answer = await usable(cache, uid, cache.deadline)
+    const answer = await usable(cache, uid, cache.deadline, FIRST_ANSWER)
     if (!answer.ok) {
       unused.push({ name: cache.name, why: `it is away (${answer.reason})` })
       continue

@@ -2,15 +2,19 @@
 // deadline. Loaded only when there is a socket: `net` costs each start of connect 2 ms or more.
 import { createConnection, type Socket } from 'node:net'
 import { noTunnel } from '../cli/errors.ts'
-import { type Box, BoxUnavailable, send } from './box.ts'
+import { inSeconds } from '../cli/text.ts'
+import { storeDir } from '../nix/store-path.ts'
+import { type Box, BoxUnavailable } from './box.ts'
 import { ByteReader, EndOfStream } from './byte-reader.ts'
 import {
   MAGIC_CLIENT,
   MAGIC_SERVER,
   OLDEST_BOX,
   OUR_VERSION,
+  QUERY_PATH_INFO,
   Recorder,
   readMessages,
+  string,
   strings,
   u64,
   VERSION_WITH_NIX_VERSION,
@@ -75,29 +79,51 @@ export class Guard {
     } catch (error) {
       this.stop()
       this.socket.destroy()
-      throw error instanceof BoxUnavailable
-        ? error
-        : new BoxUnavailable('broken', `${this.path} is not the socket of a nix-daemon: ${(error as Error).message}`)
+      throw error instanceof BoxUnavailable ? error : new BoxUnavailable('broken', notDaemon(this.path, error as Error))
     }
   }
 }
 
+/** A path that no store has. */
+const NOBODYS = `${storeDir}/00000000000000000000000000000000-nix-lan-asks`
+
 /**
- * Whether a nix-daemon answers at a socket, and which: its protocol, its version of Nix. Completes
- * the handshake, since each one broken off leaves an error in the box's journal.
- * @param deadline milliseconds
+ * Whether a nix-daemon answers a question at a socket, and which: its protocol, its version of Nix.
+ * To shake hands isn't enough: one whose disk sleeps answers late, and one whose /nix is read-only
+ * connects to itself without end and never answers (2.8.0).
+ * @param deadline milliseconds for the handshake
+ * @param limit milliseconds for the answer, too
  * @param way another path to the same socket, to connect to
- * @throws BoxUnavailable, always by the deadline
+ * @throws BoxUnavailable, always by the limit; `slow`: there was a handshake, but no answer
  */
-export async function greetBox(path: string, deadline: number, way = path): Promise<{ version: number; nix: string }> {
+export async function greetBox(path: string, deadline: number, limit = deadline, way = path): Promise<{ version: number; nix: string }> {
+  const end = performance.now() + limit
   const box = await dialBox(path, deadline, way)
-  // The first byte of an operation that never comes: a nix-daemon ends silently when its client
-  // goes away before the operation's number is complete (2.8.0, 2.34.8, daemon.cc,
-  // processConnection).
-  await send(box, Buffer.of(0))
-  box.socket.destroy()
-  return { version: box.version, nix: box.nix }
+  let timer: NodeJS.Timeout | undefined
+  try {
+    // Before the end of the handshake: it saves a round trip, and acknowledges the daemon's hello
+    // (see send()).
+    box.socket.write(Buffer.concat([u64(QUERY_PATH_INFO), string(NOBODYS)]))
+    await box.handshake
+    const slow = new BoxUnavailable('slow', `its nix-daemon shakes hands, but has answered nothing within ${inSeconds(limit)}: ${SLOW}`)
+    timer = setTimeout(() => box.reader.finish(slow), Math.max(1, end - performance.now()))
+    const answer = new Recorder(box.reader)
+    const ending = await readMessages(answer)
+    if (!ending.error) await answer.u64()
+    else if (!ending.message.includes('is not valid'))
+      throw new BoxUnavailable('broken', `the box's nix-daemon shakes hands, but says to a question: ${ending.message}`)
+    return { version: box.version, nix: box.nix }
+  } catch (error) {
+    if (error instanceof BoxUnavailable) throw error
+    throw new BoxUnavailable('broken', `the box's nix-daemon shakes hands, and hangs up at a question; ${JOURNAL}`)
+  } finally {
+    clearTimeout(timer)
+    box.socket.destroy()
+  }
 }
+
+const JOURNAL = 'on the box, journalctl -u nix-daemon says why'
+const SLOW = "the box's disk may be waking up, or its /nix is read-only"
 
 /**
  * A client's hello, after the magic number: its version, its features (1.38), no CPU affinity
@@ -153,10 +179,16 @@ export function openSocket(path: string, way: string): { socket: Socket; reader:
   return { socket, reader }
 }
 
+/** ssh accepts whether or not there is a daemon, and closes what it can't pass on. */
+const hungUp = (path: string): string => `${path} accepted the connection and closed it: no nix-daemon is there, or it hung up; ${JOURNAL}`
+
+/** Why a handshake failed. */
+const notDaemon = (path: string, error: Error): string =>
+  error instanceof EndOfStream ? hungUp(path) : `${path} is not the socket of a nix-daemon: ${error.message}`
+
 function socketError(error: NodeJS.ErrnoException, path: string): BoxUnavailable {
   if (error.code === 'ENOENT') return new BoxUnavailable('missing', noTunnel(path))
   if (error.code === 'ECONNREFUSED') return new BoxUnavailable('refused', `nobody listens on ${path}: the tunnel has ended`)
-  if (error.code === 'ECONNRESET' || error.code === 'EPIPE')
-    return new BoxUnavailable('broken', `${path} was closed: the box's nix-daemon is not there`)
+  if (error.code === 'ECONNRESET' || error.code === 'EPIPE') return new BoxUnavailable('broken', hungUp(path))
   return new BoxUnavailable('broken', `${path}: ${error.message}`)
 }

@@ -4,7 +4,7 @@
 import type { PathInfo } from '../nix/path-info.ts'
 import { isStorePath } from '../nix/store-path.ts'
 import type { ByteReader } from './byte-reader.ts'
-import { errorAnswer, LONGEST_STRING, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from './wire.ts'
+import { errorAnswer, LONGEST_STRING, QUERY_PATH_INFO, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from './wire.ts'
 
 /**
  * The parts of a request, or of an answer after its messages. `info`: a u64, followed, if it is 1,
@@ -44,7 +44,6 @@ export const OPERATIONS: ReadonlyMap<number, Operation> = new Map<number, Operat
   [43, { name: 'QueryRealisation', request: ['string'], answer: ['strings'], empty: u64(0), local: true }],
 ])
 export const IS_VALID_PATH = 1
-export const QUERY_PATH_INFO = 26
 export const NAR_FROM_PATH = 38
 export const QUERY_REALISATION = 43
 /** Lists all paths of a store. Nix never asks a substituter for that; we do. */

@@ -37,6 +37,9 @@ export const LATEST_VERSION = 0x0126
  */
 export const PASSED_FEATURES: readonly string[] = ['realisation-with-path-not-hash', 'delete-dead-specific-referrers']
 
+/** QueryPathInfo, an operation that is asked without the rest of operations.ts, too. */
+export const QUERY_PATH_INFO = 26
+
 // Messages before an answer (worker-protocol.hh, STDERR_*).
 export const STDERR_LAST = 0x616c7473
 const STDERR_ERROR = 0x63787470

@@ -7,7 +7,7 @@ import { errorText, invalidPaths, NixError, nix, referrersClosure } from '../nix
 import { closureOrAll } from '../nix/path-info.ts'
 import { setting } from '../nix/settings.ts'
 import { infosOnBox, validOnBox } from '../protocol/ask.ts'
-import { usable } from '../reach/reach.ts'
+import { FIRST_ANSWER, usable } from '../reach/reach.ts'
 import { run } from '../system/exec.ts'
 import { socketPath } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
@@ -40,7 +40,7 @@ export function storesOf(cache: SshCache, uid: number, watcher: Watcher = UNWATC
   let halfDone = false // a copy failed: some of it may have arrived
   return {
     async away() {
-      const answer = await usable(cache, uid, cache.deadline)
+      const answer = await usable(cache, uid, cache.deadline, FIRST_ANSWER)
       if (answer.ok && halfDone) {
         halfDone = false
         touchSocket(socket, uid)

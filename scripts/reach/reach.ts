@@ -10,7 +10,19 @@ import { type Memory, memoryOf } from './last-address.ts'
 /**
  * `ms`: milliseconds from question to answer. `address`: an address, a socket's path, or a folder.
  */
-export type Answer = { ok: true; address: string; port?: number; ms: number; detail?: string } | { ok: false; reason: string; ms: number }
+export type Answer = (
+  | { ok: true; address: string; port?: number; ms: number; detail?: string }
+  | { ok: false; reason: string; ms: number }
+) & {
+  /** It shook hands, but hasn't answered in time. */
+  slow?: true | undefined
+}
+
+/**
+ * Milliseconds for the first answer of a box that has shaken hands, for whoever can wait: its disk
+ * may have to wake up.
+ */
+export const FIRST_ANSWER = 30_000
 
 /** Where a cache listens, or the folder that it is. */
 export type Place = { host: string; port: number } | { folder: string }
@@ -82,19 +94,20 @@ function linkLocalScopes(): string[] {
 }
 
 /**
- * Whether the cache answers as a store: an ssh cache's nix-daemon through the tunnel's socket, a
- * url cache with its nix-cache-info. For an ssh:// or ssh-ng:// url only the port is tried, since
- * more would need its user's keys.
+ * Whether the cache answers a question as a store: an ssh cache's nix-daemon through the tunnel's
+ * socket, a url cache with its nix-cache-info. For an ssh:// or ssh-ng:// url only the port is
+ * tried, since more would need its user's keys.
  * @param uid whose tunnel
- * @param deadline milliseconds for everything
+ * @param deadline milliseconds for everything but a first answer that is late
+ * @param late milliseconds more for that
  */
-export async function usable(cache: Cache, uid: number, deadline: number): Promise<Answer> {
-  if (cache.kind === 'ssh') return await usableTunnel(socketPath(uid, cache.name), uid, deadline)
+export async function usable(cache: Cache, uid: number, deadline: number, late = 0): Promise<Answer> {
+  if (cache.kind === 'ssh') return await usableTunnel(socketPath(uid, cache.name), uid, deadline, late)
   if (/^https?:/i.test(cache.url)) return await usableHttp(cache, deadline)
   return await reachable(cache, deadline)
 }
 
-async function usableTunnel(socket: string, uid: number, deadline: number): Promise<Answer> {
+async function usableTunnel(socket: string, uid: number, deadline: number, late: number): Promise<Answer> {
   const elapsed = stopwatch()
   const { greetBox } = await import('../protocol/dial.ts')
   let release = (): void => {}
@@ -105,10 +118,11 @@ async function usableTunnel(socket: string, uid: number, deadline: number): Prom
       const { holdSocket } = await import('../protocol/owned-socket.ts')
       ;({ path: way, release } = holdSocket(socket, uid))
     }
-    const { nix } = await greetBox(socket, deadline, way)
+    const { nix } = await greetBox(socket, deadline, deadline + late, way)
     return { ok: true, address: socket, ms: elapsed(), ...(nix ? { detail: `Nix ${nix}` } : {}) }
   } catch (error) {
-    return { ok: false, reason: error instanceof Error ? error.message : String(error), ms: elapsed() }
+    const reason = error instanceof Error ? error.message : String(error)
+    return { ok: false, reason, ms: elapsed(), ...((error as { kind?: string }).kind === 'slow' && { slow: true }) }
   } finally {
     release()
   }

@@ -48,7 +48,7 @@ export interface Facts {
   wait?: Wait
 }
 
-export type State = 'usable' | 'reachable' | 'away' | 'unknown'
+export type State = 'usable' | 'slow' | 'reachable' | 'away' | 'unknown'
 
 /** One cache, as --json gives it. */
 export interface CacheStatus {
@@ -89,6 +89,7 @@ export function timestamp(text: string | undefined): number | null {
 /**
  * The state of one cache.
  * - usable: it answered just now.
+ * - slow: its nix-daemon shook hands just now, but has answered nothing yet.
  * - reachable: systemd's target says the check found the box, but nothing answers.
  * - unknown: the tunnel is somebody else's.
  * - away: everything else.
@@ -96,7 +97,7 @@ export function timestamp(text: string | undefined): number | null {
 export function assess(facts: Facts): CacheStatus {
   const { name, answer, units, wait } = facts
   const reachable = units?.target.ActiveState === 'active'
-  const state: State = answer.ok ? 'usable' : facts.hiddenBy !== undefined ? 'unknown' : reachable ? 'reachable' : 'away'
+  const state = stateOf(facts, reachable)
   return {
     cache: name,
     state,
@@ -110,13 +111,20 @@ export function assess(facts: Facts): CacheStatus {
   }
 }
 
+function stateOf({ answer, hiddenBy }: Facts, reachable: boolean): State {
+  if (answer.ok) return 'usable'
+  if (hiddenBy !== undefined) return 'unknown'
+  if (answer.slow) return 'slow'
+  return reachable ? 'reachable' : 'away'
+}
+
 /**
  * systemd forgets the times of a stopped unit that nothing refers to; the tunnel's state file
  * remains.
  */
 function sinceWhen(state: State, units: UnitsOf | null, tunnelState: TunnelState | undefined): number | null {
   if (!units) return null
-  if (state === 'usable') return timestamp(units.tunnel.ActiveEnterTimestamp)
+  if (state === 'usable' || state === 'slow') return timestamp(units.tunnel.ActiveEnterTimestamp)
   if (state === 'reachable') return timestamp(units.target.ActiveEnterTimestamp)
   const failed = Date.parse(tunnelState?.since ?? '')
   return timestamp(units.target.InactiveEnterTimestamp) ?? (Number.isNaN(failed) ? null : failed)
@@ -233,7 +241,7 @@ function keptLines(box: BoxLook, now: number): Part[][] {
   ])
 }
 
-const STATE_COLOURS: Record<State, Colour> = { usable: 'green', reachable: 'yellow', away: 'red', unknown: 'yellow' }
+const STATE_COLOURS: Record<State, Colour> = { usable: 'green', slow: 'yellow', reachable: 'yellow', away: 'red', unknown: 'yellow' }
 
 function heading({ cache, state, since, reason, detail, ms }: CacheStatus, now: number): Part[] {
   const when = since === null ? '' : ` since ${clock(since, now)} (${age(now - since)})`

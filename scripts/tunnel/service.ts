@@ -4,7 +4,7 @@ import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { Failure } from '../cli/errors.ts'
 import { harmless } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
-import { usable } from '../reach/reach.ts'
+import { FIRST_ANSWER, usable } from '../reach/reach.ts'
 import { run } from '../system/exec.ts'
 import { becomeProgram } from '../system/handover.ts'
 import { runtimeDir } from '../system/paths.ts'
@@ -79,7 +79,7 @@ export class Service {
   /** Tells systemd that a nix-daemon answers now, or records why none does. @returns 0 or 75 */
   async ready(): Promise<number> {
     const { name, daemonSocket, ssh, deadline } = this.cache
-    const answer = await usable(this.cache, this.uid, deadline)
+    const answer = await usable(this.cache, this.uid, deadline, FIRST_ANSWER)
     if (!answer.ok) {
       const before = readTunnelState(this.uid, name)
       const reason = whyNotReady(this.readLog(), answer.reason, daemonSocket, ssh)

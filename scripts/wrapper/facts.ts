@@ -39,7 +39,9 @@ async function factsOf(cache: Cache, config: Config, conf: NixConf): Promise<Cac
  */
 async function usableNow(cache: Cache, config: Config, socket: string): Promise<CacheFacts['usable']> {
   if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: noSocket(config, socket), ms: 0 }
-  return (await import('../reach/reach.ts')).usable(cache, config.uid, cache.deadline)
+  const answer = await (await import('../reach/reach.ts')).usable(cache, config.uid, cache.deadline)
+  // Nix may use it: nix-lan-connect waits for its first answer.
+  return answer.slow ? { ok: true, address: socket, ms: answer.ms, slow: true } : answer
 }
 
 /** Another user's directory looks empty to us, so we can't tell whether there is a tunnel. */

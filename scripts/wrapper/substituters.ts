@@ -127,7 +127,8 @@ function decide(facts: CacheFacts, kept: string[]): Decision {
   if (!url.ok) return { name, action: 'leave out', url: undefined, usable, reason: url.reason }
   if (!usable.ok) return { name, action: 'leave out', url: url.text, usable, reason: '' }
   if (/[\s#]/.test(url.text)) return { name, action: 'leave out', url: url.text, usable, reason: 'Nix ends a URL at a space or a #' }
-  return { name, action: 'add', url: url.text, usable, reason: '' }
+  const reason = usable.slow ? 'it is slow: nix-lan-connect waits up to 30 s for its first answer' : ''
+  return { name, action: 'add', url: url.text, usable, reason }
 }
 
 /** What to append to NIX_CONFIG so that the setting gets its own line. */

@@ -269,14 +269,28 @@ test('usable: no tunnel, a stale one, an unresponsive one, one that resets, one 
   }
   rmSync(socket, { force: true })
   // a whole greeting of protocol 1.34: magic, version, then the version of Nix and the end of the
-  // messages
-  await listen((one) => {
-    one.on('error', () => {}).write(Buffer.concat([u64(0x6478696f), u64(0x122)]))
-    one.once('data', () => one.write(Buffer.concat([string('2.8.0'), u64(0x616c7473)])))
-  }, socket)
-  const there = await usable()
-  servers.pop()?.close()
-  assert.equal([there.code, masked(there.stdout)], [0, `rpi: usable at ${socket}, N ms (Nix 2.8.0)\n`])
+  // messages; and the answer that a path isn't there
+  for (const answer of [Buffer.concat([u64(0x616c7473), u64(0)]), Buffer.alloc(0)]) {
+    rmSync(socket, { force: true })
+    await listen((one) => {
+      one.on('error', () => {}).write(Buffer.concat([u64(0x6478696f), u64(0x122)]))
+      let got = 0
+      one.on('data', (bytes) => {
+        const before = got
+        got += bytes.length
+        if (before === 0) one.write(Buffer.concat([string('2.8.0'), u64(0x616c7473)]))
+        if (before <= 32 && got > 32) one.write(answer)
+      })
+    }, socket)
+    const said = await usable()
+    servers.pop()?.close()
+    if (answer.length > 0) assert.equal([said.code, masked(said.stdout)], [0, `rpi: usable at ${socket}, N ms (Nix 2.8.0)\n`])
+    else {
+      assert.match(said.stdout, /^rpi: slow: its nix-daemon shakes hands, but has answered nothing within 0\.7 s/)
+      assert.is(said.code, 1)
+      assert.ok(said.ms < 700 + SLACK, `${said.ms} ms`)
+    }
+  }
 })
 
 test('url caches: what nix-cache-info answers', async () => {

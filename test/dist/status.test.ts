@@ -87,11 +87,21 @@ async function asked(env: Record<string, string> = {}): Promise<Json['caches'][0
   return { ...(caches[0] as Json['caches'][0]), check }
 }
 
-/** Listens where the tunnel would, until the returned function is called. */
-async function box(answers: boolean): Promise<() => Promise<void>> {
+/**
+ * Listens where the tunnel would, until the returned function is called; and shakes hands, and
+ * answers a question, as a nix-daemon does.
+ */
+async function box(does: 'nothing' | 'shakes hands' | 'answers'): Promise<() => Promise<void>> {
   const server = createServer((socket) => {
-    socket.on('error', () => {}).resume()
-    if (answers) socket.write(Buffer.concat([u64(0x6478696f), u64(0x0122), string('2.26.3'), u64(0x616c7473)]))
+    let got = 0
+    socket
+      .on('error', () => {})
+      .on('data', (bytes) => {
+        const before = got
+        got += bytes.length
+        if (does === 'answers' && before <= 32 && got > 32) socket.write(Buffer.concat([u64(0x616c7473), u64(0)]))
+      })
+    if (does !== 'nothing') socket.write(Buffer.concat([u64(0x6478696f), u64(0x0122), string('2.26.3'), u64(0x616c7473)]))
   })
   const path = join(TMP, 'run/nix-lan/rpi.sock')
   await new Promise<void>((done) => server.listen(path, done))
@@ -132,13 +142,20 @@ test('nix-lan alone is status; without a configuration it is the help', async ()
 })
 
 test('a box that answers is usable', async () => {
-  const end = await box(true)
+  const end = await box('answers')
   const { state, detail, reason } = await asked().finally(end)
   assert.equal([state, detail, reason], ['usable', 'Nix 2.26.3', null])
 })
 
+test('a box that shakes hands and does not answer, as with a read-only /nix, is slow, not away, and not waited for', async () => {
+  const end = await box('shakes hands')
+  const { state, reason } = await asked().finally(() => void end())
+  assert.is(state, 'slow')
+  assert.match(reason, /shakes hands, but has answered nothing within 0\.5 s: the box's disk may be waking up, or its \/nix is read-only/)
+})
+
 test('an unresponsive box is not waited for as long as its deadline', async () => {
-  const end = await box(false)
+  const end = await box('nothing')
   const { state, reason } = await asked().finally(() => void end())
   assert.is(state, 'away')
   assert.match(reason, /no nix-daemon answered within 0\.5 s/)

@@ -40,7 +40,7 @@ function script(name: string, text: string): void {
 }
 
 /**
- * Greets as a nix-daemon of protocol 1.35 does (Nix 2.14, src/libstore/daemon.cc,
+ * Greets and answers a question as a nix-daemon of protocol 1.35 does (Nix 2.14, src/libstore/daemon.cc,
  * processConnection), unless it is to be unresponsive.
  */
 const DAEMON = `
@@ -52,8 +52,10 @@ require('net').createServer((socket) => {
   socket.write(Buffer.concat([u64(0x6478696f), u64(0x0123)]))
   let got = 0
   socket.on('data', (data) => {
+    const before = got
     got += data.length
-    if (got >= 32) socket.write(Buffer.concat([u64(6), Buffer.from('2.14.0\\0\\0'), u64(2), u64(0x616c7473)]))
+    if (before < 32 && got >= 32) socket.write(Buffer.concat([u64(6), Buffer.from('2.14.0\\0\\0'), u64(2), u64(0x616c7473)]))
+    if (before <= 32 && got > 32) socket.write(Buffer.concat([u64(0x616c7473), u64(0)])) // it hasn't got the path
   })
 }).listen(process.argv[2])
 `

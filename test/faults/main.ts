@@ -2,7 +2,8 @@
 // own, some at a time, since what is lost is mostly waited for. Started by test/test.sh as: node
 // main.mjs FOLDER [--long] [--seed N] [NIX…] [WORD…]: NIX is bookworm, trixie or forky. What
 // happens when is drawn from the seed, which is told; with the same one the same is drawn. --long:
-// more of each, in full size. Ends with "N passed, N failed"; see test/lib/runner.ts.
+// more of each, in full size. --only TEXT: cases with TEXT in the title. --times N: each of them N
+// times. Ends with "N passed, N failed"; see test/lib/runner.ts.
 import { bundle, endTogether, inParallel, installMissing, runFile, sumUp, testFiles, unbundled } from '../lib/runner.ts'
 import { NIXES } from './stage.ts'
 
@@ -17,8 +18,11 @@ async function main(): Promise<number> {
   const seed = at < 0 ? Math.floor(Math.random() * 1e9) : Number(args[at + 1])
   if (!Number.isSafeInteger(seed)) throw new Error(`--seed ${args[at + 1]}: give an integer`)
   const named = NIXES.filter((nix) => args.includes(nix))
-  const options = ['--long', '--seed', ...(at < 0 ? [] : [args[at + 1]])]
-  const words = args.filter((word) => !options.includes(word) && !NIXES.some((nix) => nix === word))
+  const given = (option: string): string | undefined => (args.includes(option) ? args[args.indexOf(option) + 1] : undefined)
+  const [only, times] = [given('--only'), given('--times')]
+  const isOption = (word: string, i: number): boolean =>
+    word.startsWith('--') || ['--seed', '--only', '--times'].includes(args[i - 1] ?? '')
+  const words = args.filter((word, i) => !isOption(word, i) && !NIXES.some((nix) => nix === word))
   const files = testFiles('test/faults', '.faults.ts').filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
   if (files.length === 0) {
     console.log(`no file's path in test/faults contains ${words.join(' or ')}`)
@@ -29,8 +33,14 @@ async function main(): Promise<number> {
   await installMissing()
   const jobs = files.flatMap((file) => (named.length > 0 ? named : NIXES).map((nix) => ({ file, nix, title: `${file} on ${nix}` })))
   const results = await inParallel(jobs, WIDTH, async ({ file, nix, title }, index) => {
-    const env = { NIX_LAN_FAULTS_NIX: nix, NIX_LAN_FAULTS_SEED: String(seed), ...(long && { NIX_LAN_FAULTS_LONG: '1' }) }
-    const limit = long ? LIMIT.long : LIMIT.short
+    const env = {
+      NIX_LAN_FAULTS_NIX: nix,
+      NIX_LAN_FAULTS_SEED: String(seed),
+      ...(long && { NIX_LAN_FAULTS_LONG: '1' }),
+      ...(only && { NIX_LAN_FAULTS_ONLY: only }),
+      ...(times && { NIX_LAN_FAULTS_TIMES: times }),
+    }
+    const limit = long || times ? LIMIT.long : LIMIT.short
     return { title, counts: broken.has(file) ? unbundled(title) : await runFile(file, out, { title, index, env, limit }) }
   })
   return sumUp(results)

@@ -15,6 +15,8 @@ import { freePort, type Running, until, type World } from '../nix/world.ts'
 export const NIXES = ['bookworm', 'trixie', 'forky'] as const satisfies Suite[]
 export const NIX = (process.env.NIX_LAN_FAULTS_NIX ?? 'bookworm') as (typeof NIXES)[number]
 export const LONG = process.env.NIX_LAN_FAULTS_LONG !== undefined
+const ONLY = process.env.NIX_LAN_FAULTS_ONLY ?? ''
+const TIMES = Number(process.env.NIX_LAN_FAULTS_TIMES ?? 1)
 const SEED = process.env.NIX_LAN_FAULTS_SEED ?? '0'
 const LOCAL = { env: { NIX_REMOTE: 'local' } }
 
@@ -30,17 +32,20 @@ const RATE = 40e6
 export function faults(name: string) {
   const test = needs(suite(`${name}, ${NIX}`), 'root', 'nix', 'ssh', 'sshd', 'roots')
   return {
-    case(title: string, act: (random: Random) => Promise<void>): void {
-      test(title, async () => {
-        const started = Date.now()
-        try {
-          await act(new Random(SEED, NIX, title))
-          console.log(`figure: ${((Date.now() - started) / 1000).toFixed(1)} s  ${title}`)
-        } catch (error) {
-          const again = `npm run test:faults --${LONG ? ' --long' : ''} --seed ${SEED} ${NIX} ${name}`
-          throw new Error(`${(error as Error).message}\n\n    again: ${again}`)
-        }
-      })
+    case(named: string, act: (random: Random) => Promise<void>): void {
+      if (!named.includes(ONLY)) return
+      const titles = Array.from({ length: TIMES }, (_, time) => (time === 0 ? named : `${named}, again ${time}`))
+      for (const title of titles)
+        test(title, async () => {
+          const started = Date.now()
+          try {
+            await act(new Random(SEED, NIX, title))
+            console.log(`figure: ${((Date.now() - started) / 1000).toFixed(1)} s  ${title}`)
+          } catch (error) {
+            const again = `npm run test:faults --${LONG ? ' --long' : ''} --seed ${SEED} ${NIX} ${name}`
+            throw new Error(`${(error as Error).message}\n\n    again: ${again}`)
+          }
+        })
     },
     after: test.after,
     run: test.run,

@@ -99,9 +99,38 @@ test('what the box has: ten thousand paths a question, nothing fetched from else
   assert.is(connections, 1)
 })
 
-test('whether it answers: one byte of an operation, so that the end of the handshake comes, and no more', async () => {
-  await daemon(Buffer.of(0), Buffer.alloc(0))
-  assert.equal(await greetBox(SOCKET, 2000), { version: 0x0120, nix: '' })
+const NOBODYS = '/nix/store/00000000000000000000000000000000-nix-lan-asks'
+for (const [what, answer] of [
+  ['does not have it', Buffer.concat([LAST, u64(0)])],
+  ['says so by an error', errorAnswer(`path '${NOBODYS}' is not valid`)],
+] as const)
+  test(`whether it answers: a question about a path that nobody has, and the box ${what}`, async () => {
+    await daemon(asks(NOBODYS), answer)
+    assert.equal(await greetBox(SOCKET, 2000), { version: 0x0120, nix: '' })
+  })
+
+test('a daemon that shakes hands and answers no question is slow; one that answers an error, or hangs up, is broken', async () => {
+  const greeted = async (limit: number): Promise<string> =>
+    await greetBox(SOCKET, 2000, limit).then(
+      () => 'usable',
+      (error) => `${error.kind}: ${error.message}`,
+    )
+  await daemon(asks(NOBODYS), Buffer.alloc(0))
+  const started = performance.now()
+  assert.match(await greeted(300), /^slow: .*shakes hands, but has answered nothing within 0\.3 s: .*waking up, or its \/nix is read-only$/)
+  assert.ok(performance.now() - started < 1500, 'not the deadline of the handshake')
+  server?.close()
+  rmSync(SOCKET, { force: true })
+  await daemon(asks(NOBODYS), (socket) => setTimeout(() => socket.write(Buffer.concat([LAST, u64(0)])), 2300))
+  assert.is(await greeted(20_000), 'usable', 'a first answer may be late')
+  server?.close()
+  rmSync(SOCKET, { force: true })
+  await daemon(asks(NOBODYS), errorAnswer('opening lock file: Read-only file system'))
+  assert.match(await greeted(2000), /^broken: .*says to a question: opening lock file: Read-only file system$/)
+  server?.close()
+  rmSync(SOCKET, { force: true })
+  await daemon(asks(NOBODYS), (socket) => socket.end())
+  assert.match(await greeted(2000), /^broken: .*hangs up at a question; on the box, journalctl -u nix-daemon says why$/)
 })
 
 test('a box that takes its time for each of many answers is not given up', async () => {

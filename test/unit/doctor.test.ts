@@ -635,6 +635,25 @@ test('the box’s daemon: who may use its socket, whether it listens, whether it
   for (const name of ['$(reboot)', 'a;b', '-x', 'x"]}'])
     like(judged(`nix-lan alice denied ${name} other\n`), 'failed', /may not use/, 'on the box: let alice use it')
   like(judged('nix-lan a$(x) denied nix-users other\n'), 'failed', /the user may not use/, 'on the box: let the user use it')
+  // what heads/box-socket.sh prints below a tmpfs of 8 KiB, and of one mounted read-only
+  const silent = (printed: string) =>
+    judgeBox(
+      { ok: false, kind: 'slow', reason: 'late' },
+      '/s',
+      'alice@pi.local',
+      parseSocket(`nix-lan alice writable root other\n${printed}\n`),
+      '',
+    )
+  const ro = /disk of the box's \/nix, mounted on \/nix\/var, is read-only/
+  like(silent('nix-lan-disk ro /nix/var '), 'failed', ro, 'ssh -t alice@pi.local sudo mount -o remount,rw /nix/var')
+  like(silent('nix-lan-disk rw /nix/var 0'), 'failed', /mounted on \/nix\/var, is full/, 'ssh -t alice@pi.local nix-collect-garbage')
+  like(silent('nix-lan-disk rw / 76704728'), 'failed', /late/, 'ssh -t alice@pi.local journalctl -u nix-daemon -n 20')
+  like(
+    silent('nix-lan-disk ro /;reboot 1'),
+    'failed',
+    /disk of the box's \/nix is read-only/,
+    'ssh -t alice@pi.local sudo mount -o remount,rw /nix',
+  )
   like(judged('nix-lan alice missing root other\n'), 'failed', /no nix-daemon runs there/, /restart nix-daemon\.socket/)
   like(
     judged('nix-lan alice writable root other\n'),
