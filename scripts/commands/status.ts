@@ -21,7 +21,16 @@ import { isLocked } from '../system/lock.ts'
 import { noteFolder, whoWaits } from '../system/outage-note.ts'
 import { socketPath, uploadLock } from '../system/paths.ts'
 import { hasUserManager, showUnits, targetOf, tunnelUnitOf, type UnitFacts } from '../system/systemd.ts'
-import { type Counted, counted, fetchedBy, ownTransfers, ROOT_TRANSFERS, uploadedTo, userTransfers } from '../system/transfers.ts'
+import {
+  brokerTransfers,
+  type Counted,
+  counted,
+  fetchedBy,
+  ownTransfers,
+  ROOT_TRANSFERS,
+  uploadedTo,
+  userTransfers,
+} from '../system/transfers.ts'
 import { readUploadState } from '../system/upload-state.ts'
 import { effectiveUid } from '../system/users.ts'
 import { readTunnelState, uptime } from '../tunnel/state.ts'
@@ -156,8 +165,8 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
       ...(wait && { wait }),
     }),
     queue,
-    fetched: transfersOf(fetchedBy(path), config),
-    uploaded: transfersOf(uploadedTo(cache.name), config),
+    fetched: transfersOf(fetchedBy(path), cache, config),
+    uploaded: transfersOf(uploadedTo(cache.name), cache, config),
     ...(unkept === undefined ? {} : { notKept: unkept }),
     ...(box === undefined ? {} : { box }),
   }
@@ -169,10 +178,10 @@ async function ask(cache: SshCache, uid: number, path: string, socket: boolean):
   return await usable(cache, uid, Math.min(ANSWER, cache.deadline))
 }
 
-/** What root's daemon and the user's own Nix have counted. */
-function transfersOf(name: string, config: Config): Counted {
+/** What root's daemon, the broker and the user's own Nix have counted. */
+function transfersOf(name: string, cache: SshCache, config: Config): Counted {
   const own = effectiveUid() === config.uid ? ownTransfers() : userTransfers(config.home, undefined)
-  return counted(name, own === undefined ? [ROOT_TRANSFERS] : [ROOT_TRANSFERS, own], Date.now())
+  return counted(name, [ROOT_TRANSFERS, brokerTransfers(cache.name), ...(own === undefined ? [] : [own])], Date.now())
 }
 
 async function queueOf(config: Config, cache: SshCache): Promise<QueueStatus> {

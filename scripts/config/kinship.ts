@@ -1,5 +1,6 @@
 // Relates a substituter in nix.conf to a cache of the configuration. Pure; store-url.ts goes the
 // other way.
+import { brokerSocket } from '../system/paths.ts'
 import type { Cache } from './types.ts'
 
 /**
@@ -16,8 +17,8 @@ export function kinship(url: string, { cache, socket }: { cache: Cache; socket: 
   if (cache.kind === 'url') return canonical(url) === canonical(cache.url) ? 'url' : undefined
   const path = /^unix:\/\/([^?]*)/.exec(url)?.[1]
   if (path !== undefined) return path === socket || namesCache(path, cache) ? 'socket' : undefined
-  const program = connectWords(url)
-  if (program !== undefined) return program.at(-1) === socket || program.at(-1) === cache.name ? 'connect' : undefined
+  const connect = connectIn(url)
+  if (connect !== undefined) return leadsTo(connect, cache.name, socket) ? 'connect' : undefined
   const host = hostOf(url)
   return host !== undefined && [cache.host, sshHost(cache.ssh)].some((name) => name.toLowerCase() === host) ? 'host' : undefined
 }
@@ -42,13 +43,38 @@ function namesCache(path: string, { name, host }: { name: string; host: string }
   return [name, host, short].some((word) => `-${file.replace(/[_.@]/g, '-')}-`.includes(`-${word.toLowerCase().replace(/[_.]/g, '-')}-`))
 }
 
-/** The words of the program in `ssh-ng://localhost?remote-program=…` if it is nix-lan-connect. */
-function connectWords(url: string): string[] | undefined {
-  const value = /^ssh-ng:\/\/localhost\/?\?(?:.*&)?remote-program=([^&]*)/.exec(url)?.[1]
-  if (value === undefined) return undefined
-  const words = decode(value).split(/\s+/).filter(Boolean)
-  return words[0]?.split('/').at(-1) === 'nix-lan-connect' ? words : undefined
+/**
+ * A nix-lan-connect that Nix starts for a URL: the program, its options, and the socket's path or
+ * the cache's name.
+ */
+export interface ConnectUrl {
+  url: string
+  program: string
+  options: string[]
+  target: string
 }
+
+/** The nix-lan-connect in `ssh-ng://localhost?remote-program=…`; undefined for any other store. */
+export function connectIn(url: string): ConnectUrl | undefined {
+  const value = /^ssh-ng:\/\/localhost\/?\?(?:.*&)?remote-program=([^&]*)/.exec(url)?.[1]
+  const [program = '', ...words] = decode(value ?? '')
+    .split(/\s+/)
+    .filter(Boolean)
+  const isTarget = (word: string, at: number): boolean => !word.startsWith('-') && !WITH_VALUES.includes(words[at - 1] ?? '')
+  const target = words.find(isTarget)
+  if (program.split('/').at(-1) !== 'nix-lan-connect' || target === undefined) return undefined
+  return { url, program, options: words.filter((word, at) => !isTarget(word, at)), target }
+}
+
+/** Options of nix-lan-connect that have a value. */
+const WITH_VALUES = ['--deadline', '--patience']
+
+/**
+ * Whether a nix-lan-connect is for this cache: by its name, or by one of its sockets.
+ * @param socket the tunnel's
+ */
+export const leadsTo = ({ target }: ConnectUrl, cache: string, socket: string): boolean =>
+  [cache, socket, brokerSocket(cache)].includes(target)
 
 function decode(text: string): string {
   try {

@@ -7,7 +7,7 @@ import { ConfigError } from '../cli/errors.ts'
 import type { User } from '../system/users.ts'
 import { tomlHint } from './toml-hint.ts'
 import { lineOf, type Path } from './toml-line.ts'
-import type { Cache, Config } from './types.ts'
+import { type Cache, type Config, DEFAULT_DEADLINE, DEFAULT_PATIENCE } from './types.ts'
 
 const TOP_KEYS = ['user', 'metered', 'battery', 'gc', 'cache']
 const GC_KEYS = ['keep-free']
@@ -21,12 +21,12 @@ const SSH_KEYS = [
   'exclude',
   'keep',
   'deadline',
+  'patience',
   'upload-connection',
   'compression',
 ]
 const URL_KEYS = ['url', 'deadline']
 const SCHEMES = ['http', 'https', 'file', 'ssh', 'ssh-ng']
-const DEADLINE = '"2s"'
 const NIX_DAEMON = '/nix/var/nix/daemon-socket/socket'
 
 const HOST_OR_URL = 'host = "rpi.local" for a box that you reach by ssh, url = "http://nas.local:5000" for a cache to fetch from only'
@@ -224,6 +224,7 @@ function readCache(source: Source, name: string, entry: TomlTable, home: string)
     exclude: readExclude(...of('exclude')),
     keep: readKeep(...of('keep')),
     deadline,
+    patience: readPatience(...of('patience')),
     ...(entry['upload-connection'] === undefined ? {} : { uploadConnection: readUploadConnection(...of('upload-connection')) }),
     ...(entry.compression === undefined ? {} : { compression: readFlag(...of('compression')) }),
   }
@@ -361,13 +362,23 @@ function readKeep(source: Source, path: Path, value: unknown): number | null {
 }
 
 function readDeadline(source: Source, path: Path, value: unknown): number {
-  const must = `a time from 100ms to 60s in quotes, like ${DEADLINE} or "500ms"`
-  const found = value === undefined ? '2s' : text(source, path, value, must)
-  const [, digits, unit] = /^(\d{1,6})(ms|s)$/.exec(found) ?? []
+  if (value === undefined) return DEFAULT_DEADLINE
+  return readTime(source, path, value, 100, 60_000, 'a time from 100ms to 60s in quotes, like "2s" or "500ms"')
+}
+
+function readPatience(source: Source, path: Path, value: unknown): number {
+  if (value === undefined) return DEFAULT_PATIENCE
+  return readTime(source, path, value, 0, 3_600_000, 'a time from 0s to 3600s in quotes, like "60s" or "500ms"')
+}
+
+/** Milliseconds, from `least` to `most`. */
+function readTime(source: Source, path: Path, value: unknown, least: number, most: number, must: string): number {
+  const found = text(source, path, value, must)
+  const [, digits, unit] = /^(\d{1,7})(ms|s)$/.exec(found) ?? []
   if (digits === undefined) throw wrong(source, path, `found ${show(found)}; must be ${must}`)
   const ms = Number(digits) * (unit === 's' ? 1000 : 1)
-  if (ms < 100) throw wrong(source, path, `found ${show(found)}, which is too short; must be ${must}`)
-  if (ms > 60_000) throw wrong(source, path, `found ${show(found)}, which is too long; must be ${must}`)
+  if (ms < least) throw wrong(source, path, `found ${show(found)}, which is too short; must be ${must}`)
+  if (ms > most) throw wrong(source, path, `found ${show(found)}, which is too long; must be ${must}`)
   return ms
 }
 

@@ -2,8 +2,9 @@
 import { existsSync, realpathSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Failure } from '../cli/errors.ts'
-import { socketPath } from '../system/paths.ts'
-import type { Cache } from './types.ts'
+import { brokerSocket, connectFile, socketPath } from '../system/paths.ts'
+import { unusualTimes } from './connect-file.ts'
+import type { Cache, SshCache } from './types.ts'
 
 /**
  * The URL of a cache, for nix.conf, NIX_CONFIG and `nix copy --to`.
@@ -14,23 +15,37 @@ import type { Cache } from './types.ts'
  * @throws Failure when nix-lan-connect is missing, or is where Nix can't start it
  */
 export function storeUrl(cache: Cache, uid: number, { strict = false, socket = socketPath(uid, cache.name) } = {}): string {
-  return cache.kind === 'url' ? cache.url : connectUrl(connectProgram(), socket, strict)
+  if (cache.kind === 'url') return cache.url
+  if (strict) return connectUrl(connectProgram(), [], socket, true)
+  return substituterUrl(cache, connectProgram(), existsSync(connectFile(cache.name)) ? brokerSocket(cache.name) : socket)
+}
+
+/**
+ * The URL of a cache for nix.conf. At the broker's socket, root's file beside it has the settings
+ * that connect needs (config/connect-file.ts); at the tunnel's socket, the URL itself has them.
+ * @throws Failure as connectUrl() does
+ */
+export function substituterUrl(cache: SshCache, program: string, socket: string): string {
+  const times = socket === brokerSocket(cache.name) ? {} : unusualTimes(cache)
+  const options = Object.entries(times).flatMap(([key, value]) => [`--${key}`, String(value)])
+  return connectUrl(program, options, socket, false)
 }
 
 /**
  * The store URL that makes Nix run a program on this machine. For the host name localhost Nix
  * starts the program itself instead of ssh (src/libstore/ssh.cc, 2.4–2.35): through `bash -c` up to
- * 2.19, split at spaces from 2.20. So the paths must not hold any character that bash, the split or
+ * 2.19, split at spaces from 2.20. So the words must not hold any character that bash, the split or
  * a URL would interpret.
+ * @param options of nix-lan-connect, each a word
  */
-export function connectUrl(program: string, socket: string, strict: boolean): string {
+function connectUrl(program: string, options: readonly string[], socket: string, strict: boolean): string {
   for (const path of [program, socket]) {
     if (!/^\/[A-Za-z0-9_./+-]+$/.test(path))
       throw new Failure(`${path}: Nix can't be given a path with such characters; keep to letters, digits and . _ + -`)
   }
   // A plus sign in a URL's query may be read as a space.
-  const word = (text: string): string => text.replaceAll('+', '%2B')
-  return `ssh-ng://localhost?remote-program=${word(program)}%20${strict ? '--strict%20' : ''}${word(socket)}`
+  const words = [program, ...(strict ? ['--strict'] : []), ...options, socket].map((word) => word.replaceAll('+', '%2B'))
+  return `ssh-ng://localhost?remote-program=${words.join('%20')}`
 }
 
 // The NixOS module's link to the package (nix/nixos.nix), by which nix.conf names connect.

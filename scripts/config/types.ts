@@ -1,4 +1,8 @@
-// Types of the parsed configuration. Every value has been checked and needs no second look.
+// Types of the parsed configuration, and its defaults that others need, too. Every value has been checked and needs no second look.
+
+/** Milliseconds. nix-lan-connect has the same defaults. */
+export const DEFAULT_DEADLINE = 2000
+export const DEFAULT_PATIENCE = 60_000
 
 /** The user's own box, reached by ssh: fetched from and uploaded to. */
 export interface SshCache {
@@ -20,6 +24,8 @@ export interface SshCache {
   keep: number | null
   /** Milliseconds, 100 to 60,000. */
   deadline: number
+  /** Milliseconds that a fetch waits for a box that is lost, 0 to 3,600,000. */
+  patience: number
   /**
    * Whether uploads get their own ssh connection or share the tunnel's; undefined: their own,
    * unless each login needs a touch.

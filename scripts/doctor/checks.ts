@@ -30,6 +30,7 @@ import { type Facts, includesIn, rightUrl } from './facts.ts'
 import { inConfigurationNix, inSettings, knownFixes, makeQueue, setupFirst } from './fixes.ts'
 import { judgeDispatcher, judgeLinger, judgeSession, judgeTimer, judgeTunnel, judgeUnits } from './judge-automatic.ts'
 import { judgeBox, judgeKept, judgeLogin, judgeName, judgePort } from './judge-box.ts'
+import { judgeBroker } from './judge-broker.ts'
 import {
   judgeBash,
   judgeConnect,
@@ -56,6 +57,7 @@ import {
 } from './judge-nix.ts'
 import { tunnelFacts } from './read-automatic.ts'
 import { askKeys } from './read-box.ts'
+import { brokerFacts } from './read-broker.ts'
 import { code, dispatcherFacts, hiddenOf, hookFacts, lineWith, pinnedIn, programFacts, publicKeyBeside, queueFacts } from './read-files.ts'
 import { askBuilt } from './read-nix.ts'
 import { roundTrip } from './round-trip.ts'
@@ -240,6 +242,12 @@ function boxChecks(facts: Facts, cache: SshCache, clean: (() => Promise<void>)[]
   return [
     { name: 'substituter', needs: ['nix.conf'], root: true, run: async () => await checkSubstituter(facts, cache, config.uid) },
     { name: 'connect', needs: ['substituter'], root: true, run: async () => await checkConnect(facts, cache, config.uid) },
+    {
+      name: 'broker',
+      needs: ['configuration'],
+      root: true,
+      run: async () => judgeBroker(await brokerFacts(cache, config.user), cache.name, facts.machine),
+    },
     { name: 'own settings', needs: ['substituter'], run: async () => await checkOwn(facts, cache, socket) },
     {
       name: 'queue',
@@ -279,10 +287,15 @@ async function checkSubstituter(facts: Facts, cache: SshCache, uid: number): Pro
     url: rightUrl(cache, uid),
     settings: await settingsOf(facts),
     system,
+    ours: isInBlock(readText(facts.machine.conf) ?? '', cache.name),
     ...(replacing ? { replacing } : {}),
   }
   return judgeSubstituter(about, facts.machine)
 }
+
+/** Whether the lines that setup wrote (setup/conf.ts) name a socket of this cache. */
+const isInBlock = (text: string, cache: string): boolean =>
+  new RegExp(`^# nix-lan begin[\\s\\S]*?/nix-lan/${cache}\\.sock[\\s\\S]*?^# nix-lan end`, 'm').test(text)
 
 async function checkConnect(facts: Facts, cache: SshCache, uid: number): Promise<Verdict> {
   const found = connectFor(wordsOf(await settingsOf(facts), 'substituters'), cache.name, socketPath(uid, cache.name))

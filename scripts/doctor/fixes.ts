@@ -73,6 +73,8 @@ export const RESTART_SOCKET = 'sudo systemctl restart nix-daemon.socket nix-daem
 export const ENABLE_SOCKET = 'sudo systemctl enable --now nix-daemon.socket'
 export const DAEMON_JOURNAL = 'journalctl -u nix-daemon -n 20    # has what nix-lan-connect said'
 
+export const SYSTEM_RELOAD = 'sudo systemctl daemon-reload'
+export const restartBroker = (cache: string): string => `sudo systemctl restart nix-lan-broker@${cache}.socket`
 export const UNITS_RELOAD = 'systemctl --user daemon-reload'
 export const TIMER_ENABLE = 'systemctl --user enable --now nix-lan-check.timer'
 export const CHECK_AGAIN = 'systemctl --user restart nix-lan-check.service'
@@ -117,12 +119,13 @@ export function knownFixes(machine: Machine, caches: readonly SshCache[], own: s
     makeKey(machine),
     linger(machine),
     joinGroup(machine, 'nix-users'),
-    ...[RESTART_DAEMON, RESTART_SOCKET, ENABLE_SOCKET, DAEMON_JOURNAL, UNITS_RELOAD, TIMER_ENABLE, CHECK_AGAIN, BOX_AWAY],
+    ...[RESTART_DAEMON, RESTART_SOCKET, ENABLE_SOCKET, DAEMON_JOURNAL, SYSTEM_RELOAD, UNITS_RELOAD, TIMER_ENABLE, CHECK_AGAIN, BOX_AWAY],
     signBuilt(machine),
     installRuntime(machine, own),
     `sudo chmod a+r ${machine.conf}`,
     ...caches.flatMap(({ name, host, ssh }) => [
       startTunnel(name),
+      restartBroker(name),
       retry(name),
       queueBuilt(name),
       collectOnBox(name),

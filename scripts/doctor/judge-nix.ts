@@ -1,5 +1,6 @@
 // Judges Nix on this machine: its version, its daemon, its settings. Pure: facts in, a verdict out.
 import { bytes, shellWord } from '../cli/text.ts'
+import { type ConnectUrl, connectIn, leadsTo } from '../config/kinship.ts'
 import { type Assignment, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
@@ -13,8 +14,8 @@ import {
   type Machine,
   RESTART_DAEMON,
   RESTART_SOCKET,
+  setupAgain,
 } from './fixes.ts'
-import { type ConnectUrl, connectIn } from './store-program.ts'
 
 /** Which Nix: `nix (Nix) 2.26.3`, `nix (Lix, like Nix) 2.93.0`. */
 export interface NixVersion {
@@ -162,13 +163,18 @@ export interface SubstituterFacts {
   system: readonly Assignment[]
   /** The last line that replaces the list of substituters. */
   replacing?: Line
+  /** Whether the line that names the cache is one that setup wrote. */
+  ours: boolean
 }
 
 const SUBSTITUTERS = new Set(['substituters', 'binary-caches'])
 
-/** The nix-lan-connect for this cache among these URLs. */
+/**
+ * The nix-lan-connect for this cache among these URLs.
+ * @param socket the tunnel's
+ */
 export function connectFor(urls: readonly string[], cache: string, socket: string): ConnectUrl | undefined {
-  return urls.map(connectIn).find((found) => found?.target === socket || found?.target === cache)
+  return urls.map(connectIn).find((found) => found && leadsTo(found, cache, socket))
 }
 
 /** `substituter`: the system's nix.conf asks the cache; if not, whether another line undoes it. */
@@ -176,7 +182,7 @@ export function judgeSubstituter(facts: SubstituterFacts, machine: Machine): Ver
   const { cache, socket, settings, system, replacing } = facts
   const file = machine.conf
   const found = connectFor(wordsOf(settings, 'substituters'), cache, socket)
-  if (found) return ok(`${file} asks ${cache}, by ${found.program}`)
+  if (found) return judgeUrl(found, facts, machine)
   const named = system.filter(({ key }) => SUBSTITUTERS.has(key.replace(/^extra-/, ''))).flatMap(({ values }) => values)
   if (replacing && connectFor(named, cache, socket)) {
     const { number, text } = replacing
@@ -194,6 +200,20 @@ export function judgeSubstituter(facts: SubstituterFacts, machine: Machine): Ver
   const other = named.map(connectIn).find((url) => url?.target.endsWith(`/${cache}.sock`))
   if (other) return failed(`${file} names the socket ${other.target}; that of ${cache} is ${socket}`, fix)
   return failed(`${file} has no substituter for ${cache}`, fix)
+}
+
+/** The nix-lan-connect that Nix starts, compared with the one that it should. */
+function judgeUrl(found: ConnectUrl, { cache, url, ours }: SubstituterFacts, machine: Machine): Verdict {
+  const file = machine.conf
+  const right = connectIn(url)
+  const words = ({ options, target }: ConnectUrl): string => [...options, target].join(' ')
+  // By the cache's name it reads the configuration, and finds all that it needs.
+  if (!right || found.target === cache || words(found) === words(right)) return ok(`${file} asks ${cache}, by ${found.program}`)
+  const fix =
+    (ours && machine.recorded) || machine.kind === 'nixos'
+      ? setupAgain(machine)
+      : `in ${file}: put ${url} in place of ${found.url}${afterwards(machine)}`
+  return warning(`${file} asks ${cache} by nix-lan-connect ${words(found)}, not by ${words(right)}`, fix)
 }
 
 export interface OwnFacts {

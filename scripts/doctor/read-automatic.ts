@@ -52,7 +52,7 @@ const instances = (template: string, caches: readonly SshCache[]): string[] => c
 export function anywhere(text: string): string {
   return text
     .split('\n')
-    .map((line) => line.trim().replace(/^(Exec[A-Za-z]*=-?)(\/usr\/bin\/env |\/\S*\/)(?=(nix-lan|post-build-hook))/, '$1'))
+    .map((line) => line.trim().replace(/^(Exec[A-Za-z]*=[-+]?)(\/usr\/bin\/env |\/\S*\/)(?=(nix-lan|post-build-hook|(touch|rm) ))/, '$1'))
     .filter((line) => line !== '' && !/^[#;]/.test(line))
     .join('\n')
 }

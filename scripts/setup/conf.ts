@@ -2,6 +2,7 @@
 
 import { Failure } from '../cli/errors.ts'
 import { quote } from '../cli/text.ts'
+import { connectIn } from '../config/kinship.ts'
 import { type Assignment, parseNixConf, type ReadFile, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 
 const BEGIN = '# nix-lan begin'
@@ -27,8 +28,8 @@ export const FALLBACK_LINE = 'fallback = true'
 
 /** What nix.conf must set. */
 export interface Needs {
-  /** A store URL and socket for each cache; the socket identifies one added by hand. */
-  substituters: { url: string; socket: string }[]
+  /** A store URL for each cache, and the sockets that identify one added by hand. */
+  substituters: { url: string; sockets: string[] }[]
   publicKeys: string[]
   /** The key to sign with if nix.conf names none. */
   secretKey: string
@@ -103,7 +104,8 @@ export function withBlock(text: string, lines: readonly string[], file: string):
 export function blockLines(needs: Needs, assignments: Assignment[]): string[] {
   const urls = substitutersOf(assignments)
   const keys = trustedKeys(assignments)
-  const missing = needs.substituters.filter(({ socket }) => !urls.some((url) => isConnect(url, socket))).map(({ url }) => url)
+  const named = urls.map((url) => connectIn(url)?.target)
+  const missing = needs.substituters.filter(({ sockets }) => !sockets.some((socket) => named.includes(socket))).map(({ url }) => url)
   const untrusted = needs.publicKeys.filter((key) => !keys.includes(key))
   return [
     missing.length > 0 ? `extra-substituters = ${missing.join(' ')}` : '',
@@ -112,11 +114,6 @@ export function blockLines(needs: Needs, assignments: Assignment[]): string[] {
     hookOf(assignments) === needs.hook ? '' : `post-build-hook = ${needs.hook}`,
     needs.fallback && !assignments.some(({ key }) => FALLBACK.has(key)) ? FALLBACK_LINE : '',
   ].filter((line) => line !== '')
-}
-
-/** Whether a substituter is nix-lan-connect with this socket. */
-function isConnect(url: string, socket: string): boolean {
-  return /[?&]remote-program=[^&]*nix-lan-connect(%20|\+| )/.test(url) && url.replaceAll('%2B', '+').includes(socket)
 }
 
 /** The trusted public keys. */

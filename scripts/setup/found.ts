@@ -4,7 +4,7 @@ import { existsSync, readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
-import { failedDir, queueDir, stateDir } from '../system/paths.ts'
+import { connectFile, failedDir, queueDir, stateDir } from '../system/paths.ts'
 import { findUser, type User } from '../system/users.ts'
 import { formerIn } from './conf.ts'
 import { inspect, markOf } from './files.ts'
@@ -34,6 +34,7 @@ export function foundRecord(layout: Layout, user: User, nixConf: string, caches:
     ...programs(layout),
     ...links(layout),
     ...units(layout),
+    ...brokers(layout),
     ...[layout.config, layout.tmpfiles ?? ''].filter(isMarked),
     ...[`${layout.etc}/post-build-hook`].filter((path) => formerIn(readText(path) ?? '') !== undefined),
     ...[layout.secretKey, layout.publicKey].filter((path) => existsSync(path)),
@@ -85,6 +86,21 @@ function units({ units: directory, lib }: Layout): string[] {
   if (!own.some((path) => readText(path)?.includes(`${lib}/nix-lan`))) return []
   const timer = `${directory}/nix-lan-check.timer.d`
   return [...own, ...(isMarked(`${timer}/user.conf`) ? [timer, `${timer}/user.conf`] : [])]
+}
+
+/** The broker's units, and what setup writes for each box. */
+function brokers({ systemUnits, lib }: Layout): string[] {
+  if (systemUnits === undefined) return []
+  if (!readText(`${systemUnits}/nix-lan-broker@.service`)?.includes(`${lib}/nix-lan`)) return []
+  const own = (directory: string): string[] => below(directory).filter((path) => /\/nix-lan-broker@[^/]*$/.test(path))
+  return [
+    ...own(systemUnits).flatMap((path) => {
+      if (inspect(path).kind === 'file') return [path]
+      return isMarked(`${path}/nix-lan.conf`) ? [path, `${path}/nix-lan.conf`] : []
+    }),
+    ...own(`${systemUnits}/sockets.target.wants`),
+    ...tree(dirname(connectFile('x'))),
+  ]
 }
 
 const isMarked = (path: string): boolean => (readText(path) ?? '').startsWith('# Written by `nix-lan setup`')

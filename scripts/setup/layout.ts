@@ -15,8 +15,9 @@ export interface Layout {
   bin: string
   man: string
   completions: { bash: string; zsh: string; fish: string }
-  /** systemd's directory for user units. */
+  /** systemd's directory for user units, and the one for the system's. */
   units: string
+  systemUnits: string | undefined
   /**
    * Our own directory: config.toml, the record of what setup did, and backups of the earlier files.
    */
@@ -37,6 +38,7 @@ export function systemLayout(prefix: string): Layout {
     ...below(prefix),
     single: false,
     units: '/etc/systemd/user',
+    systemUnits: '/etc/systemd/system',
     ...own('/etc/nix-lan'),
     secretKey: '/etc/nix/nix-lan.secret',
     publicKey: '/etc/nix/nix-lan.public',
@@ -52,6 +54,7 @@ export function userLayout({ home }: User, prefix = `${home}/.local`): Layout {
     ...below(prefix),
     single: true,
     units: `${home}/.config/systemd/user`,
+    systemUnits: undefined,
     ...own(etc),
     secretKey: `${etc}/nix-lan.secret`,
     publicKey: `${etc}/nix-lan.public`,

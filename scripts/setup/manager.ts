@@ -1,9 +1,10 @@
-// Controls the user's systemd manager: lingering, and starting and stopping our units.
+// Controls the user's systemd manager: lingering, and starting and stopping our units. And the
+// system's, for the broker's units.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from '../cli/errors.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { run } from '../system/exec.ts'
-import { type AskOptions, hasUserManager, problemOf, systemctl } from '../system/systemd.ts'
+import { type AskOptions, brokerSocketUnit, hasUserManager, problemOf, systemctl } from '../system/systemd.ts'
 import { effectiveUid, type User } from '../system/users.ts'
 
 /**
@@ -84,9 +85,11 @@ export async function queueBuilt(user: User, cache: string): Promise<void> {
 }
 
 /** The caches whose tunnels are running. */
-export async function runningTunnels(user: User): Promise<string[]> {
-  const listed = await systemctl(['list-units', '--no-legend', '--plain', '--state=active', 'nix-lan-tunnel@*.service'], ownerOf(user))
-  return [...listed.stdout.matchAll(/^nix-lan-tunnel@([a-z0-9-]+)\.service /gm)].map(([, cache = '']) => cache)
+export const runningTunnels = (user: User): Promise<string[]> => running('nix-lan-tunnel', ownerOf(user))
+
+async function running(template: string, whose: AskOptions): Promise<string[]> {
+  const listed = await systemctl(['list-units', '--no-legend', '--plain', '--state=active', `${template}@*.service`], whose)
+  return [...listed.stdout.matchAll(new RegExp(`^${template}@([a-z0-9-]+)\\.service `, 'gm'))].map(([, cache = '']) => cache)
 }
 
 /**
@@ -94,6 +97,55 @@ export async function runningTunnels(user: User): Promise<string[]> {
  * @throws Failure with systemctl's message
  */
 export const restartTunnel = (user: User, cache: string): Promise<void> => must(user, ['try-restart', `nix-lan-tunnel@${cache}.service`])
+
+const SYSTEM: AskOptions = { system: true, limit: 20_000 }
+
+/** The caches among these whose broker's socket isn't there. */
+export async function brokersDown(caches: readonly string[]): Promise<string[]> {
+  const down: string[] = []
+  for (const cache of caches) if ((await systemctl(['is-active', brokerSocketUnit(cache)], SYSTEM)).code !== 0) down.push(cache)
+  return down
+}
+
+/**
+ * Makes systemd read the broker's units, and listen at these caches' sockets.
+ * @throws Failure with systemctl's message
+ */
+export async function startBrokers(caches: readonly string[]): Promise<void> {
+  const steps = [['daemon-reload'], ...(caches.length > 0 ? [['start', ...caches.map(brokerSocketUnit)]] : [])]
+  for (const args of steps) {
+    const asked = await systemctl(args, SYSTEM)
+    if (asked.code !== 0) throw new Failure(`systemctl ${args.join(' ')}: ${problemOf(asked)}`)
+  }
+}
+
+/**
+ * Stops brokers and no longer listens; by pattern, since units that aren't there keep systemd 262
+ * from stopping the others. No failure without systemd.
+ * @param cache '*' for all
+ */
+export async function stopBrokers(cache: string): Promise<void> {
+  await systemctl(['stop', `nix-lan-broker@${cache}.socket`, `nix-lan-broker@${cache}.service`], SYSTEM)
+}
+
+/** Makes the system's systemd forget the broker's units. */
+export async function forgetBrokers(): Promise<void> {
+  await systemctl(['daemon-reload'], SYSTEM)
+  await systemctl(['reset-failed', 'nix-lan-broker@*'], SYSTEM)
+}
+
+/** The caches whose brokers are running. */
+export const runningBrokers = (): Promise<string[]> => running('nix-lan-broker', SYSTEM)
+
+/**
+ * Ends a running broker; its socket stays, and starts the next one.
+ * @throws Failure with systemctl's message
+ */
+export async function endBroker(cache: string): Promise<void> {
+  const args = ['stop', brokerSocketUnit(cache).replace(/socket$/, 'service')]
+  const asked = await systemctl(args, SYSTEM)
+  if (asked.code !== 0) throw new Failure(`systemctl ${args.join(' ')}: ${problemOf(asked)}`)
+}
 
 /** Whether the timer is running. */
 export async function timerRuns(user: User): Promise<boolean> {

@@ -3,12 +3,14 @@
 import { dirname, isAbsolute } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { namedCache } from '../config/config.ts'
+import { connectFileText } from '../config/connect-file.ts'
 import { parseConfig } from '../config/parse.ts'
-import { connectUrl } from '../config/store-url.ts'
+import { substituterUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { type Clash, clashes, isPublicKey, publicHalf } from '../nix/keys.ts'
 import type { Assignment, ReadFile } from '../nix/nix-conf.ts'
-import { failedDir, queueDir, socketPath, stateDir } from '../system/paths.ts'
+import { brokerSocket, connectFile, failedDir, queueDir, socketPath, stateDir } from '../system/paths.ts'
+import { brokerSocketUnit } from '../system/systemd.ts'
 import type { User } from '../system/users.ts'
 import {
   assignmentsWith,
@@ -63,6 +65,8 @@ export interface Situation {
   /** The secret key: the existing one, or the one just made. */
   secret: string
   networkManager: boolean
+  /** Whether systemd runs this machine (sd_booted(3)). */
+  systemd: boolean
 }
 
 /** What setup will do. */
@@ -108,7 +112,7 @@ export function plan(situation: Situation): Plan {
   const formerHook = otherHook(hookOf(without), ours, nixConf.read)
   const both = `${layout.etc}/post-build-hook`
   const needs = {
-    substituters: config.caches.filter(isSsh).map((cache) => substituter(cache, config.uid, layout)),
+    substituters: config.caches.filter(isSsh).map((cache) => substituter(cache, situation)),
     publicKeys: [...publicKeys, ...formerKeys(situation, publicKeys)],
     secretKey: layout.secretKey,
     hook: formerHook === undefined ? ours : both,
@@ -128,6 +132,7 @@ export function plan(situation: Situation): Plan {
     ...(keyFiles.includes(layout.secretKey) ? keyWants(situation) : []),
     ...queue(situation, config),
     ...units(situation),
+    ...broker(situation, config),
     ...dispatcher(situation),
     ...(formerHook === undefined ? [] : [file(situation, both, bothHooks(ours, formerHook), 0o755)]),
     ...(byHand
@@ -149,10 +154,20 @@ export function plan(situation: Situation): Plan {
   }
 }
 
-function substituter(cache: SshCache, uid: number, layout: Layout): { url: string; socket: string } {
-  const socket = layout.single ? socketPath(uid, cache.name) : `/run/user/${uid}/nix-lan/${cache.name}.sock`
-  return { url: connectUrl(`${layout.bin}/nix-lan-connect`, socket, false), socket }
+function substituter(cache: SshCache, situation: Situation): { url: string; sockets: string[] } {
+  const { layout, user } = situation
+  const tunnel = layout.single ? socketPath(user.uid, cache.name) : `/run/user/${user.uid}/nix-lan/${cache.name}.sock`
+  const broker = brokerSocket(cache.name)
+  const url = substituterUrl(cache, `${layout.bin}/nix-lan-connect`, hasBroker(situation) ? broker : tunnel)
+  return { url, sockets: [tunnel, broker] }
 }
+
+/**
+ * Whether the system's systemd starts brokers here. Without it, nix-lan-connect does all of it by
+ * itself, and nix.conf names the tunnel's socket.
+ */
+export const hasBroker = ({ layout, systemd }: Pick<Situation, 'layout' | 'systemd'>): boolean =>
+  layout.systemUnits !== undefined && systemd
 
 // ---- the configuration
 
@@ -317,8 +332,14 @@ function queue(situation: Situation, config: Config): Want[] {
   ]
 }
 
+/** A unit, with the absolute paths of our programs. */
+function unitFile(situation: Situation, folder: string, { path, content }: DistFile): Want {
+  const text = content.toString().replaceAll('/usr/bin/env nix-lan', `${situation.layout.lib}/nix-lan`)
+  return file(situation, `${folder}/${path.split('/').at(-1)}`, text)
+}
+
 /**
- * The units, with absolute paths. The timer is enabled for this one user only, even if others have
+ * The units of the user's systemd. The timer is enabled for this one user only, even if others have
  * a systemd manager.
  */
 function units(situation: Situation): Want[] {
@@ -328,10 +349,7 @@ function units(situation: Situation): Want[] {
   const wanted = `${layout.units}/timers.target.wants`
   return [
     ...directory(situation, layout.units),
-    ...own.map(({ path, content }) => {
-      const text = content.toString().replaceAll('/usr/bin/env nix-lan', `${layout.lib}/nix-lan`)
-      return file(situation, `${layout.units}/${path.split('/').at(-1)}`, text)
-    }),
+    ...own.map((unit) => unitFile(situation, layout.units, unit)),
     ...(layout.single
       ? []
       : [
@@ -344,6 +362,39 @@ function units(situation: Situation): Want[] {
         ]),
     ...directory(situation, wanted),
     { path: `${wanted}/${timer}`, kind: 'link', target: `${layout.units}/${timer}` },
+  ]
+}
+
+/**
+ * The broker's units, for each box whose it is, and root's file for nix-lan-connect.
+ * @see connectFileText
+ */
+function broker(situation: Situation, config: Config): Want[] {
+  const { dist, layout, user } = situation
+  const folder = layout.systemUnits
+  if (folder === undefined || !hasBroker(situation)) return []
+  const templates = dist.filter(({ path }) => path.startsWith('systemd/system/'))
+  const comment = `# Written by \`nix-lan setup\` for ${user.name}.`
+  // systemd takes other names, such as DOMAIN\alice, for a mistake (systemd.exec(5), User=).
+  const who = /^[A-Za-z_][A-Za-z0-9_-]{0,30}$/.test(user.name) ? user.name : String(user.uid)
+  const ofBox = (cache: SshCache): Want[] => {
+    const socket = brokerSocketUnit(cache.name)
+    const service = socket.replace(/socket$/, 'service')
+    return [
+      ...directory(situation, dirname(connectFile(cache.name))),
+      file(situation, connectFile(cache.name), connectFileText(user.name, cache)),
+      ...directory(situation, `${folder}/${socket}.d`),
+      file(situation, `${folder}/${socket}.d/nix-lan.conf`, `${comment}\n[Socket]\nSocketUser=${who}\n`),
+      ...directory(situation, `${folder}/${service}.d`),
+      file(situation, `${folder}/${service}.d/nix-lan.conf`, `${comment}\n[Service]\nUser=${who}\n`),
+      { path: `${folder}/sockets.target.wants/${socket}`, kind: 'link', target: `${folder}/nix-lan-broker@.socket` },
+    ]
+  }
+  return [
+    ...directory(situation, folder),
+    ...templates.map((unit) => unitFile(situation, folder, unit)),
+    ...directory(situation, `${folder}/sockets.target.wants`),
+    ...config.caches.filter(isSsh).flatMap(ofBox),
   ]
 }
 

@@ -14,8 +14,10 @@ import { sign } from '../nix/signing.ts'
 import { type Person, runAs } from '../system/as-user.ts'
 import { run } from '../system/exec.ts'
 import { isBusy, takeLock } from '../system/lock.ts'
-import { failedDir, queueDir } from '../system/paths.ts'
-import { lingers } from '../system/systemd.ts'
+import { brokerSocket, failedDir, queueDir } from '../system/paths.ts'
+import { findIn } from '../system/runtime.ts'
+import { DIRECTORIES } from '../system/search-path.ts'
+import { lingers, systemdRuns } from '../system/systemd.ts'
 import type { User } from '../system/users.ts'
 import {
   askBox,
@@ -36,19 +38,24 @@ import { inspect, isRight, markOf, put, type Seen, type Want } from './files.ts'
 import { type Layout, ownerIn } from './layout.ts'
 import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
 import {
+  brokersDown,
+  endBroker,
   hasManager,
   inUse,
   managerCame,
   queueBuilt,
   restartTunnel,
+  runningBrokers,
   runningTunnels,
   setLinger,
+  startBrokers,
   startUnits,
+  stopBrokers,
   stopUnits,
   timerRuns,
 } from './manager.ts'
 import { personOf } from './person.ts'
-import { type Box, nameFor, type Plan, plan, type Situation } from './plan.ts'
+import { type Box, hasBroker, nameFor, type Plan, plan, type Situation } from './plan.ts'
 import { type BoxDeed, emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
 import { entriesIn, findStrays, type Stray, settle, strayItem, withoutCache, withRenamed } from './remove-cache.ts'
 import { restoreBoxes } from './restore-box.ts'
@@ -60,6 +67,12 @@ interface Actions {
   restartDaemon: boolean
   linger: boolean
   startUnits: boolean
+  /**
+   * The caches whose broker's socket systemd is to hold; undefined: its units are as they should be.
+   */
+  startBrokers: string[] | undefined
+  /** The caches that are gone, and had a broker. */
+  stopBrokers: string[]
   sign: { path: string; size: number }[]
   boxes: BoxWork[]
   strays: Stray[]
@@ -113,7 +126,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
     say(`nix-lan ${versions} for ${user.name} on ${hostName()}. To do:\n`)
     process.stdout.write(textOf(items, process.stdout.isTTY === true).replaceAll(NO_KEY, '(made now)'))
   }
-  sayTroubles(actions, draft)
+  sayTroubles(actions, draft, situation)
   if (options.dryRun) return 0
   if (items.length > 0 && !(await agreed('\nDo it?', options.yes))) {
     say('Nothing was changed.')
@@ -162,6 +175,7 @@ async function gather({ layout, user, gid }: Machine, options: Options, known: R
     fallback: (options.fallback ?? known?.fallback) !== 'keep',
     secret: readText(layout.secretKey) ?? `new:${PLACEHOLDER}`,
     networkManager: layout.dispatchers !== undefined && existsSync(layout.dispatchers),
+    systemd: systemdRuns(),
   }
 }
 
@@ -195,28 +209,35 @@ function withStale(planned: Plan, known: Record | undefined): Plan {
   const stale = (known?.entries ?? []).filter(({ path, before, ours }) => {
     if (wanted.has(path) || before.kind !== 'missing' || /\/nix-lan\.(secret|public)$/.test(path)) return false
     const seen = inspect(path)
+    // A directory beside a unit; after what is in it.
+    if (seen.kind === 'directory') return /\/nix-lan-broker@[^/]*\.d$/.test(path)
     return (seen.kind === 'file' || seen.kind === 'link') && ours.includes(markOf(seen))
   })
-  return { ...planned, wants: [...planned.wants, ...stale.map(({ path }): Want => ({ path, kind: 'missing' }))] }
+  return { ...planned, wants: [...planned.wants, ...stale.reverse().map(({ path }): Want => ({ path, kind: 'missing' }))] }
 }
 
 async function findActions(
   draft: Plan,
-  { layout, user, nixConf }: Situation,
+  situation: Situation,
   answers: BoxWork[],
   strays: Stray[],
   options: Options,
   known: Record | undefined,
 ): Promise<Actions> {
-  const changes = (path: string): boolean => draft.wants.some((want) => want.path === path && !isRight(want, inspect(path)))
-  const unitsChange = draft.wants.some((want) => want.path.startsWith(`${layout.units}/`) && !isRight(want, inspect(want.path)))
+  const { layout, user, nixConf } = situation
+  const open = draft.wants.filter((want) => !isRight(want, inspect(want.path)))
+  const changes = (path: string): boolean => open.some((want) => want.path === path)
+  const changesIn = (directory: string | undefined): boolean => open.some(({ path }) => path.startsWith(`${directory}/`))
+  const boxes = draft.config.caches.filter(isSsh).map(({ name }) => name)
+  const down = hasBroker(situation) ? await brokersDown(boxes) : []
   return {
     restartDaemon: !layout.single && (changes(nixConf.file) || (await daemonOutdated(nixConf.file))),
     linger: options.linger && !lingers(user.name),
     strays,
-    upgrade:
-      known !== undefined && draft.wants.some((want) => want.path.startsWith(`${layout.lib}/`) && !isRight(want, inspect(want.path))),
-    startUnits: unitsChange || strays.length > 0 || !hasManager(user) || !(await timerRuns(user)),
+    upgrade: known !== undefined && changesIn(layout.lib),
+    startBrokers: down.length > 0 || (hasBroker(situation) && changesIn(layout.systemUnits)) ? boxes : undefined,
+    stopBrokers: open.flatMap(({ path, kind }) => (kind === 'missing' && /\/nix-lan-broker@([^/]+)\.socket$/.exec(path)?.[1]) || []),
+    startUnits: changesIn(layout.units) || strays.length > 0 || !hasManager(user) || !(await timerRuns(user)),
     sign: options.sign ? await findUnsignedBuilds(draft.publicKeys.map((key) => key.slice(0, key.indexOf(':')))) : [],
     boxes: answers.map((work) => ({
       ...work,
@@ -266,24 +287,26 @@ function actionItems(actions: Actions, { keyFiles }: Plan, { user, layout }: Sit
     add(1, `sign ${what}, with ${keyFiles.join(' and ')}, then queue them (--no-sign: don't)`)
   }
   if (actions.linger) add(1, `start ${user.name}'s systemd at boot: loginctl enable-linger ${user.name} (--no-linger: don't)`)
-  if (actions.upgrade) add(1, 'restart the tunnels, which run what is replaced, as soon as nothing uses them')
+  if (actions.upgrade) add(1, 'restart the tunnels and brokers, which run what is replaced, as soon as nothing uses them')
   if (actions.startUnits) add(1, `start nix-lan-check.timer for ${user.name}`)
   for (const { box, fresh, answer } of actions.boxes) {
     if (!fresh) continue
     const when = mayAnswer(answer) ? '' : ', within a day of its coming back'
     add(1, `queue what was built here and ${box.name} lacks${when}`)
   }
+  if (actions.startBrokers) add(1, `have systemd listen at ${actions.startBrokers.map(brokerSocket).join(', ')}`)
   return items
 }
 
 /** Tells what only the user can do, before the question. */
-function sayTroubles({ boxes }: Actions, draft: Plan): void {
+function sayTroubles({ boxes }: Actions, draft: Plan, situation: Situation): void {
   const { formerHook, publicKeys } = draft
   if (draft.noSubstitution)
     say(`  ${draft.noSubstitution} sets substitute = false, so Nix fetches from no cache at all; remove that line.\n`)
   if (draft.fallback) say(FALLBACK_NOTE)
   if (formerHook) say(`  Your own post-build-hook, ${formerHook}, is still called.\n`)
   sayByHand(draft)
+  if (hasBroker(situation) && findIn(DIRECTORIES, ['socat']) === undefined) say(NO_SOCAT)
   for (const { box, daemonSocket, answer, needs } of boxes) {
     if (answer.kind === 'away') say(`  ${box.ssh} is away (${answer.why}); run setup again when it is there.\n`)
     else if (answer.kind === 'shell-less') sayShellLess(box, needs, answer.why)
@@ -302,6 +325,9 @@ function sayByHand({ byHand }: Plan): void {
   for (const line of byHand.lines) say(`      ${line.replaceAll(NO_KEY, '(see nix-lan.public beside the secret key)')}`)
   say('')
 }
+
+const NO_SOCAT = `  Without socat, each nix command starts JavaScript to ask the box: 25 ms, on a Raspberry Pi ten times that. To save that, install it.
+`
 
 const FALLBACK_NOTE = `  fallback = true: if the box is lost in the middle of a download, Nix builds the path instead of failing.
   The price: Nix also builds when another cache fails for a moment. --fallback keep leaves the setting as it is.
@@ -361,7 +387,12 @@ async function carryOut(
   const record = keepRecord(final.wants, machine, nixConf, known, options)
   if (hasManager(user)) for (const { name } of actions.strays) await stopUnits(user, name)
   writeAll(final.wants, machine)
+  if (actions.startBrokers) {
+    await startBrokers(actions.startBrokers)
+    done(`systemd listens at ${actions.startBrokers.map(brokerSocket).join(', ')}`)
+  }
   if (actions.restartDaemon || (!layout.single && (await daemonOutdated(nixConf)))) await restartDaemon()
+  for (const cache of actions.stopBrokers) await stopBrokers(cache)
   for (const stray of actions.strays) {
     await settle(stray, person)
     done(stray.to === undefined ? `the queue of ${stray.name} is gone` : `the queue of ${stray.name} is that of ${stray.to}`)
@@ -380,7 +411,10 @@ async function carryOut(
     done(`${user.name}'s systemd starts at boot`)
   }
   if (actions.startUnits) await start(user)
-  if (actions.upgrade && hasManager(user)) await restartTunnels(user)
+  if (actions.upgrade) {
+    if (hasBroker(situation)) await endBrokers()
+    if (hasManager(user)) await restartTunnels(user)
+  }
 }
 
 /**
@@ -494,13 +528,24 @@ async function start(user: User): Promise<void> {
 /** Milliseconds to wait for a tunnel to become idle. */
 const IDLE = 30_000
 
+async function isIdle(socket: string): Promise<boolean> {
+  for (const until = Date.now() + IDLE; inUse(socket) && Date.now() < until; ) await sleep(300)
+  return !inUse(socket)
+}
+
+/** Its end would cut off downloads, so a broker that stays in use keeps running. */
+async function endBrokers(): Promise<void> {
+  for (const cache of await runningBrokers()) {
+    if (await isIdle(brokerSocket(cache))) await attempt(`the broker of ${cache} ended, to start anew`, () => endBroker(cache))
+    else say(`  The broker of ${cache} is in use, and runs the version of before until its next start.`)
+  }
+}
+
 /** A restart would cut off downloads, so a tunnel that stays in use keeps running. */
 async function restartTunnels(user: User): Promise<void> {
   for (const cache of await runningTunnels(user)) {
-    const socket = `/run/user/${user.uid}/nix-lan/${cache}.sock`
-    const until = Date.now() + IDLE
-    while (inUse(socket) && Date.now() < until) await sleep(300)
-    if (inUse(socket)) say(`  The tunnel of ${cache} is in use, and runs the version of before until its next start.`)
+    if (!(await isIdle(`/run/user/${user.uid}/nix-lan/${cache}.sock`)))
+      say(`  The tunnel of ${cache} is in use, and runs the version of before until its next start.`)
     else await attempt(`the tunnel of ${cache} restarted`, () => restartTunnel(user, cache))
   }
 }

@@ -1,4 +1,5 @@
 // Formats a plan: every path that changes, with its diff; copies are summed up.
+import { dirname } from 'node:path'
 import { count, harmless, wrapped } from '../cli/text.ts'
 import { run } from '../system/exec.ts'
 import { forScreen } from './dialogue.ts'
@@ -22,7 +23,8 @@ export interface Item {
  */
 export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: ReadonlySet<string>): Promise<Item[]> {
   const open = wants.filter((want) => !isRight(want, inspect(want.path)))
-  const isCopy = ({ path, kind }: Want): boolean => kind === 'file' && (path.startsWith(`${layout.lib}/`) || isUnit(path, layout))
+  const isCopy = ({ path, kind }: Want): boolean =>
+    kind === 'file' && (path.startsWith(`${layout.lib}/`) || isIn(path, layout.units) || isIn(path, layout.systemUnits))
   const copies = open.filter((want) => isCopy(want) && want.path.startsWith(`${layout.lib}/`))
   const units = open.filter((want) => isCopy(want) && !want.path.startsWith(`${layout.lib}/`))
   const isShared = (path: string): boolean => path.startsWith(`${layout.prefix}/share/`)
@@ -37,8 +39,11 @@ export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: R
     items.push({ title: `link in ${directory}`, lines: wrapped(names.join(' '), WIDTH), rank: 3 })
   if (shared.length > 0)
     items.push({ title: `link ${count(shared.length, 'man page and completion')} in ${layout.prefix}/share`, lines: [], rank: 3 })
-  if (units.length > 0)
-    items.push({ title: `write user units in ${layout.units}`, lines: wrapped(units.map(nameOf).join(' '), WIDTH), rank: 3 })
+  for (const directory of [layout.units, layout.systemUnits]) {
+    const names = units.filter(({ path }) => isIn(path, directory)).map(nameOf)
+    const whose = directory === layout.units ? 'user' : 'system'
+    if (names.length > 0) items.push({ title: `write ${whose} units in ${directory}`, lines: wrapped(names.join(' '), WIDTH), rank: 3 })
+  }
   for (const want of open) {
     if (want === directories[0]) items.push({ title: 'make the queue', lines: directories.map(({ path }) => path), rank: 2 })
     if (want.kind === 'file' && !isCopy(want))
@@ -48,8 +53,7 @@ export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: R
   return items.sort((a, b) => a.rank - b.rank)
 }
 
-const isUnit = (path: string, { units }: Layout): boolean =>
-  path.startsWith(`${units}/`) && path.split('/').length === units.split('/').length + 1
+const isIn = (path: string, directory: string | undefined): boolean => directory !== undefined && dirname(path) === directory
 
 const nameOf = ({ path }: Want): string => path.split('/').at(-1) ?? ''
 

@@ -12,7 +12,7 @@ import { type Person, runAs } from '../system/as-user.ts'
 import { realPath } from '../system/files.ts'
 import { isBusy, takeLock } from '../system/lock.ts'
 import { failedDir, queueDir, runtimeDir } from '../system/paths.ts'
-import { lingers } from '../system/systemd.ts'
+import { lingers, systemdRuns } from '../system/systemd.ts'
 import { ROOT_TRANSFERS, userTransfers } from '../system/transfers.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
 import { formerIn, withoutBlock } from './conf.ts'
@@ -22,7 +22,7 @@ import { inspect, isRight, markOf, put, type Seen, unfinished, type Want } from 
 import { foundRecord, foundUser, prefixIn } from './found.ts'
 import { type Layout, ownerIn, systemLayout, userLayout } from './layout.ts'
 import { howCalled, type Options } from './machine.ts'
-import { forgetUnits, hasManager, setLinger, stopUnits } from './manager.ts'
+import { forgetBrokers, forgetUnits, hasManager, setLinger, stopBrokers, stopUnits } from './manager.ts'
 import { type Cleaning, cleaningOf, type Line, type Removed } from './mentions.ts'
 import { personOf } from './person.ts'
 import { type Entry, type Record, readRecord, writeRecord } from './record.ts'
@@ -249,6 +249,8 @@ async function takeBack(
   await restoreNixConf(record, layout, backup, cleaning)
   let problems = 0
   if (hasManager(person)) problems += await attempt('units stopped', () => stopUnits(person))
+  const brokers = layout.systemUnits !== undefined && systemdRuns()
+  if (brokers) await stopBrokers('*')
   problems += await restoreBoxes(record.box, person, caches)
   if (existsSync(layout.record)) {
     const owner = ownerIn(layout, person.uid, statSync(layout.etc).gid)
@@ -256,6 +258,7 @@ async function takeBack(
   }
   problems += restoreFiles(record, layout, backup, options.forgetKey)
   if (hasManager(person)) await forgetUnits(person)
+  if (brokers) await forgetBrokers()
   await removeTraces(record, layout, person)
   // Last: it ends the systemd manager that the earlier steps need.
   if (record.linger && lingers(person.name)) problems += await attempt(`lingering of ${person.name} is off`, () => setLinger(person, false))
@@ -308,9 +311,20 @@ function restoreFiles(record: Record, layout: Layout, backup: (name: string) => 
 
 /** Removes what our programs left: root's counts and notes as root, the user's as the user. */
 async function removeTraces(record: Record, layout: Layout, person: Person): Promise<void> {
-  if (!layout.single) for (const path of ['/run/nix-lan', ROOT_TRANSFERS]) rmSync(path, { recursive: true, force: true })
-  const caches = record.entries.map(({ path }) => path).filter((path) => path.startsWith(queueDir('')))
-  const stamps = caches.map((path) => `${person.home}/.local/share/systemd/timers/stamp-nix-lan-built@${path.split('/').at(-1)}.timer`)
+  const caches = record.entries
+    .map(({ path }) => path)
+    .filter((path) => path.startsWith(queueDir('')))
+    .map((path) => path.slice(queueDir('').length))
+  if (!layout.single) {
+    rmSync('/run/nix-lan', { recursive: true, force: true })
+    for (const path of existsSync(ROOT_TRANSFERS) ? readdirSync(ROOT_TRANSFERS).map((name) => `${ROOT_TRANSFERS}/${name}`) : []) {
+      // A broker's counts are the user's: root doesn't walk through what a user can change meanwhile.
+      if (inspect(path).kind === 'directory') await runAs(person, ['find', path, '-mindepth', '1', '-delete'], { timeout: 20_000 })
+      put({ path, kind: 'missing' })
+    }
+    put({ path: ROOT_TRANSFERS, kind: 'missing' })
+  }
+  const stamps = caches.map((cache) => `${person.home}/.local/share/systemd/timers/stamp-nix-lan-built@${cache}.timer`)
   await runAs(person, ['rm', '-rf', '--', ...stamps, userTransfers(person.home, undefined) ?? '', runtimeDir(person.uid)], {
     timeout: 20_000,
   })

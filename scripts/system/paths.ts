@@ -39,5 +39,17 @@ export const uploadSocketPath = (uid: number, cache: string): string => `${runti
  */
 export const keeperFile = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.keeper`
 
+/**
+ * The socket by which nix.conf names a cache where the system's systemd holds it, for whoever the
+ * user is (scripts/units/system/nix-lan-broker@.socket).
+ */
+export const brokerSocket = (cache: string): string => `/run/nix-lan/${cache}.sock`
+
+/**
+ * Root's file beside it: whose the cache is, and what nix-lan-connect needs of the configuration
+ * (config/connect-file.ts).
+ */
+export const connectFile = (cache: string): string => `/etc/nix-lan/connect/${cache}`
+
 /** The socket a cache's tunnel listens on. */
 export const socketPath = (uid: number, cache: string): string => `${runtimeDir(uid)}/${cache}.sock`

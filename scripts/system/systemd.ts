@@ -1,6 +1,5 @@
-// Asks a user's systemd about units, and to start, stop and restart them. Always with --user: never
-// touches system units. Every call has a time limit: a busy, stopped or missing manager must not
-// keep anybody waiting.
+// Asks a user's systemd about units, and to start, stop and restart them; or the system's, if told
+// so. Every call has a time limit: a busy, stopped or missing manager must not keep anybody waiting.
 import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure } from '../cli/errors.ts'
@@ -22,6 +21,8 @@ export interface AskOptions {
    * runtime directory.
    */
   owner?: Owner
+  /** Asks the system's systemd. */
+  system?: boolean
 }
 
 /**
@@ -35,6 +36,12 @@ const LIMIT = 2000
 /** The units of a cache. Its name, %i, never needs escaping (config/parse.ts, checkName). */
 export const targetOf = (cache: string): string => `nix-lan@${cache}.target`
 export const tunnelUnitOf = (cache: string): string => `nix-lan-tunnel@${cache}.service`
+
+/** The unit of the system's systemd that holds the broker's socket; the service has the same name. */
+export const brokerSocketUnit = (cache: string): string => `nix-lan-broker@${cache}.socket`
+
+/** Whether systemd runs this machine (sd_booted(3)). */
+export const systemdRuns = (): boolean => existsSync('/run/systemd/system')
 
 /**
  * Whether we, or the owner, have a systemd user manager. Checks for the socket through which
@@ -55,10 +62,11 @@ export function hasUserManager({ owner }: Pick<AskOptions, 'owner'> = {}): boole
 export const lingers = (user: string): boolean => existsSync(`/var/lib/systemd/linger/${user}`)
 
 /**
- * Runs `systemctl --user ARGS…` and waits for it to end. Never throws: the outcome tells what
- * happened.
+ * Runs `systemctl --user ARGS…`, or without --user for the system's, and waits for it to end. Never
+ * throws: the outcome tells what happened.
  */
-export function systemctl(args: readonly string[], { limit = LIMIT, owner }: AskOptions = {}): Promise<Outcome> {
+export function systemctl(args: readonly string[], { limit = LIMIT, owner, system = false }: AskOptions = {}): Promise<Outcome> {
+  if (system) return bounded(['systemctl', '--no-pager', ...args], { ...process.env, PATH: systemPath(), TZ: 'UTC' }, limit)
   const uid = owner?.uid ?? process.getuid?.() ?? 0
   // Only names the directory: root looks at nothing of the user's. runuser is in sbin.
   const XDG_RUNTIME_DIR = owner ? `/run/user/${uid}` : dirname(runtimeDir(uid))
@@ -87,7 +95,7 @@ export async function showUnits(units: readonly string[], properties: readonly s
   const asked = await systemctl(['show', `--property=${properties.join(',')}`, '--', ...units], options)
   const found = asked.code === 0 ? parseShow(asked.stdout) : []
   if (found.length === units.length) return found
-  throw new Failure(`systemd's user manager does not say how ${units.join(', ')} are: ${problemOf(asked)}`)
+  throw new Failure(`systemd's ${options.system ? '' : 'user '}manager does not say how ${units.join(', ')} are: ${problemOf(asked)}`)
 }
 
 /**

@@ -23,6 +23,9 @@ import {
 /** Where root's daemon counts; everybody can read it. */
 export const ROOT_TRANSFERS = '/var/lib/nix-lan'
 
+/** Where a cache's broker counts (nix-lan-broker@.service, StateDirectory=); its owner is the user. */
+export const brokerTransfers = (cache: string): string => `${ROOT_TRANSFERS}/${cache}`
+
 /** The name under which to count what was fetched through a tunnel's socket. */
 export const fetchedBy = (socket: string): string => `fetched.${encodeURIComponent(socket)}`
 
@@ -74,11 +77,13 @@ export class Transfers {
 }
 
 /**
- * Where this process counts: root for everybody; an ordinary user, for a Nix without a daemon and
- * for uploads (XDG Base Directory Specification).
+ * Where this process counts: root for everybody; the broker in the directory that systemd made for
+ * it (systemd.exec(5), StateDirectory=); an ordinary user, for a Nix without a daemon and for uploads
+ * (XDG Base Directory Specification).
  */
 export function ownTransfers(): string | undefined {
   if (process.geteuid?.() === 0) return ROOT_TRANSFERS
+  if (process.env.STATE_DIRECTORY?.startsWith(`${ROOT_TRANSFERS}/`)) return process.env.STATE_DIRECTORY
   return userTransfers(process.env.HOME, process.env.XDG_STATE_HOME)
 }
 

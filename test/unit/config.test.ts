@@ -52,6 +52,7 @@ const RPI: SshCache = {
   exclude: [],
   keep: 60,
   deadline: 2000,
+  patience: 60_000,
 }
 
 good('the least', () => {
@@ -76,13 +77,23 @@ derivations = false
 exclude = ["*-source", "linux-?.*"]
 keep = "forever"
 deadline = "500ms"
+patience = "120s"
 [cache.nas]
 url = "http://nas.local:5000"
 deadline = "60s"
 `)
   const access = { host: '192.168.1.5', ssh: 'pi@rpi', port: 2222, daemonSocket: '/run/nix.sock', envFile: '/etc/agent.sh' }
   assert.equal(config.caches, [
-    { kind: 'ssh', name: 'rpi', ...access, derivations: false, exclude: ['*-source', 'linux-?.*'], keep: null, deadline: 500 },
+    {
+      kind: 'ssh',
+      name: 'rpi',
+      ...access,
+      derivations: false,
+      exclude: ['*-source', 'linux-?.*'],
+      keep: null,
+      deadline: 500,
+      patience: 120_000,
+    },
     { kind: 'url', name: 'nas', url: 'http://nas.local:5000', deadline: 60_000 },
   ])
 })
@@ -100,6 +111,8 @@ const VALUES: [string, keyof SshCache, unknown][] = [
   ['host = "a"\nport = 0x16', 'port', 22],
   ['host = "a"\ndeadline = "100ms"', 'deadline', 100],
   ['host = "a"\ndeadline = "1s"', 'deadline', 1000],
+  ['host = "a"\npatience = "0s"', 'patience', 0],
+  ['host = "a"\npatience = "3600s"', 'patience', 3_600_000],
   ['host = "a"\nupload-connection = "shared"', 'uploadConnection', 'shared'],
   ['host = "a"\nupload-connection = "own"', 'uploadConnection', 'own'],
   ['host = "a"\ncompression = true', 'compression', true],
@@ -150,7 +163,7 @@ good.run()
 const bad = suite('config: refused')
 
 const SSH_ALLOWED =
-  'allowed here: host, ssh, port, daemon-socket, env-file, derivations, exclude, keep, deadline, upload-connection, compression'
+  'allowed here: host, ssh, port, daemon-socket, env-file, derivations, exclude, keep, deadline, patience, upload-connection, compression'
 const ONE_EACH = 'each cache is a table of its own: [cache.NAME], below it host = "…" or url = "…"'
 const HOST = 'must be the name or address of the box, like "rpi.local" or "192.168.1.5"'
 const SSH = 'must be what you give to ssh to log in there, like "pi@rpi.local" or an alias from ~/.ssh/config'
@@ -158,6 +171,7 @@ const PORT = 'must be a whole number from 1 to 65535, without quotes: port = 22'
 const SOCKET = `must be the absolute path of nix-daemon's socket on the box, like "/nix/var/nix/daemon-socket/socket"`
 const ENV_FILE = 'must be the path of a shell file that sets SSH_AUTH_SOCK: absolute, or in the home directory like "~/.bashrc"'
 const DEADLINE = 'must be a time from 100ms to 60s in quotes, like "2s" or "500ms"'
+const PATIENCE = 'must be a time from 0s to 3600s in quotes, like "60s" or "500ms"'
 const URL = 'must be a store URL that begins with http://, https://, file://, ssh://, ssh-ng://'
 const NAME = 'the name of a cache may hold a-z, 0-9 and - only, and not start or end with -; like [cache.rpi]'
 const USER = 'must be the name of a user, like "alice"'
@@ -298,6 +312,9 @@ const LINES: [string, string][] = [
   ['exclude = ["[ab]*"]', `cache.x.exclude[1]: found the string "[ab]*", which no store path can match; ${GLOB}`],
   ['upload-connection = "both"', 'cache.x.upload-connection: found the string "both"; must be "own" or "shared"'],
   ['compression = "yes"', 'cache.x.compression: found the string "yes"; must be true or false, without quotes'],
+  ['patience = 60', `cache.x.patience: found the number 60; ${PATIENCE}`],
+  ['patience = "1m"', `cache.x.patience: found the string "1m"; ${PATIENCE}`],
+  ['patience = "3601s"', `cache.x.patience: found the string "3601s", which is too long; ${PATIENCE}`],
   ['deadline = 2', `cache.x.deadline: found the number 2; ${DEADLINE}`],
   ['deadline = ""', `cache.x.deadline: is empty; ${DEADLINE}`],
   ['deadline = "2"', `cache.x.deadline: found the string "2"; ${DEADLINE}`],
@@ -376,6 +393,7 @@ for (const line of [
   'derivations = true',
   'exclude = []',
   'keep = "1d"',
+  'patience = "1s"',
 ]) {
   bad(`${line} with url`, () => {
     const message = `F:3: cache.x.${line.split(' ')[0]}: is only for a cache with host; this one has url, so allowed here: url, deadline`

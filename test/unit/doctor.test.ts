@@ -3,6 +3,8 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sudoFinds } from '../../scripts/cli/sudo.ts'
+import { connectFileText, parseConnectFile } from '../../scripts/config/connect-file.ts'
+import { connectIn } from '../../scripts/config/kinship.ts'
 import { toldIn, withWords } from '../../scripts/doctor/as-root.ts'
 import { type Check, exitCodeOf, failed, ok, runChecks, type State, skipped, type Verdict, warning } from '../../scripts/doctor/check.ts'
 import { knownFixes, type Machine } from '../../scripts/doctor/fixes.ts'
@@ -25,6 +27,7 @@ import {
   parseSocket,
   type SshFacts,
 } from '../../scripts/doctor/judge-box.ts'
+import { type BrokerFacts, judgeBroker } from '../../scripts/doctor/judge-broker.ts'
 import {
   type DirectoryFacts,
   judgeBash,
@@ -53,7 +56,6 @@ import {
 import { anywhere } from '../../scripts/doctor/read-automatic.ts'
 import { lines, skippedLine, summary } from '../../scripts/doctor/report.ts'
 import { expression, judgeFetch, judgeUpload } from '../../scripts/doctor/round-trip.ts'
-import { connectIn } from '../../scripts/doctor/store-program.ts'
 import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
 import { parseSettings } from '../../scripts/nix/settings.ts'
 import type { Doubt } from '../../scripts/system/trust.ts'
@@ -254,12 +256,12 @@ test('a URL of ours, by its program and its target', () => {
 })
 
 test('substituter: named, taken back by a later line, only trusted, another socket, not named', () => {
-  const judged = (conf: string, effective: string, machine = HAND) => {
+  const judged = (conf: string, effective: string, machine = HAND, right = URL_PI, ours = false) => {
     const system = parseNixConf(conf, '/etc/nix/nix.conf', () => undefined)
     const at = conf.split('\n').findIndex((line) => line.startsWith('substituters'))
     const replacing = at < 0 ? {} : { replacing: { file: '/etc/nix/nix.conf', number: at + 1, text: 'substituters = x' } }
     const settings = new Map([['substituters', effective]])
-    return judgeSubstituter({ cache: 'pi', socket: SOCKET, url: URL_PI, settings, system, ...replacing }, machine)
+    return judgeSubstituter({ cache: 'pi', socket: SOCKET, url: right, settings, system, ours, ...replacing }, machine)
   }
   like(
     judged(`extra-substituters = ${URL_PI}`, `https://cache.nixos.org/ ${URL_PI}`),
@@ -281,9 +283,80 @@ test('substituter: named, taken back by a later line, only trusted, another sock
   )
   like(judged('', '', SETUP), 'failed', /no substituter/, 'sudo nix-lan setup')
   like(judged('', '', NIXOS), 'failed', /no substituter/, REBUILD)
+  const broker = URL_PI.replace('/run/user/1000', '/run')
+  like(judged(`extra-substituters = ${broker}`, broker, SETUP, broker), 'ok', /asks pi/, null)
+  const old = (machine: Machine, ours: boolean) => judged(`extra-substituters = ${URL_PI}`, URL_PI, machine, broker, ours)
+  like(
+    old(SETUP, true),
+    'warning',
+    /asks pi by nix-lan-connect \/run\/user\/1000\/nix-lan\/pi\.sock, not by \/run\/nix-lan/,
+    'sudo nix-lan setup',
+  )
+  like(
+    old(SETUP, false),
+    'warning',
+    /asks pi by/,
+    `in /etc/nix/nix.conf: put ${broker} in place of ${URL_PI}, then: sudo systemctl restart nix-daemon`,
+  )
+  like(old(NIXOS, false), 'warning', /asks pi by/, REBUILD)
+  const byName = 'ssh-ng://localhost?remote-program=/x/nix-lan-connect%20pi'
+  like(judged(`extra-substituters = ${byName}`, byName, HAND, broker), 'ok', /asks pi/, null)
   const other = URL_PI.replace('1000', '1001')
   like(judged(`extra-substituters = ${other}`, other), 'failed', /socket \/run\/user\/1001/, /1000/)
   like(judged('', ''), 'failed', /no substituter for pi/, /extra-substituters/)
+})
+
+test('broker: what it needs of root, of systemd, and its socket', () => {
+  const unit = { loadState: 'loaded', active: 'active', result: 'success', file: '/etc/u', same: true, needsReload: false }
+  const facts: BrokerFacts = {
+    systemd: true,
+    socat: true,
+    user: 'alice',
+    file: { path: '/etc/nix-lan/connect/pi', kind: 'file', owner: 'root', mode: 0o644 },
+    settings: { user: 'alice', same: true },
+    socket: { path: '/run/nix-lan/pi.sock', kind: 'socket', owner: 'alice', mode: 0o600 },
+    units: [
+      { ...unit, name: 'nix-lan-broker@pi.socket' },
+      { ...unit, name: 'nix-lan-broker@pi.service', active: 'inactive' },
+    ],
+  }
+  const judged = (more: Partial<BrokerFacts>, machine = SETUP) => judgeBroker({ ...facts, ...more }, 'pi', machine)
+  const socketUnit = (more: Partial<BrokerFacts['units'][0]>) =>
+    judged({ units: facts.units.map((one, i) => (i === 0 ? { ...one, ...more } : one)) })
+  const AGAIN = 'sudo nix-lan setup'
+  const RESTART = 'sudo systemctl restart nix-lan-broker@pi.socket'
+  like(judged({}), 'ok', /^starts when Nix asks$/, null)
+  like(judged({ units: facts.units.map((one) => ({ ...one, active: 'active' })) }), 'ok', /^runs$/, null)
+  like(judged({ socat: false }), 'ok', /install socat/, null)
+  const none = { ...facts.file, kind: 'missing' as const }
+  like(judged({ file: none }), 'failed', /there is no \/etc\/nix-lan\/connect\/pi/, AGAIN)
+  like(judged({ file: none }, HAND), 'ok', /none here/, null)
+  like(judged({ file: none, systemd: false }), 'ok', /none here/, null)
+  like(judged({ file: none }, NIXOS), 'failed', /there is no/, REBUILD)
+  like(judged({ file: { ...facts.file, kind: 'other' } }), 'failed', /no plain file/, AGAIN)
+  like(judged({ file: { ...facts.file, owner: 'alice' } }), 'failed', /it is alice's, not root's/, AGAIN)
+  like(judged({ file: { ...facts.file, mode: 0o666 } }), 'failed', /others may write to it \(mode 666\)/, AGAIN)
+  like(judged({ settings: undefined }), 'failed', /names no user/, AGAIN)
+  like(judged({ settings: { user: 'bob', same: false } }), 'failed', /is for bob, not for alice/, AGAIN)
+  like(judged({ settings: { user: 'alice', same: false } }), 'failed', /another deadline or patience/, AGAIN)
+  like(socketUnit({ loadState: 'not-found' }), 'failed', /systemd has no nix-lan-broker@pi\.socket/, AGAIN)
+  like(socketUnit({ loadState: 'masked' }), 'failed', /is masked/, 'sudo systemctl unmask nix-lan-broker@pi.socket')
+  like(socketUnit({ same: false }), 'failed', /not that of this version/, AGAIN)
+  like(socketUnit({ needsReload: true }), 'failed', /has not reloaded/, 'sudo systemctl daemon-reload')
+  like(socketUnit({ active: 'inactive' }), 'failed', /^nix-lan-broker@pi\.socket is inactive$/, RESTART)
+  like(socketUnit({ active: 'failed', result: 'service-start-limit-hit' }), 'failed', /is failed \(service-start-limit-hit\)/, RESTART)
+  like(judged({ socket: { ...facts.socket, kind: 'missing' } }), 'failed', /no socket at \/run\/nix-lan\/pi\.sock/, RESTART)
+  like(judged({ socket: { ...facts.socket, owner: 'root' } }), 'failed', /is root's, with mode 600, not alice's with 600/, RESTART)
+  like(judged({ socket: { ...facts.socket, mode: 0o666 } }), 'failed', /with mode 666/, RESTART)
+})
+
+test('root’s file for nix-lan-connect says what config.toml says', () => {
+  const cache = { deadline: 500, patience: 60_000 }
+  assert.is(connectFileText('alice', { deadline: 2000, patience: 60_000 }), 'user=alice\n')
+  assert.is(connectFileText('alice', cache), 'user=alice\ndeadline=0.5\n')
+  assert.equal(parseConnectFile(connectFileText('DOM\\a=b', cache)), { user: 'DOM\\a=b', deadline: 0.5 })
+  for (const text of ['', 'user=\n', 'patience=5\n', 'user=alice\npatience=x\n', 'user=alice\ndeadline=-1\n'])
+    assert.is(parseConnectFile(text), undefined, JSON.stringify(text))
 })
 
 test('own settings: a file of the user’s, NIX_CONFIG, a flake', () => {

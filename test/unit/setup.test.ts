@@ -88,7 +88,7 @@ const NEEDS = {
   substituters: [
     {
       url: 'ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/pi.sock',
-      socket: '/run/user/1000/nix-lan/pi.sock',
+      sockets: ['/run/user/1000/nix-lan/pi.sock', '/run/nix-lan/pi.sock'],
     },
   ],
   publicKeys: ['laptop-1:KEY='],
@@ -109,6 +109,7 @@ for (const [name, text, lines] of [
   ['other substituters and keys', 'substituters = https://a\ntrusted-public-keys = a:b=\n', ALL],
   ['set up by hand', ALL.join('\n').replaceAll('/usr/local/bin', '/opt/nix-lan/dist'), []],
   ['a substituter that a later line takes back', `${ALL[0]}\nsubstituters =\n`, ALL],
+  ['set up by hand, at the broker’s socket', ALL.join('\n').replaceAll('/run/user/1000', '/run'), []],
   ['the socket of another cache', ALL[0]?.replace('pi.sock', 'nas.sock') ?? '', ALL],
   ['a key of its own to sign with', 'secret-key-files = /root/key\n', [ALL[0], ALL[1], ALL[3], ALL[4]]],
   ['fallback is decided', 'fallback = false\n', ALL.slice(0, 4)],
@@ -314,6 +315,8 @@ function situation(changes: Partial<Situation> = {}, text = 'substituters =\n', 
       dist('man/man5/nix-lan-config.5', '', false),
       dist('completions/bash/nix-lan', '', false),
       dist('systemd/user/nix-lan-check.service', '[Service]\nExecStart=/usr/bin/env nix-lan check\n', false),
+      dist('systemd/system/nix-lan-broker@.service', '[Service]\nExecStart=/usr/bin/env nix-lan-connect --broker %i\n', false),
+      dist('systemd/system/nix-lan-broker@.socket', '[Socket]\n', false),
     ],
     box: { name: 'pi', host: 'pi.local', ssh: 'me@pi.local', port: 22 },
     config: undefined,
@@ -327,6 +330,7 @@ function situation(changes: Partial<Situation> = {}, text = 'substituters =\n', 
     },
     secret: NIX_SECRET,
     networkManager: true,
+    systemd: true,
     fallback: true,
     ...changes,
   }
@@ -383,6 +387,52 @@ for (const [path, target] of [
 ] as const) {
   planned(`${path} is a link`, () => assert.equal(wantAt(plan(situation()).wants, path), { path, kind: 'link', target }))
 }
+
+planned('the broker: units of the system, whose it is for each box, and the socket that nix.conf names', () => {
+  const config = `user = "alice"\n[cache.pi]\nhost = "pi.local"\npatience = "90s"\n[cache.nas]\nhost = "nas"\n`
+  const { wants } = plan(situation({ config, box: undefined }))
+  const at = (path: string) => contentAt(wants, `/etc/systemd/system/nix-lan-broker@${path}`)
+  assert.match(at('.service'), 'ExecStart=/usr/local/lib/nix-lan/nix-lan-connect --broker %i\n')
+  assert.match(at('pi.service.d/nix-lan.conf'), '[Service]\nUser=alice\n')
+  assert.match(at('nas.socket.d/nix-lan.conf'), '[Socket]\nSocketUser=alice\n')
+  const path = '/etc/systemd/system/sockets.target.wants/nix-lan-broker@nas.socket'
+  assert.equal(wantAt(wants, path), { path, kind: 'link', target: '/etc/systemd/system/nix-lan-broker@.socket' })
+  assert.is(contentAt(wants, '/etc/nix-lan/connect/pi'), 'user=alice\npatience=90\n')
+  const settings = wantAt(wants, '/etc/nix-lan/connect/nas')
+  assert.equal(settings, {
+    path: '/etc/nix-lan/connect/nas',
+    kind: 'file',
+    content: Buffer.from('user=alice\n'),
+    mode: 0o644,
+    uid: 0,
+    gid: 0,
+  })
+  const urls = contentAt(wants, '/etc/nix/nix.conf')
+  assert.match(urls, '=/usr/local/bin/nix-lan-connect%20/run/nix-lan/pi.sock ')
+  assert.match(urls, '=/usr/local/bin/nix-lan-connect%20/run/nix-lan/nas.sock\n')
+  assert.not.match(urls, '/run/user')
+})
+
+planned('the broker of a user whose name is no plain word: by the uid', () => {
+  const { wants } = plan(situation({ user: { ...ALICE, name: 'DOM\\alice' } }))
+  assert.match(contentAt(wants, '/etc/systemd/system/nix-lan-broker@pi.service.d/nix-lan.conf'), '\nUser=1000\n')
+  assert.is(contentAt(wants, '/etc/nix-lan/connect/pi'), 'user=DOM\\alice\n')
+})
+
+planned('without systemd there is no broker: nix.conf names the tunnel’s socket, and the settings that connect needs', () => {
+  const config = `user = "alice"\n[cache.pi]\nhost = "pi.local"\npatience = "90s"\ndeadline = "500ms"\n`
+  const { wants } = plan(situation({ config, box: undefined, systemd: false }))
+  assert.not.ok(wants.some(({ path }) => /^\/etc\/(systemd\/system|nix-lan\/connect)/.test(path)))
+  const words = 'nix-lan-connect%20--deadline%200.5%20--patience%2090%20/run/user/1000/nix-lan/pi.sock\n'
+  assert.match(contentAt(wants, '/etc/nix/nix.conf'), words)
+})
+
+planned('an older version’s block names the tunnel’s socket: that of the broker takes its place', () => {
+  const old = contentAt(plan(situation({ systemd: false })).wants, '/etc/nix/nix.conf')
+  assert.match(old, '/run/user/1000/nix-lan/pi.sock')
+  const now = contentAt(plan(situation({}, old)).wants, '/etc/nix/nix.conf')
+  assert.is(now, old.replace('/run/user/1000/nix-lan/pi.sock', '/run/nix-lan/pi.sock'))
+})
 
 planned('units name programs by absolute paths; the timer is for the one user', () => {
   const { wants } = plan(situation())

@@ -35,6 +35,7 @@ const CACHE: SshCache = {
   exclude: [],
   keep: 60,
   deadline: 2500,
+  patience: 60_000,
 }
 const PLAIN =
   'user pi\nhostname rpi.local\nport 22\ncanonicalizehostname false\nidentityfile ~/.ssh/id_rsa\nidentityfile ~/.ssh/id_ed25519\n'

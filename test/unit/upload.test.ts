@@ -31,6 +31,7 @@ const cache = (more: Partial<SshCache> = {}): SshCache => ({
   exclude: [],
   keep: 60,
   deadline: 2000,
+  patience: 60_000,
   ...more,
 })
 

@@ -26,6 +26,7 @@ const RPI: SshCache = {
   exclude: [],
   keep: 60,
   deadline: 2000,
+  patience: 60_000,
 }
 const NAS_CACHE: UrlCache = { kind: 'url', name: 'nas', url: NAS, deadline: 2000 }
 const YES = { ok: true as const, address: 'there', ms: 3 }
@@ -109,6 +110,10 @@ for (const [url, expected] of [
   [`ssh-ng://localhost?max-connections=4&remote-program=/usr/local/bin/nix-lan-connect%20${SOCKET}`, 'connect'],
   ['ssh-ng://localhost/?remote-program=/opt/nix-lan-connect%20rpi&trusted=false', 'connect'],
   ['ssh-ng://localhost?remote-program=/opt/nix-lan-connect%20/run/user/1000/nix-lan/other.sock', undefined],
+  ['ssh-ng://localhost?remote-program=/opt/nix-lan-connect%20/run/nix-lan/rpi.sock', 'connect'],
+  ['ssh-ng://localhost?remote-program=/opt/nix-lan-connect%20/run/nix-lan/other.sock', undefined],
+  [`ssh-ng://localhost?remote-program=/opt/nix-lan-connect%20--patience%20120%20${SOCKET}`, 'connect'],
+  [`ssh-ng://localhost?remote-program=/opt/nix-lan-connect%20${SOCKET}%20--patience%20120`, 'connect'],
   ['ssh-ng://localhost?remote-program=/opt/another%20rpi', undefined],
   ['ssh-ng://localhost', undefined],
   [`unix://${SOCKET}`, 'socket'],
