@@ -22,9 +22,12 @@ const readScript = (name: string): string =>
     .replace(/^ *#.*\n/gm, '')
     .replace(/^\n+/, '')
 
+const withoutComments = (units: Record<string, string>): Record<string, string> =>
+  Object.fromEntries(Object.entries(units).map(([name, text]) => [name, text.replace(/^#.*\n/gm, '')]))
+
 /** What esbuild inserts for the constants in scripts/system/texts.ts, in bundles that use them. */
 export const textDefines = (): Record<string, string> => ({
-  NIX_LAN_UNITS: JSON.stringify(readUnits('user')),
-  NIX_LAN_SYSTEM_UNITS: JSON.stringify(readUnits('system')),
+  NIX_LAN_UNITS: JSON.stringify(withoutComments(readUnits('user'))),
+  NIX_LAN_SYSTEM_UNITS: JSON.stringify(withoutComments(readUnits('system'))),
   ...Object.fromEntries(Object.entries(SCRIPTS).map(([name, file]) => [`NIX_LAN_SCRIPTS.${name}`, JSON.stringify(readScript(file))])),
 })

@@ -15,7 +15,6 @@ let
   };
   laptop = {
     users.users.alice.isNormalUser = true;
-    users.users.alice.uid = 1000;
     services.nix-lan = {
       enable = true;
       user = "alice";
@@ -103,6 +102,18 @@ let
         builtins.elem "nix-lan" config.system.activationScripts.etc.deps
         && contains config.system.activationScripts.nix-lan.text "nix-lan-make-key";
     };
+    broker = {
+      modules = [
+        laptop
+        { services.nix-lan.caches.rpi.patience = "1500ms"; }
+      ];
+      says =
+        config:
+        contains (toString config.nix.settings.substituters) "/bin/nix-lan-connect%20/run/nix-lan/rpi.sock"
+        && config.environment.etc."nix-lan/connect/rpi".text == "user=alice\npatience=1.500\n"
+        && config.systemd.sockets."nix-lan-broker@rpi".socketConfig.SocketUser == "alice"
+        && config.systemd.services."nix-lan-broker@rpi".serviceConfig.User == "alice";
+    };
     forced-substituters = {
       modules = [
         laptop
@@ -162,7 +173,6 @@ let
       {
         services.nix-lan = {
           user = lib.mkForce "carol";
-          uid = 1001;
           linger = true;
         };
       }
@@ -179,13 +189,6 @@ let
       box
       { services.openssh.settings.AllowStreamLocalForwarding = "no"; }
     ];
-    "users.users.bob.uid = 1000" = [
-      laptop
-      {
-        services.nix-lan.user = lib.mkForce "bob";
-        users.users.bob.isNormalUser = true;
-      }
-    ];
   };
 
   # Each is rejected by a type: an option path under services.nix-lan, and the value.
@@ -194,6 +197,9 @@ let
     [ [ "caches" "rpi" "host" ] "rpi local" ]
     [ [ "caches" "rpi" "ssh" ] "pi@rpi -v" ]
     [ [ "caches" "rpi" "deadline" ] "90s" ]
+    [ [ "caches" "rpi" "patience" ] "1m" ]
+    [ [ "caches" "rpi" "patience" ] "3601s" ]
+    [ [ "battery" ] 101 ]
     [ [ "caches" "rpi" "daemon-socket" ] "run/socket" ]
     [ [ "caches" "rpi" "exclude" ] [ "a/b" ] ]
     [ [ "caches" "rpi" "port" ] "22" ]

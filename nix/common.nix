@@ -57,6 +57,10 @@ let
       example = "500ms";
       description = "How long to wait for the box to accept a connection and shake hands. Default: 2s.";
     };
+    patience = optional (matching "a time from 0s to 3600s" "([0-9]{1,6}|[1-2][0-9]{6}|3[0-5][0-9]{5}|3600000)ms|([0-9]{1,3}|[1-2][0-9]{3}|3[0-5][0-9]{2}|3600)s") {
+      example = "120s";
+      description = "How long a fetch waits for a box that is lost in its middle. Default: 60s.";
+    };
     url = optional (matching "a store URL that begins with http, https, file, ssh or ssh-ng, without spaces" "(http|https|file|ssh|ssh-ng)://[^[:space:]]+") {
       example = "http://nas.local:5000";
       description = "Instead of `host`: somebody's cache that isn't always there, for nix-lan-run to fetch from.";
@@ -88,6 +92,7 @@ let
     "compression"
     "exclude"
     "keep"
+    "patience"
   ];
 
   # Module system assertions for the cache `name`.
@@ -125,17 +130,49 @@ let
     cfg: user:
     "# Made by the option services.nix-lan: change that instead.\n" + import ./toml.nix (settingsOf cfg user);
 
+  # A time of config.toml in seconds, as nix-lan-connect takes it: 0.5 for 500ms. Null for what isn't
+  # one, which the build of config.toml refuses.
+  secondsOf =
+    time:
+    let
+      digits = if builtins.isString time then builtins.match "0*([0-9]+)m?s" time else null;
+      number = builtins.fromJSON (builtins.head digits);
+      seconds = number / 1000;
+      rest = builtins.substring 1 3 (toString (1000 + number - seconds * 1000));
+    in
+    if digits == null then
+      null
+    else if lib.hasSuffix "ms" time then
+      "${toString seconds}.${rest}"
+    else
+      toString number;
+
+  # Root's file beside the broker's socket of a box, for nix-lan-connect, which reads no
+  # configuration (scripts/config/connect-file.ts).
+  connectFileOf =
+    cache: user:
+    let
+      line =
+        key:
+        let
+          seconds = secondsOf (cache.${key} or null);
+        in
+        lib.optionalString (seconds != null) "${key}=${seconds}\n";
+    in
+    "user=${toString user}\n${line "deadline"}${line "patience"}";
+
   # The contents of config.toml as a set. `user`: whose ssh key, session and queue to use.
   settingsOf =
     cfg: user:
     lib.recursiveUpdate (
       (if user == null then { } else { inherit user; })
+      // lib.filterAttrs (_: value: value != null) { inherit (cfg) metered battery; }
       // (if cfg.gc.keep-free == null then { } else { gc = { inherit (cfg.gc) keep-free; }; })
       // { cache = written cfg.caches; }
     ) cfg.settings;
 in
 {
-  inherit matching settingsOf;
+  inherit connectFileOf matching settingsOf;
 
   # The options under services.nix-lan in both modules.
   options = {
@@ -145,6 +182,14 @@ in
       default = { };
       example = lib.literalExpression ''{ rpi.host = "rpi.local"; }'';
       description = "The caches, by name.";
+    };
+    metered = optional (types.enum [ "wait" "upload" ]) {
+      example = "upload";
+      description = "Whether the background upload waits while the connection is metered. Default: wait.";
+    };
+    battery = optional (types.ints.between 0 100) {
+      example = 0;
+      description = "Below so many percent of battery, and without external power, the background upload waits. Default: 20.";
     };
     gc.keep-free = optional (matching "a size like 5G or 500M" "[1-9][0-9]{0,11}(\\.[0-9]{1,3})?[KMGT]") {
       example = "5G";
@@ -205,6 +250,6 @@ in
     ]
     ++ lib.concatMap (name: cacheAssertions name settings.cache.${name}) (builtins.attrNames settings.cache);
 
-  # The systemd user units in this repository.
+  # The units of the user's systemd in this repository.
   unitFolder = ../dist/systemd/user;
 }

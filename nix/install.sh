@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# The install phase of package.nix, which provides $out, $node and $license; the current directory
+# The install phase of package.nix, which provides $out, $node, $socat, $tools (the folder of
+# coreutils' programs) and $license; the current directory
 # is a copy of dist/. Checks every replacement: text that has moved must fail the build, not give a
 # package that works only by accident.
-: "${out:?}" "${node:?}" "${license:?}"
+: "${out:?}" "${node:?}" "${socat:?}" "${tools:?}" "${license:?}"
 
 # fail TEXT: prints why and fails the build.
 fail() {
@@ -18,6 +19,13 @@ pin_runtime() {
   [ "$(grep -cxF "nix_lan_pinned='$node'" "$1")" = 1 ] || fail "$1 has no line nix_lan_pinned='' where the runtime could be pinned"
 }
 
+# pin_socat FILE: the same for $socat, in a file that relays to the broker.
+pin_socat() {
+  if ! grep -q '^relay()' "$1"; then return; fi
+  sed -i "s|^nix_lan_socat=''\$|nix_lan_socat='$socat'|" "$1"
+  [ "$(grep -cxF "nix_lan_socat='$socat'" "$1")" = 1 ] || fail "$1 has no line nix_lan_socat='' where socat could be pinned"
+}
+
 # install_programs: installs all of dist, because the programs look for each other in their own
 # folder and `nix-lan setup` copies everything; links those for people and for Nix in bin.
 install_programs() {
@@ -30,6 +38,7 @@ install_programs() {
   rm "$folder/demo" # it needs a Debian and root
   for file in post-build-hook nix-lan*; do
     pin_runtime "$folder/$file"
+    pin_socat "$folder/$file"
     case $file in
       post-build-hook | nix-lan-dispatcher) ;;
       *) ln -s "../lib/nix-lan/$file" "$out/bin/$file" ;;
@@ -40,13 +49,16 @@ install_programs() {
 # install_units: installs dist's units, changed to start this package's programs instead of those in
 # PATH.
 install_units() {
-  local file folder=$out/lib/systemd/user
-  mkdir -p "$folder"
-  for file in systemd/user/*; do
-    sed "s|/usr/bin/env nix-lan|$out/bin/nix-lan|g" "$file" >"$folder/${file##*/}"
+  local file folder
+  for folder in user system; do
+    mkdir -p "$out/lib/systemd/$folder"
+    for file in "systemd/$folder"/*; do
+      sed -e "s|/usr/bin/env nix-lan|$out/bin/nix-lan|g" -e "s,/usr/bin/env \(touch\|rm\) ,$tools/\1 ,g" "$file" \
+        >"$out/lib/$file"
+    done
+    grep -rqF "ExecStart=$out/bin/nix-lan" "$out/lib/systemd/$folder" || fail "no $folder unit starts nix-lan"
   done
-  if grep -rn '/usr/bin/env' "$folder"; then fail 'a unit starts something by /usr/bin/env that is not nix-lan'; fi
-  grep -rqF "ExecStart=$out/bin/nix-lan" "$folder" || fail 'no unit starts nix-lan'
+  if grep -rn '/usr/bin/env' "$out/lib/systemd"; then fail 'a unit starts something by /usr/bin/env that it should not'; fi
 }
 
 

@@ -23,7 +23,18 @@ let
   link = "/run/nix-lan-current";
 
   substituter =
-    name: "ssh-ng://localhost?remote-program=${link}/bin/nix-lan-connect%20/run/user/${toString cfg.uid}/nix-lan/${name}.sock";
+    name: "ssh-ng://localhost?remote-program=${link}/bin/nix-lan-connect%20/run/nix-lan/${name}.sock";
+
+  broker = name: "nix-lan-broker@${name}";
+  # One attribute for each box.
+  forBoxes =
+    nameOf: valueOf:
+    builtins.listToAttrs (
+      map (box: {
+        name = nameOf box;
+        value = valueOf box;
+      }) boxes
+    );
 
   ownHook = "${cfg.package}/lib/nix-lan/post-build-hook";
   # Ours runs first: it never fails a build, and takes milliseconds. The first of the others to fail
@@ -39,9 +50,11 @@ let
       '';
 
   units = pkgs.runCommand "nix-lan-units" { preferLocalBuild = true; } ''
-    mkdir -p "$out/lib/systemd/user"
-    for file in ${cfg.package}/lib/systemd/user/*; do
-      sed 's|${cfg.package}/bin/|${link}/bin/|g' "$file" >"$out/lib/systemd/user/''${file##*/}"
+    for folder in user system; do
+      mkdir -p "$out/lib/systemd/$folder"
+      for file in ${cfg.package}/lib/systemd/$folder/*; do
+        sed 's|${cfg.package}/bin/|${link}/bin/|g' "$file" >"$out/lib/systemd/$folder/''${file##*/}"
+      done
     done
   '';
 
@@ -100,10 +113,6 @@ let
     {
       assertion = cfg.user != null;
       message = "services.nix-lan.user is not set: whose ssh key, session and queue? Say services.nix-lan.user = \"alice\", with your own name.";
-    }
-    {
-      assertion = cfg.user == null || cfg.uid != null;
-      message = "services.nix-lan: the uid of ${toString cfg.user} is part of an address in nix.conf, and NixOS only chooses it later; say users.users.${toString cfg.user}.uid = 1000, with what `id -u ${toString cfg.user}` prints.";
     }
     {
       assertion =
@@ -213,12 +222,6 @@ in
       default = null;
       example = "alice";
       description = "Whose ssh key, session and queue.";
-    };
-    uid = lib.mkOption {
-      type = lib.types.nullOr lib.types.int;
-      default = if cfg.user == null then null else config.users.users.${cfg.user}.uid or null;
-      defaultText = lib.literalExpression "config.users.users.\${user}.uid";
-      description = "The uid of `user`, when that isn't one of `users.users`.";
     };
     linger = lib.mkOption {
       type = lib.types.bool;
@@ -343,6 +346,8 @@ in
       systemd.services.nix-lan-user-units = {
         description = "The end of nix-lan's user units, when nix-lan is taken away";
         wantedBy = [ "multi-user.target" ];
+        # So that it stops before these, which serve what is being fetched.
+        after = map (box: "${broker box}.service") boxes;
         restartIfChanged = false;
         path = [
           pkgs.procps
@@ -353,7 +358,7 @@ in
           Type = "oneshot";
           RemainAfterExit = true;
           ExecStart = "${pkgs.coreutils}/bin/true";
-          ExecStop = "${pkgs.runtimeShell} ${pkgs.writeScript "nix-lan-stop" (builtins.readFile ./stop.sh)} ${toString cfg.uid}";
+          ExecStop = "${pkgs.runtimeShell} ${pkgs.writeScript "nix-lan-stop" (builtins.readFile ./stop.sh)} ${lib.escapeShellArg (toString cfg.user)}";
           TimeoutStopSec = 60;
         };
       };
@@ -379,6 +384,24 @@ in
           Unit = "nix-lan-check.service";
         };
       };
+    })
+
+    # The socket that nix.conf names, the broker behind it, and root's file beside it: instances of the
+    # package's templates. A switch leaves sockets alone, and a running broker, too.
+    (lib.mkIf cfg.enable {
+      environment.etc = forBoxes (name: "nix-lan/connect/${name}") (name: {
+        text = common.connectFileOf settings.cache.${name} cfg.user;
+      });
+      systemd.sockets = forBoxes broker (_: {
+        overrideStrategy = "asDropin";
+        wantedBy = [ "sockets.target" ];
+        socketConfig.SocketUser = toString cfg.user;
+      });
+      systemd.services = forBoxes broker (_: {
+        overrideStrategy = "asDropin";
+        restartIfChanged = false;
+        serviceConfig.User = toString cfg.user;
+      });
     })
 
     (lib.mkIf cfg.box.enable {

@@ -6,6 +6,8 @@
   stdenvNoCC,
   nodejs,
   nodejs-slim ? nodejs, # the same without npm
+  coreutils,
+  socat,
   versionCheckHook ? null, # since nixpkgs 24.11
   dist ? builtins.path {
     name = "nix-lan-dist";
@@ -27,6 +29,8 @@ stdenvNoCC.mkDerivation (finalAttrs: {
   src = dist;
   license = ../LICENSE;
   node = "${nodejs-slim}/bin/node";
+  socat = "${socat}/bin/socat";
+  tools = "${coreutils}/bin";
 
   strictDeps = true;
   dontConfigure = true;

@@ -2,9 +2,9 @@
 # Stops one user's nix-lan units. The NixOS module's nix-lan-user-units.service runs it as root when
 # it stops, which is when a switch removes nix-lan from the configuration. Never touches the queue
 # or the key, and never fails the switch.
-#     stop.sh UID
+#     stop.sh USER
 set -u
-uid=$1
+uid=$(id -u "$1") || exit 0
 home=/run/user/$uid
 
 if [ ! -e "$home/systemd/private" ]; then exit 0; fi # the user's systemd isn't running

@@ -2,7 +2,6 @@
 {
   imports = [ nix-lan.nixosModules.default ];
 
-  users.users.alice.uid = 1000; # what `id -u` prints
   services.nix-lan = {
     enable = true;
     user = "alice";

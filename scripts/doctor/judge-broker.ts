@@ -3,7 +3,7 @@
 import { failed, ok, type Verdict } from './check.ts'
 import { type Machine, restartBroker, SYSTEM_RELOAD, setupAgain } from './fixes.ts'
 
-/** A path, as lstat(2) has it. */
+/** A path, as stat(2) has it. */
 export interface Place {
   path: string
   kind: 'file' | 'socket' | 'other' | 'missing'
@@ -24,7 +24,18 @@ export interface BrokerFacts {
   settings: { user: string; same: boolean } | undefined
   socket: Place
   /** The socket's unit, then the broker's. */
-  units: { name: string; loadState: string; active: string; result: string; file: string; same: boolean; needsReload: boolean }[]
+  units: {
+    name: string
+    loadState: string
+    active: string
+    result: string
+    file: string
+    /** Whether its text is this version's. */
+    same: boolean
+    needsReload: boolean
+    /** For whom it is, by its drop-in. */
+    user: string
+  }[]
 }
 
 /** `broker`: one process that answers for the box, whichever nix command asks. */
@@ -39,6 +50,7 @@ export function judgeBroker(facts: BrokerFacts, cache: string, machine: Machine)
     return failed(`nix-lan-connect does not believe ${file.path}: ${bad ? whyNot(file) : 'it names no user'}`, setupAgain(machine))
   if (settings.user !== user) return failed(`${file.path} is for ${settings.user}, not for ${user}`, setupAgain(machine))
   if (!settings.same) return failed(`${file.path} has another deadline or patience than the configuration`, setupAgain(machine))
+  if (!systemd) return ok('no systemd here: each nix-lan-connect asks the box by itself')
   return judgeBrokerUnits(facts, machine) ?? judgeSocket(facts, cache)
 }
 
@@ -47,7 +59,7 @@ function whyNot({ kind, owner, mode }: Place): string {
   return owner === 'root' ? `others may write to it (mode ${mode.toString(8)})` : `it is ${owner}'s, not root's`
 }
 
-function judgeBrokerUnits({ units }: BrokerFacts, machine: Machine): Verdict | undefined {
+function judgeBrokerUnits({ units, user }: BrokerFacts, machine: Machine): Verdict | undefined {
   const missing = units.find(({ loadState }) => loadState === 'not-found')
   if (missing) return failed(`systemd has no ${missing.name}`, setupAgain(machine))
   const bad = units.find(({ loadState }) => loadState !== 'loaded')
@@ -56,7 +68,9 @@ function judgeBrokerUnits({ units }: BrokerFacts, machine: Machine): Verdict | u
   const old = units.find(({ same }) => !same)
   if (old) return failed(`${old.file} is not that of this version of nix-lan`, setupAgain(machine))
   const stale = units.find(({ needsReload }) => needsReload)
-  return stale && failed(`systemd has not reloaded ${stale.name} since it changed`, SYSTEM_RELOAD)
+  if (stale) return failed(`systemd has not reloaded ${stale.name} since it changed`, SYSTEM_RELOAD)
+  const foreign = units.find((unit) => unit.user !== user)
+  return foreign && failed(`${foreign.name} is for ${foreign.user}, not for ${user}`, setupAgain(machine))
 }
 
 function judgeSocket({ units, socket, socat, user }: BrokerFacts, cache: string): Verdict {

@@ -1,6 +1,6 @@
 // Looks at what the broker of a cache needs: root's file for nix-lan-connect, the units of the
 // system's systemd, the socket.
-import { lstatSync } from 'node:fs'
+import { lstatSync, statSync } from 'node:fs'
 import { type ConnectSettings, connectFileText, parseConnectFile } from '../config/connect-file.ts'
 import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
@@ -27,28 +27,28 @@ export async function brokerFacts(cache: SshCache, user: string): Promise<Broker
     systemd: systemdRuns(),
     socat: findIn(DIRECTORIES, ['socat']) !== undefined,
     user,
-    file: placeOf(file),
+    file: placeOf(file, statSync),
     settings: settings && { user: settings.user, same: textOf(settings) === textOf(right) },
-    socket: placeOf(brokerSocket(cache.name)),
+    socket: placeOf(brokerSocket(cache.name), lstatSync),
     units: systemdRuns() ? await unitsOf([socket, socket.replace(/socket$/, 'service')]) : [],
   }
 }
 
 const textOf = (settings: ConnectSettings | undefined): string => JSON.stringify(Object.entries(settings ?? {}).sort())
 
-/** lstat: root follows no link here. */
-function placeOf(path: string): Place {
-  const stat = lstatSync(path, { throwIfNoEntry: false })
+/** @param look statSync for a file in /etc, which on NixOS is a link into the store */
+function placeOf(path: string, look: typeof lstatSync | typeof statSync): Place {
+  const stat = look(path, { throwIfNoEntry: false })
   if (!stat) return { path, kind: 'missing', owner: '', mode: 0 }
   return { path, kind: stat.isFile() ? 'file' : stat.isSocket() ? 'socket' : 'other', owner: nameOf(stat.uid), mode: stat.mode & 0o7777 }
 }
 
 /** The units as systemd has them, compared with the text they should have. */
 async function unitsOf(names: string[]): Promise<BrokerFacts['units']> {
-  const properties = ['LoadState', 'ActiveState', 'Result', 'FragmentPath', 'NeedDaemonReload']
+  const properties = ['LoadState', 'ActiveState', 'Result', 'FragmentPath', 'NeedDaemonReload', 'SocketUser', 'User']
   const found = await showUnits(names, properties, { system: true, limit: PATIENCE })
   return names.map((name, at) => {
-    const { LoadState = '', ActiveState = '', Result = '', FragmentPath = '', NeedDaemonReload } = found[at] ?? {}
+    const { LoadState = '', ActiveState = '', Result = '', FragmentPath = '', NeedDaemonReload, SocketUser, User } = found[at] ?? {}
     const text = FragmentPath === '' ? undefined : readText(FragmentPath)
     const right = SYSTEM_UNITS[name.replace(/@.*\./, '@.')]
     const same = text === undefined || right === undefined || anywhere(text) === anywhere(right)
@@ -60,6 +60,10 @@ async function unitsOf(names: string[]): Promise<BrokerFacts['units']> {
       file: FragmentPath,
       same,
       needsReload: NeedDaemonReload === 'yes',
+      user: userIn(SocketUser || User || 'root'),
     }
   })
 }
+
+/** A user's name, where a unit may have the uid. */
+const userIn = (text: string): string => (/^\d+$/.test(text) ? nameOf(Number(text)) : text)

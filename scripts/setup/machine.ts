@@ -67,7 +67,6 @@ export function nixosText({ destination = 'pi@pi.local', name, user }: Pick<Opti
   return `this is NixOS, where this belongs in configuration.nix. With nix-lan's flake as an input, or a checkout of it:
 
   imports = [ nix-lan.nixosModules.default ];        # or [ /path/to/nix-lan/nix/nixos.nix ]
-  users.users.${who}.uid = ${findUser(who)?.uid ?? 1000};                        # what \`id -u\` prints
   services.nix-lan = {
     enable = true;
     user = "${who}";

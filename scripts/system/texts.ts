@@ -8,7 +8,7 @@ declare const NIX_LAN_SCRIPTS: Readonly<Record<'keeper' | 'boxProbe' | 'boxSocke
 
 /**
  * The units of the user's systemd in scripts/units/user: file name, such as `nix-lan@.target` → the
- * unit's text. Their ExecStart= lines start our programs as `/usr/bin/env NAME`.
+ * unit's text, without comments. Their ExecStart= lines start our programs as `/usr/bin/env NAME`.
  */
 export const UNITS: Readonly<Record<string, string>> = NIX_LAN_UNITS
 

@@ -21,6 +21,8 @@ let knownHosts: string
 /** Where the programs lie from which setup is called, as a clone of the repository would. */
 const DIST = '/opt/src/dist'
 const NIX_CONF = '/etc/nix/nix.conf'
+/** The socket that nix.conf names. */
+const BROKER = '/run/nix-lan/pi.sock'
 const OUR_KEY = /laptop-[a-z]{8}-1:/
 
 test.before(async () => {
@@ -231,6 +233,90 @@ test('again: nothing changes, not even a time', async () => {
   assert.is(await lab.laptop.must('root', 'systemctl', ['show', '-p', 'MainPID', 'nix-daemon']), daemon)
 })
 
+test('the socket that nix.conf names: hers; it outlives nix-daemon, her session and another setup, and is gone after undo', async () => {
+  await must(0, 'pi.local')
+  const socket = () => lab.laptop.must('root', 'stat', ['-c', '%F %U %a %i', BROKER])
+  const before = await socket()
+  assert.match(before, /^socket alice 600 \d+$/)
+  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.laptop.must('root', 'systemctl', ['restart', 'user@1000'])
+  await lab.laptop.must('root', 'sh', ['-ec', 'echo >>/usr/local/lib/nix-lan/package.json'])
+  await must(0)
+  assert.is(await socket(), before)
+  await lab.eventually('a tunnel', () => lab.usable(), { within: 60_000 })
+  const path = await built('by-the-broker')
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  await comesBack('by-the-broker', path)
+  await must(0, '--undo', '--forget-key')
+  assert.is((await lab.laptop.must('root', 'systemctl', ['list-units', '--all', '--plain', '--no-legend', 'nix-lan*'])).trim(), '')
+  assert.is((await lab.laptop.must('root', 'systemctl', ['--failed', '--plain', '--no-legend'])).trim(), '')
+  await asItWas('undone')
+})
+
+/** What the broker needs, broken: what the doctor says of it, and its fix, which cures. */
+const BROKEN: [fault: string, script: string, check: string, found: RegExp, fix: RegExp][] = [
+  ['no file of root’s', 'rm /etc/nix-lan/connect/pi', 'broker', /^there is no \/etc\/nix-lan\/connect\/pi$/, /setup$/],
+  ['one that others may write to', 'chmod 666 /etc/nix-lan/connect/pi', 'broker', /others may write to it/, /setup$/],
+  ['one for somebody else', "sed -i 's/alice/bob/' /etc/nix-lan/connect/pi", 'broker', /is for bob, not for alice/, /setup$/],
+  ['another patience', 'echo \'patience = "90s"\' >>/etc/nix-lan/config.toml', 'broker', /another deadline or patience/, /setup$/],
+  [
+    'the socket is stopped',
+    'systemctl stop nix-lan-broker@pi.socket',
+    'broker',
+    /^nix-lan-broker@pi\.socket is inactive$/,
+    /systemctl restart/,
+  ],
+  ['the socket is everybody’s', `chmod 666 ${BROKER}`, 'broker', /with mode 666/, /systemctl restart/],
+  [
+    'a unit of another version',
+    'sed -i s/WatchdogSec=20/WatchdogSec=99/ /etc/systemd/system/nix-lan-broker@.service; systemctl daemon-reload',
+    'broker',
+    /nix-lan-broker@\.service is not that of this version/,
+    /setup$/,
+  ],
+  ['a unit that systemd has not read', 'touch /etc/systemd/system/nix-lan-broker@.socket', 'broker', /has not reloaded/, /daemon-reload$/],
+  [
+    'a unit for nobody',
+    'rm /etc/systemd/system/nix-lan-broker@pi.service.d/nix-lan.conf; systemctl daemon-reload',
+    'broker',
+    /nix-lan-broker@pi\.service is for root, not for alice/,
+    /setup$/,
+  ],
+  [
+    'the tunnel’s socket in nix.conf, as of an older version',
+    `sed -i 's,${BROKER},/run/user/1000/nix-lan/pi.sock,' ${NIX_CONF}; systemctl restart nix-daemon`,
+    'substituter',
+    /asks pi by nix-lan-connect \/run\/user\/1000\/nix-lan\/pi\.sock, not by \/run\/nix-lan\/pi\.sock$/,
+    /setup$/,
+  ],
+]
+
+test('what the broker needs, broken: the doctor names it, and its fix cures', async () => {
+  await must(0, 'pi.local')
+  type Finding = { check: string; cache?: string; state: string; found: string; fix: string | null }
+  const about = async (check: string): Promise<Finding> => {
+    const { stdout } = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--offline', '--json'], { timeout: 60_000 })
+    const found = (JSON.parse(stdout) as Finding[]).find((one) => one.check === check)
+    assert.ok(found, check)
+    return found
+  }
+  assert.is((await about('broker')).state, 'ok')
+  for (const [fault, script, check, found, fix] of BROKEN) {
+    await lab.laptop.must('root', 'sh', ['-ec', `systemctl reset-failed nix-daemon; ${script}`])
+    const finding = await about(check)
+    assert.match(finding.found, found, `${fault}: ${finding.found}`)
+    assert.match(finding.fix ?? '', fix, fault)
+    const command = /setup$/.test(finding.fix ?? '') ? `${finding.fix} --yes --no-doctor` : (finding.fix ?? '')
+    await lab.laptop.must('alice', 'sh', ['-ec', command], { timeout: 120_000 })
+    const cured = await about(check)
+    assert.is(cured.state, 'ok', `${fault}: ${cured.found}`)
+    assert.match(await setting('substituters'), BROKER)
+  }
+  assert.match(lab.laptop.read('/etc/nix-lan/connect/pi'), 'patience=90\n')
+  await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+})
+
 test('what somebody broke is fixed by setting up again', async () => {
   await must(0, 'pi.local')
   lab.laptop.write(NIX_CONF, `${lab.laptop.read(NIX_CONF)}substituters =\n`)
@@ -311,7 +397,7 @@ for (const [name, text] of [
     const before = await snapshot()
     const stale = text?.startsWith('# nix-lan') ?? false
     await must(0, 'pi.local')
-    assert.match(await setting('substituters'), '/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/pi.sock')
+    assert.match(await setting('substituters'), `/usr/local/bin/nix-lan-connect%20${BROKER}`)
     assert.match(await setting('trusted-public-keys'), OUR_KEY)
     assert.is(await setting('secret-key-files'), '/etc/nix/nix-lan.secret')
     assert.is(await setting('post-build-hook'), '/usr/local/lib/nix-lan/post-build-hook')

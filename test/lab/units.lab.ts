@@ -155,7 +155,7 @@ test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all s
   const fetching = lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 120_000 })
   const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
   await lab.eventually('a fetch', isFetching, { within: 20_000 })
-  await lab.laptop.must('root', 'bash', ['/opt/stop.sh', '1000'], { timeout: 120_000 })
+  await lab.laptop.must('root', 'bash', ['/opt/stop.sh', 'alice'], { timeout: 120_000 })
   const units = [...OF_BOX, 'nix-lan-check.timer', 'nix-lan-check.service']
   const states = await Promise.all(units.map(async (unit) => `${unit} ${await is(unit)}`))
   assert.equal(

@@ -16,6 +16,7 @@ let
     ];
     keep = "forever";
     deadline = "500ms";
+    patience = "90s";
   };
   everyCache = {
     big-box = everyKey;
@@ -44,13 +45,14 @@ in
         services.nix-lan = {
           enable = true;
           user = "bob";
-          uid = 1234;
           linger = true;
           secretKeyFile = "/var/lib/keys/mine.secret";
           keyName = "home";
           publicKey = "home-0b1c2d3e-1:6iQLhkJRXQ5Zpr0Kq5tiFqPrRDbeqzSBdM3ZVnCjJyA=";
           caches = everyCache;
           gc.keep-free = "5G";
+          metered = "upload";
+          battery = 0;
           settings.cache.rpi.later = [
             1
             true

@@ -133,7 +133,19 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
     const { world } = laptop
     const doctor = await world.run('alice', `${SW}/nix-lan`, ['doctor', '--offline', '--json'], { env: { PATH: `${SW}:/usr/bin:/bin` } })
     const verdicts = JSON.parse(doctor.stdout) as { check: string; state: string; found: string }[]
-    const checked = ['configuration', 'nix.conf', 'runtime', 'bash', 'hook', 'signing', 'dispatcher', 'substituter', 'connect', 'queue']
+    const checked = [
+      'configuration',
+      'nix.conf',
+      'runtime',
+      'bash',
+      'hook',
+      'signing',
+      'dispatcher',
+      'substituter',
+      'connect',
+      'broker',
+      'queue',
+    ]
     for (const check of checked) {
       const verdict = verdicts.find((one) => one.check === check)
       assert.is(verdict?.state, 'ok', `${check}: ${verdict?.found}`)
@@ -145,12 +157,13 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
   test('a switch takes it away: builds go on with a nix-daemon that still has the former nix.conf', async () => {
     const { world } = laptop
     await tunnel?.stop()
-    await world.must('root', 'rm', [SW, '/etc/nix-lan/config.toml'])
+    await world.must('root', 'rm', [SW, '/etc/nix-lan/config.toml', '/etc/nix-lan/connect/rpi'])
     const built = await world.run('alice', 'nix-build', [...hello.slice(0, -1), 'taken-away'])
     assert.is(built.code, 0, built.stderr)
     assert.not.match(built.stderr, /warning|error|unexpected/)
     await world.must('root', 'ln', ['-s', '/run/nix-lan-current/bin', SW])
-    await world.must('root', 'ln', ['-s', '/etc/static/nix-lan/config.toml', '/etc/nix-lan/config.toml'])
+    for (const file of ['nix-lan/config.toml', 'nix-lan/connect/rpi'])
+      await world.must('root', 'ln', ['-s', `/etc/static/${file}`, `/etc/${file}`])
   })
 
   test('an unsigned path of the box is not believed', async () => {
@@ -226,7 +239,11 @@ async function activate(project: Project, system: System, more: string, conf: 'c
   world.write('/etc/nix/nix.conf', confOf(system, conf))
   // A link to a link into the store, all of it root's; the store has the mode that it has there.
   await world.must('root', 'chmod', ['1775', '/nix/store'])
-  assert.equal(Object.keys(system.environment.etc), Object.keys(files))
+  for (const [name, { text }] of Object.entries(system.environment.etc).filter(([name]) => !files[name])) {
+    files[name] = `/opt/etc/${name}` // in the store, too
+    world.write(`/opt/etc/${name}`, text)
+  }
+  assert.equal(Object.keys(files), ['nix-lan/config.toml', 'nix-lan/connect/rpi'])
   for (const [file, stored] of Object.entries(files)) {
     for (const folder of [`/etc/${file}`, `/etc/static/${file}`]) await world.must('root', 'mkdir', ['-p', dirname(folder)])
     await world.must('root', 'ln', ['-s', stored, `/etc/static/${file}`])

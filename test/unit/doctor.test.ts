@@ -307,7 +307,7 @@ test('substituter: named, taken back by a later line, only trusted, another sock
 })
 
 test('broker: what it needs of root, of systemd, and its socket', () => {
-  const unit = { loadState: 'loaded', active: 'active', result: 'success', file: '/etc/u', same: true, needsReload: false }
+  const unit = { loadState: 'loaded', active: 'active', result: 'success', file: '/etc/u', same: true, needsReload: false, user: 'alice' }
   const facts: BrokerFacts = {
     systemd: true,
     socat: true,
@@ -342,6 +342,7 @@ test('broker: what it needs of root, of systemd, and its socket', () => {
   like(socketUnit({ loadState: 'not-found' }), 'failed', /systemd has no nix-lan-broker@pi\.socket/, AGAIN)
   like(socketUnit({ loadState: 'masked' }), 'failed', /is masked/, 'sudo systemctl unmask nix-lan-broker@pi.socket')
   like(socketUnit({ same: false }), 'failed', /not that of this version/, AGAIN)
+  like(socketUnit({ user: 'root' }), 'failed', /nix-lan-broker@pi\.socket is for root, not for alice/, AGAIN)
   like(socketUnit({ needsReload: true }), 'failed', /has not reloaded/, 'sudo systemctl daemon-reload')
   like(socketUnit({ active: 'inactive' }), 'failed', /^nix-lan-broker@pi\.socket is inactive$/, RESTART)
   like(socketUnit({ active: 'failed', result: 'service-start-limit-hit' }), 'failed', /is failed \(service-start-limit-hit\)/, RESTART)

@@ -574,6 +574,7 @@ let
         b
       else
         a // builtins.mapAttrs (name: value: if hasAttr name a then lib.recursiveUpdate a.${name} value else value) b;
+    hasSuffix = suffix: text: lib.removeSuffix suffix text != text;
     concatMapStringsSep =
       between: f: list:
       concatStringsSep between (map f list);

@@ -40,6 +40,8 @@ let
       unitConfig = given (types.attrsOf (types.either atom (types.listOf atom))) { };
       serviceConfig = given (types.attrsOf atom) { };
       pathConfig = given (types.attrsOf atom) { };
+      socketConfig = given (types.attrsOf atom) { };
+      overrideStrategy = given (types.nullOr (types.enum [ "asDropinIfExists" "asDropin" ])) null;
       timerConfig = given (types.attrsOf atom) { };
     };
   };
@@ -117,6 +119,7 @@ in
       package = given types.package pkgs.systemd;
       packages = given (types.listOf types.package) [ ];
       services = given (types.attrsOf unit) { };
+      sockets = given (types.attrsOf unit) { };
       tmpfiles.rules = given (types.listOf types.str) [ ];
       user.timers = given (types.attrsOf unit) { };
       user.paths = given (types.attrsOf unit) { };
