@@ -27,7 +27,7 @@ import { VERSION } from '../../scripts/cli/version.ts'
  */
 const BUDGET: Record<string, number> = {
   demo: 205,
-  'nix-lan': 600,
+  'nix-lan': 630,
   'nix-lan-available': 115,
   'nix-lan-connect': 180,
   'nix-lan-dispatcher': 80,
