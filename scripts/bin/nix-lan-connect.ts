@@ -5,6 +5,7 @@ import { main } from '../cli/command.ts'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { nixHasLeft } from '../connect/client.ts'
 import { NarUndelivered, serve, serveStrictly } from '../connect/session.ts'
+import { brokersCache, DEADLINE, PATIENCE, readTarget } from '../connect/settings.ts'
 import { stdio } from '../connect/stdio.ts'
 import { dialOrAway, redialling, report, type Target } from '../connect/upstream.ts'
 import { socketPath } from '../system/paths.ts'
@@ -17,9 +18,11 @@ You name it in nix.conf, and Nix starts it:
 
   extra-substituters = ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/rpi.sock
 
-SOCKET is the tunnel's socket (a path); CACHE a cache of the configuration,
-when it isn't the only one. While the box is away, it is an empty store:
-builds go on as if the cache weren't there.
+SOCKET is the tunnel's socket (a path), or the broker's, /run/nix-lan/CACHE.sock:
+then socat relays to the broker if one runs, and /etc/nix-lan/connect/CACHE says
+whose tunnel it is. CACHE is a cache of the configuration, when it isn't the
+only one. While the box is away, it is an empty store: builds go on as if the
+cache weren't there.
 
 Options:
       --strict            for uploads: exit 75 when the box is away, 2 when the
@@ -28,6 +31,8 @@ Options:
                           or the cache's own)
       --patience SECONDS  how long to wait for a box that is lost during a fetch
                           (default: 60)
+      --broker CACHE      be the broker of a cache, for all sessions of Nix; systemd
+                          starts it (nix-lan-broker@CACHE.service)
       --stdio             what Nix adds: speak the worker protocol on stdin and
                           stdout
   -h, --help              show this
@@ -42,13 +47,11 @@ Examples:
   nix copy --to 'ssh-ng://localhost?remote-program=nix-lan-connect%20--strict' \\
     ./result
 `
-/** Milliseconds. */
-const DEADLINE = 2000
-const PATIENCE = 60_000
 const WITH_SECONDS = ['--deadline', '--patience']
 
 const args = process.argv.slice(2)
 if (args.includes('--help') || args.includes('-h') || args.includes('--version')) main('nix-lan-connect', HELP, async () => 0)
+else if (args[0] === '--broker' && args.length === 2) main('nix-lan-connect', HELP, broker)
 else if (!args.includes('--stdio') && process.stdin.isTTY) main('nix-lan-connect', HELP, notByHand)
 else connect(args.includes('--strict'))
 
@@ -58,6 +61,11 @@ process.on('uncaughtException', (error) => report(`this is a bug: ${error.messag
 
 async function notByHand(): Promise<number> {
   throw new UsageError('this is started by Nix, not by hand; see --help')
+}
+
+async function broker(): Promise<number> {
+  const { runBroker } = await import('../connect/broker.ts')
+  process.exit(await runBroker(args[1] ?? ''))
 }
 
 async function connect(strict: boolean): Promise<void> {
@@ -92,13 +100,22 @@ function unknown(error: Error): null {
 async function findTarget(args: readonly string[]): Promise<Target> {
   const words = args.filter((word, i) => !word.startsWith('--') && !WITH_SECONDS.includes(args[i - 1] ?? ''))
   const given = seconds(args, '--deadline', 0.1, 60)
-  const patience = seconds(args, '--patience', 0, 3600) ?? PATIENCE
-  if (words[0]?.includes('/')) return { socket: words[0], deadline: given ?? DEADLINE, patience }
+  const patience = seconds(args, '--patience', 0, 3600)
+  const brokers = brokersCache(words[0] ?? '')
+  if (brokers !== undefined) {
+    if (process.env.NIX_LAN_WAKE) {
+      const { wake } = await import('../connect/wake.ts')
+      wake(words[0] ?? '')
+    }
+    const target = await readTarget(brokers)
+    return { ...target, deadline: given ?? target.deadline, patience: patience ?? target.patience }
+  }
+  if (words[0]?.includes('/')) return { socket: words[0], deadline: given ?? DEADLINE, patience: patience ?? PATIENCE }
   const { loadConfig, namedCache } = await import('../config/config.ts')
   const config = loadConfig()
   const cache = namedCache(config, words[0])
   if (cache.kind === 'url') throw new UsageError(`${cache.name} is a cache with a url: Nix needs no connect for it`)
-  return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline, patience }
+  return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline, patience: patience ?? PATIENCE }
 }
 
 /**

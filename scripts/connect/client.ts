@@ -15,6 +15,10 @@ export interface Client {
    * question blocks everything else.
    */
   bothWays(): void
+  /** Whether Nix has closed the connection for good: nobody reads what we would write. */
+  readonly gone?: boolean
+  /** Calls back once it has, in the middle of whatever is being done; see `gone`. */
+  whenGone?(callback: () => void): void
   /** No more answers will follow. */
   end(): void
 }

@@ -4,10 +4,12 @@ import { type Box, BoxUnavailable, send } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 
 /**
- * Maximum of extra connections; with the session's own that makes six. Each is a process on the
- * box, and on a Pi that costs.
+ * Maximum of extra connections, by default; with the session's own that makes six. Each is a
+ * process on the box, and on a Pi that costs.
  */
 const MOST = 5
+/** Seconds after which a connection that nobody uses is closed: Nix may keep a session for days. */
+const IDLE = 10
 
 interface Waiting {
   read(reader: ByteReader, alive: () => void): Promise<unknown>
@@ -26,11 +28,17 @@ export class Link {
   private sending = false
   private listening = false
   private silent = 0
+  private idle = 0
 
   /** @param failed called once, when the connection is lost; never after close() */
   constructor(box: Box, failed: (reason: Error) => void) {
     this.box = box
     this.failed = failed
+  }
+
+  /** Whether it has been lost, perhaps while nobody listened. */
+  get stale(): boolean {
+    return this.failure !== undefined || (this.waiting.length === 0 && this.box.reader.stale)
   }
 
   /** How many answers are outstanding. */
@@ -56,15 +64,22 @@ export class Link {
 
   /**
    * To be called every second. Gives up a box that owes an answer and has been silent for `most`
-   * calls.
+   * calls. Returns whether the connection has been idle for long.
    */
-  tick(most: number): void {
+  tick(most: number): boolean {
+    this.idle = this.waiting.length > 0 ? 0 : this.idle + 1
     if (this.waiting.length > 0 && ++this.silent >= most)
       this.fail(new BoxUnavailable('unresponsive', `the box has said nothing for ${most} s`))
+    return this.idle > IDLE
   }
 
   close(): void {
     this.end(new Error('closed'))
+  }
+
+  /** It is useless: elsewhere the box was found to be silent. */
+  giveUp(reason: Error): void {
+    this.fail(reason)
   }
 
   /** Sends everything asked in this turn of the event loop as one piece. */
@@ -122,6 +137,7 @@ export class Link {
 export class Links {
   private readonly dial: () => Promise<Box>
   private readonly lost: (reason: Error) => void
+  private readonly most: () => number
   private readonly open = new Set<Link>()
   private opening = 0
   private closed = false
@@ -129,15 +145,22 @@ export class Links {
   /**
    * @param dial connects to the box
    * @param lost called for each connection that fails
+   * @param most how many there may be at once
    */
-  constructor(dial: () => Promise<Box>, lost: (reason: Error) => void) {
+  constructor(dial: () => Promise<Box>, lost: (reason: Error) => void, most = () => MOST) {
     this.dial = dial
     this.lost = lost
+    this.most = most
+  }
+
+  /** How many there are. */
+  get size(): number {
+    return this.open.size + this.opening
   }
 
   /** Opens another connection; null when there are enough, or the box can't be reached. */
   async another(): Promise<Link | null> {
-    if (this.closed || this.open.size + this.opening >= MOST) return null
+    if (this.closed || this.size >= this.most()) return null
     this.opening++
     try {
       const box = await this.dial()
@@ -163,7 +186,7 @@ export class Links {
 
   /** See Link.tick(). */
   tick(most: number): void {
-    for (const link of this.open) link.tick(most)
+    for (const link of this.open) if (link.tick(most)) this.drop(link)
   }
 
   /** Closes all of them, including those still being opened. */

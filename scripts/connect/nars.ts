@@ -14,6 +14,10 @@ const MOST = 32 * 2 ** 20
 const FIRST = 2 ** 20
 /** Milliseconds after which a NAR that Nix hasn't taken is dropped to make room. */
 const UNTAKEN = 30_000
+/** Milliseconds without a NAR after which nothing more is read ahead until the next. */
+const OVER = 120_000
+/** Maximum of paths remembered as promised: a session may last for days. */
+const MOST_PROMISED = 20_000
 /**
  * Bytes on their way on every connection before another is opened: about the window of an ssh
  * channel (2 MiB, OpenSSH's channels.h).
@@ -39,7 +43,7 @@ interface Lane {
 
 export class Nars {
   private readonly links: Links
-  private readonly lanes: Lane[] = []
+  private lanes: Lane[] = []
   private opening = false
   /** Paths that Nix has been told are there, in the order it asked, with their NARs' sizes. */
   private readonly promised = new Map<string, number>()
@@ -47,6 +51,7 @@ export class Nars {
   private used = 0
   private window = FIRST
   private begun = false
+  private lastTaken = 0
 
   constructor(links: Links) {
     this.links = links
@@ -58,6 +63,7 @@ export class Nars {
    */
   promise(path: string, size: number): void {
     if (size > 0 && size <= SMALL && !this.held.has(path)) this.promised.set(path, size)
+    if (this.promised.size > MOST_PROMISED) this.promised.delete(this.promised.keys().next().value ?? '')
     if (this.begun) this.readOn()
   }
 
@@ -67,6 +73,7 @@ export class Nars {
     const ahead = this.held.get(path)
     if (this.begun) this.window = Math.min(MOST, 2 * this.window)
     this.begun = true
+    this.lastTaken = performance.now()
     if (!ahead) {
       this.readOn()
       return undefined
@@ -77,6 +84,17 @@ export class Nars {
     return nar
   }
 
+  /**
+   * To be called every second. After a while without a NAR the next questions may be a dry run's
+   * again.
+   */
+  tick(): void {
+    this.dropUntaken()
+    if (!this.begun || performance.now() - this.lastTaken < OVER) return
+    this.begun = false
+    this.window = FIRST
+  }
+
   /** The box was lost: its promises no longer hold. What is already in memory is still good. */
   lost(): void {
     this.promised.clear()
@@ -84,10 +102,7 @@ export class Nars {
 
   /** Asks for as many NARs as there is room for. */
   private readOn(): void {
-    for (const [path, ahead] of this.held) {
-      if (ahead.since === undefined || performance.now() - ahead.since < UNTAKEN) break
-      this.drop(path, ahead)
-    }
+    this.dropUntaken()
     for (let lane = this.lane(); lane; lane = this.lane()) {
       const [next] = this.promised
       if (!next || this.used + next[1] > this.window) return
@@ -109,6 +124,13 @@ export class Nars {
     })
   }
 
+  private dropUntaken(): void {
+    for (const [path, ahead] of this.held) {
+      if (ahead.since === undefined || performance.now() - ahead.since < UNTAKEN) break
+      this.drop(path, ahead)
+    }
+  }
+
   private drop(path: string, ahead: Ahead): void {
     if (this.held.get(path) !== ahead) return
     this.held.delete(path)
@@ -120,9 +142,10 @@ export class Nars {
    * busy.
    */
   private lane(): Lane | undefined {
-    const working = this.lanes.filter(({ link }) => !link.failure)
-    const [least] = working.sort((a, b) => a.bytes - b.bytes)
-    if ((!least || least.bytes >= FULL) && working.length < MOST_LINKS && !this.opening) this.open()
+    for (const { link } of this.lanes) if (link.stale) this.links.drop(link)
+    this.lanes = this.lanes.filter(({ link }) => !link.failure)
+    const [least] = this.lanes.sort((a, b) => a.bytes - b.bytes)
+    if ((!least || least.bytes >= FULL) && this.lanes.length < MOST_LINKS && !this.opening) this.open()
     return least
   }
 

@@ -56,6 +56,8 @@ export interface Further {
    * @throws when there is none to be had
    */
   dial(): Promise<Box>
+  /** How many there may be at once; default: see Links. */
+  most?(): number
   /** Changes when something has been put on the box from here, or may have been: see Infos. */
   identity(): string
   /** Path of the tunnel's socket. */
@@ -100,12 +102,25 @@ export class ReadAhead {
     this.silent = silent
     this.infos = infos
     this.changes = infos.changes
-    this.links = new Links(further.dial, (reason) => this.failed(reason))
+    this.links = new Links(further.dial, (reason) => this.failed(reason), further.most)
     this.nars = new Nars(this.links)
-    this.clock = setInterval(() => this.links.tick(silence), 1000)
+    this.clock = setInterval(() => {
+      this.links.tick(silence)
+      this.nars.tick()
+    }, 1000)
     this.socket = further.socket
     this.facts = readLink(further.socket)
     this.fetchIndexIfWorth()
+  }
+
+  /** Whether it has failed so often that nothing more is read ahead. */
+  get spent(): boolean {
+    return this.failures >= MOST_FAILURES
+  }
+
+  /** How many connections it has. */
+  get connections(): number {
+    return this.links.size
   }
 
   close(): void {
@@ -214,7 +229,8 @@ export class ReadAhead {
     if (reason instanceof BoxUnavailable && reason.kind === 'unresponsive') this.silent(reason)
     this.link = null
     this.boxLost()
-    if (++this.failures >= MOST_FAILURES) this.links.close()
+    this.failures++
+    if (this.spent) this.links.close()
   }
 
   // --- the list of paths ---
@@ -302,9 +318,18 @@ export class ReadAhead {
     return asked
   }
 
-  private async askNow(path: string): Promise<Buffer | null | undefined> {
+  private async linked(): Promise<Link | null> {
     this.link ??= this.links.another()
-    const link = await this.link
+    const { link } = this
+    const linked = await link
+    if (linked && !linked.stale) return linked
+    if (linked) this.links.drop(linked) // closed after a while of idleness, or by the box meanwhile
+    if (this.link === link) this.link = null
+    return linked && (await this.linked())
+  }
+
+  private async askNow(path: string): Promise<Buffer | null | undefined> {
+    const link = await this.linked()
     if (!link) return undefined
     const { changes } = this.infos
     const asked = performance.now()

@@ -11,7 +11,6 @@ import type { Acquaintance } from '../protocol/dial-for-client.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import {
   emptyAnswer,
-  IS_VALID_PATH,
   NAR_FROM_PATH,
   notValid,
   OPERATIONS,
@@ -42,15 +41,14 @@ import {
   VERSION_WITH_TRUST,
 } from '../protocol/wire.ts'
 import { type Client, ClientGone } from './client.ts'
-import { Infos } from './infos.ts'
-import type { ReadAhead } from './read-ahead.ts'
+import { Memory } from './memory.ts'
 import type { Upstream } from './upstream.ts'
 
 /**
  * Seconds of silence in mid-answer before the box is given up. A disk may need them to spin up; ssh
  * notices a dead link sooner.
  */
-const SILENCE = 30
+export const SILENCE = 30
 
 /** Fewer bytes of a NAR than this in that time count as silence: half a kilobyte a second. */
 const FLOOR = 16384
@@ -75,14 +73,6 @@ const STRICT_OPERATIONS: typeof OPERATIONS = new Map(
   [...OPERATIONS].filter(([number]) => number !== QUERY_REALISATION).map(([number, operation]) => [number, { ...operation, local: false }]),
 )
 
-/** Milliseconds. A slower answer came from afar, or from a box busy for a moment. */
-const SLOW = 2
-/**
- * After this many slow answers in a row the box is far away, and Nix's next questions are read
- * ahead. Until then a session stays as cheap as possible.
- */
-const FEW = 3
-
 /**
  * Nix asked for a NAR that can't be delivered: the stream has to end. Nix 2.4 to 2.22 takes no
  * other answer for a failure: it drops the exception that STDERR_ERROR raises, and waits forever
@@ -92,23 +82,27 @@ export class NarUndelivered extends Failure {}
 
 /**
  * Serves Nix until it closes the connection.
+ * @param memory what is known of the box already; default: nothing yet
  * @throws Failure when Nix speaks another protocol; NarUndelivered; Error when the box is lost in
  * the middle of an upload
  */
-export async function serve(client: Client, upstream: Upstream): Promise<void> {
+export async function serve(client: Client, upstream: Upstream, memory?: Memory): Promise<void> {
   await greet(client)
-  await serveGreeted(client, upstream)
+  await serveGreeted(client, upstream, memory)
 }
 
-async function serveGreeted(client: Client, upstream: Upstream): Promise<void> {
+async function serveGreeted(client: Client, upstream: Upstream, memory?: Memory): Promise<void> {
   const patience: Patience = { left: SILENCE, limit: SILENCE, listening: false, box: null, nar: false, since: 0 }
+  client.whenGone?.(() => patience.box?.reader.finish(new ClientGone('Nix has closed the connection')))
+  const own = new Memory(upstream, SILENCE, (reason) => patience.box?.reader.finish(reason))
   let clock: NodeJS.Timeout | undefined // one per session: one per question would cost more than the question
   try {
-    await converse(client, upstream, patience, () => {
+    await converse(client, upstream, memory ?? own, patience, () => {
       clock ??= countDown(patience)
     })
   } finally {
     clearInterval(clock)
+    own.close()
   }
 }
 
@@ -116,87 +110,53 @@ async function serveGreeted(client: Client, upstream: Upstream): Promise<void> {
  * Answers questions until Nix has no more.
  * @param startClock starts the clock that gives up a silent box
  */
-async function converse(client: Client, upstream: Upstream, patience: Patience, startClock: () => void): Promise<void> {
-  const infos = new Infos(upstream.further?.identity)
-  let remembering = true
+async function converse(client: Client, upstream: Upstream, memory: Memory, patience: Patience, startClock: () => void): Promise<void> {
   let box: Box | null = null
-  let ahead: ReadAhead | undefined
-  let slow = 0
-  async function readAhead(infos: Infos, silent: (reason: Error) => void): Promise<ReadAhead | undefined> {
-    if (!upstream.further) return undefined
-    client.bothWays() // while Nix thinks, we listen to the box
-    const { ReadAhead } = await import('./read-ahead.ts')
-    return new ReadAhead(upstream.further, infos, SILENCE, silent)
-  }
-  /** Whatever goes wrong in reading ahead, a build must not fail: from then on the box is asked. */
-  function mistaken(mistake: Error): undefined {
-    upstream.report(`this is a bug: ${mistake.message}`)
-    ahead?.close()
-    ahead = undefined
-    remembering = false
-    slow = Number.NaN // never again
-  }
   try {
     for (;;) {
       const number = await nextOperation(client)
       if (number === null) break
       const operation = upstream.strict ? STRICT_OPERATIONS.get(number) : OPERATIONS.get(number)
       if (!operation) {
-        await pipe(client, box ?? (await upstream.dial()), number, upstream)
+        box ??= await (upstream.dialApart ?? upstream.dial)()
+        await pipe(client, box, number, upstream)
         break
       }
       const request = await readRequest(client.reader, operation)
-      const known = remembering ? await fromMemory(number, request.first, infos, ahead).catch(mistaken) : undefined
+      const known = await memory.answer(number, request.first)
       if (known) {
         if (number === NAR_FROM_PATH) countNar(upstream, request.first, known.length - 8) // before the last byte: see relayNar()
         await client.write(known)
         continue
       }
-      if (!operation.local) {
-        if (box && upstream.givenUp?.()) {
-          box.socket.destroy() // by another session, for all
-          box = null
-          ahead?.boxLost()
-        }
-        box ??= await upstream.dial()
-      }
-      if (box) startClock()
-      const asked = performance.now()
       const question: Question = { number, operation, ...request, patience }
-      box = await answer(client, box, question, upstream)
-      if (!box) ahead?.boxLost()
-      if (!box || question.found === undefined) continue
-      const ms = performance.now() - asked
-      if (!question.found) infos.miss(request.first)
-      slow = ms > SLOW ? slow + 1 : 0
-      try {
-        ahead?.answered(request.first, question.found, ms)
-        if (!ahead && slow === FEW) ahead = await readAhead(infos, (reason) => box?.reader.finish(reason))
-      } catch (mistake) {
-        mistaken(mistake as Error)
+      const shared = operation.local || number === NAR_FROM_PATH ? undefined : upstream.ask
+      let asked = performance.now()
+      if (shared) await answerShared(client, shared, question, upstream)
+      else {
+        if (!operation.local) {
+          if (box && upstream.givenUp?.()) {
+            box.socket.destroy() // by another session, for all
+            box = null
+            memory.boxLost()
+          }
+          box ??= await upstream.dial()
+        }
+        if (box) startClock()
+        asked = performance.now()
+        box = await answer(client, box, question, upstream)
+        if (!box) memory.boxLost()
+        else if (upstream.release) {
+          patience.box = null
+          box = upstream.release(box)
+        }
       }
+      if (question.found !== undefined)
+        await memory.learn(request.first, question.found, performance.now() - asked, () => client.bothWays())
     }
   } finally {
-    ahead?.close()
-  }
-  box?.socket.destroy()
-}
-
-/** The answer to a question if it is known already; undefined: ask the box. */
-async function fromMemory(number: number, path: string, infos: Infos, ahead: ReadAhead | undefined): Promise<Buffer | undefined> {
-  switch (number) {
-    case QUERY_PATH_INFO: {
-      if (!ahead) infos.lookAround()
-      const known = ahead ? await ahead.info(path) : infos.get(path)
-      if (known === null) return notValid(path)
-      return known && Buffer.concat([u64(STDERR_LAST), known])
-    }
-    case NAR_FROM_PATH:
-      return await ahead?.nar(path)
-    case IS_VALID_PATH:
-      return ahead?.lacks(path) ? Buffer.concat([u64(STDERR_LAST), u64(0)]) : undefined
-    default:
-      return undefined
+    patience.box = null
+    box?.socket.destroy()
   }
 }
 
@@ -343,7 +303,7 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
   Object.assign(patience, { box, left: SILENCE, limit: SILENCE, listening: true, nar: false, since: performance.now() })
   try {
     await send(box, Buffer.concat([u64(question.number), question.bytes]))
-    const found = await ask(box, question, upstream)
+    const found = await readAnswer(box.reader, question, upstream)
     patience.listening = false
     upstream.answered?.(false)
     await client.write(found)
@@ -357,6 +317,19 @@ async function answer(client: Client, box: Box | null, question: Question, upstr
   } finally {
     patience.listening = false
   }
+}
+
+/** The same for a question asked on a connection that sessions share. */
+async function answerShared(client: Client, share: NonNullable<Upstream['ask']>, question: Question, upstream: Upstream): Promise<void> {
+  const { number, operation, bytes, first } = question
+  let found: Buffer | null = null
+  try {
+    found = await share(Buffer.concat([u64(number), bytes]), (reader) => readAnswer(reader, question, upstream))
+    if (found) upstream.answered?.(false)
+  } catch (error) {
+    upstream.lost(error as Error)
+  }
+  await client.write(found ?? emptyAnswer(operation, first))
 }
 
 /**
@@ -398,6 +371,7 @@ async function deliver(client: Client, first: Box | null, question: Question, up
     }
     if (!wait || box || wait.left() > 0) upstream.lost(lost, box ? patience.since : undefined, wait)
     box = (await wait?.next()) ?? null
+    if (client.gone) throw new ClientGone('Nix has closed the connection')
     if (!box) throw new NarUndelivered(lost.message)
   }
 }
@@ -408,18 +382,18 @@ async function deliver(client: Client, first: Box | null, question: Question, up
  * which would fail the build: they are a miss and a line on stderr. Nor does Nix get the box's
  * messages: some kill it (STDERR_RESULT 100 to 107 without fields; 2.8.0, 2.26.3, 2.34.8).
  */
-async function ask(box: Box, question: Question, upstream: Upstream): Promise<Buffer> {
+async function readAnswer(reader: ByteReader, question: Question, upstream: Upstream): Promise<Buffer> {
   const { number, operation, first } = question
-  await box.reader.peek()
-  if (number === QUERY_PATH_INFO && takeMiss(box.reader)) return miss(question)
-  const messages = new Recorder(box.reader)
+  await reader.peek()
+  if (number === QUERY_PATH_INFO && takeMiss(reader)) return miss(question)
+  const messages = new Recorder(reader)
   const ending = await readMessages(messages)
   if (ending.error) {
     if (upstream.strict) return messages.bytes
     if (!ending.message.includes('is not valid')) upstream.report(`${operation.name} ${first}: the box says: ${ending.message}`)
     return emptyAnswer(operation, first)
   }
-  const found = new Recorder(box.reader)
+  const found = new Recorder(reader)
   for (const shape of operation.answer) await readShape(found, shape)
   if (number === QUERY_PATH_INFO && found.bytes.readBigUInt64LE(0) === 0n) return miss(question)
   if (!upstream.strict && !sound(question, found.bytes)) {

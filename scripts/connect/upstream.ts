@@ -4,6 +4,7 @@ import { lstatSync, writeSync } from 'node:fs'
 import { Away, Failure, noTunnel } from '../cli/errors.ts'
 import { inSeconds, oneLine } from '../cli/text.ts'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
+import type { ByteReader } from '../protocol/byte-reader.ts'
 import type { Acquaintance } from '../protocol/dial-for-client.ts'
 import { identity } from '../system/outage-note.ts'
 import { fetchedBy, Transfers } from '../system/transfers.ts'
@@ -66,6 +67,20 @@ export interface Upstream {
   report(line: string): void
   /** Called when Nix has been given a path, with the size of its NAR in bytes. */
   fetched?(bytes: number): void
+  /**
+   * Asks a question, other than for a NAR, on a connection that several sessions share; without
+   * this, each asks on its own. Resolves to null when the box is away.
+   * @param read reads the answer, and nothing beyond it
+   * @throws what `read` throws, or why the connection was lost
+   */
+  ask?<T>(question: Buffer, read: (reader: ByteReader) => Promise<T>): Promise<T | null>
+  /**
+   * Takes back a connection between two questions, for any session to use; without this, a session
+   * keeps it. Returns null.
+   */
+  release?(box: Box): null
+  /** Connects for a pipe, whose connection no other session will use; default: dial(). */
+  dialApart?(): Promise<Box | null>
   /** Opens the extra connections to read ahead on; without it nothing is read ahead. */
   further?: Further
   /** For uploads and people: pass the box's errors on as they are. */
@@ -85,9 +100,9 @@ class Dialler {
   private readonly target: Target
   private readonly transfers: Transfers
 
-  constructor(target: Target) {
+  constructor(target: Target, counts?: string) {
     this.target = target
-    this.transfers = new Transfers(fetchedBy(target.socket))
+    this.transfers = new Transfers(fetchedBy(target.socket), counts)
   }
 
   /** @throws BoxUnavailable */
@@ -138,9 +153,10 @@ export async function dialOrAway(target: Target): Promise<{ box: Acquaintance; f
  * An upstream that never fails: whatever goes wrong is an outage, reported once, and the box is
  * dialled again later.
  * @param target null: there is no box
+ * @param counts the folder in which to count what is fetched; default: ownTransfers()
  */
-export function redialling(target: Target | null): Upstream {
-  const dialler = target && new Dialler(target)
+export function redialling(target: Target | null, counts?: string): Upstream {
+  const dialler = target && new Dialler(target, counts)
   let outage: Outage | null = null
   /** Taking notes must not end the conversation. */
   function noted<T>(take: (outage: Outage) => T): T | undefined {
@@ -156,9 +172,14 @@ export function redialling(target: Target | null): Upstream {
   } catch (mistake) {
     report(`this is a bug: ${(mistake as Error).message}`) // no notes, then
   }
+  // By a monotonic clock: when the last attempt began, and when the next is worth it, since Nix may
+  // ask a thousand things in a second.
+  let attempt = 0
+  let again = 0
   let owesNews = true // an answer ends an outage; the note is looked at once for each loss
   function lost(error: Error, since?: number, wait?: Waiting): void {
     owesNews = true
+    again = attempt + PAUSE
     const reason = error instanceof BoxUnavailable ? error : new BoxUnavailable('broken', error.message)
     const loss: Loss = {}
     if (since !== undefined) loss.since = Math.round(Date.now() + since - performance.now())
@@ -173,12 +194,14 @@ export function redialling(target: Target | null): Upstream {
     const shared = performance.now() + Math.min(0, (begun ?? now) - now)
     return Math.min(since ?? shared, shared)
   }
-  let again = 0 // when the next attempt is worth it, by a monotonic clock: Nix may ask a thousand things in a second
   async function dial(): Promise<Box | null> {
     if (!dialler || performance.now() < again) return null
-    again = performance.now() + PAUSE
+    attempt = performance.now()
     try {
-      if (outage?.heldBack(Date.now())) return null
+      if (outage?.heldBack(Date.now())) {
+        again = attempt + PAUSE
+        return null
+      }
       return await dialler.dial()
     } catch (error) {
       lost(error as Error)

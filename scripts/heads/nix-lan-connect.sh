@@ -4,6 +4,41 @@
 # empty store would be a lie: exit 75, "the box is away".
 . ./runtime.sh
 
+# socat, if known beforehand: nix/package.nix writes an absolute path between the quotes.
+nix_lan_socat=''
+
+# relay CACHE: passes Nix on to the broker of a cache, while root's file says that there is one, and
+# ends. Returns when nothing of what Nix says has been taken: then JavaScript goes on. By its exit
+# code socat doesn't tell that from a broker that is lost later (1.7.4); by its message it does.
+relay() {
+  if ! [ -x "$nix_lan_socat" ]; then
+    find_program socat || return 0
+    nix_lan_socat=$nix_lan_found
+  fi
+  if ! [ -f "/run/nix-lan/$1.up" ]; then
+    export NIX_LAN_WAKE=1 # for the next time
+    return 0
+  fi
+  # -b: eight times what socat takes by default. -t 0: Nix never waits for what comes after its end.
+  exec 3>&1
+  nix_lan_said=$("$nix_lan_socat" -b 65536 -t 0 - "UNIX-CONNECT:/run/nix-lan/$1.sock" 2>&1 >&3 3>&-)
+  nix_lan_status=$?
+  case $nix_lan_status$nix_lan_said in
+    1*' E connect('*) exec 3>&- ;;
+    *) exit "$nix_lan_status" ;;
+  esac
+}
+
+# Only as nix.conf has it: anything else is for JavaScript.
+case ${1-} in
+  /run/nix-lan/*.sock)
+    if [ "$#$2" = 2--stdio ]; then
+      nix_lan_cache=${1#/run/nix-lan/}
+      relay "${nix_lan_cache%.sock}"
+    fi
+    ;;
+esac
+
 if find_runtime; then become_javascript "$@"; fi
 
 nix_lan_problem='nix-lan-connect: no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun'

@@ -31,9 +31,15 @@ export class ByteReader {
     this.source = source
   }
 
+  /** Whether the source has to stop until resume(). */
+  get full(): boolean {
+    return this.held
+  }
+
   /**
    * Offers a chunk to a running stream().
-   * @returns what wasn't taken, nearly always nothing: to be pushed or lent
+   * @returns what wasn't taken, nearly always nothing: to be pushed or lent. If nothing, `full` says
+   * whether the source has to stop
    */
   offer(chunk: Buffer): Buffer {
     if (!this.taker || this.chunk.length > 0) return chunk
@@ -52,6 +58,11 @@ export class ByteReader {
   lend(chunk: Buffer): void {
     this.push(chunk)
     this.held = true
+  }
+
+  /** Whether nothing more will come, or something has come that nobody has asked for. */
+  get stale(): boolean {
+    return this.over !== null || this.chunk.length > 0
   }
 
   /** Ends the stream: what has arrived can still be read; reads beyond that fail with `reason`. */
@@ -85,7 +96,8 @@ export class ByteReader {
    * Has every chunk taken the moment it arrives, without holding the source back in between, which
    * costs more than copying.
    * @param take takes from the chunk it is lent, and returns how many bytes it took
-   * @param done whether that was enough; asked after each chunk
+   * @param done whether that was enough; asked after each chunk, whose memory then stays valid until
+   * the next read
    * @throws what `take` throws, or the reason why the stream ended
    */
   async stream(take: (chunk: Buffer) => number, done: () => boolean): Promise<void> {
@@ -106,7 +118,10 @@ export class ByteReader {
       this.taker = (chunk) => {
         try {
           const taken = take(chunk)
-          if (done()) end(() => resolve(true))
+          if (done()) {
+            this.held = true // the last chunk may still be in use
+            end(() => resolve(true))
+          }
           return taken
         } catch (error) {
           end(() => reject(error))
@@ -121,7 +136,8 @@ export class ByteReader {
     })
   }
 
-  private goOn(): void {
+  /** Lets the source go on before the next read: an idle one notices the end of its stream. */
+  goOn(): void {
     if (!this.held) return
     this.held = false
     this.source.resume()

@@ -164,7 +164,7 @@ export function openSocket(path: string, way: string): { socket: Socket; reader:
     buffer: Buffer.allocUnsafe(65536),
     callback: (length: number, buffer: Uint8Array): boolean => {
       const chunk = reader.offer(Buffer.from(buffer.buffer, buffer.byteOffset, length))
-      if (chunk.length === 0) return true
+      if (chunk.length === 0) return !reader.full
       if (chunk.length <= SHORT) return reader.push(Buffer.from(chunk))
       reader.lend(chunk)
       return false

@@ -61,6 +61,16 @@ export class DistantBox {
     this.server.close()
   }
 
+  /** How many connections are open. */
+  get open(): number {
+    return this.sockets.size
+  }
+
+  /** Closes every connection; new ones are taken. */
+  hangUp(): void {
+    for (const socket of this.sockets) socket.end()
+  }
+
   /** The paths that an operation was asked for. */
   askedFor(operation: number): string[] {
     return this.asked.filter((asked) => asked.operation === operation).map(({ path }) => path)
@@ -70,7 +80,10 @@ export class DistantBox {
     const reader = new ByteReader({ resume: () => {} })
     socket.on('error', () => {})
     socket.on('data', (bytes) => setTimeout(() => reader.push(bytes), this.delay))
-    socket.on('close', () => reader.finish(new EndOfStream('closed')))
+    socket.on('close', () => {
+      this.sockets.delete(socket)
+      reader.finish(new EndOfStream('closed'))
+    })
     const write = (bytes: Buffer): unknown => setTimeout(() => socket.write(bytes), this.delay)
     const client = new Recorder(reader)
     write(Buffer.concat([u64(MAGIC_SERVER), u64(0x0123)]))

@@ -1,0 +1,78 @@
+// nix-lan-broker@box.socket and .service in a pair's client, held by a stand-in for systemd
+// (systemd-stand-in.pl), and root's file that names the user.
+import { copyFileSync, existsSync, readFileSync } from 'node:fs'
+import { DIST, type Pair } from './pair.ts'
+import { ALICE, type Running, until } from './world.ts'
+
+export const BROKER_SOCKET = '/run/nix-lan/box.sock'
+const SCRIPT = '/opt/nix-lan/systemd-stand-in.pl'
+
+export interface BrokerOptions {
+  /** Seconds; default: the unit's. */
+  watchdog?: number
+  /** More lines of root's file. */
+  settings?: string
+  /** Default: the broker. */
+  program?: string[]
+}
+
+export class BrokerUnit {
+  private readonly pair: Pair
+  private running: Running | undefined
+
+  constructor(pair: Pair) {
+    this.pair = pair
+  }
+
+  /** The store URL that nix.conf names, with starts counted. */
+  get url(): string {
+    return `ssh-ng://localhost?remote-program=${this.pair.client.dir}/connect%20${BROKER_SOCKET}`
+  }
+
+  /** Has the socket listened to; the service starts with the first connection. */
+  async start({
+    watchdog = 20,
+    settings = '',
+    program = [`${DIST}/nix-lan-connect`, '--broker', 'box'],
+  }: BrokerOptions = {}): Promise<void> {
+    const { client } = this.pair
+    client.write('/etc/nix-lan/connect/box', `user=alice\n${settings}`)
+    copyFileSync('test/nix/systemd-stand-in.pl', client.path(SCRIPT))
+    this.running = client.start('root', 'perl', [SCRIPT, 'box', String(ALICE), String(watchdog), ...program])
+    await this.says(/^listening$/m)
+  }
+
+  /** Starts the service, as nix-lan-connect would, and waits until it is up. */
+  async up(): Promise<void> {
+    await this.pair.client.must('root', 'socat', ['-u', 'OPEN:/dev/null', `UNIX-CONNECT:${BROKER_SOCKET}`])
+    await until('the broker to be up', 10_000, () => this.isUp())
+  }
+
+  isUp(): boolean {
+    return existsSync(this.pair.client.path('/run/nix-lan/box.up'))
+  }
+
+  /** Its pid, as we see it. @throws Error when there is none */
+  pid(): number {
+    const found = this.pair.client
+      .processes('')
+      .find((pid) => /^[^\0]*(node|deno|bun)\0.*\0--broker\0/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')))
+    if (found === undefined) throw new Error(`no broker runs: ${this.output()}`)
+    return found
+  }
+
+  /** What stand-in and broker have written. */
+  output(): string {
+    return this.running?.output() ?? ''
+  }
+
+  /** Waits for a line. */
+  async says(line: RegExp): Promise<void> {
+    await until(`${line} from the stand-in`, 30_000, () => line.test(this.output()))
+  }
+
+  async stop(): Promise<void> {
+    await this.running?.stop()
+    this.running = undefined
+  }
+}
