@@ -20,7 +20,7 @@ const PLACES = [
   ['function openSocket(path, way) {', 'there'],
   ['async function ask(box, question, upstream) {', 'there'],
   ['function identity(path) {', 'away'],
-  ['function openNote(path) {', 'there'],
+  ['function openNote(path, folder) {', 'there'],
 ] as const
 
 async function buildsWith(pair: Pair, message: RegExp): Promise<void> {
