@@ -1,7 +1,7 @@
 // What is known of a box without asking it: what it has said, and what was read ahead. A session
 // that is a process of its own has one to itself; a broker's sessions share one.
-import { IS_VALID_PATH, NAR_FROM_PATH, notValid, QUERY_PATH_INFO } from '../protocol/operations.ts'
-import { STDERR_LAST, u64 } from '../protocol/wire.ts'
+import { IS_VALID_PATH, NAR_FROM_PATH, notValid } from '../protocol/operations.ts'
+import { QUERY_PATH_INFO, STDERR_LAST, u64 } from '../protocol/wire.ts'
 import { Infos } from './infos.ts'
 import type { ReadAhead } from './read-ahead.ts'
 import type { Upstream } from './upstream.ts'
