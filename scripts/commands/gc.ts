@@ -339,11 +339,11 @@ function printJson(plan: Plan, { here }: Sight, { dryRun }: Options, collected: 
 
 function conclude({ deleted, alive, lost, early, stopped }: Collected, freed: number, before: number): void {
   print(`${paths(deleted.length)} deleted; ${bytes(before + freed)} free, ${bytes(freed)} more than before`)
-  if (alive.length > 0) say(`${paths(alive.length)} stay: something has begun to use them, or what they are needed for`)
-  if (lost.length > 0) say(`${paths(lost.length)} stay: the box has lost them meanwhile`)
+  if (alive.length > 0) say(`${staying(alive.length)}: something has begun to use them, or what they are needed for`)
+  if (lost.length > 0) say(`${staying(lost.length)}: the box has lost ${lost.length === 1 ? 'it' : 'them'} meanwhile`)
   if (early.length > 0)
     say(
-      `${paths(early.length)} stay: uploaded within the last hour, and the box, which runs no commands, can't be told to write them to its disk`,
+      `${staying(early.length)}: uploaded within the last hour, and the box, which runs no commands, can't be told to write them to its disk`,
     )
   if (stopped) say(`stopped, what is left stays: ${stopped.message}`)
 }
@@ -351,6 +351,7 @@ function conclude({ deleted, alive, lost, early, stopped }: Collected, freed: nu
 const exitCode = (collected: Collected | undefined): number => collected?.stopped?.exitCode ?? 0
 
 const paths = (number: number): string => count(number, 'path')
+const staying = (number: number): string => `${paths(number)} ${number === 1 ? 'stays' : 'stay'}`
 const print = (text: string): void => void (text !== '' && process.stdout.write(text.endsWith('\n') ? text : `${text}\n`))
 const say = (text: string): void => void process.stderr.write(`${oneLine(text)}\n`)
 /** Speaks only to a person who waits. */

@@ -8,6 +8,7 @@ import { toJson } from '../cli/text.ts'
 import { watch } from '../cli/watch.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { type Cache, type Config, isSsh, type SshCache } from '../config/types.ts'
+import { space } from '../gc/facts.ts'
 import { readBoxLook } from '../keep/daily.ts'
 import { type Look, readLook } from '../keep/gc-look.ts'
 import { notKept } from '../keep/outcome.ts'
@@ -53,7 +54,9 @@ Options:
 With --json, one object. "check" has timer (whether something looks for boxes by
 itself) and last (when it did); null without systemd. "gc" is what nix-lan gc
 has seen last: at (a time), safe (what it can delete) and onlyHere, with paths
-and bytes of each, problem; null: nothing. "caches" is a list with an
+and bytes of each, problem; null: nothing. "filling" is what fills this disk
+while a box is away: cache, size and free in bytes, left (milliseconds until it
+is full; null: can't be told); null: nothing does soon. "caches" is a list with an
 object for each cache; times are ISO 8601, null is what isn't known or doesn't
 apply:
   cache     its name
@@ -109,9 +112,9 @@ export async function status(argv: string[]): Promise<number> {
   const colour = stdout.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== 'dumb'
   const draw = async (): Promise<string> => {
     const { all, check } = await look(config, caches)
-    const gc = lastLook(config)
-    if (flag('json')) return `${toJson(plain(all, check, gc), 2)}\n`
-    return screen(all, check, { now: Date.now(), width: flag('watch') ? stdout.columns || 80 : null, colour }, gc)
+    const space = { gc: lastLook(config), free: freeSpace(), keepFree: config.keepFree }
+    if (flag('json')) return `${toJson(plain(all, check, space), 2)}\n`
+    return screen(all, check, { now: Date.now(), width: flag('watch') ? stdout.columns || 80 : null, colour }, space)
   }
   if (flag('watch')) return await watch(draw, REDRAW)
   stdout.write(await draw())
@@ -122,6 +125,15 @@ export async function status(argv: string[]): Promise<number> {
 function lastLook({ uid }: Config): Look | undefined {
   const directory = ownTransfers()
   return directory === undefined || effectiveUid() !== uid ? undefined : readLook(directory)
+}
+
+/** Bytes free on the file system of the store; undefined if it doesn't say. */
+function freeSpace(): number | undefined {
+  try {
+    return space().free
+  } catch {
+    return undefined
+  }
 }
 
 /** Everything known about the caches, gathered in parallel. */

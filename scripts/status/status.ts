@@ -198,10 +198,23 @@ type Part = string | [text: string, colour: Colour]
 /** At most this many failed paths are shown; `nix-lan queue` lists the rest. */
 const MOST_FAILED = 3
 
+/** What is known of this machine's disk. */
+export interface Space {
+  /** What `nix-lan gc` saw last. */
+  gc?: GcLook | undefined
+  /** Bytes free on the file system of the store. */
+  free?: number | undefined
+  /** Bytes that `nix-lan gc --auto` keeps free. */
+  keepFree?: number | undefined
+}
+
 /** The screen. @param check null: no systemd to ask */
-export function screen(all: readonly Shown[], check: CheckFacts | null, look: Look, gc?: GcLook): string {
+export function screen(all: readonly Shown[], check: CheckFacts | null, look: Look, space: Space = {}): string {
   const lines = all.flatMap((shown, at) => [...(at > 0 ? [['']] : []), ...linesOf(shown, look.now)])
-  return [...lines, ...gcLines(gc, look.now), ...footer(all, check, look.now)].map((parts) => `${draw(parts, look)}\n`).join('')
+  const ofSpace = [...gcLines(space.gc, look.now), ...fillLines(fillingOf(all, space, look.now))]
+  return [...lines, ...(ofSpace.length > 0 ? [[''], ...ofSpace] : []), ...footer(all, check, look.now)]
+    .map((parts) => `${draw(parts, look)}\n`)
+    .join('')
 }
 
 /** What `nix-lan gc` saw last. */
@@ -217,7 +230,44 @@ function gcLines(gc: GcLook | undefined, now: number): Part[][] {
       ['space: ', 'yellow'],
       [problem, 'yellow'],
     ])
-  return lines.length === 0 ? [] : [[''], ...lines]
+  return lines
+}
+
+/** What fills the disk while a box is away: what waits for it is rooted, so that no gc may take it. */
+export interface Filling {
+  /** The box that most waits for. */
+  cache: string
+  /** Bytes of what waits. */
+  size: number
+  free: number
+  /** Milliseconds until the disk is full, if it goes on so; null: can't be told. */
+  left: number | null
+}
+
+/** Nobody need hear of a disk that is full in more than this. */
+const SOON = 3 * 86_400_000
+/** What came in less time tells nothing of how it goes on, in milliseconds. */
+const TELLING = 60_000
+
+/** Whether, and when, what waits for a box that is away fills this machine's disk. */
+export function fillingOf(all: readonly Shown[], { free, keepFree = 0 }: Space, now: number): Filling | undefined {
+  if (free === undefined) return undefined
+  const waiting = all.flatMap(({ status, queue }) => {
+    const { size = 0, oldest = null } = queue ?? {}
+    return status.state === 'usable' || !size || oldest === null ? [] : [{ cache: status.cache, size, oldest }]
+  })
+  const most = waiting.sort((a, b) => b.size - a.size)[0]
+  if (!most) return undefined
+  const { cache, size, oldest } = most
+  const left = now - oldest < TELLING ? null : Math.round((free * (now - oldest)) / size)
+  return free < keepFree || (left !== null && left < SOON) ? { cache, size, free, left } : undefined
+}
+
+function fillLines(filling: Filling | undefined): Part[][] {
+  if (!filling) return []
+  const { cache, size, free, left } = filling
+  const when = left === null ? '' : `; at this rate it is full in ${age(left)}`
+  return [[[`space: ${bytes(free)} are free, and ${bytes(size)} wait for ${cache}, which can't be deleted before${when}`, 'yellow']]]
 }
 
 function linesOf({ status, queue, fetched, uploaded, notKept, box }: Shown, now: number): Part[][] {
@@ -356,7 +406,8 @@ function uploadJson({ uploading, upload, queued }: QueueStatus): object {
 }
 
 /** What --json prints; times are ISO 8601. */
-export function plain(all: readonly Shown[], check: CheckFacts | null, gc?: GcLook): object {
+export function plain(all: readonly Shown[], check: CheckFacts | null, space: Space = {}, now = Date.now()): object {
+  const { gc } = space
   const sums = (counted: Counted | null): object | null =>
     counted && {
       last: iso(counted.all.last),
@@ -370,6 +421,7 @@ export function plain(all: readonly Shown[], check: CheckFacts | null, gc?: GcLo
   return {
     check: check && { timer: check.timer, last: iso(check.last) },
     gc: gc ? { ...gc, at: iso(gc.at) } : null,
+    filling: fillingOf(all, space, now) ?? null,
     caches: all.map(({ status, queue, fetched, uploaded, notKept, box }) => ({
       ...status,
       since: iso(status.since),

@@ -175,6 +175,18 @@ const DOUBTS: [string, Local[], Doubt | undefined, Doubt | undefined][] = [
   ['no signature, its word alone', [{ ...THERE, signatures: [], ultimate: true }, TEXT_THERE], 'unsigned', undefined],
   ["somebody else's signature", [{ ...THERE, signatures: ['box-1:AAAA'] }, TEXT_THERE], 'unsigned', undefined],
   [
+    'a signature by the key that is trusted, of something else',
+    [{ ...THERE, signatures: THERE.signatures.map((one) => one.replace(':1', ':2')) }, TEXT_THERE],
+    'unsigned',
+    undefined,
+  ],
+  [
+    'a good one among broken ones',
+    [{ ...THERE, signatures: ['', 'laptop-1:', 'laptop-1:AAAA', ...THERE.signatures] }, TEXT_THERE],
+    undefined,
+    undefined,
+  ],
+  [
     'a content address that isn’t its own',
     [{ ...THERE, signatures: [], contentAddress: TEXT_THERE.contentAddress }, TEXT_THERE],
     'unsigned',

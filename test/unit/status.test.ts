@@ -8,6 +8,7 @@ import {
   type CheckFacts,
   clock,
   type Facts,
+  fillingOf,
   plain,
   type QueueStatus,
   type Shown,
@@ -255,11 +256,50 @@ test('what gc has seen last', () => {
   const gc = { at: 1_000_000, safe: { paths: 412, bytes: 3.2 * 2 ** 30 }, onlyHere: { paths: 2, bytes: 80 * 2 ** 20 }, problem: null }
   const look = { now: 1_000_000 + 3 * 3_600_000, width: null, colour: false }
   assert.is(
-    screen([], null, look, gc),
+    screen([], null, look, { gc }),
     '\nspace: 3.2 GiB can be freed safely (nix-lan gc); 2 paths, 80.0 MiB, are only here, as of 3h ago\n',
   )
-  assert.is(screen([], null, look, { ...gc, at: 0, problem: 'the box is away' }), '\nspace: the box is away\n')
+  assert.is(screen([], null, look, { gc: { ...gc, at: 0, problem: 'the box is away' } }), '\nspace: the box is away\n')
   assert.is(screen([], null, look), '')
+})
+
+const MIB = 2 ** 20
+const FILLING: [string, Partial<Facts>, Partial<QueueStatus>, { free?: number; keepFree?: number }, [string, number | null] | undefined][] =
+  [
+    ['half in ten minutes', {}, { queued: 5, size: 50 * MIB, oldest: NOW - 600_000 }, { free: 100 * MIB }, ['rpi', 1_200_000]],
+    [
+      'the box is there',
+      { socket: true, answer: YES },
+      { queued: 5, size: 50 * MIB, oldest: NOW - 600_000 },
+      { free: 100 * MIB },
+      undefined,
+    ],
+    ['nothing waits', {}, {}, { free: MIB, keepFree: 100 * MIB }, undefined],
+    ['not for weeks', {}, { queued: 5, size: MIB, oldest: NOW - 86_400_000 }, { free: 100 * MIB }, undefined],
+    [
+      'below the mark',
+      {},
+      { queued: 5, size: MIB, oldest: NOW - 86_400_000 },
+      { free: 100 * MIB, keepFree: 101 * MIB },
+      ['rpi', 8_640_000_000],
+    ],
+    ['just begun', {}, { queued: 1, size: 50 * MIB, oldest: NOW - 1000 }, { free: 100 * MIB, keepFree: 101 * MIB }, ['rpi', null]],
+    ['sizes unknown', {}, { queued: 1, size: null, oldest: NOW - 600_000 }, { free: MIB, keepFree: 100 * MIB }, undefined],
+    ['the disk unknown', {}, { queued: 5, size: 50 * MIB, oldest: NOW - 600_000 }, {}, undefined],
+  ]
+for (const [what, more, own, space, expected] of FILLING)
+  test(`what fills the disk, and when: ${what}`, () => {
+    const found = fillingOf([shown(more, own)], space, NOW)
+    assert.equal(found && [found.cache, found.left], expected)
+  })
+
+test('what fills the disk, in words', () => {
+  const all = [shown({}, { queued: 5, size: 50 * MIB, oldest: NOW - 600_000 })]
+  const text = screen(all, null, { now: NOW, width: null, colour: false }, { free: 100 * MIB })
+  assert.match(
+    text,
+    /\n\nspace: 100\.0 MiB are free, and 50\.0 MiB wait for rpi, which can't be deleted before; at this rate it is full in 20m\n$/,
+  )
 })
 
 test('what the box does not keep', () => {
