@@ -16,6 +16,7 @@ import { available } from './rows/available.ts'
 import { away } from './rows/away.ts'
 import { builds } from './rows/builds.ts'
 import { fetch } from './rows/fetch.ts'
+import { gc } from './rows/gc.ts'
 import { growth } from './rows/growth.ts'
 import { hook } from './rows/hook.ts'
 import { lab } from './rows/lab.ts'
@@ -39,6 +40,7 @@ const BENCHES: readonly Bench[] = [
   available,
   memory,
   status,
+  gc,
   growth,
   startup,
   lab,
