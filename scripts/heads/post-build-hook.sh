@@ -80,16 +80,21 @@ if [ $# -eq 0 ]; then
   # into every directory of the queue; if there are several, in parallel.
   queue_paths() {
     nix_lan_bad=
+    nix_lan_gone=
     for nix_lan_word in "$@"; do
       shift
-      if is_store_path "$nix_lan_word" && { [ -L "$nix_lan_word" ] || [ -e "$nix_lan_word" ]; }; then
+      if ! is_store_path "$nix_lan_word"; then
+        nix_lan_bad="$nix_lan_bad $nix_lan_word"
+      elif [ -L "$nix_lan_word" ] || [ -e "$nix_lan_word" ]; then
         set -- "$@" "$nix_lan_word"
       else
-        nix_lan_bad="$nix_lan_bad $nix_lan_word"
+        # A derivation may be elsewhere: --eval-store, or a machine that builds for another.
+        case $nix_lan_word in *.drv) ;; *) nix_lan_gone="$nix_lan_gone $nix_lan_word" ;; esac
       fi
     done
     nix_lan_good=$*
     if [ -n "$nix_lan_bad" ]; then say "not queued, since not a path in $nix_lan_store:$nix_lan_bad"; fi
+    if [ -n "$nix_lan_gone" ]; then say "not queued, since not in this machine's $nix_lan_store (was it built in another store?):$nix_lan_gone"; fi
     if [ $# -eq 0 ]; then return; fi
     nix_lan_jobs=
     for nix_lan_dir in "$nix_lan_queue"/*"/"; do
@@ -170,7 +175,7 @@ if [ $# -eq 0 ]; then
   # Empty in Nix 2.8.0 for every build, and in 2.30 and 2.31 with --check (NixOS/nix#6446).
   if [ -z "$nix_lan_words" ]; then
     if ! is_store_path "$nix_lan_drv" || ! [ -f "$nix_lan_drv" ]; then
-      say "no OUT_PATHS, and DRV_PATH is not a file in $nix_lan_store: $nix_lan_drv"
+      say "nothing queued: no OUT_PATHS, and DRV_PATH is not in this machine's $nix_lan_store: $nix_lan_drv"
       exit 0
     fi
     read_outputs || nix_lan_ask=' --outputs'

@@ -51,6 +51,11 @@ const STDERR_RESULT = 0x52534c54
 // Far more than any honest answer; a box that sends more is cut off.
 export const LONGEST_STRING = 16 * 2 ** 20
 const LONGEST_ANSWER = 64 * 2 ** 20
+/**
+ * Bytes of messages before one answer. 64 MiB of the shortest would take six seconds of processor
+ * time; this much takes a sixth of one (Node 20).
+ */
+const LONGEST_MESSAGES = 2 ** 20
 
 /** Encodes an unsigned 64-bit integer. */
 export function u64(value: number): Buffer {
@@ -84,6 +89,8 @@ export function errorAnswer(message: string): Buffer {
  * nothing in millions of integers, and a buffer for each would take gigabytes.
  */
 export class Recorder {
+  /** Maximum of bytes recorded. */
+  limit = LONGEST_ANSWER
   private buffer: Buffer = Buffer.allocUnsafe(256)
   private length = 0
   private readonly from: ByteReader
@@ -98,7 +105,8 @@ export class Recorder {
 
   private async raw(length: number): Promise<Buffer> {
     const end = this.length + length
-    if (end > LONGEST_ANSWER) throw new Error('an answer of more than 64 MiB')
+    if (end > this.limit)
+      throw new Error(this.limit === LONGEST_ANSWER ? 'an answer of more than 64 MiB' : 'more than 1 MiB of messages before an answer')
     const bytes = await this.from.take(length)
     if (end > this.buffer.length) this.buffer = Buffer.concat([this.bytes], Math.max(end, 2 * this.buffer.length))
     bytes.copy(this.buffer, this.length)
@@ -132,6 +140,15 @@ export type Ending = { error: false } | { error: true; message: string }
  * @throws Error for a message that has no business in a question or an answer
  */
 export async function readMessages(from: Recorder): Promise<Ending> {
+  from.limit = from.bytes.length + LONGEST_MESSAGES
+  try {
+    return await readAll(from)
+  } finally {
+    from.limit = LONGEST_ANSWER
+  }
+}
+
+async function readAll(from: Recorder): Promise<Ending> {
   for (;;) {
     const message = await from.u64()
     switch (message) {

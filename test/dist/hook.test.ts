@@ -216,7 +216,7 @@ const CASES: Case[] = [
       DRV_PATH: 'what?',
     }),
     queued: 'x',
-    says: /^nix-lan: not queued, since not a path in \S+: \* \S+-gone \.\.\/x \S+ \S+ \/etc\/passwd -f \S+a\/b what\?\n$/,
+    says: /^nix-lan: not queued, since not a path in \S+: \* \.\.\/x \S+ \S+ \/etc\/passwd -f \S+a\/b what\?\n[^\n]+\n$/,
   },
   {
     name: 'names that are almost store paths',
@@ -234,7 +234,18 @@ const CASES: Case[] = [
     name: 'a derivation that is not there, and no outputs',
     given: (p) => ({ DRV_PATH: p.at('gone.drv') }),
     queued: '',
-    says: /^nix-lan: no OUT_PATHS, and DRV_PATH is not a file in .*gone\.drv\n$/,
+    says: /^nix-lan: nothing queued: no OUT_PATHS, and DRV_PATH is not in this machine's .*gone\.drv\n$/,
+  },
+  {
+    name: 'a path of another store (a chroot store): it does not exist here, and is named',
+    given: (p) => ({ OUT_PATHS: `${p.built('x')} ${p.at('gone')}`, DRV_PATH: p.at('gone.drv') }),
+    queued: 'x',
+    says: /^nix-lan: not queued, since not in this machine's \S+ \(was it built in another store\?\): \S+-gone\n$/,
+  },
+  {
+    name: 'a derivation that is elsewhere (--eval-store): its outputs are queued, and nothing is said',
+    given: (p) => ({ OUT_PATHS: p.built('x'), DRV_PATH: p.at('gone.drv') }),
+    queued: 'x',
   },
   {
     name: 'queued already, all or some of it',

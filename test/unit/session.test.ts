@@ -447,6 +447,21 @@ test('when another session has lost patience with the box, a path is missing, an
   same(client.got().subarray(WELCOME.length), Buffer.concat([LAST, u64(1), INFO, notValid(PATH)]))
 })
 
+test('a box that says a megabyte of messages before an answer is given up: they cost processor time', async () => {
+  const stop = Buffer.concat([u64(0x53544f50), u64(1)])
+  for (const [mib, expected] of [
+    [0.9, Buffer.concat([LAST, u64(1), INFO])],
+    [1.1, notValid(PATH)],
+  ] as const) {
+    const { answers, lost } = await session(
+      [pathInfo],
+      [boxOf(Buffer.concat([Buffer.alloc(Math.floor(mib * 2 ** 16) * 16, stop), LAST, u64(1), INFO]))],
+    )
+    same(answers, expected)
+    assert.equal(lost, mib > 1 ? ['more than 1 MiB of messages before an answer'] : [])
+  }
+})
+
 test('a box that drips is given up: a byte now and then is no answer', async () => {
   const wait = globalThis.setTimeout
   await hurried(async () => {
