@@ -4,6 +4,8 @@ import * as assert from 'uvu/assert'
 import { pause } from '../lib/processes.ts'
 import type { Random } from '../lib/random.ts'
 import { HttpCache } from '../nix/http-cache.ts'
+import { DIST } from '../nix/pair.ts'
+import { until } from '../nix/world.ts'
 import { faults, LONG, many, Stage } from './stage.ts'
 
 const test = faults('cuts')
@@ -70,6 +72,20 @@ for (let round = 1; round <= many(2, 5); round++) {
 
 test.case('ssh is killed, no fallback: the tunnel comes back, and nothing is lost', async (random) => {
   assert.is(await hit(random, { fallback: false, happen: killSsh }), 0)
+})
+
+test.case('cut, and while Nix waits, status says so', async (random) => {
+  let said = ''
+  const happen = async ({ relay, pair }: Stage): Promise<void> => {
+    await relay.cut('hard')
+    const status = async (): Promise<string> => (await pair.client.run('alice', `${DIST}/nix-lan`, ['status'])).stdout
+    await until('status to say that a fetch waits', 20_000, async () => {
+      said = await status()
+      return /^ {2}a fetch {3}waits for it since/m.test(said)
+    })
+    await relay.cut('none')
+  }
+  assert.is(await hit(random, { fallback: false, happen }), 0, said)
 })
 
 const CUTS = ['silent', 'hard', 'clean'] as const
