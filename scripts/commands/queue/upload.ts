@@ -84,7 +84,8 @@ async function run({ config, caches, words, json }: Call): Promise<number> {
 
 /**
  * Starts gc when the disk is short: what was uploaded may be all a full disk has to give, and gc's
- * timer looks only twice an hour. Never fails an upload.
+ * timer looks only twice an hour. After each batch, since an upload that keeps getting more to do
+ * doesn't end. Never fails an upload.
  */
 async function freeSpace({ name }: SshCache, { keepFree }: Config): Promise<void> {
   if (keepFree === undefined || !hasUserManager()) return
@@ -132,9 +133,11 @@ async function uploadAll(
     if (before?.stopped !== decision.waits || asksDisk(before, Date.now())) progress.waits(decision.waits, before)
     return { answer: { cache: cache.name, stopped: decision.waits, left }, code: left > 0 ? 75 : 0 }
   }
-  const { summary, unkept } = await drainAll(cache, config, progress, decision.most, uploads)
+  const asked: Promise<void>[] = []
+  const uploaded = (): void => void asked.push(freeSpace(cache, config))
+  const { summary, unkept } = await drainAll(cache, config, progress, decision.most, uploads, uploaded)
   progress.ended(summary, decision.most === Number.POSITIVE_INFINITY ? undefined : before)
-  if (summary.uploaded.length > 0) await freeSpace(cache, config)
+  await Promise.all(asked)
   if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
   const { queued, junk } = readQueue(cache.name, config.user)
   const inQueue = junk.filter(({ file }) => file.startsWith(`${queueDir(cache.name)}/`))
@@ -157,7 +160,7 @@ export async function uploadQueue(cache: SshCache, config: Config): Promise<Summ
   const uploads = uploadsTo(cache, config.uid, askLocal(runtimeDir(config.uid)))
   try {
     const progress = new Progress(config.uid, cache.name, process.stderr.isTTY ? 'terminal' : 'nobody')
-    const { summary, unkept } = await drainAll(cache, config, progress, Number.POSITIVE_INFINITY, uploads)
+    const { summary, unkept } = await drainAll(cache, config, progress, Number.POSITIVE_INFINITY, uploads, () => {})
     progress.ended(summary, undefined)
     if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
     return summary
@@ -185,6 +188,7 @@ async function drainAll(
   progress: Progress,
   most: number,
   uploads: Uploads,
+  uploaded: () => void,
 ): Promise<{ summary: Summary; unkept: string | undefined }> {
   const total: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
   let unkept: string | undefined
@@ -195,7 +199,7 @@ async function drainAll(
     for (const entry of fresh) seen.add(entry.path)
     await uploads.hold(fresh.map(({ path }) => path))
     const stores = storesOf(cache, config.uid, progress)
-    const summary = await drain(fresh, cache, stores, ledger(cache.name, config.user, progress), total.full?.need ?? most)
+    const summary = await drain(fresh, cache, stores, ledger(cache.name, config.user, progress, uploaded), total.full?.need ?? most)
     if (summary.uploaded.length > 0) unkept = await uploads.keep(summary.uploaded)
     for (const path of summary.uploaded) seen.delete(path)
     for (const key of ['uploaded', 'invalid', 'unwanted', 'unsigned'] as const) total[key].push(...summary[key])
@@ -207,7 +211,8 @@ async function drainAll(
   }
 }
 
-function ledger(cache: string, user: string, progress: Progress): Ledger {
+/** @param batch called after each batch that was uploaded */
+function ledger(cache: string, user: string, progress: Progress, batch: () => void): Ledger {
   const transfers = new Transfers(uploadedTo(cache))
   const tell = (text: string): void => {
     progress.clear()
@@ -218,6 +223,7 @@ function ledger(cache: string, user: string, progress: Progress): Ledger {
     uploaded(entries, bytes) {
       if (entries.length > 0) transfers.add(entries.length, bytes)
       for (const entry of entries) remove(entry, user)
+      if (entries.length > 0) batch()
     },
     failed(entry, reason) {
       setAside(entry, reason, user)
