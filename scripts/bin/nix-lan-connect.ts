@@ -74,7 +74,11 @@ async function connect(strict: boolean): Promise<void> {
     if (strict) {
       const { box, fetched } = await dialOrAway(await findTarget(args))
       await serveStrictly(client, box, fetched)
-    } else await serve(client, redialling(await findTarget(args).catch(unknown)))
+    } else {
+      const upstream = redialling(await findTarget(args).catch(unknown))
+      relieveHead()
+      await serve(client, upstream)
+    }
     process.exit(0)
   } catch (error) {
     if (nixHasLeft(error)) process.exit(strict ? 75 : 0)
@@ -84,6 +88,19 @@ async function connect(strict: boolean): Promise<void> {
       process.exit(error instanceof Failure ? error.exitCode : 1)
     }
   }
+}
+
+/**
+ * Tells the head, just before we read, that Nix no longer needs its empty store. From then on we end
+ * with it: Nix knows its process and not ours, and may kill it while we wait for a box.
+ */
+function relieveHead(): void {
+  const head = Number(process.env.NIX_LAN_HEAD)
+  if (head !== process.ppid) return
+  process.kill(head, 'SIGUSR1')
+  setInterval(() => {
+    if (process.ppid !== head) process.exit(0)
+  }, 1000).unref()
 }
 
 /** A mistake in the command line or the configuration costs one line, and leaves an empty store. */

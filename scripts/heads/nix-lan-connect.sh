@@ -1,7 +1,7 @@
 #!/bin/sh
 # The head of nix-lan-connect. A Nix build fails when this program can't be started, so without a
-# JavaScript runtime it becomes an empty store of Nix's own. With --strict (an upload, a person) an
-# empty store would be a lie: exit 75, "the box is away".
+# JavaScript runtime, or when that can't start, it becomes an empty store of Nix's own. With
+# --strict (an upload, a person) an empty store would be a lie: exit 75, "the box is away".
 . ./runtime.sh
 
 # socat, if known beforehand: nix/package.nix writes an absolute path between the quotes.
@@ -39,21 +39,41 @@ case ${1-} in
     ;;
 esac
 
-if find_runtime; then become_javascript "$@"; fi
-
-nix_lan_problem='nix-lan-connect: no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun'
+nix_lan_for=
 for nix_lan_argument in "$@"; do
   case $nix_lan_argument in
-    --strict)
-      echo "$nix_lan_problem" >&2
-      exit 75
-      ;;
-    --help | -h | --version)
-      echo "$nix_lan_problem" >&2
-      exit 127
-      ;;
+    --strict) nix_lan_for=strict ;;
+    --help | -h | --version) nix_lan_for=person ;;
+    --stdio) nix_lan_for=${nix_lan_for:-nix} ;;
   esac
 done
+
+if ! find_runtime; then
+  nix_lan_problem='nix-lan-connect: no JavaScript runtime found: install Node 18.19 or later, Deno 2 or Bun'
+elif [ "$nix_lan_for" = nix ]; then
+  # The runtime may be there and not start: too little memory, too few open files, a library that an
+  # update has just replaced. So this shell stays, until the JavaScript says by a signal that it is
+  # about to read; before that, nothing of what Nix says has been taken.
+  nix_lan_reads=
+  trap 'nix_lan_reads=1' USR1
+  (NIX_LAN_HEAD=$$ && export NIX_LAN_HEAD && become_javascript "$@")
+  nix_lan_code=$?
+  case ${nix_lan_reads:-0}$nix_lan_code in 00 | 1*) exit "$nix_lan_code" ;; esac
+  nix_lan_problem="nix-lan-connect: $nix_lan_found doesn't start (exit code $nix_lan_code)"
+else
+  become_javascript "$@"
+fi
+
+case $nix_lan_for in
+  strict)
+    echo "$nix_lan_problem" >&2
+    exit 75
+    ;;
+  person)
+    echo "$nix_lan_problem" >&2
+    exit 127
+    ;;
+esac
 if ! find_program nix-daemon; then
   echo "$nix_lan_problem; nor is there a nix-daemon to stand in as an empty store" >&2
   exit 127

@@ -29,28 +29,45 @@ export type ReadFile = (path: string) => string | undefined
 /** Nix's default (src/libstore/globals.hh, 2.4 to 2.34). */
 const DEFAULT_SUBSTITUTERS = ['https://cache.nixos.org/']
 
-/** Includes nested more deeply must be a loop. */
-const MAX_INCLUDES = 20
+/**
+ * Files that one file may include, themselves or through others. Nix knows no limit: a file that
+ * includes itself ends it by a signal (src/libutil/config.cc, 2.8.0; configuration.cc, 2.35.2).
+ */
+const MAX_INCLUDES = 1000
+
+/** What is being read: the files that include each other, and how many more may be included. */
+interface Reading {
+  within: readonly string[]
+  budget: { left: number }
+}
 
 /**
  * The assignments in a file and the files it includes, in order. Skips lines Nix would refuse: Nix
- * reports those itself.
+ * reports those itself. Skips a file that includes itself, too.
  * @param where the file's path, for relative includes and for `where`
  */
-export function parseNixConf(text: string, where: string, read: ReadFile, depth = 0): Assignment[] {
+export function parseNixConf(
+  text: string,
+  where: string,
+  read: ReadFile,
+  { within, budget }: Reading = { within: [where], budget: { left: MAX_INCLUDES } },
+): Assignment[] {
   return text.split('\n').flatMap((line) => {
     const [key = '', second = '', ...values] = line
       .replace(/#.*/, '')
       .split(/[ \t\r]+/)
       .filter(Boolean)
-    if (key === 'include' || key === '!include')
-      return depth < MAX_INCLUDES ? include(resolve(dirname(where), second), read, depth + 1) : []
+    if (key === 'include' || key === '!include') {
+      const path = resolve(dirname(where), second)
+      if (within.includes(path) || --budget.left < 0) return []
+      return parseNixConf(read(path) ?? '', path, read, { within: [...within, path], budget })
+    }
     return second === '=' ? [{ key, values, where }] : []
   })
 }
 
-function include(path: string, read: ReadFile, depth = 0): Assignment[] {
-  return parseNixConf(read(path) ?? '', path, read, depth)
+function readFrom(path: string, read: ReadFile): Assignment[] {
+  return parseNixConf(read(path) ?? '', path, read)
 }
 
 /**
@@ -58,10 +75,10 @@ function include(path: string, read: ReadFile, depth = 0): Assignment[] {
  * last) and NIX_CONFIG (src/libstore/globals.cc, loadConfFile and getUserConfigFiles, 2.4 to 2.34).
  */
 export function readNixConf(env: NodeJS.ProcessEnv, read: ReadFile = readText): NixConf {
-  const system = include(`${env.NIX_CONF_DIR || '/etc/nix'}/nix.conf`, read)
+  const system = readFrom(`${env.NIX_CONF_DIR || '/etc/nix'}/nix.conf`, read)
   const users = userFiles(env)
     .reverse()
-    .flatMap((file) => include(file, read))
+    .flatMap((file) => readFrom(file, read))
   return { system, all: [...system, ...users, ...parseNixConf(env.NIX_CONFIG ?? '', 'NIX_CONFIG', read)] }
 }
 

@@ -121,6 +121,23 @@ async function has({ reader, send }: Started, path = PATH): Promise<boolean> {
   return true
 }
 
+/**
+ * Kills it as Nix does: the process that Nix has started, which is the head, and both pipes are
+ * closed.
+ */
+async function killed({ child, ended }: Started): Promise<number | string | null> {
+  child.kill('SIGKILL')
+  child.stdin?.destroy()
+  child.stdout?.destroy()
+  return await orHang(ended)
+}
+
+/** The process of the JavaScript, which is the head's child. */
+function javascriptOf({ child }: Started): string {
+  const [pid = ''] = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').split(' ')
+  return pid
+}
+
 /** Closes stdin and waits. */
 async function closed({ child, ended }: Started): Promise<number | string | null> {
   child.stdin?.end()
@@ -274,13 +291,12 @@ test('a Nix that does not read holds the box back: memory stays small', async ()
   await new Promise((done) => setTimeout(done, 1000)) // time enough to read it all, if it did
   const peak = peakOf(nix)
   assert.ok(peak > 0 && peak < size / 2, `${Math.round(peak / MIB)} MiB at the most`)
-  nix.child.kill('SIGKILL')
-  await nix.ended
+  await killed(nix)
 })
 
 /** The most memory it has had, in bytes. */
-function peakOf({ child }: Started): number {
-  const status = readFileSync(`/proc/${child.pid}/status`, 'utf8')
+function peakOf(nix: Started): number {
+  const status = readFileSync(`/proc/${javascriptOf(nix)}/status`, 'utf8')
   return Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) * 1024
 }
 
@@ -316,8 +332,7 @@ test('each path that Nix has got is counted at once, also when Nix kills connect
   for (const expected of [[`1 ${size}`], [`1 ${size}`, `1 ${size}`]]) {
     const nix = await greeted([socket])
     assert.equal(await fetchedOnce(nix, socket, expected.length), expected)
-    nix.child.kill('SIGKILL')
-    await nix.ended
+    await killed(nix)
   }
   const broken = await box(async (_number, from, box) => {
     await from.string()
@@ -663,6 +678,13 @@ test('strictly: 75 when the box is away, 2 when the configuration is wrong, 1 wh
   }
 })
 
+test('Nix kills the head, the one process that it knows: the JavaScript ends, too, while it waits for a box', async () => {
+  const nix = await greeted([await unresponsive(), '--deadline', '60'])
+  nix.send(pathInfo())
+  await new Promise((done) => setTimeout(done, 200))
+  assert.is(await killed(nix), 'SIGKILL') // its stderr is closed, so nobody has it any more
+})
+
 test('something that is not Nix is told so', async () => {
   const other = start(['--stdio', join(TMP, 'none.sock')])
   other.send(Buffer.from('GET / HTTP/1.1\r\n\r\n'))
@@ -688,7 +710,7 @@ if (process.getuid?.() === 0) {
     chmodSync(socket, 0o777)
     const nix = await greeted([join(folder, 'link.sock')])
     assert.ok(await has(nix))
-    const uids = /Uid:\s+(\d+)\s+(\d+)\s+(\d+)/.exec(readFileSync(`/proc/${nix.child.pid}/status`, 'utf8'))?.slice(1)
+    const uids = /Uid:\s+(\d+)\s+(\d+)\s+(\d+)/.exec(readFileSync(`/proc/${javascriptOf(nix)}/status`, 'utf8'))?.slice(1)
     assert.equal(uids, ['65534', '65534', '65534'])
     const link = join(folder, 'link.sock')
     assert.equal(await fetchedOnce(nix, link, 1), ['1 120'])

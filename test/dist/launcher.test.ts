@@ -196,6 +196,24 @@ bare('nix-lan-connect becomes an empty store of Nix', () => {
   assert.equal(start(file, ['/run/x.sock', '--stdio'], { path: NOWHERE, input: 'hello\n' }), expected)
 })
 
+// By a limit on memory, with real Nixes: test/nix/no-runtime.test.ts
+bare('nix-lan-connect becomes an empty store when its runtime is there and does not start', () => {
+  const fake = folder('nix')
+  script(join(fake, 'nix-daemon'), 'echo "$*"; while read -r line; do echo "$line"; done')
+  for (const [act, code] of [
+    ['exit 127', 127],
+    ['kill -9 $$', 137],
+  ] as const) {
+    const broken = folder(`broken-${code}`)
+    script(join(broken, 'node'), act)
+    const { stdout, stderr, ...ended } = start(connect(), ['/run/x.sock', '--stdio'], { path: `${broken}:${fake}`, input: 'hello\n' })
+    assert.equal([ended.code, stdout], [0, '--stdio --store dummy://\nhello\n'])
+    // sh may say "Killed" first
+    const line = `nix-lan-connect: ${broken}/node doesn't start (exit code ${code}); this cache counts as empty\n`
+    assert.ok(stderr.endsWith(line), stderr)
+  }
+})
+
 bare('nix-lan-connect without nix-daemon says both', () => {
   const { code, stdout, stderr } = start(connect(), ['/run/x.sock', '--stdio'], { path: NOWHERE })
   assert.equal({ code, stdout }, { code: 127, stdout: '' })

@@ -84,6 +84,21 @@ reading('included files count where they stand, relative to the file; a missing 
   assert.equal(substitutersOf(found), ['l', 'z'])
   assert.equal(found[1], { key: 'extra-substituters', values: ['m'], where: '/etc/nix/x/more.conf' })
 })
+reading('files that include themselves, or each other, many times are read a bounded number of times', () => {
+  for (const files of [
+    { '/etc/nix/nix.conf': 'include nix.conf\ninclude nix.conf\ntrusted-users = a' },
+    Object.fromEntries(Array.from({ length: 25 }, (_, n) => [`/etc/nix/${n || 'nix.conf'}`, `!include ${n + 1}\n!include ${n + 1}`])),
+  ] as Record<string, string>[]) {
+    let reads = 0
+    const read = (path: string): string | undefined => {
+      reads++
+      return files[path]
+    }
+    const found = parseNixConf(read('/etc/nix/nix.conf') ?? '', '/etc/nix/nix.conf', read)
+    assert.ok(reads <= 1001, `${reads} reads`)
+    assert.ok(found.length <= 1)
+  }
+})
 for (const [name, env, order] of [
   ['defaults', { XDG_CONFIG_HOME: '/h' }, ['/etc/nix', '/etc/xdg/nix', '/h/nix', 'NIX_CONFIG']],
   ['XDG_CONFIG_DIRS', { XDG_CONFIG_HOME: '/h', XDG_CONFIG_DIRS: '/x:/y' }, ['/etc/nix', '/y/nix', '/x/nix', '/h/nix', 'NIX_CONFIG']],
