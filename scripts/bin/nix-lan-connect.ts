@@ -132,7 +132,7 @@ async function findTarget(args: readonly string[]): Promise<Target> {
   const config = loadConfig()
   const cache = namedCache(config, words[0])
   if (cache.kind === 'url') throw new UsageError(`${cache.name} is a cache with a url: Nix needs no connect for it`)
-  return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline, patience: patience ?? PATIENCE }
+  return { socket: socketPath(config.uid, cache.name), deadline: given ?? cache.deadline, patience: patience ?? cache.patience }
 }
 
 /**

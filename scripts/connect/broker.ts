@@ -11,13 +11,13 @@ import { Failure, UsageError } from '../cli/errors.ts'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { MAGIC_CLIENT, OUR_VERSION, u64 } from '../protocol/wire.ts'
-import { socketPath } from '../system/paths.ts'
+import { brokerSocket, connectFile, socketPath } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
 import { nixHasLeft } from './client.ts'
 import { Link } from './links.ts'
 import { Memory } from './memory.ts'
 import { NarUndelivered, SILENCE, serve } from './session.ts'
-import { brokerSocket, brokersCache, readSettings, settingsFile } from './settings.ts'
+import { brokersCache, readSettings } from './settings.ts'
 import { socketClient } from './socket-client.ts'
 import { redialling, report, type Target, type Upstream } from './upstream.ts'
 
@@ -295,7 +295,7 @@ export async function runBroker(cache: string): Promise<number> {
   if (brokersCache(brokerSocket(cache)) !== cache) throw new UsageError(`"${cache}" is no name of a cache`)
   const uid = process.getuid?.() ?? 0
   if (uid === 0) throw new UsageError('the broker runs as the user whose tunnel it uses, not as root: nix-lan setup says so to systemd')
-  const { deadline, patience } = readSettings(settingsFile(cache))
+  const { deadline, patience } = readSettings(connectFile(cache))
   const broker = new Broker({ socket: socketPath(uid, cache), deadline, patience })
   await broker.listen({ fd: FIRST_FD }).catch((error: Error) => {
     throw new Failure(`no socket is passed: ${error.message}`)

@@ -3,20 +3,14 @@
 // configuration to read, so there is no need to load one.
 import { closeSync, constants, fstatSync, lstatSync, openSync, readFileSync } from 'node:fs'
 import { UsageError } from '../cli/errors.ts'
-import { socketPath } from '../system/paths.ts'
+import { brokerSocket, connectFile, socketPath } from '../system/paths.ts'
 import type { Target } from './upstream.ts'
-
-/** Root's file about a cache. */
-export const settingsFile = (cache: string): string => `/etc/nix-lan/connect/${cache}`
 
 /** Bytes; more is no such file. */
 const MOST = 65536
 /** Milliseconds. */
 export const DEADLINE = 2000
 export const PATIENCE = 60_000
-
-/** The broker's socket; systemd holds it. */
-export const brokerSocket = (cache: string): string => `/run/nix-lan/${cache}.sock`
 
 /** The cache whose broker has this socket; undefined: it is another socket. */
 export const brokersCache = (socket: string): string | undefined => /^\/run\/nix-lan\/([a-z0-9-]+)\.sock$/.exec(socket)?.[1]
@@ -26,7 +20,7 @@ export const brokersCache = (socket: string): string | undefined => /^\/run\/nix
  * @throws UsageError when root's file is missing, wrong, or not root's alone
  */
 export async function readTarget(cache: string): Promise<Target> {
-  const { user, deadline, patience } = readSettings(settingsFile(cache))
+  const { user, deadline, patience } = readSettings(connectFile(cache))
   return { socket: socketPath(await uidOf(user, cache), cache), deadline, patience }
 }
 
@@ -86,6 +80,6 @@ async function uidOf(user: string, cache: string): Promise<number> {
   if (owner?.isSocket() && owner.uid !== 0) return owner.uid
   const { findUser } = await import('../system/users.ts')
   const found = findUser(user)
-  if (!found) throw new UsageError(`${settingsFile(cache)}: there is no user ${user}`)
+  if (!found) throw new UsageError(`${connectFile(cache)}: there is no user ${user}`)
   return found.uid
 }
