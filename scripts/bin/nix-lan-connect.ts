@@ -16,7 +16,7 @@ Usage: nix-lan-connect [OPTION…] [SOCKET | CACHE] --stdio
 
 You name it in nix.conf, and Nix starts it:
 
-  extra-substituters = ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run/user/1000/nix-lan/rpi.sock
+  extra-substituters = ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run/nix-lan/rpi.sock
 
 SOCKET is the tunnel's socket (a path), or the broker's, /run/nix-lan/CACHE.sock:
 then socat relays to the broker if one runs, and /etc/nix-lan/connect/CACHE says
@@ -30,7 +30,8 @@ Options:
       --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2,
                           or the cache's own)
       --patience SECONDS  how long to wait for a box that is lost during a fetch
-                          (default: 60)
+                          (default: 60,
+                          or the cache's own)
       --broker CACHE      be the broker of a cache, for all sessions of Nix; systemd
                           starts it (nix-lan-broker@CACHE.service)
       --stdio             what Nix adds: speak the worker protocol on stdin and

@@ -588,6 +588,54 @@ test('the units stay the same from version to version, and a switch that finds t
   }
 })
 
+test('the unit texts of the lab, made with the real library, still say what the module says', async () => {
+  interface Unit {
+    path?: string[]
+    wantedBy?: string[]
+    after?: string[]
+    overrideStrategy?: string
+    [section: string]: unknown
+  }
+  const { systemd, system } = (await evaluate(
+    project,
+    `let all = (import ${project.stub}/eval.nix { }).nixos [ ${project.folder}/nix/examples/nixos.nix ]; in { inherit (all) systemd system; }`,
+  )) as {
+    systemd: {
+      services: Record<string, Unit>
+      sockets: Record<string, Unit>
+      user: { timers: Record<string, Unit> }
+      tmpfiles: { rules: string[] }
+    }
+    system: { activationScripts: { 'nix-lan': { text: string } } }
+  }
+  const golden = readFileSync('test/lab/nixos/units.txt', 'utf8')
+  const parts = golden
+    .split(/^==> /m)
+    .slice(1)
+    .map((part): [string, string] => [part.slice(0, part.indexOf('\n')), part.slice(part.indexOf('\n') + 1)])
+  const texts = new Map(parts)
+  const named = (text: string): string =>
+    text.replace(/\/nix\/store\/[a-z0-9]{32}-/g, '/nix/store/HASH-').replace(/nix-lan-\d+\.\d+\.\d+/g, 'nix-lan-VERSION')
+  const units = [
+    ...Object.entries(systemd.services).map(([name, unit]) => [`system/${name}.service`, unit, 'serviceConfig'] as const),
+    ...Object.entries(systemd.sockets).map(([name, unit]) => [`system/${name}.socket`, unit, 'socketConfig'] as const),
+    ...Object.entries(systemd.user.timers).map(([name, unit]) => [`user/${name}.timer`, unit, 'timerConfig'] as const),
+  ]
+  for (const [name, unit, section] of units) {
+    const text = texts.get(name) ?? texts.get(`${name}.d/overrides.conf`) ?? ''
+    const said = { ...(unit.unitConfig as object), ...(unit[section] as object) }
+    for (const [key, value] of Object.entries(said))
+      for (const one of [value].flat()) assert.match(text, `\n${key}=${named(String(one))}\n`, `${name}: ${key}`)
+    assert.is(/^WantedBy=(.*)$/m.exec(text)?.[1] ?? '', (unit.wantedBy ?? []).join(' '), name)
+    assert.is(/^After=(.*)$/m.exec(text)?.[1] ?? '', (unit.after ?? []).join(' '), name)
+    for (const path of unit.path ?? []) assert.match(text, `${named(path)}/bin:`, name)
+  }
+  const wanted = [...units.map(([name]) => name), 'activate', 'script/nix-lan-key', 'tmpfiles'].sort()
+  assert.equal([...texts.keys()].map((name) => name.replace('.d/overrides.conf', '')).sort(), wanted)
+  assert.is((texts.get('activate') ?? '').trim(), named(system.activationScripts['nix-lan'].text).trim())
+  assert.is((texts.get('tmpfiles') ?? '').trim(), named(systemd.tmpfiles.rules.join('\n')))
+})
+
 test('Lix: a process of systemd for each connection has bash, and waits for the key; others have no such unit', async () => {
   for (const [pname, units] of [
     ['lix', ['nix-daemon', 'nix-daemon@']],

@@ -1,0 +1,221 @@
+// NixOS without NixOS: a Debian laptop with NixOS' layout (systems in the store, /etc/static,
+// /run/current-system), the units that the module comes to (nixos/units.txt) and switches in the
+// order of switch-to-configuration (nixos/switch.sh). Under a loop of builds, alice's through
+// nix-daemon and root's own, nix-lan is installed, upgraded, rolled back and taken away: not one
+// build fails, a running tunnel and what is being fetched aren't noticed by an upgrade.
+import { readFileSync } from 'node:fs'
+import * as assert from 'uvu/assert'
+import { createLab, type Lab, labSuite, release } from './lab.ts'
+import { filesBelow, T_FILE } from './machines.ts'
+
+const test = labSuite('NixOS')
+const CACHE = 'rpi'
+const TUNNEL = `nix-lan-tunnel@${CACHE}.service`
+const SOCKET = `nix-lan-broker@${CACHE}.socket`
+const VERSION_FILE = '/run/user/1000/tunnel-version'
+const QUEUE = `/nix/var/nix/gcroots/nix-lan/queue/${CACHE}`
+let lab: Lab
+/** Systems, by name: without nix-lan, with it, with a newer one. */
+const systems: Record<'without' | 'first' | 'second', string> = { without: '', first: '', second: '' }
+let packages: string[] = []
+
+test.before(async () => {
+  lab = await createLab({ laptop: release() })
+  lab.laptop.write('/opt/switch.sh', readFileSync('test/lab/nixos/switch.sh', 'utf8'))
+  packages = [await packageOf('1'), await packageOf('2')]
+  systems.without = await systemOf('without', undefined)
+  systems.first = await systemOf('first', packages[0])
+  systems.second = await systemOf('second', packages[1])
+  await onLaptop(`ln -sfnT ${systems.without} /run/current-system; ln -sfnT ${systems.without}/etc /etc/static
+rm /etc/nix/nix.conf; ln -s /etc/static/nix/nix.conf /etc/nix/nix.conf; systemctl restart nix-daemon`)
+})
+test.after(() => lab.close())
+
+const onLaptop = (script: string): Promise<string> => lab.laptop.must('root', 'sh', ['-ec', script], { timeout: 120_000 })
+
+/** dist as the package has it. @returns its store path */
+async function packageOf(version: string): Promise<string> {
+  const folder = `/opt/nix-lan-${version}`
+  for (const file of filesBelow('dist').filter((name) => !name.startsWith('systemd/'))) {
+    let text = readFileSync(`dist/${file}`, 'utf8')
+    const mode = text.startsWith('#!') ? 0o755 : 0o644
+    // Each tunnel leaves the version that has started it.
+    if (file === 'nix-lan-tunnel') text = text.replace('\nset +f\n', `\nset +f\necho ${version} >${VERSION_FILE}\n`)
+    lab.laptop.write(`${folder}/lib/nix-lan/${file}`, file === 'package.json' ? `${text}${'\n'.repeat(Number(version))}` : text, { mode })
+  }
+  await onLaptop(`mkdir ${folder}/bin; for name in nix-lan nix-lan-available nix-lan-connect nix-lan-run nix-lan-tunnel; do
+  ln -s ../lib/nix-lan/$name ${folder}/bin/; done`)
+  return (await onLaptop(`nix-store --add ${folder}`)).trim()
+}
+
+/** The texts of nixos/units.txt, by their names, with what stands for nixpkgs' packages here. */
+function texts(nixLan: string): Map<string, string> {
+  const found = readFileSync('test/lab/nixos/units.txt', 'utf8').split(/^==> /m).slice(1)
+  return new Map(
+    found.map((text) => {
+      const end = text.indexOf('\n')
+      const body = text
+        .slice(end + 1)
+        .replaceAll('/nix/store/HASH-nix-lan-VERSION', nixLan)
+        .replaceAll('/nix/store/HASH-nix-lan-make-key', '/opt/make-key.sh')
+        .replaceAll('/nix/store/HASH-nix-lan-stop', '/opt/stop.sh')
+        .replaceAll('/nix/store/HASH-unit-script-nix-lan-key-start/bin/nix-lan-key-start', '/opt/key-start')
+        .replace(/\/nix\/store\/HASH-[a-z-]+(-[\d.]+)?\/s?bin/g, '/usr/bin')
+      return [text.slice(0, end), body]
+    }),
+  )
+}
+
+/** The nix.conf of test/modules/golden/nixos-example.txt, without the cache that isn't reached. */
+function nixConf(nixLan: string): string {
+  const [, block = ''] = /^nix conf:\n((?: {4}.*\n)+)/m.exec(readFileSync('test/modules/golden/nixos-example.txt', 'utf8')) ?? []
+  assert.match(block, `%20/run/nix-lan/${CACHE}.sock https://cache.nixos.org/`)
+  return block.replace(/^ {4}/gm, '').replace(' https://cache.nixos.org/', '').replaceAll('/nix/store/HASH-nix-lan-VERSION', nixLan)
+}
+
+/** Writes a system. @param nixLan its package */
+async function systemOf(name: string, nixLan: string | undefined): Promise<string> {
+  const folder = `/opt/system-${name}`
+  const write = (file: string, text: string): void => lab.laptop.write(`${folder}/${file}`, text)
+  const base = 'sandbox = false\nexperimental-features = nix-command\n'
+  write('etc/nix/nix.conf', nixLan === undefined ? `${base}substituters =\n` : `${base}${nixConf(nixLan)}`)
+  await onLaptop(`mkdir -p ${folder}/sw`)
+  if (nixLan === undefined) return folder
+  const found = texts(nixLan)
+  write('activate', found.get('activate') ?? '')
+  write('tmpfiles', found.get('tmpfiles') ?? '')
+  lab.laptop.write('/opt/key-start', `#!/bin/sh\nexec ${found.get('script/nix-lan-key')}`, { mode: 0o755 })
+  for (const script of ['make-key', 'stop']) lab.laptop.write(`/opt/${script}.sh`, readFileSync(`nix/${script}.sh`, 'utf8'))
+  write('etc/nix-lan/config.toml', `user = "alice"\n[cache.${CACHE}]\nhost = "pi.local"\nssh = "alice@pi.local"\n`)
+  write(`etc/nix-lan/connect/${CACHE}`, 'user=alice\n')
+  for (const of of ['system', 'user'])
+    for (const unit of filesBelow(`dist/systemd/${of}`)) {
+      const text = readFileSync(`dist/systemd/${of}/${unit}`, 'utf8')
+      write(`etc/systemd/${of}/${unit}`, text.replaceAll('/usr/bin/env nix-lan', '/run/nix-lan-current/bin/nix-lan'))
+    }
+  const wants: string[] = []
+  for (const [unit, text] of found) {
+    if (!/^(system|user)\//.test(unit)) continue
+    write(`etc/systemd/${unit}`, text)
+    const [, own = ''] = /^(?:system|user)\/([^/]*?)(?:\.d\/overrides\.conf)?$/.exec(unit) ?? []
+    for (const by of (/^WantedBy=(.*)$/m.exec(text)?.[1] ?? '').split(' ').filter(Boolean))
+      wants.push(`etc/systemd/${unit.startsWith('user') ? 'user' : 'system'}/${by}.wants/${own}`)
+  }
+  for (const want of wants)
+    await onLaptop(`mkdir -p ${folder}/${want.replace(/\/[^/]*$/, '')}; ln -s ../${want.split('/').at(-1)} ${folder}/${want}`)
+  await onLaptop(`ln -s ${nixLan}/bin ${folder}/sw/bin`)
+  return folder
+}
+
+// ---- the loop of builds
+
+/** Builds without end, and notes each. $1: whose, $2: where the notes go. */
+const LOOP = `i=0
+while [ ! -e /run/loop/stop ]; do
+  i=$((i + 1))
+  if nix-build ${T_FILE} --no-out-link --argstr name loop-$1-$i >/run/loop/$1.out 2>&1
+  then echo ok; else echo "FAILED: $(tr '\\n' ' ' </run/loop/$1.out)"; fi >>/run/loop/$1
+done`
+
+/** Does something while two loops build, and asserts that none of their builds failed. */
+async function underBuilds(what: () => Promise<unknown>): Promise<void> {
+  await onLaptop('rm -rf /run/loop; mkdir /run/loop; chmod 777 /run/loop')
+  const loops = (['alice', 'root'] as const).map((user) => lab.laptop.run(user, 'bash', ['-c', LOOP, 'loop', user], { timeout: 280_000 }))
+  const notes = (user: string): string[] => lab.laptop.read(`/run/loop/${user}`).split('\n').filter(Boolean)
+  const built = async (least: number) =>
+    await lab.eventually('builds', () => ['alice', 'root'].every((user) => noteCount(user) >= least), { within: 60_000 })
+  const noteCount = (user: string): number => {
+    try {
+      return notes(user).length
+    } catch {
+      return 0 // not one yet
+    }
+  }
+  try {
+    await built(2)
+    await what()
+    const most = Math.max(noteCount('alice'), noteCount('root'))
+    await built(most + 2)
+  } finally {
+    await onLaptop('touch /run/loop/stop')
+    await Promise.all(loops)
+  }
+  for (const user of ['alice', 'root']) {
+    const failed = notes(user).filter((line) => line !== 'ok')
+    assert.equal(failed, [], `${user}'s builds, ${notes(user).length} in all`)
+  }
+}
+
+const switchTo = (name: keyof typeof systems): Promise<string> =>
+  lab.laptop.must('root', 'bash', ['/opt/switch.sh', systems[name]], { timeout: 120_000 })
+const pid = (): Promise<string> => lab.laptop.systemctl('show', '-P', 'MainPID', TUNNEL)
+const inode = (): Promise<string> => lab.laptop.must('root', 'stat', ['-c', '%U %a %i', `/run/nix-lan/${CACHE}.sock`])
+const usable = async (): Promise<boolean> =>
+  (await lab.laptop.run('alice', '/run/current-system/sw/bin/nix-lan-available', ['--usable', CACHE])).code === 0
+const failedUnits = async (): Promise<string> =>
+  (await onLaptop('systemctl --failed --no-legend --plain')) + (await lab.laptop.systemctl('--failed', '--no-legend', '--plain'))
+const build = (args: readonly string[]) => lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 120_000 })
+
+// ---- the story
+
+test('installed: not one build fails; the key is there, systemd holds the socket, and the tunnel comes', async () => {
+  await underBuilds(() => switchTo('first'))
+  assert.match(await inode(), /^alice 600 /)
+  const key = lab.laptop.read('/etc/nix/nix-lan.public').trim()
+  const conf = lab.box.read('/etc/nix/nix.conf')
+  lab.box.write('/etc/nix/nix.conf', `${conf}extra-trusted-public-keys = ${key}\n`)
+  await lab.box.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.laptop.systemctl('start', 'nix-lan-check.timer') // or she logs in anew
+  await lab.eventually('a tunnel', usable, { within: 60_000 })
+  assert.is((await failedUnits()).trim(), '')
+})
+
+test('upgraded and rolled back, in mid-fetch: not one build fails, the fetch arrives, the tunnel and the socket stay', async () => {
+  const args = ['--argstr', 'name', 'fetched', '--arg', 'kb', '6000']
+  const path = (await build(args)).stdout.trim()
+  const there = async () => (await lab.box.run('root', 'nix-store', ['--check-validity', path])).code === 0
+  await lab.eventually('it is on the box', there, { within: 90_000, every: 500 })
+  await lab.eventually('nothing waits', async () => !(await onLaptop(`ls ${QUEUE}`)).includes('-fetched'), { within: 60_000, every: 500 })
+  await lab.laptop.must('root', 'nix-store', ['--delete', path])
+  const [before, socket] = [await pid(), await inode()]
+  let fetched: Awaited<ReturnType<typeof build>> | undefined
+  await lab.lan.slow('box', 4)
+  await underBuilds(async () => {
+    const fetching = build(args)
+    const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
+    await lab.eventually('a fetch', isFetching, { within: 20_000 })
+    await switchTo('second')
+    assert.equal([await pid(), await inode()], [before, socket], 'left alone by the upgrade')
+    assert.is((await onLaptop('readlink /run/nix-lan-current')).trim(), packages[1])
+    await switchTo('first')
+    await lab.lan.slow('box', 0)
+    fetched = await fetching
+  })
+  assert.is(fetched?.code, 0, fetched?.stderr)
+  assert.match(fetched?.stderr ?? '', /copying path '[^']*-fetched' from 'ssh-ng:/)
+  assert.not.match(fetched?.stderr ?? '', /building '|error/)
+  assert.equal([await pid(), await inode()], [before, socket], 'left alone by the way back')
+})
+
+test('the next start of the tunnel is that of the new version', async () => {
+  await switchTo('second')
+  assert.is(lab.laptop.read(VERSION_FILE), '1\n')
+  await lab.laptop.systemctl('restart', TUNNEL)
+  await lab.eventually('a tunnel', usable, { within: 60_000 })
+  assert.is(lab.laptop.read(VERSION_FILE), '2\n')
+})
+
+test('taken away: not one build fails; no unit, socket or tunnel is left, queue and key are', async () => {
+  await underBuilds(() => switchTo('without'))
+  const units = ['list-units', '--all', '--plain', '--no-legend', 'nix-lan*']
+  assert.is((await lab.laptop.must('root', 'systemctl', units)).trim(), '')
+  const hers = (await lab.laptop.systemctl(...units)).split('\n').filter((line) => /\sactive\s/.test(line))
+  assert.equal(hers, [])
+  assert.is((await failedUnits()).trim(), '')
+  assert.is((await lab.laptop.run('root', 'test', ['-e', `/run/nix-lan/${CACHE}.sock`])).code, 1)
+  assert.is((await lab.laptop.run('root', 'pgrep', ['-u', 'alice', '-x', 'ssh'])).code, 1, 'no ssh of the tunnel')
+  await onLaptop(`test -d ${QUEUE}; test -e /etc/nix/nix-lan.secret`)
+  assert.is((await lab.laptop.run('root', 'systemctl', ['is-active', SOCKET])).stdout.trim(), 'inactive')
+})
+
+test.run()
