@@ -1,18 +1,38 @@
-// Remembers whether the box keeps what was uploaded last, for `nix-lan status`.
+// Remembers whether the box keeps what was uploaded, for `nix-lan status`, and what it doesn't keep
+// yet, for the next upload.
+import { isStorePath, storeDir } from '../nix/store-path.ts'
 import { readNote, removeNote, writeNote } from './notes.ts'
 
 const nameFor = (cache: string): string => `unkept.${cache}`
 
-/**
- * Notes why a box keeps nothing, or that it does keep.
- * @param directory of the user's counts, see userTransfers()
- * @param problem undefined: it keeps what was uploaded
- */
-export function noteKept(directory: string | undefined, cache: string, problem: string | undefined): void {
-  if (problem === undefined) removeNote(directory, nameFor(cache))
-  else writeNote(directory, nameFor(cache), `${problem}\n`)
+/** What a box doesn't keep, and why. */
+export interface Unkept {
+  why: string
+  paths: readonly string[]
 }
 
-/** Why the box keeps nothing of what was uploaded last; undefined if no problem is known. */
+/** The most paths to remember: 100,000 take some 8 MB. */
+const MOST = 100_000
+
+/**
+ * Notes why a box doesn't keep what was uploaded, or that it does keep all of it.
+ * @param directory of the user's counts, see userTransfers()
+ * @param unkept undefined: it keeps everything
+ */
+export function noteKept(directory: string | undefined, cache: string, unkept: Unkept | undefined): void {
+  if (unkept === undefined) return removeNote(directory, nameFor(cache))
+  const paths = [...new Set(unkept.paths)].slice(-MOST)
+  writeNote(directory, nameFor(cache), [unkept.why.replace(/\s+/g, ' '), ...paths, ''].join('\n'))
+}
+
+/** Why the box doesn't keep all of what was uploaded; undefined if no problem is known. */
 export const notKept = (directory: string | undefined, cache: string): string | undefined =>
-  readNote(directory, nameFor(cache))?.trim().slice(0, 500) || undefined
+  linesIn(directory, cache)[0]?.trim().slice(0, 500) || undefined
+
+/** What was uploaded and the box doesn't keep yet. */
+export const unkeptPaths = (directory: string | undefined, cache: string): string[] =>
+  linesIn(directory, cache)
+    .slice(1)
+    .filter((path) => isStorePath(path, storeDir))
+
+const linesIn = (directory: string | undefined, cache: string): string[] => readNote(directory, nameFor(cache))?.split('\n') ?? []

@@ -12,7 +12,7 @@ import { fetchedAgain, type Holdings, type KnownHere } from './daily.ts'
 import { noteGiven, unforget } from './given.ts'
 import { clientName, contentsOf, linksIn, pin } from './keep.ts'
 import { letGo } from './links.ts'
-import { noteKept } from './outcome.ts'
+import { noteKept, unkeptPaths } from './outcome.ts'
 import { remoteOf } from './remote.ts'
 import { openBox, type Shore } from './shore.ts'
 
@@ -23,8 +23,13 @@ const PATIENCE = 120_000
 export interface Uploads {
   /** Roots these paths, which are about to be uploaded, until close(). */
   hold(paths: readonly string[]): Promise<void>
-  /** Keeps what was uploaded. @returns why it can't; undefined if it is kept */
+  /**
+   * Keeps what was uploaded, and what earlier uploads could not.
+   * @returns why it can't; undefined if it is kept
+   */
   keep(paths: readonly string[]): Promise<string | undefined>
+  /** Remembers that the box doesn't keep these paths, for status and for the next keep(). */
+  note(paths: readonly string[], why: string): void
   close(): void
 }
 
@@ -55,12 +60,14 @@ export function uploadsTo(cache: SshCache, uid: number, askHere: AskHere): Uploa
   }
   return {
     hold: async (paths) => void (await attempt(async () => await (await daemon()).addTempRoots(paths))),
-    keep: async (paths) => {
-      noteGiven(ownTransfers(), cache.name, paths, Date.now())
-      unforget(ownTransfers(), cache.name, paths)
+    keep: async (fresh) => {
+      noteGiven(ownTransfers(), cache.name, fresh, Date.now())
+      unforget(ownTransfers(), cache.name, fresh)
       const problem = await attempt(async () => {
         const shore = { daemon: await daemon(), remote: remoteOf(cache) }
         const client = clientName(await ownKeyName())
+        const before = unkeptPaths(ownTransfers(), cache.name)
+        const paths = before.length === 0 ? fresh : [...new Set([...fresh, ...(await shore.daemon.valid(before))])]
         const { links, date } = await pin(shore, { kind: 'kept', client, paths })
         const old = expired([...links.keys()], date, cache.keep, new Date())
         if (old.length > 0) {
@@ -69,8 +76,12 @@ export function uploadsTo(cache: SshCache, uid: number, askHere: AskHere): Uploa
         }
         touchSocket(socketPath(uid, cache.name), uid)
       })
-      noteKept(ownTransfers(), cache.name, problem)
+      if (problem === undefined) noteKept(ownTransfers(), cache.name, undefined)
       return problem
+    },
+    note: (paths, why) => {
+      const directory = ownTransfers()
+      noteKept(directory, cache.name, { why, paths: [...unkeptPaths(directory, cache.name), ...paths] })
     },
     close,
   }

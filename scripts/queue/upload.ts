@@ -58,7 +58,7 @@ export interface Ledger {
   /** How much is to be copied, as far as is known. */
   expects(amount: Amount): void
   /** `bytes`: of their own NARs, without what went along with them. */
-  uploaded(entries: Entry[], bytes: number): void
+  uploaded(entries: Entry[], bytes: number): Promise<void> | void
   failed(entry: Entry, reason: string): void
   /** Its path is no longer in this store. */
   invalid(entry: Entry): void
@@ -367,7 +367,7 @@ class Upload {
     for (const entry of withoutSignature) if (!signed.includes(entry)) this.summary.unsigned.push(entry.path)
     const done = entries.filter((entry) => !withoutSignature.includes(entry) && !missing.includes(entry))
     this.summary.uploaded.push(...pathsOf(done))
-    this.ledger.uploaded(
+    await this.ledger.uploaded(
       done,
       done.reduce((sum, entry) => sum + (this.here.get(entry.path)?.size ?? 0), 0),
     )

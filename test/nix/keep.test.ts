@@ -162,6 +162,23 @@ async function sshd(stage: Stage, lines: string): Promise<void> {
   await pair.openPlainTunnel()
 }
 
+test('an upload that ends after the copy, before the box keeps it: it is still queued, and kept by the next one', () =>
+  on('trixie', 'trixie', async (stage) => {
+    await sshd(stage, 'ForceCommand sleep 300\n')
+    const [path = ''] = await stage.build('cut')
+    await stage.run('queue', 'add', path)
+    const cut = stage.pair.client.run('alice', 'timeout', ['--signal=TERM', '4', `${DIST}/nix-lan`, 'queue', 'upload'])
+    assert.is((await cut).code, 124)
+    assert.ok(await stage.onBox(path), 'it was copied')
+    await sshd(stage, '')
+    assert.match((await stage.run('queue')).stdout, /-cut$/m)
+    assert.is((await stage.run('queue', 'upload')).code, 0)
+    await stage.boxCollects()
+    assert.ok(await stage.onBox(path))
+    const { caches } = JSON.parse((await stage.run('status', '--json')).stdout)
+    assert.equal([caches[0].queue.queued, caches[0].notKept, caches[0].uploaded.all.paths], [0, null, 1], 'counted once')
+  }))
+
 const SFTP_ONLY = 'ForceCommand internal-sftp\nSubsystem sftp internal-sftp\n'
 
 test('a box that runs no commands, but sftp: it keeps what is uploaded, lets go, and forgets; gc waits until all is on its disk', () =>
@@ -226,6 +243,8 @@ test('a box that runs neither commands nor sftp: the upload counts and says what
     const [second = ''] = await stage.build('second')
     assert.is((await stage.upload(second)).stderr, '')
     assert.not.match((await stage.run('status')).stdout, /not kept/)
+    await stage.boxCollects()
+    assert.ok((await stage.onBox(path)) && (await stage.onBox(second)), 'what could not be kept before is now')
   }))
 
 test('what was forgotten is not queued again by itself, what was lost is; the daily look says how much is there; status too', () =>

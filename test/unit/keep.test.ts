@@ -10,7 +10,7 @@ import { fetchedAgain, type Holdings, keptIn, leavingIn, readBoxLook, wordsOf, w
 import { noteForgotten, noteGiven, pruneGiven, readForgotten, sampleOf, unforget } from '../../scripts/keep/given.ts'
 import { clientName, contentsOf, linksIn, manifestText, pin } from '../../scripts/keep/keep.ts'
 import { timeOf } from '../../scripts/keep/links.ts'
-import { noteKept, notKept } from '../../scripts/keep/outcome.ts'
+import { noteKept, notKept, unkeptPaths } from '../../scripts/keep/outcome.ts'
 import { NoShell, type Remote, reportsIn } from '../../scripts/keep/remote.ts'
 import { expired } from '../../scripts/keep/uploads.ts'
 import type { Daemon } from '../../scripts/protocol/daemon-ops.ts'
@@ -336,12 +336,14 @@ test('a manifest says to people what it is', () => {
   assert.is(manifestText('kept', 'c', '2026-11-26', ['/b', '/a']), 'Kept here by nix-lan: uploaded by c, 2026-11-26\n/a\n/b\n')
 })
 
-test('that nothing is kept is noted until something is', () => {
+test('that nothing is kept is noted until something is, with what isn’t', () => {
   const directory = `${mkdtempSync(`${tmpdir()}/nix-lan-kept-`)}/state`
   try {
     assert.is(notKept(directory, 'rpi'), undefined)
-    noteKept(directory, 'rpi', 'it runs no commands')
+    const paths = [`/nix/store/${'a'.repeat(32)}-one`, `/nix/store/${'b'.repeat(32)}-two`]
+    noteKept(directory, 'rpi', { why: 'it runs\nno commands', paths: [...paths, ...paths] })
     assert.equal([notKept(directory, 'rpi'), notKept(directory, 'nas')], ['it runs no commands', undefined])
+    assert.equal([unkeptPaths(directory, 'rpi'), unkeptPaths(directory, 'nas')], [paths, []])
     noteKept(directory, 'rpi', undefined)
     assert.is(notKept(directory, 'rpi'), undefined)
   } finally {

@@ -8,7 +8,7 @@ import { space } from '../../gc/facts.ts'
 import { askLocal } from '../../gc/local-daemon.ts'
 import { type Uploads, uploadsTo } from '../../keep/uploads.ts'
 import { Progress } from '../../queue/progress.ts'
-import { readQueue, remove, setAside } from '../../queue/queue.ts'
+import { type Entry, readQueue, remove, setAside } from '../../queue/queue.ts'
 import { storesOf } from '../../queue/stores.ts'
 import { drain, exitCode, type Ledger, type Summary } from '../../queue/upload.ts'
 import { asksDisk, type Decision, decide } from '../../queue/wait.ts'
@@ -178,8 +178,8 @@ async function whatNow(cache: SshCache, config: Config, before: UploadState | un
 }
 
 /**
- * Drains until nothing new has come in meanwhile, and has the box keep each round. A path that is
- * built and queued again after its upload is new, too.
+ * Drains until nothing new has come in meanwhile. A path that is built and queued again after its
+ * upload is new, too.
  * @returns the rounds together, and why the box doesn't keep what was uploaded last
  */
 async function drainAll(
@@ -188,43 +188,107 @@ async function drainAll(
   progress: Progress,
   most: number,
   uploads: Uploads,
-  uploaded: () => void,
+  batch: () => void,
 ): Promise<{ summary: Summary; unkept: string | undefined }> {
   const total: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
-  let unkept: string | undefined
+  const stores = storesOf(cache, config.uid, progress)
+  const arrivals = new Arrivals(cache, config, uploads, { whyAway: () => stores.away(), batch })
   const seen = new Set<string>()
   for (;;) {
     const fresh = readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.path))
-    if (fresh.length === 0) return { summary: total, unkept }
+    if (fresh.length === 0) return { summary: total, unkept: arrivals.unkept }
     for (const entry of fresh) seen.add(entry.path)
     await uploads.hold(fresh.map(({ path }) => path))
-    const stores = storesOf(cache, config.uid, progress)
-    const summary = await drain(fresh, cache, stores, ledger(cache.name, config.user, progress, uploaded), total.full?.need ?? most)
-    if (summary.uploaded.length > 0) unkept = await uploads.keep(summary.uploaded)
-    for (const path of summary.uploaded) seen.delete(path)
-    for (const key of ['uploaded', 'invalid', 'unwanted', 'unsigned'] as const) total[key].push(...summary[key])
+    const summary = await drain(fresh, cache, stores, ledger(cache.name, config.user, progress, arrivals), total.full?.need ?? most)
+    await arrivals.settle()
+    if (arrivals.away !== undefined) summary.away ??= arrivals.away
+    const uploaded = summary.uploaded.filter((path) => !arrivals.left.has(path))
+    for (const path of uploaded) seen.delete(path)
+    total.uploaded.push(...uploaded)
+    for (const key of ['invalid', 'unwanted', 'unsigned'] as const) total[key].push(...summary[key])
     total.failed.push(...summary.failed)
     if (summary.stopped !== undefined) total.stopped = summary.stopped
     if (summary.full) total.full = summary.full // what comes in meanwhile may fit
-    if (summary.away !== undefined) return { summary: { ...total, away: summary.away }, unkept }
-    if (summary.stopped !== undefined && !summary.full) return { summary: total, unkept }
+    if (summary.away !== undefined) return { summary: { ...total, away: summary.away }, unkept: arrivals.unkept }
+    if (summary.stopped !== undefined && !summary.full) return { summary: total, unkept: arrivals.unkept }
   }
 }
 
-/** @param batch called after each batch that was uploaded */
-function ledger(cache: string, user: string, progress: Progress, batch: () => void): Ledger {
-  const transfers = new Transfers(uploadedTo(cache))
+/**
+ * Bytes after which what has arrived is kept at once, and gc may have it, without waiting for the
+ * rest.
+ */
+const MUCH = 2 ** 26
+
+/** `batch` is called when something has left the queue. */
+interface Calls {
+  whyAway(): Promise<string | undefined>
+  batch(): void
+}
+
+/**
+ * What has arrived on the box and is still queued: it leaves the queue when the box keeps it, or
+ * won't. So an upload that ends in between, killed or with its tunnel, leaves nothing that the
+ * box's own garbage collection may take. Keeping costs two logins, so it is done for many at once.
+ */
+class Arrivals {
+  /** Why the box doesn't keep what was uploaded last. */
+  unkept: string | undefined
+  /** The box went away before it could keep what has arrived, and why. */
+  away: string | undefined
+  /** What has arrived and stays queued, since the box went away. */
+  readonly left = new Set<string>()
+  private entries: Entry[] = []
+  private bytes = 0
+  private readonly user: string
+  private readonly uploads: Uploads
+  private readonly calls: Calls
+  private readonly transfers: Transfers
+
+  constructor({ name }: SshCache, { user }: Config, uploads: Uploads, calls: Calls) {
+    this.user = user
+    this.uploads = uploads
+    this.calls = calls
+    this.transfers = new Transfers(uploadedTo(name))
+  }
+
+  async add(entries: readonly Entry[], bytes: number): Promise<void> {
+    this.entries.push(...entries)
+    this.bytes += bytes
+    if (this.bytes >= MUCH) await this.settle()
+  }
+
+  /** Has the box keep what has arrived, and takes it out of the queue. */
+  async settle(): Promise<void> {
+    const { entries, bytes } = this
+    this.entries = []
+    this.bytes = 0
+    if (entries.length === 0) return
+    const paths = entries.map(({ path }) => path)
+    this.unkept = await this.uploads.keep(paths)
+    if (this.unkept !== undefined) {
+      this.away = await this.calls.whyAway()
+      if (this.away !== undefined) {
+        this.unkept = undefined
+        for (const path of paths) this.left.add(path)
+        return
+      }
+      this.uploads.note(paths, this.unkept)
+    }
+    this.transfers.add(entries.length, bytes)
+    for (const entry of entries) remove(entry, this.user)
+    this.calls.batch()
+  }
+}
+
+function ledger(cache: string, user: string, progress: Progress, arrivals: Arrivals): Ledger {
   const tell = (text: string): void => {
     progress.clear()
     say(text)
   }
   return {
     expects: (amount) => progress.expects(amount),
-    uploaded(entries, bytes) {
-      if (entries.length > 0) transfers.add(entries.length, bytes)
-      for (const entry of entries) remove(entry, user)
-      if (entries.length > 0) batch()
-    },
+    uploaded: (entries, bytes) => arrivals.add(entries, bytes),
     failed(entry, reason) {
       setAside(entry, reason, user)
       tell(`${cache}: set aside ${entry.path}: ${reason}`)
