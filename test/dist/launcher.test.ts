@@ -20,6 +20,7 @@ import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { VERSION } from '../../scripts/cli/version.ts'
+import { needs } from '../lib/needs.ts'
 
 /**
  * What a bundle may weigh, in KiB: so that nobody makes a hot path heavy without noticing. About a
@@ -90,6 +91,7 @@ function start(program: string, args: string[], { path = RUNTIME, env = {}, cwd 
 }
 
 const runs = suite('every executable')
+const asRoot = needs(runs, 'root')
 
 runs('is there, is executable and stays in its budget', () => {
   assert.equal(readdirSync(DIST).sort(), [...NAMES, 'completions', 'man', 'package.json', 'systemd'].sort())
@@ -141,6 +143,28 @@ for (const name of NAMES) {
     assert.equal(start(join(DIST, name), ['--version'], { cwd, env }), version)
   })
 
+  asRoot(`${name} as root: no variable makes a runtime load code or write files; HOME's caches are left alone`, () => {
+    const cwd = folder(`root-${name}`)
+    writeFileSync(join(cwd, 'evil.js'), 'console.log("evil")')
+    const home = folder(`home-${name}`)
+    const lands = folder(`lands-${name}`)
+    const env = {
+      HOME: home,
+      XDG_CACHE_HOME: home,
+      BUN_INSPECT_PRELOAD: './evil.js',
+      BUN_RUNTIME_TRANSPILER_CACHE_PATH: lands,
+      DENO_DIR: lands,
+      DENO_COVERAGE_DIR: lands,
+      NODE_COMPILE_CACHE: lands,
+      NODE_V8_COVERAGE: lands,
+      NODE_REDIRECT_WARNINGS: join(lands, 'warnings'),
+      NODE_DEBUG: 'module',
+      OPENSSL_CONF: join(cwd, 'evil.js'),
+    }
+    assert.equal(start(join(DIST, name), ['--version'], { cwd, env }), version)
+    assert.equal([readdirSync(home), readdirSync(lands)], [[], []])
+  })
+
   runs(`${name} finds a runtime without PATH`, () => {
     const file = copyLooking(name, join(folder('bare'), name), `/nonexistent:${RUNTIME}`)
     for (const path of ['', '/nonexistent', ':.:']) assert.equal(start(file, ['--version'], { path }), version, `PATH=${path}`)
@@ -152,6 +176,20 @@ for (const name of NAMES) {
     assert.equal(start(join(DIST, name), ['--version'], { path: `${odd}:${RUNTIME}` }), version)
   })
 }
+
+asRoot('as root the JavaScript gets the variables of the list and no others, whatever is in them', () => {
+  const fake = folder('fake')
+  script(join(fake, 'node'), 'tr "\\0" "\\n" </proc/self/environ >"${0%/*}/seen"')
+  const odd = `a b'c"$(echo d)\\\n\u00fc*`
+  const env = { NIX_CONFIG: odd, OUT_PATHS: '', SUDO_USER: '-n', 'BASH_FUNC_x%%': '() { :; }', EVIL: '1', LD_AUDIT: '/nonexistent', IFS: 'x' }
+  start(join(DIST, 'nix-lan'), ['status'], { path: `${fake}:/usr/bin:/bin`, env })
+  const seen = readFileSync(join(fake, 'seen'), 'utf8')
+  const own = ['DENO_DIR=/run/nix-lan/deno', 'BUN_RUNTIME_TRANSPILER_CACHE_PATH=/run/nix-lan/bun']
+  const given = [`HOME=${TMP}`, `PATH=${fake}:/usr/bin:/bin`, `NIX_CONFIG=${odd}`, 'OUT_PATHS=', 'SUDO_USER=-n']
+  const lines = (list: string[]): string[] => list.join('\n').split('\n').sort()
+  // some shells set a variable of their own
+  assert.equal(lines(seen.trimEnd().split('\n')).filter((line) => !/^(PWD|SHLVL|_|OLDPWD)=/.test(line)), lines([...own, ...given]))
+})
 
 runs('leaves a stdout that others write to as it is', () => {
   // Node gives a program that it starts a socket for stdout, as sshd and systemd do.
