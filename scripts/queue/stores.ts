@@ -7,11 +7,13 @@ import { errorText, invalidPaths, NixError, nix, referrersClosure } from '../nix
 import { closureOrAll } from '../nix/path-info.ts'
 import { setting } from '../nix/settings.ts'
 import { infosOnBox, validOnBox } from '../protocol/ask.ts'
+import { type Daemon, openDaemon, Refused } from '../protocol/daemon-ops.ts'
 import { FIRST_ANSWER, usable } from '../reach/reach.ts'
 import { run } from '../system/exec.ts'
 import { socketPath } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
 import { touchSocket } from '../system/touch.ts'
+import { findAgent } from '../tunnel/agent.ts'
 import { portOption, sshCommand } from '../tunnel/ssh.ts'
 import { uploadSocket } from '../tunnel/uploads.ts'
 import type { Disk, Stores } from './upload.ts'
@@ -71,6 +73,7 @@ export function storesOf(cache: SshCache, uid: number, watcher: Watcher = UNWATC
       else halfDone = true
       return problem
     },
+    discard: (paths) => discard(socket, paths, limits),
     disk: () => askDisk(cache),
     trustedKeys() {
       keys ??= setting('trusted-public-keys').then((words) => words.map((word) => word.slice(0, word.indexOf(':'))))
@@ -130,10 +133,35 @@ function written(pid: number): number {
   }
 }
 
+/** Milliseconds to wait until nothing of a failed copy holds its path on the box any more. */
+const HELD = 3000
+
+/**
+ * The daemon that took a path holds it by a temporary root until it sees that its client has gone;
+ * so this is tried for a while.
+ */
+async function discard(socket: string, paths: readonly string[], limits: { deadline: number; patience: number }): Promise<void> {
+  for (const path of paths)
+    for (const until = Date.now() + HELD; ; await new Promise((resolve) => setTimeout(resolve, 200))) {
+      let daemon: Daemon | undefined
+      try {
+        daemon = await openDaemon(socket, 'the box', limits)
+        await daemon.delete([path])
+        break
+      } catch (error) {
+        if (!(error instanceof NixError)) throw error
+        if (!(error instanceof Refused) || Date.now() > until) return
+      } finally {
+        daemon?.close()
+      }
+    }
+}
+
 /** Asks for the disk of the box's store, over ssh. */
 async function askDisk(cache: SshCache): Promise<Disk | undefined> {
   const [program = '', ...args] = sshCommand(cache.ssh, 'df -Pk /nix/store', portOption(cache.port))
-  const asked = await run(program, args, { env: searchEnv(), timeout: DISK, most: 65_536 })
+  const { env } = await findAgent(cache.envFile, process.env)
+  const asked = await run(program, args, { env: { ...searchEnv(), ...env }, timeout: DISK, most: 65_536 })
   return asked.code === 0 ? diskIn(asked.stdout) : undefined
 }
 

@@ -37,6 +37,12 @@ export interface Stores {
   deliver(paths: string[]): Promise<string | undefined>
   /** Copies the closures. @returns undefined, or Nix's stderr when it failed */
   copy(paths: string[], derivations: boolean): Promise<string | undefined>
+  /**
+   * Deletes what failed copies of these paths have left on the box: Nix keeps it until the next
+   * copy of that path, or its garbage collection (2.8.0 and 2.34.8, local-store.cc, addToStore).
+   * Never throws: what can't be deleted stays.
+   */
+  discard(paths: string[]): Promise<void>
   /** Has Nix ask the box about a path, the way it copies. @throws Failure when it can't */
   mustTakeNix(path: string): Promise<void>
   /**
@@ -264,7 +270,10 @@ class Upload {
       const stderr = await this.stores.copy(pathsOf(rest), derivations)
       if (stderr === undefined) return await this.settle(rest, derivations)
       await this.stopIfAway()
-      if (boxIsFull(stderr)) return await this.fill(rest, derivations, stderr)
+      if (boxIsFull(stderr)) {
+        await this.discardLeftovers(stderr)
+        return await this.fill(rest, derivations, stderr)
+      }
       if (boxIsAtFault(stderr)) this.stop(errorText(stderr))
       const held = await this.heldBy(stderr, rest)
       if (held.length > 0) {
@@ -286,6 +295,16 @@ class Upload {
     const middle = Math.ceil(entries.length / 2)
     await this.copyAll(entries.slice(0, middle), derivations)
     await this.copyAll(entries.slice(middle), derivations)
+  }
+
+  /**
+   * What a copy that found no room has written takes all the room there was: without its deletion
+   * nothing else would fit, however small.
+   */
+  async discardLeftovers(stderr: string): Promise<void> {
+    const begun = copiedIn(stderr).filter((path) => this.here.has(path))
+    const leftovers = begun.length === 0 ? [] : await this.stores.missing(begun)
+    if (leftovers.length > 0) await this.stores.discard(leftovers)
   }
 
   /** A path larger than the disk never fits: set aside. Else stops trying anything this large. */
@@ -435,8 +454,11 @@ const unreadable = (problem: string): string =>
     ? `this machine's Nix can't read it: ${problem}`
     : `${problem} (on this machine: add extra-experimental-features = ${missingFeature(problem)} to nix.conf, then retry)`
 
+/** The paths Nix began to copy, in that order. */
+const copiedIn = (stderr: string): string[] => [...stderr.matchAll(/^copying path '([^']+)'/gm)].map(([, path = '']) => path)
+
 /** The path Nix began to copy last. */
-const lastCopied = (stderr: string): string | undefined => [...stderr.matchAll(/^copying path '([^']+)'/gm)].at(-1)?.[1]
+const lastCopied = (stderr: string): string | undefined => copiedIn(stderr).at(-1)
 
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 34)
 

@@ -143,7 +143,11 @@ async function lies(expected: Record<string, Expected>): Promise<string[]> {
   const matches = (what: string, found: string | null, right: RegExp): void => {
     if (!right.test(found ?? '')) wrong.push(`${what}: says ${JSON.stringify(found)}, should be like ${right}`)
   }
-  is('caches', said.caches.map(({ cache }) => cache), Object.keys(expected))
+  is(
+    'caches',
+    said.caches.map(({ cache }) => cache),
+    Object.keys(expected),
+  )
   is('check.timer', said.check?.timer, true)
   const looked = Date.parse(said.check?.last ?? '')
   if (!(looked > now - 70_000 && looked <= now + 2000)) wrong.push(`check.last: ${said.check?.last}`)
@@ -159,7 +163,8 @@ async function lies(expected: Record<string, Expected>): Promise<string[]> {
     if (right.since !== undefined) {
       const began = Date.parse(since ?? '')
       // systemd gives whole seconds
-      if (!(began >= right.since - 1000 && began <= now + 1000)) wrong.push(`${cache}.since: says ${since}, began after ${iso(right.since)}`)
+      if (!(began >= right.since - 1000 && began <= now + 1000))
+        wrong.push(`${cache}.since: says ${since}, began after ${iso(right.since)}`)
     }
     if (!tunnel || !queue) continue // a url
     is(`${cache}: an answer at the socket`, state === 'usable', await lab.answers(cache))
@@ -208,7 +213,8 @@ async function build(name: string, caches: readonly string[] = ['pi'], kb = 0): 
   return paths[0] ?? ''
 }
 
-const onBox = async (path: string, box = lab.box): Promise<boolean> => (await box.run('root', 'nix-store', ['--check-validity', path])).code === 0
+const onBox = async (path: string, box = lab.box): Promise<boolean> =>
+  (await box.run('root', 'nix-store', ['--check-validity', path])).code === 0
 
 test('set up', async () => {
   const began = Date.now()
@@ -365,7 +371,10 @@ test('the box gets another name, with something in its queue', async () => {
   await build('renamed')
   await truth('the box is off', { pi: { state: 'away', queued: 2, uploaded: before }, web: { state: 'away' } }, 40)
   await setupFrom(NEWER, 75, '--rename', 'pi=attic')
-  await truth('a rename', { attic: { state: 'away', queued: 2, uploaded: before, fetched: fetched.get('pi') ?? 0 }, web: { state: 'away' } })
+  await truth('a rename', {
+    attic: { state: 'away', queued: 2, uploaded: before, fetched: fetched.get('pi') ?? 0 },
+    web: { state: 'away' },
+  })
   await lab.box.power('on')
   uploaded.set('attic', uploaded.get('pi') ?? 0)
   fetched.set('attic', fetched.get('pi') ?? 0)

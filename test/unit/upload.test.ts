@@ -67,6 +67,8 @@ class Fake implements Stores {
   accepts = true
   /** The box has room for no path of so many bytes. */
   room = Number.POSITIVE_INFINITY
+  /** What copies that found no room have left: while it is there, nothing fits. */
+  readonly leftovers = new Set<string>()
   space: Disk | undefined
   /** What Nix here says of paths that it can't read. */
   readonly broken = new Map<string, string>()
@@ -104,6 +106,9 @@ class Fake implements Stores {
   trustedKeys = async (): Promise<string[]> => this.trusted
   mustTakeNix = async (): Promise<void> => {}
   disk = async (): Promise<Disk | undefined> => this.space
+  async discard(paths: string[]): Promise<void> {
+    for (const path of paths) this.leftovers.delete(path)
+  }
 
   async referrersClosure(paths: string[]): Promise<Set<string>> {
     const all = Object.keys(this.made).map(store)
@@ -127,7 +132,10 @@ class Fake implements Stores {
       const { breaks } = this.made[path.slice(44)] ?? {}
       if (breaks) return breaks
       const one = this.infoOf(path)
-      if (one.size >= this.room) return `copying path '${path}'...\nerror: writing to file: No space left on device`
+      if (one.size >= this.room || this.leftovers.size > 0) {
+        this.leftovers.add(path)
+        return `copying path '${path}'...\nerror: writing to file: No space left on device`
+      }
       if (one.signatures.length === 0 && !one.contentAddressed) return `error: cannot add path '${path}' because it lacks a valid signature`
       this.box.set(path, one)
     }

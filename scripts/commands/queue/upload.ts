@@ -10,7 +10,7 @@ import { type Uploads, uploadsTo } from '../../keep/uploads.ts'
 import { Progress } from '../../queue/progress.ts'
 import { type Entry, readQueue, remove, setAside } from '../../queue/queue.ts'
 import { storesOf } from '../../queue/stores.ts'
-import { drain, exitCode, type Ledger, type Summary } from '../../queue/upload.ts'
+import { drain, exitCode, type Ledger, type Stores, type Summary } from '../../queue/upload.ts'
 import { asksDisk, type Decision, decide } from '../../queue/wait.ts'
 import { isJournal } from '../../system/journal.ts'
 import { type Busy, isBusy, type Lock, takeLock } from '../../system/lock.ts'
@@ -191,14 +191,24 @@ async function drainAll(
   batch: () => void,
 ): Promise<{ summary: Summary; unkept: string | undefined }> {
   const total: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
-  const stores = storesOf(cache, config.uid, progress)
+  const plain = storesOf(cache, config.uid, progress)
+  let held: string[] = []
+  const stores: Stores = {
+    ...plain,
+    async discard(paths) {
+      uploads.close() // it roots them
+      await plain.discard(paths)
+      await uploads.hold(held)
+    },
+  }
   const arrivals = new Arrivals(cache, config, uploads, { whyAway: () => stores.away(), batch })
   const seen = new Set<string>()
   for (;;) {
     const fresh = readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.path))
     if (fresh.length === 0) return { summary: total, unkept: arrivals.unkept }
     for (const entry of fresh) seen.add(entry.path)
-    await uploads.hold(fresh.map(({ path }) => path))
+    held = fresh.map(({ path }) => path)
+    await uploads.hold(held)
     const summary = await drain(fresh, cache, stores, ledger(cache.name, config.user, progress, arrivals), total.full?.need ?? most)
     await arrivals.settle()
     if (arrivals.away !== undefined) summary.away ??= arrivals.away
