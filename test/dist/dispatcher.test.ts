@@ -34,7 +34,10 @@ if (!process.env.NIX_LAN_TEST_RUNTIME) symlinkSync(process.execPath, join(RUNTIM
 const [NAME = ''] = readdirSync(RUNTIME)
 const BIN = folder('bin')
 // Without W in its environment, of which root's JavaScript gets only what is on a list.
-script(join(folder('runtime'), NAME), `W=$(cat ${BIN}/world); echo start >>$W/starts; [ ! -e $W/slow ] || sleep 60; exec ${join(RUNTIME, NAME)} "$@"`)
+script(
+  join(folder('runtime'), NAME),
+  `W=$(cat ${BIN}/world); echo start >>$W/starts; [ ! -e $W/slow ] || sleep 60; exec ${join(RUNTIME, NAME)} "$@"`,
+)
 // Without W in its environment, which has been emptied: beside itself.
 script(
   join(BIN, 'systemctl'),

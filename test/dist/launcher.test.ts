@@ -181,14 +181,25 @@ asRoot('as root the JavaScript gets the variables of the list and no others, wha
   const fake = folder('fake')
   script(join(fake, 'node'), 'tr "\\0" "\\n" </proc/self/environ >"${0%/*}/seen"')
   const odd = `a b'c"$(echo d)\\\n\u00fc*`
-  const env = { NIX_CONFIG: odd, OUT_PATHS: '', SUDO_USER: '-n', 'BASH_FUNC_x%%': '() { :; }', EVIL: '1', LD_AUDIT: '/nonexistent', IFS: 'x' }
+  const env = {
+    NIX_CONFIG: odd,
+    OUT_PATHS: '',
+    SUDO_USER: '-n',
+    'BASH_FUNC_x%%': '() { :; }',
+    EVIL: '1',
+    LD_AUDIT: '/nonexistent',
+    IFS: 'x',
+  }
   start(join(DIST, 'nix-lan'), ['status'], { path: `${fake}:/usr/bin:/bin`, env })
   const seen = readFileSync(join(fake, 'seen'), 'utf8')
   const own = ['DENO_DIR=/run/nix-lan/deno', 'BUN_RUNTIME_TRANSPILER_CACHE_PATH=/run/nix-lan/bun']
   const given = [`HOME=${TMP}`, `PATH=${fake}:/usr/bin:/bin`, `NIX_CONFIG=${odd}`, 'OUT_PATHS=', 'SUDO_USER=-n']
   const lines = (list: string[]): string[] => list.join('\n').split('\n').sort()
   // some shells set a variable of their own
-  assert.equal(lines(seen.trimEnd().split('\n')).filter((line) => !/^(PWD|SHLVL|_|OLDPWD)=/.test(line)), lines([...own, ...given]))
+  assert.equal(
+    lines(seen.trimEnd().split('\n')).filter((line) => !/^(PWD|SHLVL|_|OLDPWD)=/.test(line)),
+    lines([...own, ...given]),
+  )
 })
 
 runs('leaves a stdout that others write to as it is', () => {
