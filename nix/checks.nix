@@ -68,7 +68,7 @@ let
         laptop
         { networking.useNetworkd = true; }
       ];
-      says = config: config.systemd.user.paths.nix-lan-network.pathConfig.PathChanged == "/run/systemd/netif/state";
+      says = config: config.systemd.user.paths.nix-lan-network.wantedBy == [ "paths.target" ];
     };
     linger = {
       modules = [

@@ -372,17 +372,12 @@ in
       };
       users.users = lib.mkIf (cfg.linger && cfg.user != null) { ${toString cfg.user}.linger = true; };
 
-      # Notices that the network has changed: NetworkManager calls the dispatcher; systemd-networkd
-      # writes its state file.
+      # Notices that the network has changed: NetworkManager calls the dispatcher; elsewhere a path
+      # unit watches what systemd-networkd and others write.
       networking.networkmanager.dispatcherScripts = [ { source = "${cfg.package}/lib/nix-lan/nix-lan-dispatcher"; } ];
-      systemd.user.paths.nix-lan-network = lib.mkIf (config.networking.useNetworkd && !config.networking.networkmanager.enable) {
-        description = "Changes of the network";
-        wantedBy = [ "timers.target" ];
+      systemd.user.paths.nix-lan-network = lib.mkIf (!config.networking.networkmanager.enable) {
+        wantedBy = [ "paths.target" ];
         unitConfig.ConditionUser = toString cfg.user;
-        pathConfig = {
-          PathChanged = "/run/systemd/netif/state";
-          Unit = "nix-lan-check.service";
-        };
       };
     })
 

@@ -59,6 +59,8 @@ export interface DispatcherFacts {
   directory: string
   /** nix-lan's script. */
   file?: string
+  /** Where nix-lan-network.path is enabled, if it is. */
+  network?: string
   /** ENOENT for a dangling link. */
   missing?: string
   executable: boolean
@@ -70,8 +72,10 @@ export interface DispatcherFacts {
  * nobody else (NetworkManager-dispatcher(8)).
  */
 export function judgeDispatcher(facts: DispatcherFacts, machine: Machine): Verdict {
-  const { manager, directory, file, missing, executable, doubt } = facts
+  const { manager, directory, file, missing, executable, doubt, network } = facts
   const alone = 'only the timer notices that the network has changed'
+  if (file === undefined && network !== undefined && (!manager || machine.kind === 'single'))
+    return ok('nix-lan-network.path notices that the network has changed')
   if (!manager) return ok(`no NetworkManager here: ${alone}`)
   if (file === undefined && machine.kind === 'single') return ok(`none, since it would have to be root's: ${alone}`)
   if (file === undefined) return failed(`${directory} has no nix-lan-dispatcher: ${alone}`, setupAgain(machine))

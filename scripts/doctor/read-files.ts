@@ -107,8 +107,14 @@ export function dispatcherFacts(): DispatcherFacts {
     const name = namesIn(place).find((entry) => isOurs(`${place}/${entry}`))
     if (name !== undefined) return { manager: true, directory, ...programFacts(`${place}/${name}`, true) }
   }
-  return { manager, directory, executable: false }
+  const network = NETWORK_LINKS.find((path) => lstatSync(path, { throwIfNoEntry: false }) !== undefined)
+  return { manager, directory, executable: false, ...(network ? { network } : {}) }
 }
+
+/** Where setup and NixOS enable the unit that watches the network where NetworkManager doesn't. */
+const NETWORK_LINKS = ['/etc/systemd/user', `${process.env.HOME}/.config/systemd/user`].map(
+  (directory) => `${directory}/paths.target.wants/nix-lan-network.path`,
+)
 
 function isOurs(file: string): boolean {
   if (/nix-lan/.test(file)) return true

@@ -74,7 +74,7 @@ function links({ lib, bin, man, completions, dispatchers, units }: Layout): stri
   }
   return [
     ...places.flatMap(below).filter((path) => leads(path, `${lib}/`)),
-    ...below(`${units}/timers.target.wants`).filter((path) => leads(path, `${units}/nix-lan-`)),
+    ...['timers', 'paths'].flatMap((kind) => below(`${units}/${kind}.target.wants`)).filter((path) => leads(path, `${units}/nix-lan-`)),
   ]
 }
 
@@ -84,8 +84,8 @@ function links({ lib, bin, man, completions, dispatchers, units }: Layout): stri
 function units({ units: directory, lib }: Layout): string[] {
   const own = below(directory).filter((path) => /\/nix-lan[^/]*\.(service|timer|path|target)$/.test(path) && inspect(path).kind === 'file')
   if (!own.some((path) => readText(path)?.includes(`${lib}/nix-lan`))) return []
-  const timer = `${directory}/nix-lan-check.timer.d`
-  return [...own, ...(isMarked(`${timer}/user.conf`) ? [timer, `${timer}/user.conf`] : [])]
+  const drops = ['nix-lan-check.timer.d', 'nix-lan-network.path.d'].map((name) => `${directory}/${name}`)
+  return [...own, ...drops.flatMap((drop) => (isMarked(`${drop}/user.conf`) ? [drop, `${drop}/user.conf`] : []))]
 }
 
 /** The broker's units, and what setup writes for each box. */

@@ -32,12 +32,12 @@ export async function managerCame(user: User, limit = 15_000): Promise<boolean> 
 }
 
 /**
- * Reloads the units, starts the timer and asks for a check now.
+ * Reloads the units, starts the timer and what else starts by itself, and asks for a check now.
  * @throws Failure with systemctl's message
  */
-export async function startUnits(user: User): Promise<void> {
+export async function startUnits(user: User, more: readonly string[]): Promise<void> {
   await must(user, ['daemon-reload'])
-  await must(user, ['start', 'nix-lan-check.timer'])
+  await must(user, ['start', 'nix-lan-check.timer', ...more])
   await must(user, ['restart', '--no-block', 'nix-lan-check.service'])
 }
 
@@ -53,7 +53,7 @@ export async function stopUnits(user: User, cache?: string): Promise<void> {
     'nix-lan-built@NAME.*',
     'nix-lan-gc@NAME.*',
   ]
-  const forAll = cache === undefined ? [['nix-lan-check.timer', 'nix-lan-check.service']] : []
+  const forAll = cache === undefined ? [['nix-lan-check.timer', 'nix-lan-check.service'], ['nix-lan-network.*']] : []
   for (const units of [...forAll, ofCaches.map((unit) => unit.replace('NAME', cache ?? '*'))]) {
     const stopped = await systemctl(['stop', ...units], ownerOf(user))
     if (stopped.code !== 0 && stopped.code !== 5 && !(await managerEnds(user)))

@@ -338,30 +338,35 @@ function unitFile(situation: Situation, folder: string, { path, content }: DistF
   return file(situation, `${folder}/${path.split('/').at(-1)}`, text)
 }
 
+/** Starts the check where NetworkManager doesn't. */
+export const NETWORK_UNIT = 'nix-lan-network.path'
+
 /**
- * The units of the user's systemd. The timer is enabled for this one user only, even if others have
- * a systemd manager.
+ * The units of the user's systemd. Those that start by themselves are enabled for this one user
+ * only, even if others have a systemd manager.
  */
 function units(situation: Situation): Want[] {
   const { dist, layout, user } = situation
   const own = dist.filter(({ path }) => path.startsWith('systemd/user/'))
-  const timer = 'nix-lan-check.timer'
-  const wanted = `${layout.units}/timers.target.wants`
+  const starters = [{ unit: 'nix-lan-check.timer', target: 'timers.target' }]
+  if (dispatcher(situation).length === 0) starters.push({ unit: NETWORK_UNIT, target: 'paths.target' })
   return [
     ...directory(situation, layout.units),
     ...own.map((unit) => unitFile(situation, layout.units, unit)),
-    ...(layout.single
-      ? []
-      : [
-          ...directory(situation, `${layout.units}/${timer}.d`),
-          file(
-            situation,
-            `${layout.units}/${timer}.d/user.conf`,
-            `# Written by \`nix-lan setup\` for ${user.name}.\n[Unit]\nConditionUser=${user.uid}\n`,
-          ),
-        ]),
-    ...directory(situation, wanted),
-    { path: `${wanted}/${timer}`, kind: 'link', target: `${layout.units}/${timer}` },
+    ...starters.flatMap(({ unit, target }): Want[] => [
+      ...(layout.single
+        ? []
+        : [
+            ...directory(situation, `${layout.units}/${unit}.d`),
+            file(
+              situation,
+              `${layout.units}/${unit}.d/user.conf`,
+              `# Written by \`nix-lan setup\` for ${user.name}.\n[Unit]\nConditionUser=${user.uid}\n`,
+            ),
+          ]),
+      ...directory(situation, `${layout.units}/${target}.wants`),
+      { path: `${layout.units}/${target}.wants/${unit}`, kind: 'link', target: `${layout.units}/${unit}` },
+    ]),
   ]
 }
 

@@ -55,7 +55,7 @@ import {
   timerRuns,
 } from './manager.ts'
 import { personOf } from './person.ts'
-import { type Box, hasBroker, nameFor, type Plan, plan, type Situation } from './plan.ts'
+import { type Box, hasBroker, NETWORK_UNIT, nameFor, type Plan, plan, type Situation } from './plan.ts'
 import { type BoxDeed, emptyRecord, extended, type Record, readRecord, writeRecord } from './record.ts'
 import { entriesIn, findStrays, type Stray, settle, strayItem, withoutCache, withRenamed } from './remove-cache.ts'
 import { restoreBoxes } from './restore-box.ts'
@@ -410,7 +410,8 @@ async function carryOut(
     await setLinger(user, true)
     done(`${user.name}'s systemd starts at boot`)
   }
-  if (actions.startUnits) await start(user)
+  const watches = final.wants.some(({ path }) => path.endsWith(`.wants/${NETWORK_UNIT}`))
+  if (actions.startUnits) await start(user, watches ? [NETWORK_UNIT] : [])
   if (actions.upgrade) {
     if (hasBroker(situation)) await endBrokers()
     if (hasManager(user)) await restartTunnels(user)
@@ -510,14 +511,14 @@ async function fixBox(work: BoxWork, { publicKeys }: Plan, person: Person, keep:
 }
 
 /** Retries for a while: the user's systemd may be shutting down, to start again for lingering. */
-async function start(user: User): Promise<void> {
+async function start(user: User, more: readonly string[]): Promise<void> {
   for (const until = Date.now() + 15_000; ; await sleep(300)) {
     if (!hasManager(user) && !(lingers(user.name) && (await managerCame(user)))) {
       say(`  ${user.name} has no systemd manager running; the units start at the next login.`)
       return
     }
     try {
-      await startUnits(user)
+      await startUnits(user, more)
       return done(`nix-lan-check.timer runs for ${user.name}`)
     } catch (error) {
       if (!(error instanceof Failure) || Date.now() > until) throw error

@@ -71,6 +71,8 @@ export interface LabOptions {
   secondBox?: boolean
   /** The box is not switched on. */
   boxOff?: boolean
+  /** On the laptop, systemd-networkd manages the network, without NetworkManager. */
+  networkd?: boolean
   /** The laptop's cable is not plugged in when it boots. */
   away?: boolean
   /** The folder with the built scripts; default: dist in the current directory. */
@@ -120,7 +122,7 @@ export class Lab {
     await Promise.all([this.mountRoot('lan', boxRoot), this.mountRoot('laptop', laptopRoot)])
     await this.inside('sh', ['-ec', 'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"', `${this.holder.dir}/lan/root`])
     await this.lan.start()
-    await makeLaptop(this.laptop, this.inRoot)
+    await makeLaptop(this.laptop, this.inRoot, { networkd: options.networkd ?? false })
     const boxes = options.secondBox ? [this.box, this.nas] : [this.box]
     await Promise.all(boxes.map((box) => this.addBox(box)))
     if (options.installed) {

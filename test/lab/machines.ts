@@ -48,10 +48,10 @@ function common(host: Host): void {
 }
 
 /**
- * alice's machine, which comes and goes: NetworkManager with a profile for its cable, a multi-user
- * Nix with no cache at all.
+ * alice's machine, which comes and goes: NetworkManager with a profile for its cable, or
+ * systemd-networkd; a multi-user Nix with no cache at all.
  */
-export async function makeLaptop(host: Host, inRoot: InRoot): Promise<void> {
+export async function makeLaptop(host: Host, inRoot: InRoot, { networkd = false } = {}): Promise<void> {
   common(host)
   const profile = [
     '[connection]',
@@ -64,13 +64,17 @@ export async function makeLaptop(host: Host, inRoot: InRoot): Promise<void> {
     'method=link-local',
     '',
   ]
-  host.write('/etc/NetworkManager/system-connections/home.nmconnection', profile.join('\n'), { mode: 0o600 })
+  if (networkd) {
+    host.write('/etc/systemd/network/10-lan.network', '[Match]\nName=host0\n[Network]\nDHCP=ipv4\n')
+    host.write('/etc/resolv.conf', 'nameserver 10.77.0.1\n')
+  } else host.write('/etc/NetworkManager/system-connections/home.nmconnection', profile.join('\n'), { mode: 0o600 })
   host.write('/etc/nix/nix.conf', 'sandbox = false\nexperimental-features = nix-command\nsubstituters =\n')
   host.write(T_FILE, T_NIX)
   await inRoot(
     host,
     `${FRUGAL}
-systemctl enable -q avahi-daemon nix-daemon.socket NetworkManager
+systemctl enable -q avahi-daemon nix-daemon.socket ${networkd ? 'systemd-networkd' : 'NetworkManager'}
+${networkd ? 'rm -rf /etc/NetworkManager; systemctl mask -q NetworkManager NetworkManager-dispatcher' : ''}
 install -d -m700 -o1000 -g1000 /home/alice/.ssh
 ssh-keygen -q -t ed25519 -N '' -C alice@laptop -f /home/alice/.ssh/id_ed25519
 chown -R 1000:1000 /home/alice/.ssh`,
@@ -130,7 +134,9 @@ export async function installNixLan(host: Host, inRoot: InRoot, dist: string, { 
     `for program in nix-lan nix-lan-available nix-lan-connect nix-lan-run nix-lan-tunnel; do ln -s ${LIB}/$program /usr/local/bin/; done
 mkdir -p /nix/var/nix/gcroots
 ${LIB}/post-build-hook --make-queue
-[ ! -e ${LIB}/nix-lan-dispatcher ] || ln -s ${LIB}/nix-lan-dispatcher /etc/NetworkManager/dispatcher.d/90-nix-lan
+if [ ! -e /etc/NetworkManager ]; then
+  mkdir -p /etc/systemd/user/paths.target.wants; ln -s ../nix-lan-network.path /etc/systemd/user/paths.target.wants/
+elif [ -e ${LIB}/nix-lan-dispatcher ]; then ln -s ${LIB}/nix-lan-dispatcher /etc/NetworkManager/dispatcher.d/90-nix-lan; fi
 mkdir -p /etc/systemd/user/timers.target.wants
 [ ! -e /etc/systemd/user/nix-lan-check.timer ] || ln -s ../nix-lan-check.timer /etc/systemd/user/timers.target.wants/`,
   )

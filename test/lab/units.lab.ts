@@ -16,6 +16,8 @@ const UNITS = ['nix-lan@.target', 'nix-lan-tunnel@.service', 'nix-lan-upload@.pa
   'nix-lan-gc@.service',
   'nix-lan-check.timer',
   'nix-lan-check.service',
+  'nix-lan-network.path',
+  'nix-lan-network.service',
 ])
 const OF_BOX = UNITS.filter((name) => name.includes('@')).map((name) => name.replace('@', `@${CACHE}`))
 const [TARGET = '', TUNNEL = '', PATH_UNIT = '', UPLOAD = ''] = OF_BOX
@@ -43,7 +45,7 @@ async function uploads(since: number): Promise<number> {
 }
 
 test('systemd-analyze verify has nothing to say', async () => {
-  const names = [...OF_BOX, 'nix-lan-check.timer', 'nix-lan-check.service']
+  const names = [...OF_BOX, ...UNITS.filter((name) => !name.includes('@'))]
   const env = { SYSTEMD_UNIT_PATH: '/etc/systemd/user:' }
   const options = { env, cwd: '/etc/systemd/user' }
   const { code, stdout, stderr } = await lab.laptop.run('alice', 'systemd-analyze', ['--user', '--man=no', 'verify', ...names], options)

@@ -310,17 +310,23 @@ test('the agent is locked, and unlocked', async () => {
 })
 
 test('the box is full: said why it waits, what fits goes, and the rest when there is room', async () => {
-  const mount = 'mkdir /small; mount -t tmpfs -o size=24m tmpfs /small; cp -a /nix/store/. /small/; mount --bind /small /nix/store'
+  const mount =
+    'mkdir /small; mount -t tmpfs -o size=64m tmpfs /small; head -c 44M /dev/zero >/small/filler; cp -a /nix/store/. /small/; mount --bind /small /nix/store'
   await lab.box.must('root', 'sh', ['-ec', `${mount}; systemctl restart nix-daemon`])
   const before = uploaded.get('pi') ?? 0
   const large = await build('too-large', ['pi'], 40_000)
   await truth('the box is full', {
-    pi: { state: 'usable', queued: 1, uploaded: before + 1, waits: /^the box's disk is full: too-large needs 3\d\.\d MiB, .* free/ },
+    pi: {
+      state: 'usable',
+      queued: 1,
+      uploaded: before + 1,
+      waits: /^the box's disk is full: too-large needs 3\d\.\d MiB, 1\d\.\d MiB are free/,
+    },
   })
   const small = await build('small')
   await truth('something small', { pi: { state: 'usable', queued: 1, uploaded: before + 3, waits: /disk is full/ } })
   assert.ok(await onBox(small))
-  await lab.box.must('root', 'mount', ['-o', 'remount,size=200m', '/small'])
+  await lab.box.must('root', 'rm', ['/small/filler'])
   await truth('there is room', { pi: { state: 'usable' } }, 45)
   assert.ok(await onBox(large))
 })

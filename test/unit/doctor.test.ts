@@ -574,6 +574,9 @@ test('the dispatcher', () => {
   const facts = { manager: true, directory: '/d', file: '/d/90-nix-lan', executable: true }
   like(judgeDispatcher(facts, HAND), 'ok', /90-nix-lan/, null)
   like(judgeDispatcher({ ...facts, manager: false }, HAND), 'ok', /no NetworkManager/, null)
+  const network = { manager: false, directory: '/d', executable: false, network: '/u/nix-lan-network.path' }
+  like(judgeDispatcher(network, HAND), 'ok', /^nix-lan-network\.path notices/, null)
+  like(judgeDispatcher({ ...network, manager: true }, HAND), 'failed', /\/d has no nix-lan-dispatcher/, 'sudo nix-lan setup')
   like(
     judgeDispatcher({ manager: true, directory: '/d', executable: false }, HAND),
     'failed',

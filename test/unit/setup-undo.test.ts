@@ -162,7 +162,9 @@ function installed(): ReturnType<typeof systemLayout> {
     `${lib}/systemd`,
     bin,
     `${units}/nix-lan-check.timer.d`,
+    `${units}/nix-lan-network.path.d`,
     `${units}/timers.target.wants`,
+    `${units}/paths.target.wants`,
     layout.etc,
     layout.dispatchers,
   ])
@@ -178,6 +180,9 @@ function installed(): ReturnType<typeof systemLayout> {
   write(`${units}/other.service`, '')
   write(`${units}/nix-lan-check.timer.d/user.conf`, '# Written by `nix-lan setup` for x.\n[Unit]\nConditionUser=0\n')
   symlinkSync(`${units}/nix-lan-check.timer`, `${units}/timers.target.wants/nix-lan-check.timer`)
+  write(`${units}/nix-lan-network.path`, '')
+  write(`${units}/nix-lan-network.path.d/user.conf`, '# Written by `nix-lan setup` for x.\n[Unit]\nConditionUser=0\n')
+  symlinkSync(`${units}/nix-lan-network.path`, `${units}/paths.target.wants/nix-lan-network.path`)
   write(layout.tmpfiles, '# Written by `nix-lan setup`\n')
   write(layout.config, 'user = "somebody"\n')
   write(`${layout.etc}/post-build-hook`, bothHooks('/o', '/etc/mine'))
@@ -207,6 +212,10 @@ found('all that proves to be ours, and nothing else', () => {
       '/units/nix-lan-check.timer',
       '/units/nix-lan-check.timer.d',
       '/units/nix-lan-check.timer.d/user.conf',
+      '/units/nix-lan-network.path',
+      '/units/nix-lan-network.path.d',
+      '/units/nix-lan-network.path.d/user.conf',
+      '/units/paths.target.wants/nix-lan-network.path',
       '/units/timers.target.wants/nix-lan-check.timer',
       '/usr/local/bin/nix-lan',
       '/usr/local/lib/nix-lan',

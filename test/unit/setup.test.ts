@@ -448,8 +448,13 @@ planned('a user whose name is no plain word', () => {
   assert.match(contentAt(wants, '/etc/tmpfiles.d/nix-lan.conf'), 'queue/pi 0755 1000 root -')
 })
 
-planned('without NetworkManager there is no dispatcher', () => {
-  assert.not(plan(situation({ networkManager: false })).wants.some(({ path }) => path.includes('dispatcher.d')))
+planned('without NetworkManager there is no dispatcher, but a unit that watches the network, for the one user', () => {
+  const link = '/etc/systemd/user/paths.target.wants/nix-lan-network.path'
+  const { wants } = plan(situation({ networkManager: false }))
+  assert.not(wants.some(({ path }) => path.includes('dispatcher.d')))
+  assert.equal(wantAt(wants, link), { path: link, kind: 'link', target: '/etc/systemd/user/nix-lan-network.path' })
+  assert.match(contentAt(wants, '/etc/systemd/user/nix-lan-network.path.d/user.conf'), 'ConditionUser=1000\n')
+  assert.not(plan(situation()).wants.some(({ path }) => path.includes('paths.target')))
 })
 
 planned('a former hook is called too; one of ours from elsewhere is replaced', () => {
