@@ -17,7 +17,17 @@ import { CHEAP } from '../queue/list.ts'
 import { type Queue, readQueue } from '../queue/queue.ts'
 import { wanted } from '../queue/upload.ts'
 import { type Answer, usable } from '../reach/reach.ts'
-import { assess, type CheckFacts, plain, type QueueStatus, type Shown, screen, timestamp, type UnitsOf } from '../status/status.ts'
+import {
+  assess,
+  type CheckFacts,
+  isRunning,
+  plain,
+  type QueueStatus,
+  type Shown,
+  screen,
+  timestamp,
+  type UnitsOf,
+} from '../status/status.ts'
 import { isLocked } from '../system/lock.ts'
 import { noteFolder, whoWaits } from '../system/outage-note.ts'
 import { socketPath, uploadLock } from '../system/paths.ts'
@@ -163,7 +173,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   const wait = whoWaits(own ? [noteFolder(0), noteFolder(config.uid)] : [noteFolder(0)], path, Date.now())
   const unkept = own && cache.keep !== 0 ? notKept(ownTransfers(), cache.name) : undefined
   const box = own ? readBoxLook(ownTransfers(), cache.name) : undefined
-  queue.uploading ||= /^activ/.test(unitsOf?.upload.ActiveState ?? '')
+  queue.uploading ||= isRunning(unitsOf?.upload)
   return {
     status: assess({
       name: cache.name,
@@ -240,7 +250,7 @@ interface Systemd {
 }
 
 const NO_SYSTEMD: Systemd = { units: new Map(), check: null }
-const PROPERTIES = ['LoadState', 'ActiveState', 'ActiveEnterTimestamp', 'InactiveEnterTimestamp', 'StatusText']
+const PROPERTIES = ['LoadState', 'ActiveState', 'SubState', 'ActiveEnterTimestamp', 'InactiveEnterTimestamp', 'StatusText']
 
 /**
  * What the user's systemd knows, in one question; nothing where there is no systemd, where it can't

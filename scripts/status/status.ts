@@ -87,6 +87,13 @@ export function timestamp(text: string | undefined): number | null {
 }
 
 /**
+ * Whether a service runs. One that waits for its restart is `activating` too, in systemd's words,
+ * but nothing runs (SubState `auto-restart`, or since systemd 254 `auto-restart-queued`).
+ */
+export const isRunning = (unit: UnitFacts | undefined): boolean =>
+  /^activ/.test(unit?.ActiveState ?? '') && !/^auto-restart/.test(unit?.SubState ?? '')
+
+/**
  * The state of one cache.
  * - usable: it answered just now.
  * - slow: its nix-daemon shook hands just now, but has answered nothing yet.

@@ -9,6 +9,7 @@ import {
   clock,
   type Facts,
   fillingOf,
+  isRunning,
   plain,
   type QueueStatus,
   type Shown,
@@ -305,6 +306,17 @@ test('what fills the disk, in words', () => {
 test('what the box does not keep', () => {
   const unkept = { ...shown({ socket: true, answer: YES }), notKept: 'it runs no commands' }
   assert.match(screen([unkept], null, { now: NOW, width: null, colour: false }), /^ {12}not kept: the box's own .*: it runs no commands$/m)
+})
+
+test('an upload that waits for its restart does not run', () => {
+  const states = [
+    ['active', 'running'],
+    ['activating', 'start'],
+    ['activating', 'auto-restart'],
+    ['activating', 'auto-restart-queued'],
+    ['inactive', 'dead'],
+  ].map(([ActiveState = '', SubState = '']) => isRunning({ ActiveState, SubState }))
+  assert.equal([...states, isRunning(undefined)], [true, true, false, false, false, false])
 })
 
 test.run()
