@@ -20,9 +20,9 @@ const MOST = 100_000
  * @param unkept undefined: it keeps everything
  */
 export function noteKept(directory: string | undefined, cache: string, unkept: Unkept | undefined): void {
-  if (unkept === undefined) return removeNote(directory, nameFor(cache))
-  const paths = [...new Set(unkept.paths)].slice(-MOST)
-  writeNote(directory, nameFor(cache), [unkept.why.replace(/\s+/g, ' '), ...paths, ''].join('\n'))
+  const text = unkept && [unkept.why.replace(/\s+/g, ' '), ...[...new Set(unkept.paths)].slice(-MOST), ''].join('\n')
+  if (text === undefined) removeNote(directory, nameFor(cache))
+  else writeNote(directory, nameFor(cache), text)
 }
 
 /** Why the box doesn't keep all of what was uploaded; undefined if no problem is known. */
