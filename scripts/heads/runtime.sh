@@ -47,26 +47,23 @@ become_javascript() {
     *[/]bun) set -- "$nix_lan_found" --config=/dev/null --env-file=/dev/null "$0" "$@" ;;
     *) set -- "$nix_lan_found" "$0" "$@" ;;
   esac
+  # true for root alone, and starts no process
   if [ -O / ] && [ -x /usr/bin/env ]; then become_as_root "$@"; fi
   unset NODE_OPTIONS NODE_EXTRA_CA_CERTS BUN_OPTIONS
   exec "$@"
 }
 
-# become_as_root PROGRAM ARGUMENT...: as root, with nothing in the environment but the variables
-# named here. No list of what makes a runtime load code or write files is ever complete: OPENSSL_CONF,
-# BUN_INSPECT_PRELOAD, NODE_V8_COVERAGE, LD_PRELOAD, and whatever the next version brings. Deno and
-# Bun also run what they find in their caches, which lie in HOME, and that may be a user's (sudo -E,
-# su): root's are in a directory of root's. `[ -O / ]` is true for root alone, and starts no process;
-# env costs half a millisecond.
+# become_as_root PROGRAM ARGUMENT...: with nothing in the environment but these variables, since no
+# list of what makes a runtime load code is complete. And with caches of root's: Deno and Bun run
+# what they find in theirs, in HOME, which may be a user's (su, sudo -E).
 become_as_root() {
   set -- DENO_DIR=/run/nix-lan/deno BUN_RUNTIME_TRANSPILER_CACHE_PATH=/run/nix-lan/bun "$@"
-  for nix_lan_name in PATH HOME USER LOGNAME SHELL TERM NO_COLOR LANG LC_ALL LC_CTYPE LC_MESSAGES LC_TIME LOCALE_ARCHIVE TZ TMPDIR \
-    SUDO_USER SUDO_UID SUDO_GID XDG_RUNTIME_DIR XDG_CONFIG_HOME XDG_CONFIG_DIRS XDG_STATE_HOME DBUS_SESSION_BUS_ADDRESS \
-    INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET LISTEN_FDS LISTEN_FDNAMES LISTEN_PID TRIGGER_UNIT STATE_DIRECTORY RUNTIME_DIRECTORY \
-    SSH_AUTH_SOCK SSH_AGENT_PID SSL_CERT_FILE http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY \
-    OUT_PATHS DRV_PATH NIX_CONF_DIR NIX_CONFIG NIX_CONFIG_HOME NIX_DAEMON_SOCKET_PATH NIX_LOCALSTATE_DIR NIX_LOG_DIR NIX_PATH \
-    NIX_PROFILES NIX_REMOTE NIX_SSHOPTS NIX_SSL_CERT_FILE NIX_STATE_DIR NIX_STORE_DIR NIX_USER_CONF_FILES \
-    NIX_LAN_AGENT_FROM_FILE NIX_LAN_CALLED_AS NIX_LAN_CONFIG NIX_LAN_RUN_ASKED NIX_LAN_RUN_DEPTH; do
+  for nix_lan_name in PATH HOME USER LOGNAME TERM NO_COLOR LANG LC_ALL LC_CTYPE TZ TMPDIR SUDO_USER SUDO_UID SUDO_GID \
+    XDG_RUNTIME_DIR XDG_CONFIG_HOME XDG_CONFIG_DIRS XDG_STATE_HOME INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET \
+    LISTEN_FDS LISTEN_FDNAMES LISTEN_PID TRIGGER_UNIT RUNTIME_DIRECTORY SSH_AUTH_SOCK SSL_CERT_FILE \
+    http_proxy https_proxy all_proxy no_proxy HTTPS_PROXY OUT_PATHS DRV_PATH NIX_CONF_DIR NIX_CONFIG NIX_CONFIG_HOME \
+    NIX_DAEMON_SOCKET_PATH NIX_LOG_DIR NIX_REMOTE NIX_SSHOPTS NIX_SSL_CERT_FILE NIX_STATE_DIR NIX_STORE_DIR NIX_USER_CONF_FILES \
+    NIX_LAN_CALLED_AS NIX_LAN_CONFIG NIX_LAN_RUN_ASKED NIX_LAN_RUN_DEPTH; do
     eval "if [ \"\${$nix_lan_name+set}\" ]; then set -- \"$nix_lan_name=\$$nix_lan_name\" \"\$@\"; fi"
   done
   exec /usr/bin/env -i "$@"
