@@ -123,15 +123,15 @@ exit
 }
 
 /**
- * The text of a head, with `. ./OTHER.sh` lines replaced by OTHER.sh's text, and without
- * interpreter and shellcheck lines.
+ * The text of a head, with `. ./OTHER.sh` lines replaced by OTHER.sh's text (without its comments:
+ * it is in many files), and without interpreter and shellcheck lines.
  */
 function headText(file: string): string {
   const text = readFileSync(join(ROOT, 'scripts/heads', file), 'utf8')
   return text
     .replace(/^#!.*\n/, '')
     .replace(/^ *# shellcheck .*\n/gm, '')
-    .replace(/^\. \.\/([a-z-]+\.sh)$/gm, (_, included: string) => headText(included))
+    .replace(/^\. \.\/([a-z-]+\.sh)$/gm, (_, included: string) => headText(included).replace(/^ *#.*\n/gm, ''))
     .trim()
 }
 
