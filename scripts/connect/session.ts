@@ -87,7 +87,7 @@ export class NarUndelivered extends Failure {}
  * the middle of an upload
  */
 export async function serve(client: Client, upstream: Upstream, memory?: Memory): Promise<void> {
-  await greet(client)
+  await greet(client, memory !== undefined)
   await serveGreeted(client, upstream, memory)
 }
 
@@ -182,11 +182,15 @@ export async function serveStrictly(client: Client, acquaintance: Acquaintance, 
 /**
  * The server's side of the handshake (2.34.8, worker-protocol-connection.cc,
  * BasicServerConnection).
+ * @param first whether to speak first: so that the relay knows a living broker before it takes
+ * anything from Nix
  */
-async function greet({ reader, write }: Client): Promise<void> {
+async function greet({ reader, write }: Client, first: boolean): Promise<void> {
   const from = new Recorder(reader)
+  const ours = Buffer.concat([u64(MAGIC_SERVER), u64(OUR_VERSION)])
+  if (first) await write(ours)
   await readMagic(from)
-  await write(Buffer.concat([u64(MAGIC_SERVER), u64(OUR_VERSION)]))
+  if (!first) await write(ours)
   const version = Math.min(await from.u64(), OUR_VERSION)
   await readObsolete(from)
   const parts: Buffer[] = []

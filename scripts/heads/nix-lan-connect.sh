@@ -4,27 +4,83 @@
 # --strict (an upload, a person) an empty store would be a lie: exit 75, "the box is away".
 . ./runtime.sh
 
-# socat, if known beforehand: nix/package.nix writes an absolute path between the quotes.
-nix_lan_socat=''
+# perl, if known beforehand: nix/package.nix writes an absolute path between the quotes.
+nix_lan_perl=''
 
 # relay CACHE: passes Nix on to the broker of a cache, while root's file says that there is one, and
-# ends. Returns when nothing of what Nix says has been taken: then JavaScript goes on. By its exit
-# code socat doesn't tell that from a broker that is lost later (1.7.4); by its message it does.
+# ends. Returns when nothing of what Nix says has been taken: then JavaScript goes on.
+#
+# The relay reads nothing of Nix's before the broker has said hello, so one that is stopped or mute
+# costs seconds, not the build. It keeps Nix's hello and its last question, so that it can ask the
+# next broker when this one dies: Nix fails a command whose store is lost during the handshake, even
+# with `fallback = true`, and Nix 2.24 to 2.33 shake hands for each NAR. A NAR goes on where it broke
+# off. Any other answer comes whole, so it is asked again only if nothing of it has come. Gives up
+# after three brokers that brought nothing new. An operation that the broker doesn't know is a pipe, and
+# ends with it. (socat, which keeps nothing, failed most commands in mid-kill, and starts slower.)
 relay() {
-  if ! [ -x "$nix_lan_socat" ]; then
-    find_program socat || return 0
-    nix_lan_socat=$nix_lan_found
+  if ! [ -x "$nix_lan_perl" ]; then
+    find_program perl || return 0
+    nix_lan_perl=$nix_lan_found
   fi
   if ! [ -f "/run/nix-lan/$1.up" ]; then
     export NIX_LAN_WAKE=1 # for the next time
     return 0
   fi
-  # -b: eight times what socat takes by default. -t 0: Nix never waits for what comes after its end.
-  exec 3>&1
-  nix_lan_said=$("$nix_lan_socat" -b 65536 -t 0 - "UNIX-CONNECT:/run/nix-lan/$1.sock" 2>&1 >&3 3>&-)
+  # shellcheck disable=SC2016 # that is perl
+  "$nix_lan_perl" -e '
+    my $path = pack "Sa108", 1, $ARGV[0];
+    my %known = map { $_ => 1 } 1, 11, 19, 26, 29, 31, 32, 38, 43; # protocol/operations.ts
+    my ($came, $hello, $question) = ("", "", "");
+    my ($greeting, $passed, $skip, $tries, $lost, $pipe, $over) = (0, 0, 0, 0, 0, 0, 0);
+    $SIG{PIPE} = "IGNORE";
+
+    # Connects to a broker, and waits so many seconds until it says something.
+    sub dial {
+      socket(B, 1, 1, 0) && connect(B, $path) or return;
+      vec(my $ready = "", fileno B, 1) = 1;
+      select($ready, undef, undef, $_[0]) > 0 && sysread(B, $came, 65536);
+    }
+    sub put {
+      for (my $at = 0; $at < length $_[1]; ) { $at += syswrite($_[0], $_[1], 65536, $at) || return }
+      1;
+    }
+    sub ask_another {
+      exit if $pipe || $tries++ == 3;
+      ($lost, $skip) = (0, $greeting + $passed);
+      dial(20) && put(\*B, $hello . $question) or exit;
+    }
+
+    dial(5) or exit 75;
+    while (1) {
+      if ($skip) { $skip -= length substr $came, 0, $skip, "" }
+      if ($came ne "") {
+        put(\*STDOUT, $came) or exit;
+        ($question eq "" ? $greeting : $passed) += length $came;
+        ($came, $tries) = ("", 0);
+      }
+      my $ready = "";
+      vec($ready, 0, 1) = 1 unless $over;
+      vec($ready, fileno B, 1) = 1 unless $lost;
+      select($ready, undef, undef, undef) > 0 or next;
+      if (vec($ready, 0, 1)) {
+        sysread(STDIN, my $said, 65536) or do { exit unless $pipe; $over = 1; shutdown(B, 1); next };
+        my $new = $said;
+        $hello .= substr $new, 0, 32 - length $hello, "" if length $hello < 32;
+        if ($new ne "" && !$pipe) {
+          ($question, $passed, $tries) = ("", 0, 0) if $passed;
+          $question .= $new;
+          $pipe = 1 if length $question > 1e6 || length $question >= 8 && !$known{unpack "V", $question};
+        }
+        $lost || !put(\*B, $said) and ask_another();
+      } elsif (!sysread(B, $came, 65536)) {
+        my $nar = unpack("V", $question) == 38;
+        exit if $pipe || $passed > 1e5 && !$nar;
+        if ($passed && !$nar) { $lost = 1 } else { ask_another() }
+      }
+    }' "/run/nix-lan/$1.sock"
   nix_lan_status=$?
-  case $nix_lan_status$nix_lan_said in
-    1*' E connect('*) exec 3>&- ;;
+  case $nix_lan_status in
+    75 | 126 | 127) ;; # no broker, or a perl that does not start
     *) exit "$nix_lan_status" ;;
   esac
 }

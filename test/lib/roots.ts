@@ -12,7 +12,7 @@ import { PATH } from './needs.ts'
  */
 export type Suite = 'bullseye' | 'bookworm' | 'trixie' | 'forky'
 
-const INCLUDE = 'nix-bin,openssh-server,openssh-client,busybox-static,socat'
+const INCLUDE = 'nix-bin,openssh-server,openssh-client,busybox-static'
 const INCLUDE_OLD = 'nix-bin'
 
 /** A mirror may hiccup. */
@@ -45,8 +45,7 @@ export function cacheFolder(): string {
  * about 60 MB, 10 to 60 s). @throws as builtRoot
  */
 export function debianRoot(suite: Suite): Promise<string> {
-  const root = (name: string, include: string) => builtRoot({ suite, root: `${cacheFolder()}/roots/${name}`, include })
-  return suite === 'bullseye' ? root(suite, INCLUDE_OLD) : root(`${suite}-socat`, INCLUDE)
+  return builtRoot({ suite, root: `${cacheFolder()}/roots/${suite}`, include: suite === 'bullseye' ? INCLUDE_OLD : INCLUDE })
 }
 
 /**

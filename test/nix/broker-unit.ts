@@ -18,7 +18,7 @@ export interface BrokerOptions {
 
 export class BrokerUnit {
   private readonly pair: Pair
-  private running: Running | undefined
+  private standIn: Running | undefined
 
   constructor(pair: Pair) {
     this.pair = pair
@@ -38,13 +38,17 @@ export class BrokerUnit {
     const { client } = this.pair
     client.write('/etc/nix-lan/connect/box', `user=alice\n${settings}`)
     copyFileSync('test/nix/systemd-stand-in.pl', client.path(SCRIPT))
-    this.running = client.start('root', 'perl', [SCRIPT, 'box', String(ALICE), String(watchdog), ...program])
+    this.standIn = client.start('root', 'perl', [SCRIPT, 'box', String(ALICE), String(watchdog), ...program])
     await this.says(/^listening$/m)
   }
 
   /** Starts the service, as nix-lan-connect would, and waits until it is up. */
   async up(): Promise<void> {
-    await this.pair.client.must('root', 'socat', ['-u', 'OPEN:/dev/null', `UNIX-CONNECT:${BROKER_SOCKET}`])
+    await this.pair.client.must('root', 'perl', [
+      '-e',
+      'socket(S, 1, 1, 0) && connect(S, pack("Sa108", 1, $ARGV[0])) || die',
+      BROKER_SOCKET,
+    ])
     await until('the broker to be up', 10_000, () => this.isUp())
   }
 
@@ -52,18 +56,27 @@ export class BrokerUnit {
     return existsSync(this.pair.client.path('/run/nix-lan/box.up'))
   }
 
-  /** Its pid, as we see it. @throws Error when there is none */
+  /** Its pid, as we see it; undefined when none runs. */
+  running(): number | undefined {
+    return this.pair.client.processes('').find((pid) => {
+      try {
+        return /^[^\0]*(node|deno|bun)\0.*\0--broker\0/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8'))
+      } catch {
+        return false // gone meanwhile
+      }
+    })
+  }
+
+  /** The same. @throws Error when there is none */
   pid(): number {
-    const found = this.pair.client
-      .processes('')
-      .find((pid) => /^[^\0]*(node|deno|bun)\0.*\0--broker\0/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')))
+    const found = this.running()
     if (found === undefined) throw new Error(`no broker runs: ${this.output()}`)
     return found
   }
 
   /** What stand-in and broker have written. */
   output(): string {
-    return this.running?.output() ?? ''
+    return this.standIn?.output() ?? ''
   }
 
   /** Waits for a line. */
@@ -72,7 +85,7 @@ export class BrokerUnit {
   }
 
   async stop(): Promise<void> {
-    await this.running?.stop()
-    this.running = undefined
+    await this.standIn?.stop()
+    this.standIn = undefined
   }
 }

@@ -137,10 +137,9 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
       assert.is(code, 0, stderr)
       // a stale file: nobody listens
       await unit.stop()
-      await client.must('root', 'sh', [
-        '-c',
-        `socat UNIX-LISTEN:${FOLDER}/box.sock,mode=600 - </dev/null & sleep 0.2; kill -9 $!; touch ${FOLDER}/box.up; test -S ${FOLDER}/box.sock`,
-      ])
+      const stale = 'unlink $ARGV[0]; socket(S, 1, 1, 0) && bind(S, pack("Sa108", 1, $ARGV[0])) || die'
+      await client.must('root', 'perl', ['-e', stale, `${FOLDER}/box.sock`])
+      await client.must('root', 'touch', [`${FOLDER}/box.up`])
       await pair.openPlainTunnel()
       await fetching(pair, unit.url, [first])
     })
