@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# The install phase of package.nix, which provides $out, $node, $socat, $tools (the folder of
+# The install phase of package.nix, which provides $out, $node, $perl, $tools (the folder of
 # coreutils' programs) and $license; the current directory
 # is a copy of dist/. Checks every replacement: text that has moved must fail the build, not give a
 # package that works only by accident.
-: "${out:?}" "${node:?}" "${socat:?}" "${tools:?}" "${license:?}"
+: "${out:?}" "${node:?}" "${perl:?}" "${tools:?}" "${license:?}"
 
 # fail TEXT: prints why and fails the build.
 fail() {
@@ -19,11 +19,11 @@ pin_runtime() {
   [ "$(grep -cxF "nix_lan_pinned='$node'" "$1")" = 1 ] || fail "$1 has no line nix_lan_pinned='' where the runtime could be pinned"
 }
 
-# pin_socat FILE: the same for $socat, in a file that relays to the broker.
-pin_socat() {
+# pin_perl FILE: the same for $perl, in a file that relays to the broker.
+pin_perl() {
   if ! grep -q '^relay()' "$1"; then return; fi
-  sed -i "s|^nix_lan_socat=''\$|nix_lan_socat='$socat'|" "$1"
-  [ "$(grep -cxF "nix_lan_socat='$socat'" "$1")" = 1 ] || fail "$1 has no line nix_lan_socat='' where socat could be pinned"
+  sed -i "s|^nix_lan_perl=''\$|nix_lan_perl='$perl'|" "$1"
+  [ "$(grep -cxF "nix_lan_perl='$perl'" "$1")" = 1 ] || fail "$1 has no line nix_lan_perl='' where perl could be pinned"
 }
 
 # install_programs: installs all of dist, because the programs look for each other in their own
@@ -38,7 +38,7 @@ install_programs() {
   rm "$folder/demo" # it needs a Debian and root
   for file in post-build-hook nix-lan*; do
     pin_runtime "$folder/$file"
-    pin_socat "$folder/$file"
+    pin_perl "$folder/$file"
     case $file in
       post-build-hook | nix-lan-dispatcher) ;;
       *) ln -s "../lib/nix-lan/$file" "$out/bin/$file" ;;

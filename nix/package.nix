@@ -7,7 +7,7 @@
   nodejs,
   nodejs-slim ? nodejs, # the same without npm
   coreutils,
-  socat,
+  perl,
   versionCheckHook ? null, # since nixpkgs 24.11
   dist ? builtins.path {
     name = "nix-lan-dist";
@@ -29,7 +29,7 @@ stdenvNoCC.mkDerivation (finalAttrs: {
   src = dist;
   license = ../LICENSE;
   node = "${nodejs-slim}/bin/node";
-  socat = "${socat}/bin/socat";
+  perl = "${perl}/bin/perl";
   tools = "${coreutils}/bin";
 
   strictDeps = true;

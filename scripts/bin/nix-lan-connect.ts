@@ -18,8 +18,8 @@ You name it in nix.conf, and Nix starts it:
 
   extra-substituters = ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run/nix-lan/rpi.sock
 
-SOCKET is the tunnel's socket (a path), or the broker's, /run/nix-lan/CACHE.sock:
-then socat relays to the broker if one runs, and /etc/nix-lan/connect/CACHE says
+SOCKET is the path of the tunnel's socket, or of the broker's in /run/nix-lan:
+then perl relays to the broker if one runs; /etc/nix-lan/connect/CACHE says
 whose tunnel it is. CACHE is a cache of the configuration, when it isn't the
 only one. While the box is away, it is an empty store: builds go on as if the
 cache weren't there.
@@ -32,8 +32,8 @@ Options:
       --patience SECONDS  how long to wait for a box that is lost during a fetch
                           (default: 60,
                           or the cache's own)
-      --broker CACHE      be the broker of a cache, for all sessions of Nix; systemd
-                          starts it (nix-lan-broker@CACHE.service)
+      --broker CACHE      be the broker of a cache, for all sessions of Nix;
+                          nix-lan-broker@CACHE.service starts it
       --stdio             what Nix adds: speak the worker protocol on stdin and
                           stdout
   -h, --help              show this

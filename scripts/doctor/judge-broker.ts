@@ -14,8 +14,8 @@ export interface Place {
 export interface BrokerFacts {
   /** Whether systemd runs this machine. */
   systemd: boolean
-  /** Whether there is a socat where nix-daemon's children find it. */
-  socat: boolean
+  /** Whether there is a perl where nix-daemon's children find it. */
+  perl: boolean
   /** Whose the cache is, by config.toml. */
   user: string
   /** Root's file for nix-lan-connect. */
@@ -73,7 +73,7 @@ function judgeBrokerUnits({ units, user }: BrokerFacts, machine: Machine): Verdi
   return foreign && failed(`${foreign.name} is for ${foreign.user}, not for ${user}`, setupAgain(machine))
 }
 
-function judgeSocket({ units, socket, socat, user }: BrokerFacts, cache: string): Verdict {
+function judgeSocket({ units, socket, perl, user }: BrokerFacts, cache: string): Verdict {
   const [unit, service] = units
   if (unit && unit.active !== 'active')
     return failed(`${unit.name} is ${unit.active}${unit.result === 'success' ? '' : ` (${unit.result})`}`, restartBroker(cache))
@@ -82,8 +82,8 @@ function judgeSocket({ units, socket, socat, user }: BrokerFacts, cache: string)
     return failed(`${socket.path} is ${socket.owner}'s, with mode ${socket.mode.toString(8)}, not ${user}'s with 600`, restartBroker(cache))
   const state = service?.active === 'active' ? 'runs' : 'starts when Nix asks'
   return ok(
-    socat
+    perl
       ? state
-      : `${state}; install socat, and no nix command starts JavaScript to ask it: that takes 25 ms, on a Raspberry Pi ten times that`,
+      : `${state}; install perl, and no nix command starts JavaScript to ask it: that takes 25 ms, on a Raspberry Pi ten times that`,
   )
 }

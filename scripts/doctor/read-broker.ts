@@ -25,7 +25,7 @@ export async function brokerFacts(cache: SshCache, user: string): Promise<Broker
   const right = parseConnectFile(connectFileText(user, cache))
   return {
     systemd: systemdRuns(),
-    socat: findIn(DIRECTORIES, ['socat']) !== undefined,
+    perl: findIn(DIRECTORIES, ['perl']) !== undefined,
     user,
     file: placeOf(file, statSync),
     settings: settings && { user: settings.user, same: textOf(settings) === textOf(right) },

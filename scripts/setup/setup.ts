@@ -306,7 +306,7 @@ function sayTroubles({ boxes }: Actions, draft: Plan, situation: Situation): voi
   if (draft.fallback) say(FALLBACK_NOTE)
   if (formerHook) say(`  Your own post-build-hook, ${formerHook}, is still called.\n`)
   sayByHand(draft)
-  if (hasBroker(situation) && findIn(DIRECTORIES, ['socat']) === undefined) say(NO_SOCAT)
+  if (hasBroker(situation) && findIn(DIRECTORIES, ['perl']) === undefined) say(NO_PERL)
   for (const { box, daemonSocket, answer, needs } of boxes) {
     if (answer.kind === 'away') say(`  ${box.ssh} is away (${answer.why}); run setup again when it is there.\n`)
     else if (answer.kind === 'shell-less') sayShellLess(box, needs, answer.why)
@@ -326,7 +326,7 @@ function sayByHand({ byHand }: Plan): void {
   say('')
 }
 
-const NO_SOCAT = `  Without socat, each nix command starts JavaScript to ask the box: 25 ms, on a Raspberry Pi ten times that. To save that, install it.
+const NO_PERL = `  Without perl, each nix command starts JavaScript to ask the box: 25 ms, on a Raspberry Pi ten times that. To save that, install it.
 `
 
 const FALLBACK_NOTE = `  fallback = true: if the box is lost in the middle of a download, Nix builds the path instead of failing.

@@ -30,7 +30,7 @@ const BUDGET: Record<string, number> = {
   demo: 205,
   'nix-lan': 630,
   'nix-lan-available': 115,
-  'nix-lan-connect': 200,
+  'nix-lan-connect': 205,
   'nix-lan-dispatcher': 80,
   'nix-lan-run': 140,
   'nix-lan-tunnel': 150,

@@ -39,12 +39,15 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
     assert.is(read('share/doc/nix-lan/LICENSE'), textOf('LICENSE'))
   })
 
-  test('the text of the programs is that of dist, but for the one line with the runtime', () => {
+  test('the text of the programs is that of dist, but for the lines with the runtime and perl', () => {
+    const perl = /^nix_lan_perl='\/nix\/store\/[a-z0-9]{32}-perl-5\.40\/bin\/perl'$/m
     const node = /^nix_lan_pinned='\/nix\/store\/[a-z0-9]{32}-nodejs-slim-20\.0\.0\/bin\/node'$/m
     for (const program of PROGRAMS) {
       const text = read(`lib/nix-lan/${program}`)
       assert.match(text, node, program)
-      assert.is(text.replace(node, "nix_lan_pinned=''"), textOf(`dist/${program}`), program)
+      const same = text.replace(node, "nix_lan_pinned=''").replace(perl, "nix_lan_perl=''")
+      assert.is(same, textOf(`dist/${program}`), program)
+      assert.is(perl.test(text), program === 'nix-lan-connect', program)
     }
   })
 

@@ -310,7 +310,7 @@ test('broker: what it needs of root, of systemd, and its socket', () => {
   const unit = { loadState: 'loaded', active: 'active', result: 'success', file: '/etc/u', same: true, needsReload: false, user: 'alice' }
   const facts: BrokerFacts = {
     systemd: true,
-    socat: true,
+    perl: true,
     user: 'alice',
     file: { path: '/etc/nix-lan/connect/pi', kind: 'file', owner: 'root', mode: 0o644 },
     settings: { user: 'alice', same: true },
@@ -327,7 +327,7 @@ test('broker: what it needs of root, of systemd, and its socket', () => {
   const RESTART = 'sudo systemctl restart nix-lan-broker@pi.socket'
   like(judged({}), 'ok', /^starts when Nix asks$/, null)
   like(judged({ units: facts.units.map((one) => ({ ...one, active: 'active' })) }), 'ok', /^runs$/, null)
-  like(judged({ socat: false }), 'ok', /install socat/, null)
+  like(judged({ perl: false }), 'ok', /install perl/, null)
   const none = { ...facts.file, kind: 'missing' as const }
   like(judged({ file: none }), 'failed', /there is no \/etc\/nix-lan\/connect\/pi/, AGAIN)
   like(judged({ file: none }, HAND), 'ok', /none here/, null)

@@ -69,7 +69,7 @@ let
     nix = linked "nix" "2.28.0" "nix-store";
     procps = linked "procps" "4.0" "pgrep";
     systemd = linked "systemd" "255" "systemctl";
-    socat = linked "socat" "1.8" "socat";
+    perl = linked "perl" "5.40" "perl";
     util-linux = linked "util-linux" "2.39" "setpriv";
     shellcheck = linked "shellcheck" "0.10" "shellcheck";
 
