@@ -307,7 +307,7 @@ async function checkOwn(facts: Facts, cache: SshCache, socket: string): Promise<
   const { system, all } = facts.conf()
   const flake = `${process.cwd()}/flake.nix`
   const replaces = flakeReplaces(readText(flake) ?? '')
-  const own = { settings: await facts.own(), own: all.slice(system.length), behind: realPath }
+  const own = { settings: await facts.own(), system, own: all.slice(system.length), behind: realPath }
   return judgeOwn({ cache: cache.name, socket, ...own, ...(replaces ? { flake } : {}) })
 }
 

@@ -1,7 +1,7 @@
 // Judges Nix on this machine: its version, its daemon, its settings. Pure: facts in, a verdict out.
 import { bytes, shellWord } from '../cli/text.ts'
 import { type ConnectUrl, connectIn, leadsTo } from '../config/kinship.ts'
-import { type Assignment, valuesOf } from '../nix/nix-conf.ts'
+import { type Assignment, noSubstitution, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
 import {
@@ -221,6 +221,8 @@ export interface OwnFacts {
   socket: string
   /** The settings Nix gets from all files, for this user. */
   settings: Settings | string
+  /** The system's assignments. */
+  system: readonly Assignment[]
   /** The user's own assignments: from the files, then from NIX_CONFIG. */
   own: readonly Assignment[]
   /** The file behind a link. */
@@ -229,9 +231,17 @@ export interface OwnFacts {
   flake?: string
 }
 
-/** `own settings`: neither the user's files nor a flake take the cache out of the system's list. */
-export function judgeOwn({ cache, socket, settings, own, behind, flake }: OwnFacts): Verdict {
+/**
+ * `own settings`: neither the user's files nor a flake take the cache out of the system's list, and
+ * substitution is on. (The daemon takes `substitute` from its client: remote-store.cc, setOptions.)
+ */
+export function judgeOwn({ cache, socket, settings, system, own, behind, flake }: OwnFacts): Verdict {
   if (typeof settings === 'string') return failed(`nix can't read your own settings: ${settings}`, 'fix ~/.config/nix/nix.conf')
+  if (settings.get('substitute') === 'false') {
+    const off = noSubstitution([...system, ...own]) ?? 'some setting'
+    const file = off === 'NIX_CONFIG' || off === 'some setting' ? off : behind(off)
+    return failed(`${off} sets substitute = false: Nix fetches from no cache at all`, `take that line out of ${file}`)
+  }
   if (!connectFor(wordsOf(settings, 'substituters'), cache, socket)) {
     const last = own.filter(({ key }) => SUBSTITUTERS.has(key)).pop()
     const where = last?.where ?? 'your own settings'

@@ -1,6 +1,6 @@
 // Reads nix.conf files without Nix to see which substituters they name: if none is ours,
 // nix-lan-run needn't start nix. Never decides what is in force: Nix does (wrapper/facts.ts).
-import { closeSync, constants, openSync, readFileSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { effectiveUid, findUser } from '../system/users.ts'
 
@@ -130,12 +130,18 @@ export function valuesOf(assignments: Assignment[], names: Set<string>, defaults
   return list
 }
 
+/** Where `substitute = false` is set, under either name (src/libstore/globals.hh), if in force. */
+export function noSubstitution(assignments: readonly Assignment[]): string | undefined {
+  const last = assignments.filter(({ key }) => key === 'substitute' || key === 'build-use-substitutes').at(-1)
+  return last?.values[0] === 'false' ? last.where : undefined
+}
+
 /** A file's text; undefined if it is missing or unreadable. */
 export function readText(path: string): string | undefined {
   let file: number | undefined
   try {
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK) // a FIFO somebody put there would block us
-    return readFileSync(file, 'utf8')
+    return fstatSync(file).isCharacterDevice() ? undefined : readFileSync(file, 'utf8') // /dev/zero has no end
   } catch {
     return undefined
   } finally {

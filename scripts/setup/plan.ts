@@ -8,7 +8,7 @@ import { parseConfig } from '../config/parse.ts'
 import { substituterUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { type Clash, clashes, isPublicKey, publicHalf } from '../nix/keys.ts'
-import type { Assignment, ReadFile } from '../nix/nix-conf.ts'
+import { type Assignment, noSubstitution, parseNixConf, type ReadFile } from '../nix/nix-conf.ts'
 import { brokerSocket, connectFile, failedDir, queueDir, socketPath, stateDir } from '../system/paths.ts'
 import { brokerSocketUnit } from '../system/systemd.ts'
 import type { User } from '../system/users.ts'
@@ -87,10 +87,13 @@ export interface Plan {
   byHand: { file: string; why: string; lines: string[] } | undefined
 }
 
-/** Where `substitute = false` is set, under either name (src/libstore/globals.hh), if in force. */
-function noSubstitution(assignments: Assignment[]): string | undefined {
-  const last = assignments.filter(({ key }) => key === 'substitute' || key === 'build-use-substitutes').at(-1)
-  return last?.values[0] === 'false' ? last.where : undefined
+/**
+ * What the user's own nix.conf says. Setup writes nothing because of it: it is only told where it
+ * switches off what setup is for.
+ */
+function ownSettings({ nixConf, user }: Situation): Assignment[] {
+  const file = `${user.home}/.config/nix/nix.conf`
+  return nixConf.file === file ? [] : parseNixConf(nixConf.read(file) ?? '', file, nixConf.read)
 }
 
 /**
@@ -148,7 +151,7 @@ export function plan(situation: Situation): Plan {
     keyFiles,
     publicKeys,
     formerHook,
-    noSubstitution: noSubstitution(without),
+    noSubstitution: noSubstitution([...without, ...ownSettings(situation)]),
     fallback: lines.includes(FALLBACK_LINE) && !now.split('\n').includes(FALLBACK_LINE),
     byHand,
   }

@@ -4,7 +4,7 @@ import { existsSync, readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, UsageError } from '../cli/errors.ts'
-import { count } from '../cli/text.ts'
+import { count, oneLine } from '../cli/text.ts'
 import { VERSION } from '../cli/version.ts'
 import { isSsh } from '../config/types.ts'
 import { daemonPid, daemonState } from '../nix/daemon.ts'
@@ -302,7 +302,7 @@ function actionItems(actions: Actions, { keyFiles }: Plan, { user, layout }: Sit
 function sayTroubles({ boxes }: Actions, draft: Plan, situation: Situation): void {
   const { formerHook, publicKeys } = draft
   if (draft.noSubstitution)
-    say(`  ${draft.noSubstitution} sets substitute = false, so Nix fetches from no cache at all; remove that line.\n`)
+    say(`  ${oneLine(draft.noSubstitution)} sets substitute = false, so Nix fetches from no cache at all; remove that line.\n`)
   if (draft.fallback) say(FALLBACK_NOTE)
   if (formerHook) say(`  Your own post-build-hook, ${formerHook}, is still called.\n`)
   sayByHand(draft)

@@ -111,8 +111,10 @@ export async function undo(options: Options, argv: readonly string[]): Promise<n
   }
   const lock = layout.single ? undefined : await takeLock('/run/nix-lan-setup.lock')
   if (lock && isBusy(lock)) throw new Failure('another nix-lan setup is running')
-  const cleaning = cleaningOf(top, readBytes, removedBy(record, layout))
-  mustBeCleanable(cleaning, layout)
+  const removed = removedBy(record, layout)
+  const cleaning = cleaningOf(top, readBytes, removed)
+  const own = layout.single ? undefined : cleaningOf(`${user.home}/.config/nix/nix.conf`, readBytes, { ...removed, publicKeys: [] }) // a key does no harm
+  mustBeCleanable(cleaning, layout, own)
   const person = await personOf(user, caches[0]?.envFile ?? `${user.home}/.bashrc`)
   const waiting = await findWaiting(caches, person, layout)
   if (!known) say(`The record of the setup, ${layout.record}, is gone. This is what was found without it.\n`)
@@ -162,16 +164,23 @@ function removedBy({ entries }: Record, layout: Layout): Removed {
 
 /**
  * Runs before anything is changed.
+ * @param own the user's own nix.conf beside the system's: it isn't ours to change, and an account
+ * that nix-daemon trusts can't build with what it would name
  * @throws Failure that names each line in the way
  */
-function mustBeCleanable({ texts, lines, unclear }: Cleaning, { single }: Layout): void {
+export function mustBeCleanable({ texts, lines, unclear }: Cleaning, { single }: Pick<Layout, 'single'>, own?: Cleaning): void {
   const fixed = [...texts.keys()].flatMap((named) => {
     const why = whyNotWritten({ named, file: realPath(named) }, !single)
     return why === undefined ? [] : [{ named, why }]
   })
   const problems = [
     ...fixed.map(({ named, why }) => `${named} ${why}: undo can't change it`),
-    ...[...unclear, ...lines.filter(({ file }) => fixed.some(({ named }) => named === file))].map(textOfLine),
+    ...[
+      ...unclear,
+      ...lines.filter(({ file }) => fixed.some(({ named }) => named === file)),
+      ...(own?.lines ?? []),
+      ...(own?.unclear ?? []),
+    ].map(textOfLine),
   ]
   if (problems.length === 0) return
   throw new Failure(

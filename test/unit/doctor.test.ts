@@ -366,8 +366,34 @@ test('own settings: a file of the user’s, NIX_CONFIG, a flake', () => {
     own: { key: string; values: string[]; where: string }[],
     flake?: string,
     behind = (file: string) => file,
-  ) => judgeOwn({ cache: 'pi', socket: SOCKET, settings: new Map([['substituters', effective]]), own, behind, ...(flake ? { flake } : {}) })
+  ) =>
+    judgeOwn({
+      cache: 'pi',
+      socket: SOCKET,
+      settings: new Map([['substituters', effective]]),
+      system: [],
+      own,
+      behind,
+      ...(flake ? { flake } : {}),
+    })
   like(judged(URL_PI, []), 'ok', /nothing of your own/, null)
+  const off = (where: string, settings = { substituters: URL_PI, substitute: 'false' }) =>
+    judgeOwn({
+      cache: 'pi',
+      socket: SOCKET,
+      settings: new Map(Object.entries(settings)),
+      system: [{ key: 'substitute', values: ['true'], where: '/etc/nix/nix.conf' }],
+      own: where === '' ? [] : [{ key: 'build-use-substitutes', values: ['false'], where }],
+      behind: (file) => `/dotfiles${file}`,
+    })
+  like(
+    off('/home/alice/nix.conf'),
+    'failed',
+    /^\/home\/alice\/nix\.conf sets substitute = false/,
+    'take that line out of /dotfiles/home/alice/nix.conf',
+  )
+  like(off('NIX_CONFIG'), 'failed', /^NIX_CONFIG sets/, 'take that line out of NIX_CONFIG')
+  like(off('/x', { substituters: URL_PI, substitute: 'true' }), 'ok', /nothing of your own/, null)
   const file = '/home/alice/.config/nix/nix.conf'
   like(
     judged('x', [{ key: 'substituters', values: ['x'], where: file }]),

@@ -8,6 +8,7 @@ import { bothHooks, keysInBlock, linesOf } from '../../scripts/setup/conf.ts'
 import { foundRecord, foundUser, prefixIn } from '../../scripts/setup/found.ts'
 import { systemLayout } from '../../scripts/setup/layout.ts'
 import { cleaningOf, type Removed } from '../../scripts/setup/mentions.ts'
+import { mustBeCleanable } from '../../scripts/setup/undo.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-undo-`)
 process.on('exit', () => rmSync(TMP, { recursive: true, force: true }))
@@ -126,6 +127,17 @@ lines('lines of the block are known by their place, not by their text', () => {
     keysInBlock(`extra-trusted-public-keys = a:b=\n# nix-lan begin\nextra-trusted-public-keys = c:d= e:f=\n# nix-lan end\n`, TOP),
     ['c:d=', 'e:f='],
   )
+})
+
+lines('a line in the user’s own nix.conf is named, and nothing is changed', () => {
+  const system = cleaned('')
+  const own = (text: string) => cleaningOf('/home/alice/.config/nix/nix.conf', () => text, REMOVED)
+  mustBeCleanable(system, { single: false }, own('cores = 4\n'))
+  for (const text of [`cores = 4\nextra-substituters = ${URL}\n`, `cores = 4\nbuild-hook = ${HOOK} x\n`])
+    assert.throws(
+      () => mustBeCleanable(system, { single: false }, own(text)),
+      /Nothing was changed\.\n {2}\/home\/alice\/\.config\/nix\/nix\.conf:2: /,
+    )
 })
 
 lines.run()

@@ -551,6 +551,9 @@ planned('substitution that is switched off is found, where it stands', () => {
   assert.is(plan(situation({}, 'substitute = false\nsubstitute = true\n')).noSubstitution, undefined)
   for (const key of ['substitute', 'build-use-substitutes'])
     assert.is(plan(situation({}, 'include x.conf\n', { '/etc/nix/x.conf': `${key} = false\n` })).noSubstitution, '/etc/nix/x.conf')
+  const own = '/home/alice/.config/nix/nix.conf'
+  assert.is(plan(situation({}, '', { [own]: 'substitute = false\n' })).noSubstitution, own)
+  assert.is(plan(situation({}, 'substitute = false\n', { [own]: 'substitute = true\n' })).noSubstitution, undefined)
 })
 
 planned('a box that is known by another name is not added again', () => {
