@@ -24,9 +24,10 @@ interface Hit {
   /** Default: 1. */
   connections?: number
   /**
-   * The box doesn't come back: so with a fallback something has to be built, else it was no hit.
+   * The box doesn't come back, and is waited for so many seconds: so with a fallback something has to
+   * be built, else it was no hit.
    */
-  forGood?: boolean
+  forGood?: number
   /** What is done before anything is looked at. */
   end?(): Promise<void>
 }
@@ -40,16 +41,21 @@ async function hit(random: Random, { fallback, happen, connections = 1, forGood,
   await on.answers()
   const { pair } = on
   if (connections > 1) await on.configure({ 'extra-substituters': pair.url.replace('?', `?max-connections=${connections}&`) })
-  if (forGood) await on.configure({ 'extra-substituters': impatient(pair.url) })
+  if (forGood) await on.configure({ 'extra-substituters': patient(pair.url, forGood) })
   try {
     const building = on.build(args, fallback)
     await building.says('copying path')
     await pause(random.integer(100, 700))
     await happen(on)
+    const cut = Date.now()
     const code = await building.ends()
+    const waited = (Date.now() - cut) / 1000
     await end?.()
     if (fallback) assert.is(code, 0, `with fallback: ${building.output()}`)
-    if (forGood) assert.match(building.output(), fallback ? /^building /m : /^error: /m)
+    if (forGood) {
+      assert.match(building.output(), fallback ? /^building /m : /^error: /m)
+      assert.ok(waited < forGood + 15 + BUILDS, `it waited ${waited} s\n${building.output()}`)
+    }
     await on.wellAfter(args)
     return code
   } finally {
@@ -57,10 +63,13 @@ async function hit(random: Random, { fallback, happen, connections = 1, forGood,
   }
 }
 
-/**
- * A connect that waits for a lost box for 5 s only, so that the tests needn't wait for a minute.
- */
-const impatient = (url: string): string => `${url}%20--patience%205`
+/** A connect that waits for a lost box for so many seconds. */
+const patient = (url: string, seconds: number): string => `${url}%20--patience%20${seconds}`
+/** So that the tests needn't wait for a minute, the default. */
+const SHORT = 5
+const DEFAULT = 60
+/** Seconds for what has to be built instead, on a busy machine. */
+const BUILDS = 30
 
 const killSsh = ({ pair }: Stage): void => pair.client.signal('ssh', 'SIGKILL')
 
@@ -94,8 +103,12 @@ for (const cut of CUTS) {
   const times = many(1, 5)
   for (let round = 1; round <= times; round++) {
     test.case(`cut, ${cut}, for good, fallback, ${round}`, async (random) => {
-      await hit(random, { fallback: true, forGood: true, happen: ({ relay }) => relay.cut(cut) })
+      await hit(random, { fallback: true, forGood: SHORT, happen: ({ relay }) => relay.cut(cut) })
     })
+    if (LONG && round <= 3)
+      test.case(`cut, ${cut}, for good, the default patience, fallback, ${round}`, async (random) => {
+        await hit(random, { fallback: true, forGood: DEFAULT, happen: ({ relay }) => relay.cut(cut) })
+      })
     for (const fallback of [true, false]) {
       const title = `cut, ${cut}, back within seconds, ${fallback ? '' : 'no '}fallback, ${round}`
       test.case(title, async (random) => assert.is(await backAgain(random, cut, fallback), 0))
@@ -131,7 +144,7 @@ async function withHttpCache(random: Random, cut: (typeof CUTS)[number]): Promis
       timeout: 300_000,
     })
     await box.must('root', 'sh', ['-c', `rm -rf ${box.dir}/http; mv /tmp/http ${box.dir}/http`])
-    await on.configure({ substituters: `${cache.url}?priority=40`, 'extra-substituters': impatient(on.pair.url) })
+    await on.configure({ substituters: `${cache.url}?priority=40`, 'extra-substituters': patient(on.pair.url, SHORT) })
     const building = on.build(args, false)
     await building.says('copying path')
     await pause(random.integer(100, 700))

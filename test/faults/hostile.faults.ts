@@ -31,11 +31,19 @@ const stage = async (): Promise<Stage> => {
  */
 type Spoil = (bytes: Buffer, before: number, connect: Socket) => void
 
+interface Way {
+  fallback: boolean
+  /** Whether the build must end well. */
+  sure?: boolean
+  /** Seconds that connect waits for a box that gets nowhere. */
+  patience?: number
+}
+
 /**
  * Has what the daemon says spoiled while something is built of which the box has all. Returns the
  * exit code, with fallback 0.
  */
-async function spoiled(spoil: () => Spoil, { fallback, sure = fallback }: { fallback: boolean; sure?: boolean }): Promise<number | null> {
+async function spoiled(spoil: () => Spoil, { fallback, sure = fallback, patience = 60 }: Way): Promise<number | null> {
   const on = await stage()
   const { pair } = on
   const args = await on.published(6, 512)
@@ -57,7 +65,9 @@ async function spoiled(spoil: () => Spoil, { fallback, sure = fallback }: { fall
   chownSync(socket, ALICE, ALICE)
   chmodSync(socket, 0o700)
   try {
-    await on.configure({ 'extra-substituters': `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${HOSTILE}` })
+    await on.configure({
+      'extra-substituters': `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${HOSTILE}%20--patience%20${patience}`,
+    })
     const building = on.build(args, fallback)
     const code = await building.ends()
     if (sure) assert.is(code, 0, building.output())
@@ -107,7 +117,11 @@ if (LONG)
   })
 // the first 100,000 bytes are what is asked of all paths, and the beginning of the first NAR
 test.case('in the middle of a NAR a byte each 10 s: given up, once for all paths, and built', async () => {
-  await spoiled(() => drip(100_000), { fallback: true })
+  const started = Date.now()
+  const patience = LONG ? 60 : 15
+  await spoiled(() => drip(100_000), { fallback: true, patience })
+  // 30 s below the floor
+  assert.ok(Date.now() - started < (30 + patience + 15 + 30) * 1000)
 })
 
 for (let round = 1; round <= many(2, 30); round++) {

@@ -8,7 +8,7 @@ import { bundle, endTogether, inParallel, installMissing, runFile, sumUp, testFi
 import { NIXES } from './stage.ts'
 
 /** How many at a time. */
-const WIDTH = 3
+const WIDTH = 4
 const LIMIT = { short: 6 * 60_000, long: 60 * 60_000 }
 
 async function main(): Promise<number> {
