@@ -1,7 +1,7 @@
 // The chart of the README: a line of dots for each main row, on a logarithmic scale where nix-lan
 // is 1: nix-lan, the baseline, and what one would use instead. Pure; one SVG for a light page, one
 // for a dark page.
-import type { Result, Results } from './results.ts'
+import type { Result } from './results.ts'
 
 const WHO = ['nix-lan', 'baseline', 'what one would use instead'] as const
 const THEMES = {
@@ -19,8 +19,8 @@ const MARGIN = 48
 const LETTER = 6.5
 
 /** An SVG with a transparent background. */
-export function chart(results: Results, theme: keyof typeof THEMES): string {
-  const rows = results.rows.flatMap(ratiosOf)
+export function chart(results: readonly Result[], theme: keyof typeof THEMES): string {
+  const rows = results.flatMap(ratiosOf)
   const { text, grid, dots } = THEMES[theme]
   const powers = powersAround(rows.flatMap(({ ratios }) => ratios.filter((ratio) => ratio !== undefined)))
   const [first = 0, last = 0] = [powers[0], powers.at(-1)]

@@ -3,7 +3,7 @@
 // and between markers of their own in docs/bench.md.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { chart } from './chart.ts'
-import type { Results } from './results.ts'
+import type { Result, Results } from './results.ts'
 import { figureTable, goalTable, linkTable, mainTable, noteList } from './tables.ts'
 
 const JSON_FILE = 'docs/bench.json'
@@ -21,6 +21,12 @@ export function writeLinks(results: Results): void {
   writeFileSync(LINK_FILE, `${JSON.stringify(results, null, 2)}\n`)
   const where = `Measured on ${results.date}: ${results.machine}. Again: \`npm run bench -- link\`.`
   insert(PAGE, [where, linkTable(results), goalTable(results, false)].join('\n\n'), 'bench link')
+  drawCharts(readResults()?.rows ?? [], results.rows)
+}
+
+/** Draws the README's chart: the main rows, then those of links. */
+function drawCharts(rows: readonly Result[], links: readonly Result[]): void {
+  for (const theme of ['light', 'dark'] as const) writeFileSync(`docs/bench-${theme}.svg`, chart([...rows, ...links], theme))
 }
 
 /** Writes everything anew. @throws Error when a file has no markers */
@@ -31,7 +37,7 @@ export function writeResults(results: Results): void {
   const notes = noteList(results)
   const parts = [where, '## The goals', goalTable(results), '## The figures', figureTable(results), notes ? `Notes:\n\n${notes}` : '']
   insert(PAGE, parts.filter((part) => part !== '').join('\n\n'))
-  for (const theme of ['light', 'dark'] as const) writeFileSync(`docs/bench-${theme}.svg`, chart(results, theme))
+  drawCharts(results.rows, readResults(LINK_FILE)?.rows ?? [])
   insert('README.md', `${mainTable(results)}\n\n${where} All rows, and how to repeat them: [${PAGE}](${PAGE}).`)
 }
 
