@@ -3,6 +3,7 @@
 import { IS_VALID_PATH, NAR_FROM_PATH, notValid } from '../protocol/operations.ts'
 import { QUERY_PATH_INFO, STDERR_LAST, u64 } from '../protocol/wire.ts'
 import { Infos } from './infos.ts'
+import { Promises } from './promises.ts'
 import type { ReadAhead } from './read-ahead.ts'
 import type { Upstream } from './upstream.ts'
 
@@ -17,6 +18,7 @@ const FEW = 3
 const REST = 60_000
 
 export class Memory {
+  readonly promises = new Promises()
   private readonly upstream: Pick<Upstream, 'further' | 'report'>
   private readonly silence: number
   private readonly silent: (reason: Error) => void

@@ -1,10 +1,12 @@
 // Asks for small NARs before Nix does, and holds each whole in memory before Nix gets a byte of it.
 // Starts only with the session's first NAR: a dry run fetches nothing.
+import { createHash } from 'node:crypto'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import { narQuestion } from '../protocol/operations.ts'
 import { Recorder, readMessages, STDERR_LAST } from '../protocol/wire.ts'
 import type { Link, Links } from './links.ts'
+import type { Promised } from './promises.ts'
 
 /** Larger NARs aren't read ahead: their round trip costs little compared with their bytes. */
 const SMALL = 4 * 2 ** 20
@@ -45,8 +47,8 @@ export class Nars {
   private readonly links: Links
   private lanes: Lane[] = []
   private opening = false
-  /** Paths that Nix has been told are there, in the order it asked, with their NARs' sizes. */
-  private readonly promised = new Map<string, number>()
+  /** Paths that Nix has been told are there, in the order it asked, with what was promised. */
+  private readonly promised = new Map<string, Promised>()
   private readonly held = new Map<string, Ahead>()
   private used = 0
   private window = FIRST
@@ -57,12 +59,9 @@ export class Nars {
     this.links = links
   }
 
-  /**
-   * Nix has been told that this path is there.
-   * @param size of its NAR, in bytes
-   */
-  promise(path: string, size: number): void {
-    if (size > 0 && size <= SMALL && !this.held.has(path)) this.promised.set(path, size)
+  /** Nix has been told that this path is there. */
+  promise(path: string, { size, hash }: Promised): void {
+    if (size > 0 && size <= SMALL && !this.held.has(path)) this.promised.set(path, { size, hash })
     if (this.promised.size > MOST_PROMISED) this.promised.delete(this.promised.keys().next().value ?? '')
     if (this.begun) this.readOn()
   }
@@ -105,16 +104,17 @@ export class Nars {
     this.dropUntaken()
     for (let lane = this.lane(); lane; lane = this.lane()) {
       const [next] = this.promised
-      if (!next || this.used + next[1] > this.window) return
+      if (!next || this.used + next[1].size > this.window) return
       this.promised.delete(next[0])
       this.ask(lane, ...next)
     }
   }
 
-  private ask(lane: Lane, path: string, size: number): void {
+  private ask(lane: Lane, path: string, promised: Promised): void {
+    const { size } = promised
     this.used += size
     lane.bytes += size
-    const nar = lane.link.ask(narQuestion(path), (reader, alive) => readNar(reader, size, alive))
+    const nar = lane.link.ask(narQuestion(path), (reader, alive) => readNar(reader, promised, alive))
     const ahead: Ahead = { size, since: undefined, nar: nar.catch(() => undefined) }
     this.held.set(path, ahead)
     ahead.nar.then((got) => {
@@ -160,10 +160,10 @@ export class Nars {
 }
 
 /**
- * Reads STDERR_LAST and a NAR of `size` bytes. Returns undefined if the box refuses or the size
- * differs.
+ * Reads STDERR_LAST and a NAR. Returns undefined if the box refuses or it isn't the promised one:
+ * the session then finds out more.
  */
-async function readNar(reader: ByteReader, size: number, alive: () => void): Promise<Buffer | undefined> {
+async function readNar(reader: ByteReader, { size, hash }: Promised, alive: () => void): Promise<Buffer | undefined> {
   const ending = await readMessages(new Recorder(reader))
   if (ending.error) return undefined
   const answer = Buffer.allocUnsafe(8 + size)
@@ -182,5 +182,5 @@ async function readNar(reader: ByteReader, size: number, alive: () => void): Pro
     floor = at + FLOOR
     alive()
   }
-  return at === answer.length ? answer : undefined
+  return at === answer.length && createHash('sha256').update(answer.subarray(8)).digest('hex') === hash ? answer : undefined
 }

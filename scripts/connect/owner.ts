@@ -13,14 +13,14 @@ import { type HeldSocket, holdSocket } from '../protocol/owned-socket.ts'
  * @returns what to connect to; release it afterwards
  * @throws BoxUnavailable
  */
-export function becomeOwner(socket: string, beforehand: () => void): HeldSocket {
+export function becomeOwner(socket: string, beforehand: (owner: { uid: number; gid: number }) => void): HeldSocket {
   const plain: HeldSocket = { path: socket, release: () => {} }
   if (process.geteuid?.() !== 0) return plain
   const owner = lstatSync(dirname(socket), { throwIfNoEntry: false })
   // Don't look for the socket as root: the directory may be appearing right now, with a link in it.
   if (!owner) throw new BoxUnavailable('missing', noTunnel(socket))
   if (owner.uid === 0) return plain
-  if (lstatSync(socket, { throwIfNoEntry: false })) beforehand()
+  if (lstatSync(socket, { throwIfNoEntry: false })) beforehand(owner)
   try {
     process.setgroups?.([owner.gid])
     process.setgid?.(owner.gid)

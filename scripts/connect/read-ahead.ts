@@ -177,7 +177,7 @@ export class ReadAhead {
    */
   private promised(path: string, answer: Buffer): void {
     const fields = fieldsOf(answer)
-    this.nars.promise(path, fields.size)
+    this.nars.promise(path, fields)
     this.readReferences(fields)
   }
 

@@ -11,11 +11,14 @@ import type { Acquaintance } from '../protocol/dial-for-client.ts'
 import { NarEnd } from '../protocol/nar-end.ts'
 import {
   emptyAnswer,
+  IS_VALID_PATH,
   NAR_FROM_PATH,
   notValid,
   OPERATIONS,
   type Operation,
+  pathInfoQuestion,
   QUERY_REALISATION,
+  readInfoAnswer,
   readRequest,
   readShape,
   soundAnswer,
@@ -42,6 +45,7 @@ import {
 } from '../protocol/wire.ts'
 import { type Client, ClientGone } from './client.ts'
 import { Memory } from './memory.ts'
+import { type Promised, promisedBy } from './promises.ts'
 import type { Upstream } from './upstream.ts'
 
 /**
@@ -79,6 +83,22 @@ const STRICT_OPERATIONS: typeof OPERATIONS = new Map(
  * for a NAR (2.8.0, remote-store.cc, narFromPath; fixed in 2.23.0).
  */
 export class NarUndelivered extends Failure {}
+
+/**
+ * The box can't deliver a path, or delivers something else than it has promised: its copy is
+ * damaged. Or it was deleted, or chance had a hand in it: it is asked once more.
+ */
+class Damaged extends Error {
+  /** Whether the box can be asked the next question. */
+  readonly inStep: boolean
+  constructor(message: string, inStep = false) {
+    super(message)
+    this.inStep = inStep
+  }
+}
+
+/** Why a box may fail to deliver a path that is fine. */
+const BUSY = /Too many open files|Cannot allocate memory|Resource temporarily unavailable|[Ii]nterrupted/
 
 /**
  * Serves Nix until it closes the connection.
@@ -123,13 +143,21 @@ async function converse(client: Client, upstream: Upstream, memory: Memory, pati
         break
       }
       const request = await readRequest(client.reader, operation)
+      const isDamaged = (): boolean =>
+        (number === QUERY_PATH_INFO || number === IS_VALID_PATH) && upstream.damage?.has(request.first) === true
+      if (isDamaged()) {
+        await client.write(emptyAnswer(operation, request.first))
+        continue
+      }
       const known = await memory.answer(number, request.first)
       if (known) {
+        if (number === QUERY_PATH_INFO && known.readUInt32LE(0) === STDERR_LAST) memory.promises.made(request.first, known.subarray(8))
         if (number === NAR_FROM_PATH) countNar(upstream, request.first, known.length - 8) // before the last byte: see relayNar()
         await client.write(known)
         continue
       }
       const question: Question = { number, operation, ...request, patience }
+      if (number === NAR_FROM_PATH) question.promised = memory.promises.due(request.first)
       const shared = operation.local || number === NAR_FROM_PATH ? undefined : upstream.ask
       let asked = performance.now()
       if (shared) await answerShared(client, shared, question, upstream)
@@ -142,6 +170,10 @@ async function converse(client: Client, upstream: Upstream, memory: Memory, pati
           }
           box ??= await upstream.dial()
         }
+        if (isDamaged()) {
+          await client.write(emptyAnswer(operation, request.first)) // the notes are opened by the first dial
+          continue
+        }
         if (box) startClock()
         asked = performance.now()
         box = await answer(client, box, question, upstream)
@@ -151,6 +183,7 @@ async function converse(client: Client, upstream: Upstream, memory: Memory, pati
           box = upstream.release(box)
         }
       }
+      if (question.found && upstream.damage) memory.promises.made(request.first, question.found)
       if (question.found !== undefined)
         await memory.learn(request.first, question.found, performance.now() - asked, () => client.bothWays())
     }
@@ -256,6 +289,10 @@ interface Question {
   /** The path it is about. */
   first: string
   patience: Patience
+  /** What Nix was told of the path whose NAR it wants; undefined: not known here. */
+  promised?: Promised | undefined
+  /** Why its copy on the box seems to be damaged. */
+  doubt?: string
   /**
    * What the box has said about a path, from "I have it" on; null: it lacks it; undefined: the
    * question was another, or it failed.
@@ -357,8 +394,20 @@ async function deliver(client: Client, first: Box | null, question: Question, up
         upstream.answered?.(true)
         return box
       } catch (error) {
+        if (error instanceof Damaged && error.inStep && question.doubt === undefined) {
+          question.doubt = error.message
+          continue
+        }
         box.socket.destroy()
         if (error instanceof ClientGone || error instanceof NarUndelivered) throw error
+        if (error instanceof Damaged) {
+          const again = wait ?? upstream.redial?.(patience.since)
+          if (!again || question.doubt !== undefined) throw damaged(question, error.message, upstream)
+          question.doubt = error.message
+          box = await again.next()
+          if (!box) throw new NarUndelivered(error.message)
+          continue
+        }
         const kind = error instanceof BoxUnavailable && error.kind === 'slow' ? 'slow' : 'broken'
         const what = kind === 'slow' ? 'the box gets nowhere' : 'the box was lost'
         lost = new BoxUnavailable(kind, `${what} in the middle of ${path}: ${(error as Error).message}`)
@@ -368,7 +417,7 @@ async function deliver(client: Client, first: Box | null, question: Question, up
         same = delivered.seen > 0 && delivered.seen === seen ? same + 1 : 0
         seen = delivered.seen
         if (same >= SAME && kind !== 'slow')
-          throw new NarUndelivered(`the box can't read ${path}: it breaks off at the same byte each time`)
+          throw damaged(question, `the box can't read ${path}: it breaks off at the same byte each time`, upstream)
       } finally {
         patience.listening = false
       }
@@ -378,6 +427,13 @@ async function deliver(client: Client, first: Box | null, question: Question, up
     if (client.gone) throw new ClientGone('Nix has closed the connection')
     if (!box) throw new NarUndelivered(lost.message)
   }
+}
+
+/** Notes that a path is damaged on the box. @returns what ends the stream */
+function damaged({ first }: Question, why: string, { damage, report }: Upstream): NarUndelivered {
+  if (damage) damage.found(first, why)
+  else report(why)
+  return new NarUndelivered(why)
 }
 
 /**
@@ -432,10 +488,10 @@ interface Delivered {
 
 /**
  * Asks for a NAR and passes it on, from where it broke off. Holds it back until it is whole or has
- * more than HELD bytes: what Nix hasn't had a byte of can't break. That a continued NAR is still
- * the same one, Nix checks itself: it knows the hash of the whole.
+ * more than HELD bytes: what Nix hasn't had a byte of can't break. It is hashed on the way: Nix
+ * checks it itself, but doesn't say that it was wrong.
  * @param left seconds of patience, when it was lost before
- * @throws NarUndelivered when the box can't read the path, or has another one now
+ * @throws Damaged; NarUndelivered when the box has another path by that name now, or none
  */
 async function relayNar(
   client: Client,
@@ -448,22 +504,29 @@ async function relayNar(
   const { first, patience } = question
   const limit = Math.min(SILENCE, Math.max(AGAIN, left))
   Object.assign(patience, { box, left: limit, limit, listening: true, nar: true, since: performance.now() })
-  await send(box, Buffer.concat([u64(question.number), question.bytes]))
+  // What Nix was told, perhaps by another process; and whether it still holds. In the same round trip.
+  const asksAgain = upstream.damage !== undefined && (question.promised === undefined || question.doubt !== undefined)
+  const request = Buffer.concat([u64(question.number), question.bytes])
+  await send(box, asksAgain ? Buffer.concat([pathInfoQuestion(first), request]) : request)
+  const hash = upstream.damage && (await import('node:crypto')).createHash('sha256') // 3 ms, while the box answers
+  if (asksAgain) {
+    const now = await readInfoAnswer(box.reader)
+    if (now === null) throw new NarUndelivered(`the box has deleted ${first}`)
+    if (now) question.promised = promisedBy(now)
+  }
+  const promised = hash && question.promised
   const messages = new Recorder(box.reader)
   const ending = await readMessages(messages)
-  if (ending.error) {
-    const reason = `the box can't read ${first}: ${ending.message}`
-    upstream.report(reason)
-    throw new NarUndelivered(reason)
-  }
+  if (ending.error) throw cannotRead(first, ending.message, upstream)
   const end = new NarEnd()
+  let stray = false // what follows is no NAR: nix-daemon's error, in the middle of it
   const scan = (chunk: Buffer): number => {
     try {
       return end.scan(chunk)
     } catch {
-      const reason = `the box can't read ${first}: it breaks off, and something else follows`
-      upstream.report(reason)
-      throw new NarUndelivered(reason)
+      if (end.stray < 0) throw cannotRead(first, 'it breaks off, and something else follows', upstream)
+      stray = true
+      return end.stray
     }
   }
   const skip = delivered.bytes
@@ -471,6 +534,7 @@ async function relayNar(
   let seen = 0
   let scanned = 0 // bytes seen when patience was last renewed
   delivered.seen = 0
+  let wrong: string | undefined
   let late: Promise<void> | undefined
   const pass = (bytes: Buffer): void => {
     if (held) held.push(Buffer.from(bytes))
@@ -495,6 +559,14 @@ async function relayNar(
       patience.since = performance.now()
     }
     if (end.done && seen < skip) throw new NarUndelivered(`the box has another ${first} than before`)
+    hash?.update(chunk.subarray(0, length))
+    if (promised && seen > promised.size)
+      throw new Damaged(`the box sends more of ${first} than the ${promised.size} bytes it has promised`)
+    if (end.done && hash && promised && hash.digest('hex') !== promised.hash) {
+      wrong = `the box sends a ${first} whose SHA-256 isn't the one it has promised`
+      if (held) return length
+      damaged(question, wrong, upstream) // Nix has all but the end, and will tell the user
+    }
     // before the last byte: once Nix has that, it has what it wants and may kill us
     if (end.done) countNar(upstream, first, seen)
     if (from < length) pass(chunk.subarray(from, length))
@@ -507,10 +579,26 @@ async function relayNar(
     patience.listening = true
     late = undefined
   }
-  while (!end.done) {
-    await box.reader.stream(take, () => end.done || late !== undefined)
+  while (!end.done && !stray) {
+    await box.reader.stream(take, () => end.done || stray || late !== undefined)
     await taken()
   }
+  if (stray) throw cannotRead(first, await wordsOf(box), upstream)
+  if (wrong !== undefined && held) throw new Damaged(wrong, true)
+}
+
+/** What nix-daemon says in the middle of a NAR (2.8.0, daemon.cc, processConnection). */
+async function wordsOf(box: Box): Promise<string> {
+  const ending = await readMessages(new Recorder(box.reader)).catch(() => undefined)
+  return ending?.error ? ending.message : 'it breaks off, and something else follows'
+}
+
+/** The box can't read a path: its copy is damaged, unless the box is just short of something. */
+function cannotRead(path: string, why: string, upstream: Upstream): Error {
+  const reason = `the box can't read ${path}: ${why}`
+  if (!BUSY.test(why)) return new Damaged(reason)
+  upstream.report(reason)
+  return new NarUndelivered(reason)
 }
 
 /**

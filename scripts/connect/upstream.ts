@@ -6,6 +6,7 @@ import { inSeconds, oneLine } from '../cli/text.ts'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
 import type { ByteReader } from '../protocol/byte-reader.ts'
 import type { Acquaintance } from '../protocol/dial-for-client.ts'
+import { Damage } from '../system/damage.ts'
 import { identity } from '../system/outage-note.ts'
 import { fetchedBy, Transfers } from '../system/transfers.ts'
 import { type Loss, Outage } from './outage.ts'
@@ -81,6 +82,15 @@ export interface Upstream {
   release?(box: Box): null
   /** Connects for a pipe, whose connection no other session will use; default: dial(). */
   dialApart?(): Promise<Box | null>
+  /**
+   * What is damaged on the box. Without this, nothing is checked that Nix checks itself.
+   */
+  damage?: {
+    /** Whether a path is noted as damaged: it counts as missing. */
+    has(path: string): boolean
+    /** Notes that a path is. @param why what the box did */
+    found(path: string, why: string): void
+  }
   /** Opens the extra connections to read ahead on; without it nothing is read ahead. */
   further?: Further
   /** For uploads and people: pass the box's errors on as they are. */
@@ -99,10 +109,13 @@ export interface Waiting {
 class Dialler {
   private readonly target: Target
   private readonly transfers: Transfers
+  private readonly damage: Damage
+  private dialled = false
 
   constructor(target: Target, counts?: string) {
     this.target = target
     this.transfers = new Transfers(fetchedBy(target.socket), counts)
+    this.damage = new Damage(target.socket, counts)
   }
 
   /** @throws BoxUnavailable */
@@ -123,14 +136,27 @@ class Dialler {
 
   private async through<T>(connect: (way: string) => Promise<T>): Promise<T> {
     const { socket } = this.target
-    const way = becomeOwner(socket, () => this.transfers.open()) // that file is root's
+    const way = becomeOwner(socket, (owner) => {
+      this.transfers.open() // that file is root's
+      this.damage.open(owner)
+    })
     try {
       if (!lstatSync(socket, { throwIfNoEntry: false })) throw new BoxUnavailable('missing', noTunnel(socket))
-      return await connect(way.path)
+      const connection = await connect(way.path)
+      this.dialled = true
+      return connection
     } finally {
       way.release()
     }
   }
+
+  /** As root it is known only once root's rights have been given up: the notes are the owner's. */
+  isDamaged(path: string): boolean {
+    return (this.dialled || process.geteuid?.() !== 0) && this.damage.has(path)
+  }
+
+  /** Notes a path. @returns whether that is news */
+  foundDamaged = (path: string): boolean => this.damage.add(path)
 
   readonly fetched = (bytes: number): void => this.transfers.add(1, bytes)
 }
@@ -237,6 +263,9 @@ export function redialling(target: Target | null, counts?: string): Upstream {
     }
     return { next, left }
   }
+  function damaged(path: string, why: string): void {
+    if (dialler?.foundDamaged(path)) report(`${path} is damaged on the box, and counts as missing from now on: ${why}`)
+  }
   let told = false
   let [glanced, over] = [Number.NEGATIVE_INFINITY, false]
   return {
@@ -259,6 +288,7 @@ export function redialling(target: Target | null, counts?: string): Upstream {
     },
     ...(dialler &&
       target && {
+        damage: { has: (path: string) => dialler.isDamaged(path), found: damaged },
         fetched: dialler.fetched,
         further: { dial: () => dialler.dial(), identity: () => identity(target.socket), socket: target.socket },
       }),

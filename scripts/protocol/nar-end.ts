@@ -16,6 +16,12 @@ export class NarEnd {
   private partial: Buffer = Buffer.alloc(0) // the start of an item that the end of a chunk cut off
   private dataNext = false
 
+  /**
+   * How many bytes of the chunk that scan() threw at came before what is no NAR; −1 if that began
+   * in an earlier chunk.
+   */
+  stray = -1
+
   /** Whether the closing parenthesis of the outermost node has been seen. */
   get done(): boolean {
     return this.begun && this.depth === 0
@@ -35,6 +41,7 @@ export class NarEnd {
         at += step
         continue
       }
+      this.stray = this.partial.length === 0 ? at : -1
       const needed = this.itemHead(chunk, at)
       if (needed === 0) {
         this.partial = Buffer.concat([this.partial, chunk.subarray(at)])

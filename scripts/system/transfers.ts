@@ -94,23 +94,30 @@ export function userTransfers(home: string | undefined, stateHome: string | unde
 }
 
 /**
- * Opens this month's file, creating it and its directory if needed. Only in a directory that is
- * ours and that nobody else can write to, so nobody can plant a link there. @returns null if there
- * is no such place
+ * Opens this month's file, creating it and its directory if needed. @returns null if there is no
+ * such place
  */
 function openFile(directory: string, name: string, now: number): number | null {
   try {
-    let stat = lstatSync(directory, { throwIfNoEntry: false })
-    if (!stat) {
-      mkdirSync(directory, { recursive: true, mode: 0o755 })
-      if (process.geteuid?.() === 0) chmodSync(directory, 0o755) // everybody's status must be able to read it, whatever the umask
-      stat = lstatSync(directory)
-    }
-    if (!stat.isDirectory() || stat.uid !== process.geteuid?.() || (stat.mode & 0o022) !== 0) return null
-    return openMonth(directory, name, now)
+    return ownDirectory(directory) ? openMonth(directory, name, now) : null
   } catch {
     return null // such as on a read-only file system
   }
+}
+
+/**
+ * Whether a directory is ours, and nobody else can write to it, so nobody can plant a link there.
+ * Makes it if needed.
+ * @throws when it can't be made
+ */
+export function ownDirectory(directory: string): boolean {
+  let stat = lstatSync(directory, { throwIfNoEntry: false })
+  if (!stat) {
+    mkdirSync(directory, { recursive: true, mode: 0o755 })
+    if (process.geteuid?.() === 0) chmodSync(directory, 0o755) // everybody's status must be able to read it, whatever the umask
+    stat = lstatSync(directory)
+  }
+  return stat.isDirectory() && stat.uid === process.geteuid?.() && (stat.mode & 0o022) === 0
 }
 
 /** More bytes than a month of non-stop fetching leaves. */

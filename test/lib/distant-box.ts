@@ -1,5 +1,6 @@
 // A box at the other end of a link with a delay: a server in this process that knows some paths and
 // their NARs, and counts what it is asked.
+import { createHash } from 'node:crypto'
 import { createServer, type Server, type Socket } from 'node:net'
 import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
 import { errorAnswer, MAGIC_SERVER, Recorder, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
@@ -15,8 +16,9 @@ export interface Kept {
   references?: readonly string[]
   /** Default: one. */
   signatures?: readonly string[]
-  /** What the box says of the NAR's size; default: the truth. */
+  /** What the box says of the NAR's size and SHA-256 (base 16); default: the truth. */
   size?: number
+  hash?: string
 }
 
 export interface Asked {
@@ -120,7 +122,8 @@ export class DistantBox {
 }
 
 /** What follows "I have it" in the answer to QueryPathInfo. */
-export function infoOf({ nar, references = [], signatures = [SIGNATURE], size = nar.length }: Kept): Buffer {
-  const before = [string(''), string('0'.repeat(64)), strings([...references])]
+export function infoOf({ nar, references = [], signatures = [SIGNATURE], size = nar.length, hash }: Kept): Buffer {
+  const sha256 = hash ?? createHash('sha256').update(nar).digest('hex')
+  const before = [string(''), string(sha256), strings([...references])]
   return Buffer.concat([...before, u64(1), u64(size), u64(0), strings([...signatures]), string('')])
 }

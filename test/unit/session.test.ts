@@ -1,5 +1,6 @@
 // What Nix is answered: from a box that answers, that lacks a path, that fails, that dies at any
 // byte, and without one.
+import { createHash } from 'node:crypto'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Away } from '../../scripts/cli/errors.ts'
@@ -10,6 +11,7 @@ import { ByteReader } from '../../scripts/protocol/byte-reader.ts'
 import type { Acquaintance } from '../../scripts/protocol/dial-for-client.ts'
 import { notValid, readShape } from '../../scripts/protocol/operations.ts'
 import { errorAnswer, Recorder, readMessages, STDERR_LAST, string, strings, u64 } from '../../scripts/protocol/wire.ts'
+import { infoOf } from '../lib/distant-box.ts'
 import { acquaintanceOf, boxOf, clientOf, hello, nar, readerOf, SIGNATURE, same } from '../lib/wire.ts'
 
 const test = suite('session')
@@ -63,21 +65,41 @@ interface Outcome {
   lines: string[]
   lost: string[]
   failed: Error | null
+  noted: Noted[]
+}
+
+/** A path that was noted as damaged. */
+interface Noted {
+  path: string
+  why: string
 }
 
 /**
  * Serves a Nix that sends these requests after its hello, with these boxes, one after the other.
  * @param waits for a box that is lost
+ * @param noted as damaged; undefined: nothing is checked
  */
-async function session(requests: Buffer[], boxes: (ReturnType<typeof boxOf> | null)[], chunk?: number, waits = false): Promise<Outcome> {
+async function session(
+  requests: Buffer[],
+  boxes: (ReturnType<typeof boxOf> | null)[],
+  chunk?: number,
+  waits = false,
+  noted?: Noted[],
+): Promise<Outcome> {
   const client = clientOf(Buffer.concat([hello(), ...requests]), chunk)
   const given = [...boxes]
-  const outcome: Outcome = { answers: Buffer.alloc(0), asked: Buffer.alloc(0), lines: [], lost: [], failed: null }
+  const outcome: Outcome = { answers: Buffer.alloc(0), asked: Buffer.alloc(0), lines: [], lost: [], failed: null, noted: noted ?? [] }
   const upstream: Upstream = {
     dial: async () => given.shift() ?? null,
     lost: (error) => outcome.lost.push(error.message),
     report: (text) => outcome.lines.push(text),
     ...(waits && { redial: () => ({ next: async () => given.shift() ?? null, left: () => 60_000 }) }),
+    ...(noted && {
+      damage: {
+        has: (path: string) => noted.some((one) => one.path === path),
+        found: (path: string, why: string) => void noted.push({ path, why }),
+      },
+    }),
     strict: false,
   }
   await serve(client, upstream).catch((error) => {
@@ -491,6 +513,121 @@ test('a NAR that the box refuses, or that is asked for while it is away: the str
   assert.instance(away.failed, NarUndelivered)
   assert.is(away.answers.length, 0)
   assert.equal(away.lost, [`the box is away, and can't deliver ${PATH}`])
+})
+
+/** What a box says of a path whose NAR is `bytes`, as far as that is true. */
+const infoFor = (bytes: Buffer, hash = createHash('sha256').update(bytes).digest('hex')): Buffer =>
+  Buffer.concat([LAST, u64(1), infoOf({ nar: bytes, hash })])
+const OTHER = nar({ entries: { a: { file: 'jello' }, b: { link: '(' } } })
+const LARGE = nar({ file: Buffer.alloc(3 * 2 ** 20, 'a') })
+const SPOILT = nar({ file: Buffer.alloc(3 * 2 ** 20, 'b') })
+/** nix-daemon's error in the middle of a stream: it has said STDERR_LAST. */
+const BROKEN_OFF = Buffer.concat([
+  LAST,
+  NAR.subarray(0, NAR.lastIndexOf('node') + 8),
+  errorAnswer("getting status of '/nix/store/x/b': Input/output error"),
+])
+
+for (const [what, wire, why] of [
+  ['other bytes', Buffer.concat([LAST, OTHER]), /SHA-256/],
+  ['fewer bytes', Buffer.concat([LAST, nar({ file: '' })]), /SHA-256/],
+  [
+    'more bytes',
+    Buffer.concat([LAST, nar({ entries: { a: { file: 'hello' }, b: { link: '(' }, c: { file: 'more' } } })]),
+    /more of .* than the/,
+  ],
+  ['an error', errorAnswer('No such file'), /can't read .*: No such file$/],
+  ['an error in the middle', BROKEN_OFF, /can't read .*: getting status of .*: Input\/output error$/],
+] as const) {
+  test(`a damaged copy on the box, ${what}: asked twice, then noted, and Nix gets none of it; from then on it is missing`, async () => {
+    const again = Buffer.concat([infoFor(NAR), wire, LAST, u64(1)])
+    const { answers, failed, noted, asked } = await session(
+      [pathInfo, narFromPath],
+      [boxOf(Buffer.concat([infoFor(NAR), wire, again])), boxOf(again)],
+      undefined,
+      true,
+      [],
+    )
+    assert.instance(failed, NarUndelivered)
+    same(answers, infoFor(NAR))
+    assert.is(noted.length, 1)
+    assert.match(noted[0]?.why ?? '', why)
+    same(asked, Buffer.concat([pathInfo, narFromPath, pathInfo, narFromPath]), 'asked')
+    const later = await session([isValid, pathInfo], [boxOf(Buffer.alloc(0))], undefined, true, noted)
+    same(later.answers, Buffer.concat([LAST, u64(0), notValid(PATH)]))
+    assert.is(later.asked.length, 0)
+  })
+
+  test(`${what} from the box, once: asked again, and Nix gets the good one`, async () => {
+    const good = Buffer.concat([infoFor(NAR), LAST, NAR, LAST, u64(1)])
+    const boxes = [boxOf(Buffer.concat([infoFor(NAR), wire, ...(/SHA/.test(String(why)) ? [good] : [])])), boxOf(good)]
+    const { answers, failed, noted } = await session([pathInfo, narFromPath, isValid], boxes, undefined, true, [])
+    assert.is(failed, null)
+    same(answers, Buffer.concat([infoFor(NAR), LAST, NAR, LAST, u64(1)]))
+    assert.equal(noted, [])
+  })
+
+  test(`${what} from the box, of a path that it has deleted meanwhile: not noted`, async () => {
+    const boxes = [boxOf(Buffer.concat([infoFor(NAR), wire, notValid(PATH)])), boxOf(notValid(PATH))]
+    const { failed, noted } = await session([pathInfo, narFromPath], boxes, undefined, true, [])
+    assert.instance(failed, NarUndelivered)
+    assert.equal(noted, [])
+  })
+}
+
+test('a large damaged copy: Nix gets it, and rejects it itself; it is noted before the last byte', async () => {
+  const box = boxOf(Buffer.concat([infoFor(LARGE), LAST, SPOILT, LAST, u64(1)]))
+  const { answers, failed, noted } = await session(
+    [pathInfo, narFromPath, Buffer.concat([u64(1), string(`${PATH}y`)])],
+    [box],
+    undefined,
+    true,
+    [],
+  )
+  assert.is(failed, null)
+  same(answers, Buffer.concat([infoFor(LARGE), LAST, SPOILT, LAST, u64(1)]))
+  assert.equal(
+    noted.map(({ path }) => path),
+    [PATH],
+  )
+})
+
+test('a large NAR that is continued is checked from its first byte on', async () => {
+  for (const [rest, count] of [
+    [LARGE, 0],
+    [SPOILT, 1],
+  ] as const) {
+    const first = Buffer.concat([infoFor(LARGE), LAST, LARGE]).subarray(0, -(2 ** 20))
+    const { failed, noted } = await session(
+      [pathInfo, narFromPath],
+      [boxOf(first), boxOf(Buffer.concat([LAST, rest]))],
+      undefined,
+      true,
+      [],
+    )
+    assert.is(failed, null)
+    assert.is(noted.length, count)
+  }
+})
+
+test('a NAR whose promise another process made: it is asked for in the same round trip', async () => {
+  const box = boxOf(Buffer.concat([infoFor(NAR), LAST, NAR]))
+  const { answers, asked, noted } = await session([narFromPath], [box], undefined, true, [])
+  same(answers, Buffer.concat([LAST, NAR]))
+  same(asked, Buffer.concat([pathInfo, narFromPath]))
+  assert.equal(noted, [])
+})
+
+test('a box that is short of file descriptors has no damaged copy', async () => {
+  const { failed, noted, lines } = await session(
+    [narFromPath],
+    [boxOf(Buffer.concat([infoFor(NAR), errorAnswer('Too many open files')]))],
+    undefined,
+    true,
+    [],
+  )
+  assert.instance(failed, NarUndelivered)
+  assert.equal([noted, lines], [[], [`the box can't read ${PATH}: Too many open files`]])
 })
 
 test('realisations are answered "none" without asking: a box without the feature aborts at the question', async () => {
