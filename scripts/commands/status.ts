@@ -28,6 +28,7 @@ import {
   timestamp,
   type UnitsOf,
 } from '../status/status.ts'
+import { damagedOn } from '../system/damage.ts'
 import { isLocked } from '../system/lock.ts'
 import { noteFolder, whoWaits } from '../system/outage-note.ts'
 import { socketPath, uploadLock } from '../system/paths.ts'
@@ -90,6 +91,7 @@ apply:
   notKept   why the box keeps nothing of what was uploaded last
   box       what the daily look found: at (a time) and what nix-lan box look
             prints; null: none yet
+  damaged   paths whose copies on the box are damaged
 
 Exit code: 0 done, whatever is away; 1 something could not be asked; 2 wrong
 usage or configuration.
@@ -171,6 +173,8 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   const unitsOf = units.get(cache.name) ?? null
   const tunnelState = own ? readTunnelState(config.uid, cache.name) : undefined // root doesn't read a user's file
   const wait = whoWaits(own ? [noteFolder(0), noteFolder(config.uid)] : [noteFolder(0)], path, Date.now())
+  const counts = own ? ownTransfers() : userTransfers(config.home, undefined)
+  const damaged = [...damagedOn({ cache: cache.name, socket: path, own: counts }).keys()]
   const unkept = own && cache.keep !== 0 ? notKept(ownTransfers(), cache.name) : undefined
   const box = own ? readBoxLook(ownTransfers(), cache.name) : undefined
   queue.uploading ||= isRunning(unitsOf?.upload)
@@ -191,6 +195,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
     uploaded: transfersOf(uploadedTo(cache.name), cache, config),
     ...(unkept === undefined ? {} : { notKept: unkept }),
     ...(box === undefined ? {} : { box }),
+    ...(damaged.length === 0 ? {} : { damaged }),
   }
 }
 

@@ -12,8 +12,10 @@ import { NixError } from '../nix/nix.ts'
 import { type Keys, readKeys } from '../nix/signature.ts'
 import type { Daemon } from '../protocol/daemon-ops.ts'
 import { FIRST_ANSWER, usable } from '../reach/reach.ts'
+import { damagedOn } from '../system/damage.ts'
 import { socketPath } from '../system/paths.ts'
 import { touchSocket } from '../system/touch.ts'
+import { ownTransfers } from '../system/transfers.ts'
 import type { Keeper } from './collect.ts'
 import { type Doubt, doubts, doubtsOf } from './confirm.ts'
 import { type BothSettings, believedKeys, type Here, inForce, isInForce } from './facts.ts'
@@ -117,7 +119,8 @@ async function ask(cache: SshCache, uid: number, here: Here, keys: Keys): Promis
   try {
     const valid = await box.valid([...here.known.keys()])
     const there = await box.infos([...here.known.keys()].filter((path) => valid.has(path)))
-    return doubtsOf(here.known, there, keys)
+    const damaged = damagedOn({ cache: cache.name, socket: socketPath(uid, cache.name), own: ownTransfers() })
+    return doubtsOf(here.known, there, keys, (path) => damaged.has(path))
   } finally {
     box.close()
   }

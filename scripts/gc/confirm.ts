@@ -10,6 +10,8 @@ export type Doubt =
   | 'missing'
   /** The box has something else by that name: another hash, other references. */
   | 'different'
+  /** Its copy on the box is damaged (see system/damage.ts). */
+  | 'damaged'
   /** Nothing Nix here trusts vouches for it. */
   | 'unsigned'
   /** It refers to something in doubt. */
@@ -21,14 +23,22 @@ export type Local = FullInfo
 /** What a store claims to have; anything may be in it. */
 export type Offer = ReadonlyMap<string, FullInfo>
 
+/** Whether a store's copy of a path is known to be damaged, whatever the store claims. */
+export type IsDamaged = (path: string) => boolean
+
 /**
  * The doubts about each path in one store's offer, leaving its references aside.
  * @param here what is known here
  */
-export function doubtsOf(here: ReadonlyMap<string, Local>, offer: Offer, keys: Keys): Map<string, Doubt> {
+export function doubtsOf(
+  here: ReadonlyMap<string, Local>,
+  offer: Offer,
+  keys: Keys,
+  isDamaged: IsDamaged = () => false,
+): Map<string, Doubt> {
   return new Map(
     [...here].flatMap(([path, local]): [string, Doubt][] => {
-      const doubt = doubtOf(local, offer.get(path), keys)
+      const doubt = offer.has(path) && isDamaged(path) ? 'damaged' : doubtOf(local, offer.get(path), keys)
       return doubt === undefined ? [] : [[path, doubt]]
     }),
   )

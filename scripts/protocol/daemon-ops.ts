@@ -8,7 +8,8 @@
 import { batches, NixError } from '../nix/nix.ts'
 import { type Box, BoxUnavailable, send } from './box.ts'
 import { dialBox } from './dial.ts'
-import { pathInfoQuestion, QUERY_ALL_VALID_PATHS, validPathsQuestion } from './operations.ts'
+import { NarEnd } from './nar-end.ts'
+import { narQuestion, pathInfoQuestion, QUERY_ALL_VALID_PATHS, validPathsQuestion } from './operations.ts'
 import { Recorder, readMessages, string, strings, u64 } from './wire.ts'
 
 const ADD_TO_STORE = 7
@@ -17,6 +18,7 @@ const ADD_INDIRECT_ROOT = 12
 const FIND_ROOTS = 14
 const COLLECT_GARBAGE = 20
 const QUERY_VALID_DERIVERS = 33
+const ADD_TO_STORE_NAR = 39
 
 /** GCOptions::GCAction (src/libstore/gc-store.hh). */
 const RETURN_DEAD = 1
@@ -89,7 +91,7 @@ export class Daemon {
         if ((await answer.u64()) !== 0) infos.set(path, await readInfo(answer, path))
         each?.(n + 1)
       },
-      'is not valid',
+      { miss: 'is not valid' },
     )
     return infos
   }
@@ -194,6 +196,63 @@ export class Daemon {
     return path
   }
 
+  /**
+   * Reads a path's NAR.
+   * @param take is lent each chunk
+   */
+  async nar(path: string, take: (chunk: Buffer) => Promise<void> | void): Promise<void> {
+    await this.ask([narQuestion(path)], async (_, __, alive) => {
+      const { reader } = this.box
+      const end = new NarEnd()
+      while (!end.done) {
+        const chunk = await reader.peek()
+        const length = end.scan(chunk)
+        await take(chunk.subarray(0, length))
+        reader.consume(length)
+        alive()
+      }
+    })
+  }
+
+  /**
+   * Replaces a path's copy, which is damaged, or adds the path. Needs no trust if the store believes
+   * one of the signatures, or the path is content-addressed; what refers to it there may stay. The
+   * daemon deletes its copy first, and checks the hash last. Without a signature that it believes it
+   * touches nothing (2.8.0, 2.26.3, 2.34.8, src/libstore/daemon.cc, local-store.cc, addToStore).
+   * @param nar writes the NAR, in chunks
+   * @throws Refused, in the daemon's words
+   */
+  async repair(info: FullInfo, nar: (write: (chunk: Buffer) => Promise<void>) => Promise<void>): Promise<void> {
+    const { path, deriver, hash, references, registered, size, signatures, contentAddress } = info
+    const fields = [string(path), string(deriver), string(hash), strings(references), u64(registered), u64(size), u64(0)]
+    // repair; and that signatures aren't to be checked: no
+    const head = [u64(ADD_TO_STORE_NAR), ...fields, strings(signatures), string(contentAddress), u64(1), u64(0)]
+    await this.ask([Buffer.concat(head)], async () => {}, {
+      more: async (alive) => {
+        // a framed stream: chunks, each after its length, and a 0 (1.23 and later)
+        await nar(async (chunk) => {
+          await this.write(Buffer.concat([u64(chunk.length), chunk]))
+          alive()
+        })
+        await this.write(u64(0))
+      },
+    })
+  }
+
+  /** Writes, and waits until there is room for more. Fails when the daemon is lost meanwhile. */
+  private write(bytes: Buffer): Promise<void> {
+    const { socket } = this.box
+    return new Promise((resolve, reject) => {
+      const closed = (): void => reject(new Error('it closed the connection'))
+      socket.once('close', closed)
+      socket.write(bytes, (error) => {
+        socket.off('close', closed)
+        if (error) reject(error)
+        else resolve()
+      })
+    })
+  }
+
   close(): void {
     this.box.socket.destroy()
   }
@@ -201,18 +260,28 @@ export class Daemon {
   /**
    * Sends all questions at once and reads the answers in turn.
    * @param miss an error with these words only means that there is no answer
+   * @param more sends what follows the questions; both are told how to say that something happened
    */
-  private async ask(questions: readonly Buffer[], read: (answer: Recorder, n: number) => Promise<void>, miss?: string): Promise<void> {
+  private async ask(
+    questions: readonly Buffer[],
+    read: (answer: Recorder, n: number, alive: () => void) => Promise<void>,
+    { miss, more }: { miss?: string; more?: (alive: () => void) => Promise<void> } = {},
+  ): Promise<void> {
     if (questions.length === 0) return
     const { reader } = this.box
     const silence = `${this.who} has not answered within ${this.patience / 1000} s`
-    const timer = setTimeout(() => reader.finish(new NixError(silence)), this.patience)
+    const timer = setTimeout(() => {
+      reader.finish(new NixError(silence))
+      this.close() // for what waits to be written
+    }, this.patience)
+    const alive = (): void => void timer.refresh()
     try {
       await send(this.box, Buffer.concat(questions))
+      await more?.(alive)
       for (const n of questions.keys()) {
         const answer = new Recorder(reader)
         const ending = await readMessages(answer)
-        if (!ending.error) await read(answer, n)
+        if (!ending.error) await read(answer, n, alive)
         else if (miss === undefined || !ending.message.includes(miss)) throw new Refused(`${this.who} says: ${ending.message}`)
         timer.refresh()
       }

@@ -185,6 +185,8 @@ export interface Shown {
   notKept?: string
   /** What the daily look at the box found; undefined if there was none yet. */
   box?: BoxLook
+  /** Paths that are damaged on the box, as far as a fetch has met them. */
+  damaged?: readonly string[]
 }
 
 /** How the screen is drawn. */
@@ -277,7 +279,7 @@ function fillLines(filling: Filling | undefined): Part[][] {
   return [[[`space: ${bytes(free)} are free, and ${bytes(size)} wait for ${cache}, which can't be deleted before${when}`, 'yellow']]]
 }
 
-function linesOf({ status, queue, fetched, uploaded, notKept, box }: Shown, now: number): Part[][] {
+function linesOf({ status, queue, fetched, uploaded, notKept, box, damaged = [] }: Shown, now: number): Part[][] {
   const lines = [heading(status, now)]
   if (status.waiting) lines.push(['  ', ['a fetch', 'yellow'], '   ', waitingLine(status.waiting, now)])
   if (status.tunnel) lines.push(['  tunnel    ', ...tunnelLine(status.tunnel)])
@@ -286,6 +288,7 @@ function linesOf({ status, queue, fetched, uploaded, notKept, box }: Shown, now:
   if (notKept) lines.push(['            ', ["not kept: the box's own garbage collection may delete it", 'yellow'], `: ${notKept}`])
   if (box) lines.push(...keptLines(box, now))
   if (fetched) lines.push(['  fetched   ', countsLine(fetched, now)])
+  if (damaged.length > 0) lines.push(...damagedLines(damaged))
   return lines
 }
 
@@ -337,6 +340,14 @@ function queueLines({ queued, size, oldest, failed, uploading, upload, problem }
   for (const { path, reason } of failed.slice(0, MOST_FAILED))
     lines.push(['              ', nameOf(path), reason === '' ? '' : `: ${reason}`])
   if (failed.length > MOST_FAILED) lines.push([`              and ${failed.length - MOST_FAILED} more: nix-lan queue`])
+  return lines
+}
+
+function damagedLines(damaged: readonly string[]): Part[][] {
+  const way = '; nix-lan queue upload replaces what is here, a build replaces the rest'
+  const lines: Part[][] = [['  damaged   ', [`${paths(damaged.length)} on the box`, 'red'], way]]
+  for (const path of damaged.slice(0, MOST_FAILED)) lines.push(['              ', nameOf(path)])
+  if (damaged.length > MOST_FAILED) lines.push([`              and ${damaged.length - MOST_FAILED} more: nix-lan queue`])
   return lines
 }
 
@@ -429,7 +440,7 @@ export function plain(all: readonly Shown[], check: CheckFacts | null, space: Sp
     check: check && { timer: check.timer, last: iso(check.last) },
     gc: gc ? { ...gc, at: iso(gc.at) } : null,
     filling: fillingOf(all, space, now) ?? null,
-    caches: all.map(({ status, queue, fetched, uploaded, notKept, box }) => ({
+    caches: all.map(({ status, queue, fetched, uploaded, notKept, box, damaged }) => ({
       ...status,
       since: iso(status.since),
       waiting: status.waiting && { since: iso(status.waiting.since), until: iso(status.waiting.until) },
@@ -437,6 +448,7 @@ export function plain(all: readonly Shown[], check: CheckFacts | null, space: Sp
       uploaded: sums(uploaded),
       notKept: notKept ?? null,
       box: box ? { ...box, at: iso(box.at) } : null,
+      damaged: damaged ?? [],
       fetched: sums(fetched),
     })),
   }

@@ -18,7 +18,7 @@ import {
   readSync,
   writeSync,
 } from 'node:fs'
-import { ownDirectory, ownTransfers, ROOT_TRANSFERS } from './transfers.ts'
+import { brokerTransfers, ownDirectory, ownTransfers, ROOT_TRANSFERS } from './transfers.ts'
 
 /** A box with more damage than this needs a new disk: what is beyond isn't noted. */
 const MOST = 65_536
@@ -91,19 +91,26 @@ export class Damage {
   }
 }
 
-/** Where notes about a box can be: root's daemon keeps them, and the user's own Nix. */
-const places = (own: string | undefined): string[] => [...new Set([ROOT_TRANSFERS, ...(own === undefined ? [] : [own])])]
+/** Whose notes about which box. */
+export interface Tunnel {
+  /** The name of the cache, for the broker's notes. */
+  cache: string
+  socket: string
+  /** Where the user's own Nix counts, see userTransfers(). */
+  own: string | undefined
+}
 
-/**
- * The paths noted as damaged on a box, and since when (milliseconds since 1970).
- * @param own where the user's own Nix counts, see userTransfers()
- */
-export function damagedOn(socket: string, own: string | undefined): Map<string, number> {
+/** Where notes about a box can be: root's daemon keeps them, the broker, and the user's own Nix. */
+const filesOf = ({ cache, socket, own }: Tunnel): string[] =>
+  [...new Set([ROOT_TRANSFERS, brokerTransfers(cache), ...(own === undefined ? [] : [own])])].map((directory) => fileIn(directory, socket))
+
+/** The paths noted as damaged on a box, and since when (milliseconds since 1970). */
+export function damagedOn(tunnel: Tunnel): Map<string, number> {
   const found = new Map<string, number>()
-  for (const directory of places(own)) {
+  for (const name of filesOf(tunnel)) {
     let file: number
     try {
-      file = openSync(fileIn(directory, socket), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+      file = openSync(name, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
     } catch {
       continue // none
     }
@@ -122,9 +129,8 @@ export function damagedOn(socket: string, own: string | undefined): Map<string, 
  * Takes the note about a path back: the box has a good copy.
  * @throws Error when that can't be written down
  */
-export function takeBack(path: string, socket: string, own: string | undefined): void {
-  for (const directory of places(own)) {
-    const name = fileIn(directory, socket)
+export function takeBack(path: string, tunnel: Tunnel): void {
+  for (const name of filesOf(tunnel)) {
     if (!lstatSync(name, { throwIfNoEntry: false })) continue
     const file = openSync(name, READ_WRITE)
     try {

@@ -54,6 +54,17 @@ const stays = (plan: { stays: Map<string, string> }): Record<string, string> =>
   Object.fromEntries([...plan.stays].map(([one, reason]) => [one.slice(44), reason]))
 const against = (...pairs: [string, Doubt][]): Map<string, Doubt> => new Map(pairs.map(([name, doubt]) => [path(name), doubt]))
 
+test('what is noted as damaged on a box can not be had back from it, nor what refers to it', () => {
+  const here = mapOf(local('lib', [], { contentAddress: '' }), local('app', ['lib']), local('other'))
+  const isDamaged = (one: string): boolean => one !== path('app')
+  const doubted = doubtsOf(here, mapOf(...here.values()), readKeys([]), isDamaged)
+  assert.is(doubted.get(path('lib')), 'damaged')
+  assert.equal(doubtsOf(here, new Map(), readKeys([]), isDamaged).get(path('lib')), 'missing')
+  const first = new Map([[path('lib'), 'damaged' as const]])
+  assert.equal(doubts(here, [first]), against(['lib', 'damaged'], ['app', 'closure']))
+  assert.equal(doubts(here, [first, new Map()]), new Map(), 'another box has it')
+})
+
 // ---- what goes
 
 test('a path goes only after what refers to it', () => {

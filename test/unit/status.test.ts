@@ -319,4 +319,15 @@ test('an upload that waits for its restart does not run', () => {
   assert.equal([...states, isRunning(undefined)], [true, true, false, false, false, false])
 })
 
+test('what is damaged on the box', () => {
+  const damaged = [1, 2, 3, 4].map((n) => `/nix/store/${String(n).repeat(32)}-n${n}`)
+  const one = { ...shown({ socket: true, answer: YES }), damaged }
+  const text = screen([one], null, { now: NOW, width: null, colour: false })
+  assert.match(
+    text,
+    / {2}damaged {3}4 paths on the box; nix-lan queue upload .*\n {14}n1\n {14}n2\n {14}n3\n {14}and 1 more: nix-lan queue\n/,
+  )
+  assert.equal((plain([one], null) as { caches: { damaged: string[] }[] }).caches[0]?.damaged, damaged)
+})
+
 test.run()

@@ -5,8 +5,10 @@ import type { Config } from '../../config/types.ts'
 import { NixError, referrersClosure } from '../../nix/nix.ts'
 import { askNix, CHEAP, type Known, NOTHING_KNOWN, type Row, rowsOf, shown, table } from '../../queue/list.ts'
 import { type Entry, readQueue } from '../../queue/queue.ts'
+import { damagedOn } from '../../system/damage.ts'
 import { isLocked } from '../../system/lock.ts'
-import { uploadLock } from '../../system/paths.ts'
+import { socketPath, uploadLock } from '../../system/paths.ts'
+import { ownTransfers, userTransfers } from '../../system/transfers.ts'
 import { progressText, readUploadState } from '../../system/upload-state.ts'
 import { effectiveUid } from '../../system/users.ts'
 import { type Action, CACHE, type Call, EXIT, JSON_OPTION, printJson, say } from './action.ts'
@@ -45,7 +47,9 @@ async function run({ config, caches, options, json }: Call): Promise<number> {
     const own = rowsOf(cache.name, queue, known)
     rows.push(...own)
     if (!json)
-      process.stdout.write(`${heading(cache.name, own, ask)}\n${table(own, Date.now())}${uploadLine(config, cache.name)}${fixes(own)}`)
+      process.stdout.write(
+        `${heading(cache.name, own, ask)}\n${table(own, Date.now())}${uploadLine(config, cache.name)}${fixes(own)}${damagedText(config, cache.name)}`,
+      )
   }
   if (json) printJson(rows.map((row) => ({ ...row, added: row.added === null ? null : new Date(row.added).toISOString() })))
   return 0
@@ -79,6 +83,15 @@ function uploadLine(config: Config, cache: string): string {
   if (isLocked(uploadLock(config.uid, cache))) return state.all.paths > 0 ? `uploading: ${progressText(state)}\n` : ''
   const next = state.retry !== null && state.retry > now ? `; tries again in ${age(state.retry - now)}` : ''
   return state.stopped === null ? '' : `${oneLine(`waits: ${state.stopped}${next}`)}\n`
+}
+
+/** What is damaged on the box, as far as a fetch has met it. */
+function damagedText(config: Config, cache: string): string {
+  const own = effectiveUid() === config.uid ? ownTransfers() : userTransfers(config.home, undefined)
+  const damaged = [...damagedOn({ cache, socket: socketPath(config.uid, cache), own }).keys()]
+  if (damaged.length === 0) return ''
+  const lines = damaged.map((path) => `damaged on the box: ${oneLine(path)}`)
+  return [...lines, 'damaged: an upload replaces what is valid here; a build replaces the rest', ''].join('\n')
 }
 
 function fixes(rows: readonly Row[]): string {

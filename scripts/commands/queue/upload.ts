@@ -20,6 +20,7 @@ import { ask, hasUserManager } from '../../system/systemd.ts'
 import { Transfers, uploadedTo } from '../../system/transfers.ts'
 import { progressText, readUploadState, type UploadState } from '../../system/upload-state.ts'
 import { type Action, CACHE, type Call, JSON_OPTION, paths, print, printJson, say } from './action.ts'
+import { healBox, sayRefused, sortOut } from './damage.ts'
 
 export const upload: Action = {
   name: 'upload',
@@ -34,6 +35,7 @@ export const upload: Action = {
     keys: [
       ['cache', 'its name'],
       ['uploaded', 'paths that the box has now'],
+      ['healed', 'paths whose damaged copies on the box were replaced'],
       ['failed', 'path and reason of each that was set aside'],
       ['invalid', 'paths that are not in the store any more'],
       ['unwanted', 'paths that the configuration keeps out'],
@@ -135,15 +137,15 @@ async function uploadAll(
   }
   const asked: Promise<void>[] = []
   const uploaded = (): void => void asked.push(freeSpace(cache, config))
-  const { summary, unkept } = await drainAll(cache, config, progress, decision.most, uploads, uploaded)
+  const { summary, unkept, healed } = await drainAll(cache, config, progress, decision.most, uploads, uploaded)
   progress.ended(summary, decision.most === Number.POSITIVE_INFINITY ? undefined : before)
   await Promise.all(asked)
   if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
   const { queued, junk } = readQueue(cache.name, config.user)
   const inQueue = junk.filter(({ file }) => file.startsWith(`${queueDir(cache.name)}/`))
   for (const { file, what } of inQueue) say(`${cache.name}: ${file} is ${what}, which doesn't belong there: remove it by hand`)
-  if (!json) conclude(cache.name, summary, queued.length)
-  const answer = { cache: cache.name, ...summary, left: queued.length, junk: inQueue.map(({ file }) => file) }
+  if (!json) conclude(cache.name, summary, queued.length, healed.length)
+  const answer = { cache: cache.name, ...summary, healed, left: queued.length, junk: inQueue.map(({ file }) => file) }
   return { answer, code: exitCode(summary, queued.length, inQueue.length) }
 }
 
@@ -180,7 +182,8 @@ async function whatNow(cache: SshCache, config: Config, before: UploadState | un
 /**
  * Drains until nothing new has come in meanwhile. A path that is built and queued again after its
  * upload is new, too.
- * @returns the rounds together, and why the box doesn't keep what was uploaded last
+ * @returns the rounds together, why the box doesn't keep what was uploaded last, and whose damaged
+ * copies there were replaced
  */
 async function drainAll(
   cache: SshCache,
@@ -189,8 +192,9 @@ async function drainAll(
   most: number,
   uploads: Uploads,
   batch: () => void,
-): Promise<{ summary: Summary; unkept: string | undefined }> {
+): Promise<{ summary: Summary; unkept: string | undefined; healed: string[] }> {
   const total: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
+  const healed: string[] = []
   const plain = storesOf(cache, config.uid, progress)
   let held: string[] = []
   const stores: Stores = {
@@ -203,13 +207,27 @@ async function drainAll(
   }
   const arrivals = new Arrivals(cache, config, uploads, { whyAway: () => stores.away(), batch })
   const seen = new Set<string>()
+  const outcomes = ledger(cache.name, config.user, progress, arrivals)
+  const queuedSince = (seen: ReadonlySet<string>): Entry[] =>
+    readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.path))
   for (;;) {
-    const fresh = readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.path))
-    if (fresh.length === 0) return { summary: total, unkept: arrivals.unkept }
+    const found = await healBox(cache, config, progress)
+    healed.push(...found.healed)
+    const { fresh, damaged } = sortOut(queuedSince(seen), found)
+    if (seen.size === 0) sayRefused(cache.name, found, damaged)
+    for (const { entry, reason } of damaged) {
+      if (reason === undefined) continue
+      outcomes.failed(entry, reason)
+      total.failed.push({ path: entry.path, reason })
+    }
+    if (fresh.length === 0) {
+      if (damaged.some(({ reason }) => reason === undefined)) total.stopped = found.problem ?? 'the box could not be given good copies'
+      return { summary: total, unkept: arrivals.unkept, healed }
+    }
     for (const entry of fresh) seen.add(entry.path)
     held = fresh.map(({ path }) => path)
     await uploads.hold(held)
-    const summary = await drain(fresh, cache, stores, ledger(cache.name, config.user, progress, arrivals), total.full?.need ?? most)
+    const summary = await drain(fresh, cache, stores, outcomes, total.full?.need ?? most)
     await arrivals.settle()
     if (arrivals.away !== undefined) summary.away ??= arrivals.away
     const uploaded = summary.uploaded.filter((path) => !arrivals.left.has(path))
@@ -219,8 +237,8 @@ async function drainAll(
     total.failed.push(...summary.failed)
     if (summary.stopped !== undefined) total.stopped = summary.stopped
     if (summary.full) total.full = summary.full // what comes in meanwhile may fit
-    if (summary.away !== undefined) return { summary: { ...total, away: summary.away }, unkept: arrivals.unkept }
-    if (summary.stopped !== undefined && !summary.full) return { summary: total, unkept: arrivals.unkept }
+    if (summary.away !== undefined) return { summary: { ...total, away: summary.away }, unkept: arrivals.unkept, healed }
+    if (summary.stopped !== undefined && !summary.full) return { summary: total, unkept: arrivals.unkept, healed }
   }
 }
 
@@ -313,10 +331,11 @@ function ledger(cache: string, user: string, progress: Progress, arrivals: Arriv
   }
 }
 
-function conclude(cache: string, summary: Summary, left: number): void {
+function conclude(cache: string, summary: Summary, left: number, healed: number): void {
   const { uploaded, failed, unsigned, away, stopped } = summary
+  if (healed > 0) print(`${cache}: ${paths(healed)} healed`)
   if (uploaded.length > 0) print(`${cache}: ${paths(uploaded.length)} uploaded`)
-  else if (left === 0 && failed.length === 0) print(`${cache}: nothing left to upload`)
+  else if (left === 0 && failed.length === 0 && healed === 0) print(`${cache}: nothing left to upload`)
   if (failed.length > 0) say(`${cache}: ${paths(failed.length)} set aside; see \`nix-lan queue\``)
   if (unsigned.length > 0) {
     say(`${cache}: ${paths(unsigned.length)} skipped: the path or one of its dependencies is unsigned; try \`sudo nix-lan queue sign\``)
