@@ -21,6 +21,9 @@ export const pauseAfter = (failures: number): number => Math.min(LONGEST_PAUSE, 
 /** Below this many bytes, the time says more about the start than about the rate. */
 const TELLING = 2 ** 20
 
+/** So many paths are remembered for which the box has taken nothing more. */
+const MOST_SILENT = 20
+
 /** Where an upload reports its progress. */
 export type Show = 'terminal' | 'journal' | 'nobody'
 
@@ -43,10 +46,11 @@ export class Progress implements Watcher {
     this.show = show
     const now = Date.now()
     const nothing = { paths: 0, bytes: 0 }
-    const { failures = 0, average = null } = readUploadState(uid, cache) ?? {}
+    const { failures = 0, average = null, silences } = readUploadState(uid, cache) ?? {}
     this.state = {
       ...{ started: now, written: now, done: nothing, all: nothing, rate: null, average, path: null },
       ...{ stopped: null, full: null, failures, retry: null },
+      ...(silences && { silences }),
     }
   }
 
@@ -58,6 +62,20 @@ export class Progress implements Watcher {
   copying(path: string): void {
     this.begun += 1
     this.state.path = path
+  }
+
+  /** How often uploads have ended because the box took nothing more of this path. */
+  silences(path = ''): number {
+    return this.state.silences?.[path] ?? 0
+  }
+
+  /** So often now; 0: that is forgotten. */
+  silent(path = '', times: number): void {
+    const { [path]: _, ...others } = this.state.silences ?? {}
+    this.state.silences = Object.fromEntries(
+      [...Object.entries(others), ...(times > 0 ? [[path, times] as const] : [])].slice(-MOST_SILENT),
+    )
+    this.write()
   }
 
   sent(sum: number): void {

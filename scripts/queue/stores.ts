@@ -16,7 +16,7 @@ import { touchSocket } from '../system/touch.ts'
 import { findAgent } from '../tunnel/agent.ts'
 import { portOption, sshCommand } from '../tunnel/ssh.ts'
 import { uploadSocket } from '../tunnel/uploads.ts'
-import type { Disk, Stores } from './upload.ts'
+import { type Disk, type Patience, Silence, type Stores } from './upload.ts'
 
 /**
  * Milliseconds before a question to the box is given up: a link can go unresponsive, and Nix would
@@ -64,13 +64,16 @@ export function storesOf(cache: SshCache, uid: number, watcher: Watcher = UNWATC
       const outcome = await nix(['store', 'copy-sigs', '--store', store, '--substituter', 'auto', ...paths], { timeout: QUESTION })
       return outcome.code === 0 ? undefined : errorText(outcome.stderr)
     },
-    async copy(paths, derivations) {
+    async copy(paths, derivations, patience) {
       const through = storeUrl(cache, uid, { strict: true, socket: await uploadSocket(cache, uid) })
-      const problem = await copy(through, paths, derivations, watcher)
+      halfDone = true // whatever comes of it
+      const problem = await copyTo(through, paths, derivations, patience, watcher)
       // Not if it failed: a box that has become unresponsive would be waited for anew after each
       // touch. away(), which is asked next, knows.
-      if (problem === undefined) touchSocket(socket, uid)
-      else halfDone = true
+      if (problem === undefined) {
+        halfDone = false
+        touchSocket(socket, uid)
+      }
       return problem
     },
     discard: (paths) => discard(socket, paths, limits),
@@ -101,26 +104,48 @@ const LOOK = 1000
  * derivations never share a call with outputs. With -v it prints `copying path '…'` as it begins
  * each (2.8.0, 2.26.3, 2.34.8). No log format of 2.8.0 says how many bytes have gone, so the
  * kernel's count of what it wrote to nix-lan-connect has to do (proc_pid_io(5), wchar).
+ * @returns undefined, or Nix's stderr when it failed
+ * @throws Silence when it got nowhere for that long; it is killed then
  */
-async function copy(store: string, paths: string[], derivations: boolean, watcher: Watcher): Promise<string | undefined> {
+export async function copyTo(
+  store: string,
+  paths: string[],
+  derivations: boolean,
+  patience: Patience,
+  watcher: Watcher = UNWATCHED,
+): Promise<string | undefined> {
   const args = ['copy', '-v', '--log-format', 'raw', '--to', store, ...(derivations ? ['--derivation'] : []), ...paths]
   let pid = 0
-  const look = setInterval(() => watcher.sent(written(pid)), LOOK)
+  let path: string | undefined
+  // Looks are counted, not the time: a suspended machine is no silence of the box.
+  let [sum, quiet] = [0, 0]
+  const silence = new AbortController()
+  const look = setInterval(() => {
+    const now = written(pid)
+    quiet = now === sum ? quiet + LOOK : 0
+    sum = now
+    if (quiet >= patience(path)) silence.abort()
+    else watcher.sent(now)
+  }, LOOK)
   let line = ''
   const heard = (_: string, text: string): void => {
     const lines = `${line}${text}`.split('\n')
     line = (lines.pop() ?? '').slice(-500)
     for (const one of lines) {
-      const [, path] = /^copying path '([^']+)'/.exec(one) ?? []
-      if (path !== undefined) watcher.copying(path)
+      const [, begun] = /^copying path '([^']+)'/.exec(one) ?? []
+      if (begun === undefined) continue
+      path = begun
+      quiet = 0
+      watcher.copying(path)
     }
   }
   const started = (id: number): void => {
     pid = id
   }
-  const outcome = await nix(args, { guarded: true, started, heard })
+  const outcome = await nix(args, { guarded: true, started, heard, abort: silence.signal })
   clearInterval(look)
   watcher.over()
+  if (silence.signal.aborted) throw new Silence(path, quiet)
   if (outcome.failedToStart) throw new NixError(`nix can't be started (${outcome.failedToStart}): is it in PATH?`)
   return outcome.code === 0 ? undefined : outcome.stderr || `error: nix copy ended with ${outcome.signal ?? outcome.code}`
 }

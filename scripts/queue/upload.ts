@@ -5,7 +5,7 @@
 // path never holds up the others.
 
 import { Failure } from '../cli/errors.ts'
-import { bytes } from '../cli/text.ts'
+import { age, bytes } from '../cli/text.ts'
 import { excluded } from '../config/exclude.ts'
 import type { SshCache } from '../config/types.ts'
 import { batches, errorText, pathsInError } from '../nix/nix.ts'
@@ -35,8 +35,12 @@ export interface Stores {
   onBox(paths: string[]): Promise<Map<string, PathInfo>>
   /** Gives the box this store's signatures. @returns undefined, or why the box didn't take them */
   deliver(paths: string[]): Promise<string | undefined>
-  /** Copies the closures. @returns undefined, or Nix's stderr when it failed */
-  copy(paths: string[], derivations: boolean): Promise<string | undefined>
+  /**
+   * Copies the closures.
+   * @returns undefined, or Nix's stderr when it failed
+   * @throws Silence
+   */
+  copy(paths: string[], derivations: boolean, patience: Patience): Promise<string | undefined>
   /**
    * Deletes what failed copies of these paths have left on the box: Nix keeps it until the next
    * copy of that path, or its garbage collection (2.8.0 and 2.34.8, local-store.cc, addToStore).
@@ -52,6 +56,9 @@ export interface Stores {
   /** Names of the keys this machine trusts. */
   trustedKeys(): Promise<string[]>
 }
+
+/** Milliseconds for which a copy may get nowhere with a path; undefined: before the first. */
+export type Patience = (path: string | undefined) => number
 
 /** Bytes of the disk that holds a store. */
 export interface Disk {
@@ -70,7 +77,37 @@ export interface Ledger {
   invalid(entry: Entry): void
   /** The configuration excludes it from this cache. */
   unwanted(entry: Entry): void
+  /** How often uploads have ended because the box took nothing more of a path. */
+  silences?(path: string | undefined): number
+  /** Now so many have; 0: that is forgotten. */
+  silent?(path: string | undefined, times: number): void
 }
+
+/**
+ * The box takes nothing more of a path, though it is there: ssh's own keep-alive ends the copy
+ * otherwise.
+ */
+export class Silence extends Failure {
+  /** Undefined: Nix had not begun any. */
+  readonly path: string | undefined
+  constructor(path: string | undefined, milliseconds: number) {
+    const what = path === undefined ? '' : ` of ${nameOf(path)}`
+    super(`the box takes nothing${path === undefined ? '' : ' more'}${what}: no progress for ${age(milliseconds)}`)
+    this.path = path
+  }
+}
+
+/**
+ * How long a path may get nowhere, in milliseconds. A box may be silent for long after the last
+ * byte: `min-free` there runs a whole garbage collection, auto-optimise-store links each file
+ * (2.8.0, local-store.cc, addToStore).
+ * @param bytes of its NAR
+ * @param met how often it has exceeded that already
+ */
+export const patienceFor = (bytes: number, met: number): number => (600_000 + Math.ceil(bytes / 2 ** 20) * 1000) * 2 ** met
+
+/** The silence with which a path is set aside. */
+const LAST_SILENCE = 3
 
 /** What became of the entries. Those in none of the lists are still queued. */
 export interface Summary {
@@ -267,7 +304,11 @@ class Upload {
     let rest = entries.filter(({ path }) => this.size(path) < this.most)
     let again = true
     while (rest.length > 0) {
-      const stderr = await this.stores.copy(pathsOf(rest), derivations)
+      const stderr = await this.copy(rest, derivations)
+      if (stderr instanceof Silence) {
+        rest = await this.without(stderr, rest)
+        continue
+      }
       if (stderr === undefined) return await this.settle(rest, derivations)
       await this.stopIfAway()
       if (boxIsFull(stderr)) {
@@ -286,6 +327,32 @@ class Upload {
         return
       }
     }
+  }
+
+  /**
+   * Copies once.
+   * @returns undefined; Nix's stderr when it failed; Silence of a path that has met it often enough
+   * @throws Silence, which ends the upload, the first times
+   */
+  async copy(entries: Entry[], derivations: boolean): Promise<string | undefined | Silence> {
+    try {
+      return await this.stores.copy(pathsOf(entries), derivations, (path) =>
+        patienceFor(path === undefined ? 0 : this.size(path), this.ledger.silences?.(path) ?? 0),
+      )
+    } catch (error) {
+      if (!(error instanceof Silence)) throw error
+      const times = (this.ledger.silences?.(error.path) ?? 0) + 1
+      this.ledger.silent?.(error.path, times < LAST_SILENCE ? times : 0)
+      if (error.path === undefined || times < LAST_SILENCE) throw error
+      return error
+    }
+  }
+
+  /** Sets aside what the box has taken nothing of, often enough. @returns the other entries */
+  async without({ path, message }: Silence, entries: Entry[]): Promise<Entry[]> {
+    const held = await this.withIn(path, entries)
+    for (const entry of held) this.setAside(entry, message)
+    return entries.filter((entry) => !held.includes(entry))
   }
 
   /** The box is full: copies those of these entries, sorted by size, that still fit. */
@@ -326,12 +393,18 @@ class Upload {
   /** The entries held up by the first path in Nix's message that is in any entry's closure. */
   async heldBy(stderr: string, entries: Entry[]): Promise<Entry[]> {
     for (const culprit of pathsInError(stderr)) {
-      const invalid = (await this.stores.invalid([culprit])).length > 0
-      const referrersClosure = invalid ? new Set([culprit]) : await this.stores.referrersClosure([culprit])
-      const held = entries.filter((entry) => referrersClosure.has(entry.path))
+      const held = await this.withIn(culprit, entries)
       if (held.length > 0) return held
     }
     return []
+  }
+
+  /** The entries that are this path, or need it. */
+  async withIn(path: string | undefined, entries: Entry[]): Promise<Entry[]> {
+    if (path === undefined) return []
+    const invalid = (await this.stores.invalid([path])).length > 0
+    const referrersClosure = invalid ? new Set([path]) : await this.stores.referrersClosure([path])
+    return entries.filter((entry) => referrersClosure.has(entry.path))
   }
 
   /** The message names no path: finds the culprits by copying ever smaller halves. */
@@ -359,7 +432,11 @@ class Upload {
     }
     const middle = Math.ceil(entries.length / 2)
     for (const part of [entries.slice(0, middle), entries.slice(middle)]) {
-      const failure = await this.stores.copy(pathsOf(part), derivations)
+      const failure = await this.copy(part, derivations)
+      if (failure instanceof Silence) {
+        await this.copyAll(await this.without(failure, part), derivations)
+        continue
+      }
       if (failure === undefined) {
         await this.settle(part, derivations)
         continue

@@ -34,6 +34,11 @@ export interface UploadState {
   failures: number
   /** When the next one retries what stopped this one. */
   retry: number | null
+  /**
+   * Paths of which the box took nothing more, and how often that ended an upload; '': before the
+   * first path. None: no such path is known.
+   */
+  silences?: Record<string, number>
 }
 
 /** The largest file we read, in bytes. */
@@ -102,7 +107,7 @@ const isAmount = (value: unknown): boolean =>
 
 function isState(value: unknown): value is UploadState {
   if (typeof value !== 'object' || value === null) return false
-  const { started, written, done, all, rate, average, path, stopped, full, failures, retry } = value as Record<string, unknown>
+  const { started, written, done, all, rate, average, path, stopped, full, failures, retry, silences } = value as Record<string, unknown>
   const isFull = (room: unknown): boolean => {
     if (typeof room !== 'object' || room === null) return room === null
     const { need, free } = room as Record<string, unknown>
@@ -114,6 +119,7 @@ function isState(value: unknown): value is UploadState {
     [path, stopped].every((text) => text === null || isText(text)) &&
     isAmount(done) &&
     isAmount(all) &&
-    isFull(full)
+    isFull(full) &&
+    (silences === undefined || (typeof silences === 'object' && silences !== null && Object.values(silences).every(isNumber)))
   )
 }

@@ -1,5 +1,8 @@
 // The rules of draining, with two stores in memory that behave as Nix's do: a copy of many paths
 // fails as a whole and names one path, or none.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { UsageError } from '../../scripts/cli/errors.ts'
@@ -7,6 +10,7 @@ import type { SshCache } from '../../scripts/config/types.ts'
 import { NixError } from '../../scripts/nix/nix.ts'
 import type { Closure, PathInfo } from '../../scripts/nix/path-info.ts'
 import type { Entry } from '../../scripts/queue/queue.ts'
+import { copyTo } from '../../scripts/queue/stores.ts'
 import {
   acceptable,
   boxIsAtFault,
@@ -14,6 +18,9 @@ import {
   drain,
   exitCode,
   type Ledger,
+  type Patience,
+  patienceFor,
+  Silence,
   type Stores,
   type Summary,
   wanted,
@@ -52,6 +59,8 @@ interface Made {
   info?: Partial<PathInfo>
   /** A copy that holds it fails with this on stderr. */
   breaks?: string
+  /** The box takes nothing of it. */
+  mute?: boolean
 }
 
 /** Two stores. `calls` are the copies, by names. */
@@ -121,7 +130,7 @@ class Fake implements Stores {
     return undefined
   }
 
-  async copy(paths: string[], derivations: boolean): Promise<string | undefined> {
+  async copy(paths: string[], derivations: boolean, patience: Patience): Promise<string | undefined> {
     this.calls.push(paths.map((path) => path.slice(44)))
     assert.ok(paths.every((path) => path.endsWith('.drv') === derivations))
     if (this.calls.length >= this.awayAt) this.reason = 'no route'
@@ -129,7 +138,8 @@ class Fake implements Stores {
     if (this.always) return this.always
     for (const path of [...this.reach(paths)].reverse()) {
       if (this.box.has(path)) continue
-      const { breaks } = this.made[path.slice(44)] ?? {}
+      const { breaks, mute } = this.made[path.slice(44)] ?? {}
+      if (mute) throw new Silence(path, patience(path))
       if (breaks) return breaks
       const one = this.infoOf(path)
       if (one.size >= this.room || this.leftovers.size > 0) {
@@ -213,8 +223,8 @@ drains('the box was away for a moment: the same again, once', async () => {
   const fake = new Fake({ a: {}, b: {} })
   const copy = fake.copy.bind(fake)
   let first = true
-  fake.copy = async (paths, derivations) => {
-    if (!first) return await copy(paths, derivations)
+  fake.copy = async (...asked) => {
+    if (!first) return await copy(...asked)
     first = false
     return 'error: unexpected end-of-file'
   }
@@ -437,6 +447,47 @@ drains('an entry that cannot be set aside stays, is not counted, and holds up no
   assert.equal([summary.stopped, summary.failed, names(summary.uploaded)], ['no directory', [], ['b']])
 })
 
+drains(
+  'a box that takes nothing more of a path: the upload ends, twice, with more patience; then it is set aside with what needs it',
+  async () => {
+    const mebibytes = (size: number): Made => ({ info: { size: size * 2 ** 20 } })
+    const fake = new Fake({
+      small: {},
+      mute: { ...mebibytes(3), mute: true },
+      needy: { ...mebibytes(4), needs: ['mute'] },
+      large: mebibytes(1000),
+    })
+    const met = new Map<string | undefined, number>()
+    const failed: [string, string][] = []
+    const ledger: Ledger = {
+      ...{ expects: () => {}, uploaded: () => {}, invalid: () => {}, unwanted: () => {} },
+      failed: ({ path }, reason) => void failed.push([path.slice(44), reason]),
+      silences: (path) => met.get(path) ?? 0,
+      silent: (path, times) => void met.set(path, times),
+    }
+    const upload = (): Promise<Summary> => drain(['small', 'mute', 'needy', 'large'].map(entry), cache(), fake, ledger)
+    for (const minutes of ['10m', '20m']) {
+      const { stopped, failed, away } = await upload()
+      assert.equal([stopped, failed, away], [`the box takes nothing more of mute: no progress for ${minutes}`, [], undefined])
+    }
+    assert.is(met.get(store('mute')), 2)
+    const last = await upload()
+    const why = 'the box takes nothing more of mute: no progress for 40m'
+    assert.equal(
+      [failed.sort(), last.stopped],
+      [
+        [
+          ['mute', why],
+          ['needy', why],
+        ],
+        undefined,
+      ],
+    )
+    assert.ok(fake.box.has(store('large')), 'what comes after it goes')
+    assert.is(met.get(store('mute')), 0, 'a retry starts anew')
+  },
+)
+
 drains('ten thousand entries: as many copies as command lines', async () => {
   const fake = new Fake(Object.fromEntries(Array.from({ length: 10_000 }, (_, i) => [`p${i}`, {}])))
   assert.is((await drained(fake, Object.keys(fake.made))).uploaded.length, 10_000)
@@ -499,6 +550,40 @@ pure('exit code', () => {
     [1, 1, 1, 75],
   ]
   for (const [failed, left, junk, code] of table) assert.is(exitCode(summary(failed), left, junk), code, `${failed} ${left} ${junk}`)
+})
+
+pure('patience: ten minutes, a second for each MiB, doubled each time that it was not enough', () => {
+  const all = [patienceFor(0, 0), patienceFor(2 ** 30, 0), patienceFor(2 ** 30, 1), patienceFor(1, 2)]
+  assert.equal(all, [600_000, 1_624_000, 3_248_000, 2_404_000])
+})
+
+pure('a copy that gets nowhere is ended, and one that does goes on', async () => {
+  const { setInterval } = globalThis
+  const folder = mkdtempSync(join(tmpdir(), 'nix-lan-silence-'))
+  const path = store('slow')
+  const before = process.env.PATH
+  const copying = `echo "copying path '${path}' to 'ssh-ng://localhost'..." >&2`
+  const nix = (script: string): void => writeFileSync(join(folder, 'nix'), `#!/bin/sh\n${copying}\n${script}\n`, { mode: 0o755 })
+  // a look every 20 ms instead of every second
+  Object.assign(globalThis, { setInterval: (call: () => void, time: number) => setInterval(call, time / 50) })
+  process.env.PATH = `${folder}:${before}`
+  try {
+    nix('i=0; while [ $i -lt 40 ]; do echo x; sleep 0.05; i=$((i + 1)); done')
+    assert.is(await copyTo('x', [path], false, () => 50_000), undefined)
+    nix('exec sleep 60')
+    const asked = new Set<string | undefined>()
+    const failure = await copyTo('x', [path], false, (one) => {
+      asked.add(one)
+      return one === undefined ? 1_000_000 : 3000
+    }).catch((error) => error)
+    assert.instance(failure, Silence)
+    assert.is(failure.message, 'the box takes nothing more of slow: no progress for 3s')
+    assert.ok(asked.has(path))
+  } finally {
+    Object.assign(globalThis, { setInterval })
+    process.env.PATH = before
+    rmSync(folder, { recursive: true })
+  }
 })
 
 pure.run()

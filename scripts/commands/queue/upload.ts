@@ -328,6 +328,8 @@ function ledger(cache: string, user: string, progress: Progress, arrivals: Arriv
     unwanted(entry) {
       remove(entry, user)
     },
+    silences: (path) => progress.silences(path),
+    silent: (path, times) => progress.silent(path, times),
   }
 }
 
