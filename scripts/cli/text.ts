@@ -53,6 +53,10 @@ export const shellWord = (text: string): string => (/^[A-Za-z0-9_./:=@%+,-]+$/.t
  */
 const OBEYED = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu
 
+/** Without a terminal's escape sequences: those of Nix's colours and progress bar. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: this is what they look like
+export const withoutEscapes = (text: string): string => text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '')
+
 /**
  * Makes somebody else's text (from a box, a journal, a file name) safe for a terminal: keeps lines
  * and tabs, and replaces whatever else a terminal obeys with `?`.

@@ -66,9 +66,10 @@ async function startRelay(directory: string): Promise<Relay> {
   const server: Server = createServer({ allowHalfOpen: true }, (socket: Socket) => {
     const env = { ...nixEnvironment(), PATH: searchPath(process.env.PATH), NIX_REMOTE: undefined }
     const child = spawn('nix-daemon', ['--stdio'], { stdio: ['pipe', 'pipe', 'ignore'], env })
+    child.on('error', () => socket.destroy())
+    if (!child.stdin) return // no file descriptors left for its streams
     children.push(child)
     for (const stream of [socket, child.stdin, child.stdout]) stream.on('error', () => socket.destroy())
-    child.on('error', () => socket.destroy())
     socket.pipe(child.stdin)
     child.stdout.pipe(socket)
   })

@@ -1,6 +1,7 @@
 // Starts Nix and queries it, with options every Nix from 2.4 to 2.35 understands, in batches that
 // fit a command line, and for output that looks the same in all of them.
 import { Failure } from '../cli/errors.ts'
+import { withoutEscapes } from '../cli/text.ts'
 import { type Outcome, type RunOptions, run } from '../system/exec.ts'
 import { searchPath } from '../system/search-path.ts'
 import { storePathsIn } from './store-path.ts'
@@ -125,7 +126,7 @@ export function succeeded(outcome: Outcome): string {
 
 /** Nix's error message on one line, without colours, progress, warnings and indentation. */
 export function errorText(stderr: string): string {
-  const lines = withoutEscapes(stderr).split('\n')
+  const lines = withoutEscapes(stderr).replaceAll('\r', '\n').split('\n')
   const start = lines.findIndex((line) => /^\s*error:/.test(line))
   const text = (start < 0 ? lines.filter((line) => !/^(warning:|copying )/.test(line)) : lines.slice(start))
     .map((line) => line.replace(/^\s*(error:)?\s*/, '').trimEnd())
@@ -136,11 +137,7 @@ export function errorText(stderr: string): string {
 
 /** The store paths Nix's error names, each once; ignores what it printed before the error. */
 export function pathsInError(stderr: string): string[] {
-  const text = withoutEscapes(stderr)
+  const text = withoutEscapes(stderr).replaceAll('\r', '\n')
   const start = text.search(/^\s*error:/m)
   return start < 0 ? [] : storePathsIn(text.slice(start))
 }
-
-// Escape sequences of the progress bar and colours.
-// biome-ignore lint/suspicious/noControlCharactersInRegex: this is what they look like
-const withoutEscapes = (text: string): string => text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '').replaceAll('\r', '\n')

@@ -5,6 +5,7 @@
 // Sources: Nix 2.8.0 and 2.34.8, src/libstore/worker-protocol.hh (numbers), remote-store.cc and
 // worker-protocol-connection.cc (the client), daemon.cc (the server), src/libutil/serialise.hh
 // (integers are u64 little-endian; a string is its length, its bytes, zeros up to a multiple of 8).
+import { withoutEscapes } from '../cli/text.ts'
 import type { ByteReader } from './byte-reader.ts'
 
 /**
@@ -155,7 +156,7 @@ async function readAll(from: Recorder): Promise<Ending> {
       case STDERR_LAST:
         return { error: false }
       case STDERR_ERROR:
-        return { error: true, message: await readError(from) }
+        return { error: true, message: withoutEscapes(await readError(from)) }
       case STDERR_NEXT:
         await from.string()
         break

@@ -42,6 +42,9 @@ export function takeLock(file: string): Promise<Lock | Busy> {
     }
     let errors = ''
     child.on('error', (error) => reject(notStarted(error)))
+    // Without file descriptors for them there are no streams, whatever the type says (Node,
+    // child_process, EMFILE and ENFILE); the error comes in a moment.
+    if (!child.stdin) return
     child.stdin.on('error', () => {}) // the child has already ended
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       errors += text

@@ -50,6 +50,11 @@ test('a text path: references sorted, the content in one frame', async () => {
   assert.equal(asked(), Buffer.concat([u64(7), string('name'), string('text:sha256'), strings([A, B]), u64(0), frame]))
 })
 
+test('what a box says comes without its colours', async () => {
+  const said = errorAnswer("path '\u001b[35;1m/nix/store/x\u001b[0m' is not valid")
+  assert.is((await failure(daemonOf(said).daemon.delete([A]))).message, "the box says: path '/nix/store/x' is not valid")
+})
+
 test('a refusal is told from a loss', async () => {
   assert.instance(await failure(daemonOf(errorAnswer('no')).daemon.delete([A])), Refused)
   const lost = await failure(daemonOf(LAST).daemon.delete([A]))

@@ -1,11 +1,23 @@
 // The queue's directories, the lock, the list, and how Nix's answers are read.
-import { spawn } from 'node:child_process'
-import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawn } from 'node:child_process'
+import {
+  closeSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Entry, Queue } from '../../scripts/queue/queue.ts'
 import type { Lock } from '../../scripts/system/lock.ts'
+import { needs } from '../lib/needs.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-queue-`)
 process.env.NIX_STATE_DIR = TMP // before paths.ts is loaded, hence the import()s
@@ -192,7 +204,51 @@ locks('a place where there can be no lock', async () => {
   assert.match(message, /can't be locked \(.*No such file/)
 })
 
+const message = (lock: Promise<unknown>): Promise<string> =>
+  lock.then(
+    () => 'locked',
+    (error: Error) => error.message,
+  )
+
+locks('no file descriptors left: said so, not "this is a bug"', async () => {
+  const limit = (soft: string): Buffer => execFileSync('prlimit', ['--pid', String(process.pid), `--nofile=${soft}:`])
+  const before = execFileSync('prlimit', ['--pid', String(process.pid), '--nofile', '--output=SOFT', '--noheadings', '--raw'])
+  const open: number[] = []
+  limit('100')
+  try {
+    for (;;) open.push(openSync('/dev/null', 'r'))
+  } catch {
+    const said = await message(takeLock(`${TMP}/lock`))
+    for (const file of open) closeSync(file)
+    assert.is(said, "flock can't be started (EMFILE): too many files are open or too many processes run, see ulimit -a")
+  } finally {
+    limit(before.toString().trim())
+  }
+})
+
 locks.run()
+
+const full = needs(suite('a full /run'), 'root')
+
+full('a lock that is there is taken all the same; one that has no room says whose disk it is', async () => {
+  const dir = `${TMP}/full`
+  mkdirSync(dir, { recursive: true })
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=4k,nr_inodes=2', 'nix-lan', dir])
+  try {
+    writeFileSync(`${dir}/there`, 'x'.repeat(4096))
+    const lock = await takeLock(`${dir}/there`)
+    assert.not(isBusy(lock))
+    await (lock as Lock).release()
+    assert.match(
+      await message(takeLock(`${dir}/new`)),
+      `${dir}/new: can't be locked (flock: cannot open lock file ${dir}/new: No space left on device)`,
+    )
+  } finally {
+    execFileSync('umount', [dir])
+  }
+})
+
+full.run()
 
 const nix = suite('nix')
 
