@@ -28,9 +28,9 @@ import { needs } from '../lib/needs.ts'
  */
 const BUDGET: Record<string, number> = {
   demo: 205,
-  'nix-lan': 640,
+  'nix-lan': 650,
   'nix-lan-available': 115,
-  'nix-lan-connect': 216,
+  'nix-lan-connect': 212,
   'nix-lan-dispatcher': 80,
   'nix-lan-run': 140,
   'nix-lan-tunnel': 150,

@@ -217,8 +217,14 @@ async function drainAll(
     if (seen.size === 0) sayRefused(cache.name, found, damaged)
     for (const { entry, reason } of damaged) {
       if (reason === undefined) continue
-      outcomes.failed(entry, reason)
-      total.failed.push({ path: entry.path, reason })
+      seen.add(entry.path)
+      try {
+        outcomes.failed(entry, reason)
+        total.failed.push({ path: entry.path, reason })
+      } catch (error) {
+        if (!(error instanceof Failure)) throw error
+        total.stopped = error.message
+      }
     }
     if (fresh.length === 0) {
       if (damaged.some(({ reason }) => reason === undefined)) total.stopped = found.problem ?? 'the box could not be given good copies'
