@@ -22,12 +22,17 @@ const readScript = (name: string): string =>
     .replace(/^ *#.*\n/gm, '')
     .replace(/^\n+/, '')
 
+/**
+ * A constant that is a string: for an object, esbuild puts a line into every module of the bundle.
+ */
+const asText = (value: unknown): string => JSON.stringify(JSON.stringify(value))
+
 const withoutComments = (units: Record<string, string>): Record<string, string> =>
   Object.fromEntries(Object.entries(units).map(([name, text]) => [name, text.replace(/^#.*\n/gm, '')]))
 
 /** What esbuild inserts for the constants in scripts/system/texts.ts, in bundles that use them. */
 export const textDefines = (): Record<string, string> => ({
-  NIX_LAN_UNITS: JSON.stringify(withoutComments(readUnits('user'))),
-  NIX_LAN_SYSTEM_UNITS: JSON.stringify(withoutComments(readUnits('system'))),
+  NIX_LAN_UNITS: asText(withoutComments(readUnits('user'))),
+  NIX_LAN_SYSTEM_UNITS: asText(withoutComments(readUnits('system'))),
   ...Object.fromEntries(Object.entries(SCRIPTS).map(([name, file]) => [`NIX_LAN_SCRIPTS.${name}`, JSON.stringify(readScript(file))])),
 })
