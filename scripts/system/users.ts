@@ -15,11 +15,14 @@ export function effectiveUid(): number {
   return process.geteuid?.() ?? process.getuid?.() ?? 0
 }
 
+/** Whether a field is a uid_t or gid_t: 32 bits. */
+const isId = (field: string | undefined): field is string => /^\d{1,10}$/.test(field ?? '') && Number(field) < 2 ** 32
+
 /** The user with this name or uid in passwd(5) lines, if there is one. */
 export function userIn(passwd: string, who: string | number): User | undefined {
   for (const line of passwd.split('\n')) {
     const [name, , uid, , , home] = line.split(':')
-    if (!name || !uid || !/^\d+$/.test(uid) || !home?.startsWith('/')) continue
+    if (!name || !isId(uid) || !home?.startsWith('/')) continue
     if (typeof who === 'number' ? Number(uid) === who : name === who) return { name, uid: Number(uid), home }
   }
   return undefined
@@ -57,7 +60,7 @@ export interface Group {
 export function groupsIn(text: string): Group[] {
   return text.split('\n').flatMap((line) => {
     const [name, , gid, members = ''] = line.split(':')
-    return name && gid && /^\d+$/.test(gid) ? [{ name, gid: Number(gid), members: members.split(',').filter(Boolean) }] : []
+    return name && isId(gid) ? [{ name, gid: Number(gid), members: members.split(',').filter(Boolean) }] : []
   })
 }
 

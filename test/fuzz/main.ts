@@ -1,13 +1,15 @@
 // npm run test:fuzz [-- [--seconds N] [--seed N] [TARGET…]]: what we read of others, mutated:
 // sessions of real Nixes and boxes in both directions, configurations, nix.conf, .drv files, the
-// hook's environment, words for sh. Bounded by time; nothing may hang, throw what it isn't meant
+// hook's environment, words for sh, what a box and getent say. Bounded by time; nothing may hang, throw what it isn't meant
 // to, or pass on what isn't whole. Started by test/test.sh as: node main.mjs FOLDER ARGUMENT… What
 // fails is told with its seed, which alone repeats it: --seed N TARGET. Ends with "N passed, N
 // failed", one for each target.
+import './units.ts'
 import { writeSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import { pause } from '../lib/processes.ts'
 import { Random } from '../lib/random.ts'
+import { bundles } from './bundles.ts'
 import { sessions } from './sessions.ts'
 import { shells } from './shells.ts'
 import { texts } from './texts.ts'
@@ -25,7 +27,7 @@ export interface Target {
   close?(): void
 }
 
-const SECONDS = 30
+const SECONDS = 45
 /** One try that takes longer hangs. */
 const HANGS = 10_000
 /** So many failures of one target are shown. */
@@ -42,7 +44,7 @@ async function main(): Promise<number> {
   }
   const seconds = option('--seconds') ?? SECONDS
   const repeated = option('--seed')
-  const all = [...sessions(), ...texts(), ...shells()]
+  const all = [...sessions(), ...texts(), ...shells(), ...bundles()]
   const targets = all.filter(({ name }) => args.length === 0 || args.some((word) => name.includes(word)))
   if (targets.length === 0) throw new Error(`no target is called ${args.join(' or ')}; there are ${all.map(({ name }) => name).join(', ')}`)
   const first = repeated ?? Math.floor(Math.random() * 2 ** 40)

@@ -24,7 +24,7 @@ const FIXTURES = 'test/fixtures/sessions'
 /** Of chunks, in bytes. */
 const SIZES = [1, 7, 64, 64, 65536, 65536]
 
-interface Session {
+export interface Session {
   command: string
   fromNix: Buffer
   fromBox: Buffer
@@ -34,7 +34,8 @@ interface Session {
   operations: number[] | undefined
 }
 
-function read(): Session[] {
+/** The sessions in test/fixtures. */
+export function recordedSessions(): Session[] {
   const recorded = readdirSync(FIXTURES).flatMap((file) => JSON.parse(readFileSync(join(FIXTURES, file), 'utf8')) as Recorded[])
   return recorded.map((session) => {
     const fromBox = Buffer.from(session.fromBox, 'base64')
@@ -57,7 +58,7 @@ function allowed(error: unknown): boolean {
 }
 
 export function sessions(): Target[] {
-  const all = read()
+  const all = recordedSessions()
   const streams = all.flatMap(({ fromNix, answers }) => [fromNix, answers])
   const folder = mkdtempSync(join(tmpdir(), 'nix-lan-fuzz-'))
   let sockets = 0
