@@ -27,11 +27,12 @@ cache weren't there.
 Options:
       --strict            for uploads: exit 75 when the box is away, 2 when the
                           configuration is wrong
-      --deadline SECONDS  how long to wait for the box's nix-daemon (default: 2,
-                          or the cache's own)
-      --patience SECONDS  how long to wait for a box that is lost during a fetch
-                          (default: 60,
-                          or the cache's own)
+      --deadline SECONDS  how long to wait for the box's nix-daemon to shake
+                          hands (default: 2, or the cache's own); its first
+                          answer may take 30
+      --patience SECONDS  how long to wait for a box that is lost, or gets
+                          nowhere, during a fetch (default: 60, or the cache's
+                          own)
       --broker CACHE      be the broker of a cache, for all sessions of Nix;
                           nix-lan-broker@CACHE.service starts it
       --stdio             what Nix adds: speak the worker protocol on stdin and
