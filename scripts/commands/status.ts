@@ -14,7 +14,7 @@ import { type Look, readLook } from '../keep/gc-look.ts'
 import { notKept } from '../keep/outcome.ts'
 import { sizesOf } from '../nix/nix.ts'
 import { CHEAP } from '../queue/list.ts'
-import { type Queue, readQueue } from '../queue/queue.ts'
+import { type Queue, readQueue, strayQueues } from '../queue/queue.ts'
 import { wanted } from '../queue/upload.ts'
 import { type Answer, usable } from '../reach/reach.ts'
 import {
@@ -67,8 +67,9 @@ itself) and last (when it did); null without systemd. "gc" is what nix-lan gc
 has seen last: at (a time), safe (what it can delete) and onlyHere, with paths
 and bytes of each, problem; null: nothing. "filling" is what fills this disk
 while a box is away: cache, size and free in bytes, left (milliseconds until it
-is full; null: can't be told); null: nothing does soon. "caches" is a list with an
-object for each cache; times are ISO 8601, null is what isn't known or doesn't
+is full; null: can't be told); null: nothing does soon. "strays" lists queues
+that no cache has: cache (its former name), queued and failed (how many), which
+stay in the store. "caches" is a list with an object for each cache; times are ISO 8601, null is what isn't known or doesn't
 apply:
   cache     its name
   state     usable, slow (its nix-daemon shakes hands, but hasn't answered
@@ -124,7 +125,8 @@ export async function status(argv: string[]): Promise<number> {
   const colour = stdout.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== 'dumb'
   const draw = async (): Promise<string> => {
     const { all, check } = await look(config, caches)
-    const space = { gc: lastLook(config), free: freeSpace(), keepFree: config.keepFree }
+    const strays = strayQueues(config.caches.filter(isSsh).map(({ name }) => name))
+    const space = { gc: lastLook(config), free: freeSpace(), keepFree: config.keepFree, strays }
     if (flag('json')) return `${toJson(plain(all, check, space), 2)}\n`
     return screen(all, check, { now: Date.now(), width: flag('watch') ? stdout.columns || 80 : null, colour }, space)
   }

@@ -13,7 +13,7 @@ import { publicHalf } from '../nix/keys.ts'
 import { readText, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
 import { validOnBox } from '../protocol/ask.ts'
-import { readQueue } from '../queue/queue.ts'
+import { readQueue, strayQueues } from '../queue/queue.ts'
 import { storesOf } from '../queue/stores.ts'
 import { wanted } from '../queue/upload.ts'
 import { FIRST_ANSWER, usable } from '../reach/reach.ts'
@@ -39,6 +39,7 @@ import {
   judgeKey,
   judgeQueue,
   judgeRuntime,
+  judgeStrays,
   judgeUnsigned,
   type KeyFacts,
 } from './judge-files.ts'
@@ -112,10 +113,18 @@ function machineChecks(facts: Facts, self: string): Check[] {
       run: async () => judgeBuilders((await settingsOf(facts)).get('builders') ?? '', (file) => readText(file) ?? ''),
     },
     { name: 'unsigned', needs: ['nix.conf', 'daemon', 'signing'], online: true, run: async () => await checkUnsigned(facts) },
+    {
+      name: 'queues',
+      needs: ['configuration'],
+      root: true,
+      run: () => judgeStrays(strayQueues(boxNames(facts)), (cache) => [queueDir(cache), failedDir(cache)].filter(existsSync), machine),
+    },
     ...automaticChecks(facts),
   ]
   return boxes || !facts.config ? [...always, ...forBoxes] : always
 }
+
+const boxNames = ({ config }: Facts): string[] => (config?.caches ?? []).filter(isSsh).map(({ name }) => name)
 
 async function checkHook(facts: Facts, self: string): Promise<Verdict> {
   const file = (await settingsOf(facts)).get('post-build-hook') ?? ''

@@ -2,6 +2,7 @@
 // Pure: facts in, a verdict out.
 import { count, shellWord } from '../cli/text.ts'
 import { clashes } from '../nix/keys.ts'
+import type { Stray } from '../queue/queue.ts'
 import { needsNewer } from '../system/runtime.ts'
 import type { Doubt } from '../system/trust.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
@@ -181,6 +182,19 @@ export function judgeQueue(directories: readonly DirectoryFacts[], user: string,
     if ((mode & 0o022) !== 0) return failed(`others can write to ${path}`, `sudo chmod go-w ${path}`)
   }
   return ok(`belongs to ${user}, in a directory of root's`)
+}
+
+/** `queues`: each belongs to a cache. @param of the directories of one */
+export function judgeStrays(strays: readonly Stray[], of: (cache: string) => readonly string[], machine: Machine): Verdict {
+  const [first] = strays
+  if (!first) return ok('each belongs to a cache')
+  const all = first.queued + first.failed
+  const where = of(first.cache).map(shellWord).join(' ')
+  const cure = machine.recorded && machine.kind !== 'nixos' ? setupAgain(machine) : `sudo rm -r ${where}    # lets go of what is in it`
+  return warning(
+    `no cache is called ${first.cache}, but ${all === 1 ? '1 path waits' : `${all} paths wait`} for it: what waits stays in the store, and goes nowhere`,
+    cure,
+  )
 }
 
 /** `waiting`: what could not be uploaded, and what doesn't belong there. */

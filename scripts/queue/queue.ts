@@ -5,6 +5,7 @@
 import {
   closeSync,
   constants,
+  type Dirent,
   fstatSync,
   lstatSync,
   openSync,
@@ -17,6 +18,7 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { dirname } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { isStoreName, storeDir } from '../nix/store-path.ts'
 import { failedDir, queueDir } from '../system/paths.ts'
@@ -203,4 +205,30 @@ function cannot(error: unknown, what: string, dir: string, user: string): Failur
   const code = errno(error)
   const way = code === 'EACCES' || code === 'EPERM' ? `; it should belong to ${user}: sudo chown ${user} ${dir}` : ''
   return new Failure(`can't ${what} ${dir} (${code})${way}`)
+}
+
+/** A queue that no cache of the configuration has. What is in it stays in the store, and goes nowhere. */
+export interface Stray {
+  /** What the cache was called. */
+  cache: string
+  queued: number
+  failed: number
+}
+
+/** The queues of caches other than these. */
+export function strayQueues(caches: readonly string[]): Stray[] {
+  const names = [queueDir, failedDir].flatMap((dir) => entriesOf(dirname(dir('x')), (entry) => entry.isDirectory()))
+  const lost = [...new Set(names)].filter((name) => !caches.includes(name)).sort()
+  const links = (dir: string): number => entriesOf(dir, (entry) => entry.isSymbolicLink()).length
+  return lost.map((cache) => ({ cache, queued: links(queueDir(cache)), failed: links(failedDir(cache)) }))
+}
+
+function entriesOf(directory: string, which: (entry: Dirent) => boolean): string[] {
+  try {
+    return readdirSync(directory, { withFileTypes: true })
+      .filter(which)
+      .map(({ name }) => name)
+  } catch {
+    return [] // not there, or not to be read
+  }
 }

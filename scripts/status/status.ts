@@ -4,6 +4,7 @@
 import { age, bytes, count, oneLine } from '../cli/text.ts'
 import { type BoxLook, wordsOf } from '../keep/daily.ts'
 import type { Look as GcLook } from '../keep/gc-look.ts'
+import type { Stray } from '../queue/queue.ts'
 import type { Answer } from '../reach/reach.ts'
 import type { Wait } from '../system/outage-note.ts'
 import type { UnitFacts } from '../system/systemd.ts'
@@ -215,12 +216,14 @@ export interface Space {
   free?: number | undefined
   /** Bytes that `nix-lan gc --auto` keeps free. */
   keepFree?: number | undefined
+  /** Queues without a cache: what is in them stays. */
+  strays?: readonly Stray[]
 }
 
 /** The screen. @param check null: no systemd to ask */
 export function screen(all: readonly Shown[], check: CheckFacts | null, look: Look, space: Space = {}): string {
   const lines = all.flatMap((shown, at) => [...(at > 0 ? [['']] : []), ...linesOf(shown, look.now)])
-  const ofSpace = [...gcLines(space.gc, look.now), ...fillLines(fillingOf(all, space, look.now))]
+  const ofSpace = [...gcLines(space.gc, look.now), ...fillLines(fillingOf(all, space, look.now)), ...strayLines(space.strays ?? [])]
   return [...lines, ...(ofSpace.length > 0 ? [[''], ...ofSpace] : []), ...footer(all, check, look.now)]
     .map((parts) => `${draw(parts, look)}\n`)
     .join('')
@@ -240,6 +243,15 @@ function gcLines(gc: GcLook | undefined, now: number): Part[][] {
       [problem, 'yellow'],
     ])
   return lines
+}
+
+/** Queues that no cache has. */
+function strayLines(strays: readonly Stray[]): Part[][] {
+  return strays.map(({ cache, queued, failed }) => [
+    [`${cache}: `, 'bold'],
+    [`no cache of that name is configured, but ${paths(queued + failed)} ${queued + failed === 1 ? 'waits' : 'wait'} for it`, 'yellow'],
+    ' and stay in the store: nix-lan doctor',
+  ])
 }
 
 /** What fills the disk while a box is away: what waits for it is rooted, so that no gc may take it. */
@@ -440,6 +452,7 @@ export function plain(all: readonly Shown[], check: CheckFacts | null, space: Sp
     check: check && { timer: check.timer, last: iso(check.last) },
     gc: gc ? { ...gc, at: iso(gc.at) } : null,
     filling: fillingOf(all, space, now) ?? null,
+    strays: space.strays ?? [],
     caches: all.map(({ status, queue, fetched, uploaded, notKept, box, damaged }) => ({
       ...status,
       since: iso(status.since),

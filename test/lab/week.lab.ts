@@ -326,10 +326,11 @@ test('the box is full: said why it waits, what fits goes, and the rest when ther
     },
   })
   const small = await build('small')
-  await truth('something small', { pi: { state: 'usable', queued: 1, uploaded: before + 3, waits: /disk is full/ } })
+  // The path unit starts nothing until the pause after the last upload is over: 30 s.
+  await truth('something small', { pi: { state: 'usable', queued: 1, uploaded: before + 3, waits: /disk is full/ } }, 45)
   assert.ok(await onBox(small))
   await lab.box.must('root', 'rm', ['/small/filler'])
-  await truth('there is room', { pi: { state: 'usable' } }, 45)
+  await truth('there is room', { pi: { state: 'usable' } }, 70)
   assert.ok(await onBox(large))
 })
 

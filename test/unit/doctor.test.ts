@@ -37,6 +37,7 @@ import {
   judgeKey,
   judgeQueue,
   judgeRuntime,
+  judgeStrays,
   judgeUnsigned,
 } from '../../scripts/doctor/judge-files.ts'
 import {
@@ -783,6 +784,15 @@ test('kept: gone, not kept, full, fine', () => {
   like(judgeKept({ asked: 10, there: 8, disk }, 'rpi'), 'warning', /2 of 10 .* gone/, /^nix-lan queue add --built --cache rpi$/)
   like(judgeKept({ asked: 10, there: 10, problem: 'it runs no commands' }, 'rpi'), 'warning', /may delete .*: it runs no commands/, null)
   like(judgeKept({ asked: 10, there: 10, disk: { total: 100, free: 5 } }, 'rpi'), 'warning', /95 % full/, /^nix-lan box gc --cache rpi$/)
+})
+
+test('a queue without a cache', () => {
+  const of = (cache: string): string[] => [`/q/${cache}`, `/f/${cache}`]
+  like(judgeStrays([], of, HAND), 'ok', /^each belongs/, null)
+  const strays = [{ cache: 'second', queued: 3, failed: 1 }]
+  const found = /^no cache is called second, but 4 paths wait for it: /
+  like(judgeStrays(strays, of, { ...HAND, recorded: true }), 'warning', found, 'sudo nix-lan setup')
+  like(judgeStrays(strays, of, HAND), 'warning', found, /^sudo rm -r \/q\/second \/f\/second {4}# /)
 })
 
 test('fallback and min-free', () => {

@@ -21,7 +21,7 @@ import { needs } from '../lib/needs.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-queue-`)
 process.env.NIX_STATE_DIR = TMP // before paths.ts is loaded, hence the import()s
-const { enqueue, putBack, readQueue, remove, setAside } = await import('../../scripts/queue/queue.ts')
+const { enqueue, putBack, readQueue, remove, setAside, strayQueues } = await import('../../scripts/queue/queue.ts')
 const { batches, errorText, nixEnvironment, pathsInError } = await import('../../scripts/nix/nix.ts')
 const { parsePathInfo } = await import('../../scripts/nix/path-info.ts')
 const { isStoreName } = await import('../../scripts/nix/store-path.ts')
@@ -56,6 +56,21 @@ const thrown = (action: () => unknown): string => {
 const dirs = suite('queue directories')
 dirs.before.each(fresh)
 dirs.after(() => rmSync(TMP, { recursive: true, force: true }))
+
+dirs('queues of caches that are not configured', () => {
+  fresh()
+  assert.equal(strayQueues(['rpi']), [])
+  enqueue('rpi', `${H}-one`, 'me')
+  mkdirSync(`${TMP}/gcroots/nix-lan/failed/second`)
+  symlinkSync(`/nix/store/${H}-two`, `${TMP}/gcroots/nix-lan/failed/second/${H}-two`)
+  writeFileSync(`${TMP}/gcroots/nix-lan/failed/second/.${H}-two`, 'why')
+  symlinkSync('/tmp', `${TMP}/gcroots/nix-lan/queue/link`)
+  const second = { cache: 'second', queued: 0, failed: 1 }
+  assert.equal(strayQueues(['rpi']), [second])
+  assert.equal(strayQueues([]), [{ cache: 'rpi', queued: 1, failed: 0 }, second])
+  rmSync(`${TMP}/gcroots`, { recursive: true })
+  assert.equal(strayQueues([]), [])
+})
 
 dirs('an entry is a link to its store path; once is enough', () => {
   assert.is(enqueue('rpi', `${H}-a`, 'alice'), true)

@@ -308,6 +308,13 @@ test('what the box does not keep', () => {
   assert.match(screen([unkept], null, { now: NOW, width: null, colour: false }), /^ {12}not kept: the box's own .*: it runs no commands$/m)
 })
 
+test('a queue without a cache is shown, and listed', () => {
+  const strays = [{ cache: 'second', queued: 3, failed: 1 }]
+  const text = screen([], null, { now: NOW, width: null, colour: false }, { strays })
+  assert.is(text, '\nsecond: no cache of that name is configured, but 4 paths wait for it and stay in the store: nix-lan doctor\n')
+  assert.equal((plain([], null, { strays }) as { strays: unknown }).strays, strays)
+})
+
 test('an upload that waits for its restart does not run', () => {
   const states = [
     ['active', 'running'],
