@@ -115,7 +115,7 @@ test('--offline: every check by name; what uses the network is skipped; the firs
   assert.is(code, 1)
   const names =
     'configuration nix nix.conf daemon runtime bash hook signing fallback min-free builders unsigned queues session units timer linger dispatcher'
-  const perBox = "substituter,connect,own settings,queue,waiting,name,port,login,box's daemon,tunnel,kept,build,upload,fetch"
+  const perBox = "substituter,connect,broker,own settings,queue,waiting,name,port,login,box's daemon,tunnel,kept,build,upload,fetch"
   assert.equal(
     found.map(({ check }) => check),
     [...names.split(' '), ...perBox.split(','), 'allowed', 'answers'],

@@ -173,14 +173,14 @@ function linesOf(unit: string): string[] {
   })
 }
 
-test('nixos.nix enables what the [Install] sections say: the timer, and the broker’s socket', () => {
+test('nixos.nix enables what the [Install] sections say: the timer, the look at the network, and the broker’s socket', () => {
   const wanted = ['user', 'system'].flatMap((folder) =>
     readdirSync(`dist/systemd/${folder}`).flatMap((unit) => {
       const [, by] = /^WantedBy=(.*)$/m.exec(textOf(`dist/systemd/${folder}/${unit}`)) ?? []
       return by === undefined ? [] : [`${unit} ${by}`]
     }),
   )
-  assert.equal(wanted, ['nix-lan-check.timer timers.target', 'nix-lan-broker@.socket sockets.target'])
+  assert.equal(wanted, ['nix-lan-check.timer timers.target', 'nix-lan-network.path paths.target', 'nix-lan-broker@.socket sockets.target'])
 })
 
 test('ini.nix refuses what is not a unit, and a line that goes on', async () => {
