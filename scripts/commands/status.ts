@@ -69,8 +69,8 @@ and bytes of each, problem; null: nothing. "filling" is what fills this disk
 while a box is away: cache, size and free in bytes, left (milliseconds until it
 is full; null: can't be told); null: nothing does soon. "strays" lists queues
 that no cache has: cache (its former name), queued and failed (how many), which
-stay in the store. "caches" is a list with an object for each cache; times are ISO 8601, null is what isn't known or doesn't
-apply:
+stay in the store. "caches" is a list with an object for each cache; times are
+ISO 8601, null is what isn't known or doesn't apply:
   cache     its name
   state     usable, slow (its nix-daemon shakes hands, but hasn't answered
             yet), reachable (but no answer), away, or unknown (the tunnel is

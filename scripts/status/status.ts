@@ -4,7 +4,6 @@
 import { age, bytes, count, oneLine } from '../cli/text.ts'
 import { type BoxLook, wordsOf } from '../keep/daily.ts'
 import type { Look as GcLook } from '../keep/gc-look.ts'
-import type { Stray } from '../queue/queue.ts'
 import type { Answer } from '../reach/reach.ts'
 import type { Wait } from '../system/outage-note.ts'
 import type { UnitFacts } from '../system/systemd.ts'
@@ -207,6 +206,14 @@ type Part = string | [text: string, colour: Colour]
 
 /** At most this many failed paths are shown; `nix-lan queue` lists the rest. */
 const MOST_FAILED = 3
+
+/** A queue that no cache of the configuration has. */
+export interface Stray {
+  /** What the cache was called. */
+  cache: string
+  queued: number
+  failed: number
+}
 
 /** What is known of this machine's disk. */
 export interface Space {
