@@ -230,11 +230,11 @@ export interface KeptFacts {
 /** `kept`: the box still has what was uploaded, will have it tomorrow, and has room for more. */
 export function judgeKept({ problem, asked, there, disk }: KeptFacts, cache: string): Verdict {
   if (there < asked) {
-    const gone = `${asked - there} of ${count(asked, 'uploaded path')} that it was asked about are gone`
-    return warning(`${gone}: deleted there${problem === undefined ? '' : `, since it keeps nothing: ${problem}`}`, queueBuilt(cache))
+    const gone = `a sample of ${count(asked, 'uploaded path')}: ${asked - there} gone`
+    return warning(`${gone}, deleted there${problem === undefined ? '' : `, since it keeps nothing: ${problem}`}`, queueBuilt(cache))
   }
   if (problem !== undefined) return warning(`its own garbage collection may delete what is uploaded: ${problem}`, null)
   const room = disk ? `; its disk is ${percentFull(disk)} % full, ${bytes(disk.free)} are free` : ''
-  const all = asked === 0 ? 'nothing was uploaded yet' : `it has all of ${count(asked, 'uploaded path')} that it was asked about`
+  const all = asked === 0 ? 'nothing was uploaded yet' : `a sample of ${count(asked, 'uploaded path')}: all there`
   return disk && isNearlyFull(disk) ? warning(`${all}${room}`, collectOnBox(cache)) : ok(`${all}${room}`)
 }

@@ -142,14 +142,14 @@ const amountText = ({ paths, bytes: size }: Amount): string => `${count(paths, '
 /** A look in words: what it keeps, what of that is in doubt, what goes. */
 export function wordsOf({ kept, only, sample, disk, leaving }: BoxLook): { text: string; bad: boolean }[] {
   const lines = [
-    { text: `${amountText(kept)}${only.paths === 0 ? '' : `; and for good ${amountText(only)}, deleted here by nix-lan gc`}`, bad: false },
+    { text: `${amountText(kept)}${only.paths === 0 ? '' : `; for good ${amountText(only)}, which nix-lan gc deleted here`}`, bad: false },
   ]
   if (sample)
     lines.push({
       text:
         sample.there === sample.asked
-          ? `all of ${count(sample.asked, 'uploaded path')} that it was asked about ${sample.asked === 1 ? 'is' : 'are'} there`
-          : `${sample.asked - sample.there} of ${count(sample.asked, 'uploaded path')} that it was asked about are gone`,
+          ? `a sample of ${count(sample.asked, 'uploaded path')}: all there`
+          : `a sample of ${count(sample.asked, 'uploaded path')}: ${sample.asked - sample.there} gone`,
       bad: sample.there < sample.asked,
     })
   if (disk) lines.push({ text: `its disk is ${percentFull(disk)} % full, ${bytes(disk.free)} are free`, bad: isNearlyFull(disk) })
@@ -157,7 +157,7 @@ export function wordsOf({ kept, only, sample, disk, leaving }: BoxLook): { text:
     const { day, gone } = leaving
     const lost =
       gone.paths === 0 ? 'all of them are still here' : `${amountText(gone)} of that ${gone.paths === 1 ? 'is' : 'are'} no longer here`
-    lines.push({ text: `from ${day} on no longer ${amountText(leaving)}; ${lost}`, bad: gone.paths > 0 })
+    lines.push({ text: `from ${day} on it lets go of ${amountText(leaving)}; ${lost}`, bad: gone.paths > 0 })
   }
   return lines
 }

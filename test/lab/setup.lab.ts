@@ -615,7 +615,12 @@ test('a key that is lost: a new one of another name, signed anew, and the box be
 
 test('a box that gets another name keeps its queue; one that is removed leaves nothing behind', async () => {
   await must(0, 'pi.local')
-  await must(0, '--name', 'second', 'alice@pi.local')
+  const second = await must(0, '--name', 'second', 'alice@pi.local')
+  assert.match(second.stdout, 'queue what was built here and second lacks')
+  await lab.eventually(
+    'the daily look at the new box has begun',
+    async () => Number(await lab.laptop.systemctl('show', '-P', 'ExecMainStartTimestampMonotonic', 'nix-lan-built@second.service')) > 0,
+  )
   const queueOf = async (name: string): Promise<string[]> =>
     (await lab.laptop.run('root', 'ls', [QUEUE.replace(/[^/]*$/, name)])).stdout.split('\n').filter(Boolean)
   await lab.laptop.systemctl('stop', 'nix-lan-check.timer', 'nix-lan@pi.target', 'nix-lan@second.target', 'nix-lan-upload@second.service')

@@ -200,6 +200,51 @@ test('keys, substituters, a box that is away: when in doubt nothing is deleted',
     assert.is((await stage.gc('--free', '5X')).code, 2)
   }))
 
+/** Answers a question on a terminal once /tmp/yes is there. */
+const ASKED = `(while [ ! -e /tmp/yes ]; do sleep 0.1; done; echo y; sleep 60) | script -qec '${DIST}/nix-lan gc' /dev/null`
+
+/** `sync` on the box: says that it has begun, and ends when it may. */
+const SLOW_SYNC = '#!/bin/sh\ntouch /tmp/syncing\nwhile [ ! -e /tmp/synced ]; do sleep 0.1; done\n'
+
+test('nothing is deleted before all is on the disk of the box; nor what it loses after the question, nor if it goes away', () =>
+  on('trixie', 'trixie', async (stage) => {
+    const { client, box } = stage.pair
+    client.write('/etc/nix-lan/config.toml', `${client.read('/etc/nix-lan/config.toml')}keep = "none"\n`)
+    const [stays = '', goes = ''] = await stage.build('two', 2)
+    await stage.upload(stays, goes)
+    box.write('/usr/local/bin/sync', '#!/bin/sh\nexit 1\n', { mode: 0o755 })
+    const unsynced = await stage.json()
+    assert.equal([unsynced.code, unsynced.deleted], [1, []], unsynced.stderr)
+    const syncs = (): Promise<boolean> => box.run('root', 'test', ['-e', '/tmp/syncing']).then(({ code }) => code === 0)
+    box.write('/usr/local/bin/sync', SLOW_SYNC, { mode: 0o755 })
+    const cut = stage.json()
+    await until('sync', 20_000, syncs)
+    await box.stopSshd()
+    const away = await cut
+    assert.equal([away.code, away.deleted], [75, []], away.stderr)
+    await box.startSshd()
+    await stage.pair.closeTunnel()
+    await stage.pair.openPlainTunnel()
+    // What the two before have pinned is let go of, so that the box can lose it.
+    await box.must('root', 'rm', ['-rf', '/tmp/syncing', '/home/alice/.local'])
+    const asked = client.start('alice', 'sh', ['-c', ASKED])
+    await until('the question', 20_000, () => asked.output().includes('Delete 2 paths'))
+    await box.must('root', 'nix-store', ['--add-root', '/nix/var/nix/gcroots/goes', '--realise', goes], { env: { NIX_REMOTE: 'local' } })
+    await stage.boxCollects()
+    assert.equal([await stage.onBox(stays), await stage.onBox(goes)], [false, true])
+    client.write('/tmp/yes', '')
+    await until('sync', 20_000, syncs)
+    assert.ok(await stage.pair.clientHas(stays, goes))
+    box.write('/tmp/synced', '')
+    await until('the end', 20_000, () => asked.output().includes('more than before'))
+    await asked.stop()
+    assert.match(asked.output(), /1 path deleted;[\s\S]*1 path stays: the box has lost it meanwhile/)
+    assert.equal([await stage.pair.clientHas(stays), await stage.pair.clientHas(goes)], [true, false])
+    await box.must('root', 'rm', ['/nix/var/nix/gcroots/goes'])
+    await stage.boxCollects()
+    assert.ok(await stage.pair.boxHas(goes))
+  }))
+
 test('--verify: what is damaged on the box is found, and nothing is deleted; without damage it goes', () =>
   on('trixie', 'trixie', async (stage) => {
     const { box } = stage.pair

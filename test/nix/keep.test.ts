@@ -259,14 +259,14 @@ test('what was forgotten is not queued again by itself, what was lost is; the da
     assert.ok((before.disk as { total: number }).total > 0)
     assert.match(
       (await stage.run('status')).stdout,
-      /^ {2}kept {6}4 paths, \d+ B$\n^ {12}all of 4 uploaded paths that it was asked about are there$/m,
+      /^ {2}kept {6}4 paths, \d+ B$\n^ {12}a sample of 4 uploaded paths: all there$/m,
     )
     await stage.run('box', 'forget', '--yes', forgotten)
     await box.must('alice', 'rm', await stage.links())
     await stage.boxCollects()
     const after = await look()
     assert.equal(after.sample, { asked: 3, there: 0 }, 'what was forgotten is not missed')
-    assert.match((await stage.run('status')).stdout, /3 of 3 uploaded paths that it was asked about are gone/)
+    assert.match((await stage.run('status')).stdout, /a sample of 3 uploaded paths: 3 gone/)
     const added = JSON.parse((await stage.run('queue', 'add', '--built', '--json')).stdout)[0]
     assert.equal([added.added.length, added.forgotten], [3, 1])
     assert.ok(added.added.some((name: string) => lost.endsWith(name)))
@@ -296,7 +296,7 @@ test('what was fetched again is kept anew; before something is let go, status sa
     assert.equal([before.leaving.paths, before.leaving.gone.paths, before.anew], [3, 2, []])
     assert.match(
       (await stage.run('status')).stdout,
-      /^ +from \d{4}-\d\d-\d\d on no longer 3 paths, \d+ B; 2 paths, \d+ B of that are no longer here/m,
+      /^ +from \d{4}-\d\d-\d\d on it lets go of 3 paths, \d+ B; 2 paths, \d+ B of that are no longer here/m,
     )
     await client.must('alice', 'nix-store', ['--realise', again])
     const after = JSON.parse((await stage.run('box', 'look', '--json')).stdout)

@@ -314,10 +314,10 @@ test('a look survives on disk; nonsense there is none', () =>
     assert.equal(
       wordsOf(look).map(({ text }) => text),
       [
-        '5 paths, 500 B; and for good 1 path, 100 B, deleted here by nix-lan gc',
-        '1 of 10 uploaded paths that it was asked about are gone',
+        '5 paths, 500 B; for good 1 path, 100 B, which nix-lan gc deleted here',
+        'a sample of 10 uploaded paths: 1 gone',
         'its disk is 99 % full, 10 B are free',
-        'from 2026-11-29 on no longer 2 paths, 200 B; 1 path, 100 B of that is no longer here',
+        'from 2026-11-29 on it lets go of 2 paths, 200 B; 1 path, 100 B of that is no longer here',
       ],
     )
     for (const bad of [

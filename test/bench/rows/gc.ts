@@ -66,7 +66,7 @@ async function measure(pair: Pair, setting: Setting, travel: (delay: number) => 
     ensure(code === 0, `nix-collect-garbage failed: ${stderr.slice(-1000)}`)
     return ms
   }
-  const samples = await rounds(setting, size(setting, 3, 1), { [NEAR]: collected(0), [FAR]: collected(20), [NIX]: byNix })
+  const samples = await rounds(setting, size(setting, 2, 1), { [NEAR]: collected(0), [FAR]: collected(20), [NIX]: byNix })
   return {
     id: 'gc',
     what: `freeing ${count.toLocaleString('en')} dead paths that the box has`,
