@@ -257,10 +257,7 @@ test('what was forgotten is not queued again by itself, what was lost is; the da
     const before = await look()
     assert.equal([before.sample, before.anew, before.leaving], [{ asked: 4, there: 4 }, [], null])
     assert.ok((before.disk as { total: number }).total > 0)
-    assert.match(
-      (await stage.run('status')).stdout,
-      /^ {2}kept {6}4 paths, \d+ B$\n^ {12}a sample of 4 uploaded paths: all there$/m,
-    )
+    assert.match((await stage.run('status')).stdout, /^ {2}kept {6}4 paths, \d+ B$\n^ {12}a sample of 4 uploaded paths: all there$/m)
     await stage.run('box', 'forget', '--yes', forgotten)
     await box.must('alice', 'rm', await stage.links())
     await stage.boxCollects()

@@ -779,9 +779,19 @@ test('the box’s daemon: who may use its socket, whether it listens, whether it
 
 test('kept: gone, not kept, full, fine', () => {
   const disk = { total: 2 ** 40, free: 2 ** 39 }
-  like(judgeKept({ asked: 10, there: 10, disk }, 'rpi'), 'ok', /a sample of 10 uploaded paths: all there; its disk is 50 % full, 512\.0 GiB are free/, null)
+  like(
+    judgeKept({ asked: 10, there: 10, disk }, 'rpi'),
+    'ok',
+    /a sample of 10 uploaded paths: all there; its disk is 50 % full, 512\.0 GiB are free/,
+    null,
+  )
   like(judgeKept({ asked: 0, there: 0 }, 'rpi'), 'ok', /nothing was uploaded yet/, null)
-  like(judgeKept({ asked: 10, there: 8, disk }, 'rpi'), 'warning', /a sample of 10 uploaded paths: 2 gone, deleted there/, /^nix-lan queue add --built --cache rpi$/)
+  like(
+    judgeKept({ asked: 10, there: 8, disk }, 'rpi'),
+    'warning',
+    /a sample of 10 uploaded paths: 2 gone, deleted there/,
+    /^nix-lan queue add --built --cache rpi$/,
+  )
   like(judgeKept({ asked: 10, there: 10, problem: 'it runs no commands' }, 'rpi'), 'warning', /may delete .*: it runs no commands/, null)
   like(judgeKept({ asked: 10, there: 10, disk: { total: 100, free: 5 } }, 'rpi'), 'warning', /95 % full/, /^nix-lan box gc --cache rpi$/)
 })
