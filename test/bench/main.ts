@@ -14,6 +14,7 @@ import { merge, overBudget, type Result, resultOf } from './lib/results.ts'
 import { plainTable } from './lib/tables.ts'
 import { available } from './rows/available.ts'
 import { away } from './rows/away.ts'
+import { broker } from './rows/broker.ts'
 import { builds } from './rows/builds.ts'
 import { fetch } from './rows/fetch.ts'
 import { gc } from './rows/gc.ts'
@@ -35,6 +36,7 @@ const BENCHES: readonly Bench[] = [
   upload,
   fetch,
   ...links,
+  broker,
   away,
   wrapper,
   available,
