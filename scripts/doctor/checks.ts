@@ -24,6 +24,8 @@ import { findIn, RUNTIMES } from '../system/runtime.ts'
 import { DIRECTORIES } from '../system/search-path.ts'
 import { lingers } from '../system/systemd.ts'
 import { ownTransfers } from '../system/transfers.ts'
+import { readUploadState } from '../system/upload-state.ts'
+import { effectiveUid } from '../system/users.ts'
 import { readTunnelState } from '../tunnel/state.ts'
 import { type Check, failed, ok, type Verdict, warning } from './check.ts'
 import { type Facts, includesIn, rightUrl } from './facts.ts'
@@ -269,7 +271,7 @@ function boxChecks(facts: Facts, cache: SshCache, clean: (() => Promise<void>)[]
           makeQueue([queueDir(cache.name), failedDir(cache.name)], facts.machine),
         ),
     },
-    { name: 'waiting', needs: ['queue'], run: () => checkEntries(cache, config.user) },
+    { name: 'waiting', needs: ['queue'], run: () => checkEntries(cache, config) },
     { name: 'name', needs: ['configuration'], online: true, run: async () => judgeName(await facts.reach(cache), cache.host) },
     { name: 'port', needs: ['name'], online: true, run: async () => judgePort(await facts.reach(cache), cache.host, cache.port) },
     { name: 'login', needs: ['port'], online: true, run: async () => judgeLogin((await facts.probe(cache)).ssh) },
@@ -320,9 +322,11 @@ async function checkOwn(facts: Facts, cache: SshCache, socket: string): Promise<
   return judgeOwn({ cache: cache.name, socket, ...own, ...(replaces ? { flake } : {}) })
 }
 
-function checkEntries(cache: SshCache, user: string): Verdict {
+function checkEntries(cache: SshCache, { user, uid }: Config): Verdict {
   const { queued, failed: failures, junk } = readQueue(cache.name, user)
-  return judgeEntries(queued.filter(({ path }) => wanted(cache, path)).length, failures.length, junk, cache.name)
+  const state = effectiveUid() === uid ? readUploadState(uid, cache.name) : undefined
+  const stopped = state?.stopped ? { why: state.stopped, full: state.full !== null } : undefined
+  return judgeEntries(queued.filter(({ path }) => wanted(cache, path)).length, failures.length, junk, cache.name, stopped)
 }
 
 async function checkBox(facts: Facts, cache: SshCache): Promise<Verdict> {

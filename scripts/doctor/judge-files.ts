@@ -6,7 +6,18 @@ import type { Stray } from '../queue/queue.ts'
 import { needsNewer } from '../system/runtime.ts'
 import type { Doubt } from '../system/trust.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
-import { afterwards, inConfigurationNix, inNixConf, installRuntime, type Machine, makeKey, retry, setupAgain, signBuilt } from './fixes.ts'
+import {
+  afterwards,
+  collectOnBox,
+  inConfigurationNix,
+  inNixConf,
+  installRuntime,
+  type Machine,
+  makeKey,
+  retry,
+  setupAgain,
+  signBuilt,
+} from './fixes.ts'
 
 /** A file that nix-daemon runs, as found. */
 export interface ProgramFacts {
@@ -197,11 +208,21 @@ export function judgeStrays(strays: readonly Stray[], of: (cache: string) => rea
   )
 }
 
-/** `waiting`: what could not be uploaded, and what doesn't belong there. */
-export function judgeEntries(queued: number, failures: number, junk: readonly { file: string; what: string }[], cache: string): Verdict {
+/**
+ * `waiting`: what could not be uploaded, and what doesn't belong there.
+ * @param stopped why the last upload stopped, and whether the box had no room
+ */
+export function judgeEntries(
+  queued: number,
+  failures: number,
+  junk: readonly { file: string; what: string }[],
+  cache: string,
+  stopped?: { why: string; full: boolean },
+): Verdict {
   const [first] = junk
   const waits = queued === 1 ? '1 path waits' : `${queued} paths wait`
   if (first) return warning(`${first.file} is ${first.what}, and does not belong there`, `rm -r ${shellWord(first.file)}`)
   if (failures > 0) return warning(`${waits}, ${failures} could not be uploaded: \`nix-lan queue\` says why`, retry(cache))
-  return ok(queued === 0 ? 'empty' : waits)
+  if (queued > 0 && stopped?.full) return warning(`${waits}: ${stopped.why}`, collectOnBox(cache))
+  return ok(queued === 0 ? 'empty' : stopped ? `${waits}: ${stopped.why}` : waits)
 }

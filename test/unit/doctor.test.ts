@@ -563,6 +563,20 @@ test('the queue’s directories', () => {
   like(judged(2, { kind: 'other' }), 'failed', /not a directory/, 'sudo rm /r/queue/pi && sudo make')
   like(judgeEntries(0, 0, [], 'pi'), 'ok', /empty/, null)
   like(judgeEntries(1, 0, [], 'pi'), 'ok', /1 path waits/, null)
+  const full = { why: "the box's disk is full: x needs 2 GiB", full: true }
+  like(
+    judgeEntries(2, 0, [], 'pi', full),
+    'warning',
+    /^2 paths wait: the box's disk is full: x needs 2 GiB$/,
+    /^nix-lan box gc --cache pi$/,
+  )
+  like(judgeEntries(0, 0, [], 'pi', full), 'ok', /^empty$/, null)
+  like(
+    judgeEntries(1, 0, [], 'pi', { why: 'the connection is metered', full: false }),
+    'ok',
+    /^1 path waits: the connection is metered$/,
+    null,
+  )
   like(judgeEntries(2, 1, [], 'pi'), 'warning', /1 could not be uploaded/, 'nix-lan queue retry --cache pi')
   like(judgeEntries(0, 0, [{ file: '/q/a b', what: 'a directory' }], 'pi'), 'warning', /a b is a directory/, "rm -r '/q/a b'")
 })

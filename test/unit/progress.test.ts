@@ -54,6 +54,31 @@ test('each time that there is no room the pause grows; an upload that goes throu
   assert.equal([state?.failures, state?.retry, state?.full, state?.stopped], [0, null, null, null])
 })
 
+test('in the journal there is a line each half minute, and none in between', () => {
+  const lines: string[] = []
+  const [now, write] = [Date.now, process.stdout.write]
+  let time = now()
+  Date.now = () => time
+  process.stdout.write = ((text: string) => lines.push(text) > 0) as typeof process.stdout.write
+  try {
+    const progress = new Progress(UID, 'rpi', 'journal')
+    progress.expects({ paths: 2, bytes: 9000 })
+    progress.copying('/nix/store/a')
+    for (let second = 1; second <= 65; second++) {
+      time += 1000
+      progress.sent(second * 100)
+    }
+    new Progress(UID, 'rpi', 'nobody').sent(1)
+  } finally {
+    Date.now = now
+    process.stdout.write = write
+  }
+  assert.equal(
+    lines.map((line) => line.replace(/, \S+ \S+\/s.*\n/, '')),
+    ['rpi: 0 of 2 paths, 2.9 KiB of 8.8 KiB', 'rpi: 0 of 2 paths, 5.9 KiB of 8.8 KiB'],
+  )
+})
+
 test('what still waits is kept when other paths went meanwhile', () => {
   new Progress(UID, 'rpi', 'nobody').ended({ stopped: 'full', full: { need: 9, free: 1 } })
   const before = readUploadState(UID, 'rpi')
