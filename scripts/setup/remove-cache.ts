@@ -1,13 +1,15 @@
 // Cleans up after caches that were removed from the configuration or renamed. Their queues would
 // keep paths from garbage collection forever, and their units would fail forever.
-import { existsSync, readdirSync } from 'node:fs'
+import { chownSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Failure, UsageError } from '../cli/errors.ts'
 import { count } from '../cli/text.ts'
 import { parseConfig } from '../config/parse.ts'
 import { type Config, isSsh } from '../config/types.ts'
 import { type Person, runAs } from '../system/as-user.ts'
+import { run } from '../system/exec.ts'
 import { failedDir, queueDir } from '../system/paths.ts'
+import { brokerTransfers, ROOT_TRANSFERS, userTransfers } from '../system/transfers.ts'
 import type { User } from '../system/users.ts'
 import { inspect, put } from './files.ts'
 import type { BoxDeed } from './record.ts'
@@ -88,9 +90,59 @@ export async function settle({ name, to }: Stray, person: Person): Promise<void>
     await mustRun(person, ['find', from, '-mindepth', '1', '-delete'])
     put({ path: from, kind: 'missing' })
   }
+  if (to !== undefined)
+    await moveCounts(
+      [
+        { directory: userTransfers(person.home, undefined) ?? '' },
+        { directory: ROOT_TRANSFERS, ours: true },
+        { directory: brokerTransfers(name), becomes: brokerTransfers(to) },
+      ],
+      name,
+      to,
+      person,
+    )
   await runAs(person, ['rm', '-f', '--', `${person.home}/.local/share/systemd/timers/stamp-nix-lan-built@${name}.timer`], {
     timeout: 20_000,
   })
+}
+
+/** What a file of counts or notes (system/transfers.ts, keep/) is called after a rename; undefined: as before. Pure. */
+export function renamedNote(file: string, from: string, to: string): string | undefined {
+  const [, kind, rest = ''] = new RegExp(`^([a-z]+)\\.${from}(\\..*)?$`).exec(file) ?? []
+  if (kind !== undefined) return `${kind}.${to}${rest}`
+  const [, before, after] = new RegExp(`^(fetched\\..*%2F)${from}(\\.sock\\..*)$`).exec(file) ?? []
+  return before === undefined ? undefined : `${before}${to}${after}`
+}
+
+/**
+ * Has what was counted and noted for a cache go on under its new name. What is there under the new
+ * name stays. Never fails a setup.
+ * @param places each directory, and the one it becomes; all of it is done as the user, who may have
+ *   put links on the way, but for what is `ours`
+ */
+export async function moveCounts(
+  places: readonly { directory: string; becomes?: string; ours?: boolean }[],
+  from: string,
+  to: string,
+  person: Person,
+): Promise<void> {
+  for (const { directory, becomes = directory, ours = false } of places) {
+    if (inspect(directory).kind !== 'directory') continue
+    const pairs = readdirSync(directory).flatMap((file) => {
+      const now = renamedNote(file, from, to)
+      return now === undefined ? [] : [`${directory}/${file}`, `${becomes}/${now}`]
+    })
+    if (becomes !== directory && !existsSync(becomes)) {
+      const { uid, gid } = statSync(directory)
+      mkdirSync(becomes, { mode: 0o755 })
+      chownSync(becomes, uid, gid)
+    }
+    const argv = ['sh', '-c', 'while [ $# -gt 1 ]; do mv -n -- "$1" "$2"; shift 2; done', 'sh', ...pairs]
+    if (ours) await run('sh', argv.slice(1), { timeout: 20_000 })
+    else await runAs(person, argv, { timeout: 20_000 })
+    if (becomes !== directory) await runAs(person, ['find', directory, '-mindepth', '1', '-delete'], { timeout: 20_000 })
+    if (becomes !== directory) put({ path: directory, kind: 'missing' })
+  }
 }
 
 async function mustRun(person: Person, argv: string[]): Promise<void> {

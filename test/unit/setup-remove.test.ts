@@ -1,7 +1,7 @@
 // nix-lan setup when the configuration has lost a cache, or calls it something else: what becomes
 // of its queue, and of its table.
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { createConnection, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
@@ -10,7 +10,7 @@ import { parseConfig } from '../../scripts/config/parse.ts'
 import { isSsh } from '../../scripts/config/types.ts'
 import { inUse } from '../../scripts/setup/manager.ts'
 import type { BoxDeed } from '../../scripts/setup/record.ts'
-import { entriesIn, strayItem, straysAmong, withoutCache, withRenamed } from '../../scripts/setup/remove-cache.ts'
+import { entriesIn, moveCounts, renamedNote, strayItem, straysAmong, withoutCache, withRenamed } from '../../scripts/setup/remove-cache.ts'
 import { placeOf } from '../../scripts/setup/restore-box.ts'
 
 const ALICE = { name: 'alice', uid: 1000, home: '/home/alice' }
@@ -28,6 +28,32 @@ const messageOf = (act: () => unknown): string => {
 }
 
 const strays = suite('setup: queues without a cache')
+
+strays('counts and notes go on under the new name', () => {
+  const names = ['uploaded.pi.2026-11', 'uploads.pi', 'box.pi.json', 'fetched.%2Frun%2Fuser%2F1000%2Fnix-lan%2Fpi.sock.2026-11']
+  assert.equal(
+    names.map((name) => renamedNote(name, 'pi', 'attic')),
+    names.map((name) => name.replace('pi', 'attic')),
+  )
+  for (const name of ['uploaded.pi-2.2026-11', 'uploaded.rpi.2026-11', 'fetched.%2Fx%2Frpi.sock.2026-11', 'gc.json', 'pi'])
+    assert.is(renamedNote(name, 'pi', 'attic'), undefined, name)
+})
+
+strays('they are moved, also the directory of the broker; what is there already stays', async () => {
+  const at = mkdtempSync(`${tmpdir()}/nix-lan-counts-`)
+  try {
+    for (const dir of ['home', 'pi']) mkdirSync(`${at}/${dir}`)
+    for (const file of ['home/uploaded.pi.2026-11', 'home/uploads.pi', 'home/uploads.attic', 'pi/fetched.%2Fpi.sock.2026-11'])
+      writeFileSync(`${at}/${file}`, file)
+    const places = [{ directory: `${at}/home` }, { directory: `${at}/none` }, { directory: `${at}/pi`, becomes: `${at}/attic` }]
+    await moveCounts(places, 'pi', 'attic', { name: 'me', uid: process.geteuid?.() ?? 0, home: at, env: {} })
+    assert.equal(readdirSync(at).sort(), ['attic', 'home'])
+    assert.equal(readdirSync(`${at}/home`).sort(), ['uploaded.attic.2026-11', 'uploads.attic', 'uploads.pi'])
+    assert.equal(readdirSync(`${at}/attic`), ['fetched.%2Fattic.sock.2026-11'])
+  } finally {
+    rmSync(at, { recursive: true })
+  }
+})
 
 for (const [name, queues, caches, deeds, expected] of [
   ['none', ['pi'], ['pi'], [], []],
