@@ -1,6 +1,6 @@
 // Replaces what is damaged on the box by the good copy that is here. Whatever connect has noted as
 // damaged, and is valid here, is sent by an upload before anything else. The note goes once the box
-// has the copy.
+// has the copy. What isn't here can at least be looked at again: somebody may have repaired it there.
 import { createHash } from 'node:crypto'
 import { type Daemon, type FullInfo, Refused } from '../protocol/daemon-ops.ts'
 
@@ -8,22 +8,25 @@ import { type Daemon, type FullInfo, Refused } from '../protocol/daemon-ops.ts'
 export interface Ward {
   /** The paths noted as damaged on the box, at least one. */
   damaged: readonly string[]
+  /** Whether to read again, from the box, what isn't valid here. */
+  looksAgain: boolean
   openHere(): Promise<Daemon>
   openBox(): Promise<Daemon>
   /**
    * Takes a note back.
-   * @param healed whether the box has a good copy; else it has none any more
+   * @param replaced whether the box has ours now; else it has a good one already, or none any more
    * @throws Error when that can't be written down
    */
-  takeBack(path: string, healed: boolean): void
+  takeBack(path: string, replaced: boolean): void
 }
 
 /**
- * Sends good copies of what is damaged on the box. What isn't valid here stays as it is.
+ * Sends good copies of what is damaged on the box. What isn't valid here stays as it is, unless it
+ * has been repaired there.
  * @returns what was not replaced though it is valid here, and why
  * @throws NixError when a store can't be asked, or is lost
  */
-export async function heal({ damaged, openHere, openBox, takeBack }: Ward): Promise<Map<string, string>> {
+export async function heal({ damaged, looksAgain, openHere, openBox, takeBack }: Ward): Promise<Map<string, string>> {
   const refused = new Map<string, string>()
   const here = await openHere()
   let box = await openBox()
@@ -42,6 +45,12 @@ export async function heal({ damaged, openHere, openBox, takeBack }: Ward): Prom
         refused.set(path, refusal)
         box.close()
         box = await openBox() // that connection may be out of step
+      } else if (looksAgain) {
+        const hash = await hashOf(path, box).catch(() => undefined)
+        if (hash === there.hash) takeBack(path, false)
+        if (hash !== undefined) continue
+        box.close()
+        box = await openBox()
       }
     }
   } finally {

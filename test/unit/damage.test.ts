@@ -1,4 +1,5 @@
 // Notes about damaged copies: who sees them, who takes them back, and what never becomes one.
+import { createHash } from 'node:crypto'
 import {
   appendFileSync,
   chmodSync,
@@ -15,6 +16,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { type Daemon, type FullInfo, Refused } from '../../scripts/protocol/daemon-ops.ts'
+import { heal } from '../../scripts/queue/heal.ts'
 import { Damage, damagedOn, takeBack } from '../../scripts/system/damage.ts'
 import { needs } from '../lib/needs.ts'
 
@@ -88,6 +91,116 @@ test('where others can write, or nobody: this process remembers, and nothing fai
     assert.ok(damage.has(path(1)))
   }
   assert.equal(readdirSync(open), [])
+})
+
+/** A store in memory. A path has its NAR, and what the database says of it. */
+class Store {
+  readonly paths = new Map<string, { nar: string; info: Partial<FullInfo> }>()
+  readonly repaired: FullInfo[] = []
+  opened = 0
+  refuses: string | undefined
+
+  put(path: string, nar: string, info: Partial<FullInfo> = {}): void {
+    this.paths.set(path, { nar, info: { hash: sha256(nar), size: nar.length, signatures: ['me-1:x'], ...info } })
+  }
+
+  open = async (): Promise<Daemon> => {
+    this.opened++
+    const daemon: Partial<Daemon> = {
+      addTempRoots: async () => {},
+      infos: async (paths) =>
+        new Map(
+          paths.flatMap((path) =>
+            this.paths.has(path) ? [[path, { path, contentAddress: '', ...this.paths.get(path)?.info } as FullInfo]] : [],
+          ),
+        ),
+      nar: async (path, take) => {
+        const { nar } = this.paths.get(path) ?? { nar: '' }
+        if (nar === '') throw new Refused('No such file')
+        await take(Buffer.from(nar))
+      },
+      repair: async (info, nar) => {
+        if (this.refuses) throw new Refused(this.refuses)
+        let got = ''
+        await nar(async (chunk) => {
+          got += chunk.toString()
+        })
+        this.repaired.push(info)
+        this.put(info.path, got, { signatures: info.signatures })
+      },
+      close: () => {},
+    }
+    return daemon as Daemon
+  }
+}
+
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')
+
+async function healed(
+  here: Store,
+  box: Store,
+  damaged: string[],
+  looksAgain = false,
+): Promise<{ taken: [string, boolean][]; refused: [string, string][] }> {
+  const taken: [string, boolean][] = []
+  const takeBack = (path: string, replaced: boolean): void => void taken.push([path, replaced])
+  const refused = await heal({ damaged, looksAgain, openHere: here.open, openBox: box.open, takeBack })
+  return { taken, refused: [...refused] }
+}
+
+test('a good copy that is here is sent, with the signatures of both; of another build of it only with ours', async () => {
+  const [here, box] = [new Store(), new Store()]
+  here.put(path(1), 'good')
+  here.put(path(2), 'other build')
+  box.put(path(1), '', { hash: sha256('good'), signatures: ['theirs-1:y'] })
+  box.put(path(2), 'bad', { hash: sha256('as built there'), signatures: ['theirs-1:y'] })
+  assert.equal(await healed(here, box, [path(1), path(2)]), { taken: [1, 2].map((n) => [path(n), true]), refused: [] })
+  assert.equal(
+    box.repaired.map(({ signatures, hash }) => [signatures, hash]),
+    [
+      [['me-1:x', 'theirs-1:y'], sha256('good')],
+      [['me-1:x'], sha256('other build')],
+    ],
+  )
+})
+
+test('not sent: what is unsigned, damaged here, too, refused, or not here; each with its reason, and the next one goes', async () => {
+  const [here, box] = [new Store(), new Store()]
+  for (const n of [1, 2, 3, 4, 5]) box.put(path(n), 'bad', { hash: sha256('good') })
+  here.put(path(1), 'good', { signatures: [] })
+  here.put(path(2), 'bad here', { hash: sha256('good') })
+  here.put(path(4), 'good')
+  const { taken, refused } = await healed(here, box, [1, 2, 3, 4].map(path))
+  assert.equal(taken, [[path(4), true]])
+  assert.equal(
+    refused.map(([one]) => one),
+    [path(1), path(2)],
+  )
+  assert.match(refused[0]?.[1] ?? '', /unsigned/)
+  assert.match(refused[1]?.[1] ?? '', /the copy here isn't what/)
+  here.put(path(5), 'good')
+  box.refuses = 'the box says: it lacks a valid signature'
+  const second = await healed(here, box, [path(5)])
+  assert.equal(second, {
+    taken: [],
+    refused: [[path(5), 'damaged on the box, which takes no good copy: the box says: it lacks a valid signature']],
+  })
+})
+
+test('what the box has deleted, or somebody has repaired there, is damaged no more', async () => {
+  const [here, box] = [new Store(), new Store()]
+  box.put(path(2), 'good')
+  box.put(path(3), 'bad', { hash: sha256('good') })
+  box.put(path(4), '', { hash: sha256('good') })
+  box.put(path(5), 'good')
+  const all = [1, 2, 3, 4, 5].map(path)
+  assert.equal(await healed(here, box, all), { taken: [[path(1), false]], refused: [] })
+  box.opened = 0
+  assert.equal(
+    (await healed(here, box, all, true)).taken,
+    [1, 2, 5].map((n) => [path(n), false]),
+  )
+  assert.is(box.opened, 2, 'anew after the one that it could not read')
 })
 
 const asRoot = needs(suite('damage, as root'), 'root')

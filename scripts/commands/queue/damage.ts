@@ -26,8 +26,11 @@ export interface Found {
   problem?: string
 }
 
-/** Replaces what is damaged on the box by the good copies that are here. Never fails an upload. */
-export async function healBox(cache: SshCache, config: Config, progress: Progress): Promise<Found> {
+/**
+ * Replaces what is damaged on the box by the good copies that are here. Never fails an upload.
+ * @param looksAgain also reads from the box what isn't here, in case it has been repaired there
+ */
+export async function healBox(cache: SshCache, config: Config, progress: Progress, looksAgain: boolean): Promise<Found> {
   const tunnel = { cache: cache.name, socket: socketPath(config.uid, cache.name), own: ownTransfers() }
   const noted = (): string[] => [...damagedOn(tunnel).keys()]
   const damaged = noted()
@@ -44,7 +47,7 @@ export async function healBox(cache: SshCache, config: Config, progress: Progres
   }
   try {
     found.damaged = await withLocalNix(runtimeDir(config.uid), (nix) =>
-      heal({ damaged, openHere: () => nix.open(), openBox, takeBack: healed }),
+      heal({ damaged, looksAgain, openHere: () => nix.open(), openBox, takeBack: healed }),
     )
   } catch (error) {
     found.problem = error instanceof Failure ? error.message : `what is damaged on the box isn't replaced: ${(error as Error).message}`

@@ -211,7 +211,7 @@ async function drainAll(
   const queuedSince = (seen: ReadonlySet<string>): Entry[] =>
     readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.path))
   for (;;) {
-    const found = await healBox(cache, config, progress)
+    const found = await healBox(cache, config, progress, seen.size === 0 && !isJournal(1))
     healed.push(...found.healed)
     const { fresh, damaged } = sortOut(queuedSince(seen), found)
     if (seen.size === 0) sayRefused(cache.name, found, damaged)
