@@ -142,6 +142,11 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
       await client.must('root', 'touch', [`${FOLDER}/box.up`])
       await pair.openPlainTunnel()
       await fetching(pair, unit.url, [first])
+      // a perl that doesn't start, as in the middle of an update
+      await unit.start()
+      await unit.up()
+      client.write('/usr/local/bin/perl', '#!/bin/sh\nexit 127\n', { mode: 0o755 })
+      await fetching(pair, unit.url, [second])
     })
   })
 }
