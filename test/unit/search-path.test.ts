@@ -10,6 +10,14 @@ const test = suite('search path')
 const HEADS = readdirSync('scripts/heads').map((name) => `scripts/heads/${name}`)
 const listsIn = (file: string): string[] => readFileSync(file, 'utf8').match(/[/a-z:-]*\/run\/current-system[/a-z:-]*/g) ?? []
 
+test('root’s JavaScript is given every variable of ours that it reads', () => {
+  const sources = readdirSync('scripts', { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'))
+  const read = sources.flatMap((name) => readFileSync(`scripts/${name}`, 'utf8').match(/(?<=process\.env\.)NIX_LAN_[A-Z_]+/g) ?? [])
+  assert.ok(read.includes('NIX_LAN_HEAD'))
+  const [, list = ''] = /^ {2}for nix_lan_name in ([^;]*); do$/m.exec(readFileSync('scripts/heads/runtime.sh', 'utf8')) ?? []
+  for (const name of read) assert.ok(list.split(/\s+/).includes(name), `${name} is left out by become_as_root`)
+})
+
 test('the heads search where everything else does, in the same order', () => {
   const lists = HEADS.flatMap((file) => listsIn(file).map((list) => [file, list.split(':').filter(Boolean)] as const))
   assert.ok(lists.length >= 4, `${lists.length} lists`)
