@@ -492,7 +492,8 @@ class Upload {
     const culprit = pathsInError(stderr)[0] ?? ''
     const keys = (this.here.get(culprit)?.signatures ?? []).map(keyName)
     if (keys.length === 0) return text
-    return `${text} (it is signed by ${keys.join(', ')}: add the public key to trusted-public-keys in the box's nix.conf, then retry)`
+    const [key] = keys
+    return `${text} (it is signed by ${keys.join(', ')}: sudo nix-lan setup makes the box trust it; by hand, put the public key into trusted-public-keys in the box's nix.conf, in place of any other ${key}, since of two with one name Nix trusts only the first; then retry)`
   }
 
   /** Sets an entry aside; if that fails it stays queued, and holds up no other. */
