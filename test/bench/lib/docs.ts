@@ -21,12 +21,16 @@ export function writeLinks(results: Results): void {
   writeFileSync(LINK_FILE, `${JSON.stringify(results, null, 2)}\n`)
   const where = `Measured on ${results.date}: ${results.machine}. Again: \`npm run bench -- link\`.`
   insert(PAGE, [where, linkTable(results), goalTable(results, false)].join('\n\n'), 'bench link')
-  drawCharts(readResults()?.rows ?? [], results.rows)
+  const main = readResults()
+  if (main) writeMain(main, results.rows)
 }
 
-/** Draws the README's chart: the main rows, then those of links. */
-function drawCharts(rows: readonly Result[], links: readonly Result[]): void {
-  for (const theme of ['light', 'dark'] as const) writeFileSync(`docs/bench-${theme}.svg`, chart([...rows, ...links], theme))
+/** The README's table and the charts: the main rows, then those of links. */
+function writeMain(main: Results, links: readonly Result[]): void {
+  const rows = [...main.rows, ...links]
+  for (const theme of ['light', 'dark'] as const) writeFileSync(`docs/bench-${theme}.svg`, chart(rows, theme))
+  const where = `Measured on ${main.date}: ${main.machine}.`
+  insert('README.md', `${mainTable(rows)}\n\n${where} All rows, and how to repeat them: [${PAGE}](${PAGE}).`)
 }
 
 /** Writes everything anew. @throws Error when a file has no markers */
@@ -37,8 +41,7 @@ export function writeResults(results: Results): void {
   const notes = noteList(results)
   const parts = [where, '## The goals', goalTable(results), '## The figures', figureTable(results), notes ? `Notes:\n\n${notes}` : '']
   insert(PAGE, parts.filter((part) => part !== '').join('\n\n'))
-  drawCharts(results.rows, readResults(LINK_FILE)?.rows ?? [])
-  insert('README.md', `${mainTable(results)}\n\n${where} All rows, and how to repeat them: [${PAGE}](${PAGE}).`)
+  writeMain(results, readResults(LINK_FILE)?.rows ?? [])
 }
 
 /** Replaces what stands between the markers. */

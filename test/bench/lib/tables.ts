@@ -67,7 +67,7 @@ export function plainTable(rows: readonly Result[], quick: boolean): string {
 }
 
 /** The rows that the README shows; the chart has more. */
-export function mainTable({ rows }: Results): string {
+export function mainTable(rows: readonly Result[]): string {
   const lines = rows.flatMap((row) => {
     if (!row.chart?.readme) return []
     const { ours, floor, rival, label } = row.chart

@@ -311,7 +311,8 @@ class Stage {
     goal(BROKER, ssh, most)
     if (roundTrip === 40) for (const way of [startsEach ? undefined : ours, BROKER]) goal(way, http, 1)
     const row = this.row(shape, `${all.length} small paths ${SHAPES[shape]}`, samples, goals)
-    if (shape === 'flat' && this.charted && ssh) row.chart = { label: `fetch ${all.length} small paths, Wi-Fi`, ours: BROKER, rival: ssh }
+    if (shape === 'flat' && this.charted && ssh)
+      row.chart = { label: `fetch ${all.length} small paths, Wi-Fi`, ours: BROKER, rival: ssh, readme: true }
     return row
   }
 
@@ -332,7 +333,7 @@ class Stage {
     const ssh = named(SSH, part)
     const more = this.charted ? { [ssh]: times(part, ask(SSH, count / part)) } : {}
     const row = await this.against('misses', `asking for ${count} outputs that the box lacks (--dry-run)`, (way) => ask(way, count), more)
-    if (this.charted) row.chart = { label: `ask for ${count} missing paths, Wi-Fi`, ours: BROKER, floor: NONE, rival: ssh }
+    if (this.charted) row.chart = { label: `ask for ${count} missing paths, Wi-Fi`, ours: BROKER, floor: NONE, rival: ssh, readme: true }
     return row
   }
 
