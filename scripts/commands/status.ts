@@ -174,7 +174,9 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
   const [answer, queue, { units, check }] = await Promise.all([ask(cache, config.uid, path, socket), queueOf(config, cache), systemd])
   const unitsOf = units.get(cache.name) ?? null
   const tunnelState = own ? readTunnelState(config.uid, cache.name) : undefined // root doesn't read a user's file
-  const wait = whoWaits(own ? [noteFolder(0), noteFolder(config.uid)] : [noteFolder(0)], path, Date.now())
+  // root's, the broker's, the user's
+  const notes = own ? [noteFolder(0), `${ROOT_TRANSFERS}/${cache.name}`, noteFolder(config.uid)] : [noteFolder(0)]
+  const wait = whoWaits(notes, path, Date.now())
   const counts = own ? ownTransfers() : userTransfers(config.home, undefined)
   const damaged = [...damagedOn({ cache: cache.name, socket: path, own: counts }).keys()]
   const unkept = own && cache.keep !== 0 ? notKept(ownTransfers(), cache.name) : undefined

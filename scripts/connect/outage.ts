@@ -29,6 +29,8 @@ const FORGOTTEN = 600_000
 const BIND_TO_LISTEN = 2000
 /** Bytes at which all but the first line of a note is dropped: each start may add one. */
 const LONG_NOTE = 4096
+/** The same without a file, in lines. */
+const LONG = 40
 
 /** What may happen to a box that owes a path. */
 const PROMISED = ['broken', 'slow']
@@ -139,7 +141,7 @@ export class Outage {
 
   private append(found: Found): void {
     if (this.file === null) {
-      this.own = [...this.own.slice(0, 1), found]
+      this.own = [...(this.own.length > LONG ? this.own.slice(0, 1) : this.own), found]
       return
     }
     try {
@@ -174,21 +176,21 @@ function holds(all: readonly Found[], { at, kind }: Found, now: number): boolean
   return now >= at && now - at < Math.min(most, Math.max(least, lasted))
 }
 
-function openNote(path: string, directory: string): number | null {
+function openNote(path: string, folder: string): number | null {
   const uid = process.geteuid?.() ?? 0
   try {
-    if (uid === 0) mkdirSync(directory, { mode: 0o755, recursive: true })
-    const stat = lstatSync(directory)
+    if (uid === 0) mkdirSync(folder, { mode: 0o755, recursive: true })
+    const stat = lstatSync(folder)
     if (!stat.isDirectory() || stat.uid !== uid || (stat.mode & 0o022) !== 0) return null
     const file = openSync(
-      noteFile(directory, path),
+      noteFile(folder, path),
       constants.O_RDWR | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK,
       0o644, // `nix-lan status` reads it
     )
     if (fstatSync(file).isFile()) return file
     closeSync(file)
   } catch {
-    // no such directory, or a read-only one
+    // no such folder, or a read-only one
   }
   return null
 }

@@ -179,10 +179,11 @@ export async function dialOrAway(target: Target): Promise<{ box: Acquaintance; f
  * An upstream that never fails: whatever goes wrong is an outage, reported once, and the box is
  * dialled again later.
  * @param target null: there is no box
- * @param counts the folder in which to count what is fetched; default: ownTransfers()
+ * @param folder where to count what is fetched, and to take notes of outages; default:
+ * ownTransfers(), and noteFolder()
  */
-export function redialling(target: Target | null, counts?: string): Upstream {
-  const dialler = target && new Dialler(target, counts)
+export function redialling(target: Target | null, folder?: string): Upstream {
+  const dialler = target && new Dialler(target, folder)
   let outage: Outage | null = null
   /** Taking notes must not end the conversation. */
   function noted<T>(take: (outage: Outage) => T): T | undefined {
@@ -194,7 +195,7 @@ export function redialling(target: Target | null, counts?: string): Upstream {
     }
   }
   try {
-    if (target) outage = new Outage(target.socket)
+    if (target) outage = new Outage(target.socket, folder)
   } catch (mistake) {
     report(`this is a bug: ${(mistake as Error).message}`) // no notes, then
   }

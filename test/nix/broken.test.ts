@@ -18,7 +18,7 @@ const PLACES = [
   ['function becomeOwner(socket, beforehand) {', 'there'],
   ['async function dialBox(path, deadline, way = path) {', 'there'],
   ['function openSocket(path, way) {', 'there'],
-  ['async function ask(box, question, upstream) {', 'there'],
+  ['async function readAnswer(reader, question, upstream) {', 'there'],
   ['function identity(path) {', 'away'],
   ['function openNote(path, folder) {', 'there'],
 ] as const

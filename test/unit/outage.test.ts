@@ -65,6 +65,18 @@ test('patience that has run out has run out for all, until the tunnel is another
   assert.is(other.since(NOW + 100_001), undefined)
 })
 
+test('without a place for the note, one process remembers as much', () => {
+  const socket = join(TMP, 'no-note.sock')
+  writeFileSync(socket, '')
+  const alone = new Outage(socket, join(TMP, 'nowhere'))
+  alone.began(lost('slow'), NOW, { since: NOW - 30_000 })
+  assert.ok(alone.gaveUp(NOW))
+  alone.began(lost('broken'), NOW + 1)
+  assert.ok(alone.givenUp(NOW + 2))
+  for (let n = 0; n < 100; n++) alone.began(lost('broken'), NOW + n)
+  assert.is(alone.since(NOW + 100), NOW - 30_000)
+})
+
 test('an answer ends an outage of any other kind; an old note says nothing; a long one keeps its beginning', () => {
   const { one, other } = starts()
   one.began(lost('broken'), NOW)
