@@ -15,12 +15,15 @@ const SHELLS = [['dash'], ['bash', '--posix'], ['busybox', 'sh']].filter(([name 
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-become-'))
 const PROGRAM = join(TMP, 'program.cjs')
+/** What it prints, and its exit code. Not from the environment, of which root's hears little. */
+const SAYS = `${PROGRAM}.json`
 // It also reads what it can, and says what it should not know.
 writeFileSync(
   PROGRAM,
   `require('node:fs').readFileSync('/dev/stdin')
-process.stdout.write(process.env.EVIL ?? process.env.TEXT)
-process.exitCode = Number(process.env.CODE)
+const { text, code } = JSON.parse(require('node:fs').readFileSync(${JSON.stringify(SAYS)}, 'utf8'))
+process.stdout.write(process.env.EVIL ?? text)
+process.exitCode = code
 `,
 )
 // The heads include each other by ./NAME.sh; Bun would take .env from there.
@@ -41,9 +44,10 @@ if (!runtime) {
  */
 function head(shell: string[], text: string, { code = 0, args = [] as string[], env = {}, before = ':', input = '' } = {}) {
   const [name = '', ...options] = shell
+  writeFileSync(SAYS, JSON.stringify({ text, code }))
   const done = spawnSync(which(name) ?? name, [...options, '-c', `${before}\n. ./nix-lan-tunnel.sh`, PROGRAM, ...args], {
     cwd: HEADS,
-    env: { PATH: runtime, HOME: TMP, TEXT: text, CODE: String(code), ...env },
+    env: { PATH: runtime, HOME: TMP, ...env },
     input,
     timeout: 60_000,
   })
@@ -116,8 +120,8 @@ for (const shell of SHELLS) {
     const shells = /^(_|PWD|OLDPWD|SHLVL)=/ // what a shell adds by itself
     const lines = printed.split('\n').filter((line) => !shells.test(line))
     const { B, ...others } = env
-    const given = { PATH: runtime, HOME: TMP, CODE: '0', TEXT: '# nix-lan: become', nix: 'lan', B: 'b', ...others }
-    const expected = [...Object.entries(given).map(([name, value]) => `${name}=${value}`), 'exec \'/usr/bin/env\' "$@"', '', '', '']
+    const given = { PATH: runtime, HOME: TMP, nix: 'lan', B: 'b', ...others }
+    const expected = [...Object.entries(given).map(([name, value]) => `${name}=${value}`), '', '']
     assert.equal(lines.sort(), expected.sort(), B)
   })
 

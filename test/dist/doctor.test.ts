@@ -153,7 +153,7 @@ test('a Nix of the user’s own: no daemon, and nothing has to be root’s', () 
   for (const path of [state, join(state, 'db'), join(TMP, 'home/bin')]) mkdirSync(path)
   for (const path of [program, hook]) writeFileSync(path, '#!/bin/sh\n# nix-lan\n', { mode: 0o755 })
   if (ROOT) for (const path of [state, join(state, 'db'), program, hook]) chownSync(path, USER, USER)
-  const url = `ssh-ng://localhost?remote-program=${program}%20${TMP}/run/nix-lan/rpi.sock`
+  const url = `ssh-ng://localhost?remote-program=${program}%20--deadline%200.3%20${TMP}/run/nix-lan/rpi.sock`
   const nix = NIX.replace("'post-build-hook ='", `'post-build-hook = ${hook}'`).replace('https://cache.nixos.org/', url)
   writeFileSync(join(TMP, 'home/bin/nix'), nix, { mode: 0o755 })
   const env = { NIX_STATE_DIR: state, PATH: `${join(TMP, 'home/bin')}:${BIN}:${RUNTIME}:/usr/bin:/bin` }

@@ -81,12 +81,14 @@ export class DistantBox {
   private async serve(socket: Socket, connection: number): Promise<void> {
     const reader = new ByteReader({ resume: () => {} })
     socket.on('error', () => {})
-    socket.on('data', (bytes) => setTimeout(() => reader.push(bytes), this.delay))
+    const there = new Delay(this.delay)
+    const back = new Delay(this.delay)
+    socket.on('data', (bytes) => there.hold(() => reader.push(bytes)))
     socket.on('close', () => {
       this.sockets.delete(socket)
       reader.finish(new EndOfStream('closed'))
     })
-    const write = (bytes: Buffer): unknown => setTimeout(() => socket.write(bytes), this.delay)
+    const write = (bytes: Buffer): void => back.hold(() => socket.write(bytes))
     const client = new Recorder(reader)
     write(Buffer.concat([u64(MAGIC_SERVER), u64(0x0123)]))
     for (let words = 0; words < 4; words++) await client.u64()
@@ -118,6 +120,34 @@ export class DistantBox {
     if (operation === 41) return errorAnswer(`path '${path}' does not exist`)
     if (operation === 38 && kept) return Buffer.concat([LAST, kept.nar])
     throw new Error(`operation ${operation}`)
+  }
+}
+
+/**
+ * Holds one direction of a link back, in order. setTimeout() alone counts from the time at which the
+ * event loop woke up: on a busy machine that is long ago, and there would be no delay at all.
+ */
+class Delay {
+  private readonly ms: number
+  private readonly held: { due: number; act: () => void }[] = []
+
+  constructor(ms: number) {
+    this.ms = ms
+  }
+
+  hold(act: () => void): void {
+    this.held.push({ due: performance.now() + this.ms, act })
+    if (this.held.length === 1) this.wait()
+  }
+
+  private wait(): void {
+    const [next] = this.held
+    if (next) setTimeout(() => this.pass(), Math.max(1, Math.ceil(next.due - performance.now())))
+  }
+
+  private pass(): void {
+    while (this.held[0] && this.held[0].due <= performance.now()) this.held.shift()?.act()
+    this.wait()
   }
 }
 
