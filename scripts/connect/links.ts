@@ -36,9 +36,14 @@ export class Link {
     this.failed = failed
   }
 
-  /** Whether it has been lost, perhaps while nobody listened. */
+  /**
+   * Whether it has been lost, perhaps while nobody listened. What comes before the end of the
+   * handshake is the handshake's: a daemon's hello may come as one piece.
+   */
   get stale(): boolean {
-    return this.failure !== undefined || (this.waiting.length === 0 && this.box.reader.stale)
+    if (this.failure) return true
+    const { handshake, socket, reader } = this.box
+    return this.waiting.length === 0 && (handshake ? socket.destroyed : reader.stale)
   }
 
   /** How many answers are outstanding. */

@@ -38,6 +38,8 @@ export class DistantBox {
   instead: (operation: number, path: string, connection: number) => Buffer | null | undefined = () => undefined
   /** Bytes per millisecond at which that list comes; default: all at once. */
   pace = Number.POSITIVE_INFINITY
+  /** Says hello in one piece, as it comes through ssh on a link with a delay. */
+  inOnePiece = false
   /** The list of all paths; default: in order. */
   list: () => Iterable<string> = () => [...this.paths.keys()].sort()
   private readonly delay: number
@@ -90,9 +92,11 @@ export class DistantBox {
     })
     const write = (bytes: Buffer): void => back.hold(() => socket.write(bytes))
     const client = new Recorder(reader)
-    write(Buffer.concat([u64(MAGIC_SERVER), u64(0x0123)]))
+    const greeting = [u64(MAGIC_SERVER), u64(0x0123)]
+    const welcome = [string('2.15.0'), u64(2), LAST]
+    if (!this.inOnePiece) write(Buffer.concat(greeting))
     for (let words = 0; words < 4; words++) await client.u64()
-    write(Buffer.concat([string('2.15.0'), u64(2), LAST]))
+    write(Buffer.concat(this.inOnePiece ? [...greeting, ...welcome] : welcome))
     for (;;) {
       const from = new Recorder(reader)
       const operation = await from.u64()

@@ -109,6 +109,15 @@ test('a flat list: infos and NARs are there when Nix asks', async () => {
   assert.ok(box.connections <= 6, `${box.connections} connections`)
 })
 
+test('the same with a box whose hello comes in one piece: no connection is dropped before it is used', async () => {
+  const box = boxOf(300)
+  box.inOnePiece = true
+  const paths = [...box.paths.keys()]
+  const { waited } = await session(box, [...paths.map(info), ...paths.map(fetch)])
+  assert.ok(waited < 40, `${waited} waited`)
+  assert.ok(box.connections <= 6, `${box.connections} connections`)
+})
+
 test('a chain, each path referring to the next', async () => {
   const box = boxOf(200, (n) => ({ references: n < 199 ? [pathOf(n + 1)] : [] }))
   const paths = [...box.paths.keys()]
