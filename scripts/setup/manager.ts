@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from '../cli/errors.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { run } from '../system/exec.ts'
-import { type AskOptions, brokerSocketUnit, hasUserManager, problemOf, systemctl } from '../system/systemd.ts'
+import { type AskOptions, brokerSocketUnit, hasUserManager, problemOf, systemctl, targetOf } from '../system/systemd.ts'
 import { effectiveUid, type User } from '../system/users.ts'
 
 /**
@@ -32,13 +32,21 @@ export async function managerCame(user: User, limit = 15_000): Promise<boolean> 
 }
 
 /**
- * Reloads the units, starts the timer and what else starts by itself, and asks for a check now.
+ * Reloads the units, and starts the timer and what else starts by itself.
  * @throws Failure with systemctl's message
  */
 export async function startUnits(user: User, more: readonly string[]): Promise<void> {
   await must(user, ['daemon-reload'])
   await must(user, ['start', 'nix-lan-check.timer', ...more])
-  await must(user, ['restart', '--no-block', 'nix-lan-check.service'])
+}
+
+/**
+ * Has the boxes checked, and waits for it: the targets of those that are there have started then.
+ * If the check takes longer than 20 seconds, it goes on by itself. A `restart`, since one that runs
+ * already may not know of a box that has just been configured.
+ */
+export async function checkNow(user: User): Promise<void> {
+  await systemctl(['restart', 'nix-lan-check.service'], ownerOf(user))
 }
 
 /**
@@ -77,11 +85,14 @@ export async function forgetUnits(user: User): Promise<void> {
 }
 
 /**
- * Starts the search for builds that were never queued, in the background; it runs until done or
- * until the box is away.
+ * Starts the search for builds that were never queued, in the background: it waits for the tunnel,
+ * and runs until done or until the box is away. While the box's target is down, systemd refuses to
+ * start the tunnel (Requisite=) and, in silence, what is bound to it.
+ * @returns whether it started
  */
-export async function queueBuilt(user: User, cache: string): Promise<void> {
-  await systemctl(['start', '--no-block', `nix-lan-built@${cache}.service`], ownerOf(user))
+export async function queueBuilt(user: User, cache: string): Promise<boolean> {
+  if ((await systemctl(['is-active', targetOf(cache)], ownerOf(user))).code !== 0) return false
+  return (await systemctl(['start', '--no-block', `nix-lan-built@${cache}.service`], ownerOf(user))).code === 0
 }
 
 /** The caches whose tunnels are running. */

@@ -39,6 +39,7 @@ import { type Layout, ownerIn } from './layout.ts'
 import { findMachine, howCalled, type Machine, mustSuit, type Options } from './machine.ts'
 import {
   brokersDown,
+  checkNow,
   endBroker,
   hasManager,
   inUse,
@@ -386,13 +387,15 @@ async function carryOut(
   const nixConf = situation.nixConf.file
   const record = keepRecord(final.wants, machine, nixConf, known, options)
   if (hasManager(user)) for (const { name } of actions.strays) await stopUnits(user, name)
+  // Before the drop-in that names its user is removed: a connection to a socket that still listens
+  // would start it as root.
+  for (const cache of actions.stopBrokers) await stopBrokers(cache)
   writeAll(final.wants, machine)
   if (actions.startBrokers) {
     await startBrokers(actions.startBrokers)
     done(`systemd listens at ${actions.startBrokers.map(brokerSocket).join(', ')}`)
   }
   if (actions.restartDaemon || (!layout.single && (await daemonOutdated(nixConf)))) await restartDaemon()
-  for (const cache of actions.stopBrokers) await stopBrokers(cache)
   for (const stray of actions.strays) {
     await settle(stray, person)
     done(stray.to === undefined ? `the queue of ${stray.name} is gone` : `the queue of ${stray.name} is that of ${stray.to}`)
@@ -554,12 +557,14 @@ async function restartTunnels(user: User): Promise<void> {
 // ---- the end
 
 /**
- * Waits for the first tunnel, then runs nix-lan doctor.
+ * Has the boxes checked, since the timer may take half a minute to find a new one; waits for the
+ * first tunnel, then runs nix-lan doctor.
  * @returns the exit code
  */
 async function conclude(actions: Actions, person: Person, { layout }: Machine, doctor: boolean): Promise<number> {
   const { boxes } = actions
   const away = boxes.some(({ answer }) => answer.kind === 'away')
+  if ((actions.startUnits || boxes.some(({ fresh }) => fresh)) && hasManager(person)) await checkNow(person)
   for (const { box, answer, needs } of doctor ? boxes : []) {
     // Without a login, or if the daemon won't let the user in, it never becomes usable.
     const usable = answer.kind === 'there' ? !needs.member || mayFix(answer.facts, needs) : mayAnswer(answer)
@@ -578,13 +583,13 @@ async function conclude(actions: Actions, person: Person, { layout }: Machine, d
  */
 async function requeue({ sign, boxes }: Actions, person: Person, { lib }: Layout): Promise<void> {
   for (const { box, fresh, answer, needs } of boxes) {
-    if (fresh && sign.length === 0 && mayAnswer(answer) && hasManager(person)) await queueBuilt(person, box.name)
+    if ((fresh || sign.length > 0) && mayAnswer(answer) && hasManager(person) && !(await queueBuilt(person, box.name)))
+      say(`  ${box.name} is away now: what was built here and it lacks is queued within a day of its coming back.`)
     if (sign.length === 0 && needs.keys.length === 0) continue
     if (entriesIn(failedDir(box.name)) > 0) {
       const retried = await runAs(person, [`${lib}/nix-lan`, 'queue', 'retry', '--cache', box.name], { timeout: 60_000 })
       if (retried.code === 0) done(`what had failed for ${box.name} is queued again`)
     }
-    if (sign.length > 0 && hasManager(person)) await queueBuilt(person, box.name)
   }
 }
 
