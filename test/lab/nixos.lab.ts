@@ -109,18 +109,31 @@ async function systemOf(name: string, nixLan: string | undefined): Promise<strin
 
 // ---- the loop of builds
 
-/** Builds without end, and notes each. $1: whose, $2: where the notes go. */
+/**
+ * What a client says that nix-daemon had accepted but not yet answered when it was restarted: Nix's
+ * own race, with every restart. Without nix-lan, by `systemctl restart nix-daemon` under the same
+ * loop (Nix 2.34.8 in Debian testing), 1 of 1143 builds in 300 restarts.
+ */
+const LOST_IN_RESTART = "cannot open connection to remote store 'daemon': .*(Connection reset by peer|Broken pipe)"
+
+/**
+ * Builds without end, and notes each. $1: whose, $2: the race's message. A build that says it is
+ * repeated, once, and that alone is no failure.
+ */
 const LOOP = `i=0
+build() { nix-build ${T_FILE} --no-out-link --argstr name loop-$1-$i >/run/loop/$1.out 2>&1; }
 while [ ! -e /run/loop/stop ]; do
   i=$((i + 1))
-  if nix-build ${T_FILE} --no-out-link --argstr name loop-$1-$i >/run/loop/$1.out 2>&1
+  if build "$1" || { tr '\\n' ' ' </run/loop/$1.out | grep -Eq "$2" && build "$1"; }
   then echo ok; else echo "FAILED: $(tr '\\n' ' ' </run/loop/$1.out)"; fi >>/run/loop/$1
 done`
 
 /** Does something while two loops build, and asserts that none of their builds failed. */
 async function underBuilds(what: () => Promise<unknown>): Promise<void> {
   await onLaptop('rm -rf /run/loop; mkdir /run/loop; chmod 777 /run/loop')
-  const loops = (['alice', 'root'] as const).map((user) => lab.laptop.run(user, 'bash', ['-c', LOOP, 'loop', user], { timeout: 280_000 }))
+  const loops = (['alice', 'root'] as const).map((user) =>
+    lab.laptop.run(user, 'bash', ['-c', LOOP, 'loop', user, LOST_IN_RESTART], { timeout: 280_000 }),
+  )
   const notes = (user: string): string[] => lab.laptop.read(`/run/loop/${user}`).split('\n').filter(Boolean)
   const built = async (least: number) =>
     await lab.eventually('builds', () => ['alice', 'root'].every((user) => noteCount(user) >= least), { within: 60_000 })
