@@ -36,9 +36,11 @@ async function fromTheStart(): Promise<void> {
   await lab.laptop.systemctl('restart', 'nix-lan-check.service')
 }
 
-/** Exactly one line of the journal since then says it. */
+/** Exactly one line of the journal since then says it. On a busy machine journald is seconds late. */
 async function saidOnce(what: RegExp): Promise<void> {
-  const journal = await lab.laptop.journal({ since, match: ofUserUnit(TUNNEL) })
+  const read = () => lab.laptop.journal({ since, match: ofUserUnit(TUNNEL) })
+  await lab.eventually('a line in the journal', async () => (await read()).some((line) => what.test(line)))
+  const journal = await read()
   assert.is(journal.filter((line) => what.test(line)).length, 1, journal.join('\n'))
   assert.equal(
     journal.filter((line) => /passphrase for|Enter /.test(line)),
