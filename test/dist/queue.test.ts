@@ -532,7 +532,7 @@ test('upload: a killed one leaves no lock, and no copy that goes on', async () =
   assert.ok(runs(pid))
   child.kill('SIGKILL')
   await first
-  for (let tries = 0; runs(pid) && tries < 100; tries++) await new Promise((done) => setTimeout(done, 50))
+  for (let tries = 0; runs(pid) && tries < 300; tries++) await new Promise((done) => setTimeout(done, 50))
   assert.not(runs(pid), 'the copy goes on')
   rmSync(join(WORLD, 'slow'))
   assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: 1 path uploaded\n', stderr: '' })
