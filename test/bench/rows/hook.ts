@@ -159,7 +159,7 @@ async function manyOutputs(world: World, setting: Setting, { paths, drv }: Built
     what: `the hook: ${OUTPUTS} outputs and the .drv, ${CACHES.length} caches`,
     unit: 'ms',
     samples,
-    goals: [{ say: `${OURS} / ${SH}`, formula: (of) => of(OURS) / of(SH), most: 6, budget: 15 }],
+    goals: [{ say: `${OURS} / ${SH}`, formula: (of) => of(OURS) / of(SH), most: 6, budget: 20 }],
   }
 }
 
@@ -185,7 +185,7 @@ async function noOutputs(world: World, setting: Setting, { drv }: Built, caches:
     unit: 'ms',
     samples,
     goals: [
-      { say: `${OURS} / ${SH}`, formula: (of) => of(OURS) / of(SH), most: 6, budget: 15 },
+      { say: `${OURS} / ${SH}`, formula: (of) => of(OURS) / of(SH), most: 6, budget: 20 },
       { say: `${OURS} / ${QUERY}`, formula: (of) => of(OURS) / of(QUERY), most: 1 / 3, budget: 0.8 },
     ],
   }
