@@ -382,6 +382,7 @@ test('a box far away: what Nix asks for next is there already, over connections 
   const far = new DistantBox(3)
   const socket = join(TMP, `${count++}.sock`)
   await far.listen(socket)
+  far.knownAsFast(socket)
   const paths = Array.from({ length: 60 }, (_, n) => `/nix/store/${String(n).padStart(32, '0')}-far`)
   for (const path of paths) far.paths.set(path, { nar: nar({ file: path.repeat(500) }) })
   const nix = await greeted([socket])

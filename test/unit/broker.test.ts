@@ -48,7 +48,10 @@ class Stage {
 
   static async make(paths: number, { unused = 60_000, away = false } = {}): Promise<Stage> {
     const stage = new Stage(paths, unused)
-    if (!away) await stage.box.listen(stage.tunnel)
+    if (!away) {
+      await stage.box.listen(stage.tunnel)
+      stage.box.knownAsFast(stage.tunnel)
+    }
     await stage.broker.listen({ path: stage.socket })
     return stage
   }

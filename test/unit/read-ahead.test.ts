@@ -60,6 +60,7 @@ interface Session {
 async function session(box: DistantBox, requests: Buffer[], identity: () => string = () => ''): Promise<Session> {
   const socket = `${FOLDER}/${count++}.sock`
   await box.listen(socket)
+  box.knownAsFast(socket)
   return await sessionAt(socket, box, requests, identity)
 }
 
