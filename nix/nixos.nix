@@ -336,6 +336,8 @@ in
           cfg.secretKeyFile
           "/etc/nix"
         ];
+        # Each start of nix-daemon starts it: five in ten seconds are no fault.
+        unitConfig.StartLimitIntervalSec = 0;
         path = [ config.nix.package ];
         serviceConfig.Type = "oneshot";
         script = makeKeyCommand;

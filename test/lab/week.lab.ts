@@ -331,6 +331,13 @@ test('the box is full: said why it waits, what fits goes, and the rest when ther
 test('a second box', async () => {
   const began = Date.now()
   await setup(0, '--name', 'nas', 'alice@nas.local')
+  // what only this machine has is queued for it
+  const settled = async (): Promise<number> => {
+    const { uploaded: sent, queue } = of('nas', await status())
+    return queue?.queued === 0 && !queue.uploading ? (sent?.all.paths ?? 0) : 0
+  }
+  await lab.eventually('the new box has what was built before', async () => (await settled()) > 0, { within: 60_000 })
+  uploaded.set('nas', await settled())
   await truth('a second box', { pi: { state: 'usable' }, nas: { state: 'usable', since: began } }, 60)
   const path = await build('both', ['pi', 'nas'])
   await truth('a build for two', { pi: { state: 'usable' }, nas: { state: 'usable' } })
