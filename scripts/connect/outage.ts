@@ -8,7 +8,7 @@
 // makes a new socket, and `nix-lan check` touches it when the network has changed.
 import { closeSync, constants, fstatSync, ftruncateSync, lstatSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import type { BoxUnavailable } from '../protocol/box.ts'
-import { type Found, identity, isAlive, noteFile, noteFolder, readNote } from '../system/outage-note.ts'
+import { FORGOTTEN, type Found, identity, isAlive, latestOutage, noteFile, noteFolder, readNote } from '../system/outage-note.ts'
 
 /**
  * How long, in milliseconds, a box isn't asked again: as long as the outage has lasted when it was
@@ -23,11 +23,13 @@ const HOLD: Record<string, [least: number, most: number]> = {
   slow: [15_000, 60_000],
   over: [60_000, 300_000],
 }
-/** Milliseconds after which a note says nothing any more: longer than any of these. */
-const FORGOTTEN = 600_000
 /** Milliseconds after bind(2) within which any program that will call listen(2) has done so. */
 const BIND_TO_LISTEN = 2000
-/** Bytes at which all but the first line of a note is dropped: each start may add one. */
+/**
+ * Bytes at which all but the first line of an outage is dropped: each start may add one. Nothing is
+ * dropped earlier, not even what is out of date: whoever else finds the box away at this moment may
+ * have added a line, and both would report it.
+ */
 const LONG_NOTE = 4096
 /** The same without a file, in lines. */
 const LONG = 40
@@ -79,8 +81,7 @@ export class Outage {
    */
   givenUp(now: number): boolean {
     const all = this.read(now)
-    const over = all.filter(({ kind }) => kind === 'over').at(-1)
-    return over !== undefined && over.socket === identity(this.path) && holds(all, over, now)
+    return holdsOver(all, all.filter(isOver).at(-1), identity(this.path), now)
   }
 
   /** Notes that the box is away. Returns whether that is news, for the journal. */
@@ -89,13 +90,16 @@ export class Outage {
     const socket = identity(this.path)
     // A broken promise is one outage, even if the tunnel's socket disappears meanwhile.
     const same = ({ kind, socket: meant }: Found): boolean => kind === error.kind && (PROMISED.includes(kind) || meant === socket)
-    const all = this.read(now)
-    if (all.length === 0) this.clear() // what is there is too old
-    const known = all.at(-1)
+    const known = this.read(now).at(-1)
     this.append({ at: now, kind: error.kind, socket, pid: process.pid, ...loss })
-    if (known && same(known)) return false
-    // With `max-connections` Nix starts several of us at once, and all find the same thing at the
-    // same moment: only the first line reports it.
+    return !(known && same(known)) && this.isFirst(same, now)
+  }
+
+  /**
+   * Whether the first such line is ours. With `max-connections` Nix starts several of us at once,
+   * and all find the same thing at the same moment: only the first line reports it.
+   */
+  private isFirst(same: (found: Found) => boolean, now: number): boolean {
     const first = this.read(now).find(same)
     return !first || first.pid === process.pid
   }
@@ -120,8 +124,11 @@ export class Outage {
   /** Notes that patience has run out. Returns whether that is news. */
   gaveUp(now: number): boolean {
     if (this.givenUp(now)) return false
-    this.append({ at: now, kind: 'over', socket: identity(this.path), pid: process.pid })
-    return true
+    const socket = identity(this.path)
+    this.append({ at: now, kind: 'over', socket, pid: process.pid })
+    const all = this.read(now)
+    // whose line is first may have read the clock last
+    return this.isFirst((found) => holdsOver(all, found, socket, Math.max(now, found.at)), now)
   }
 
   /**
@@ -134,7 +141,7 @@ export class Outage {
   }
 
   private read(now: number): Found[] {
-    const all = this.file === null ? this.own : readNote(this.file)
+    const all = this.file === null ? latestOutage(this.own) : readNote(this.file)
     const last = all.at(-1)
     return last && Math.abs(now - last.at) > FORGOTTEN ? [] : all
   }
@@ -147,7 +154,7 @@ export class Outage {
     try {
       let line = `${JSON.stringify(found)}\n`
       if (fstatSync(this.file).size > LONG_NOTE) {
-        const [first] = readNote(this.file)
+        const [first] = this.read(found.at)
         if (first) line = `${JSON.stringify(first)}\n${line}`
         this.clear()
       }
@@ -168,6 +175,13 @@ export class Outage {
 }
 
 const startOf = (all: readonly Found[]): number | undefined => all[0]?.since ?? all[0]?.at
+
+const isOver = ({ kind }: Found): boolean => kind === 'over'
+
+/** Whether a line says that patience with this very socket's box has run out, and still holds. */
+function holdsOver(all: readonly Found[], found: Found | undefined, socket: string, now: number): boolean {
+  return found !== undefined && isOver(found) && found.socket === socket && holds(all, found, now)
+}
 
 /** Whether a line still holds; see HOLD. */
 function holds(all: readonly Found[], { at, kind }: Found, now: number): boolean {

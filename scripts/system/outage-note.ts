@@ -5,6 +5,9 @@ import { runtimeDir } from './paths.ts'
 /** More than a note ever has, in bytes. */
 const LONGEST = 8192
 
+/** Milliseconds after which a line says nothing any more: longer than any box is left alone. */
+export const FORGOTTEN = 600_000
+
 /** A line of the note. */
 export interface Found {
   /** When it was found away, in milliseconds since 1970. */
@@ -40,15 +43,24 @@ export function identity(path: string): string {
   }
 }
 
-/** The lines of an open note; none when it isn't ours, or truncated: as if there were no outage. */
+/**
+ * The lines of the latest outage in an open note; none when it isn't ours, or truncated: as if there
+ * were no outage.
+ */
 export function readNote(file: number): Found[] {
   try {
     const bytes = Buffer.alloc(LONGEST)
     const text = bytes.toString('utf8', 0, readSync(file, bytes, 0, bytes.length, 0))
-    return text.split('\n').slice(0, -1).map(readLine)
+    return latestOutage(text.split('\n').slice(0, -1).map(readLine))
   } catch {
     return []
   }
+}
+
+/** The lines since nothing had been found for so long that it was forgotten. */
+export function latestOutage(all: readonly Found[]): Found[] {
+  const begins = all.map(({ at }, n) => Math.abs(at - (all[n - 1]?.at ?? at)) > FORGOTTEN).lastIndexOf(true)
+  return all.slice(Math.max(0, begins))
 }
 
 /** @throws Error for a line that isn't from a note */

@@ -91,6 +91,24 @@ test('an answer ends an outage of any other kind; an old note says nothing; a lo
   assert.is(other.since(NOW + 2_000_001), NOW + 2_000_000)
 })
 
+test('several lose it, or patience, at the same moment: the first line in the note is the one that tells', () => {
+  const { one, other, socket } = starts()
+  const file = noteFile(TMP, socket)
+  one.began(lost('unresponsive'), NOW)
+  const old = readFileSync(file, 'utf8')
+  const later = NOW + 2_000_000
+  assert.ok(one.began(lost('unresponsive'), later))
+  // truncated, it could lose the line of another one that has looked at the same time, and both would tell
+  assert.ok(readFileSync(file, 'utf8').startsWith(old), 'what is out of date stays')
+  assert.is(one.since(later + 1), later)
+  assert.is(whoWaits([TMP], socket, later), undefined)
+  // another process, which has read the clock a little later but was first in the note
+  const theirs = JSON.parse(readFileSync(file, 'utf8').trimEnd().split('\n')[1] ?? '')
+  writeFileSync(file, `${JSON.stringify({ ...theirs, at: later + 2, kind: 'over', pid: 1 })}\n`, { flag: 'a' })
+  assert.not(other.gaveUp(later + 1))
+  assert.ok(other.gaveUp(later + 400_000), 'news again')
+})
+
 test('status is told who waits, and until when', () => {
   const { one, socket } = starts()
   assert.is(whoWaits([TMP], socket, NOW), undefined)
