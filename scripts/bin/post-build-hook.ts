@@ -41,14 +41,14 @@ async function hook(argv: string[]): Promise<number> {
   const args = parse(argv, { boolean: ['make-queue', 'outputs'] })
   if (args.words.length > 0) throw new UsageError(`it takes no arguments, but was given "${args.words[0]}"; see --help`)
   if (!args.flag('make-queue') && !args.flag('outputs')) throw new UsageError('nothing to do; see --help')
-  const wrong = args.flag('make-queue') ? makeQueue() : []
+  const { wrong, strays } = args.flag('make-queue') ? makeQueue() : { wrong: [], strays: [] }
   if (args.flag('outputs')) {
     const found = await outputsFor(process.env.DRV_PATH ?? '')
     if (typeof found === 'string') wrong.push(found)
     else process.stdout.write(`${found.join('\n')}\n`)
   }
   // Nix itself puts the hook's name before each line.
-  for (const line of wrong) process.stderr.write(`nix-lan: ${harmless(line)}\n`)
+  for (const line of [...wrong, ...strays]) process.stderr.write(`nix-lan: ${harmless(line)}\n`)
   return wrong.length > 0 ? 1 : 0
 }
 

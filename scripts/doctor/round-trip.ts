@@ -12,6 +12,7 @@ import { readText } from '../nix/nix-conf.ts'
 import { pathInfos } from '../nix/path-info.ts'
 import { PROBE_NAME, storeDir } from '../nix/store-path.ts'
 import { outputsOf } from '../queue/outputs.ts'
+import { strayQueues } from '../queue/queue.ts'
 import { storesOf } from '../queue/stores.ts'
 import { drain, type Ledger } from '../queue/upload.ts'
 import type { Outcome } from '../system/exec.ts'
@@ -173,16 +174,17 @@ export function roundTrip(config: Config, cache: SshCache, means: Means): RoundT
     return [out, drv].some((path) => lstatSync(`${queueDir(cache.name)}/${nameOf(path)}`, { throwIfNoEntry: false }) !== undefined)
   }
 
-  /** Removes the hook's links, for every cache; only those two names. */
+  /** Removes the hook's links, for every cache, and from queues that no cache has; only those two names. */
   function unqueue(): void {
-    for (const { name } of config.caches.filter(isSsh)) {
+    const caches = config.caches.filter(isSsh).map(({ name }) => name)
+    for (const name of [...caches, ...strayQueues(caches).map(({ cache: lost }) => lost)]) {
       for (const directory of [queueDir(name), failedDir(name)])
         for (const path of [out, drv]) if (path !== '') unlink(`${directory}/${nameOf(path)}`)
     }
   }
 }
 
-/** Does nothing: unqueue() removes the links, for every cache. */
+/** Does nothing: unqueue() removes the links. */
 const NO_LEDGER: Ledger = { expects: () => {}, uploaded: () => {}, failed: () => {}, invalid: () => {}, unwanted: () => {} }
 
 const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1)

@@ -8,6 +8,7 @@ import { loadConfig } from '../config/config.ts'
 import { type Config, isSsh } from '../config/types.ts'
 import { failedDir, queueDir, stateDir } from '../system/paths.ts'
 import { effectiveUid } from '../system/users.ts'
+import { strayQueues } from './queue.ts'
 
 const self = effectiveUid()
 
@@ -39,18 +40,25 @@ export function planDirectory(path: string, entry: Entry, owner: number, self: n
 /**
  * Makes the directories the configuration asks for, and leaves the marks that keep the head from
  * asking again at each build.
- * @returns what is wrong, a line each
+ * @returns a line each: what is wrong, and which queues no cache has, into which the head goes on
+ *   putting what is built
  */
-export function makeQueue(): string[] {
+export function makeQueue(): { wrong: string[]; strays: string[] } {
   let wrong: string[]
+  let strays: string[] = []
   try {
-    wrong = makeDirectories(loadConfig())
+    const config = loadConfig()
+    wrong = makeDirectories(config)
+    strays = strayQueues(config.caches.filter(isSsh).map(({ name }) => name)).map(
+      ({ cache }) =>
+        `no cache is called ${cache} any more, but what is built still waits for it, and stays in the store; see nix-lan doctor`,
+    )
   } catch (error) {
     if (!(error instanceof Failure)) throw error
     wrong = [`no queue yet, so nothing that is built is queued: ${error.message}`]
   }
   remember(wrong.length > 0)
-  return wrong
+  return { wrong, strays }
 }
 
 /**

@@ -39,6 +39,8 @@ const onLaptop = (script: string) => lab.laptop.must('root', 'sh', ['-ec', scrip
 const onBox = (script: string) => lab.box.must('root', 'sh', ['-ec', script])
 const asAlice = (script: string, env: Record<string, string> = {}) => lab.laptop.must('alice', 'sh', ['-ec', script], { env })
 const CONF = '/etc/nix/nix.conf'
+/** The directories of a queue without a cache. */
+const STRAYS = [QUEUE, FAILED].map((directory) => directory.replace(/[^/]*$/, 'second'))
 // systemd refuses more than five starts in ten seconds, which no person reaches.
 const RESTART = 'systemctl reset-failed nix-daemon.service nix-daemon.socket; systemctl restart nix-daemon'
 
@@ -86,6 +88,15 @@ const FAULTS: Fault[] = [
     check: "box's daemon",
     found: /^nobody listens there|^there is no .* on the box/,
     fix: /^ssh -t alice@pi\.local sudo systemctl restart nix-daemon\.socket$/,
+  },
+  {
+    fault: 'the same, where the account on the box runs no command',
+    make: () => onBox('usermod -s /usr/sbin/nologin alice; systemctl stop nix-daemon.socket nix-daemon.service'),
+    check: "box's daemon",
+    found: /./,
+    fix: /^on the box, as root: systemctl restart nix-daemon\.socket$/,
+    heed: (fix) => onBox(fix.replace(/^.*: /, '')),
+    restore: () => onBox('usermod -s /bin/bash alice'),
   },
   {
     fault: 'another host key',
@@ -170,6 +181,15 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     found: /^"substituters =" in \/home\/alice\/\.config\/nix\/nix\.conf replaces the system's list, so that pi is not asked$/,
     fix: /^sed -i .* \/home\/alice\/dot\/nix\.conf$/,
     restore: () => asAlice('test -L .config/nix/nix.conf; rm .config/nix/nix.conf'),
+  },
+  {
+    fault: 'the user’s own nix.conf switches substitution off',
+    make: () => asAlice('mkdir -p .config/nix; echo "substitute = false" >.config/nix/nix.conf'),
+    check: 'own settings',
+    found: /^\/home\/alice\/\.config\/nix\/nix\.conf sets substitute = false: Nix fetches from no cache at all$/,
+    fix: /^take that line out of \/home\/alice\/\.config\/nix\/nix\.conf$/,
+    heed: (fix) => asAlice(`sed -i '/^substitute = /d' ${/\S+$/.exec(fix)?.[0]}`),
+    restore: () => asAlice('rm .config/nix/nix.conf'),
   },
   {
     fault: 'fallback is off',
@@ -261,6 +281,35 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
     state: 'warning',
     found: new RegExp(`^${QUEUE}/x is a directory, and does not belong there$`),
     fix: new RegExp(`^rm -r ${QUEUE}/x$`),
+  },
+  {
+    fault: 'a queue that no cache has: the hook and status say so, too',
+    make: async () => {
+      await onLaptop(`install -d -o alice ${STRAYS.join(' ')}`)
+      let n = 0
+      const told = async (): Promise<boolean> => {
+        await onLaptop('touch /etc/nix-lan/config.toml') // the hook looks when it has changed, for 0.9 s
+        const { stderr } = await lab.build(['--argstr', 'name', `stray-${n++}`])
+        return /^post-build-hook: nix-lan: no cache is called second any more, but what is built still waits for it/m.test(stderr)
+      }
+      await lab.eventually('the hook says it', told)
+      const status = (...args: string[]) => lab.laptop.must('alice', 'nix-lan', ['status', ...args])
+      assert.match(
+        await status(),
+        /^second: no cache of that name is configured, but \d+ paths wait for it and stay in the store: nix-lan doctor$/m,
+      )
+      assert.equal(JSON.parse(await status('--json')).strays, [{ cache: 'second', queued: 2 * n, failed: 0 }])
+      await lab.eventually('pi has what was built', async () => (await lab.queued()).length === 0)
+    },
+    check: 'queues',
+    state: 'warning',
+    found: /^no cache is called second, but \d+ paths wait for it: what waits stays in the store, and goes nowhere$/,
+    fix: new RegExp(`^sudo rm -r ${STRAYS.join(' ')} {4}# lets go of what is in it$`),
+    restore: async () => {
+      const { stderr } = await lab.build(['--argstr', 'name', 'no-stray'])
+      assert.not.match(stderr, 'second')
+      assert.not.match(await lab.laptop.must('alice', 'nix-lan', ['status']), 'second')
+    },
   },
   {
     fault: 'the configuration can’t be read',
@@ -473,6 +522,28 @@ async function allWell(fault: Fault): Promise<void> {
   if (fault.within !== undefined) await lab.eventually('all is well', well, { within: fault.within, every: 1000 })
   else assert.ok(await well(), after)
 }
+
+test('a second user of the laptop is told whose the tunnel is; nix-lan-run adds nothing for them, in silence', async () => {
+  await onLaptop('useradd -m bob')
+  const asBob = async (...words: string[]): Promise<string> => {
+    const { code, stdout, stderr } = await lab.laptop.run('root', 'runuser', ['-u', 'bob', '--', ...words])
+    assert.equal([code, stderr], [0, ''], words.join(' '))
+    return stdout
+  }
+  assert.match(await asBob('nix-lan', 'status'), "the tunnel is alice's, and nobody else can see it: sudo -u alice nix-lan status")
+  const explained = await asBob('nix-lan-run', '--explain', 'env')
+  assert.match(
+    explained,
+    "cache pi: can't be used: the tunnel is alice's, and only alice can see and use it; already among the substituters: nix-daemon asks it for everybody\n",
+  )
+  assert.match(explained, 'NIX_CONFIG: as it is\n')
+  assert.not.match(await asBob('nix-lan-run', 'env'), /^NIX_CONFIG=/m)
+  const available = await lab.laptop.run('root', 'runuser', ['-u', 'bob', '--', 'nix-lan-available', '--usable'])
+  assert.equal(
+    [available.code, available.stdout],
+    [1, `pi: away: /run/user/1000/nix-lan/pi.sock is another user's, and only they can see and use it\n`],
+  )
+})
 
 test('root: all of it as the user, and what only root can see', async () => {
   const asRoot = async () => {
