@@ -188,6 +188,7 @@ const notDaemon = (path: string, error: Error): string =>
 
 function socketError(error: NodeJS.ErrnoException, path: string): BoxUnavailable {
   if (error.code === 'ENOENT') return new BoxUnavailable('missing', noTunnel(path))
+  if (error.code === 'EACCES') return new BoxUnavailable('missing', `${path} is another user's, and only they can see and use it`)
   if (error.code === 'ECONNREFUSED') return new BoxUnavailable('refused', `nobody listens on ${path}: the tunnel has ended`)
   if (error.code === 'ECONNRESET' || error.code === 'EPIPE') return new BoxUnavailable('broken', hungUp(path))
   return new BoxUnavailable('broken', `${path}: ${error.message}`)

@@ -26,7 +26,8 @@ export async function outlook(config: Config, conf: NixConf): Promise<{ plan: Pl
 
 async function factsOf(cache: Cache, config: Config, conf: NixConf): Promise<CacheFacts> {
   const socket = cache.kind === 'ssh' ? socketPath(config.uid, cache.name) : ''
-  const facts: CacheFacts = { cache, socket, url: urlOf(cache, config.uid), usable: await usableNow(cache, config, socket) }
+  const usable = await usableNow(cache, config, socket)
+  const facts: CacheFacts = { cache, socket, url: urlOf(cache, config.uid), usable, ...(isHidden(cache, config) && { hidden: true }) }
   // Even without the tunnel, a host that nix.conf names directly may answer.
   if (!facts.usable.ok && namesHost(facts, conf.all))
     facts.host = await (await import('../reach/reach.ts')).reachable(cache, cache.deadline)
@@ -38,17 +39,16 @@ async function factsOf(cache: Cache, config: Config, conf: NixConf): Promise<Cac
  * node's running time.
  */
 async function usableNow(cache: Cache, config: Config, socket: string): Promise<CacheFacts['usable']> {
-  if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: noSocket(config, socket), ms: 0 }
+  if (isHidden(cache, config))
+    return { ok: false, reason: `the tunnel is ${config.user}'s, and only ${config.user} can see and use it`, ms: 0 }
+  if (cache.kind === 'ssh' && !existsSync(socket)) return { ok: false, reason: noTunnel(socket), ms: 0 }
   const answer = await (await import('../reach/reach.ts')).usable(cache, config.uid, cache.deadline)
   // Nix may use it: nix-lan-connect waits for its first answer.
   return answer.slow ? { ok: true, address: socket, ms: answer.ms, slow: true } : answer
 }
 
-/** Another user's directory looks empty to us, so we can't tell whether there is a tunnel. */
-function noSocket({ user, uid }: Config, socket: string): string {
-  if ([uid, 0].includes(process.geteuid?.() ?? uid)) return noTunnel(socket)
-  return `the tunnel is ${user}'s, and only ${user} can see and use it; nix.conf has the cache for everybody`
-}
+/** Whether the tunnel is another user's: their directory looks empty to us. */
+const isHidden = ({ kind }: Cache, { uid }: Config): boolean => kind === 'ssh' && ![uid, 0].includes(process.geteuid?.() ?? uid)
 
 function urlOf(cache: Cache, uid: number): CacheFacts['url'] {
   try {

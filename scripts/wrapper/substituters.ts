@@ -10,6 +10,8 @@ export interface CacheFacts {
   cache: Cache
   /** The tunnel's socket; '' for a url cache. */
   socket: string
+  /** The tunnel is another user's, so that whether there is one can't be seen. */
+  hidden?: true
   /** The URL for Nix, or why there is none. */
   url: { ok: true; text: string } | { ok: false; reason: string }
   /** Whether the cache can be used now. */
@@ -116,12 +118,15 @@ function dropsOf(list: string[], caches: CacheFacts[], named: Drop[]): Drop[] {
   return list.flatMap((url) => dropOf(url, whereOf(url), caches))
 }
 
+/** Said to a second user of the machine: nix-daemon, as root, may use the owner's tunnel. */
+const FOR_ALL = 'nix-daemon asks it for everybody'
+
 function decide(facts: CacheFacts, kept: string[]): Decision {
-  const { cache, usable, url } = facts
+  const { cache, usable, url, hidden } = facts
   const name = cache.name
   const listed = kept.find((entry) => ['connect', 'url'].includes(kinship(entry, facts) ?? ''))
   if (listed !== undefined) {
-    const reason = cache.kind === 'ssh' && !usable.ok ? 'nix-lan-connect is an empty store until the box is back' : ''
+    const reason = cache.kind !== 'ssh' || usable.ok ? '' : hidden ? FOR_ALL : 'nix-lan-connect is an empty store until the box is back'
     return { name, action: 'there', url: listed, usable, reason }
   }
   if (!url.ok) return { name, action: 'leave out', url: undefined, usable, reason: url.reason }

@@ -194,6 +194,17 @@ planning('our own URL in nix.conf is harmless when the box is away: nothing is l
   assert.equal(drops(away, conf(`extra-substituters = ${CONNECT}`)), [])
   assert.is(settingOf(away, `extra-substituters = ${CONNECT}`), undefined)
 })
+planning('the tunnel of another user: nothing is added; where nix.conf names the cache, nix-daemon asks it for everybody', () => {
+  const hidden = rpi({ usable: NO, hidden: true })
+  for (const [text, action, reason] of [
+    ['', 'leave out', ''],
+    [`extra-substituters = ${CONNECT}`, 'there', 'nix-daemon asks it for everybody'],
+  ] as const) {
+    const { setting, decisions, dropped } = planSubstituters([hidden], conf(text), undefined)
+    assert.equal([setting, dropped], [undefined, []])
+    assert.equal([decisions[0]?.action, decisions[0]?.reason], [action, reason])
+  }
+})
 planning('a cache that cannot be used and stands in nix.conf is left out of the list that nix told', () => {
   const text = `substituters = ${NIXOS} ${NAS}/`
   assert.equal(drops([nas({ usable: NO })], conf(text)), [{ url: `${NAS}/`, where: '/etc/nix/nix.conf', name: 'nas', reason: 'away' }])
