@@ -661,6 +661,8 @@ test('a malformed nix.conf: what Nix says, before anything is done', async () =>
   const former = lab.laptop.read(NIX_CONF)
   lab.laptop.write(NIX_CONF, `${former}nonsense\n`)
   assert.match((await must(2, 'pi.local')).stderr, /Nix itself fails.*nonsense.*\/etc\/nix\/nix\.conf/)
+  lab.laptop.write(NIX_CONF, `${former}substitute = false\n`)
+  assert.match((await must(0, '--dry-run', 'pi.local')).stdout, `${NIX_CONF} sets substitute = false, so Nix fetches from no cache at all`)
   lab.laptop.write(NIX_CONF, former)
   await lab.laptop.must('alice', 'mkdir', ['-p', '/home/alice/.config/nix'])
   lab.laptop.write('/home/alice/.config/nix/nix.conf', 'more nonsense\n', { user: 'alice' })

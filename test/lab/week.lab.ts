@@ -312,19 +312,24 @@ test('the agent is locked, and unlocked', async () => {
 })
 
 test('the box is full: said why it waits, what fits goes, and the rest when there is room', async () => {
-  const mount =
-    'mkdir /small; mount -t tmpfs -o size=64m tmpfs /small; head -c 44M /dev/zero >/small/filler; cp -a /nix/store/. /small/; mount --bind /small /nix/store'
-  await lab.box.must('root', 'sh', ['-ec', `${mount}; systemctl restart nix-daemon`])
+  const mount = 'mkdir /small; mount -t tmpfs -o size=64m tmpfs /small; cp -a /nix/store/. /small/; mount --bind /small /nix/store'
+  // garbage of the box's own
+  const filler = 'head -c 44M /dev/zero >/root/filler; nix-store --add /root/filler'
+  await lab.box.must('root', 'sh', ['-ec', `${mount}; systemctl restart nix-daemon; ${filler}`])
   const before = uploaded.get('pi') ?? 0
   await lab.laptop.systemctl('stop', 'nix-lan-upload@pi.path', 'nix-lan-upload@pi.service')
   const large = await build('too-large', ['pi'], 40_000)
   const small = await build('small')
   await lab.laptop.systemctl('start', 'nix-lan-upload@pi.path')
   const waits = /^the box's disk is full: too-large needs 3\d\.\d MiB, \d+\.\d MiB are free/
-  await truth('the box is full', { pi: { state: 'usable', queued: 1, uploaded: before + 3, waits } })
+  await truth('the box is full', { pi: { state: 'usable', queued: 1, uploaded: before + 3, waits } }, 60)
   assert.ok(await onBox(small))
-  await lab.box.must('root', 'rm', ['/small/filler'])
-  await truth('there is room', { pi: { state: 'usable' } }, 70)
+  const { stdout } = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--offline', '--json'])
+  const finding = (JSON.parse(stdout) as { check: string; found: string; fix: string | null }[]).find(({ check }) => check === 'waiting')
+  assert.match(finding?.found ?? '', /^1 path waits: the box's disk is full: too-large needs /)
+  assert.is(finding?.fix, 'nix-lan box gc --cache pi')
+  assert.match(await lab.laptop.must('alice', 'sh', ['-c', `${finding?.fix} --yes`]), /^\d+ paths?, 4\d\.\d MiB, deleted on pi$/)
+  await truth('there is room', { pi: { state: 'usable' } }, 100)
   assert.ok(await onBox(large))
 })
 

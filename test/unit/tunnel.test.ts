@@ -109,6 +109,7 @@ async function realFacts(argv: readonly string[], config: string): Promise<Retur
 const UNWANTED = `IgnoreUnknown UseKeychain
 Host box
   UseKeychain yes
+  OptionOfAnotherVersion yes
   RequestTTY force
   RemoteCommand tmux attach
   LocalForward 8080 localhost:80
