@@ -48,7 +48,14 @@ test.before.each(async () => {
   if (lab.box.isOn()) lab.box.write(NIX_CONF, boxConf)
   lab.laptop.write(NIX_CONF, laptopConf)
   lab.laptop.write('/home/alice/.ssh/known_hosts', knownHosts, { user: 'alice' })
-  await lab.laptop.must('root', 'rm', ['-f', '/etc/former-hook', '/etc/nix/more.conf', '/run/former-fails', '/run/former.log'])
+  await lab.laptop.must('root', 'rm', [
+    '-f',
+    '/etc/former-hook',
+    '/etc/nix/more.conf',
+    '/run/former-fails',
+    '/run/former.log',
+    '/home/alice/.ssh/config',
+  ])
 })
 
 /** As `sudo nix-lan setup …` by alice. */
@@ -639,7 +646,11 @@ test('a box that gets another name keeps its queue; one that is removed leaves n
   assert.match(stdout, /move the queue of second, now called attic: \d+ paths?/)
   // by hand in config.toml, then setup
   await lab.laptop.must('root', 'sed', ['-i', 's/cache\\.second/cache.attic/', '/etc/nix-lan/config.toml'])
-  assert.match((await must(0)).stdout, 'the queue of second is that of attic')
+  const doctor = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--offline', '--json'], { timeout: 60_000 })
+  const stray = (JSON.parse(doctor.stdout) as { check: string; found: string; fix: string }[]).find(({ check }) => check === 'queues')
+  assert.match(stray?.found ?? '', /^no cache is called second, but \d+ paths wait for it/)
+  const fixed = await lab.laptop.must('alice', 'sh', ['-ec', `${stray?.fix} --yes --no-doctor`], { timeout: 120_000 })
+  assert.match(fixed, 'the queue of second is that of attic')
   assert.equal(await queueOf('second'), [])
   assert.match(await setting('substituters'), 'attic.sock')
   assert.not.match(await setting('substituters'), 'second.sock')
@@ -669,6 +680,24 @@ test('a malformed nix.conf: what Nix says, before anything is done', async () =>
   assert.match((await must(2, 'pi.local')).stderr, /Nix fails for alice.*more nonsense.*\/home\/alice\/\.config\/nix\/nix\.conf/)
   await lab.laptop.must('alice', 'rm', ['-r', '/home/alice/.config'])
   await asItWas('refused')
+})
+
+test('a box behind a jump host is reachable when that is; behind a program, setup asks which machine', async () => {
+  const alias = (way: string): void =>
+    lab.laptop.write('/home/alice/.ssh/config', `Host attic\n  HostName 127.0.0.1\n  HostKeyAlias pi.local\n  ${way}\n`, { user: 'alice' })
+  const line = 'host = "pi.local" # ssh gets to the box through it'
+  alias('ProxyCommand sh -c "exec ssh -W %h:%p pi.local"')
+  assert.match((await must(2, 'attic')).stderr, /through a program \(ProxyCommand sh -c .*\).*; say it: --host HOST\[:PORT\]/)
+  assert.match((await must(0, '--dry-run', '--host', 'pi.local', 'attic')).stdout, line)
+  alias('ProxyJump pi.local')
+  await must(0, '--name', 'pi', 'attic')
+  assert.match(lab.laptop.read('/etc/nix-lan/config.toml'), line)
+  const path = await built('by-a-jump')
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  await comesBack('by-a-jump', path)
+  await must(0, '--undo', '--forget-key')
+  await lab.laptop.must('root', 'rm', ['/home/alice/.ssh/config'])
+  await asItWas('undone')
 })
 
 test('an account on the box that runs no command: the tunnel works, and the lines to paste are said', async () => {
