@@ -6,11 +6,13 @@ import { Failure, UsageError } from '../cli/errors.ts'
 import { oneLine } from '../cli/text.ts'
 import { clashes } from '../nix/keys.ts'
 import { readNixConf, readText } from '../nix/nix-conf.ts'
-import { trustedKeys } from '../setup/conf.ts'
+import { type ConfFile, trustedKeys } from '../setup/conf.ts'
 import { agreed } from '../setup/dialogue.ts'
 import { findInstallation, findNixConf } from '../setup/facts.ts'
 import { inspect, put } from '../setup/files.ts'
 import { mustBeUtf8, restartDaemon } from '../setup/setup.ts'
+import { whyNotWritten } from '../setup/writable.ts'
+import { realPath } from '../system/files.ts'
 import { effectiveUid } from '../system/users.ts'
 
 export const help = `nix-lan trust: trust another machine's signing key
@@ -69,7 +71,8 @@ export async function trust(argv: string[]): Promise<number> {
   const { words, flag } = parse(argv, { boolean: ['remove', 'yes'], alias: { y: 'yes' } })
   if (words.length > 1) throw new UsageError('one key at a time; see --help')
   const key = publicKey(words[0])
-  const file = fileToChange(key, flag('remove'))
+  const conf = fileToChange(key, flag('remove'))
+  const { file } = conf
   const seen = inspect(file)
   if (seen.kind !== 'file' && seen.kind !== 'missing') throw new Failure(`${file} is no file`)
   if (seen.kind === 'file') mustBeUtf8(file, seen.content)
@@ -80,6 +83,7 @@ export async function trust(argv: string[]): Promise<number> {
       if (!known.includes(key)) return said(`${nameOf(key)} is not trusted here`)
       throw new Failure(`${key} was not added by nix-lan trust: take it out of ${file}, or of a file that it includes, by hand`)
     }
+    mustBeWritable(conf, `take this line out of what it is made from, then restart nix-daemon: ${lineFor(key)}`)
     await change(file, seen, withoutKey(text, key))
     return said(`${nameOf(key)} is no longer trusted here; what came from it stays`)
   }
@@ -88,6 +92,7 @@ export async function trust(argv: string[]): Promise<number> {
     throw new Failure(
       `another key is called ${nameOf(key)} here, and of two keys of one name Nix believes the first only; make one with another name`,
     )
+  mustBeWritable(conf, `add this line to what it is made from, then restart nix-daemon: extra-trusted-public-keys = ${key}`)
   process.stdout.write(
     `${oneLine(lineFor(key))}\n  at the end of ${file}. Who holds the secret half decides what runs on this machine, as root too.\n`,
   )
@@ -96,7 +101,13 @@ export async function trust(argv: string[]): Promise<number> {
   return said(`what is signed by ${nameOf(key)} is believed here from now on`)
 }
 
-function fileToChange(key: string, remove: boolean): string {
+/** @throws Failure when the file isn't ours to write, such as a link into the store */
+function mustBeWritable(conf: Pick<ConfFile, 'named' | 'file'>, instead: string): void {
+  const why = whyNotWritten(conf, effectiveUid() === 0)
+  if (why !== undefined) throw new Failure(`${conf.named} ${why}, so nix-lan doesn't change it; ${instead}`)
+}
+
+function fileToChange(key: string, remove: boolean): Pick<ConfFile, 'named' | 'file'> {
   const kind = findInstallation()
   if (kind === 'nixos') {
     const what = remove ? 'take it out of' : 'add it to'
@@ -108,9 +119,9 @@ function fileToChange(key: string, remove: boolean): string {
   const uid = typeof kind === 'object' ? kind.owner : 0
   if (effectiveUid() !== uid)
     throw new UsageError(uid === 0 ? `this needs root: sudo nix-lan trust ${key}` : 'this Nix belongs to another user: run it as that one')
-  return uid === 0
-    ? findNixConf('/etc/nix/nix.conf', readText).file
-    : `${process.env.XDG_CONFIG_HOME || `${process.env.HOME}/.config`}/nix/nix.conf`
+  if (uid === 0) return findNixConf('/etc/nix/nix.conf', readText)
+  const own = `${process.env.XDG_CONFIG_HOME || `${process.env.HOME}/.config`}/nix/nix.conf`
+  return { named: own, file: realPath(own) }
 }
 
 async function change(file: string, seen: ReturnType<typeof inspect>, text: string): Promise<void> {

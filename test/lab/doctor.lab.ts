@@ -96,7 +96,7 @@ const FAULTS: Fault[] = [
     found: /./,
     fix: /^on the box, as root: systemctl restart nix-daemon\.socket$/,
     heed: (fix) => onBox(fix.replace(/^.*: /, '')),
-    restore: () => onBox('usermod -s /bin/bash alice'),
+    restore: () => onBox('usermod -s /bin/bash alice; systemctl start nix-daemon.socket'),
   },
   {
     fault: 'another host key',

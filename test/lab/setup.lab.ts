@@ -570,6 +570,10 @@ test('nix.conf is a link: what it leads to is written if it is root’s, and nev
   await lab.laptop.must('root', 'ln', ['-sfn', stored, NIX_CONF])
   const { stdout } = await must(1, 'pi.local')
   assert.match(stdout, `${NIX_CONF} is a link to ${stored}, in the Nix store, so setup doesn't change it.`)
+  const key = `other-1:${'A'.repeat(43)}=`
+  const trust = await lab.laptop.run('root', `${DIST}/nix-lan`, ['trust', '--yes', key])
+  assert.is(trust.code, 1)
+  assert.match(trust.stderr, `add this line to what it is made from, then restart nix-daemon: extra-trusted-public-keys = ${key}\n`)
   await lab.laptop.must('root', 'nix-store', ['--verify-path', stored])
   // its lines, where they may be written
   const lines = /restart nix-daemon:\n((?: {6}.*\n)+)/.exec((await setup(['--dry-run'])).stdout)?.[1] ?? ''
