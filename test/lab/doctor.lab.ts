@@ -560,15 +560,17 @@ test('root: all of it as the user, and what only root can see', async () => {
     text(found),
     /"check":"signing".*does not trust its own key: another key called laptop-1 is trusted here.*","fix":"in \/etc\/nix\/nix\.conf: extra-trusted-public-keys = laptop-1:/,
   )
-  // its fix, as a person does it; the box knows that key as little
+  // its fix, as a person does it who has put the other half beside it, too; the box knows that key as little
   const fix = bad(found).find(({ check }) => check === 'signing')?.fix ?? ''
-  const former = lab.laptop.read(CONF)
+  const [former, half] = [lab.laptop.read(CONF), lab.laptop.read('/etc/nix/nix-lan.public')]
+  await onLaptop('cp /root/other /etc/nix/nix-lan.public')
   await onLaptop(
     `sed -i 's|^extra-trusted-public-keys.*|extra-trusted-public-keys = ${/laptop-1:[^\s,]+/.exec(fix)?.[0]}|' ${CONF}; ${RESTART}`,
   )
   const offline = await lab.laptop.run('root', 'nix-lan', ['doctor', '--offline', '--json'])
   assert.is((JSON.parse(offline.stdout) as Finding[]).find(({ check }) => check === 'signing')?.state, 'ok', offline.stdout)
   lab.laptop.write(CONF, former)
+  lab.laptop.write('/etc/nix/nix-lan.public', half)
   await onLaptop(`mv /etc/nix/kept /etc/nix/nix-lan.secret; ${RESTART}`)
 })
 
