@@ -45,8 +45,14 @@ test.after(() => lab.close())
 test.before.each(async () => {
   await setup(['--undo', '--forget-key', '--yes'])
   await emptyQueue()
-  if (lab.box.isOn()) lab.box.write(NIX_CONF, boxConf)
-  lab.laptop.write(NIX_CONF, laptopConf)
+  for (const [host, text] of [
+    [lab.box, boxConf],
+    [lab.laptop, laptopConf],
+  ] as const) {
+    if (!host.isOn()) continue
+    await host.must('root', 'rm', ['-f', NIX_CONF]) // it may be a link
+    host.write(NIX_CONF, text)
+  }
   lab.laptop.write('/home/alice/.ssh/known_hosts', knownHosts, { user: 'alice' })
   await lab.laptop.must('root', 'rm', [
     '-f',
