@@ -70,6 +70,8 @@ ip link set br0 up`
   /** How the DNS server behaves from now on. */
   async dns(mode: DnsMode): Promise<void> {
     await this.run('sh', ['-c', 'kill -9 $(cat /run/dns.pid); rm -f /run/dns.pid'])
+    // the signal is sent, and it may live on for a moment
+    await this.must('sh', ['-c', 'for i in $(seq 200); do [ -n "$(ss -Hltun sport = :53)" ] || exit 0; sleep 0.05; done; exit 1'])
     if (mode === 'none') return
     const names = mode === 'captive' ? [`--address=/#/${ROUTER}`] : ['--local=/#/', '--addn-hosts=/run/names']
     const common = ['--conf-file=/dev/null', '--no-resolv', '--no-hosts', '--bind-interfaces', `--listen-address=${ROUTER}`]

@@ -323,9 +323,9 @@ test('an env-file that waits is ended with all that it started', async () => {
 
 test('what env-file leaves running in the background is ended with it', async () => {
   const mark = join(TMP, 'left')
-  const found = await agentOf(`(sleep 0.5; echo >${mark}) & SSH_AUTH_SOCK=/a`)
+  const found = await agentOf(`(sleep 2; echo >${mark}) & SSH_AUTH_SOCK=/a`)
   assert.is(found.env.SSH_AUTH_SOCK, '/a')
-  await new Promise((resolve) => setTimeout(resolve, 700))
+  await new Promise((resolve) => setTimeout(resolve, 2200))
   assert.not(existsSync(mark))
 })
 
@@ -356,7 +356,7 @@ test('by hand, an agent that was begun for the tunnel ends with it, and no other
   await keep(['/nonexistent/s', 'hint', 'true', 'pi', '', '', `${pid}:${tick + 1}`], ['false'])
   assert.ok(lives(pid))
   await keep(['/nonexistent/s', 'hint', 'true', 'pi', '', '', `${pid}:${tick}`], ['false'])
-  await new Promise((resolve) => setTimeout(resolve, 50))
+  for (let tries = 0; lives(pid) && tries < 200; tries++) await new Promise((resolve) => setTimeout(resolve, 50))
   assert.not(lives(pid))
 })
 
