@@ -9,7 +9,8 @@ import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { daemonPid, isSingleUser } from '../nix/daemon.ts'
 import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
 import type { Settings } from '../nix/settings.ts'
-import { type Answer, reachable } from '../reach/reach.ts'
+import type { Answer } from '../reach/reach.ts'
+import { findBox } from '../tunnel/attempt.ts'
 import type { Machine } from './fixes.ts'
 import type { DaemonFacts, NixVersion } from './judge-nix.ts'
 import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automatic.ts'
@@ -76,7 +77,7 @@ export function gatherFacts(uid: number, user: string): Facts {
     session: once(sessionState),
     units: once(() => unitFacts(caches)),
     timer: once(timerFacts),
-    reach: perCache((cache) => reachable(cache, cache.deadline)),
+    reach: perCache(async (cache) => (await findBox(cache)).answer),
     probe: perCache(async (cache) => await probeBox(cache, uid, await serviceAgent())),
   }
   return facts

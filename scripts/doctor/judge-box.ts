@@ -36,9 +36,12 @@ export function judgeName(answer: Reached, host: string): Verdict {
   return ok(answer.ok ? `${host} is ${answer.address}` : `${host} has an address`)
 }
 
+const ANY_FAMILY = 'set AddressFamily any for that host in ~/.ssh/config'
+
 /** `port`: something accepts connections there. */
 export function judgePort(answer: Reached, host: string, port: number): Verdict {
   if (answer.ok) return ok(`port ${answer.port ?? port} accepts, after ${answer.ms} ms`)
+  if (/\(AddressFamily /.test(answer.reason)) return failed(answer.reason, ANY_FAMILY)
   const refused = /connection refused/.test(answer.reason)
   return failed(refused ? answer.reason : `away: ${answer.reason}`, refused ? startSshd(host) : BOX_AWAY)
 }

@@ -30,18 +30,27 @@ export interface Attempt {
 }
 
 /**
- * Asks at the same time whether the box is there and how ssh reads its configuration.
+ * Asks at the same time whether the box is there and how ssh reads its configuration. The answer is
+ * of an address that ssh would take.
+ */
+export async function findBox(cache: SshCache): Promise<Pick<Attempt, 'answer' | 'facts' | 'problem'>> {
+  const [first, asked] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache.ssh, sshOptions(cache))])
+  return { ...asked, answer: await asSshWould(cache, first, asked.facts) }
+}
+
+/**
+ * Finds the box, and says what ssh has to be started with.
  * @param log a file for ssh's messages; default: stderr
  */
 export async function prepare(cache: SshCache, socket: string, log?: string): Promise<Attempt> {
-  const [first, asked] = await Promise.all([reachable(cache, cache.deadline), askSsh(cache.ssh, sshOptions(cache))])
-  const answer = await asSshWould(cache, first, asked.facts)
+  const asked = await findBox(cache)
+  const { answer } = asked
   const control = needsControl(asked.facts) ? controlSocket(socket) : undefined
   const target = await targetOptions(cache, answer, asked.facts)
   const traffic = trafficOptions(cache, asked.facts, 'lowdelay')
   const options = { target, traffic, ...(log ? { log } : {}), ...(control ? { control } : {}) }
   const uploads = answer.ok && (await haveOwn(cache, asked.facts)) ? forUploads(cache, socket, target, asked.facts) : undefined
-  return { answer, ...asked, args: sshArguments(cache, socket, options), ...(control ? { control } : {}), ...(uploads ? { uploads } : {}) }
+  return { ...asked, args: sshArguments(cache, socket, options), ...(control ? { control } : {}), ...(uploads ? { uploads } : {}) }
 }
 
 /** Whether uploads get their own connection. */

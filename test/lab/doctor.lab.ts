@@ -99,6 +99,15 @@ const FAULTS: Fault[] = [
     restore: () => onBox('usermod -s /bin/bash alice; systemctl start nix-daemon.socket'),
   },
   {
+    fault: 'ssh may take no address of the box’s family',
+    make: () => asAlice('printf "Host pi.local\\n  AddressFamily inet6\\n" >.ssh/config'),
+    check: 'name|port',
+    found: /^pi\.local has no IPv6 address \(AddressFamily inet6 in ssh's configuration\)$/,
+    fix: /^set AddressFamily any for that host in ~\/\.ssh\/config$/,
+    heed: () => asAlice('sed -i s/inet6/any/ .ssh/config'),
+    restore: () => asAlice('rm .ssh/config'),
+  },
+  {
     fault: 'another host key',
     make: () => asAlice('rm -f k k.pub; ssh-keygen -q -t ed25519 -N "" -f k; echo "pi.local $(cut -d" " -f1,2 k.pub)" >.ssh/known_hosts'),
     check: 'login',
