@@ -663,7 +663,12 @@ test('name and port', () => {
   like(judgePort({ ...away, reason: '10.0.0.2 port 22: no answer within 2 s' }, 'pi', 22), 'failed', /^away: 10/, /switch the box on/)
   like(judgePort({ ...away, reason: '10.0.0.2 port 22: connection refused' }, 'pi', 22), 'failed', /^10.*refused/, /start sshd/)
   const family = "pi has no IPv4 address (AddressFamily inet in ssh's configuration)"
-  like(judgePort({ ...away, reason: family }, 'pi', 22), 'failed', /^pi has no IPv4/, 'set AddressFamily any for that host in ~/.ssh/config')
+  like(
+    judgePort({ ...away, reason: family }, 'pi', 22),
+    'failed',
+    /^pi has no IPv4/,
+    'set AddressFamily any for that host in ~/.ssh/config',
+  )
 })
 
 // As OpenSSH 9.2 and 10.0 write them with -v, shortened.
