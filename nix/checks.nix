@@ -68,7 +68,7 @@ let
         laptop
         { networking.useNetworkd = true; }
       ];
-      says = config: config.systemd.user.paths.nix-lan-network.wantedBy == [ "paths.target" ];
+      says = config: config.systemd.user.paths.nix-lan-network.wantedBy or [ ] == [ "paths.target" ];
     };
     linger = {
       modules = [
@@ -140,6 +140,38 @@ let
       ];
       warnings = 2;
     };
+    forced-keys = {
+      modules = [
+        box
+        { nix.settings.trusted-public-keys = lib.mkForce [ "other-1:${otherKey}" ]; }
+      ];
+      warnings = 1;
+    };
+    keys-in-extra-options = {
+      modules = [
+        box
+        { nix.extraOptions = "trusted-public-keys = other-1:${otherKey}"; }
+      ];
+      warnings = 1;
+    };
+    lix = {
+      modules = [
+        laptop
+        { nix.package = lib.mkForce (pkgs.nix // { pname = "lix"; }); }
+      ];
+      says = config: builtins.elem "nix-lan-key.service" (config.systemd.services."nix-daemon@".after or [ ]);
+    };
+    no-lix = {
+      modules = [ laptop ];
+      says = config: !(config.systemd.services ? "nix-daemon@");
+    };
+    key-from-elsewhere = {
+      modules = [
+        laptop
+        { services.nix-lan.secretKeyFile = "/run/secrets/nix-lan"; }
+      ];
+      says = config: !(config.systemd.services ? nix-lan-key);
+    };
     misspelt-user = {
       modules = [
         box
@@ -188,6 +220,13 @@ let
     "AllowStreamLocalForwarding = \"local\"" = [
       box
       { services.openssh.settings.AllowStreamLocalForwarding = "no"; }
+    ];
+  }
+  # an option since 2026
+  // lib.optionalAttrs ((configOf [ laptop ]).nix ? daemonUser) {
+    "nix.daemonUser is nix" = [
+      laptop
+      { nix.daemonUser = "nix"; }
     ];
   };
 

@@ -139,9 +139,14 @@ let
 
   # ---- laptop: warnings about settings that silently override this module's
 
-  lines = map (builtins.match "[[:space:]]*([a-z-]+)[[:space:]]*=.*") (lib.splitString "\n" config.nix.extraOptions);
-  inExtraOptions =
-    key: lib.any (line: line != null && builtins.head line == key) lines;
+  # What nix.extraOptions sets anew: nix.conf's last line for a key counts.
+  linesOfExtra = map (builtins.match "[[:space:]]*([a-z-]+)[[:space:]]*=.*") (lib.splitString "\n" config.nix.extraOptions);
+  inExtraOptions = key: lib.any (line: line != null && builtins.head line == key) linesOfExtra;
+  setTwice =
+    at: instead:
+    map (key: "${at}: nix.extraOptions sets ${key} once more, and its value is the one that counts; use ${instead.${key}} instead.") (
+      builtins.filter inExtraOptions (builtins.attrNames instead)
+    );
   lost = key: wanted: builtins.any (one: !(builtins.elem one (lib.toList (nix.${key} or [ ])))) wanted;
   clientWarnings =
     lib.optional (lost "substituters" (map substituter boxes))
@@ -152,17 +157,11 @@ let
     ++
       lib.optional (toString (nix.post-build-hook or "") != "${hook}")
         "services.nix-lan: nix.settings.post-build-hook is not that of nix-lan (mkForce?), so that nothing is queued; use services.nix-lan.extraHooks instead."
-    ++
-      map
-        (
-          key: "services.nix-lan: nix.extraOptions sets ${key} once more, and its value is the one that counts; use ${instead.${key}} instead."
-        )
-        (builtins.filter inExtraOptions (builtins.attrNames instead));
-  instead = {
-    post-build-hook = "services.nix-lan.extraHooks";
-    secret-key-files = "nix.settings.secret-key-files";
-    substituters = "nix.settings.substituters";
-  };
+    ++ setTwice "services.nix-lan" {
+      post-build-hook = "services.nix-lan.extraHooks";
+      secret-key-files = "nix.settings.secret-key-files";
+      substituters = "nix.settings.substituters";
+    };
 
   # ---- the box
 
@@ -206,9 +205,14 @@ let
     message = "services.nix-lan.box.users: ${user} may not use the nix-daemon here; set nix.settings.allowed-users = [ \"${user}\" ].";
   }) cfg.box.users;
 
-  boxWarnings = map (
-    user: "services.nix-lan.box.users: ${user} isn't one of users.users; unless it comes from elsewhere (LDAP), it is misspelt."
-  ) (builtins.filter (user: !(config.users.users ? ${user})) cfg.box.users);
+  boxWarnings =
+    map (
+      user: "services.nix-lan.box.users: ${user} isn't one of users.users; unless it comes from elsewhere (LDAP), it is misspelt."
+    ) (builtins.filter (user: !(config.users.users ? ${user})) cfg.box.users)
+    ++
+      lib.optional (lost "trusted-public-keys" cfg.box.trustedPublicKeys)
+        "services.nix-lan.box: nix.settings.trusted-public-keys lacks a key of services.nix-lan.box.trustedPublicKeys (mkForce?), so that this machine refuses what its owner copies here; use a list without mkForce instead."
+    ++ setTwice "services.nix-lan.box" { trusted-public-keys = "services.nix-lan.box.trustedPublicKeys"; };
 
   publicKey = common.matching "a public key of Nix, NAME:BASE64" "[^:[:space:]]+:[A-Za-z0-9+/]{43}=";
 in

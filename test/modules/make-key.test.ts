@@ -49,6 +49,12 @@ test('makes a key with a random part in its name, and says what the box needs', 
   assert.equal(readdirSync(`${dir}/etc`).sort(), ['lan.public', 'lan.secret'], 'nothing else is left')
 })
 
+test('it is such a key that the test on virtual machines waits for', () => {
+  make()
+  const pattern = /re\.fullmatch\(r"(.*)", public\)/.exec(readFileSync('nix/test.nix', 'utf8'))?.[1] ?? ''
+  assert.match(read('etc/lan.public').trim(), new RegExp(`^(${pattern})$`))
+})
+
 test('leaves a key alone', () => {
   make()
   const before = [read('etc/lan.secret'), read('etc/lan.public')]

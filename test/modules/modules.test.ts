@@ -164,6 +164,16 @@ test('Home Manager writes each unit as it lies in dist, with the program of the 
   }
 })
 
+test('Home Manager: what one says of the units oneself goes before, and the rest stays', async () => {
+  const own = 'Service.Environment = "A=b"; Service.RestartSec = 9; Install.WantedBy = [ "other.target" ];'
+  const units = (await evaluate(
+    project,
+    `((import ${project.stub}/eval.nix { }).home [ (${HOME} ${RPI} systemd.user.services."nix-lan-tunnel@" = { ${own} }; }) ]).systemd.user.services`,
+  )) as Record<string, Record<string, Record<string, unknown>>>
+  const { Service, Install } = units['nix-lan-tunnel@'] ?? {}
+  assert.equal([Service?.Environment, Service?.RestartSec, Service?.Restart, Install], ['A=b', 9, 'always', { WantedBy: ['other.target'] }])
+})
+
 /** The lines of a unit with their section before each: `Unit Description=…`. */
 function linesOf(unit: string): string[] {
   let section = ''
@@ -313,6 +323,18 @@ const REFUSED: [what: string, kind: 'nixos' | 'home', module: string, message: R
     'nixos',
     `${NIXOS} ${RPI} nix.settings.post-build-hook = "/mine"; }`,
     /nix\.settings\.post-build-hook is .* and "?/,
+  ],
+  [
+    'the module of Home Manager in NixOS',
+    'nixos',
+    '{ nix-lan, ... }: { imports = [ nix-lan.homeModules.default ]; }',
+    /is a module of homeManager, not of nixos/,
+  ],
+  [
+    'the module of NixOS in Home Manager',
+    'home',
+    '{ nix-lan, ... }: { imports = [ nix-lan.nixosModules.default ]; }',
+    /is a module of nixos, not of homeManager/,
   ],
   // and that the stand-in is as strict with what the modules define themselves
   ['(stand-in) no such option of NixOS', 'nixos', `${NIXOS} ${RPI} environment.etcs.x.text = ""; }`, /no option environment\.etcs/],
@@ -498,6 +520,18 @@ const WARNED: [what: string, kind: 'nixos' | 'home', module: string, warnings: R
     'nixos',
     `${NIXOS} ${RPI} nix.extraOptions = "cores = 1\\n  post-build-hook = /mine\\nsecret-key-files=/a\\nextra-substituters = https://y\\n"; }`,
     [/extraOptions sets post-build-hook once more/, /extraOptions sets secret-key-files once more.*use nix\.settings\.secret-key-files/],
+  ],
+  [
+    "the box's keys lost by mkForce",
+    'nixos',
+    `${BOX} services.nix-lan.box.trustedPublicKeys = [ "a-1:${KEY}" ]; nix.settings.trusted-public-keys = lib.mkForce [ "b-1:${KEY}" ]; }`,
+    [/box: nix\.settings\.trusted-public-keys lacks a key of services\.nix-lan\.box\.trustedPublicKeys/],
+  ],
+  [
+    "the box's keys set once more by extraOptions; what only adds is no matter",
+    'nixos',
+    `${BOX} nix.extraOptions = "extra-trusted-public-keys = c-1:${KEY}\\ntrusted-public-keys = b-1:${KEY}\\nsecret-key-files = /a"; }`,
+    [/box: nix\.extraOptions sets trusted-public-keys once more.*use services\.nix-lan\.box\.trustedPublicKeys/],
   ],
   ['a box user whom NixOS does not know', 'nixos', `${BOX} services.nix-lan.box.users = [ "pii" ]; }`, [/pii isn't one of users\.users/]],
 ]

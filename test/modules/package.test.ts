@@ -1,17 +1,24 @@
 // nix/package.nix built for real, and what it installs used as Nix and systemd would use it. The
 // stand-in's builder runs the same install phase that nixpkgs' stdenv would.
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import { accepts, DAEMON_SOCKET, GREETING, nixConf } from '../nix/world.ts'
-import { below, createProject, LOCAL, NIXES, type Project, textOf } from './project.ts'
+import { below, createProject, evaluate, LOCAL, NIXES, type Project, textOf } from './project.ts'
 
 const VERSION = JSON.parse(textOf('package.json')).version
 /** What is for people and for Nix; the hook and the dispatcher are named by their path in lib/. */
 const COMMANDS = readdirSync('dist').filter((name) => name.startsWith('nix-lan') && name !== 'nix-lan-dispatcher')
 /** All that find a JavaScript runtime. */
 const PROGRAMS = [...COMMANDS, 'nix-lan-dispatcher', 'post-build-hook']
+
+/** What callPackage makes of package.nix, as far as nixpkgs reads it. */
+interface Made {
+  meta: { mainProgram?: string; homepage?: string; changelog?: string }
+  strictDeps: boolean
+  tests: object
+}
 
 for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
   const test = needs(suite(`package, Nix ${version}`), ...(nix === 'host' ? ['root', 'nix'] : ['root', 'roots']))
@@ -132,6 +139,22 @@ for (const { nix, version } of NIXES.filter((one) => one.version !== '2.3')) {
     })
     assert.is.not(old.code, 0)
     assert.match(old.stderr, /nix-lan needs Node 18\.19 or later, and this is 16\.20\.2: use nix-lan\.override/)
+  })
+
+  test('meta has what nixpkgs asks for, and names only a home that package.json has', async () => {
+    const expression = `let pkgs = import ${project.stub}/pkgs.nix { system = "x86_64-linux"; };
+        made = pkgs.callPackage ${project.folder}/nix/package.nix { tests.one = 1; }; in { inherit (made) meta strictDeps tests; }`
+    const made = async (): Promise<Made> => (await evaluate(project, expression)) as Made
+    const { meta, strictDeps, tests } = await made()
+    assert.equal([meta.mainProgram, meta.homepage, meta.changelog, strictDeps, tests], ['nix-lan', undefined, undefined, true, { one: 1 }])
+    const file = `${project.folder}/package.json`
+    const good = readFileSync(file, 'utf8')
+    assert.not.ok('homepage' in JSON.parse(good), 'nix-lan has a home now: this test changes')
+    writeFileSync(file, JSON.stringify({ ...JSON.parse(good), homepage: 'https://example.org/nix-lan#readme' }))
+    const { meta: at } = await made()
+    writeFileSync(file, good)
+    assert.is(at.homepage, 'https://example.org/nix-lan#readme')
+    assert.is(at.changelog, `https://example.org/nix-lan/blob/v${VERSION}/CHANGELOG.md`)
   })
 
   test('Nix uses the hook and connect of the package: built, queued, and the box is an empty store', async () => {

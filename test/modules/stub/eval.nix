@@ -19,6 +19,7 @@ let
   evaluate =
     base: modules:
     lib.evalModules {
+      class = if base == ./nixos.nix then "nixos" else "homeManager";
       modules = [ base ] ++ modules;
       specialArgs = {
         inherit pkgs;

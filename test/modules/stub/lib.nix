@@ -136,6 +136,7 @@ let
       modules,
       specialArgs ? { },
       prefix ? [ ],
+      class ? null,
     }:
     let
       arguments = specialArgs // {
@@ -168,7 +169,9 @@ let
                 body.config or { };
           };
         in
-        if key != null && elem key seen.keys then
+        if class != null && body._class or class != class then
+          throw "${file} is a module of ${body._class}, not of ${class}"
+        else if key != null && elem key seen.keys then
           seen
         else
           loadAll {
