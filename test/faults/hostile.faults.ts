@@ -4,6 +4,23 @@
 import { chmodSync, chownSync, existsSync, rmSync } from 'node:fs'
 import { createConnection, createServer, type Socket } from 'node:net'
 import * as assert from 'uvu/assert'
+import { send } from '../../scripts/protocol/box.ts'
+import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
+import { dialBox } from '../../scripts/protocol/dial.ts'
+import { NarEnd } from '../../scripts/protocol/nar-end.ts'
+import { type Fields, fieldsOf, NAR_FROM_PATH, OPERATIONS, readShape } from '../../scripts/protocol/operations.ts'
+import {
+  errorAnswer,
+  MAGIC_SERVER,
+  OUR_VERSION,
+  QUERY_PATH_INFO,
+  Recorder,
+  readMessages,
+  STDERR_LAST,
+  string,
+  strings,
+  u64,
+} from '../../scripts/protocol/wire.ts'
 import type { Random } from '../lib/random.ts'
 import { DIST } from '../nix/pair.ts'
 import { ALICE, DAEMON_SOCKET } from '../nix/world.ts'
@@ -37,28 +54,19 @@ interface Way {
   sure?: boolean
   /** Seconds that connect waits for a box that gets nowhere. */
   patience?: number
+  /** How many paths the box has; default: 6. */
+  count?: number
 }
 
 /**
- * Has what the daemon says spoiled while something is built of which the box has all. Returns the
- * exit code, with fallback 0.
+ * Has something stand between connect and the box's daemon while paths are built that the box has.
+ * With a fallback the build must be good.
  */
-async function spoiled(spoil: () => Spoil, { fallback, sure = fallback, patience = 60 }: Way): Promise<number | null> {
+async function against(meet: (connect: Socket, daemon: string) => void, { fallback, sure = fallback, patience = 60, count = 6 }: Way) {
   const on = await stage()
   const { pair } = on
-  const args = await on.published(6, 512)
-  const server = createServer((connect) => {
-    const box = createConnection(pair.box.path(DAEMON_SOCKET))
-    const way = spoil()
-    let said = 0
-    connect.on('error', () => box.destroy()).on('close', () => box.destroy())
-    box.on('error', () => connect.destroy()).on('close', () => connect.destroy())
-    connect.on('data', (bytes) => box.write(bytes))
-    box.on('data', (bytes: Buffer) => {
-      way(bytes, said, connect)
-      said += bytes.length
-    })
-  })
+  const args = await on.published(count, 512)
+  const server = createServer((connect) => meet(connect, pair.box.path(DAEMON_SOCKET)))
   const socket = pair.client.path(HOSTILE)
   if (existsSync(socket)) rmSync(socket)
   await new Promise<void>((done) => server.listen(socket, done))
@@ -71,12 +79,29 @@ async function spoiled(spoil: () => Spoil, { fallback, sure = fallback, patience
     const building = on.build(args, fallback)
     const code = await building.ends()
     if (sure) assert.is(code, 0, building.output())
-    return code
+    return building.output()
   } finally {
     server.close()
     await on.configure({})
     await on.wellAfter(args)
   }
+}
+
+/** Has what the daemon says spoiled, whatever it is about. Returns what Nix printed. */
+async function spoiled(spoil: () => Spoil, how: Way): Promise<string> {
+  const meet = (connect: Socket, daemon: string): void => {
+    const box = createConnection(daemon)
+    const way = spoil()
+    let said = 0
+    connect.on('error', () => box.destroy()).on('close', () => box.destroy())
+    box.on('error', () => connect.destroy()).on('close', () => connect.destroy())
+    connect.on('data', (bytes) => box.write(bytes))
+    box.on('data', (bytes: Buffer) => {
+      way(bytes, said, connect)
+      said += bytes.length
+    })
+  }
+  return await against(meet, how)
 }
 
 const pass: Spoil = (bytes, _, connect) => void connect.write(bytes)
@@ -149,6 +174,144 @@ for (let round = 1; round <= many(2, 30); round++) {
       connect.write(copy)
     }
     await spoiled(() => flip, { fallback: true })
+  })
+}
+
+/**
+ * Gets the daemon's answer about a path that it has, and the number in the path's name. Returns what
+ * is said instead; null: it has said what it likes to connect, and the connection ends.
+ */
+type Instead = (answer: Buffer, n: number, connect: Socket) => Buffer | null
+
+/**
+ * Has what the daemon says about its paths replaced; NARs are passed on. Returns what Nix printed.
+ * Without a fallback: what nobody has promised can be built.
+ */
+async function misinformed(count: number, instead: Instead): Promise<string> {
+  const meet = (connect: Socket, daemon: string): void => {
+    lying(connect, daemon, instead).catch(() => connect.destroy())
+  }
+  return await against(meet, { fallback: false, sure: true, count })
+}
+
+async function lying(connect: Socket, daemon: string, instead: Instead): Promise<void> {
+  const reader = new ByteReader({ resume: () => {} })
+  connect.on('error', () => {}).on('data', (bytes) => reader.push(bytes))
+  connect.on('close', () => reader.finish(new EndOfStream('closed')))
+  const hello = new Recorder(reader)
+  connect.write(Buffer.concat([u64(MAGIC_SERVER), u64(OUR_VERSION)]))
+  for (let words = 0; words < 4; words++) await hello.u64()
+  connect.write(Buffer.concat([string('2.15.0'), u64(2), LAST]))
+  const box = await dialBox(daemon, 30_000)
+  connect.on('close', () => box.socket.destroy())
+  for (;;) {
+    const question = new Recorder(reader)
+    const number = await question.u64()
+    const operation = OPERATIONS.get(number) ?? { request: [], answer: ['strings'] as const } // the list of all paths
+    let path = ''
+    for (const shape of operation.request) path ||= (await readShape(question, shape)) ?? ''
+    await send(box, question.bytes)
+    const answer = new Recorder(box.reader)
+    const { error } = await readMessages(answer)
+    if (!error) for (const shape of operation.answer) await readShape(answer, shape)
+    const has = number === QUERY_PATH_INFO && answer.bytes.length > 100
+    const said = has ? instead(answer.bytes, Number(path.slice(path.lastIndexOf('-') + 1)), connect) : answer.bytes
+    if (said === null) return void connect.end()
+    connect.write(said)
+    const nar = number === NAR_FROM_PATH ? new NarEnd() : undefined
+    while (nar && !nar.done) {
+      await box.reader.peek()
+      const bytes = Buffer.from(box.reader.atHand())
+      const used = nar.scan(bytes)
+      connect.write(bytes.subarray(0, used))
+      box.reader.consume(used)
+    }
+  }
+}
+
+const LAST = u64(STDERR_LAST)
+const MOST = Buffer.alloc(8, 0xff) // 2^64 - 1
+
+/** The answer again, with something else in it. */
+function but(answer: Buffer, other: Partial<Fields>): Buffer {
+  const { valid, deriver, hash, references, registered, size, ultimate, signatures, contentAddress } = {
+    ...fieldsOf(answer.subarray(8)),
+    ...other,
+  }
+  const before = [LAST, u64(valid), string(deriver), string(hash), strings(references)]
+  const numbers = [registered === Number.POSITIVE_INFINITY ? MOST : u64(registered), u64(size), u64(ultimate)]
+  return Buffer.concat([...before, ...numbers, strings(signatures), string(contentAddress)])
+}
+
+const named = (name: string): string => `/nix/store/${'a'.repeat(32)}-${name}`
+
+/** What makes one of the three Nixes fail, or die by a signal, when it is passed on. */
+const UNREADABLE: Record<string, (answer: Buffer) => Buffer> = {
+  'a content address of no kind': (answer) => but(answer, { contentAddress: 'fixed:sha256:x' }),
+  'a content address that is too short': (answer) => but(answer, { contentAddress: 'fixed:r:sha256:0' }),
+  'a signature of our key that is no base 64': (answer) => but(answer, { signatures: ['client-1:!!!'] }),
+  'a signature of our key that is too short': (answer) => but(answer, { signatures: ['client-1:AAAA'] }),
+  'a signature without a name': (answer) => but(answer, { signatures: ['nonsense'] }),
+  'size 0': (answer) => but(answer, { size: 0 }),
+  'the last of all times': (answer) => but(answer, { registered: Number.POSITIVE_INFINITY }),
+  'ultimate 2': (answer) => but(answer, { ultimate: 2 }),
+  'valid 2': (answer) => but(answer, { valid: 2 }),
+  // of the signature, the last string but one
+  'padding that is not zero': (answer) => {
+    const copy = Buffer.from(answer)
+    copy[answer.length - 9] = 1
+    return copy
+  },
+  'a reference ..': (answer) => but(answer, { references: [named('..')] }),
+  'a reference .-x': (answer) => but(answer, { references: [named('.-x')] }),
+  'a reference outside the store': (answer) => but(answer, { references: ['/etc/passwd'] }),
+  'a deriver that is no path': (answer) => but(answer, { deriver: 'x' }),
+  'a hash that is none': (answer) => but(answer, { hash: 'z'.repeat(64) }),
+}
+
+test.case('what it says of its paths no Nix can read, no fallback: all are built', async () => {
+  const ways = Object.values(UNREADABLE)
+  const output = await misinformed(ways.length, (answer, n) => ways[n - 1]?.(answer) ?? answer)
+  const built = new Set(output.match(/(?<=^building '.*-)\d+(?=\.drv')/gm))
+  assert.equal(
+    Object.keys(UNREADABLE).filter((_, n) => !built.has(String(n + 1))),
+    [],
+    output,
+  )
+})
+
+/** Messages before an answer that kill a Nix, or that it can't read. */
+const STDERR_RESULT = u64(0x52534c54)
+const STDERR_START_ACTIVITY = u64(0x53545254)
+const MESSAGES = [
+  ...[100, 101, 102, 103, 104, 105, 106, 107].map((type) => Buffer.concat([STDERR_RESULT, u64(1), u64(type), u64(0)])),
+  // an activity of an unknown type, with a field of an unknown type
+  Buffer.concat([STDERR_START_ACTIVITY, u64(1), u64(0), u64(999), string('x'), u64(1), u64(7), string('x'), u64(0)]),
+]
+
+test.case('before what it says of its paths come messages that kill Nix, no fallback: all are fetched', async () => {
+  const output = await misinformed(MESSAGES.length, (answer, n) => Buffer.concat([MESSAGES[n - 1] ?? LAST, answer]))
+  assert.not.match(output, /^building /m)
+})
+
+const NO_ANSWERS: Record<string, (answer: Buffer, connect: Socket, random: Random) => Buffer | null> = {
+  noise: (answer, _, random) => noisy(answer, 0, random),
+  'an error': () => errorAnswer('no such file'),
+  'half of it, and the end': (answer, connect) => {
+    connect.write(answer.subarray(0, answer.length / 2))
+    return null
+  },
+  'the end': () => null,
+}
+for (const [what, say] of Object.entries(NO_ANSWERS)) {
+  test.case(`instead of what it says of its paths ${what}, no fallback: built`, async (random) => {
+    let said = 0
+    const output = await misinformed(4, (answer, _, connect) => {
+      said++
+      return say(answer, connect, random)
+    })
+    assert.ok(said > 0)
+    assert.match(output, /^building /m)
   })
 }
 
