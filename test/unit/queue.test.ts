@@ -248,9 +248,10 @@ const full = needs(suite('a full /run'), 'root')
 full('a lock that is there is taken all the same; one that has no room says whose disk it is', async () => {
   const dir = `${TMP}/full`
   mkdirSync(dir, { recursive: true })
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=4k,nr_inodes=2', 'nix-lan', dir])
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=4k,nr_inodes=3', 'nix-lan', dir])
   try {
-    writeFileSync(`${dir}/there`, 'x'.repeat(4096))
+    writeFileSync(`${dir}/there`, '')
+    writeFileSync(`${dir}/full`, 'x'.repeat(4096)) // not the lock itself, which gives way to what is written to it
     const lock = await takeLock(`${dir}/there`)
     assert.not(isBusy(lock))
     await (lock as Lock).release()
