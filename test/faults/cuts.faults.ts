@@ -3,7 +3,6 @@
 import * as assert from 'uvu/assert'
 import { pause } from '../lib/processes.ts'
 import type { Random } from '../lib/random.ts'
-import { HttpCache } from '../nix/http-cache.ts'
 import { DIST } from '../nix/pair.ts'
 import { until } from '../nix/world.ts'
 import { faults, LONG, many, Stage } from './stage.ts'
@@ -131,19 +130,9 @@ async function backAgain(random: Random, cut: (typeof CUTS)[number], fallback: b
 /** What the box was asked first, another cache has too: there is no need of a fallback then. */
 async function withHttpCache(random: Random, cut: (typeof CUTS)[number]): Promise<void> {
   const on = await stage()
-  const { box } = on.pair
-  const cache = new HttpCache(`${box.dir}/http`)
-  await cache.open()
+  const args = await on.published(COUNT, KIB)
+  const cache = await on.httpCache(args)
   try {
-    const args = await on.published(COUNT, KIB)
-    const local = { env: { NIX_REMOTE: 'local' } }
-    const paths = await box.must('root', 'nix-build', args, local)
-    await box.must('root', 'xargs', ['nix', 'copy', '--to', 'file:///tmp/http?compression=none'], {
-      ...local,
-      input: paths,
-      timeout: 300_000,
-    })
-    await box.must('root', 'sh', ['-c', `rm -rf ${box.dir}/http; mv /tmp/http ${box.dir}/http`])
     await on.configure({ substituters: `${cache.url}?priority=40`, 'extra-substituters': patient(on.pair.url, SHORT) })
     const building = on.build(args, false)
     await building.says('copying path')

@@ -344,5 +344,27 @@ for (const [what, damage] of Object.entries(DAMAGES)) {
   })
 }
 
+test.case('a damaged copy on the box, with an HTTP cache behind, no fallback: comes from there', async () => {
+  const on = await stage()
+  const { box } = on.pair
+  const args = await on.published(1, 256)
+  const cache = await on.httpCache(args)
+  try {
+    const local = { env: { NIX_REMOTE: 'local' } }
+    const path = (await box.must('root', 'nix-build', args, local)).trim()
+    await box.must('root', 'sh', ['-c', DAMAGES['of 0 bytes'], path])
+    await on.configure({ substituters: `${cache.url}?priority=40` })
+    const building = on.build(args, false)
+    assert.is(await building.ends(), 0, building.output())
+    assert.not.match(building.output(), /^building /m)
+    assert.ok(cache.asked.some((asked) => asked.endsWith('.nar')))
+    await box.must('root', 'nix-store', ['--delete', path], local)
+    await on.wellAfter(args)
+  } finally {
+    cache.close()
+    await on.configure({})
+  }
+})
+
 test.after(async () => await made?.close())
 test.run()

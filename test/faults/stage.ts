@@ -9,6 +9,7 @@ import { needs } from '../lib/needs.ts'
 import { pause, type Result } from '../lib/processes.ts'
 import { Random } from '../lib/random.ts'
 import type { Suite } from '../lib/roots.ts'
+import { HttpCache } from '../nix/http-cache.ts'
 import { createPair, DIST, type Pair, type PairOptions, T_FILE } from '../nix/pair.ts'
 import { freePort, type Running, until, type World } from '../nix/world.ts'
 
@@ -142,6 +143,18 @@ export class Stage {
     const input = await this.pair.box.must('root', 'nix-build', args, LOCAL)
     await this.pair.box.must('root', 'xargs', ['nix', 'store', 'sign', '--key-file', '/etc/nix/secret'], { ...LOCAL, input })
     return args
+  }
+
+  /** An HTTP cache that has, signed, what these arguments want. The caller closes it. */
+  async httpCache(args: string[]): Promise<HttpCache> {
+    const { box } = this.pair
+    const paths = await box.must('root', 'nix-build', args, LOCAL)
+    const to = 'file:///tmp/http?compression=none'
+    await box.must('root', 'xargs', ['nix', 'copy', '--to', to], { ...LOCAL, input: paths, timeout: 300_000 })
+    await box.must('root', 'sh', ['-c', `rm -rf ${box.dir}/http; mv /tmp/http ${box.dir}/http`])
+    const cache = new HttpCache(`${box.dir}/http`)
+    await cache.open()
+    return cache
   }
 
   /** Arguments of nix-build for so many derivations that nobody has. */
