@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import { SYSTEM_UNITS } from '../../scripts/system/texts.ts'
 import { pause } from '../lib/processes.ts'
+import { ofUserUnit } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { CACHE, QUEUE, T_FILE } from './machines.ts'
 
@@ -146,15 +147,45 @@ test('once a day: what was built while there was no hook is queued, and goes', a
   await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
 })
 
-test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all stops, nothing is red, and builds go on', async () => {
-  const args = ['--argstr', 'name', 'back', '--arg', 'kb', '6000']
+/** Arguments of nix-build for a path of 6 MB that the box has, and the laptop hasn't any more. */
+async function onlyOnBox(name: string): Promise<string[]> {
+  const args = ['--argstr', 'name', name, '--arg', 'kb', '6000']
   const { paths } = await lab.build(args)
   await lab.eventually('it is on the box', () => lab.boxHas(...paths), { within: 60_000, every: 500 })
   await lab.eventually('the queue is empty', async () => (await lab.queued()).length === 0, { within: 60_000 })
   await lab.laptop.must('root', 'nix-store', ['--delete', ...paths])
+  return args
+}
+
+const fetch = (args: string[]) => lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 120_000 })
+
+function fetchedWell({ code, stderr }: Awaited<ReturnType<typeof fetch>>): void {
+  assert.is(code, 0, stderr)
+  assert.match(stderr, /copying path '[^']*' from 'ssh-ng:/)
+  assert.not.match(stderr, /building '|error|warning/, 'it has arrived, and was not built instead')
+}
+
+test('the tunnel goes in the middle of a fetch: the fetch has the box looked for, and goes on', async () => {
+  const args = await onlyOnBox('lost')
+  await lab.lan.slow('box', 4)
+  await lab.laptop.systemctl('stop', 'nix-lan-check.timer') // so that nobody else looks
+  const fetching = fetch(args)
+  const begun = async () => (await lab.laptop.run('root', 'sh', ['-c', 'ls -d /nix/store/*-lost'])).code === 0
+  await lab.eventually('the first bytes', begun, { within: 20_000, every: 200 })
+  const since = Date.now()
+  await lab.laptop.systemctl('stop', TARGET)
+  const checks = () => lab.laptop.journal({ since, match: ofUserUnit('nix-lan-check.service') })
+  await lab.eventually('a check', async () => (await checks()).some((line) => /Starting/.test(line)), { within: 20_000 })
+  fetchedWell(await fetching)
+  await lab.lan.slow('box', 0)
+  await lab.laptop.systemctl('start', 'nix-lan-check.timer')
+})
+
+test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all stops, nothing is red, and builds go on', async () => {
+  const args = await onlyOnBox('back')
   lab.laptop.write('/opt/stop.sh', readFileSync('nix/stop.sh', 'utf8'))
   await lab.lan.slow('box', 4)
-  const fetching = lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 120_000 })
+  const fetching = fetch(args)
   const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
   await lab.eventually('a fetch', isFetching, { within: 20_000 })
   await lab.laptop.must('root', 'bash', ['/opt/stop.sh', 'alice'], { timeout: 120_000 })
@@ -165,10 +196,7 @@ test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all s
     units.map((unit) => `${unit} inactive`),
   )
   assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
-  const fetched = await fetching
-  assert.is(fetched.code, 0, fetched.stderr)
-  assert.match(fetched.stderr, /copying path '[^']*-back' from 'ssh-ng:/)
-  assert.not.match(fetched.stderr, /building '|error|warning/, 'it has arrived, and was not built instead')
+  fetchedWell(await fetching)
   await lab.lan.slow('box', 0)
   const alone = await lab.build(['--argstr', 'name', 'alone'])
   assert.ok(
