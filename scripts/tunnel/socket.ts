@@ -59,7 +59,11 @@ const alive = async (socket: string): Promise<boolean> => (await listens(socket)
 function unlink(file: string): void {
   const stat = lstatSync(file, { throwIfNoEntry: false })
   if (stat?.isDirectory()) throw new Failure(`${file} is a directory; remove it`)
-  if (stat) unlinkSync(file)
+  try {
+    if (stat) unlinkSync(file)
+  } catch (error) {
+    throw new Failure(`${file} is left over, and can't be removed (${(error as NodeJS.ErrnoException).code})`)
+  }
 }
 
 function makeDirectory(directory: string): void {
@@ -75,5 +79,9 @@ function makeDirectory(directory: string): void {
   const stat = lstatSync(directory)
   if (!stat.isDirectory()) throw new Failure(`${directory} is not a directory, so sockets in it can't be trusted; remove it`)
   if (stat.uid !== process.getuid?.()) throw new Failure(`${directory} belongs to somebody else (uid ${stat.uid}); remove it`)
-  if ((stat.mode & 0o777) !== 0o700) chmodSync(directory, 0o700)
+  try {
+    if ((stat.mode & 0o777) !== 0o700) chmodSync(directory, 0o700)
+  } catch (error) {
+    throw new Failure(`${directory} is open to others, and can't be closed (${(error as NodeJS.ErrnoException).code})`)
+  }
 }

@@ -1,16 +1,19 @@
 // The ssh command of a tunnel, and where its agent comes from.
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { Failure } from '../../scripts/cli/errors.ts'
 import type { SshCache } from '../../scripts/config/types.ts'
 import { type Outcome, run } from '../../scripts/system/exec.ts'
 import { KEEPER } from '../../scripts/system/texts.ts'
 import { findAgent, wantTouch } from '../../scripts/tunnel/agent.ts'
 import { prepare } from '../../scripts/tunnel/attempt.ts'
 import { whyLate } from '../../scripts/tunnel/late.ts'
+import { makeRoom } from '../../scripts/tunnel/socket.ts'
 import {
   addressOptions,
   forwardCommand,
@@ -22,6 +25,7 @@ import {
   trafficOptions,
 } from '../../scripts/tunnel/ssh.ts'
 import { agentSocket, askSsh, changesNothingElse, forwardingsOf, isDirect, parseFacts } from '../../scripts/tunnel/ssh-config.ts'
+import { needs } from '../lib/needs.ts'
 
 const CACHE: SshCache = {
   kind: 'ssh',
@@ -445,3 +449,33 @@ test('an ssh that ends at once does not leave the keeper waiting for the one who
 })
 
 test.run()
+
+const readOnly = needs(suite('a read-only /run'), 'root')
+
+readOnly('a socket that was left over, and a folder that others can write to: said in words', async () => {
+  const run = mkdtempSync(join(tmpdir(), 'nix-lan-tunnel-'))
+  const folder = join(run, 'nix-lan')
+  const socket = join(folder, 'rpi.sock')
+  const mount = (...options: string[]): void => void execFileSync('mount', ['-t', 'tmpfs', '-o', options.join(','), 'nix-lan', run])
+  const refusal = async (mode: number): Promise<unknown> => {
+    mount('rw')
+    try {
+      mkdirSync(folder, { mode })
+      chmodSync(folder, mode)
+      writeFileSync(socket, '')
+      mount('remount', 'ro')
+      return await makeRoom(socket, 'rpi').catch((error: unknown) => error)
+    } finally {
+      execFileSync('umount', [run])
+    }
+  }
+  const said = [await refusal(0o700), await refusal(0o755)]
+  rmdirSync(run)
+  assert.ok(said.every((error) => error instanceof Failure))
+  assert.equal(
+    said.map((error) => (error as Error).message),
+    [`${socket} is left over, and can't be removed (EROFS)`, `${folder} is open to others, and can't be closed (EROFS)`],
+  )
+})
+
+readOnly.run()
