@@ -107,7 +107,16 @@ export const onBox = (destination: string, command: string, shell: boolean): str
 
 export const RESTART_BOX = 'sudo systemctl restart nix-daemon.socket'
 export const BOX_JOURNAL = 'journalctl -u nix-daemon -n 20'
-export const EMPTY_BOX = 'nix-collect-garbage'
+/**
+ * What frees a box's full disk. Nix keeps 8 MB in reserve for a garbage collection, but opens its
+ * database first, which a full disk doesn't let it do, and makes a missing reserve again before that,
+ * unless told otherwise (local-store.cc; 2.8.0, 2.26.3 and 2.34.8 tried).
+ */
+export function emptyBox(destination: string, shell: boolean): string {
+  const [free, collect] = ['rm -f /nix/var/nix/db/reserved', '--option gc-reserved-space 0']
+  if (!shell) return `on the box, as root: ${free}; nix-collect-garbage ${collect}`
+  return `ssh -t ${destination} 'sudo ${free}; sudo "$(command -v nix-collect-garbage)" ${collect}'`
+}
 /** @param at a mount point */
 export const mountBox = (at: string): string => `sudo mount -o remount,rw ${at}`
 
@@ -130,7 +139,8 @@ export function knownFixes(machine: Machine, caches: readonly SshCache[], own: s
       queueBuilt(name),
       collectOnBox(name),
       startSshd(host),
-      ...[RESTART_BOX, BOX_JOURNAL, EMPTY_BOX, mountBox('/nix'), mountBox('/')].flatMap((command) => [
+      ...[emptyBox(ssh, true), emptyBox(ssh, false)],
+      ...[RESTART_BOX, BOX_JOURNAL, mountBox('/nix'), mountBox('/')].flatMap((command) => [
         onBox(ssh, command, true),
         onBox(ssh, command, false),
       ]),

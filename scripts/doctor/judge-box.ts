@@ -6,12 +6,13 @@ import { isNearlyFull, percentFull } from '../keep/daily.ts'
 import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
 import { BOX_KEYS } from '../system/texts.ts'
 import { type AgentState, endOf } from '../tunnel/failure.ts'
+import { reasonFor } from '../tunnel/late.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
 import {
   BOX_AWAY,
   BOX_JOURNAL,
   collectOnBox,
-  EMPTY_BOX,
+  emptyBox,
   inConfigurationNix,
   mountBox,
   onBox,
@@ -84,6 +85,11 @@ export function judgeLogin(facts: SshFacts): Verdict {
   if (kind === 'host-key-unknown')
     return failed('the host key is not known yet', `${byHand}    # once, and look at the key before you say yes`)
   if (kind === 'denied') return judgeDenied(facts)
+  if (facts.timedOut && facts.agent.state === 'unresponsive')
+    return failed(
+      reasonFor('unresponsive', byHand),
+      `unlock it; then this answers: SSH_AUTH_SOCK=${shellWord(facts.agent.socket ?? '')} ssh-add -l`,
+    )
   if (facts.timedOut) return failed('the port accepts, but ssh does not get through in time', `${byHand}    # does that take long, too?`)
   return failed(said, `${byHand}    # says more`)
 }
@@ -184,7 +190,7 @@ export function judgeBox(answer: Handshake, path: string, destination: string, s
   if (socket?.disk) {
     const { problem, at } = socket.disk
     const words = `the disk of the box's /nix${at && `, mounted on ${at},`} is ${problem}: its nix-daemon can't answer`
-    if (problem === 'full') return failed(words, onBox(destination, EMPTY_BOX, shell))
+    if (problem === 'full') return failed(words, emptyBox(destination, shell))
     return failed(words, onBox(destination, mountBox(at || '/nix'), shell))
   }
   if (answer.kind === 'slow') return failed(answer.reason, onBox(destination, BOX_JOURNAL, shell))

@@ -16,7 +16,7 @@ import { askAgent, endWithUs, findAgent } from '../tunnel/agent.ts'
 import { prepare } from '../tunnel/attempt.ts'
 import type { AgentState } from '../tunnel/failure.ts'
 import { forwardCommand, loginByHand, portOptions, sshCommand } from '../tunnel/ssh.ts'
-import { isDirect } from '../tunnel/ssh-config.ts'
+import { agentSocket, isDirect } from '../tunnel/ssh-config.ts'
 import { type BoxKeys, gotIn, type Handshake, KEYS_SCRIPT, parseKeys, parseSocket, type SocketFacts, type SshFacts } from './judge-box.ts'
 
 /**
@@ -56,6 +56,7 @@ export async function probeBox(cache: SshCache, uid: number, serviceAgent: strin
   const host = facts.get('hostkeyalias')?.[0] ?? facts.get('hostname')?.[0] ?? cache.host
   const knownAs = cache.port === 22 || !isDirect(cache, facts) ? host : `[${host}]:${cache.port}`
   const denied = !gotIn(log) && failedToStart === null
+  const asked = agentSocket(facts, { ...process.env, SSH_AUTH_SOCK: socket })
   const held = async (agentSocket: string | undefined): Promise<AgentState> => (denied ? await askAgent(agentSocket) : 'none')
   const from = agent.env.SSH_AUTH_SOCK === undefined && given && serviceAgent ? 'the environment of your systemd' : agent.from
   const ssh: SshFacts = {
@@ -64,7 +65,7 @@ export async function probeBox(cache: SshCache, uid: number, serviceAgent: strin
     timedOut,
     byHand: loginByHand(cache, facts),
     knownAs,
-    agent: { state: await held(socket), from, ...(socket ? { socket } : {}), ...(agent.problem ? { problem: agent.problem } : {}) },
+    agent: { state: await held(asked), from, ...(asked ? { socket: asked } : {}), ...(agent.problem ? { problem: agent.problem } : {}) },
     shellAgent: own === socket ? 'none' : await held(own),
   }
   const ask = async (script: string, ...args: string[]): Promise<string> => {

@@ -699,6 +699,9 @@ test('login: what ssh’s log says, and what the agent does', () => {
     })
   like(judged('Authenticated to pi.local ([10.0.0.2]:22) using "publickey".\n'), 'ok', /gets in/, null)
   like(judged('', { failedToStart: 'ENOENT' }), 'failed', /can't be started/, /openssh-client/)
+  const mute: Partial<SshFacts> = { timedOut: true, agent: { state: 'unresponsive', from: '~/.bashrc', socket: '/run/agent' } }
+  like(judged('', mute), 'failed', /^the ssh agent gives no answer/, 'unlock it; then this answers: SSH_AUTH_SOCK=/run/agent ssh-add -l')
+  like(judged('', { timedOut: true }), 'failed', /does not get through in time/, /take long, too/)
   like(
     judged(CHANGED),
     'failed',
@@ -771,7 +774,12 @@ test('the box’s daemon: who may use its socket, whether it listens, whether it
     )
   const ro = /disk of the box's \/nix, mounted on \/nix\/var, is read-only/
   like(silent('nix-lan-disk ro /nix/var '), 'failed', ro, 'ssh -t alice@pi.local sudo mount -o remount,rw /nix/var')
-  like(silent('nix-lan-disk rw /nix/var 0'), 'failed', /mounted on \/nix\/var, is full/, 'ssh -t alice@pi.local nix-collect-garbage')
+  like(
+    silent('nix-lan-disk rw /nix/var 0'),
+    'failed',
+    /mounted on \/nix\/var, is full/,
+    /^ssh -t alice@pi\.local 'sudo rm -f .*reserved; sudo "/,
+  )
   like(silent('nix-lan-disk rw / 76704728'), 'failed', /late/, 'ssh -t alice@pi.local journalctl -u nix-daemon -n 20')
   like(
     silent('nix-lan-disk ro /;reboot 1'),
