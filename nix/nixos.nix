@@ -296,6 +296,9 @@ in
         trusted-public-keys = lib.optional (cfg.publicKey != null) cfg.publicKey;
         secret-key-files = [ cfg.secretKeyFile ];
         post-build-hook = "${hook}";
+        # A box that is lost for good in the middle of a fetch would fail the build. The price: where
+        # another cache has a hiccup, Nix builds, too.
+        fallback = lib.mkDefault true;
       };
 
       # Nix 2.4 to 2.19 and Lix start a substituter's program through bash (nix,

@@ -75,6 +75,7 @@ in
           substituters = [ "https://example.org" ];
           secret-key-files = [ "/etc/nix/other.secret" ];
           extra-platforms = [ "i686-linux" ];
+          fallback = false;
         };
       }
     )

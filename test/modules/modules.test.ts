@@ -44,9 +44,16 @@ for (const { nix, version } of NIXES) {
         const shown = await project.world.run('alice', 'nix', ['--extra-experimental-features', 'nix-command', ...show])
         assert.is(shown.code, 0, shown.stderr)
         assert.not.match(shown.stderr, /unknown setting|error/)
-        const settings = result.settings as Record<string, string | string[]>
-        for (const key of ['substituters', 'secret-key-files', 'post-build-hook', 'trusted-public-keys', 'trusted-substituters']) {
-          const meant = [settings[key] ?? []].flat()
+        const settings = result.settings as Record<string, boolean | string | string[]>
+        for (const key of [
+          'fallback',
+          'substituters',
+          'secret-key-files',
+          'post-build-hook',
+          'trusted-public-keys',
+          'trusted-substituters',
+        ]) {
+          const meant = [settings[key] ?? []].flat().map(String)
           const found = new RegExp(`^${key} = (.*)$`, 'm').exec(shown.stdout)?.[1] ?? ''
           assert.equal(found.split(' ').filter(Boolean).sort(), [...meant].sort(), `${name}: ${key}`)
         }
