@@ -530,7 +530,10 @@ async function allWell(fault: Fault): Promise<void> {
     after = text((await doctor(here ? ['--offline'] : [], fault.env)).found)
     return after === ''
   }
-  if (fault.within !== undefined) await lab.eventually('all is well', well, { within: fault.within, every: 1000 })
+  if (fault.within !== undefined)
+    await lab.eventually('all is well', well, { within: fault.within, every: 1000 }).catch((error: Error) => {
+      throw new Error(`${after}\n${error.message}`)
+    })
   else assert.ok(await well(), after)
 }
 
