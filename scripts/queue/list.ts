@@ -41,10 +41,18 @@ export interface Known {
 
 export const NOTHING_KNOWN: Known = { sizes: new Map(), unsigned: new Set(), invalid: new Set(), broken: new Map() }
 
-/** Asks Nix about entries: a handful of processes per thousand. @throws NixError */
-export async function askNix(entries: readonly Entry[], referrersClosure: (paths: string[]) => Promise<Set<string>>): Promise<Known> {
+/**
+ * Asks Nix about entries: a handful of processes per thousand.
+ * @param timeout milliseconds for each of them
+ * @throws NixError
+ */
+export async function askNix(
+  entries: readonly Entry[],
+  referrersClosure: (paths: string[]) => Promise<Set<string>>,
+  timeout = PATIENCE,
+): Promise<Known> {
   const paths = [...new Set(entries.map((entry) => entry.path))]
-  const { invalid, broken, infos } = await closureOrAll(paths, { timeout: PATIENCE })
+  const { invalid, broken, infos } = await closureOrAll(paths, { timeout })
   const sizes = new Map([...infos].map(([path, { size }]) => [path, size]))
   const withoutSignature = [...infos].filter(([, info]) => unsigned(info)).map(([path]) => path)
   return { sizes, invalid, broken, unsigned: withoutSignature.length > 0 ? await referrersClosure(withoutSignature) : new Set() }

@@ -9,7 +9,7 @@ import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
 import { hello } from '../lib/wire.ts'
 import { createPair, DIST, FAILED, type Pair, QUEUE, SOCKET, T_FILE } from './pair.ts'
-import { freePort, type Running, type User, until } from './world.ts'
+import { freePort, type Running, type User, until, type World } from './world.ts'
 
 const test = needs(suite('nix-lan queue'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
@@ -249,6 +249,35 @@ test('300 paths: two copies; a garbage collection meanwhile takes none', () =>
     assert.is((await stage.queue('upload')).stdout, 'box: 301 paths uploaded\n')
     assert.is(stage.copies(), 2)
     assert.ok(await stage.pair.boxHas(...paths))
+  }))
+
+/** Makes so many paths known to the client's Nix, unsigned, and puts them into the queue. */
+async function queueOf(client: World, count: number): Promise<void> {
+  const paths = Array.from({ length: count }, (_, n) => `/nix/store/${String(n).padStart(32, '0')}-leaf`)
+  const entries = paths.map((path) => [path, `sha256:${'0'.repeat(64)}`, '120', '', '0', ''].join('\n'))
+  const local = { env: { NIX_REMOTE: 'local' } }
+  await client.must('root', 'xargs', ['touch'], { input: paths.join('\n') })
+  await client.must('root', 'nix-store', ['--load-db'], { ...local, input: entries.join('') })
+  await client.must('alice', 'sh', ['-c', `xargs ln -sf -t ${QUEUE}`], { input: paths.join('\n') })
+}
+
+test('list --full of 20,000 asks Nix ten times as often as of 2,000, and says on a terminal that it waits', () =>
+  on('trixie', async (stage) => {
+    const { client } = stage.pair
+    const asked = async (count: number): Promise<number> => {
+      await queueOf(client, count)
+      const connections = (): number => client.daemonLog().split('accepted connection').length
+      const before = connections()
+      const { stdout, stderr, ms } = await stage.queue('list', '--full')
+      assert.match(stdout, `box: ${count} unsigned\n`, stderr)
+      console.log(`figure: ${(ms / 1000).toFixed(1)} s  list --full of ${count}`)
+      return connections() - before
+    }
+    const few = await asked(2000)
+    const many = await asked(20_000)
+    assert.ok(few > 0 && many <= 10 * few, `${few} connections for 2,000, ${many} for 20,000`)
+    const onTerminal = ['-qec', `${DIST}/nix-lan queue list --full >/dev/null`, '/dev/null']
+    assert.match(await client.must('alice', 'script', onTerminal), '… asking Nix about 20000 paths: 0 s')
   }))
 
 test('the box goes away in mid-copy: 75, nothing is lost or failed; when it is back, the rest goes', () =>

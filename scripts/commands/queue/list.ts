@@ -43,7 +43,7 @@ async function run({ config, caches, options, json }: Call): Promise<number> {
     const queue = shown(readQueue(cache.name, config.user), cache)
     const entries = [...queue.queued, ...queue.failed]
     const ask = options.flag('full') || entries.length <= CHEAP
-    const known = ask ? await whatNixKnows(entries) : NOTHING_KNOWN
+    const known = ask ? await waiting(entries.length, options.flag('full'), whatNixKnows(entries, options.flag('full'))) : NOTHING_KNOWN
     const own = rowsOf(cache.name, queue, known)
     rows.push(...own)
     if (!json)
@@ -55,10 +55,30 @@ async function run({ config, caches, options, json }: Call): Promise<number> {
   return 0
 }
 
-/** Falls back to nothing known: the list is useful even without Nix's answer. */
-async function whatNixKnows(entries: Entry[]): Promise<Known> {
+/** Says on a terminal what a long list waits for, and for how long. */
+async function waiting<T>(count: number, full: boolean, answer: Promise<T>): Promise<T> {
+  if (!full || count <= CHEAP || process.stderr.isTTY !== true) return await answer
+  const started = performance.now()
+  const show = (): void => {
+    process.stderr.write(`\r\u001b[K… asking Nix about ${count} paths: ${Math.round((performance.now() - started) / 1000)} s`)
+  }
+  show()
+  const timer = setInterval(show, 1000)
   try {
-    return await askNix(entries, referrersClosure)
+    return await answer
+  } finally {
+    clearInterval(timer)
+    process.stderr.write('\r\u001b[K')
+  }
+}
+
+/**
+ * Falls back to nothing known: the list is useful even without Nix's answer. Who asks for it waits
+ * longer.
+ */
+async function whatNixKnows(entries: Entry[], full: boolean): Promise<Known> {
+  try {
+    return await askNix(entries, referrersClosure, full ? 60_000 : undefined)
   } catch (error) {
     if (!(error instanceof NixError)) throw error
     say(`sizes and signatures are not known: ${error.message}`)
