@@ -4,7 +4,7 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { chart } from './chart.ts'
 import type { Result, Results } from './results.ts'
-import { figureTable, goalTable, linkTable, mainTable, noteList } from './tables.ts'
+import { figureTable, goalTable, linkTable, mainTable, noteList, whereText } from './tables.ts'
 
 const JSON_FILE = 'docs/bench.json'
 export const LINK_FILE = 'docs/bench-link.json'
@@ -19,7 +19,7 @@ export function readResults(file = JSON_FILE): Results | undefined {
 export function writeLinks(results: Results): void {
   mkdirSync('docs', { recursive: true })
   writeFileSync(LINK_FILE, `${JSON.stringify(results, null, 2)}\n`)
-  const where = `Measured on ${results.date}: ${results.machine}. Again: \`npm run bench -- link\`.`
+  const where = `${whereText(results)} Again: \`npm run bench -- link\`.`
   insert(PAGE, [where, linkTable(results), goalTable(results, false)].join('\n\n'), 'bench link')
   const main = readResults()
   if (main) writeMain(main, results.rows)
@@ -29,7 +29,9 @@ export function writeLinks(results: Results): void {
 function writeMain(main: Results, links: readonly Result[]): void {
   const rows = [...main.rows, ...links]
   for (const theme of ['light', 'dark'] as const) writeFileSync(`docs/bench-${theme}.svg`, chart(rows, theme))
-  const where = `Measured on ${main.date}: ${main.machine}.`
+  const days = main.rows.map(({ elsewhere }) => elsewhere?.date ?? main.date).sort()
+  const same = main.rows.every(({ elsewhere }) => !elsewhere)
+  const where = same ? whereText(main) : `Measured from ${days[0]} to ${days.at(-1)}, on the machines that the page below names.`
   insert('README.md', `${mainTable(rows)}\n\n${where} All rows, and how to repeat them: [${PAGE}](${PAGE}).`)
 }
 
@@ -37,7 +39,7 @@ function writeMain(main: Results, links: readonly Result[]): void {
 export function writeResults(results: Results): void {
   mkdirSync('docs', { recursive: true })
   writeFileSync(JSON_FILE, `${JSON.stringify(results, null, 2)}\n`)
-  const where = `Measured on ${results.date}: ${results.machine}.`
+  const where = whereText(results)
   const notes = noteList(results)
   const parts = [where, '## The goals', goalTable(results), '## The figures', figureTable(results), notes ? `Notes:\n\n${notes}` : '']
   insert(PAGE, parts.filter((part) => part !== '').join('\n\n'))

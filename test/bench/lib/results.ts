@@ -29,12 +29,17 @@ export interface Result {
   link?: Row['link']
   chart?: Row['chart']
   notes: string[]
+  /** Where and when, if not where and when the last run was. */
+  elsewhere?: Circumstances
 }
 
-export interface Results {
+export interface Circumstances {
   machine: string
   /** Day of the last run. */
   date: string
+}
+
+export interface Results extends Circumstances {
   rows: Result[]
 }
 
@@ -81,13 +86,17 @@ export function overBudget(row: Row): string[] {
 }
 
 /**
- * The older results with those rows replaced that were measured again; figures of another machine
- * are dropped.
+ * The older results with those rows replaced that were measured again. Rows from another machine or
+ * day stay, and say so: each row compares what was measured in one run.
  */
 export function merge(older: Results | undefined, newer: Results, order: readonly string[]): Results {
   const measured = new Set(newer.rows.map(({ bench }) => bench))
-  const kept = older?.machine === newer.machine ? older.rows.filter(({ bench }) => order.includes(bench) && !measured.has(bench)) : []
-  const rows = [...kept, ...newer.rows].sort((a, b) => order.indexOf(a.bench) - order.indexOf(b.bench))
+  const kept = (older?.rows ?? []).filter(({ bench }) => order.includes(bench) && !measured.has(bench))
+  const placed = kept.map(({ elsewhere, ...row }): Result => {
+    const { machine = '', date = '' } = elsewhere ?? older ?? {}
+    return machine === newer.machine && date === newer.date ? row : { ...row, elsewhere: { machine, date } }
+  })
+  const rows = [...placed, ...newer.rows].sort((a, b) => order.indexOf(a.bench) - order.indexOf(b.bench))
   return { ...newer, rows }
 }
 

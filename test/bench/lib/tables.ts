@@ -2,6 +2,18 @@
 import type { Unit } from './bench.ts'
 import type { Figure, Reached, Result, Results } from './results.ts'
 
+/** Where and when the figures are from: those of the last run, then the others by bench. */
+export function whereText({ machine, date, rows }: Results): string {
+  const others = new Map<string, Set<string>>()
+  for (const { bench, elsewhere } of rows) {
+    if (!elsewhere) continue
+    const where = `on ${elsewhere.date}: ${elsewhere.machine}.`
+    others.set(where, (others.get(where) ?? new Set()).add(`\`${bench}\``))
+  }
+  const first = rows.some(({ elsewhere }) => !elsewhere) ? [`Measured on ${date}: ${machine}.`] : []
+  return [...first, ...[...others].map(([where, benches]) => `${[...benches].join(', ')} ${where}`)].join('\n')
+}
+
 /** One line for each goal: what was compared, what came out, what was to be reached. */
 export function goalTable({ rows }: Results, again = true): string {
   const lines = rows.flatMap((row) =>
