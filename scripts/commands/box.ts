@@ -240,8 +240,8 @@ async function forget(call: Call): Promise<number> {
   const age = options.value('older-than')
   if (words.length > 0 === (age !== undefined)) throw new UsageError('forget needs either store paths, or --older-than AGE')
   const client = clientName(options.value('client') ?? (await ownKeyName()))
-  const { home } = await prepare({ daemon, remote }, 'kept', client)
-  const links = linksIn(await daemon.roots()).filter((link) => link.client === client && link.link.startsWith(`${home}/`))
+  const folder = await settle({ daemon, remote }, client)
+  const links = linksIn(await daemon.roots()).filter((link) => link.client === client && link.link.startsWith(`${folder}/`))
   const contents = await contentsOf(daemon, links)
   const changes = age === undefined ? withoutPaths(links, contents, words.map(storePath)) : olderThan(links, contents, age)
   const forgotten = new Set(changes.flatMap(({ gone }) => gone))
@@ -265,6 +265,16 @@ async function forget(call: Call): Promise<number> {
   if (options.flag('json')) printJson({ forgotten: [...forgotten], links: changes.length })
   else print(`${count(forgotten.size, 'path')} no longer kept; the box's next garbage collection deletes them (nix-lan box gc)`)
   return 0
+}
+
+function ignoreFailure(error: unknown): void {
+  if (!(error instanceof Failure)) throw error
+}
+
+/** Has all links of a client where they belong (links.ts, OUTSIDE). @returns what holds them */
+async function settle(shore: Shore, client: string): Promise<string> {
+  await prepare(shore, 'only', client)
+  return (await prepare(shore, 'kept', client)).folder
 }
 
 interface Change {
@@ -304,6 +314,7 @@ async function look({ cache, uid, daemon, remote, options }: Call): Promise<numb
   const directory = ownTransfers()
   const now = Date.now()
   const askHere = askLocal(runtimeDir(uid))
+  await settle({ daemon, remote }, client).catch(ignoreFailure) // of a box that runs neither sh nor sftp
   const before = await holdingsOf(daemon, client, askHere)
   const anew = cache.keep === 0 || cache.keep === null ? [] : await keepAnew({ daemon, remote }, client, before)
   const own = anew.length === 0 ? before : await holdingsOf(daemon, client, askHere)

@@ -4,11 +4,14 @@
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { execPath } from 'node:process'
+import { Failure } from '../cli/errors.ts'
 import { sudoFinds } from '../cli/sudo.ts'
 import { SYSTEM_FILE } from '../config/file.ts'
 import { type Config, isSsh, type SshCache, type UrlCache } from '../config/types.ts'
 import { pruneGiven, sampleOf } from '../keep/given.ts'
+import { askHome, type HomeFacts } from '../keep/home.ts'
 import { notKept } from '../keep/outcome.ts'
+import { remoteOf } from '../keep/remote.ts'
 import { publicHalf } from '../nix/keys.ts'
 import { readText, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
@@ -283,7 +286,7 @@ function boxChecks(facts: Facts, cache: SshCache, clean: (() => Promise<void>)[]
       online: true,
       run: async () => await checkTunnel(facts, cache, config.uid),
     },
-    { name: 'kept', needs: ['tunnel'], online: true, run: async () => await checkKept(cache, config.uid) },
+    { name: 'kept', needs: ['tunnel'], online: true, run: async () => await checkKept(facts, cache, config.uid) },
     ...roundTripChecks(facts, config, cache, clean),
   ].map(forCache)
 }
@@ -331,8 +334,10 @@ function checkEntries(cache: SshCache, { user, uid }: Config): Verdict {
 
 async function checkBox(facts: Facts, cache: SshCache): Promise<Verdict> {
   const { handshake, socket, ssh } = await facts.probe(cache)
-  return judgeBox(handshake, cache.daemonSocket, ssh.byHand.replace(/^ssh /, ''), socket, ssh.log)
+  return judgeBox(handshake, cache.daemonSocket, destinationOf(ssh), socket, ssh.log)
 }
+
+const destinationOf = ({ byHand }: { byHand: string }): string => byHand.replace(/^ssh /, '')
 
 async function checkTunnel(facts: Facts, cache: SshCache, uid: number): Promise<Verdict> {
   const answer = await usable(cache, uid, Math.max(cache.deadline, 5000), FIRST_ANSWER)
@@ -345,14 +350,28 @@ async function checkTunnel(facts: Facts, cache: SshCache, uid: number): Promise<
 /** How many uploaded paths the box is asked about. */
 const SAMPLE = 1000
 
-async function checkKept(cache: SshCache, uid: number): Promise<Verdict> {
+async function checkKept(facts: Facts, cache: SshCache, uid: number): Promise<Verdict> {
   const directory = ownTransfers()
   const given = pruneGiven(directory, cache.name, cache.keep || null, Date.now())
   const asked = sampleOf(given, SAMPLE).map(({ path }) => path)
   const limits = { deadline: Math.max(cache.deadline, 5000), patience: 20_000 }
-  const [there, disk] = await Promise.all([validOnBox(socketPath(uid, cache.name), asked, limits), storesOf(cache, uid).disk()])
+  const [{ ssh }, there, disk, home] = await Promise.all([
+    facts.probe(cache),
+    validOnBox(socketPath(uid, cache.name), asked, limits),
+    storesOf(cache, uid).disk(),
+    homeOn(cache),
+  ])
   const problem = cache.keep === 0 ? undefined : notKept(directory, cache.name)
-  return judgeKept({ asked: asked.length, there: there.size, problem, disk }, cache.name)
+  return judgeKept({ asked: asked.length, there: there.size, problem, disk, home }, cache.name, destinationOf(ssh))
+}
+
+async function homeOn(cache: SshCache): Promise<HomeFacts | undefined> {
+  try {
+    return await askHome(remoteOf(cache))
+  } catch (error) {
+    if (error instanceof Failure) return undefined
+    throw error
+  }
 }
 
 function roundTripChecks(facts: Facts, config: Config, cache: SshCache, clean: (() => Promise<void>)[]): Omit<Check, 'cache'>[] {

@@ -2,6 +2,7 @@
 // machine. Pure. Under sudo, a fix from the user's part of the report is printed only if
 // knownFixes() has the same one (as-root.ts).
 import type { SshCache } from '../config/types.ts'
+import { OUTSIDE } from '../keep/links.ts'
 import { waysToInstall } from '../system/runtime.ts'
 
 /** What a fix depends on. */
@@ -85,6 +86,8 @@ export const retry = (cache: string): string => `nix-lan queue retry --cache ${c
 export const queueBuilt = (cache: string): string => `nix-lan queue add --built --cache ${cache}`
 /** Makes room on a box. */
 export const collectOnBox = (cache: string): string => `nix-lan box gc --cache ${cache}`
+/** The daily look, now. */
+export const lookAt = (cache: string): string => `nix-lan box look --cache ${cache}`
 export const signBuilt = ({ kind }: Machine): string => `${kind === 'single' ? '' : 'sudo '}nix-lan queue sign --built`
 export const makeQueue = (directories: readonly string[], { kind, user }: Machine): string =>
   kind === 'single' ? `mkdir -p ${directories.join(' ')}` : `sudo install -d -o ${user} ${directories.join(' ')}`
@@ -104,6 +107,10 @@ export const startSshd = (host: string): string => `start sshd on ${host}, or se
 /** A command for the box, run over ssh; without a shell there, root on the box must run it. */
 export const onBox = (destination: string, command: string, shell: boolean): string =>
   shell ? `ssh -t ${destination} ${command}` : `on the box, as root: ${command.replace(/^sudo /, '')}`
+
+/** A directory on the box for the links of a user whose home isn't always there. */
+export const keepOutside = (cache: string, destination: string, user: string, shell: boolean): string =>
+  `${onBox(destination, `sudo install -d -o ${user} -m 700 ${OUTSIDE}/${user}`, shell)}, then: ${lookAt(cache)}`
 
 export const RESTART_BOX = 'sudo systemctl restart nix-daemon.socket'
 export const BOX_JOURNAL = 'journalctl -u nix-daemon -n 20'
@@ -133,6 +140,11 @@ export function knownFixes(machine: Machine, caches: readonly SshCache[], own: s
     installRuntime(machine, own),
     `sudo chmod a+r ${machine.conf}`,
     ...caches.flatMap(({ name, host, ssh }) => [
+      lookAt(name),
+      ...ssh
+        .split('@')
+        .slice(0, -1)
+        .flatMap((user) => [keepOutside(name, ssh, user, true), keepOutside(name, ssh, user, false)]),
       startTunnel(name),
       restartBroker(name),
       retry(name),

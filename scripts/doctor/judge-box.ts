@@ -3,6 +3,7 @@
 
 import { bytes, count, shellWord } from '../cli/text.ts'
 import { isNearlyFull, percentFull } from '../keep/daily.ts'
+import { type HomeFacts, whyAway } from '../keep/home.ts'
 import { SYSTEM_DIRECTORIES } from '../system/search-path.ts'
 import { BOX_KEYS } from '../system/texts.ts'
 import { type AgentState, endOf } from '../tunnel/failure.ts'
@@ -14,6 +15,8 @@ import {
   collectOnBox,
   emptyBox,
   inConfigurationNix,
+  keepOutside,
+  lookAt,
   mountBox,
   onBox,
   queueBuilt,
@@ -234,16 +237,27 @@ export interface KeptFacts {
   there: number
   /** Bytes of the disk of its store, if it says. */
   disk?: { total: number; free: number } | undefined
+  /** The home of the user who logs in there, if it says. */
+  home?: HomeFacts | undefined
 }
 
-/** `kept`: the box still has what was uploaded, will have it tomorrow, and has room for more. */
-export function judgeKept({ problem, asked, there, disk }: KeptFacts, cache: string): Verdict {
+/**
+ * `kept`: the box still has what was uploaded, will have it tomorrow, and has room for more.
+ * @param destination for ssh by hand
+ */
+export function judgeKept({ problem, asked, there, disk, home }: KeptFacts, cache: string, destination: string): Verdict {
+  const why = home && NAME.test(home.user) ? whyAway(home) : undefined
+  if (home && why !== undefined && (!home.outside || home.left > 0)) {
+    const lost = `the home of ${home.user} on the box ${why}: a garbage collection there while it is away deletes what was uploaded`
+    return warning(lost, home.outside ? lookAt(cache) : keepOutside(cache, destination, home.user, home.shell))
+  }
   if (there < asked) {
     const gone = `a sample of ${count(asked, 'uploaded path')}: ${asked - there} gone`
     return warning(`${gone}, deleted there${problem === undefined ? '' : `, since it keeps nothing: ${problem}`}`, queueBuilt(cache))
   }
   if (problem !== undefined) return warning(`its own garbage collection may delete what is uploaded: ${problem}`, null)
   const room = disk ? `; its disk is ${percentFull(disk)} % full, ${bytes(disk.free)} are free` : ''
-  const all = asked === 0 ? 'nothing was uploaded yet' : `a sample of ${count(asked, 'uploaded path')}: all there`
+  const sample = asked === 0 ? 'nothing was uploaded yet' : `a sample of ${count(asked, 'uploaded path')}: all there`
+  const all = home?.outside ? `${sample}, kept outside of the home` : sample
   return disk && isNearlyFull(disk) ? warning(`${all}${room}`, collectOnBox(cache)) : ok(`${all}${room}`)
 }

@@ -1,7 +1,8 @@
 // Protects store paths on the box from its garbage collection. A manifest is a text file in the
 // box's store that refers to what is to be kept (AddToStore text:sha256, which needs no trust); a
 // link in the home of the tunnel's user, registered with AddIndirectRoot, keeps the manifest.
-// No program of ours runs on the box.
+// No program of ours runs on the box. Where the home isn't always there, the links are in
+// /nix/var/nix/gcroots/nix-lan-kept/USER (links.ts).
 //
 //     ~/.local/state/nix-lan/kept/CLIENT/DATE   uploaded that day; let go when `keep` has passed
 //     ~/.local/state/nix-lan/only/CLIENT/DATE   deleted that day on the client by `nix-lan gc`; kept
@@ -11,7 +12,7 @@
 import { Failure } from '../cli/errors.ts'
 import { isStorePath, storeDir } from '../nix/store-path.ts'
 import type { Daemon } from '../protocol/daemon-ops.ts'
-import { FOLDER, type Kind, letGo, type Prepared, prepare, putLink } from './links.ts'
+import { type Kind, letGo, type Prepared, prepare, putLink } from './links.ts'
 import type { Shore } from './shore.ts'
 
 /**
@@ -82,7 +83,7 @@ async function youngerThan(daemon: Daemon, paths: readonly string[], time: numbe
 const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
 const NOT_ROOTED = (link: string): string =>
-  `the box's nix-daemon doesn't take ${link} for a root: can it read the home of that user (an encrypted or a network home, a chroot of sftp)?`
+  `the box's nix-daemon doesn't take ${link} for a root: can it read the home of that user (an encrypted or a network home, a chroot of sftp)? nix-lan doctor says more`
 
 /** A link of ours among a box's roots: whose, and since when. */
 export interface Link {
@@ -99,10 +100,10 @@ export interface Link {
  * account that a box may answer anything.
  */
 export function linksIn(roots: readonly { link: string; path: string }[]): Link[] {
-  const pattern = new RegExp(`/${FOLDER.replace(/[.]/g, '\\.')}/(kept|only)/([A-Za-z0-9+._=-]{1,60})/(\\d{4}-\\d\\d-\\d\\d)$`)
+  const pattern = /\/(kept|only)\/([A-Za-z0-9+._=-]{1,60})\/(\d{4}-\d\d-\d\d)$/
   const found = roots.flatMap(({ link, path }) => {
     const [, kind, client, day] = pattern.exec(link) ?? []
-    if (!kind || !client || !day || !isStorePath(path, storeDir)) return []
+    if (!kind || !client || !day || !isStorePath(path, storeDir) || nameOf(path) !== `nix-lan-${kind}-${client}`) return []
     return [{ kind: kind as Kind, client, day, link, manifest: path }]
   })
   const order = (one: Link): string => `${one.kind} ${one.client} ${one.day} ${one.link}`
@@ -110,7 +111,10 @@ export function linksIn(roots: readonly { link: string; path: string }[]): Link[
 }
 
 /** Whether a path is a manifest, going by its name. */
-export const isManifest = (path: string): boolean => /^nix-lan-(kept|only)-/.test(path.slice(storeDir.length + 34))
+export const isManifest = (path: string): boolean => /^nix-lan-(kept|only)-/.test(nameOf(path))
+
+/** A store path's name after its hash. */
+const nameOf = (path: string): string => path.slice(storeDir.length + 34)
 
 /**
  * What manifests keep, link by link: their references, and those of the manifests they replaced.

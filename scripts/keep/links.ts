@@ -1,7 +1,8 @@
-// Makes and removes the links that keep manifests, in the home of the tunnel's user on the box: by
-// sh or, where ssh runs no command (ForceCommand internal-sftp, a login shell like nologin), by
-// sftp(1). That has no `readlink`, no `sync` and no `date`: the targets come from the box's roots,
-// what is on its disk is told by its age, and the time by that of a link just made.
+// Makes and removes the links that keep manifests, in the home of the tunnel's user on the box or,
+// where that isn't always there, in a directory that root has made (OUTSIDE): by sh or, where ssh
+// runs no command (ForceCommand internal-sftp, a login shell like nologin), by sftp(1). That has no
+// `readlink`, no `sync` and no `date`: the targets come from the box's roots, what is on its disk is
+// told by its age, and the time by that of a link just made.
 import { Failure } from '../cli/errors.ts'
 import { isStorePath, storeDir } from '../nix/store-path.ts'
 import type { Daemon } from '../protocol/daemon-ops.ts'
@@ -14,11 +15,20 @@ export type Kind = 'kept' | 'only'
 /** Below the home directory on the box. */
 export const FOLDER = '.local/state/nix-lan'
 
+/**
+ * Holds a directory for each user whose home isn't always there, made by root: USER's links are in
+ * OUTSIDE/USER if that exists, and move there from the home. A garbage collection removes an
+ * indirect root whose link it doesn't find, and with it what the link keeps; what lies below
+ * gcroots is a root by itself (src/libstore/gc.cc, findRoots, 2.8.0 to 2.34.8).
+ */
+export const OUTSIDE = '/nix/var/nix/gcroots/nix-lan-kept'
+
 /** What is on the box before a link is made. */
 export interface Prepared {
   /** The box's date, YYYY-MM-DD. */
   date: string
-  home: string
+  /** What holds the links, below KIND/CLIENT, by its real path. */
+  folder: string
   /** The links of this client and kind: day → manifest. */
   links: Map<string, string>
   /**
@@ -50,14 +60,35 @@ const ALLOW =
   'in its sshd_config, either no ForceCommand, or `ForceCommand internal-sftp` with `Subsystem sftp internal-sftp` ' +
   '(in authorized_keys: no command=, or command="internal-sftp")'
 
+// Copied before they are removed, so there is never a moment without a root. A link that OUTSIDE
+// has with another target stays where it is.
 const PREPARE = `report date "$(date -u +%Y-%m-%d)"
-report home "$(cd && pwd -P)"
-cd && cd "$folder/$kind/$client" 2>/dev/null || exit 0
+old=$(cd && cd "$folder" 2>/dev/null && pwd -P) || old=
+if cd "$outside/$(id -un)" 2>/dev/null; then
+  here=$(pwd -P)
+  if [ -n "$old" ] && [ "$old" != "$here" ]; then
+    for link in "$old/$kind/$client"/*; do
+      [ -L "$link" ] || continue
+      day=$kind/$client/\${link##*/}
+      [ -L "$day" ] || { mkdir -p "$kind/$client" && cp -P "$link" "$day"; } || exit 1
+      [ "$(readlink "$day")" != "$(readlink "$link")" ] || rm -f "$link" || exit 1
+    done
+  fi
+  report folder "$here"
+elif [ -n "$old" ]; then
+  cd "$old"
+  report folder "$old"
+else
+  cd && report folder "$(pwd -P)/$folder"
+  exit 0
+fi
+cd "$kind/$client" 2>/dev/null || exit 0
 for link in *; do if [ -L "$link" ]; then report link "$link $(readlink "$link")"; fi; done
 `
 
 /**
- * Asks for the box's date, its home and our links there.
+ * Asks for the box's date and our links there; has those in the home move to OUTSIDE if that is
+ * there.
  * @throws Failure as Remote.run() does, and when the answer makes no sense
  */
 export const prepare = ({ daemon, remote }: Shore, kind: Kind, client: string): Promise<Prepared> =>
@@ -68,32 +99,58 @@ export const prepare = ({ daemon, remote }: Shore, kind: Kind, client: string): 
 
 async function prepareBySh(remote: Remote, kind: Kind, client: string): Promise<Prepared> {
   // PREPARE ends early if there is no folder yet; what it has reported by then counts.
-  const reported = await remote.run(`(\n${PREPARE})`, { folder: FOLDER, kind, client })
+  const reported = await remote.run(`(\n${PREPARE}) || exit 1`, { folder: FOLDER, outside: OUTSIDE, kind, client })
   const [date = ''] = reported.get('date') ?? []
-  const [home = ''] = reported.get('home') ?? []
-  if (!DAY_PATTERN.test(date) || !home.startsWith('/')) throw new Failure(`the box says neither its date nor its home: ${date} ${home}`)
+  const [folder = ''] = reported.get('folder') ?? []
+  if (!DAY_PATTERN.test(date) || !folder.startsWith('/'))
+    throw new Failure(`the box says neither its date nor where it keeps links: ${date} ${folder}`)
   const links = (reported.get('link') ?? []).map((line) => line.split(' '))
   const ours = links.filter(([day, target]) => DAY_PATTERN.test(day ?? '') && isStorePath(target ?? '', storeDir))
-  return { date, home, links: new Map(ours.map(([day = '', target = '']) => [day, target])) }
+  return { date, folder, links: new Map(ours.map(([day = '', target = '']) => [day, target])) }
+}
+
+/** sftp commands that change to what holds the links; `pwd` before and after. */
+async function entering(remote: Remote): Promise<string[]> {
+  const parents = FOLDER.split('/').map((_, at, parts) => parts.slice(0, at + 1).join('/'))
+  return ['pwd', ...parents.map((parent) => `-mkdir ${parent}`), `-cd ${FOLDER}`, `-cd ${await outsideOf(remote)}`, 'pwd']
+}
+
+const outsideOf = async (remote: Remote): Promise<string> => `${OUTSIDE}/${await remote.user()}`
+
+/** @param said what sftp printed for entering() @throws Failure when it has entered nothing */
+function entered(said: string): { home: string; folder: string } {
+  const [home, folder] = [...said.matchAll(/^Remote working directory: (\/.*)$/gm)].map(([, directory = '']) =>
+    directory.replace(/\/$/, ''),
+  )
+  if (home === undefined || folder === undefined || folder === home) throw new Failure(`sftp makes no ${FOLDER} in ${home ?? 'the home'}`)
+  return { home, folder }
 }
 
 async function prepareBySftp(daemon: Daemon, remote: Remote, kind: Kind, client: string): Promise<Prepared> {
-  const folder = `${FOLDER}/${kind}/${client}`
-  const parents = folder.split('/').map((_, at, parts) => parts.slice(0, at + 1).join('/'))
-  const clock = `${folder}/.clock`
+  const place = `${kind}/${client}`
+  const clock = `${place}/.clock`
+  const enter = await entering(remote)
   const said = await remote.sftp([
-    'pwd',
-    ...parents.map((parent) => `-mkdir ${parent}`),
+    ...enter,
+    `-mkdir ${kind}`,
+    `-mkdir ${place}`,
     `-rm ${clock}`,
     `symlink clock ${clock}`,
-    `ls -lna ${folder}`,
+    `ls -lna ${place}`,
     `rm ${clock}`,
   ])
-  const [, home = ''] = /^Remote working directory: (\/.*)$/m.exec(said) ?? []
+  const { home, folder } = entered(said)
   const unsynced = timeOf(said, clock, Date.now())
-  if (home === '' || unsynced === undefined) throw new Failure("sftp tells neither the box's time nor its home")
-  const links = await linksAmong(daemon, `${home.replace(/\/$/, '')}/${folder}/`)
-  return { date: new Date(unsynced).toISOString().slice(0, 10), home, links, unsynced }
+  if (unsynced === undefined) throw new Failure("sftp doesn't tell the box's time")
+  const links = await linksAmong(daemon, `${folder}/${place}/`)
+  const moved = folder.startsWith(`${home}/`) ? new Map<string, string>() : await linksAmong(daemon, `${home}/${FOLDER}/${place}/`)
+  const moves = [...moved].flatMap(([day, target]) => {
+    const there = links.get(day)
+    if (there !== undefined && there !== target) return []
+    return [...(there === undefined ? [`symlink ${target} ${folder}/${place}/${day}`] : []), `-rm ${FOLDER}/${place}/${day}`]
+  })
+  if (moves.length > 0) await remote.sftp(moves)
+  return { date: new Date(unsynced).toISOString().slice(0, 10), folder, links: new Map([...moved, ...links]), unsynced }
 }
 
 async function linksAmong(daemon: Daemon, prefix: string): Promise<Map<string, string>> {
@@ -124,9 +181,9 @@ export function timeOf(listing: string, file: string, now: number): number | und
 // rename(2), not unlink and symlink, so there is never a moment without a root. The temporary name
 // starts with a dot, so it is never taken for a day's.
 const LINK = `set -e
-cd
-mkdir -p "$folder/$kind/$client"
-cd "$folder/$kind/$client"
+cd "$outside/$(id -un)" 2>/dev/null || { cd; mkdir -p "$folder"; cd "$folder"; }
+mkdir -p "$kind/$client"
+cd "$kind/$client"
 ln -s "$manifest" ".new.$$"
 mv -f ".new.$$" "$date"
 report linked "$(pwd -P)/$date"
@@ -134,22 +191,26 @@ report linked "$(pwd -P)/$date"
 
 /**
  * Makes a day's link, or has it lead to another manifest.
- * @returns its path on the box
+ * @returns its real path on the box
  * @throws Failure as Remote does
  */
 export const putLink = ({ remote }: Shore, kind: Kind, client: string, date: string, manifest: string): Promise<string> =>
   byEither(
     async () => {
-      const reported = await remote.run(LINK, { folder: FOLDER, kind, client, date, manifest })
+      const reported = await remote.run(LINK, { folder: FOLDER, outside: OUTSIDE, kind, client, date, manifest })
       return linked(reported.get('linked')?.[0])
     },
     async () => {
-      const folder = `${FOLDER}/${kind}/${client}`
-      const fresh = `${folder}/.new.${process.pid}`
+      const place = `${kind}/${client}`
+      const fresh = `${place}/.new.${process.pid}`
       // sftp's rename is posix-rename@openssh.com, which replaces (sftp(1)).
-      const said = await remote.sftp(['pwd', `-rm ${fresh}`, `symlink ${manifest} ${fresh}`, `rename ${fresh} ${folder}/${date}`])
-      const [, home = ''] = /^Remote working directory: (.*)$/m.exec(said) ?? []
-      return linked(`${home.replace(/\/$/, '')}/${folder}/${date}`)
+      const said = await remote.sftp([
+        ...(await entering(remote)),
+        `-rm ${fresh}`,
+        `symlink ${manifest} ${fresh}`,
+        `rename ${fresh} ${place}/${date}`,
+      ])
+      return linked(`${entered(said).folder}/${place}/${date}`)
     },
   )
 
@@ -158,9 +219,9 @@ function linked(link: string | undefined): string {
   throw new Failure(`the box made no link: ${link}`)
 }
 
-const LET_GO = `cd
-cd "$folder/$kind/$client" || exit 1
-for day in $days; do rm -f "$day" || exit 1; done
+const LET_GO = `for day in $days; do
+  rm -f "$HOME/$folder/$kind/$client/$day" "$outside/$(id -un)/$kind/$client/$day" || exit 1
+done
 `
 
 /**
@@ -170,6 +231,9 @@ for day in $days; do rm -f "$day" || exit 1; done
  */
 export const letGo = ({ remote }: Pick<Shore, 'remote'>, kind: Kind, client: string, days: readonly string[]): Promise<void> =>
   byEither(
-    async () => void (await remote.run(LET_GO, { folder: FOLDER, kind, client, days: days.join(' ') })),
-    async () => void (await remote.sftp(days.map((day) => `-rm ${FOLDER}/${kind}/${client}/${day}`))),
+    async () => void (await remote.run(LET_GO, { folder: FOLDER, outside: OUTSIDE, kind, client, days: days.join(' ') })),
+    async () => {
+      const folders = [FOLDER, await outsideOf(remote)]
+      await remote.sftp(days.flatMap((day) => folders.map((folder) => `-rm ${folder}/${kind}/${client}/${day}`)))
+    },
   )

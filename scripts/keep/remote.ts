@@ -37,6 +37,8 @@ export interface Remote {
    * @throws Away when the box doesn't answer in time, Failure when it has no sftp or a command failed
    */
   sftp(commands: readonly string[]): Promise<string>
+  /** Who logs in there. @throws Failure when ssh's configuration doesn't say, or it is no plain name */
+  user(): Promise<string>
 }
 
 const MARK = 'nix-lan-keep'
@@ -74,10 +76,17 @@ export function remoteOf(cache: SshCache, env: Record<string, string | undefined
       if (done.code !== 0) throw new Failure(lastLine(done.stderr) || `sftp ended with ${done.code ?? done.signal}`)
       return done.stdout
     },
+    async user() {
+      ways ??= waysTo(cache, env)
+      const { user } = await ways
+      if (/^[A-Za-z0-9_][A-Za-z0-9_.-]*$/.test(user)) return user
+      throw new Failure(`${cache.name}: ssh -G ${cache.ssh} names no user: ${user}`)
+    },
   }
 }
 
 interface Ways {
+  user: string
   shell: string[]
   sftp: string[]
   agent: Record<string, string>
@@ -86,7 +95,13 @@ interface Ways {
 async function waysTo(cache: SshCache, env: Record<string, string | undefined>): Promise<Ways> {
   const [agent, { facts }] = await Promise.all([findAgent(cache.envFile, env), askSsh(cache.ssh)])
   const target = portOptions(cache, facts)
-  return { shell: sshCommand(cache.ssh, 'sh -s', target), sftp: sftpCommand(cache.ssh, target), agent: agent.env }
+  const [user = ''] = facts.get('user') ?? []
+  return {
+    user,
+    shell: sshCommand(cache.ssh, 'sh -s', target),
+    sftp: sftpCommand(cache.ssh, target),
+    agent: agent.env,
+  }
 }
 
 /** What a script has reported, among whatever else was printed. Pure. */

@@ -81,11 +81,15 @@ test('the box is away: nothing is lost, and status says what fills the disk, and
   await lan.cable('laptop', false)
   for (let n = 1; n <= 3; n++) await build(`away-${n}`)
   const status = (): Promise<string> => laptop.run('alice', 'nix-lan', ['status']).then(({ stdout }) => stdout)
-  await lab.eventually(
-    'status tells what fills the disk',
-    async () => / MiB are free, and 60\.0 MiB wait for pi, which can't be deleted before; at this rate it is full in /.test(await status()),
-    { within: 90_000, every: 2000 },
-  )
+  const fills = / MiB are free, and 60\.0 MiB wait for pi, which can't be deleted before; at this rate it is full in /
+  let told = ''
+  const tells = async (): Promise<boolean> => {
+    told = await status()
+    return fills.test(told)
+  }
+  await lab.eventually('status tells what fills the disk', tells, { within: 120_000, every: 2000 }).catch((error) => {
+    throw new Error(`${error.message}\n${told}`)
+  })
   await laptop.must('root', 'nix-store', ['--gc'])
   for (const name of ['away-1', 'away-2', 'away-3']) assert.ok(await isHere(made.get(name)?.path ?? ''), name)
   await lan.cable('laptop', true)

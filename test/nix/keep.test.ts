@@ -309,4 +309,75 @@ test('what was fetched again is kept anew; before something is let go, status sa
     assert.not(await stage.onBox(here), 'it is here, and was uploaded more than 30 days ago')
   }))
 
+const OUTSIDE = '/nix/var/nix/gcroots/nix-lan-kept/alice'
+
+/**
+ * Where systemd-homed has a home of its kind "directory", mounted while somebody is logged in; nix-daemon,
+ * in a mount namespace of its own, sees mounts come and go only where they are shared.
+ */
+const HOMED = 'mount --make-rshared /; mv /home/alice /home/alice.homedir; mkdir /home/alice; mount --bind /home/alice.homedir /home/alice'
+
+for (const [way, box, conf] of [
+  ['sh', 'bookworm', ''],
+  ['sftp', 'forky', SFTP_ONLY],
+] as const) {
+  test(`${way}: a collection while the home is away takes all that is kept there; with the directory that doctor asks for nothing`, () =>
+    on('trixie', box, async (stage) => {
+      const { box, client } = stage.pair
+      await box.stopDaemon()
+      await box.must('root', 'sh', ['-ec', HOMED])
+      await box.startDaemon()
+      if (conf !== '') await sshd(stage, conf)
+      const collectsAtNight = async (): Promise<void> => {
+        await box.must('root', 'umount', ['/home/alice'])
+        await stage.boxCollects()
+        await box.must('root', 'mount', ['--bind', '/home/alice.homedir', '/home/alice'])
+      }
+      const kept = async (): Promise<{ status: string; detail: string; fix: string | null }> => {
+        const { checks } = JSON.parse((await stage.run('doctor', '--json')).stdout)
+        return checks.find(({ check }: { check: string }) => check === 'kept')
+      }
+      const [lost = '', forGood = ''] = await stage.build('first', 2)
+      await stage.upload(lost, forGood)
+      await collectsAtNight()
+      assert.not(await stage.onBox(lost), 'so it needs a cure')
+      assert.is((await stage.upload(lost, forGood)).stderr, '')
+      let install = `install -d -o alice -m 700 ${OUTSIDE}`
+      if (way === 'sh') {
+        stage.pair.configure({ 'extra-substituters': URL })
+        await client.stopDaemon()
+        await client.startDaemon()
+        const gc = await stage.run('gc', '--yes')
+        assert.is(gc.code, 0, gc.stderr)
+        const { status, detail, fix } = await kept()
+        assert.is(status, 'warning')
+        assert.match(detail, /^the home of alice on the box is mounted by systemd-homed at login: a garbage collection there/)
+        const [, command = '', then] = /^ssh -t -p \d+ \S+ sudo (install .*), then: nix-lan (.*)$/.exec(fix ?? '') ?? []
+        assert.equal([command, then], [install, 'box look --cache box'])
+        install = command
+      }
+      await box.must('root', 'sh', ['-c', install])
+      // until they move, the links are where they were
+      await stage.boxCollects()
+      assert.ok(await stage.onBox(lost))
+      assert.is((await stage.run('box', 'look', '--cache', 'box')).code, 0)
+      assert.equal(await stage.links(), [])
+      const links = async (): Promise<string[]> =>
+        (await box.must('root', 'find', [OUTSIDE, '-type', 'l'])).split('\n').map((link) => link.slice(OUTSIDE.length, -10))
+      assert.equal((await links()).sort(), way === 'sh' ? ['/kept/client-1/', '/only/client-1/'] : ['/kept/client-1/'])
+      await collectsAtNight()
+      assert.ok(await stage.pair.boxHas(lost, forGood))
+      const [later = ''] = await stage.build('later')
+      assert.is((await stage.upload(later)).stderr, '')
+      assert.equal(await stage.links(), [])
+      await collectsAtNight()
+      assert.ok(await stage.pair.boxHas(lost, forGood, later))
+      if (way === 'sh') assert.match((await kept()).detail, /: all there, kept outside of the home/)
+      const forgotten = await stage.run('box', 'forget', '--yes', lost, forGood, later)
+      assert.is(forgotten.code, 0, forgotten.stderr)
+      await stage.boxCollects()
+      for (const path of [lost, forGood, later]) assert.not(await stage.onBox(path))
+    }))
+}
+
 test.run()

@@ -806,23 +806,42 @@ test('the box’s daemon: who may use its socket, whether it listens, whether it
   like(judgeBox({ ok: false, kind: 'old', reason: 'too old' }, '/s', 'pi', undefined, ''), 'failed', /too old/, /later Nix/)
 })
 
+const RPI = ['rpi', '-p 2222 pi@rpi.local'] as const
+
+test('kept: a home that isn’t always there, until its links are outside', () => {
+  const home = { user: 'pi', shell: true, home: '/home/pi', outside: false, left: 0, mounts: [], fstab: [], homed: true, fscrypt: false }
+  const fix = 'install -d -o pi -m 700 /nix/var/nix/gcroots/nix-lan-kept/pi, then: nix-lan box look --cache rpi'
+  const lost = /^the home of pi on the box is mounted by systemd-homed at login: a garbage collection there while it is away deletes/
+  like(judgeKept({ asked: 1, there: 0, home }, ...RPI), 'warning', lost, `ssh -t -p 2222 pi@rpi.local sudo ${fix}`)
+  like(judgeKept({ asked: 1, there: 1, home: { ...home, shell: false } }, ...RPI), 'warning', lost, `on the box, as root: ${fix}`)
+  like(
+    judgeKept({ asked: 1, there: 1, home: { ...home, outside: true, left: 2 } }, ...RPI),
+    'warning',
+    lost,
+    'nix-lan box look --cache rpi',
+  )
+  like(judgeKept({ asked: 1, there: 1, home: { ...home, outside: true } }, ...RPI), 'ok', /all there, kept outside of the home$/, null)
+  like(judgeKept({ asked: 1, there: 1, home: { ...home, user: '$(x)' } }, ...RPI), 'ok', /all there$/, null)
+  like(judgeKept({ asked: 1, there: 1, home: { ...home, homed: false } }, ...RPI), 'ok', /all there$/, null)
+})
+
 test('kept: gone, not kept, full, fine', () => {
   const disk = { total: 2 ** 40, free: 2 ** 39 }
   like(
-    judgeKept({ asked: 10, there: 10, disk }, 'rpi'),
+    judgeKept({ asked: 10, there: 10, disk }, ...RPI),
     'ok',
     /a sample of 10 uploaded paths: all there; its disk is 50 % full, 512\.0 GiB are free/,
     null,
   )
-  like(judgeKept({ asked: 0, there: 0 }, 'rpi'), 'ok', /nothing was uploaded yet/, null)
+  like(judgeKept({ asked: 0, there: 0 }, ...RPI), 'ok', /nothing was uploaded yet/, null)
   like(
-    judgeKept({ asked: 10, there: 8, disk }, 'rpi'),
+    judgeKept({ asked: 10, there: 8, disk }, ...RPI),
     'warning',
     /a sample of 10 uploaded paths: 2 gone, deleted there/,
     /^nix-lan queue add --built --cache rpi$/,
   )
-  like(judgeKept({ asked: 10, there: 10, problem: 'it runs no commands' }, 'rpi'), 'warning', /may delete .*: it runs no commands/, null)
-  like(judgeKept({ asked: 10, there: 10, disk: { total: 100, free: 5 } }, 'rpi'), 'warning', /95 % full/, /^nix-lan box gc --cache rpi$/)
+  like(judgeKept({ asked: 10, there: 10, problem: 'it runs no commands' }, ...RPI), 'warning', /may delete .*: it runs no commands/, null)
+  like(judgeKept({ asked: 10, there: 10, disk: { total: 100, free: 5 } }, ...RPI), 'warning', /95 % full/, /^nix-lan box gc --cache rpi$/)
 })
 
 test('a queue without a cache', () => {

@@ -120,13 +120,13 @@ test('the oldest first, of the same time the largest; limits are those of what i
   const all = [
     local('new', [], { registered: 9 }),
     local('small', [], { registered: 1, size: 1 }),
-    local('big', [], { registered: 1, size: 50 }),
+    local('vast', [], { registered: 1, size: 50 }),
   ]
-  assert.equal(goes(planOf(facts(all), {})).flat(), ['big', 'small', 'new'])
-  assert.equal(goes(planOf(facts(all), { enough: 50 })).flat(), ['big'])
+  assert.equal(goes(planOf(facts(all), {})).flat(), ['vast', 'small', 'new'])
+  assert.equal(goes(planOf(facts(all), { enough: 50 })).flat(), ['vast'])
   assert.equal(goes(planOf(facts(all), { enough: 0 })), [])
   const most = planOf(facts(all), { most: 60 })
-  assert.equal([goes(most).flat(), stays(most)], [['big', 'small'], { new: 'limit' }])
+  assert.equal([goes(most).flat(), stays(most)], [['vast', 'small'], { new: 'limit' }])
   assert.equal(stays(planOf(facts(all), { before: 9 })), { new: 'recent' })
 })
 
@@ -379,6 +379,18 @@ test('what is alive by now stays, with what it refers to; the others go', async 
   const done = await collect(planOf(facts(all), {}).units, facts(all), stage.hands())
   assert.equal([names(done.deleted), done.alive.sort()], [['other'], [path('app'), path('lib')]])
   assert.is(done.stopped, undefined)
+})
+
+test('what turns out to be alive keeps what it refers to in later parts, too', async () => {
+  const all = [local('app', ['lib']), ...Array.from({ length: 2500 }, (_, n) => local(`p${n}`)), local('lib')]
+  const stage = new Stage(all)
+  stage.alive.add(path('app'))
+  const done = await collect(
+    all.map((one) => [one]),
+    facts(all),
+    stage.hands(),
+  )
+  assert.equal([done.deleted.length, [...stage.here].sort()], [2500, [path('app'), path('lib')]])
 })
 
 test('everything is alive: it gives up, and ends', async () => {

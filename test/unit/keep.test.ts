@@ -8,8 +8,9 @@ import { Failure } from '../../scripts/cli/errors.ts'
 import { publicKey, withKey, withoutKey } from '../../scripts/commands/trust.ts'
 import { fetchedAgain, type Holdings, keptIn, leavingIn, readBoxLook, wordsOf, writeBoxLook } from '../../scripts/keep/daily.ts'
 import { noteForgotten, noteGiven, pruneGiven, readForgotten, sampleOf, unforget } from '../../scripts/keep/given.ts'
+import { type HomeFacts, whyAway } from '../../scripts/keep/home.ts'
 import { clientName, contentsOf, linksIn, manifestText, pin } from '../../scripts/keep/keep.ts'
-import { timeOf } from '../../scripts/keep/links.ts'
+import { prepare, timeOf } from '../../scripts/keep/links.ts'
 import { noteKept, notKept, unkeptPaths } from '../../scripts/keep/outcome.ts'
 import { NoShell, type Remote, reportsIn } from '../../scripts/keep/remote.ts'
 import { expired } from '../../scripts/keep/uploads.ts'
@@ -50,6 +51,9 @@ test('links of ours among the roots, whatever else is there', () => {
   const roots = [
     { link: '/home/pi/.local/state/nix-lan/only/laptop-1/2026-11-26', path: path('nix-lan-only-laptop-1') },
     { link: '/home/pi/.local/state/nix-lan/kept/laptop-1/2026-11-26', path: path('nix-lan-kept-laptop-1') },
+    { link: '/nix/var/nix/gcroots/nix-lan-kept/pi/kept/laptop-2/2026-11-26', path: path('nix-lan-kept-laptop-2') },
+    { link: '/home/pi/kept/laptop-1/2026-11-26', path: path('a') },
+    { link: '/home/pi/kept/laptop-1/2026-11-26', path: path('nix-lan-kept-laptop-2') },
     { link: '/home/pi/.local/state/nix-lan/kept/laptop-1/2026-11-26/x', path: path('a') },
     { link: '/home/pi/.local/state/nix-lan/kept/../2026-11-26', path: '/etc/passwd' },
     { link: '/home/pi/.local/state/nix-lan/kept/lap\u001btop/2026-11-26', path: path('a') },
@@ -57,7 +61,7 @@ test('links of ours among the roots, whatever else is there', () => {
   ]
   assert.equal(
     linksIn(roots).map(({ kind, client, day }) => `${kind} ${client} ${day}`),
-    ['kept laptop-1 2026-11-26', 'only laptop-1 2026-11-26'],
+    ['kept laptop-1 2026-11-26', 'kept laptop-2 2026-11-26', 'only laptop-1 2026-11-26'],
   )
 })
 
@@ -111,7 +115,7 @@ function boxAt(failing: string | undefined, seesLink = true): { daemon: Daemon; 
         step('prepare')
         return new Map([
           ['date', ['2026-11-26']],
-          ['home', ['/home/pi']],
+          ['folder', ['/home/pi/.local/state/nix-lan']],
         ])
       }
       if (script.includes('ln -s')) {
@@ -122,6 +126,7 @@ function boxAt(failing: string | undefined, seesLink = true): { daemon: Daemon; 
       return new Map()
     },
     sftp: () => Promise.reject(new Error('not asked')),
+    user: async () => 'pi',
   }
   return { daemon, remote, steps }
 }
@@ -160,13 +165,16 @@ test('a link that the daemon doesn’t see: it doesn’t count as pinned, and sy
   assert.unreachable()
 })
 
-/** A box that runs no commands. It says so once: remoteOf() remembers it. */
-function sftpBox(registered: number): ReturnType<typeof boxAt> & { said: string[] } {
+/**
+ * A box that runs no commands. It says so once: remoteOf() remembers it.
+ * @param folder what holds the links
+ */
+function sftpBox(registered: number, folder = '/home/pi/.local/state/nix-lan'): ReturnType<typeof boxAt> & { said: string[] } {
   const box = boxAt(undefined)
   const said: string[] = []
   Object.assign(box.daemon, {
     infos: async (paths: string[]) => new Map(paths.map((one) => [one, { registered: one === path('old') ? 0 : registered }])),
-    roots: async () => [{ link: '/home/pi/.local/state/nix-lan/only/c/2026-11-26', path: path('nix-lan-only-c') }],
+    roots: async () => [{ link: `${folder}/only/c/2026-11-26`, path: path('nix-lan-only-c') }, ...OLD],
   })
   Object.assign(box.remote, {
     run: async () => {
@@ -174,12 +182,24 @@ function sftpBox(registered: number): ReturnType<typeof boxAt> & { said: string[
     },
     sftp: async (commands: string[]) => {
       said.push(...commands)
-      const clock = 'lrwxrwxrwx    ? 1000     1000            5 Nov 26 10:00 .local/state/nix-lan/only/c/.clock'
-      return `sftp> pwd\nRemote working directory: /home/pi\n${commands.map((one) => `sftp> ${one}`).join('\n')}\n${clock}\n`
+      let where = '/home/pi'
+      const answers = commands.flatMap((one) => {
+        if (one.startsWith('-cd ')) where = folder
+        if (one === 'pwd') return [`sftp> pwd`, `Remote working directory: ${where}`]
+        if (one.startsWith('ls ')) return [`sftp> ${one}`, 'lrwxrwxrwx    ? 1000     1000            5 Nov 26 10:00 only/c/.clock']
+        return [`sftp> ${one}`]
+      })
+      return `${answers.join('\n')}\n`
     },
   })
   return { ...box, said }
 }
+
+/** Links in the home, from before there was a directory outside of it. */
+const OLD = ['2026-11-24', '2026-11-25'].map((day) => ({
+  link: `/home/pi/.local/state/nix-lan/only/c/${day}`,
+  path: path('nix-lan-only-c'),
+}))
 
 test('by sftp: what came within the last hour is not pinned, the rest is; then it waits for the disk', async () => {
   const now = Date.parse(`${new Date().getUTCFullYear()}-11-26T10:00:00Z`) / 1000
@@ -188,11 +208,10 @@ test('by sftp: what came within the last hour is not pinned, the rest is; then i
   const box = sftpBox(now - 1800)
   const done = await pin(box, { ...WISH, paths: [path('new'), path('old')] }, wait)
   assert.equal([done.early, waited], [[path('new')], [60_000]])
-  assert.equal(box.said.slice(-3), [
-    `-rm .local/state/nix-lan/only/c/.new.${process.pid}`,
-    `symlink ${path('nix-lan-only-c')} .local/state/nix-lan/only/c/.new.${process.pid}`,
-    `rename .local/state/nix-lan/only/c/.new.${process.pid} .local/state/nix-lan/only/c/${done.date}`,
-  ])
+  const place = ['-cd .local/state/nix-lan', '-cd /nix/var/nix/gcroots/nix-lan-kept/pi', 'pwd']
+  const fresh = `only/c/.new.${process.pid}`
+  const put = [`-rm ${fresh}`, `symlink ${path('nix-lan-only-c')} ${fresh}`, `rename ${fresh} only/c/${done.date}`]
+  assert.equal(box.said.slice(-6), [...place, ...put])
   assert.equal((await pin(sftpBox(now - 7200), { ...WISH, paths: [path('new')] }, wait)).early, [])
   const young = sftpBox(now - 60)
   assert.equal((await pin(young, { ...WISH, paths: [path('new')] }, wait)).early, [path('new')])
@@ -201,6 +220,58 @@ test('by sftp: what came within the last hour is not pinned, the rest is; then i
     'there is nothing to pin',
   )
 })
+
+test('by sftp, with a directory outside of the home: what is in the home moves there, and is removed last', async () => {
+  const folder = '/nix/var/nix/gcroots/nix-lan-kept/pi'
+  const box = sftpBox(0, folder)
+  const { links } = await prepare(box, 'only', 'c')
+  assert.equal([...links.keys()].sort(), ['2026-11-24', '2026-11-25', '2026-11-26'])
+  assert.equal(
+    box.said.slice(-4),
+    ['2026-11-24', '2026-11-25'].flatMap((day) => [
+      `symlink ${path('nix-lan-only-c')} ${folder}/only/c/${day}`,
+      `-rm .local/state/nix-lan/only/c/${day}`,
+    ]),
+  )
+  const nowhere = sftpBox(0, '/home/pi')
+  const outcome = await prepare(nowhere, 'only', 'c').catch((error: Error) => error.message)
+  assert.match(String(outcome), 'sftp makes no .local/state/nix-lan in /home/pi')
+})
+
+/** The mounts that matter of a Debian 12: the root, and the home where a row says so. */
+const HOME: HomeFacts = {
+  user: 'pi',
+  shell: true,
+  home: '/home/pi',
+  outside: false,
+  left: 0,
+  mounts: ['/dev/sda1 / ext4 rw,relatime,errors=remount-ro 0 0'],
+  fstab: ['# <file system> <mount point> <type>', '/dev/sda1 / ext4 errors=remount-ro 0 1'],
+  homed: false,
+  fscrypt: false,
+}
+const at = (line: string, fstab = ''): Partial<HomeFacts> => ({ mounts: [...HOME.mounts, line], fstab: [...HOME.fstab, fstab] })
+const LUKS = '/dev/mapper/_dev_sda2 /home/pi ext4 rw,relatime 0 0'
+const AWAY: [string, Partial<HomeFacts>, RegExp | undefined][] = [
+  ['on the root', {}, undefined],
+  ['a box that says nothing', { mounts: [], fstab: [] }, undefined],
+  ['ecryptfs', at('/home/.ecryptfs/pi/.Private /home/pi ecryptfs rw,nosuid,nodev,relatime 0 0'), /ecryptfs/],
+  ['a mount beside it', at('/home/.ecryptfs/p/.Private /home/p ecryptfs rw 0 0'), undefined],
+  ['gocryptfs', at('/home/pi.cipher /home/pi fuse.gocryptfs rw,nosuid,nodev 0 0'), /by fuse\.gocryptfs, and not by/],
+  ['pam_mount', at(LUKS), /on \/dev\/mapper\/_dev_sda2/],
+  ['pam_mount, in fstab, but not at boot', at(LUKS, '/dev/mapper/_dev_sda2 /home/pi ext4 noauto,user 0 0'), /\/dev\/mapper/],
+  ['LVM, mounted at boot', at('/dev/mapper/vg-pi /home/pi ext4 rw 0 0', '/dev/mapper/vg-pi /home/pi ext4 defaults 0 2'), undefined],
+  ['all homes on LUKS', at('/dev/mapper/home /home ext4 rw 0 0'), undefined],
+  ['ZFS', at('rpool/home/pi /home/pi zfs rw 0 0'), undefined],
+  ['systemd-homed', { homed: true }, /systemd-homed/],
+  ['fscrypt', { fscrypt: true }, /fscrypt/],
+]
+for (const [what, facts, expected] of AWAY)
+  test(`a home that isn’t always there: ${what}`, () => {
+    const why = whyAway({ ...HOME, ...facts })
+    if (expected) assert.match(why ?? '', expected)
+    else assert.is(why, undefined)
+  })
 
 test('the time of a link as sftp shows it', () => {
   const now = Date.parse('2026-01-02T00:00:00Z')

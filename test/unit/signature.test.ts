@@ -20,7 +20,7 @@ const KEY = 'laptop-1:g22jPVKtrGunyhIifRNhD31hFAn3aVsbHL/px1seqW8='
 const OTHER = 'laptop-1:JRUqEDPHcwhPt+65ysVLWlN6Gzh0VWXiyGTSxDc4DtU='
 
 test('a fingerprint, with sorted references', () => {
-  const text = fingerprint({ ...B, references: [B.path, A] })
+  const text = fingerprint({ ...B, references: [A, B.path] })
   assert.match(text, /^1;\/nix\/store\/yygx\S+-b;sha256:[0-9a-z]{52};168;\/nix\/store\/yygx\S+-b,\/nix\/store\/znvs\S+-a$/)
 })
 
