@@ -252,10 +252,12 @@ async function look(chosen: readonly SshCache[], config: Config, nix: LocalNix, 
   const daemon = await nix.open()
   try {
     const here = await lookHere(daemon, settings.system)
+    tell(`${paths(here.dead.size)} without a root; asking ${chosen.map(({ name }) => name).join(' and ')}`)
     const boxes = await lookAtBoxes(chosen, config.uid, here, settings, elsewhere ? tell : undefined)
     for (const { name, why } of boxes.unused) say(`${name} confirms nothing: ${why}`)
     const { dead, notFetched, keepOutputs, keepDerivations, derivers } = here
-    return { here, boxes, facts: { dead, doubts: boxes.doubts, notFetched, keepOutputs, keepDerivations, derivers } }
+    const isWanted = (path: string): boolean => chosen.some((cache) => wanted(cache, path))
+    return { here, boxes, facts: { dead, doubts: boxes.doubts, notFetched, wanted: isWanted, keepOutputs, keepDerivations, derivers } }
   } finally {
     daemon.close()
   }
@@ -282,7 +284,7 @@ function remember({ here, facts }: Sight): void {
   const directory = ownTransfers()
   if (directory === undefined) return
   const all = planOf(facts, {})
-  const onlyHere = groupsOf(all, here.dead).find(({ reason }) => reason === 'missing')?.paths ?? []
+  const onlyHere = groupsOf(all, here.dead).flatMap(({ reason, paths }) => (reason === 'missing' || reason === 'unwanted' ? paths : []))
   const amount = (list: readonly { size: number }[]): { paths: number; bytes: number } => ({ paths: list.length, bytes: sizeOf(list) })
   writeLook(directory, { at: Date.now(), safe: amount(all.units.flat()), onlyHere: amount(onlyHere), problem: null })
 }

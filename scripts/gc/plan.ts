@@ -9,6 +9,8 @@ import { type Doubt, type Local, referrersIn } from './confirm.ts'
 /** Why a dead path stays. */
 export type Reason =
   | Doubt
+  /** No box has it, nor would be given it. */
+  | 'unwanted'
   /** Never fetched (allowSubstitutes = false). */
   | 'not-fetched'
   /** Registered too recently for --older-than. */
@@ -26,6 +28,8 @@ export interface Facts {
   doubts: ReadonlyMap<string, Doubt>
   /** Outputs that are never fetched because they build quickly. */
   notFetched: ReadonlySet<string>
+  /** Whether the configuration lets a path be uploaded. */
+  wanted?: (path: string) => boolean
   keepOutputs: boolean
   keepDerivations: boolean
   /** Each dead path's valid derivations; needed only with keepOutputs. */
@@ -115,12 +119,12 @@ function mustStay(facts: Facts, wishes: Wishes, companions: ReadonlyMap<string, 
   return stays
 }
 
-function reasonFor(info: Local, { doubts, notFetched }: Facts, wishes: Wishes): Reason | undefined {
+function reasonFor(info: Local, { doubts, notFetched, wanted }: Facts, wishes: Wishes): Reason | undefined {
   const doubt = doubts.get(info.path)
   if (notFetched.has(info.path)) {
     // What is rebuilt rather than fetched needs no confirmation.
     if (!wishes.cheap) return 'not-fetched'
-  } else if (doubt !== undefined) return doubt
+  } else if (doubt !== undefined) return doubt === 'missing' && wanted?.(info.path) === false ? 'unwanted' : doubt
   return wishes.before !== undefined && info.registered >= wishes.before ? 'recent' : undefined
 }
 

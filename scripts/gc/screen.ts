@@ -7,6 +7,7 @@ import type { Kept } from './roots.ts'
 /** Why paths stay, and what can be done about it. */
 const REASONS: readonly [Reason, string][] = [
   ['missing', 'only here; gc --push uploads them first'],
+  ['unwanted', 'only here, and never uploaded: derivations or exclude in config.toml'],
   ['damaged', 'damaged on the box; nix-lan queue upload replaces its copies'],
   ['unsigned', 'on the box without a signature that Nix here believes; sudo nix-lan queue sign'],
   ['different', 'the box has something else by that name'],

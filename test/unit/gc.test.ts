@@ -454,12 +454,14 @@ const LINKS: [string, boolean, boolean, string][] = [
 for (const [link, own, current, expected] of LINKS)
   test(`the way to let go of ${link}`, () => assert.is(letGo(link, { own, current }), expected))
 
+const UNWANTED = `stays  1 path      1 B  only here, and never uploaded: derivations or exclude in config.toml\n         ${path('c.drv')}\n`
+
 test('the screen', () => {
-  const all = [local('a', [], { size: 3 * 2 ** 30 }), local('b', [], { size: 2 ** 20 })]
-  const some = facts(all, { doubts: against(['b', 'missing']) })
+  const all = [local('a', [], { size: 3 * 2 ** 30 }), local('b', [], { size: 2 ** 20 }), local('c.drv', [], { size: 1 })]
+  const some = facts(all, { doubts: against(['b', 'missing'], ['c.drv', 'missing']), wanted: (one) => !one.endsWith('.drv') })
   assert.is(
     planText(planOf(some, {}), some.dead, ['rpi'], 1000 + 86_400 * 3),
-    `goes   1 path  3.0 GiB  rpi would give them back; the oldest from 3d ago\nstays  1 path  1.0 MiB  only here; gc --push uploads them first\n         ${path('b')}\n`,
+    `goes   1 path  3.0 GiB  rpi would give them back; the oldest from 3d ago\nstays  1 path  1.0 MiB  only here; gc --push uploads them first\n         ${path('b')}\n${UNWANTED}`,
   )
 })
 
