@@ -107,7 +107,7 @@ async function askOthers(
   const offers = await infosOnCaches(urls, doubtful, (done) => {
     if (done % 1000 === 0 || done === total) tell(`${done} of ${total} questions to ${urls.join(' and ')} answered`)
   })
-  return offers.map((offer) => doubtsOf(here.known, offer, keys))
+  return await Promise.all(offers.map((offer) => doubtsOf(here.known, offer, keys)))
 }
 
 const NOT_IN_FORCE = 'it is not among the substituters in force, so that Nix would fetch nothing from it; `nix-lan doctor` says more'
@@ -120,7 +120,7 @@ async function ask(cache: SshCache, uid: number, here: Here, keys: Keys): Promis
     const valid = await box.valid([...here.known.keys()])
     const there = await box.infos([...here.known.keys()].filter((path) => valid.has(path)))
     const damaged = damagedOn({ cache: cache.name, socket: socketPath(uid, cache.name), own: ownTransfers() })
-    return doubtsOf(here.known, there, keys, (path) => damaged.has(path))
+    return await doubtsOf(here.known, there, keys, (path) => damaged.has(path))
   } finally {
     box.close()
   }

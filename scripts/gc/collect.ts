@@ -46,8 +46,8 @@ export interface Collected {
   stopped?: Failure
 }
 
-/** Paths deleted at once: each call makes Nix look for all roots. */
-const PART = 2000
+/** Paths deleted at once: each call makes Nix look for all roots, in /proc too. */
+const PART = 5000
 /** How often a part is retried without what turned out to be alive. */
 const TRIES = 5
 

@@ -30,18 +30,17 @@ export type IsDamaged = (path: string) => boolean
  * The doubts about each path in one store's offer, leaving its references aside.
  * @param here what is known here
  */
-export function doubtsOf(
+export async function doubtsOf(
   here: ReadonlyMap<string, Local>,
   offer: Offer,
   keys: Keys,
   isDamaged: IsDamaged = () => false,
-): Map<string, Doubt> {
-  return new Map(
-    [...here].flatMap(([path, local]): [string, Doubt][] => {
-      const doubt = offer.has(path) && isDamaged(path) ? 'damaged' : doubtOf(local, offer.get(path), keys)
-      return doubt === undefined ? [] : [[path, doubt]]
-    }),
-  )
+): Promise<Map<string, Doubt>> {
+  const judged = [...here].map(async ([path, local]): Promise<[string, Doubt][]> => {
+    const doubt = offer.has(path) && isDamaged(path) ? 'damaged' : await doubtOf(local, offer.get(path), keys)
+    return doubt === undefined ? [] : [[path, doubt]]
+  })
+  return new Map((await Promise.all(judged)).flat())
 }
 
 /**
@@ -63,14 +62,14 @@ export function doubts(here: ReadonlyMap<string, Local>, stores: readonly Readon
   return withReferrers(found, here)
 }
 
-function doubtOf(local: Local, there: FullInfo | undefined, keys: Keys): Doubt | undefined {
+async function doubtOf(local: Local, there: FullInfo | undefined, keys: Keys): Promise<Doubt | undefined> {
   if (!there) return 'missing'
   if (there.hash !== local.hash || there.size !== local.size || !sameSet(there.references, local.references)) return 'different'
   // Judged by the facts here: they match the box's, but the size is one we know.
   const { path, hash, size, references } = local
   if (provenByName(path, references, there.contentAddress)) return undefined
   // `ultimate`, the box's word that it built the path itself, is worth nothing here.
-  return signedBy(keys, { path, hash, size, references }, there.signatures) ? undefined : 'unsigned'
+  return (await signedBy(keys, { path, hash, size, references }, there.signatures)) ? undefined : 'unsigned'
 }
 
 function sameSet(some: readonly string[], others: readonly string[]): boolean {

@@ -90,17 +90,24 @@ export function readKeys(texts: readonly string[]): Keys {
   return keys
 }
 
-/** Whether one of the signatures was made by one of the keys over exactly this. */
-export function signedBy(keys: Keys, vouched: Vouched, signatures: readonly string[]): boolean {
+/**
+ * Whether one of the signatures was made by one of the keys over exactly this. Off the main thread,
+ * since each takes a tenth of a millisecond: ask about many paths at once.
+ */
+export async function signedBy(keys: Keys, vouched: Vouched, signatures: readonly string[]): Promise<boolean> {
   if (!/^[0-9a-f]{64}$/.test(vouched.hash) || !Number.isSafeInteger(vouched.size)) return false
   const text = Buffer.from(fingerprint(vouched))
-  return signatures.some((signature) => {
+  for (const signature of signatures) {
     const at = signature.indexOf(':')
     const key = keys.get(signature.slice(0, at))
     const bytes = Buffer.from(signature.slice(at + 1), 'base64')
-    return key !== undefined && bytes.length === 64 && verify(null, text, key, bytes)
-  })
+    if (key !== undefined && bytes.length === 64 && (await isSignature(text, key, bytes))) return true
+  }
+  return false
 }
+
+const isSignature = (text: Buffer, key: KeyObject, signature: Buffer): Promise<boolean> =>
+  new Promise((resolve, reject) => verify(null, text, key, signature, (error, is) => (error ? reject(error) : resolve(is))))
 
 /**
  * The store path for a type, hash and name: the hash of all of them, folded to 20 bytes, and the

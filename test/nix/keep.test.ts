@@ -333,8 +333,8 @@ for (const [way, box, conf] of [
         await stage.boxCollects()
         await box.must('root', 'mount', ['--bind', '/home/alice.homedir', '/home/alice'])
       }
-      const kept = async (): Promise<{ status: string; detail: string; fix: string | null }> => {
-        const { checks } = JSON.parse((await stage.run('doctor', '--json')).stdout)
+      const kept = async (): Promise<{ state: string; found: string; fix: string | null }> => {
+        const checks = JSON.parse((await stage.run('doctor', '--json')).stdout)
         return checks.find(({ check }: { check: string }) => check === 'kept')
       }
       const [lost = '', forGood = ''] = await stage.build('first', 2)
@@ -349,9 +349,9 @@ for (const [way, box, conf] of [
         await client.startDaemon()
         const gc = await stage.run('gc', '--yes')
         assert.is(gc.code, 0, gc.stderr)
-        const { status, detail, fix } = await kept()
-        assert.is(status, 'warning')
-        assert.match(detail, /^the home of alice on the box is mounted by systemd-homed at login: a garbage collection there/)
+        const { state, found, fix } = await kept()
+        assert.is(state, 'warning')
+        assert.match(found, /^the home of alice on the box is mounted by systemd-homed at login: a garbage collection there/)
         const [, command = '', then] = /^ssh -t -p \d+ \S+ sudo (install .*), then: nix-lan (.*)$/.exec(fix ?? '') ?? []
         assert.equal([command, then], [install, 'box look --cache box'])
         install = command
@@ -372,7 +372,7 @@ for (const [way, box, conf] of [
       assert.equal(await stage.links(), [])
       await collectsAtNight()
       assert.ok(await stage.pair.boxHas(lost, forGood, later))
-      if (way === 'sh') assert.match((await kept()).detail, /: all there, kept outside of the home/)
+      if (way === 'sh') assert.match((await kept()).found, /: all there, kept outside of the home/)
       const forgotten = await stage.run('box', 'forget', '--yes', lost, forGood, later)
       assert.is(forgotten.code, 0, forgotten.stderr)
       await stage.boxCollects()

@@ -54,12 +54,12 @@ const stays = (plan: { stays: Map<string, string> }): Record<string, string> =>
   Object.fromEntries([...plan.stays].map(([one, reason]) => [one.slice(44), reason]))
 const against = (...pairs: [string, Doubt][]): Map<string, Doubt> => new Map(pairs.map(([name, doubt]) => [path(name), doubt]))
 
-test('what is noted as damaged on a box can not be had back from it, nor what refers to it', () => {
+test('what is noted as damaged on a box can not be had back from it, nor what refers to it', async () => {
   const here = mapOf(local('lib', [], { contentAddress: '' }), local('app', ['lib']), local('other'))
   const isDamaged = (one: string): boolean => one !== path('app')
-  const doubted = doubtsOf(here, mapOf(...here.values()), readKeys([]), isDamaged)
+  const doubted = await doubtsOf(here, mapOf(...here.values()), readKeys([]), isDamaged)
   assert.is(doubted.get(path('lib')), 'damaged')
-  assert.equal(doubtsOf(here, new Map(), readKeys([]), isDamaged).get(path('lib')), 'missing')
+  assert.is((await doubtsOf(here, new Map(), readKeys([]), isDamaged)).get(path('lib')), 'missing')
   const first = new Map([[path('lib'), 'damaged' as const]])
   assert.equal(doubts(here, [first]), against(['lib', 'damaged'], ['app', 'closure']))
   assert.equal(doubts(here, [first, new Map()]), new Map(), 'another box has it')
@@ -166,13 +166,11 @@ const THERE = {
 const TEXT_THERE = { ...TEXT, contentAddress: 'text:sha256:1lf969yddshzhld7sr1vbagr07bnygg99lgl6gk5kxcnp4z9wbcq' }
 const KEYS = readKeys(['laptop-1:g22jPVKtrGunyhIifRNhD31hFAn3aVsbHL/px1seqW8='])
 const HERE = mapOf(SIGNED, TEXT)
-const confirmed = (here: Map<string, Local>, ...offers: Map<string, Local>[]): Map<string, Doubt> =>
-  doubts(
-    here,
-    offers.map((offer) => doubtsOf(here, offer, KEYS)),
-  )
+const confirmed = async (here: Map<string, Local>, ...offers: Map<string, Local>[]): Promise<Map<string, Doubt>> =>
+  doubts(here, await Promise.all(offers.map((offer) => doubtsOf(here, offer, KEYS))))
 
-test('signed, content-addressed, and whole: confirmed', () => assert.equal(confirmed(HERE, mapOf(THERE, TEXT_THERE)), new Map()))
+test('signed, content-addressed, and whole: confirmed', async () =>
+  assert.equal(await confirmed(HERE, mapOf(THERE, TEXT_THERE)), new Map()))
 
 const DOUBTS: [string, Local[], Doubt | undefined, Doubt | undefined][] = [
   // what the box says; against the signed one, against what it refers to
@@ -205,15 +203,15 @@ const DOUBTS: [string, Local[], Doubt | undefined, Doubt | undefined][] = [
   ],
 ]
 for (const [what, there, signed, text] of DOUBTS) {
-  test(`a box that says: ${what}`, () => {
-    const found = confirmed(HERE, mapOf(...there))
+  test(`a box that says: ${what}`, async () => {
+    const found = await confirmed(HERE, mapOf(...there))
     assert.equal([found.get(SIGNED.path), found.get(TEXT.path)], [signed, text])
   })
 }
 
-test('two stores: each gives what it has', () => {
-  assert.equal(confirmed(HERE, mapOf(THERE), mapOf(TEXT_THERE)), new Map())
-  assert.is(confirmed(HERE, mapOf(TEXT_THERE), mapOf({ ...THERE, size: 1 })).get(SIGNED.path), 'different')
+test('two stores: each gives what it has', async () => {
+  assert.equal(await confirmed(HERE, mapOf(THERE), mapOf(TEXT_THERE)), new Map())
+  assert.is((await confirmed(HERE, mapOf(TEXT_THERE), mapOf({ ...THERE, size: 1 }))).get(SIGNED.path), 'different')
 })
 
 const NARINFO = `StorePath: ${SIGNED.path}
@@ -239,8 +237,8 @@ test('a narinfo, and what is none or another path’s', () => {
     assert.is(parseNarInfo(bad, SIGNED.path), undefined)
 })
 
-test('a reference that is not known here: not whole', () => {
-  assert.is(confirmed(mapOf(SIGNED), mapOf(THERE, TEXT_THERE)).get(SIGNED.path), 'closure')
+test('a reference that is not known here: not whole', async () => {
+  assert.is((await confirmed(mapOf(SIGNED), mapOf(THERE, TEXT_THERE))).get(SIGNED.path), 'closure')
 })
 
 test('a store counts as in force only when the daemon takes it from the user, too', () => {
@@ -382,7 +380,7 @@ test('what is alive by now stays, with what it refers to; the others go', async 
 })
 
 test('what turns out to be alive keeps what it refers to in later parts, too', async () => {
-  const all = [local('app', ['lib']), ...Array.from({ length: 2500 }, (_, n) => local(`p${n}`)), local('lib')]
+  const all = [local('app', ['lib']), ...Array.from({ length: 6000 }, (_, n) => local(`p${n}`)), local('lib')]
   const stage = new Stage(all)
   stage.alive.add(path('app'))
   const done = await collect(
@@ -390,7 +388,7 @@ test('what turns out to be alive keeps what it refers to in later parts, too', a
     facts(all),
     stage.hands(),
   )
-  assert.equal([done.deleted.length, [...stage.here].sort()], [2500, [path('app'), path('lib')]])
+  assert.equal([done.deleted.length, [...stage.here].sort()], [6000, [path('app'), path('lib')]])
 })
 
 test('everything is alive: it gives up, and ends', async () => {
@@ -407,7 +405,7 @@ test('everything is alive: it gives up, and ends', async () => {
 })
 
 test('enough: the next part stays', async () => {
-  const all = Array.from({ length: 4500 }, (_, n) => local(`p${n}`))
+  const all = Array.from({ length: 10_500 }, (_, n) => local(`p${n}`))
   const stage = new Stage(all)
   let parts = 0
   const enough = (): boolean => parts >= 1
@@ -416,7 +414,7 @@ test('enough: the next part stays', async () => {
     facts(all),
     stage.hands({ enough, progress: () => void parts++ }),
   )
-  assert.is(done.deleted.length, 2000)
+  assert.is(done.deleted.length, 5000)
 })
 
 // ---- what is shown

@@ -24,14 +24,14 @@ test('a fingerprint, with sorted references', () => {
   assert.match(text, /^1;\/nix\/store\/yygx\S+-b;sha256:[0-9a-z]{52};168;\/nix\/store\/yygx\S+-b,\/nix\/store\/znvs\S+-a$/)
 })
 
-test('a signature of Nix is believed by its key, and by no other; the first key of a name counts', () => {
-  assert.ok(signedBy(readKeys([KEY]), B, ['nonsense', SIGNATURE]))
-  assert.ok(signedBy(readKeys([KEY, OTHER]), B, [SIGNATURE]))
-  assert.not(signedBy(readKeys([OTHER, KEY]), B, [SIGNATURE]))
-  assert.not(signedBy(readKeys(['laptop-1:nonsense', KEY]), B, [SIGNATURE]))
-  assert.not(signedBy(readKeys([]), B, [SIGNATURE]))
-  assert.not(signedBy(readKeys([KEY]), B, []))
-  assert.not(signedBy(readKeys([KEY.replace('laptop-1', 'laptop-2')]), B, [SIGNATURE]))
+test('a signature of Nix is believed by its key, and by no other; the first key of a name counts', async () => {
+  assert.ok(await signedBy(readKeys([KEY]), B, ['nonsense', SIGNATURE]))
+  assert.ok(await signedBy(readKeys([KEY, OTHER]), B, [SIGNATURE]))
+  assert.not(await signedBy(readKeys([OTHER, KEY]), B, [SIGNATURE]))
+  assert.not(await signedBy(readKeys(['laptop-1:nonsense', KEY]), B, [SIGNATURE]))
+  assert.not(await signedBy(readKeys([]), B, [SIGNATURE]))
+  assert.not(await signedBy(readKeys([KEY]), B, []))
+  assert.not(await signedBy(readKeys([KEY.replace('laptop-1', 'laptop-2')]), B, [SIGNATURE]))
 })
 
 const CHANGED: [string, Partial<typeof B>][] = [
@@ -44,7 +44,7 @@ const CHANGED: [string, Partial<typeof B>][] = [
   ['a hash of another form', { hash: 'sha256:VPfT' }],
 ]
 for (const [what, change] of CHANGED) {
-  test(`not believed: ${what}`, () => assert.not(signedBy(readKeys([KEY]), { ...B, ...change }, [SIGNATURE])))
+  test(`not believed: ${what}`, async () => assert.not(await signedBy(readKeys([KEY]), { ...B, ...change }, [SIGNATURE])))
 }
 
 test('base 32, both ways', () => {
