@@ -15,8 +15,9 @@ nix_lan_perl=''
 # next broker when this one dies: Nix fails a command whose store is lost during the handshake, even
 # with `fallback = true`, and Nix 2.24 to 2.33 shake hands for each NAR. A NAR goes on where it broke
 # off. Any other answer comes whole, so it is asked again only if nothing of it has come. Gives up
-# after three brokers that brought nothing new. An operation that the broker doesn't know is a pipe, and
-# ends with it. (socat, which keeps nothing, failed most commands in mid-kill, and starts slower.)
+# after ten brokers that brought nothing new, or died before their hello: systemd starts no more a
+# minute. An operation that the broker doesn't know is a pipe, and ends with it. (socat, which keeps
+# nothing, failed most commands in mid-kill, and starts slower.)
 relay() {
   if ! [ -x "$nix_lan_perl" ]; then
     find_program perl || return 0
@@ -31,23 +32,27 @@ relay() {
     my $path = pack "Sa108", 1, $ARGV[0];
     my %known = map { $_ => 1 } 1, 11, 19, 26, 29, 31, 32, 38, 43; # protocol/operations.ts
     my ($came, $hello, $question) = ("", "", "");
-    my ($greeting, $passed, $skip, $tries, $lost, $pipe, $over) = (0, 0, 0, 0, 0, 0, 0);
+    my ($greeting, $passed, $skip, $tries, $lost, $pipe, $over, $late) = (0, 0, 0, 0, 0, 0, 0, 0);
     $SIG{PIPE} = "IGNORE";
 
     # Connects to a broker, and waits so many seconds until it says something.
     sub dial {
       socket(B, 1, 1, 0) && connect(B, $path) or return;
       vec(my $ready = "", fileno B, 1) = 1;
-      select($ready, undef, undef, $_[0]) > 0 && sysread(B, $came, 65536);
+      $late = select($ready, undef, undef, $_[0]) <= 0;
+      !$late && sysread(B, $came, 65536);
     }
     sub put {
       for (my $at = 0; $at < length $_[1]; ) { $at += syswrite($_[0], $_[1], 65536, $at) || return }
       1;
     }
     sub ask_another {
-      exit if $pipe || $tries++ == 3;
+      exit if $pipe || $tries++ == 10;
       ($lost, $skip) = (0, $greeting + $passed);
-      dial(20) && put(\*B, $hello . $question) or exit;
+      return if dial(20) && put(\*B, $hello . $question);
+      exit if $late;
+      select(undef, undef, undef, 0.1);
+      ask_another();
     }
 
     dial(5) or exit 75;
