@@ -9,6 +9,11 @@ import { faults, many, Stage } from './stage.ts'
 const test = faults('broker')
 /** Seconds; the unit's own is 20. */
 const WATCHDOG = 4
+/**
+ * So many in a row are killed at the most while nothing comes: on a busy machine a broker may need
+ * seconds for an answer, and after ten Nix is told that there is none.
+ */
+const FRUITLESS = 6
 /** Milliseconds that the build itself takes on a busy machine, and what a lost broker may add. */
 const LONGEST = 30_000
 
@@ -42,16 +47,22 @@ for (let round = 1; round <= many(1, 20); round++) {
       await on.answers()
       let over = false
       let killed = 0
+      const building = on.build(args, false)
+      const copied = (): number => building.output().match(/^copying path /gm)?.length ?? 0
       const killer = (async () => {
+        let fruitless = 0
+        let [then, now] = [0, 0]
         while (!over) {
           await pause(random.integer(most / 6, most))
+          ;[then, now] = [now, copied()]
+          fruitless = now > then ? 0 : fruitless
           const pid = unit.running()
-          if (pid === undefined) continue
+          if (pid === undefined || fruitless === FRUITLESS) continue
           kill(pid, 'SIGKILL')
           killed++
+          fruitless++
         }
       })()
-      const building = on.build(args, false)
       const code = await building.ends().finally(() => {
         over = true
       })

@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert'
 import { kill, pause } from '../lib/processes.ts'
 import { DIST, FAILED, QUEUE } from '../nix/pair.ts'
 import { until } from '../nix/world.ts'
-import { faults, many, Stage } from './stage.ts'
+import { faults, many, RATE, Stage } from './stage.ts'
 
 const test = faults('kills')
 let made: Stage | undefined
@@ -121,12 +121,14 @@ for (let round = 1; round <= many(1, 20); round++) {
     const on = await stage()
     const { client } = on.pair
     await on.pair.build([...on.fresh(20).slice(2), '--arg', 'kb', '4096'])
+    await on.relay.set({ rate: 1e6 }) // to its own end it would take 80 s
     const upload = client.start('alice', `${DIST}/nix-lan`, ['queue', 'upload'])
     await until('nix copy', 20_000, () => on.pids(/nix.* copy /).length > 0)
     await pause(random.integer(0, 100))
     for (const pid of on.pids(/nix-lan queue upload/)) kill(pid, 'SIGKILL')
     await upload.ended
-    await until('nix copy to end', 1000, () => on.pids(/nix.* copy /).length === 0)
+    await until('nix copy to end', 20_000, () => on.pids(/nix.* copy /).length === 0)
+    await on.relay.set({ rate: RATE })
     await uploaded(on)
     await on.wellAfter()
   })

@@ -27,7 +27,7 @@ const LOCAL = { env: { NIX_REMOTE: 'local' } }
  */
 export const HANGS = 120_000
 /** Bytes a second of the link: so that a fetch takes long enough to be hit in the middle. */
-const RATE = 40e6
+export const RATE = 40e6
 
 /** A suite for this Nix, whose cases know their seed. */
 export function faults(name: string) {

@@ -19,11 +19,30 @@ export function kill(pid: number, signal: NodeJS.Signals): void {
 }
 
 /**
- * Signals a process and all that descend from it. nsenter itself waits outside and would not hand a
- * signal on.
+ * Waits until these have ended, with all of their threads. A signal only asks for that: what a
+ * killed one listens at is its own until then. @throws Error after half a minute
  */
-export function killTree(root: number | undefined, signal: NodeJS.Signals): void {
-  if (root === undefined) return
+export async function gone(pids: Iterable<number>): Promise<void> {
+  const end = Date.now() + 30_000
+  for (const pid of pids)
+    for (; runs(pid); await pause(5)) if (Date.now() > end) throw new Error(`process ${pid} was killed, and still runs after 30 s`)
+}
+
+function runs(pid: number): boolean {
+  try {
+    const ended = /^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'))
+    return !ended || readdirSync(`/proc/${pid}/task`).length > 1
+  } catch {
+    return false
+  }
+}
+
+/**
+ * Signals a process and all that descend from it, and returns whom. nsenter itself waits outside
+ * and would not hand a signal on.
+ */
+export function killTree(root: number | undefined, signal: NodeJS.Signals): Set<number> {
+  if (root === undefined) return new Set()
   const parents = new Map<number, number>()
   for (const pid of allProcesses()) {
     try {
@@ -39,7 +58,9 @@ export function killTree(root: number | undefined, signal: NodeJS.Signals): void
   }
   tree.delete(root)
   for (const pid of tree) kill(pid, signal)
-  if (tree.size === 0 || signal === 'SIGKILL') kill(root, signal)
+  if (tree.size > 0 && signal !== 'SIGKILL') return tree
+  kill(root, signal)
+  return tree.add(root)
 }
 
 /** How a program ended. */

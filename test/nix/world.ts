@@ -21,7 +21,7 @@ import { createServer } from 'node:net'
 import { placeFile } from '../lib/as-user.ts'
 import { accepted, GREETING } from '../lib/greeting.ts'
 import { PATH } from '../lib/needs.ts'
-import { allProcesses, finished, kill, killTree, pause, type Result, type RunOptions } from '../lib/processes.ts'
+import { allProcesses, finished, gone, kill, killTree, pause, type Result, type RunOptions } from '../lib/processes.ts'
 import { debianRoot, type Suite } from '../lib/roots.ts'
 import { T_NIX } from '../lib/t-nix.ts'
 
@@ -291,9 +291,10 @@ export class World {
       output: () => readFileSync(log, 'utf8'),
       stop: async (signal = 'SIGTERM') => {
         const hard = setTimeout(() => killTree(child.pid, 'SIGKILL'), 5000)
-        killTree(child.pid, signal)
+        const told = killTree(child.pid, signal)
         await ended
         clearTimeout(hard)
+        if (signal === 'SIGKILL') await gone(told)
       },
     }
   }
@@ -315,6 +316,14 @@ export class World {
     for (const pid of this.processes(comm)) kill(pid, signal)
   }
 
+  /** Kills all of them, and waits for their end. */
+  private async end(comm: string): Promise<void> {
+    for (let all = this.processes(comm); all.length > 0; all = this.processes(comm)) {
+      for (const pid of all) kill(pid, 'SIGKILL')
+      await gone(all)
+    }
+  }
+
   /**
    * Starts the multi-user nix-daemon as root with the environment of a bare service; waits until it
    * accepts. Its stderr: daemonLog().
@@ -330,7 +339,7 @@ export class World {
     const daemon = this.daemon
     this.daemon = undefined
     await daemon?.stop('SIGKILL')
-    this.signal('nix-daemon', 'SIGKILL')
+    await this.end('nix-daemon')
   }
 
   /** What the daemon has written so far. */
@@ -365,7 +374,7 @@ export class World {
    * the same port.
    */
   async stopSshd(): Promise<void> {
-    this.signal('sshd', 'SIGKILL')
+    await this.end('sshd')
     await this.sshd?.ended
     this.sshd = undefined
   }
