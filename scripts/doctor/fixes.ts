@@ -124,8 +124,16 @@ export function emptyBox(destination: string, shell: boolean): string {
   if (!shell) return `on the box, as root: ${free}; nix-collect-garbage ${collect}`
   return `ssh -t ${destination} 'sudo ${free}; sudo "$(command -v nix-collect-garbage)" ${collect}'`
 }
-/** @param at a mount point */
-export const mountBox = (at: string): string => `sudo mount -o remount,rw ${at}`
+/**
+ * What makes a box's /nix writable, and its daemon answer again: while it can't be written, the unit's
+ * ConditionPathIsReadWrite fails, and with it, soon, the socket.
+ * @param at a mount point
+ */
+export function mountBox(destination: string, at: string, shell: boolean): string {
+  const [mount, stop, start] = [`mount -o remount,rw ${at}`, 'systemctl stop nix-daemon.service', 'systemctl restart nix-daemon.socket']
+  if (!shell) return `on the box, as root: ${mount}; ${stop}; ${start}`
+  return `ssh -t ${destination} 'sudo ${mount}; sudo ${stop}; sudo ${start}'`
+}
 
 /** All fixes that depend on nothing another user can have written. */
 export function knownFixes(machine: Machine, caches: readonly SshCache[], own: string): string[] {
@@ -151,10 +159,12 @@ export function knownFixes(machine: Machine, caches: readonly SshCache[], own: s
       queueBuilt(name),
       collectOnBox(name),
       startSshd(host),
-      ...[emptyBox(ssh, true), emptyBox(ssh, false)],
-      ...[RESTART_BOX, BOX_JOURNAL, mountBox('/nix'), mountBox('/')].flatMap((command) => [
-        onBox(ssh, command, true),
-        onBox(ssh, command, false),
+      ...[true, false].flatMap((shell) => [
+        onBox(ssh, RESTART_BOX, shell),
+        onBox(ssh, BOX_JOURNAL, shell),
+        emptyBox(ssh, shell),
+        mountBox(ssh, '/nix', shell),
+        mountBox(ssh, '/', shell),
       ]),
     ]),
   ]

@@ -194,7 +194,7 @@ export function judgeBox(answer: Handshake, path: string, destination: string, s
     const { problem, at } = socket.disk
     const words = `the disk of the box's /nix${at && `, mounted on ${at},`} is ${problem}: its nix-daemon can't answer`
     if (problem === 'full') return failed(words, emptyBox(destination, shell))
-    return failed(words, onBox(destination, mountBox(at || '/nix'), shell))
+    return failed(words, mountBox(destination, at || '/nix', shell))
   }
   if (answer.kind === 'slow') return failed(answer.reason, onBox(destination, BOX_JOURNAL, shell))
   if (state === 'missing') return failed(`there is no ${path} on the box: no nix-daemon runs there`, start)

@@ -57,6 +57,15 @@ const text = (found: Finding[]): string =>
     .map((finding) => JSON.stringify(finding))
     .join('\n')
 
+const STOP_NIX = 'systemctl stop nix-daemon.socket nix-daemon.service'
+/** The box's /nix on a disk of its own, most of it garbage; its nix-daemon is stopped. */
+const SMALL_DISK = `${STOP_NIX}; size=$(du -sm /nix | cut -f1)
+mkdir -p /small; mount -t tmpfs -o size=$((size + 160))m,mode=755 tmpfs /small
+cp -a --sparse=never /nix/. /small/; mount --bind /small /nix; umount -l /small
+head -c 130M /dev/zero >/var/garbage; NIX_REMOTE=local nix-store --add /var/garbage; rm /var/garbage`
+const FULL = 'head -c 200M /dev/zero >/nix/filler || :'
+const NO_SMALL_DISK = `${STOP_NIX}; umount -l /nix; systemctl start nix-daemon.socket`
+
 const FAULTS: Fault[] = [
   {
     fault: 'the box’s user is not in nix-users',
@@ -106,6 +115,24 @@ const FAULTS: Fault[] = [
     fix: /^set AddressFamily any for that host in ~\/\.ssh\/config$/,
     heed: () => asAlice('sed -i s/inet6/any/ .ssh/config'),
     restore: () => asAlice('rm .ssh/config'),
+  },
+  {
+    fault: 'the box’s /nix is read-only',
+    make: () => onBox(`${SMALL_DISK}; systemctl start nix-daemon.socket; mount -o remount,ro /nix`),
+    check: "box's daemon",
+    found: /^the disk of the box's \/nix, mounted on \/nix, is read-only: its nix-daemon can't answer$/,
+    fix: /^ssh -t alice@pi\.local 'sudo mount -o remount,rw \/nix; sudo systemctl stop .*; sudo systemctl restart nix-daemon\.socket'$/,
+    restore: () => onBox(NO_SMALL_DISK),
+    within: 60_000,
+  },
+  {
+    fault: 'the disk of the box’s /nix is full',
+    make: () => onBox(`${SMALL_DISK}; ${FULL}; systemctl start nix-daemon.socket`),
+    check: "box's daemon",
+    found: /^the disk of the box's \/nix, mounted on \/nix, is full: its nix-daemon can't answer$/,
+    fix: /^ssh -t alice@pi\.local 'sudo rm -f \/nix\/var\/nix\/db\/reserved; sudo "\$\(command -v nix-collect-garbage\)" --option .*'$/,
+    restore: () => onBox(NO_SMALL_DISK),
+    within: 60_000,
   },
   {
     fault: 'another host key',

@@ -773,7 +773,7 @@ test('the box’s daemon: who may use its socket, whether it listens, whether it
       '',
     )
   const ro = /disk of the box's \/nix, mounted on \/nix\/var, is read-only/
-  like(silent('nix-lan-disk ro /nix/var '), 'failed', ro, 'ssh -t alice@pi.local sudo mount -o remount,rw /nix/var')
+  like(silent('nix-lan-disk ro /nix/var '), 'failed', ro, /^ssh -t alice@pi\.local 'sudo mount -o remount,rw \/nix\/var; sudo /)
   like(
     silent('nix-lan-disk rw /nix/var 0'),
     'failed',
@@ -785,7 +785,7 @@ test('the box’s daemon: who may use its socket, whether it listens, whether it
     silent('nix-lan-disk ro /;reboot 1'),
     'failed',
     /disk of the box's \/nix is read-only/,
-    'ssh -t alice@pi.local sudo mount -o remount,rw /nix',
+    /^ssh -t alice@pi\.local 'sudo mount -o remount,rw \/nix; sudo /,
   )
   like(judged('nix-lan alice missing root other\n'), 'failed', /no nix-daemon runs there/, /restart nix-daemon\.socket/)
   like(
