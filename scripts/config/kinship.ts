@@ -52,6 +52,8 @@ export interface ConnectUrl {
   program: string
   options: string[]
   target: string
+  /** `max-connections`; undefined without it. */
+  connections?: string
 }
 
 /** The nix-lan-connect in `ssh-ng://localhost?remote-program=…`; undefined for any other store. */
@@ -63,7 +65,9 @@ export function connectIn(url: string): ConnectUrl | undefined {
   const isTarget = (word: string, at: number): boolean => !word.startsWith('-') && !WITH_VALUES.includes(words[at - 1] ?? '')
   const target = words.find(isTarget)
   if (program.split('/').at(-1) !== 'nix-lan-connect' || target === undefined) return undefined
-  return { url, program, options: words.filter((word, at) => !isTarget(word, at)), target }
+  const connections = /[?&]max-connections=([^&]*)/.exec(url)?.[1]
+  const options = words.filter((word, at) => !isTarget(word, at))
+  return { url, program, options, target, ...(connections === undefined ? {} : { connections }) }
 }
 
 /** Options of nix-lan-connect that have a value. */

@@ -12,24 +12,46 @@ import type { Cache, SshCache } from './types.ts'
  * @param socket a socket other than the tunnel's
  * @param strict for uploads: connect exits 75 when the box is away, instead of posing as an empty
  *   store
+ * @param parallel as for substituterUrl(). Who doesn't know the version leaves it out: both URLs are
+ *   the same store to us
  * @throws Failure when nix-lan-connect is missing, or is where Nix can't start it
  */
-export function storeUrl(cache: Cache, uid: number, { strict = false, socket = socketPath(uid, cache.name) } = {}): string {
+export function storeUrl(
+  cache: Cache,
+  uid: number,
+  { strict = false, parallel = false, socket = socketPath(uid, cache.name) } = {},
+): string {
   if (cache.kind === 'url') return cache.url
-  if (strict) return connectUrl(connectProgram(), [], socket, true)
-  return substituterUrl(cache, connectProgram(), existsSync(connectFile(cache.name)) ? brokerSocket(cache.name) : socket)
+  if (strict) return connectUrl(connectProgram(), ['--strict'], socket)
+  return substituterUrl(cache, connectProgram(), existsSync(connectFile(cache.name)) ? brokerSocket(cache.name) : socket, parallel)
 }
 
 /**
  * The URL of a cache for nix.conf. At the broker's socket, root's file beside it has the settings
  * that connect needs (config/connect-file.ts); at the tunnel's socket, the URL itself has them.
+ * @param parallel whether the Nix that reads it starts the program anew for each NAR
+ *   (nix/version.ts), and so had better start several at once. At the broker's socket only: there a
+ *   start is cheap
  * @throws Failure as connectUrl() does
  */
-export function substituterUrl(cache: SshCache, program: string, socket: string): string {
-  const times = socket === brokerSocket(cache.name) ? {} : unusualTimes(cache)
+export function substituterUrl(
+  cache: Pick<SshCache, 'name' | 'deadline' | 'patience'>,
+  program: string,
+  socket: string,
+  parallel: boolean,
+): string {
+  const broker = socket === brokerSocket(cache.name)
+  const times = broker ? {} : unusualTimes(cache)
   const options = Object.entries(times).flatMap(([key, value]) => [`--${key}`, String(value)])
-  return connectUrl(program, options, socket, false)
+  return connectUrl(program, options, socket, broker && parallel ? `max-connections=${CONNECTIONS}&` : '')
 }
+
+/**
+ * Connections that Nix may have at once. On 2.26.3 and two cores, 300 small paths came as fast with
+ * four as with eight; but Nix opens them for questions, too, and each is a start: with eight, 200
+ * misses and a build of 40 derivations took longer. nix/nixos.nix writes the same.
+ */
+export const CONNECTIONS = 4
 
 /**
  * The store URL that makes Nix run a program on this machine. For the host name localhost Nix
@@ -37,15 +59,16 @@ export function substituterUrl(cache: SshCache, program: string, socket: string)
  * 2.19, split at spaces from 2.20. So the words must not hold any character that bash, the split or
  * a URL would interpret.
  * @param options of nix-lan-connect, each a word
+ * @param parameters of the store, before the program's
  */
-function connectUrl(program: string, options: readonly string[], socket: string, strict: boolean): string {
+function connectUrl(program: string, options: readonly string[], socket: string, parameters = ''): string {
   for (const path of [program, socket]) {
     if (!/^\/[A-Za-z0-9_./+-]+$/.test(path))
       throw new Failure(`${path}: Nix can't be given a path with such characters; keep to letters, digits and . _ + -`)
   }
   // A plus sign in a URL's query may be read as a space.
-  const words = [program, ...(strict ? ['--strict'] : []), ...options, socket].map((word) => word.replaceAll('+', '%2B'))
-  return `ssh-ng://localhost?remote-program=${words.join('%20')}`
+  const words = [program, ...options, socket].map((word) => word.replaceAll('+', '%2B'))
+  return `ssh-ng://localhost?${parameters}remote-program=${words.join('%20')}`
 }
 
 // The NixOS module's link to the package (nix/nixos.nix), by which nix.conf names connect.

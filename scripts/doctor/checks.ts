@@ -15,6 +15,7 @@ import { remoteOf } from '../keep/remote.ts'
 import { publicHalf } from '../nix/keys.ts'
 import { readText, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
+import { needsBash } from '../nix/version.ts'
 import { validOnBox } from '../protocol/ask.ts'
 import { readQueue, strayQueues } from '../queue/queue.ts'
 import { storesOf } from '../queue/stores.ts'
@@ -59,7 +60,6 @@ import {
   judgeOwn,
   judgeSubstituter,
   judgeVersion,
-  needsBash,
 } from './judge-nix.ts'
 import { tunnelFacts } from './read-automatic.ts'
 import { askKeys } from './read-box.ts'
@@ -298,7 +298,7 @@ async function checkSubstituter(facts: Facts, cache: SshCache, uid: number): Pro
   const about = {
     cache: cache.name,
     socket: socketPath(uid, cache.name),
-    url: rightUrl(cache, uid),
+    url: rightUrl(cache, uid, (await facts.nix()).version),
     settings: await settingsOf(facts),
     system,
     ours: isInBlock(readText(facts.machine.conf) ?? '', cache.name),

@@ -9,10 +9,11 @@ import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { daemonPid, isSingleUser } from '../nix/daemon.ts'
 import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
 import type { Settings } from '../nix/settings.ts'
+import { type NixVersion, startsForEachNar } from '../nix/version.ts'
 import type { Answer } from '../reach/reach.ts'
 import { findBox } from '../tunnel/attempt.ts'
 import type { Machine } from './fixes.ts'
-import type { DaemonFacts, NixVersion } from './judge-nix.ts'
+import type { DaemonFacts } from './judge-nix.ts'
 import { serviceAgent, sessionState, timerFacts, unitFacts } from './read-automatic.ts'
 import { type Probe, probeBox } from './read-box.ts'
 import { askDaemon, askVersion, daemonPath, settingsOf } from './read-nix.ts'
@@ -137,10 +138,13 @@ function perCache<T>(ask: (cache: SshCache) => T): (cache: SshCache) => T {
   }
 }
 
-/** The substituter that nix.conf should have, or why it can't be determined. */
-export function rightUrl(cache: SshCache, uid: number): string {
+/**
+ * The substituter that nix.conf should have, or why it can't be determined.
+ * @param version of the Nix that reads it
+ */
+export function rightUrl(cache: SshCache, uid: number, version?: NixVersion): string {
   try {
-    return storeUrl(cache, uid)
+    return storeUrl(cache, uid, { parallel: startsForEachNar(version) })
   } catch (error) {
     if (error instanceof Failure) return error.message
     throw error

@@ -1,8 +1,10 @@
 // Judges Nix on this machine: its version, its daemon, its settings. Pure: facts in, a verdict out.
 import { bytes, shellWord } from '../cli/text.ts'
 import { type ConnectUrl, connectIn, leadsTo } from '../config/kinship.ts'
+import { CONNECTIONS } from '../config/store-url.ts'
 import { type Assignment, noSubstitution, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
+import { type NixVersion, upTo } from '../nix/version.ts'
 import { failed, ok, type Verdict, warning } from './check.ts'
 import {
   afterwards,
@@ -16,28 +18,6 @@ import {
   RESTART_SOCKET,
   setupAgain,
 } from './fixes.ts'
-
-/** Which Nix: `nix (Nix) 2.26.3`, `nix (Lix, like Nix) 2.93.0`. */
-export interface NixVersion {
-  lix: boolean
-  text: string
-  major: number
-  minor: number
-}
-
-/** Parses the first line of `nix --version`; undefined if it isn't one. */
-export function parseVersion(output: string): NixVersion | undefined {
-  const [, name = '', text = '', major, minor] = /^nix \(([^)]*)\) ((\d+)\.(\d+)\S*)/m.exec(output) ?? []
-  if (major === undefined || minor === undefined) return undefined
-  return { lix: /Lix/.test(name), text, major: Number(major), minor: Number(minor) }
-}
-
-/** Whether it is Nix (not Lix) of that version or older. */
-export const upTo = (version: NixVersion, minor: number): boolean =>
-  !version.lix && (version.major < 2 || (version.major === 2 && version.minor <= minor))
-
-/** Nix up to 2.19 and Lix start a store's program through `bash -c` (src/libstore/ssh.cc). */
-export const needsBash = (version: NixVersion): boolean => version.lix || upTo(version, 19)
 
 /** `nix`: it exists and is new enough; says what nix-lan does about a version's bugs. */
 export function judgeVersion(version: NixVersion | undefined, why: string): Verdict {
@@ -207,13 +187,28 @@ function judgeUrl(found: ConnectUrl, { cache, url, ours }: SubstituterFacts, mac
   const file = machine.conf
   const right = connectIn(url)
   const words = ({ options, target }: ConnectUrl): string => [...options, target].join(' ')
+  const byHand = `in ${file}: put ${url} in place of ${found.url}${afterwards(machine)}`
+  const fix = (ours && machine.recorded) || machine.kind === 'nixos' ? setupAgain(machine) : byHand
+  const fine = `${file} asks ${cache}, by ${found.program}`
   // By the cache's name it reads the configuration, and finds all that it needs.
-  if (!right || found.target === cache || words(found) === words(right)) return ok(`${file} asks ${cache}, by ${found.program}`)
-  const fix =
-    (ours && machine.recorded) || machine.kind === 'nixos'
-      ? setupAgain(machine)
-      : `in ${file}: put ${url} in place of ${found.url}${afterwards(machine)}`
+  if (!right || found.target === cache) return ok(fine)
+  // On NixOS the URL follows the package's version, or the package doesn't tell it (Determinate's).
+  if (words(found) === words(right)) return ok(machine.kind === 'nixos' ? fine : fine + connectionsNote(found, right, fix))
   return warning(`${file} asks ${cache} by nix-lan-connect ${words(found)}, not by ${words(right)}`, fix)
+}
+
+/**
+ * What to know when Nix was upgraded or downgraded since the URL was written: both work. Another
+ * number is somebody's own choice.
+ */
+function connectionsNote({ connections }: ConnectUrl, right: ConnectUrl, fix: string): string {
+  const ours = connections === undefined || connections === String(CONNECTIONS)
+  if (!ours || connections === right.connections) return ''
+  const why =
+    right.connections === undefined
+      ? 'this version of Nix starts faster with one connection'
+      : 'this version of Nix fetches many small paths faster with several connections'
+  return `; ${why}: ${fix}`
 }
 
 export interface OwnFacts {

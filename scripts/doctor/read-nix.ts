@@ -6,11 +6,12 @@ import { readText } from '../nix/nix-conf.ts'
 import { allPathInfos } from '../nix/path-info.ts'
 import { askSettings, type Settings } from '../nix/settings.ts'
 import { toSign } from '../nix/signing.ts'
+import { type NixVersion, parseVersion } from '../nix/version.ts'
 import { run } from '../system/exec.ts'
 import { stateDir } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
 import { findGroup } from '../system/users.ts'
-import { type DaemonFacts, type NixVersion, parseVersion } from './judge-nix.ts'
+import type { DaemonFacts } from './judge-nix.ts'
 import { code } from './read-files.ts'
 
 /**

@@ -6,6 +6,7 @@ import { Failure, UsageError } from '../cli/errors.ts'
 import { nix } from '../nix/nix.ts'
 import type { ReadFile } from '../nix/nix-conf.ts'
 import { parsePathInfos } from '../nix/path-info.ts'
+import { type NixVersion, upTo } from '../nix/version.ts'
 import { run } from '../system/exec.ts'
 import { realPath } from '../system/files.ts'
 import { findIn, needsNewer, RUNTIMES, waysToInstall } from '../system/runtime.ts'
@@ -35,11 +36,10 @@ export function findInstallation(): Installation {
   return installation(existsSync('/etc/NIXOS'), daemon, owner)
 }
 
-/** Why this Nix is too old, from the output of `nix --version`; undefined if it isn't. Pure. */
-export function nixTooOld(output: string): string | undefined {
-  const [, major, minor] = /\(.*\) (\d+)\.(\d+)/.exec(output) ?? []
-  if (major === undefined || Number(major) > 2 || Number(minor) >= 4) return undefined
-  return `this is Nix ${major}.${minor}, which can't start a program as a store; nix-lan needs Nix 2.4 or later`
+/** Why this Nix is too old; undefined if it isn't. Pure. */
+export function nixTooOld(version: NixVersion | undefined): string | undefined {
+  if (version === undefined || !upTo(version, 3)) return undefined
+  return `this is Nix ${version.text}, which can't start a program as a store; nix-lan needs Nix 2.4 or later`
 }
 
 /**

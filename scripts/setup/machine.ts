@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { UsageError } from '../cli/errors.ts'
 import { errorText, nix } from '../nix/nix.ts'
+import { type NixVersion, parseVersion } from '../nix/version.ts'
 import { runAs } from '../system/as-user.ts'
 import { doubtAbout, doubtText } from '../system/trust.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
@@ -105,16 +106,18 @@ function chosenUser(name: string | undefined): User {
 
 /**
  * Checks the preconditions before anything is written.
+ * @returns the version of Nix; undefined if it doesn't say it in the usual words
  * @throws UsageError or Failure that says what to do
  */
-export async function mustSuit({ layout, user }: Machine): Promise<void> {
+export async function mustSuit({ layout, user }: Machine): Promise<NixVersion | undefined> {
   const asked = await nix(['--version'], { timeout: 20_000 })
   if (asked.failedToStart) throw new UsageError('nix is neither in PATH nor where installers put it')
   if (asked.code !== 0) throw new UsageError(`Nix itself fails, so fix that first: ${saidByNix(asked.stderr)}`)
-  const old = nixTooOld(asked.stdout)
+  const version = parseVersion(asked.stdout)
+  const old = nixTooOld(version)
   if (old) throw new UsageError(old)
   await mustRead(user)
-  if (layout.single) return
+  if (layout.single) return version
   if (!existsSync('/run/systemd/system'))
     throw new UsageError("this machine doesn't run systemd, which setup needs; set it up by hand: docs/by-hand.md")
   await mustHaveRuntime()
@@ -127,6 +130,7 @@ export async function mustSuit({ layout, user }: Machine): Promise<void> {
         `nix-daemon would run programs in ${directory} as root, but ${doubtText(doubt)}; or choose another place, such as --prefix /opt/nix-lan`,
       )
   }
+  return version
 }
 
 /** Nix's message without the advice that every nix command appends. */

@@ -9,6 +9,7 @@ import { substituterUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { type Clash, clashes, isPublicKey, publicHalf } from '../nix/keys.ts'
 import { type Assignment, noSubstitution, parseNixConf, type ReadFile } from '../nix/nix-conf.ts'
+import { type NixVersion, startsForEachNar } from '../nix/version.ts'
 import { brokerSocket, connectFile, failedDir, queueDir, socketPath, stateDir } from '../system/paths.ts'
 import { brokerSocketUnit } from '../system/systemd.ts'
 import type { User } from '../system/users.ts'
@@ -67,6 +68,8 @@ export interface Situation {
   networkManager: boolean
   /** Whether systemd runs this machine (sd_booted(3)). */
   systemd: boolean
+  /** Whose Nix reads nix.conf; undefined if it doesn't say its version in the usual words. */
+  nix: NixVersion | undefined
 }
 
 /** What setup will do. */
@@ -161,7 +164,12 @@ function substituter(cache: SshCache, situation: Situation): { url: string; sock
   const { layout, user } = situation
   const tunnel = layout.single ? socketPath(user.uid, cache.name) : `/run/user/${user.uid}/nix-lan/${cache.name}.sock`
   const broker = brokerSocket(cache.name)
-  const url = substituterUrl(cache, `${layout.bin}/nix-lan-connect`, hasBroker(situation) ? broker : tunnel)
+  const url = substituterUrl(
+    cache,
+    `${layout.bin}/nix-lan-connect`,
+    hasBroker(situation) ? broker : tunnel,
+    startsForEachNar(situation.nix),
+  )
   return { url, sockets: [tunnel, broker] }
 }
 

@@ -11,6 +11,7 @@ import { daemonPid, daemonState } from '../nix/daemon.ts'
 import { newKeyName, newSecretKey } from '../nix/keys.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { sign } from '../nix/signing.ts'
+import type { NixVersion } from '../nix/version.ts'
 import { type Person, runAs } from '../system/as-user.ts'
 import { run } from '../system/exec.ts'
 import { isBusy, takeLock } from '../system/lock.ts'
@@ -97,14 +98,14 @@ interface BoxWork {
  */
 export async function setUp(options: Options, argv: readonly string[]): Promise<number> {
   const machine = await findMachine(options, howCalled(argv))
-  await mustSuit(machine)
+  const nix = await mustSuit(machine)
   const { layout, user } = machine
   const lock = layout.single ? undefined : await takeLock('/run/nix-lan-setup.lock')
   if (lock && isBusy(lock)) throw new Failure('another nix-lan setup is running')
   const known = readRecord(layout.record)
   if (known && known.user !== user.name)
     throw new UsageError(`this machine is set up for ${known.user}; undo that first: ${again(layout)} --undo`)
-  const situation = await gather(machine, options, known)
+  const situation = await gather(machine, options, known, nix)
   const { config } = plan(situation)
   const person = await personOf(user, config.caches.find(isSsh)?.envFile ?? `${user.home}/.bashrc`)
   const answers = await askBoxes(config.caches.filter(isSsh), person)
@@ -154,7 +155,12 @@ const PLACEHOLDER = Buffer.alloc(64).toString('base64')
 /** The placeholder's public half. */
 const NO_KEY = Buffer.alloc(32).toString('base64')
 
-async function gather({ layout, user, gid }: Machine, options: Options, known: Record | undefined): Promise<Situation> {
+async function gather(
+  { layout, user, gid }: Machine,
+  options: Options,
+  known: Record | undefined,
+  nix: NixVersion | undefined,
+): Promise<Situation> {
   const top = layout.single ? `${user.home}/.config/nix/nix.conf` : '/etc/nix/nix.conf'
   const conf = findNixConf(top, readText)
   const { file } = conf
@@ -177,6 +183,7 @@ async function gather({ layout, user, gid }: Machine, options: Options, known: R
     secret: readText(layout.secretKey) ?? `new:${PLACEHOLDER}`,
     networkManager: layout.dispatchers !== undefined && existsSync(layout.dispatchers),
     systemd: systemdRuns(),
+    nix,
   }
 }
 

@@ -36,12 +36,21 @@ in
   # Beside what somebody has of their own, for a user who isn't in users.users.
   nixos-everything = nixos [
     (
-      { lib, nix-lan, ... }:
+      {
+        lib,
+        nix-lan,
+        pkgs,
+        ...
+      }:
       {
         imports = [
           nix-lan.nixosModules.default
           nix-lan.nixosModules.default
         ];
+        # one that doesn't start connect for each NAR
+        nix.package = pkgs.nix // {
+          version = "2.34.8";
+        };
         services.nix-lan = {
           enable = true;
           user = "bob";

@@ -1,10 +1,13 @@
 // nix-lan-broker@box.socket and .service in a pair's client, held by a stand-in for systemd
 // (systemd-stand-in.pl), and root's file that names the user.
 import { copyFileSync, existsSync, readFileSync } from 'node:fs'
+import { substituterUrl } from '../../scripts/config/store-url.ts'
+import { DEFAULT_DEADLINE, DEFAULT_PATIENCE } from '../../scripts/config/types.ts'
+import { brokerSocket } from '../../scripts/system/paths.ts'
 import { DIST, type Pair } from './pair.ts'
 import { ALICE, type Running, until } from './world.ts'
 
-export const BROKER_SOCKET = '/run/nix-lan/box.sock'
+const BROKER_SOCKET = brokerSocket('box')
 const SCRIPT = '/opt/nix-lan/systemd-stand-in.pl'
 
 export interface BrokerOptions {
@@ -26,7 +29,13 @@ export class BrokerUnit {
 
   /** The store URL that nix.conf names, with starts counted. */
   get url(): string {
-    return `ssh-ng://localhost?remote-program=${this.pair.client.dir}/connect%20${BROKER_SOCKET}`
+    return this.urlOf(`${this.pair.client.dir}/connect`)
+  }
+
+  /** What setup would write for this program and the client's Nix. */
+  urlOf(program: string): string {
+    const { startsForEachNar } = this.pair
+    return substituterUrl({ name: 'box', deadline: DEFAULT_DEADLINE, patience: DEFAULT_PATIENCE }, program, BROKER_SOCKET, startsForEachNar)
   }
 
   /** Has the socket listened to; the service starts with the first connection. */

@@ -51,14 +51,13 @@ import {
   judgeOwn,
   judgeSubstituter,
   judgeVersion,
-  needsBash,
-  parseVersion,
 } from '../../scripts/doctor/judge-nix.ts'
 import { anywhere } from '../../scripts/doctor/read-automatic.ts'
 import { lines, skippedLine, summary } from '../../scripts/doctor/report.ts'
 import { expression, judgeFetch, judgeUpload } from '../../scripts/doctor/round-trip.ts'
 import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
 import { parseSettings } from '../../scripts/nix/settings.ts'
+import { needsBash, parseVersion } from '../../scripts/nix/version.ts'
 import type { Doubt } from '../../scripts/system/trust.ts'
 
 const test = suite('doctor')
@@ -300,6 +299,20 @@ test('substituter: named, taken back by a later line, only trusted, another sock
     `in /etc/nix/nix.conf: put ${broker} in place of ${URL_PI}, then: sudo systemctl restart nix-daemon`,
   )
   like(old(NIXOS, false), 'warning', /asks pi by/, REBUILD)
+  const four = broker.replace('?', '?max-connections=4&')
+  const upgraded = (now: string, right: string, machine: Machine, ours: boolean) =>
+    judged(`extra-substituters = ${now}`, now, machine, right, ours)
+  like(upgraded(four, four, SETUP, true), 'ok', /by \/usr\/local\/bin\/nix-lan-connect$/, null)
+  like(upgraded(four, broker, SETUP, true), 'ok', /; .* starts faster with one connection: sudo nix-lan setup$/, null)
+  like(upgraded(broker, four, SETUP, true), 'ok', /; .* faster with several connections: sudo nix-lan setup$/, null)
+  like(
+    upgraded(broker, four, SETUP, false),
+    'ok',
+    /several connections: in \/etc\/nix\/nix\.conf: put \S+max-connections=4\S+ in place of/,
+    null,
+  )
+  like(upgraded(four.replace('=4', '=8'), four, SETUP, true), 'ok', /nix-lan-connect$/, null)
+  like(upgraded(broker, four, NIXOS, false), 'ok', /nix-lan-connect$/, null)
   const byName = 'ssh-ng://localhost?remote-program=/x/nix-lan-connect%20pi'
   like(judged(`extra-substituters = ${byName}`, byName, HAND, broker), 'ok', /asks pi/, null)
   const other = URL_PI.replace('1000', '1001')

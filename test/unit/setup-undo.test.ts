@@ -49,6 +49,7 @@ for (const [name, before, after] of [
   ['among other substituters', `substituters = https://a ${URL} https://b # mine\n`, 'substituters = https://a https://b # mine\n'],
   ['a list that is replaced stays replaced', `substituters = ${URL}\n`, 'substituters =\n'],
   ['an addition of nothing goes', `extra-substituters = ${URL}\n`, ''],
+  ['with several connections', `extra-substituters = ${URL.replace('?', '?max-connections=4&')}\n`, ''],
   ['trusted only', `trusted-substituters = ${URL} https://a\n`, 'trusted-substituters = https://a\n'],
   ['among other keys', `trusted-public-keys = ${PUBLIC} a:b=\n`, 'trusted-public-keys = a:b=\n'],
   ['among other secret keys', `secret-key-files = /root/k ${SECRET}\n`, 'secret-key-files = /root/k\n'],

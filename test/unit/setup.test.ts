@@ -19,6 +19,7 @@ import * as assert from 'uvu/assert'
 import { daemonState } from '../../scripts/nix/daemon.ts'
 import { clashes, newKeyName, publicHalf } from '../../scripts/nix/keys.ts'
 import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
+import { parseVersion } from '../../scripts/nix/version.ts'
 import { answerOf, type BoxFacts, boxNeeds, boxTroubles, fixScript, linesToPaste, mayFix, restoreScript } from '../../scripts/setup/box.ts'
 import { blockLines, bothHooks, shadowed, withBlock, withoutBlock } from '../../scripts/setup/conf.ts'
 import { parseDestination, parseHost, routeOf } from '../../scripts/setup/destination.ts'
@@ -196,7 +197,7 @@ for (const [output, old] of [
   ['nix (Lix, like Nix) 2.93.0', false],
   ['nix (Nix) 3.0.0', false],
 ] as const) {
-  machine(`${output}: ${old ? 'too old' : 'will do'}`, () => assert.is(nixTooOld(output) !== undefined, old))
+  machine(`${output}: ${old ? 'too old' : 'will do'}`, () => assert.is(nixTooOld(parseVersion(output)) !== undefined, old))
 }
 
 for (const [program, output, fine] of [
@@ -331,6 +332,7 @@ function situation(changes: Partial<Situation> = {}, text = 'substituters =\n', 
     secret: NIX_SECRET,
     networkManager: true,
     systemd: true,
+    nix: parseVersion('nix (Nix) 2.8.0'),
     fallback: true,
     ...changes,
   }
@@ -432,6 +434,39 @@ planned('an older version’s block names the tunnel’s socket: that of the bro
   assert.match(old, '/run/user/1000/nix-lan/pi.sock')
   const now = contentAt(plan(situation({}, old)).wants, '/etc/nix/nix.conf')
   assert.is(now, old.replace('/run/user/1000/nix-lan/pi.sock', '/run/nix-lan/pi.sock'))
+})
+
+const STORE = 'ssh-ng://localhost?remote-program=/usr/local/bin/nix-lan-connect%20/run'
+const FOUR = STORE.replace('?', '?max-connections=4&')
+planned('several connections for a Nix that starts connect for each NAR, and only to the broker', () => {
+  const table: [version: string, url: string, systemd?: boolean][] = [
+    ['nix (Nix) 2.8.0', `${STORE}/nix-lan/pi.sock`],
+    ['nix (Nix) 2.23.4', `${STORE}/nix-lan/pi.sock`],
+    ['nix (Nix) 2.24.0', `${FOUR}/nix-lan/pi.sock`],
+    ['nix (Nix) 2.26.3', `${FOUR}/nix-lan/pi.sock`],
+    ['nix (Nix) 2.33.1', `${FOUR}/nix-lan/pi.sock`],
+    ['nix (Nix) 2.34.8', `${STORE}/nix-lan/pi.sock`],
+    ['nix (Nix) 3.0.0', `${STORE}/nix-lan/pi.sock`],
+    ['nix (Determinate Nix 3.11.2) 2.31.1', `${FOUR}/nix-lan/pi.sock`],
+    ['nix (Determinate Nix 3.21.2) 2.34.7', `${STORE}/nix-lan/pi.sock`],
+    ['nix (Lix, like Nix) 2.93.0', `${STORE}/nix-lan/pi.sock`],
+    ['what?', `${STORE}/nix-lan/pi.sock`],
+    ['nix (Nix) 2.26.3', `${STORE}/user/1000/nix-lan/pi.sock`, false],
+  ]
+  for (const [output, url, systemd = true] of table) {
+    const { wants } = plan(situation({ nix: parseVersion(output), systemd }))
+    assert.match(contentAt(wants, '/etc/nix/nix.conf'), `\nextra-substituters = ${url}\n`, output)
+  }
+})
+
+planned('after an upgrade or a downgrade of Nix, setup writes the URL anew, but not one that somebody wrote', () => {
+  const of = (output: string, text: string) => contentAt(plan(situation({ nix: parseVersion(output) }, text)).wants, '/etc/nix/nix.conf')
+  const old = of('nix (Nix) 2.26.3', '')
+  const now = of('nix (Nix) 2.34.8', old)
+  assert.is(now, old.replace(FOUR, STORE))
+  assert.is(of('nix (Nix) 2.26.3', now), old)
+  for (const url of [STORE, FOUR.replace('=4', '=8')])
+    assert.not.match(of('nix (Nix) 2.26.3', `extra-substituters = ${url}/nix-lan/pi.sock\n`), 'max-connections=4')
 })
 
 planned('units name programs by absolute paths; the timer is for the one user', () => {

@@ -185,6 +185,7 @@ planning('what can be used is added, what cannot is not', () => {
 })
 planning('what nix.conf has already is not added again, in whatever spelling', () => {
   assert.is(settingOf([rpi(), nas()], `substituters = ${CONNECT.replace('/opt/', '/usr/local/bin/')} ${NAS}/?priority=3`), undefined)
+  assert.is(settingOf([rpi(), nas()], `substituters = ${CONNECT.replace('?', '?max-connections=4&')} ${NAS}`), undefined)
 })
 planning('what a later line took back is added', () => {
   assert.is(settingOf([nas()], `extra-substituters = ${NAS}\nsubstituters = ${NIXOS}`), `extra-substituters = ${NAS}`)

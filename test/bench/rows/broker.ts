@@ -56,8 +56,8 @@ class Stage {
   }
 
   private url(way: string): string {
-    const program = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20`
-    return way === NONE ? '' : `${program}${way === BROKER ? '/run/nix-lan/box.sock' : SOCKET}`
+    if (way === BROKER) return this.unit.urlOf(`${DIST}/nix-lan-connect`)
+    return way === NONE ? '' : `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}`
   }
 
   private row(id: string, what: string, samples: Samples, goals: Goal[]): Row {

@@ -6,7 +6,7 @@ import { copyFileSync, mkdirSync } from 'node:fs'
 import { basename } from 'node:path'
 import { type Relay, startRelay } from '../../lib/delay-relay.ts'
 import type { Suite } from '../../lib/roots.ts'
-import { BROKER_SOCKET, BrokerUnit } from '../../nix/broker-unit.ts'
+import { BrokerUnit } from '../../nix/broker-unit.ts'
 import { HttpCache } from '../../nix/http-cache.ts'
 import { createPair, DIST, type Pair, SOCKET, T_FILE } from '../../nix/pair.ts'
 import { freePort } from '../../nix/world.ts'
@@ -132,7 +132,7 @@ class Stage {
     this.broker = new BrokerUnit(pair)
     this.urls = {
       [OURS]: `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}`,
-      [BROKER]: `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${BROKER_SOCKET}`,
+      [BROKER]: this.broker.urlOf(`${DIST}/nix-lan-connect`),
       [SOCAT]: `ssh-ng://localhost?remote-program=${pair.client.dir}/socat-store%20${SOCKET}`,
       [SSH]: 'ssh-ng://alice@127.0.0.1?ssh-key=/home/alice/.ssh/id_ed25519',
       [HTTP]: `http://127.0.0.1:${ports.http}`,
