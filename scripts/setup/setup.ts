@@ -62,7 +62,7 @@ import { type BoxDeed, emptyRecord, extended, type Record, readRecord, writeReco
 import { entriesIn, findStrays, type Stray, settle, strayItem, withoutCache, withRenamed } from './remove-cache.ts'
 import { restoreBoxes } from './restore-box.ts'
 import { type Item, itemsFor, textOf } from './show.ts'
-import { whyNotWritten } from './writable.ts'
+import { unwritable, whyNotWritten } from './writable.ts'
 
 /** What setup does besides writing files. */
 interface Actions {
@@ -119,9 +119,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   ])
   const strays = findStrays(draft.config, known?.box ?? [], moves)
   const actions = await findActions(draft, situation, answers, strays, options, known)
-  const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)].sort(
-    (a, b) => a.rank - b.rank,
-  )
+  const items = [...(await itemsFor(draft.wants, layout, new Set([layout.secretKey]))), ...actionItems(actions, draft, situation)]
   if (items.length === 0) say(`nix-lan ${VERSION} is already set up for ${user.name}; nothing has to change.`)
   else {
     const versions = known && known.version !== VERSION ? `${known.version} → ${VERSION}` : VERSION
@@ -129,6 +127,7 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
     process.stdout.write(textOf(items, process.stdout.isTTY === true).replaceAll(NO_KEY, '(made now)'))
   }
   sayTroubles(actions, draft, situation)
+  mustBeWritable(draft)
   if (options.dryRun) return 0
   if (items.length > 0 && !(await agreed('\nDo it?', options.yes))) {
     say('Nothing was changed.')
@@ -145,6 +144,22 @@ export async function setUp(options: Options, argv: readonly string[]): Promise<
   if (items.length > 0 && !left && verdict === 0)
     say('\nNext: build as always. nix-lan status shows the box, what waits for it, and what it has saved you.')
   return final.byHand && verdict === 0 ? 1 : verdict
+}
+
+/**
+ * Runs before anything is changed: half of it done would be worse than nothing.
+ * @throws Failure that names each place
+ */
+function mustBeWritable({ wants }: Plan): void {
+  const open = wants.filter((want) => !isRight(want, inspect(want.path)))
+  // A directory that is somebody else's already is only looked at.
+  const places = unwritable(
+    open.filter((want) => want.kind !== 'directory' || inspect(want.path).kind === 'missing').map(({ path }) => path),
+  )
+  if (places.length === 0) return
+  throw new Failure(
+    `these places can't be written to, so nothing was changed:\n  ${places.join('\n  ')}\nMake them writable and run it again (--prefix DIR installs the programs elsewhere); or set up by hand: docs/by-hand.md`,
+  )
 }
 
 // ---- what is there

@@ -50,7 +50,7 @@ export async function itemsFor(wants: readonly Want[], layout: Layout, hidden: R
       items.push({ ...(await fileItem(want, hidden.has(want.path))), rank: /\/(nix|nix\.custom)\.conf$/.test(want.path) ? 0 : 2 })
   }
   if (gone.length > 0) items.push({ title: 'remove', lines: gone.map(({ path }) => path), rank: 3 })
-  return items.sort((a, b) => a.rank - b.rank)
+  return items
 }
 
 const isIn = (path: string, directory: string | undefined): boolean => directory !== undefined && dirname(path) === directory
@@ -96,7 +96,7 @@ async function difference(path: string, text: string): Promise<string[]> {
 }
 
 /**
- * The items as text, without control characters.
+ * The items as text, the most important first, without control characters.
  * @param colours for a terminal
  */
 export function textOf(items: readonly Item[], colours: boolean): string {
@@ -104,7 +104,8 @@ export function textOf(items: readonly Item[], colours: boolean): string {
     const code = line.startsWith('+') ? 32 : line.startsWith('-') ? 31 : line.startsWith('@@') ? 36 : 0
     return colours && code ? `\u001b[${code}m${line}\u001b[0m` : line
   }
-  return items
+  return [...items]
+    .sort((a, b) => a.rank - b.rank)
     .map(({ title, lines }) => [forScreen(`  ${title}`), ...lines.map((line) => `      ${paint(harmless(line))}`), ''].join('\n'))
     .join('')
 }

@@ -27,6 +27,20 @@ export function whyNotWritten({ named, file }: Pick<ConfFile, 'named' | 'file'>,
   return problem && `${link && `${link}, which `}can't be written (${problem})`
 }
 
+/**
+ * Where setup can't put or remove what it wants to, found without writing: the directory, or the
+ * path itself if that is in the way, each once and with the reason.
+ */
+export function unwritable(paths: readonly string[]): string[] {
+  const found = paths.flatMap((path) => {
+    if (isMountPoint(path)) return [`${path} (a mount of its own)`]
+    const directory = nearest(dirname(path))
+    const problem = accessProblem(directory)
+    return problem === undefined ? [] : [`${directory} (${problem})`]
+  })
+  return [...new Set(found)]
+}
+
 /** Whether a path is in the store, under any of its names. */
 function inStore(path: string): boolean {
   return [storeDir, '/nix/store', realPath(storeDir)].some((store) => path.startsWith(`${store}/`))

@@ -173,9 +173,13 @@ function processOf(pid: number): Process | undefined {
  * Ends the agent env-file started for us when we exit; otherwise each command would leave another
  * one behind, with the key in it. Never touches an agent that was there before (keychain's, gpg's).
  * @param uid the user the agent must belong to
+ * @param onSignals whether to exit at a signal as well: without a listener, a signal ends a process
+ *   without its 'exit' event (Node, process.html#event-exit). false: the caller does that itself
  */
-export function endWithUs({ begun }: Agent, uid: number): void {
+export function endWithUs({ begun }: Agent, uid: number, onSignals = true): void {
   if (!begun || begun.uid !== uid) return
+  for (const [signal, code] of onSignals ? [['SIGHUP', 129] as const, ['SIGINT', 130] as const, ['SIGTERM', 143] as const] : [])
+    process.once(signal, () => process.exit(code))
   process.on('exit', () => {
     const now = processOf(begun.pid)
     if (now?.begun !== begun.begun || now.uid !== uid) return

@@ -158,6 +158,15 @@ test('--print shows the command and changes nothing', async () => {
   assert.not(existsSync(STARTED) || existsSync(DIRECTORY))
 })
 
+test('--print ends the agent that env-file began', async () => {
+  const note = own('agent', '')
+  own('env', `setsid sleep 60 </dev/null >/dev/null 2>&1 & echo $! >'${note}'; sleep 0.1; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$!`)
+  const lives = (): boolean => /^\d+\n$/.test(readFileSync(note, 'utf8')) && existsSync(`/proc/${readFileSync(note, 'utf8').trim()}/cwd`)
+  assert.is((await tunnel(toml, ['--print'])).code, 0)
+  assert.match(readFileSync(note, 'utf8'), /^\d+\n$/)
+  await until('the end of the agent', () => !lives())
+})
+
 test('a name: ssh gets the address that answered, when it would do the same as without', async () => {
   script('getent', `[ "$1" = ahosts ] || exec /usr/bin/getent "$@"; echo '127.0.0.1 STREAM'`)
   const named = toml.replace('host = "127.0.0.1"', 'host = "pi.local"').replace('pi@127.0.0.1', 'pi@pi.local')

@@ -203,6 +203,32 @@ test('--dry-run shows each difference, and changes nothing', async () => {
   await asItWas('dry run')
 })
 
+test('an ssh-agent that .bashrc begins: the dry run, setup, the doctor and tunnel --print leave none behind', async () => {
+  const bashrc = lab.laptop.read('/home/alice/.bashrc')
+  const agents = async (): Promise<string> => (await lab.laptop.run('root', 'pgrep', ['-u', 'alice', '-x', 'ssh-agent'])).stdout
+  const before = await agents()
+  lab.laptop.write('/home/alice/.bashrc', 'echo >>began; eval "$(ssh-agent -s)" >/dev/null\n', { user: 'alice' })
+  const began = (): number => lab.laptop.read('/home/alice/began').length
+  await must(0, '--dry-run', 'pi.local')
+  assert.is(began(), 1)
+  assert.is(await agents(), before, 'after the dry run')
+  await must(0, 'pi.local')
+  await lab.eventually('a tunnel', () => lab.usable(), { within: 60_000 })
+  // The tunnel's own lives as long as the tunnel.
+  const meanwhile = await agents()
+  assert.is(meanwhile.split('\n').length, before.split('\n').length + 1, meanwhile)
+  const sofar = began()
+  await lab.laptop.must('alice', 'nix-lan', ['doctor', 'pi'], { timeout: 120_000 })
+  await lab.laptop.must('alice', 'nix-lan-tunnel', ['--print', 'pi'])
+  assert.ok(began() >= sofar + 2, 'each has sourced it')
+  assert.is(await agents(), meanwhile)
+  await must(0, '--undo', '--forget-key')
+  await lab.eventually('the tunnel’s agent has ended', async () => (await agents()) === before)
+  await lab.laptop.must('root', 'rm', ['/home/alice/began'])
+  lab.laptop.write('/home/alice/.bashrc', bashrc, { user: 'alice' })
+  await asItWas('undone')
+})
+
 test('on a terminal it asks, and anything but y is no', async () => {
   for (const answer of ['n', '', 'yess']) {
     const command = `echo '${answer}' | script -qec '${DIST}/nix-lan setup --no-doctor pi.local' /dev/null`
@@ -217,7 +243,7 @@ test('set up, built and rebooted: a working cache in under a minute, with no oth
   const started = performance.now()
   const done = await setup(['--yes', 'pi.local'])
   assert.is(done.code, 0, `${done.stdout}${done.stderr}`)
-  assert.match(done.stdout, /all is well/)
+  assert.match(done.stdout, /all is well\n\nNext: build as always\. nix-lan status shows /)
   const seconds = (since: number): string => ((performance.now() - since) / 1000).toFixed(1)
   const setUpAfter = seconds(started)
   const path = await built('first')
@@ -605,6 +631,30 @@ test('nix.conf can’t be written: found before anything is done, with the lines
     await lab.laptop.must('root', 'umount', [NIX_CONF])
   }
   await must(0, '--undo', '--forget-key')
+  await asItWas('undone')
+  // read-only, with the place of the key
+  await lab.laptop.must('root', 'sh', ['-ec', 'mount --bind /etc/nix /etc/nix; mount -o remount,bind,ro /etc/nix'])
+  try {
+    const { stdout, stderr } = await must(1, 'pi.local')
+    assert.match(stdout, /\/etc\/nix\/nix\.conf can't be written \(EROFS\), so setup doesn't change it\.[\s\S]*\n {6}extra-substituters = /)
+    assert.match(stderr, /these places can't be written to, so nothing was changed:\n {2}\/etc\/nix \(EROFS\)\n/)
+  } finally {
+    await lab.laptop.must('root', 'umount', ['/etc/nix'])
+  }
+  await asItWas('refused')
+})
+
+test('a box whose nix.conf includes nix.custom.conf, as Determinate’s does: ours goes there, and undo leaves no empty file', async () => {
+  lab.box.write(NIX_CONF, `${boxConf}!include nix.custom.conf\n`)
+  const custom = '/etc/nix/nix.custom.conf'
+  await must(0, 'pi.local')
+  assert.match(lab.box.read(custom), OUR_KEY)
+  const path = await built('custom')
+  await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
+  await nothingWaits()
+  await must(0, '--undo', '--forget-key')
+  assert.is((await lab.box.run('root', 'test', ['-e', custom])).code, 1)
+  lab.box.write(NIX_CONF, boxConf)
   await asItWas('undone')
 })
 

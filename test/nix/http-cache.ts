@@ -10,6 +10,8 @@ import type { AddressInfo } from 'node:net'
  */
 export class HttpCache {
   asked: string[] = []
+  /** Milliseconds until an answer begins. */
+  delay = 0
   url = ''
   private server: Server | undefined
   /** Where its files lie. */
@@ -26,7 +28,7 @@ export class HttpCache {
       this.asked.push(path)
       const file = createReadStream(this.folder + path) // which may be large
       file.on('error', () => response.writeHead(404).end())
-      file.pipe(response)
+      setTimeout(() => file.pipe(response), this.delay)
     })
     await new Promise<void>((done) => server.listen(port, '127.0.0.1', done))
     this.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`

@@ -111,6 +111,29 @@ for (const nix of ['host', 'trixie', 'forky'] as ('host' | Suite)[]) {
     await forget()
   })
 
+  // Nix has no part in this.
+  if (nix === 'host')
+    test('one that takes a second to answer is there for status and --explain: only its own deadline counts', async () => {
+      const file = '/etc/nix-lan/config.toml'
+      const config = world.read(file)
+      world.write(file, `${config}deadline = "30s"\n`)
+      cache.delay = 1000
+      try {
+        const [status, explained] = await Promise.all([
+          world.run('alice', '/opt/nix-lan/dist/nix-lan', ['status', '--json']),
+          world.run('alice', RUN, ['--explain', '--json', 'nix', 'build']),
+        ])
+        const [shown] = JSON.parse(status.stdout).caches
+        assert.equal([shown.cache, shown.state, shown.reason], ['nas', 'usable', null])
+        assert.ok(shown.ms >= 990, `${shown.ms} ms`)
+        const [decision] = JSON.parse(explained.stdout).caches
+        assert.equal([decision.name, decision.action], ['nas', 'add'], explained.stdout)
+      } finally {
+        cache.delay = 0
+        world.write(file, config)
+      }
+    })
+
   test('--explain says when nix-daemon would ignore the cache', async () => {
     assert.not.match((await world.run('alice', RUN, ['--explain', 'nix'])).stdout, 'trusted-users')
     configure({ 'trusted-substituters': '' })

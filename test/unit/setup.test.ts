@@ -32,7 +32,7 @@ import { nameFor, plan, type Situation } from '../../scripts/setup/plan.ts'
 import { emptyRecord, extended, readRecord, writeRecord } from '../../scripts/setup/record.ts'
 import { itemsFor, textOf } from '../../scripts/setup/show.ts'
 import { nixConfRestoration, restorationOf } from '../../scripts/setup/undo.ts'
-import { whyNotWritten } from '../../scripts/setup/writable.ts'
+import { unwritable, whyNotWritten } from '../../scripts/setup/writable.ts'
 import { parseFacts } from '../../scripts/tunnel/ssh-config.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-setup-`)
@@ -227,6 +227,15 @@ machine('why nix.conf is not written', () => {
   chmodSync(directory, 0o777)
   assert.match(why('/etc/nix/nix.conf', `${directory}/nix.conf`), 'which somebody else can change (')
   assert.is(whyNotWritten({ named: '/home/a/nix.conf', file: `${directory}/nix.conf` }, false), undefined, 'nobody is root there')
+})
+
+machine('where setup can’t write is found before it writes: each place once, with the reason', () => {
+  const directory = fresh()
+  assert.equal(unwritable([`${directory}/a`, `${directory}/not/there/b`]), [])
+  // Nobody, root included, makes a file in /proc/sys.
+  const [sys = '', ...rest] = unwritable([`${directory}/a`, '/proc/sys/a', '/proc/sys/b/c', '/proc'])
+  assert.match(sys, /^\/proc\/sys \((EACCES|EROFS)\)$/)
+  assert.equal(rest, ['/proc (a mount of its own)'])
 })
 
 machine('a daemon older than its configuration is outdated', () => {
@@ -833,6 +842,14 @@ files('the plan shows each difference, no secret, and nothing that drives a term
   assert.not.match(text, /SECRET|same/)
   assert.not.ok(text.includes('\u001b'))
   assert.match(text, `write ${directory}/secret (secret, mode 600)`)
+  assert.match(text, /^ {2}change \S+\/nix\.conf\n[\s\S]*write \S+\/secret /)
+})
+
+files('the plan begins with what matters most: nix.conf before files of ours, mere copies last', async () => {
+  const directory = fresh()
+  const wants = [file(`${directory}/lib/x`, 'x'), file(`${directory}/else`, 'x'), file(`${directory}/nix.conf`, 'x')]
+  const text = textOf(await itemsFor(wants, { ...systemLayout('/usr/local'), lib: `${directory}/lib` }, new Set()), false)
+  assert.match(text, /^ {2}write \S+\/nix\.conf\n[\s\S]* {2}write \S+\/else\n[\s\S]* {2}copy 1 file /)
 })
 
 files.run()

@@ -10,7 +10,7 @@ import { Failure } from '../../scripts/cli/errors.ts'
 import type { SshCache } from '../../scripts/config/types.ts'
 import { type Outcome, run } from '../../scripts/system/exec.ts'
 import { KEEPER } from '../../scripts/system/texts.ts'
-import { findAgent, wantTouch } from '../../scripts/tunnel/agent.ts'
+import { endWithUs, findAgent, wantTouch } from '../../scripts/tunnel/agent.ts'
 import { prepare } from '../../scripts/tunnel/attempt.ts'
 import { whyLate } from '../../scripts/tunnel/late.ts'
 import { makeRoom } from '../../scripts/tunnel/socket.ts'
@@ -361,6 +361,31 @@ test('by hand, an agent that was begun for the tunnel ends with it, and no other
   assert.ok(lives(pid))
   await keep(['/nonexistent/s', 'hint', 'true', 'pi', '', '', `${pid}:${tick}`], ['false'])
   for (let tries = 0; lives(pid) && tries < 200; tries++) await new Promise((resolve) => setTimeout(resolve, 50))
+  assert.not(lives(pid))
+})
+
+test('an agent that was begun for a command ends with it, also at a signal', async () => {
+  const agent = await agentOf(`${DAEMON}; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$pid`)
+  const pid = Number(agent.env.SSH_AGENT_PID)
+  const { exit } = process
+  const before = process.listeners('exit')
+  endWithUs(agent, (process.getuid?.() ?? 0) + 1)
+  assert.equal(process.listeners('exit'), before, "somebody else's is left alone")
+  endWithUs(agent, process.getuid?.() ?? 0)
+  const [atExit] = process.listeners('exit').filter((listener) => !before.includes(listener))
+  assert.ok(atExit)
+  const codes: unknown[] = []
+  process.exit = ((code: number) => codes.push(code)) as unknown as typeof exit
+  try {
+    for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.emit(signal, signal)
+  } finally {
+    process.exit = exit
+  }
+  assert.equal(codes, [129, 130, 143])
+  assert.ok(lives(pid))
+  process.off('exit', atExit as () => void)
+  ;(atExit as () => void)()
+  await new Promise((resolve) => setTimeout(resolve, 50))
   assert.not(lives(pid))
 })
 
