@@ -5,6 +5,7 @@ import { basename, dirname } from 'node:path'
 import { parseSize, parseSpan } from '../cli/amounts.ts'
 import { type Parsed, parse } from '../cli/command.ts'
 import { Away, Failure, UsageError } from '../cli/errors.ts'
+import { sudoFinds } from '../cli/sudo.ts'
 import { bytes, count, oneLine, toJson } from '../cli/text.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
@@ -354,7 +355,7 @@ const exitCode = (collected: Collected | undefined): number => collected?.stoppe
 
 const paths = (number: number): string => count(number, 'path')
 const staying = (number: number): string => `${paths(number)} ${number === 1 ? 'stays' : 'stay'}`
-const print = (text: string): void => void (text !== '' && process.stdout.write(text.endsWith('\n') ? text : `${text}\n`))
+const print = (text: string): void => void (text !== '' && process.stdout.write(sudoFinds(text.endsWith('\n') ? text : `${text}\n`)))
 const say = (text: string): void => void process.stderr.write(`${oneLine(text)}\n`)
 /** Speaks only to a person who waits. */
 const tell = (text: string): void => void (process.stderr.isTTY && say(text))

@@ -4,6 +4,7 @@
 import { existsSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure, noTunnel, UsageError } from '../cli/errors.ts'
+import { sudoFinds } from '../cli/sudo.ts'
 import { toJson } from '../cli/text.ts'
 import { watch } from '../cli/watch.ts'
 import { loadConfig, namedCache } from '../config/config.ts'
@@ -128,7 +129,8 @@ export async function status(argv: string[]): Promise<number> {
     const strays = strayQueues(config.caches.filter(isSsh).map(({ name }) => name))
     const space = { gc: lastLook(config), free: freeSpace(), keepFree: config.keepFree, strays }
     if (flag('json')) return `${toJson(plain(all, check, space), 2)}\n`
-    return screen(all, check, { now: Date.now(), width: flag('watch') ? stdout.columns || 80 : null, colour }, space)
+    const width = flag('watch') ? stdout.columns || 80 : null
+    return screen(all, check, { now: Date.now(), width, wrap: width === null && stdout.isTTY ? stdout.columns : null, colour }, space)
   }
   if (flag('watch')) return await watch(draw, REDRAW)
   stdout.write(await draw())
@@ -157,7 +159,18 @@ async function look(config: Config, caches: readonly Cache[]): Promise<{ all: Sh
   const all = await Promise.all(
     caches.map((cache) => (cache.kind === 'ssh' ? lookAtBox(config, cache, systemd) : lookAtUrl(cache, config.uid))),
   )
-  return { all, check: (await systemd).check }
+  return { all: all.map(withWays), check: (await systemd).check }
+}
+
+/** Spells the commands in what was found so that this machine's sudo finds them. */
+function withWays(shown: Shown): Shown {
+  const { status, queue } = shown
+  const failed = queue?.failed.map(({ path, reason }) => ({ path, reason: sudoFinds(reason) }))
+  return {
+    ...shown,
+    status: { ...status, reason: status.reason === null ? null : sudoFinds(status.reason) },
+    queue: queue && { ...queue, failed: failed ?? [] },
+  }
 }
 
 async function lookAtUrl(cache: Cache, uid: number): Promise<Shown> {

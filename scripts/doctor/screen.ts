@@ -1,12 +1,16 @@
 // Shows findings as they come and, on a terminal, the check now running.
 import { toJson } from '../cli/text.ts'
 import type { Check, Finding } from './check.ts'
-import { lines, skippedLine, summary } from './report.ts'
+import { lines, skippedLine, summary, WIDTH } from './report.ts'
+
+/** Fewer columns would leave no room beside the names of the checks. */
+const NARROWEST = 60
 
 /** Writes the report to stdout and the progress to stderr. */
 export class Screen {
   private readonly json: boolean
   private readonly live = process.stderr.isTTY === true
+  private readonly width = process.stdout.isTTY ? Math.max(NARROWEST, Math.min(WIDTH, process.stdout.columns)) : WIDTH
   private cache: string | undefined | null = null
   private waiting: Finding[] = []
   private silent = false
@@ -36,7 +40,7 @@ export class Screen {
     if (finding.state === 'skipped') this.waiting.push(finding)
     else {
       this.flush()
-      process.stdout.write(lines(finding))
+      process.stdout.write(lines(finding, this.width))
     }
   }
 
@@ -56,7 +60,7 @@ export class Screen {
   }
 
   private flush(): void {
-    if (this.waiting.length > 0) process.stdout.write(skippedLine(this.waiting))
+    if (this.waiting.length > 0) process.stdout.write(skippedLine(this.waiting, this.width))
     this.waiting = []
   }
 }

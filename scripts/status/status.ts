@@ -195,6 +195,8 @@ export interface Look {
   now: number
   /** Columns at which lines are cut, since --watch counts them; null: nothing is cut. */
   width: number | null
+  /** Columns at which lines are wrapped, between words; null: they aren't. */
+  wrap?: number | null
   colour: boolean
 }
 
@@ -232,8 +234,42 @@ export function screen(all: readonly Shown[], check: CheckFacts | null, look: Lo
   const lines = all.flatMap((shown, at) => [...(at > 0 ? [['']] : []), ...linesOf(shown, look.now)])
   const ofSpace = [...gcLines(space.gc, look.now), ...fillLines(fillingOf(all, space, look.now)), ...strayLines(space.strays ?? [])]
   return [...lines, ...(ofSpace.length > 0 ? [[''], ...ofSpace] : []), ...footer(all, check, look.now)]
+    .flatMap((parts) => folded(parts, look.wrap ?? Number.POSITIVE_INFINITY))
     .map((parts) => `${draw(parts, look)}\n`)
     .join('')
+}
+
+/** A line as lines of at most `width` columns, those that follow below the first one's words. */
+function folded(parts: readonly Part[], width: number): (readonly Part[])[] {
+  const whole = parts.map(textOf).join('')
+  if (whole.length <= width) return [parts]
+  const indent = /^ *(\S+ {2,})?/.exec(whole)?.[0].length ?? 0
+  const found: Part[][] = []
+  for (let from = 0; from < whole.length; ) {
+    const margin = found.length === 0 ? 0 : indent
+    let end = whole.length
+    if (end - from > width - margin) {
+      const last = whole.lastIndexOf(' ', from + width - margin)
+      const least = from === 0 ? indent : from
+      // A longer word stays whole.
+      end = last > least ? last : whole.indexOf(' ', least + 1)
+      if (end < 0) end = whole.length
+    }
+    found.push([' '.repeat(margin), ...slice(parts, from, end)])
+    from = end + 1
+  }
+  return found
+}
+
+/** What stands from one column to another. */
+function slice(parts: readonly Part[], from: number, to: number): Part[] {
+  let at = 0
+  return parts.map((part): Part => {
+    const text = textOf(part)
+    const cut = text.slice(Math.max(0, from - at), Math.max(0, to - at))
+    at += text.length
+    return typeof part === 'string' ? cut : [cut, part[1]]
+  })
 }
 
 /** What `nix-lan gc` saw last. */

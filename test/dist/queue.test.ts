@@ -349,7 +349,7 @@ test('list: a table, what is unsigned, failed or junk, with the cures; --json', 
   }
   assert.match(stdout, /^failed .*-c\n {4}boom$/m)
   assert.match(stdout, /^junk .*\/junk\n {4}not a link: remove it by hand$/m)
-  assert.match(stdout, 'sudo nix-lan queue sign')
+  assert.match(stdout, `\`sudo ${join(BIN, 'nix-lan')} queue sign\``) // where sudo's own PATH doesn't count
   assert.match(stdout, 'nix-lan queue retry')
   const rows = JSON.parse((await queue('--json')).stdout)
   const failed = rows.find((row: { state: string }) => row.state === 'failed')

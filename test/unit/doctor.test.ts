@@ -156,6 +156,7 @@ test('the report: state, name, what was seen in lines of 100 characters at most,
   assert.is(lines({ check: 'nix', ...ok('Nix 2.8.0') }), 'ok       nix            Nix 2.8.0\n')
   assert.is(lines({ check: 'nix', ...ok('a\u001b[31mb\nc') }), 'ok       nix            a?[31mb c\n')
   assert.match(lines({ check: 'a', ...warning('w', 'one\ntwo') }), /fix: one\n {29}two\n$/)
+  assert.is(lines({ check: 'nix', ...ok('one two three') }, 32), 'ok       nix            one two\n                        three\n')
 })
 
 test('skipped checks share a line; the last line counts', () => {
@@ -165,6 +166,7 @@ test('skipped checks share a line; the last line counts', () => {
     { check: 'c', ...skipped('needs y') },
   ]
   assert.is(skippedLine(left), 'skipped  a, b (needs x)\nskipped  c (needs y)\n')
+  assert.is(skippedLine(left, 20), 'skipped  a, b (needs\n         x)\nskipped  c (needs y)\n')
   assert.is(summary([{ check: 'a', ...ok('') }]), 'all is well\n')
   assert.is(
     summary([...left, { check: 'd', ...failed('', null) }, { check: 'e', ...warning('', null) }]),

@@ -2,6 +2,7 @@
 
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { withoutEscapes } from '../../scripts/cli/text.ts'
 import { fitted } from '../../scripts/cli/watch.ts'
 import {
   assess,
@@ -220,6 +221,30 @@ test('no line is wider than the terminal, and colours don’t count', () => {
     )
     assert.ok(coloured.join('').includes('\u001b[32musable'))
   }
+})
+
+test('on a terminal without --watch, lines are wrapped between words, below the words of the first', () => {
+  const reason = 'the name pi.local does not resolve here, and no machine answers at the address of last time'
+  const failed = [{ path: `/nix/store/${'0'.repeat(32)}-x`, reason: `${'r'.repeat(90)} and so on` }]
+  const all = [shown({ socket: true, answer: { ok: false, reason, ms: 1 } }, { failed })]
+  const look = { now: NOW, width: null, colour: false }
+  const whole = screen(all, null, look)
+  assert.is(screen(all, null, { ...look, wrap: 400 }), whole)
+  for (const wrap of [30, 40, 60, 80]) {
+    const text = screen(all, null, { ...look, wrap })
+    const long = text.split('\n').filter((line) => line.length > wrap)
+    assert.ok(
+      long.every((line) => line.trim() === 'r'.repeat(90)),
+      long.join('\n'),
+    )
+    assert.is(text.replaceAll(/\s+/g, ' '), whole.replaceAll(/\s+/g, ' '), 'the same words')
+    const coloured = screen(all, null, { ...look, wrap, colour: true })
+    assert.is(withoutEscapes(coloured), text)
+  }
+  assert.match(
+    screen(all, null, { ...look, wrap: 40 }),
+    /^ {2}fetched {3}3m ago; today 1\.0 MiB, 7\n {12}days 4\.0 MiB, in all 30\n {12}paths, 30\.0 MiB\n/m,
+  )
 })
 
 test('many failures are a few lines', () => {

@@ -1,5 +1,6 @@
 // nix-lan queue list: shows what waits, what can't go unsigned, and what failed. Asks Nix for sizes
 // where that is quick.
+import { sudoFinds } from '../../cli/sudo.ts'
 import { age, oneLine } from '../../cli/text.ts'
 import type { Config } from '../../config/types.ts'
 import { NixError, referrersClosure } from '../../nix/nix.ts'
@@ -44,11 +45,11 @@ async function run({ config, caches, options, json }: Call): Promise<number> {
     const entries = [...queue.queued, ...queue.failed]
     const ask = options.flag('full') || entries.length <= CHEAP
     const known = ask ? await waiting(entries.length, options.flag('full'), whatNixKnows(entries, options.flag('full'))) : NOTHING_KNOWN
-    const own = rowsOf(cache.name, queue, known)
+    const own = rowsOf(cache.name, queue, known).map((row) => ({ ...row, error: row.error && sudoFinds(row.error) }))
     rows.push(...own)
     if (!json)
       process.stdout.write(
-        `${heading(cache.name, own, ask)}\n${table(own, Date.now())}${uploadLine(config, cache.name)}${fixes(own)}${damagedText(config, cache.name)}`,
+        `${heading(cache.name, own, ask)}\n${table(own, Date.now())}${uploadLine(config, cache.name)}${sudoFinds(fixes(own))}${damagedText(config, cache.name)}`,
       )
   }
   if (json) printJson(rows.map((row) => ({ ...row, added: row.added === null ? null : new Date(row.added).toISOString() })))
