@@ -112,7 +112,7 @@ export function dispatcherFacts(): DispatcherFacts {
 }
 
 /** Where setup and NixOS enable the unit that watches the network where NetworkManager doesn't. */
-const NETWORK_LINKS = ['/etc/systemd/user', `${process.env.HOME}/.config/systemd/user`].map(
+export const NETWORK_LINKS = ['/etc/systemd/user', `${process.env.HOME}/.config/systemd/user`].map(
   (directory) => `${directory}/paths.target.wants/nix-lan-network.path`,
 )
 

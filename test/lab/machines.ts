@@ -177,3 +177,8 @@ export function filesBelow(folder: string): string[] {
     return []
   }
 }
+
+/** On Debian testing sudo doesn't search /usr/local/bin; a command that works so works everywhere. */
+export function narrowSudo(laptop: Host): void {
+  laptop.write('/etc/sudoers.d/path', 'Defaults secure_path="/usr/sbin:/usr/bin:/sbin:/bin"\n', { mode: 0o440 })
+}

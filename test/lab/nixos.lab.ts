@@ -27,7 +27,7 @@ test.before(async () => {
   systems.first = await systemOf('first', packages[0])
   systems.second = await systemOf('second', packages[1])
   await onLaptop(`ln -sfnT ${systems.without} /run/current-system; ln -sfnT ${systems.without}/etc /etc/static
-rm /etc/nix/nix.conf; ln -s /etc/static/nix/nix.conf /etc/nix/nix.conf; systemctl restart nix-daemon`)
+touch /etc/NIXOS; rm /etc/nix/nix.conf; ln -s /etc/static/nix/nix.conf /etc/nix/nix.conf; systemctl restart nix-daemon`)
 })
 test.after(() => lab.close())
 
@@ -229,6 +229,15 @@ test('taken away: not one build fails; no unit, socket or tunnel is left, queue 
   assert.is((await lab.laptop.run('root', 'pgrep', ['-u', 'alice', '-x', 'ssh'])).code, 1, 'no ssh of the tunnel')
   await onLaptop(`test -d ${QUEUE}; test -e /etc/nix/nix-lan.secret`)
   assert.is((await lab.laptop.run('root', 'systemctl', ['is-active', SOCKET])).stdout.trim(), 'inactive')
+})
+
+test('what the doctor misses belongs into configuration.nix: no command of another system', async () => {
+  for (const user of ['alice', 'root'] as const) {
+    const doctor = await lab.laptop.run(user, `${packages[1]}/bin/nix-lan`, ['doctor', '--offline'], { timeout: 60_000 })
+    assert.is(doctor.code, 1, doctor.stderr)
+    assert.match(doctor.stdout, /^ +fix: in configuration\.nix: services\.nix-lan\.enable = true; .*, then: sudo nixos-rebuild switch$/m)
+    assert.not.match(doctor.stdout, /tee -a|nix-lan setup|enable-linger|\/etc\/nix\/nix\.conf:? \S+ =/)
+  }
 })
 
 test.run()

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import type { Result } from '../lib/processes.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
-import { FAILED, filesBelow, QUEUE, T_FILE } from './machines.ts'
+import { FAILED, filesBelow, narrowSudo, QUEUE, T_FILE } from './machines.ts'
 
 const test = labSuite('nix-lan setup')
 let lab: Lab
@@ -33,6 +33,7 @@ test.before(async () => {
     lab.laptop.write(`${DIST}/${file}`, text, { mode: text.startsWith('#!') ? 0o755 : 0o644 })
   }
   await lab.laptop.must('root', 'loginctl', ['disable-linger', 'alice'])
+  narrowSudo(lab.laptop)
   await lab.eventually('the box by its name', async () => (await lab.laptop.run('alice', 'getent', ['hosts', 'pi.local'])).code === 0)
   pristine = await snapshot()
   boxConf = lab.box.read(NIX_CONF)

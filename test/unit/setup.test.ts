@@ -16,6 +16,8 @@ import {
 import { tmpdir } from 'node:os'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { judgeDispatcher } from '../../scripts/doctor/judge-automatic.ts'
+import { dispatcherFacts, NETWORK_LINKS } from '../../scripts/doctor/read-files.ts'
 import { daemonState } from '../../scripts/nix/daemon.ts'
 import { clashes, newKeyName, publicHalf } from '../../scripts/nix/keys.ts'
 import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
@@ -606,6 +608,21 @@ planned('a box that is known by another name is not added again', () => {
     contentAt(plan(situation({ config, box: { name: 'h', host: 'h', ssh: 'h', port: 22 } })).wants, '/etc/nix-lan/config.toml'),
     config,
   )
+})
+
+planned('where NetworkManager has no directory for scripts, setup and the doctor agree on what notices the network', () => {
+  const directory = systemLayout('/usr/local').dispatchers ?? ''
+  assert.is(dispatcherFacts().directory, directory)
+  const wants = (networkManager: boolean): string[] => plan(situation({ networkManager })).wants.map(({ path }) => path)
+  assert.ok(wants(true).includes(`${directory}/90-nix-lan`))
+  assert.not.ok(wants(false).some((path) => path.startsWith(directory)))
+  const network = NETWORK_LINKS.find((path) => wants(false).includes(path))
+  assert.ok(network)
+  assert.not.ok(wants(true).includes(network ?? ''))
+  const machine = { kind: 'daemon', user: 'alice', conf: '/etc/nix/nix.conf', recorded: true } as const
+  const facts = { manager: false, directory, executable: false }
+  assert.match(judgeDispatcher({ ...facts, ...(network ? { network } : {}) }, machine).found, /^nix-lan-network\.path notices/)
+  assert.is(judgeDispatcher(facts, machine).state, 'ok')
 })
 
 const CONFIG = 'user = "alice"\n# mine\n[cache.nas]\nurl = "http://nas:5000"'
