@@ -43,8 +43,12 @@ export function hasConfig(): boolean {
 }
 
 /** What every command says without a configuration: where it looked, and the first step. */
-export const noConfig = (files: readonly string[]): string =>
-  `no configuration (looked for ${files.join(' and ')}). First step: sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md`
+export function noConfig(files: readonly string[], nixos = existsSync('/etc/NIXOS')): string {
+  const step = nixos
+    ? 'services.nix-lan.enable = true; in configuration.nix (nix/README.md has the rest)'
+    : 'sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md'
+  return `no configuration (looked for ${files.join(' and ')}). First step: ${step}`
+}
 
 // The user the file names, else the caller. Root must name one: it has no queue of its own.
 function userOf(name: string | undefined, uid: number): User {

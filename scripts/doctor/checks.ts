@@ -184,7 +184,7 @@ function judgeConfig(facts: Facts): Verdict {
   if (doubt !== undefined) return failed(`root does not trust ${config?.file}: ${doubt.why}`, doubt.fix)
   if (config) return ok(`${config.file}: user ${config.user}, ${config.caches.map(({ name }) => name).join(', ')}`)
   const [first = ''] = problem.split('\n')
-  if (none) return failed(first.replace(/\. Write one.*/, ''), setupFirst(machine))
+  if (none) return failed(first.replace(/\. First step: .*/, ''), setupFirst(machine))
   const [, cure] = /(sudo chmod a\+r \S+), and a\+x/.exec(first) ?? []
   if (cure) return failed(first.replace(/: this user may not; .*/, ': you may not read it'), cure)
   return failed(

@@ -115,7 +115,10 @@ async function box(does: 'nothing' | 'shakes hands' | 'answers'): Promise<() => 
 
 test('no tunnel, no systemd: away, and the box is not waited for; what waits and what was fetched', async () => {
   const { state, reason, queue, fetched, check } = await asked()
-  assert.equal([state, reason, check], ['away', `no tunnel; sudo ${NIX_LAN} setup makes one for good, nix-lan-tunnel rpi one for now`, null])
+  assert.equal(
+    [state, reason, check],
+    ['away', `no tunnel; sudo ${NIX_LAN} setup makes one for good, nix-lan-tunnel rpi one for now`, null],
+  )
   assert.equal([queue.queued, queue.size], [1, 2 ** 20])
   assert.ok(Date.now() - Date.parse(queue.oldest) < 600_000)
   assert.equal(

@@ -14,6 +14,7 @@ let pristine: Map<string, string>
 let boxConf: string
 let laptopConf: string
 let knownHosts: string
+let bashrc: string
 
 // The box knows another key that is called laptop-1, as of a laptop that was installed anew: ours
 // has a random part in its name.
@@ -39,6 +40,7 @@ test.before(async () => {
   boxConf = lab.box.read(NIX_CONF)
   laptopConf = lab.laptop.read(NIX_CONF)
   knownHosts = lab.laptop.read('/home/alice/.ssh/known_hosts')
+  bashrc = lab.laptop.read('/home/alice/.bashrc')
 })
 test.after(() => lab.close())
 
@@ -55,8 +57,10 @@ test.before.each(async () => {
     host.write(NIX_CONF, text)
   }
   lab.laptop.write('/home/alice/.ssh/known_hosts', knownHosts, { user: 'alice' })
+  lab.laptop.write('/home/alice/.bashrc', bashrc, { user: 'alice' })
   await lab.laptop.must('root', 'rm', [
     '-f',
+    '/home/alice/began',
     '/etc/former-hook',
     '/etc/nix/more.conf',
     '/run/former-fails',
@@ -205,10 +209,9 @@ test('--dry-run shows each difference, and changes nothing', async () => {
 })
 
 test('an ssh-agent that .bashrc begins: the dry run, setup, the doctor and tunnel --print leave none behind', async () => {
-  const bashrc = lab.laptop.read('/home/alice/.bashrc')
   const agents = async (): Promise<string> => (await lab.laptop.run('root', 'pgrep', ['-u', 'alice', '-x', 'ssh-agent'])).stdout
   const before = await agents()
-  lab.laptop.write('/home/alice/.bashrc', 'echo >>began; eval "$(ssh-agent -s)" >/dev/null\n', { user: 'alice' })
+  lab.laptop.write('/home/alice/.bashrc', 'echo >>/home/alice/began; eval "$(ssh-agent -s)" >/dev/null\n', { user: 'alice' })
   const began = (): number => lab.laptop.read('/home/alice/began').length
   await must(0, '--dry-run', 'pi.local')
   assert.is(began(), 1)

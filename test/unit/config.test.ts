@@ -542,7 +542,11 @@ files('where it is looked for', () => {
 })
 
 files('without a configuration: where it was looked for, and the first step', () => {
-  assert.is(noConfig([ETC]), `no configuration (looked for ${ETC}). First step: sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md`)
+  assert.match(noConfig([ETC], true), 'First step: services.nix-lan.enable = true; in configuration.nix')
+  assert.is(
+    noConfig([ETC], false),
+    `no configuration (looked for ${ETC}). First step: sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md`,
+  )
 })
 
 // Not os.tmpdir(), which may lie in a home directory: the trust in these files depends on where
