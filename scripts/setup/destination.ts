@@ -27,10 +27,13 @@ export function parseDestination(text: string): Destination {
   if (user !== undefined && !user.startsWith('-'))
     throw new UsageError(
       `${text}: the user name has characters that nix-lan doesn't pass on; write an alias into ~/.ssh/config and use that, for example:\n\n` +
-        `Host box\n  HostName ${host}\n  User ${user}\n`,
+        `Host box\n  HostName ${host}\n  User ${configWord(user)}\n`,
     )
   throw new UsageError(`${text}: must be what you give to ssh to log in on the box: ${EXAMPLES}`)
 }
+
+/** A word of ssh_config(5): it needs quotes for a blank, and for quotes of its own. */
+const configWord = (text: string): string => (/[\s"'#]/.test(text) ? `"${text.replaceAll('"', '\\"')}"` : text)
 
 /** How ssh gets somewhere. */
 export type Route =

@@ -323,6 +323,9 @@ test('url caches: what nix-cache-info answers', async () => {
     `e: away: ${TMP}/nix-cache-info is not there`,
   ]
   assert.equal([code, masked(stdout)], [1, `${expected.join('\n')}\n`])
+  const json = await ask(toml, ['--usable', '--json', 'c'], names)
+  assert.not.ok(json.stdout.includes('\u009b'), 'for a terminal, too')
+  assert.match(JSON.parse(json.stdout)[0].reason, 'Not\u009b2JFound')
   writeFileSync(join(TMP, 'nix-cache-info'), 'StoreDir: /nix/store\n')
   const there = await ask(toml, ['-u', 'e', 'a'], names)
   assert.equal([there.code, masked(there.stdout)], [0, `e: usable at ${TMP}, N ms\na: usable at 127.0.0.1 port ${port}, N ms\n`])

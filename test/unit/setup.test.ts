@@ -1057,6 +1057,17 @@ for (const [text, message] of [
   )
 }
 
+box('the alias that is printed for a user’s name with odd characters is one that the real ssh takes', () => {
+  for (const user of ['CORP\\a', 'my user', "o'x", 'a"b', 'a#b']) {
+    const file = `${fresh()}/config`
+    writeFileSync(file, messageOf(() => parseDestination(`${user}@pi.local`)).replace(/^.*\n\n/, ''))
+    const { stdout, stderr, status } = spawnSync('ssh', ['-G', '-F', file, 'box'], { encoding: 'utf8' })
+    assert.is(status, 0, stderr)
+    const facts = parseFacts(stdout)
+    assert.equal([facts.get('user'), facts.get('hostname')], [[user], ['pi.local']])
+  }
+})
+
 for (const [name, config, route] of [
   ['direct', 'HostName 192.168.1.5\nPort 2222', { kind: 'direct', host: '192.168.1.5', port: 2222 }],
   ['a jump host', 'ProxyJump me@jump.lan:2200', { kind: 'through', ssh: 'me@jump.lan', port: 2200 }],
