@@ -3,7 +3,7 @@
 // a command, alice runs it as it stands.
 import * as assert from 'uvu/assert'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
-import { FAILED, LIB, narrowSudo, QUEUE, T_FILE } from './machines.ts'
+import { FAILED, LIB, QUEUE, T_FILE } from './machines.ts'
 
 const test = labSuite('nix-lan doctor')
 let lab: Lab
@@ -460,7 +460,6 @@ const ONLINE = ['unsigned', 'login', "box's daemon", 'tunnel', 'upload', 'name|p
 
 test.before(async () => {
   lab = await createLab({ laptop: release(), installed: true })
-  narrowSudo(lab.laptop)
   await lab.eventually('the tunnel', () => lab.usable(), { within: 60_000 })
 })
 test.after(() => lab?.close())
