@@ -28,7 +28,7 @@ import { needs } from '../lib/needs.ts'
  */
 const BUDGET: Record<string, number> = {
   demo: 205,
-  'nix-lan': 650,
+  'nix-lan': 680,
   'nix-lan-available': 115,
   'nix-lan-connect': 212,
   'nix-lan-dispatcher': 80,
