@@ -12,11 +12,12 @@ const EVERYWHERE = ['/usr/bin', '/run/current-system/sw/bin']
 export const calledAs = (): string => resolve(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '')
 
 /**
- * Gives each `sudo nix-lan` in a text its full path, unless every sudo finds it. Where this
- * machine's sudo looks is in sudoers(5), which only root may read.
+ * Gives nix-lan its full path in each `sudo nix-lan` and `sudo -u USER nix-lan` of a text, unless
+ * every sudo finds it. Where this machine's sudo looks is in sudoers(5), which only root may read.
  * @param program how one of our programs was called
  */
 export function sudoFinds(text: string, program = calledAs()): string {
   const directory = dirname(program)
-  return EVERYWHERE.includes(directory) ? text : text.replace(/\bsudo nix-lan(?= )/g, `sudo ${shellWord(`${directory}/nix-lan`)}`)
+  if (EVERYWHERE.includes(directory)) return text
+  return text.replace(/\b(sudo (?:-u \S+ )?)nix-lan(?= )/g, (_, sudo: string) => sudo + shellWord(`${directory}/nix-lan`))
 }

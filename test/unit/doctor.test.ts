@@ -551,6 +551,7 @@ test('bash, the key, what is unsigned', () => {
 
 test('sudo is told where nix-lan is, unless it lies where every sudo looks', () => {
   assert.is(sudoFinds('sudo nix-lan setup', '/usr/local/bin/nix-lan-connect'), 'sudo /usr/local/bin/nix-lan setup')
+  assert.is(sudoFinds('see: sudo -u alice nix-lan status', '/usr/local/bin/nix-lan'), 'see: sudo -u alice /usr/local/bin/nix-lan status')
   assert.is(sudoFinds('x: sudo nix-lan setup', '/usr/bin/nix-lan'), 'x: sudo nix-lan setup')
   assert.is(sudoFinds('sudo nix-lan a, sudo nix-lan b', '/my own/nix-lan'), "sudo '/my own/nix-lan' a, sudo '/my own/nix-lan' b")
   assert.is(
