@@ -192,7 +192,7 @@ test('upgraded and rolled back, in mid-fetch: not one build fails, the fetch arr
   await lab.laptop.must('root', 'nix-store', ['--delete', path])
   const [before, socket] = [await pid(), await inode()]
   let fetched: Awaited<ReturnType<typeof build>> | undefined
-  await lab.lan.slow('box', 4)
+  await lab.lan.slow('laptop', 4)
   await underBuilds(async () => {
     const fetching = build(args)
     const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
@@ -201,7 +201,7 @@ test('upgraded and rolled back, in mid-fetch: not one build fails, the fetch arr
     assert.equal([await pid(), await inode()], [before, socket], 'left alone by the upgrade')
     assert.is((await onLaptop('readlink /run/nix-lan-current')).trim(), packages[1])
     await switchTo('first')
-    await lab.lan.slow('box', 0)
+    await lab.lan.slow('laptop', 0)
     fetched = await fetching
   })
   assert.is(fetched?.code, 0, fetched?.stderr)

@@ -167,7 +167,7 @@ function fetchedWell({ code, stderr }: Awaited<ReturnType<typeof fetch>>): void 
 
 test('the tunnel goes in the middle of a fetch: the fetch has the box looked for, and goes on', async () => {
   const args = await onlyOnBox('lost')
-  await lab.lan.slow('box', 4)
+  await lab.lan.slow('laptop', 4) // towards us, as a fetch goes
   await lab.laptop.systemctl('stop', 'nix-lan-check.timer') // so that nobody else looks
   const fetching = fetch(args)
   const begun = async () => (await lab.laptop.run('root', 'sh', ['-c', 'ls -d /nix/store/*-lost'])).code === 0
@@ -178,14 +178,14 @@ test('the tunnel goes in the middle of a fetch: the fetch has the box looked for
   await lab.eventually('a check', async () => (await checks()).some((line) => /starting its tunnel/.test(line)), { within: 20_000 })
   console.log(`figure: a fetch that lost its tunnel: the check had found the box after ${((Date.now() - since) / 1000).toFixed(1)} s`)
   fetchedWell(await fetching)
-  await lab.lan.slow('box', 0)
+  await lab.lan.slow('laptop', 0)
   await lab.laptop.systemctl('start', 'nix-lan-check.timer')
 })
 
 test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all stops, nothing is red, and builds go on', async () => {
   const args = await onlyOnBox('back')
   lab.laptop.write('/opt/stop.sh', readFileSync('nix/stop.sh', 'utf8'))
-  await lab.lan.slow('box', 4)
+  await lab.lan.slow('laptop', 4)
   const fetching = fetch(args)
   const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
   await lab.eventually('a fetch', isFetching, { within: 20_000 })
@@ -198,7 +198,7 @@ test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all s
   )
   assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
   fetchedWell(await fetching)
-  await lab.lan.slow('box', 0)
+  await lab.lan.slow('laptop', 0)
   const alone = await lab.build(['--argstr', 'name', 'alone'])
   assert.ok(
     (await lab.queued()).some((name) => name.endsWith('-alone')),
