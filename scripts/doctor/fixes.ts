@@ -126,13 +126,15 @@ export function emptyBox(destination: string, shell: boolean): string {
 }
 /**
  * What makes a box's /nix writable, and its daemon answer again: while it can't be written, the unit's
- * ConditionPathIsReadWrite fails, and with it, soon, the socket.
+ * ConditionPathIsReadWrite fails, and with it, soon, the socket. Those failed starts count (StartLimitBurst in systemd.unit(5)), so the
+ * first client would make the socket fail again: reset-failed forgets them.
  * @param at a mount point
  */
 export function mountBox(destination: string, at: string, shell: boolean): string {
-  const [mount, stop, start] = [`mount -o remount,rw ${at}`, 'systemctl stop nix-daemon.service', 'systemctl restart nix-daemon.socket']
-  if (!shell) return `on the box, as root: ${mount}; ${stop}; ${start}`
-  return `ssh -t ${destination} 'sudo ${mount}; sudo ${stop}; sudo ${start}'`
+  const units = ['stop nix-daemon.service', 'reset-failed nix-daemon.service nix-daemon.socket', 'restart nix-daemon.socket']
+  const commands = [`mount -o remount,rw ${at}`, ...units.map((words) => `systemctl ${words}`)]
+  if (!shell) return `on the box, as root: ${commands.join('; ')}`
+  return `ssh -t ${destination} '${commands.map((command) => `sudo ${command}`).join('; ')}'`
 }
 
 /** All fixes that depend on nothing another user can have written. */
