@@ -125,16 +125,17 @@ export function emptyBox(destination: string, shell: boolean): string {
   return `ssh -t ${destination} 'sudo ${free}; sudo "$(command -v nix-collect-garbage)" ${collect}'`
 }
 /**
- * What makes a box's /nix writable, and its daemon answer again: while it can't be written, the unit's
- * ConditionPathIsReadWrite fails, and with it, soon, the socket. Those failed starts count (StartLimitBurst in systemd.unit(5)), so the
- * first client would make the socket fail again: reset-failed forgets them.
+ * What makes a box's /nix writable, and its daemon answer again: while it can't be written, the
+ * unit's ConditionPathIsReadWrite fails, and with it, soon, the socket. That counts how often it has
+ * triggered in two seconds (TriggerLimitIntervalSec in systemd.socket(5)), also before a restart: so
+ * it rests for longer first.
  * @param at a mount point
  */
 export function mountBox(destination: string, at: string, shell: boolean): string {
-  const units = ['stop nix-daemon.service', 'reset-failed nix-daemon.service nix-daemon.socket', 'restart nix-daemon.socket']
-  const commands = [`mount -o remount,rw ${at}`, ...units.map((words) => `systemctl ${words}`)]
-  if (!shell) return `on the box, as root: ${commands.join('; ')}`
-  return `ssh -t ${destination} '${commands.map((command) => `sudo ${command}`).join('; ')}'`
+  const mount = `mount -o remount,rw ${at}`
+  const [stop, start] = ['systemctl stop nix-daemon.socket nix-daemon.service', 'systemctl restart nix-daemon.socket']
+  if (!shell) return `on the box, as root: ${mount}; ${stop}; sleep 3; ${start}`
+  return `ssh -t ${destination} 'sudo ${mount}; sudo ${stop}; sleep 3; sudo ${start}'`
 }
 
 /** All fixes that depend on nothing another user can have written. */

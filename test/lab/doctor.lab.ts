@@ -117,6 +117,15 @@ const FAULTS: Fault[] = [
     restore: () => asAlice('rm .ssh/config'),
   },
   {
+    fault: 'the box’s /nix is read-only',
+    make: () => onBox(`${SMALL_DISK}; systemctl start nix-daemon.socket; mount -o remount,ro /nix`),
+    check: "box's daemon",
+    found: /^the disk of the box's \/nix, mounted on \/nix, is read-only: its nix-daemon can't answer$/,
+    fix: /^ssh -t alice@pi\.local 'sudo mount -o remount,rw \/nix; sudo systemctl stop .*; sudo systemctl restart nix-daemon\.socket'$/,
+    restore: () => onBox(NO_SMALL_DISK),
+    within: 60_000,
+  },
+  {
     fault: 'the disk of the box’s /nix is full',
     make: () => onBox(`${SMALL_DISK}; ${FULL}; systemctl start nix-daemon.socket`),
     check: "box's daemon",
