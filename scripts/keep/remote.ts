@@ -7,7 +7,8 @@ import { quote } from '../cli/text.ts'
 import type { SshCache } from '../config/types.ts'
 import { errorText } from '../nix/nix.ts'
 import type { Outcome } from '../system/exec.ts'
-import { findAgent } from '../tunnel/agent.ts'
+import { effectiveUid } from '../system/users.ts'
+import { endWithUs, findAgent } from '../tunnel/agent.ts'
 import { portOptions, sftpCommand, sshCommand } from '../tunnel/ssh.ts'
 import { askSsh } from '../tunnel/ssh-config.ts'
 import { startPlain } from '../tunnel/start.ts'
@@ -94,6 +95,7 @@ interface Ways {
 
 async function waysTo(cache: SshCache, env: Record<string, string | undefined>): Promise<Ways> {
   const [agent, { facts }] = await Promise.all([findAgent(cache.envFile, env), askSsh(cache.ssh)])
+  endWithUs(agent, effectiveUid(), false)
   const target = portOptions(cache, facts)
   const [user = ''] = facts.get('user') ?? []
   return {

@@ -13,7 +13,8 @@ import { run } from '../system/exec.ts'
 import { socketPath } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
 import { touchSocket } from '../system/touch.ts'
-import { findAgent } from '../tunnel/agent.ts'
+import { effectiveUid } from '../system/users.ts'
+import { endWithUs, findAgent } from '../tunnel/agent.ts'
 import { portOption, sshCommand } from '../tunnel/ssh.ts'
 import { uploadSocket } from '../tunnel/uploads.ts'
 import { type Disk, type Patience, Silence, type Stores } from './upload.ts'
@@ -182,11 +183,12 @@ async function discard(socket: string, paths: readonly string[], limits: { deadl
     }
 }
 
-/** Asks for the disk of the box's store, over ssh. */
-async function askDisk(cache: SshCache): Promise<Disk | undefined> {
+/** Asks for the disk of the box's store, over ssh; undefined: it doesn't say. */
+export async function askDisk(cache: SshCache): Promise<Disk | undefined> {
   const [program = '', ...args] = sshCommand(cache.ssh, 'df -Pk /nix/store', portOption(cache.port))
-  const { env } = await findAgent(cache.envFile, process.env)
-  const asked = await run(program, args, { env: { ...searchEnv(), ...env }, timeout: DISK, most: 65_536 })
+  const agent = await findAgent(cache.envFile, process.env)
+  endWithUs(agent, effectiveUid(), false)
+  const asked = await run(program, args, { env: { ...searchEnv(), ...agent.env }, timeout: DISK, most: 65_536 })
   return asked.code === 0 ? diskIn(asked.stdout) : undefined
 }
 

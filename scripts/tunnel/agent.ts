@@ -174,7 +174,8 @@ function processOf(pid: number): Process | undefined {
  * one behind, with the key in it. Never touches an agent that was there before (keychain's, gpg's).
  * @param uid the user the agent must belong to
  * @param onSignals whether to exit at a signal as well: without a listener, a signal ends a process
- *   without its 'exit' event (Node, process.html#event-exit). false: the caller does that itself
+ *   without its 'exit' event (Node, process.html#event-exit). false: the caller does that itself, or
+ *   may be a unit, whose stop ends all that it has started and must not look like a failure
  */
 export function endWithUs({ begun }: Agent, uid: number, onSignals = true): void {
   if (!begun || begun.uid !== uid) return

@@ -8,6 +8,8 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Failure } from '../../scripts/cli/errors.ts'
 import type { SshCache } from '../../scripts/config/types.ts'
+import { remoteOf } from '../../scripts/keep/remote.ts'
+import { askDisk } from '../../scripts/queue/stores.ts'
 import { type Outcome, run } from '../../scripts/system/exec.ts'
 import { KEEPER } from '../../scripts/system/texts.ts'
 import { endWithUs, findAgent, wantTouch } from '../../scripts/tunnel/agent.ts'
@@ -385,8 +387,31 @@ test('an agent that was begun for a command ends with it, also at a signal', asy
   assert.ok(lives(pid))
   process.off('exit', atExit as () => void)
   ;(atExit as () => void)()
-  await new Promise((resolve) => setTimeout(resolve, 50))
+  for (let tries = 0; lives(pid) && tries < 200; tries++) await new Promise((resolve) => setTimeout(resolve, 50))
   assert.not(lives(pid))
+})
+
+test('whoever logs in on the box for something else than the tunnel leaves no agent behind either', async () => {
+  const envFile = join(TMP, 'begins')
+  writeFileSync(envFile, `${DAEMON}; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$pid; echo $pid >>${TMP}/begun`)
+  const cache = { ...CACHE, host: '127.0.0.1', ssh: 'pi@127.0.0.1', port: 1, envFile }
+  const before = process.listeners('exit')
+  const { SSH_AUTH_SOCK } = process.env
+  delete process.env.SSH_AUTH_SOCK
+  try {
+    assert.is(await remoteOf(cache).user(), 'pi')
+    assert.is(await askDisk(cache), undefined)
+  } finally {
+    if (SSH_AUTH_SOCK !== undefined) process.env.SSH_AUTH_SOCK = SSH_AUTH_SOCK
+  }
+  const pids = readFileSync(join(TMP, 'begun'), 'utf8').trim().split('\n').map(Number)
+  assert.equal(pids.map(lives), [true, true])
+  for (const listener of process.listeners('exit').filter((listener) => !before.includes(listener))) {
+    process.off('exit', listener as () => void)
+    ;(listener as () => void)()
+  }
+  for (let tries = 0; pids.some(lives) && tries < 200; tries++) await new Promise((resolve) => setTimeout(resolve, 50))
+  assert.equal(pids.map(lives), [false, false])
 })
 
 test('an ssh that does not log in within a minute is ended, and somebody is asked why', async () => {
