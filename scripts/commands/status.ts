@@ -165,11 +165,10 @@ async function look(config: Config, caches: readonly Cache[]): Promise<{ all: Sh
 /** Spells the commands in what was found so that this machine's sudo finds them. */
 function withWays(shown: Shown): Shown {
   const { status, queue } = shown
-  const failed = queue?.failed.map(({ path, reason }) => ({ path, reason: sudoFinds(reason) }))
   return {
     ...shown,
     status: { ...status, reason: status.reason === null ? null : sudoFinds(status.reason) },
-    queue: queue && { ...queue, failed: failed ?? [] },
+    queue: queue && { ...queue, failed: queue.failed.map(({ path, reason }) => ({ path, reason: sudoFinds(reason) })) },
   }
 }
 

@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { readText } from '../nix/nix-conf.ts'
-import { FOLDER, OUTSIDE } from './links.ts'
+import { directoriesIn, FOLDER, OUTSIDE } from './links.ts'
 import { NoShell, type Remote } from './remote.ts'
 
 /** What a box says of a home. It may say anything. */
@@ -83,7 +83,7 @@ async function askBySftp(remote: Remote): Promise<HomeFacts> {
       `-cd ${OUTSIDE}/${user}`,
       'pwd',
     ])
-    const [home = '', place = ''] = [...said.matchAll(/^Remote working directory: (\/.*)$/gm)].map(([, one = '']) => one)
+    const [home = '', place = ''] = directoriesIn(said)
     const lines = (name: string): string[] => (readText(`${directory}/${name}`) ?? '').split('\n')
     const outside = place !== home && !place.startsWith(`${home}/`)
     return { user, shell: false, home, outside, left: 0, mounts: lines('mounts'), fstab: lines('fstab'), homed: false, fscrypt: false }

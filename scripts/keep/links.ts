@@ -117,11 +117,13 @@ async function entering(remote: Remote): Promise<string[]> {
 
 const outsideOf = async (remote: Remote): Promise<string> => `${OUTSIDE}/${await remote.user()}`
 
+/** What sftp has printed for each `pwd`. Pure. */
+export const directoriesIn = (said: string): string[] =>
+  [...said.matchAll(/^Remote working directory: (\/.*)$/gm)].map(([, directory = '']) => directory)
+
 /** @param said what sftp printed for entering() @throws Failure when it has entered nothing */
 function entered(said: string): { home: string; folder: string } {
-  const [home, folder] = [...said.matchAll(/^Remote working directory: (\/.*)$/gm)].map(([, directory = '']) =>
-    directory.replace(/\/$/, ''),
-  )
+  const [home, folder] = directoriesIn(said).map((directory) => directory.replace(/\/$/, ''))
   if (home === undefined || folder === undefined || folder === home) throw new Failure(`sftp makes no ${FOLDER} in ${home ?? 'the home'}`)
   return { home, folder }
 }

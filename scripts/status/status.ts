@@ -1,7 +1,7 @@
 // Turns what `nix-lan status` was told into the state of each cache, in one word with a reason, and
 // one screen of text. Pure; commands/status.ts asks the world.
 
-import { age, bytes, count, oneLine } from '../cli/text.ts'
+import { age, bytes, count, oneLine, wrapped } from '../cli/text.ts'
 import { type BoxLook, wordsOf } from '../keep/daily.ts'
 import type { Look as GcLook } from '../keep/gc-look.ts'
 import type { Answer } from '../reach/reach.ts'
@@ -244,21 +244,12 @@ function folded(parts: readonly Part[], width: number): (readonly Part[])[] {
   const whole = parts.map(textOf).join('')
   if (whole.length <= width) return [parts]
   const indent = /^ *(\S+ {2,})?/.exec(whole)?.[0].length ?? 0
-  const found: Part[][] = []
-  for (let from = 0; from < whole.length; ) {
-    const margin = found.length === 0 ? 0 : indent
-    let end = whole.length
-    if (end - from > width - margin) {
-      const last = whole.lastIndexOf(' ', from + width - margin)
-      const least = from === 0 ? indent : from
-      // A longer word stays whole.
-      end = last > least ? last : whole.indexOf(' ', least + 1)
-      if (end < 0) end = whole.length
-    }
-    found.push([' '.repeat(margin), ...slice(parts, from, end)])
-    from = end + 1
-  }
-  return found
+  let at = indent
+  return wrapped(whole.slice(indent), width - indent).map((line, number) => {
+    const from = at
+    at += line.length + 1 // and the blank at which it ends
+    return number === 0 ? slice(parts, 0, from + line.length) : [' '.repeat(indent), ...slice(parts, from, from + line.length)]
+  })
 }
 
 /** What stands from one column to another. */
