@@ -12,12 +12,15 @@ const EVERYWHERE = ['/usr/bin', '/run/current-system/sw/bin']
 export const calledAs = (): string => resolve(process.env.NIX_LAN_CALLED_AS ?? process.argv[1] ?? '')
 
 /**
- * Gives nix-lan its full path in each `sudo nix-lan` and `sudo -u USER nix-lan` of a text, unless
- * every sudo finds it. Where this machine's sudo looks is in sudoers(5), which only root may read.
+ * Gives our programs their full path in each `sudo nix-lan` and `sudo -u USER nix-lan` of a text,
+ * unless every sudo finds them. Where this machine's sudo looks is in sudoers(5), which only root may read.
  * @param program how one of our programs was called
  */
 export function sudoFinds(text: string, program = calledAs()): string {
   const directory = dirname(program)
   if (EVERYWHERE.includes(directory)) return text
-  return text.replace(/\b(sudo (?:-u \S+ )?)nix-lan(?= )/g, (_, sudo: string) => sudo + shellWord(`${directory}/nix-lan`))
+  return text.replace(
+    /\b(sudo (?:-u \S+ )?)(nix-lan(?:-[a-z]+)?)(?=\s|$)/g,
+    (_, sudo: string, name: string) => sudo + shellWord(`${directory}/${name}`),
+  )
 }

@@ -242,7 +242,7 @@ test('whose tunnel: only the configured user', async () => {
   assert.is(code, 2)
   assert.match(
     stderr,
-    /^nix-lan-tunnel: the ssh keys of the tunnel are (daemon|root)'s \(user in .*\); run it as (daemon|root): sudo -u (daemon|root) nix-lan-tunnel\n$/,
+    /^nix-lan-tunnel: the ssh keys of the tunnel are (daemon|root)'s \(user in .*\); run it as (daemon|root): sudo -u (daemon|root) \/\S+\/nix-lan-tunnel\n$/,
   )
 })
 

@@ -394,7 +394,7 @@ test("as root: list works, upload says whose it is; somebody else's junk harms n
     assert.match(list.stdout, 'box: 1 queued, 3 junk')
     const refused = await stage.queueAs('root', 'upload')
     assert.equal([refused.code, refused.stdout], [2, ''])
-    assert.match(refused.stderr, 'run it as alice: sudo -u alice nix-lan queue upload')
+    assert.match(refused.stderr, `run it as alice: sudo -u alice ${DIST}/nix-lan queue upload`)
     const done = await stage.queue('upload')
     assert.equal([done.code, done.stdout], [1, 'box: 1 path uploaded\n'])
     assert.equal((await stage.pair.queued()).sort(), ['dangling', 'etc', 'file'])

@@ -228,7 +228,7 @@ test('root is told whose it is', async () => {
   assert.is(code, 2)
   assert.match(
     stderr,
-    /the ssh keys of the tunnel are alice's \(user in \/etc\/nix-lan\/config\.toml\); run it as alice: sudo -u alice nix-lan-tunnel/,
+    `the ssh keys of the tunnel are alice's (user in /etc/nix-lan/config.toml); run it as alice: sudo -u alice ${TUNNEL}`,
   )
 })
 

@@ -555,8 +555,8 @@ test('sudo is told where nix-lan is, unless it lies where every sudo looks', () 
   assert.is(sudoFinds('x: sudo nix-lan setup', '/usr/bin/nix-lan'), 'x: sudo nix-lan setup')
   assert.is(sudoFinds('sudo nix-lan a, sudo nix-lan b', '/my own/nix-lan'), "sudo '/my own/nix-lan' a, sudo '/my own/nix-lan' b")
   assert.is(
-    sudoFinds('sudo nix-lan-run x; sudo chown root /etc/nix-lan/x', '/opt/nix-lan'),
-    'sudo nix-lan-run x; sudo chown root /etc/nix-lan/x',
+    sudoFinds('sudo nix-lan-run x; sudo chown root /etc/nix-lan/x; sudo -u alice nix-lan-tunnel', '/opt/nix-lan'),
+    'sudo /opt/nix-lan-run x; sudo chown root /etc/nix-lan/x; sudo -u alice /opt/nix-lan-tunnel',
   )
 })
 
