@@ -123,8 +123,8 @@ async function findTarget(args: readonly string[]): Promise<Target> {
   const brokers = brokersCache(words[0] ?? '')
   if (brokers !== undefined) {
     if (process.env.NIX_LAN_WAKE) {
-      const { wake } = await import('../connect/wake.ts')
-      wake(words[0] ?? '')
+      const { wakeLater } = await import('../connect/wake.ts')
+      wakeLater(words[0] ?? '')
     }
     const target = await readTarget(brokers)
     return { ...target, deadline: given ?? target.deadline, patience: patience ?? target.patience }
