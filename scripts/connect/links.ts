@@ -184,6 +184,12 @@ export class Links {
     }
   }
 
+  /** One that owes no answer, if there is one. */
+  idle(): Link | null {
+    for (const link of this.open) if (link.pending === 0 && !link.stale) return link
+    return null
+  }
+
   drop(link: Link): void {
     this.open.delete(link)
     link.close()

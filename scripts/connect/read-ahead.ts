@@ -253,19 +253,24 @@ export class ReadAhead {
     if (this.indexing) return
     this.indexing = true
     const { changes } = this.infos
-    const link = await this.links.another()
+    // after a fetch there may be as many as there may be, with nothing to do
+    const own = await this.links.another()
+    const link = own ?? this.links.idle()
+    let useless = own
     try {
       if (link) this.facts.rate ??= await measureRate(link)
       if (!this.affordable(this.facts.listBytes ?? GUESS)) return
       const asked = performance.now()
+      useless = link // the rest of a list that is given up would still come
       const paths = await link?.ask(u64(QUERY_ALL_VALID_PATHS), (reader) => readPathIndex(reader, this.judge()))
+      if (paths) useless = own
       if (!paths || changes !== this.infos.changes) return
       this.index = { paths, asked, took: performance.now() - asked }
       this.all = paths.takeNames() ?? []
     } catch {
       // not a list: later, or never
     } finally {
-      if (link) this.links.drop(link)
+      if (useless) this.links.drop(useless)
       noteLink(this.socket, this.facts)
       this.indexing = false
     }

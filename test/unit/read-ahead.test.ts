@@ -57,15 +57,21 @@ interface Session {
 }
 
 /** A session with a Nix that asks so. */
-async function session(box: DistantBox, requests: Buffer[], identity: () => string = () => ''): Promise<Session> {
+async function session(box: DistantBox, requests: Buffer[], identity: () => string = () => '', most = 5): Promise<Session> {
   const socket = `${FOLDER}/${count++}.sock`
   await box.listen(socket)
   box.knownAsFast(socket)
-  return await sessionAt(socket, box, requests, identity)
+  return await sessionAt(socket, box, requests, identity, most)
 }
 
 /** The same, where the box listens already. */
-async function sessionAt(socket: string, box: DistantBox, requests: Buffer[], identity: () => string = () => ''): Promise<Session> {
+async function sessionAt(
+  socket: string,
+  box: DistantBox,
+  requests: Buffer[],
+  identity: () => string = () => '',
+  most = 5,
+): Promise<Session> {
   const client = clientOf(Buffer.concat([hello(), ...requests]))
   const dial = () => dialBox(socket, 2000)
   const outcome: Session = { answers: Buffer.alloc(0), waited: 0, lost: [], lines: [], fetched: [], failed: undefined }
@@ -74,7 +80,7 @@ async function sessionAt(socket: string, box: DistantBox, requests: Buffer[], id
     lost: (error) => outcome.lost.push(error.message),
     report: (line) => outcome.lines.push(line),
     fetched: (bytes) => outcome.fetched.push(bytes),
-    further: { dial, identity, socket },
+    further: { dial, identity, socket, most: () => most },
     strict: false,
   }
   await serve(client, upstream).catch((error) => {
@@ -187,6 +193,21 @@ test('when the socket is touched, what was put on the box meanwhile is found at 
   const { answers } = await session(box, [...missing, info(pathOf(999)), info(late)], () => identity)
   assert.ok(client.touched)
   same(answers.subarray(-has(kept(1)).length), has(kept(1)))
+})
+
+test('after a fetch that has taken all connections, the list comes over one that has nothing to do', async () => {
+  const box = boxOf(300)
+  const paths = [...box.paths.keys()]
+  let identity = 'before'
+  box.instead = (operation, path) => {
+    if (operation === 38 && path === paths.at(-1)) identity = 'after'
+    return undefined
+  }
+  const missing = range(300).map((n) => pathOf(10_000 + n))
+  const { waited } = await session(box, [...paths.map(info), ...paths.map(fetch), ...missing.map(info)], () => identity, 2)
+  assert.is(identity, 'after')
+  assert.is(box.askedFor(23).length, 2)
+  assert.ok(waited < 60, `${waited} waited`)
 })
 
 test('the same for what the box said it lacks, before there is a list', async () => {
