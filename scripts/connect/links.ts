@@ -184,10 +184,10 @@ export class Links {
     }
   }
 
-  /** One that owes no answer, if there is one. */
-  idle(): Link | null {
-    for (const link of this.open) if (link.pending === 0 && !link.stale) return link
-    return null
+  /** The one that owes the fewest answers, if there is one. */
+  leastBusy(): Link | null {
+    const [least] = [...this.open].filter(({ stale }) => !stale).sort((a, b) => a.pending - b.pending)
+    return least ?? null
   }
 
   drop(link: Link): void {

@@ -253,9 +253,9 @@ export class ReadAhead {
     if (this.indexing) return
     this.indexing = true
     const { changes } = this.infos
-    // after a fetch there may be as many as there may be, with nothing to do
     const own = await this.links.another()
-    const link = own ?? this.links.idle()
+    const shared = own ? null : this.links.leastBusy()
+    const link = own ?? (shared?.pending === 0 ? shared : null)
     let useless = own
     try {
       if (link) this.facts.rate ??= await measureRate(link)
@@ -324,7 +324,8 @@ export class ReadAhead {
   }
 
   private async linked(): Promise<Link | null> {
-    this.link ??= this.links.another()
+    // after a fetch there may be as many as there may be, with nothing to do
+    this.link ??= this.links.another().then((link) => link ?? this.links.leastBusy())
     const { link } = this
     const linked = await link
     if (linked && !linked.stale) return linked

@@ -210,6 +210,19 @@ test('after a fetch that has taken all connections, the list comes over one that
   assert.ok(waited < 60, `${waited} waited`)
 })
 
+test('the same for infos, when NARs have taken the only connection', async () => {
+  const leaves = range(50).map((n) => pathOf(1000 + n))
+  const box = boxOf(60_000, (n) => (n === 90 ? { references: leaves } : {}))
+  const fetched = range(60).map(pathOf)
+  const { waited } = await session(box, [...fetched.map(info), ...fetched.map(fetch), info(pathOf(90)), ...leaves.map(info)], () => '', 1)
+  const [, , lane] = range(3)
+  assert.ok(box.asked.some(({ connection, operation }) => connection === lane && operation === 38))
+  const asked = box.asked.filter(({ path }) => leaves.includes(path))
+  assert.ok(asked.length >= 45, `${asked.length}`)
+  assert.ok(asked.every(({ connection }) => connection === lane))
+  assert.ok(waited < 130, `${waited} waited`)
+})
+
 test('the same for what the box said it lacks, before there is a list', async () => {
   for (const [touched, found] of [
     [true, true],
