@@ -22,11 +22,11 @@ let
   # settings and NIX_CONFIG compare URLs as text. scripts/config/store-url.ts also knows this path.
   link = "/run/nix-lan-current";
 
-  # Nix 2.24 to 2.33 starts the program anew for each NAR (NixOS/nix#6950), so there several at once
-  # fetch faster; scripts/config/store-url.ts and scripts/nix/version.ts say the same.
-  startsForEachNar = !isLix && since "2.24pre" && !(since "2.34pre");
+  # Several connections make Nix from 2.24 on faster; scripts/config/store-url.ts and
+  # scripts/nix/version.ts say the same, and why.
+  gainsFromConnections = !isLix && since "2.24pre";
   since = lib.versionAtLeast (config.nix.package.version or "");
-  connections = lib.optionalString startsForEachNar "max-connections=4&";
+  connections = lib.optionalString gainsFromConnections "max-connections=4&";
 
   substituter =
     name: "ssh-ng://localhost?${connections}remote-program=${link}/bin/nix-lan-connect%20/run/nix-lan/${name}.sock";

@@ -29,9 +29,8 @@ export function storeUrl(
 /**
  * The URL of a cache for nix.conf. At the broker's socket, root's file beside it has the settings
  * that connect needs (config/connect-file.ts); at the tunnel's socket, the URL itself has them.
- * @param parallel whether the Nix that reads it starts the program anew for each NAR
- *   (nix/version.ts), and so had better start several at once. At the broker's socket only: there a
- *   start is cheap
+ * @param parallel whether several connections make the Nix that reads it faster (nix/version.ts). At
+ *   the broker's socket only: there a start is cheap
  * @throws Failure as connectUrl() does
  */
 export function substituterUrl(

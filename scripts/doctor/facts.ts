@@ -9,7 +9,7 @@ import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { daemonPid, isSingleUser } from '../nix/daemon.ts'
 import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
 import type { Settings } from '../nix/settings.ts'
-import { type NixVersion, startsForEachNar } from '../nix/version.ts'
+import { gainsFromConnections, type NixVersion } from '../nix/version.ts'
 import type { Answer } from '../reach/reach.ts'
 import { findBox } from '../tunnel/attempt.ts'
 import type { Machine } from './fixes.ts'
@@ -144,7 +144,7 @@ function perCache<T>(ask: (cache: SshCache) => T): (cache: SshCache) => T {
  */
 export function rightUrl(cache: SshCache, uid: number, version?: NixVersion): string {
   try {
-    return storeUrl(cache, uid, { parallel: startsForEachNar(version) })
+    return storeUrl(cache, uid, { parallel: gainsFromConnections(version) })
   } catch (error) {
     if (error instanceof Failure) return error.message
     throw error

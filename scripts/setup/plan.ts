@@ -9,7 +9,7 @@ import { substituterUrl } from '../config/store-url.ts'
 import { type Config, isSsh, type SshCache } from '../config/types.ts'
 import { type Clash, clashes, isPublicKey, publicHalf } from '../nix/keys.ts'
 import { type Assignment, noSubstitution, parseNixConf, type ReadFile } from '../nix/nix-conf.ts'
-import { type NixVersion, startsForEachNar } from '../nix/version.ts'
+import { gainsFromConnections, type NixVersion } from '../nix/version.ts'
 import { brokerSocket, connectFile, failedDir, queueDir, socketPath, stateDir } from '../system/paths.ts'
 import { brokerSocketUnit } from '../system/systemd.ts'
 import type { User } from '../system/users.ts'
@@ -168,7 +168,7 @@ function substituter(cache: SshCache, situation: Situation): { url: string; sock
     cache,
     `${layout.bin}/nix-lan-connect`,
     hasBroker(situation) ? broker : tunnel,
-    startsForEachNar(situation.nix),
+    gainsFromConnections(situation.nix),
   )
   return { url, sockets: [tunnel, broker] }
 }

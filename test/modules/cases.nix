@@ -47,9 +47,9 @@ in
           nix-lan.nixosModules.default
           nix-lan.nixosModules.default
         ];
-        # one that doesn't start connect for each NAR
+        # one that gains nothing from several connections
         nix.package = pkgs.nix // {
-          version = "2.34.8";
+          version = "2.18.9";
         };
         services.nix-lan = {
           enable = true;

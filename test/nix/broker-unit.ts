@@ -34,8 +34,13 @@ export class BrokerUnit {
 
   /** What setup would write for this program and the client's Nix. */
   urlOf(program: string): string {
-    const { startsForEachNar } = this.pair
-    return substituterUrl({ name: 'box', deadline: DEFAULT_DEADLINE, patience: DEFAULT_PATIENCE }, program, BROKER_SOCKET, startsForEachNar)
+    const { gainsFromConnections } = this.pair
+    return substituterUrl(
+      { name: 'box', deadline: DEFAULT_DEADLINE, patience: DEFAULT_PATIENCE },
+      program,
+      BROKER_SOCKET,
+      gainsFromConnections,
+    )
   }
 
   /** Has the socket listened to; the service starts with the first connection. */

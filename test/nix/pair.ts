@@ -11,7 +11,7 @@
 // The cache's name is "box". Both have a nix-daemon, and neither trusts alice; the client signs
 // what it builds, the box knows the public key.
 import { readFileSync, writeFileSync } from 'node:fs'
-import { parseVersion, startsForEachNar } from '../../scripts/nix/version.ts'
+import { gainsFromConnections, parseVersion } from '../../scripts/nix/version.ts'
 import { accepts, createWorld, GREETING, nixConf, type Running, type World, type WorldOptions } from './world.ts'
 
 export const DIST = '/opt/nix-lan/dist'
@@ -65,8 +65,8 @@ export class Pair {
   publicKey = ''
   /** The store URL that nix.conf names: nix-lan-connect, counted. */
   readonly url: string
-  /** Whether the client's Nix starts it anew for each NAR. */
-  startsForEachNar = false
+  /** Whether several connections make the client's Nix faster. */
+  gainsFromConnections = false
   private readonly counter: string
   private tunnel: Running | undefined
 
@@ -80,7 +80,7 @@ export class Pair {
   /** Called by createPair. */
   async setUp(options: PairOptions): Promise<void> {
     const { client, box } = this
-    this.startsForEachNar = startsForEachNar(parseVersion(await client.must('root', 'nix', ['--version'])))
+    this.gainsFromConnections = gainsFromConnections(parseVersion(await client.must('root', 'nix', ['--version'])))
     await client.must('root', 'nix-store', ['--generate-binary-cache-key', 'client-1', '/etc/nix/secret', '/etc/nix/public'])
     this.publicKey = client.read('/etc/nix/public').trim()
     writeFileSync(this.counter, '', { mode: 0o666 })
