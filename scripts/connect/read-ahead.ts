@@ -44,6 +44,11 @@ const WORTH = 0.15
 const CHEAP_INFOS = 2000
 /** Questions in flight at once while all infos are requested: initially, at least, at most. */
 const WINDOW = { first: 64, least: 16, most: 2000 }
+/**
+ * Milliseconds for which the fastest answer is the measure of others: Wi-Fi that begins to save
+ * power, or a laptop that has been carried away, answers ten times later for good.
+ */
+const MEASURE = 10_000
 /** Maximum of files looked for in one turn of the event loop. */
 const LOOKS = 500
 /** After this many failed connections, nothing more is read ahead. */
@@ -91,7 +96,7 @@ export class ReadAhead {
   private all: string[] = []
   private allGoing = false
   private window = WINDOW.first
-  private fastest = Number.POSITIVE_INFINITY
+  private fastest = { ms: Number.POSITIVE_INFINITY, at: Number.NEGATIVE_INFINITY }
 
   /**
    * @param infos what the session remembers
@@ -216,6 +221,7 @@ export class ReadAhead {
     this.infos.clear()
     this.all = []
     this.allGoing = false
+    this.fastest.at = Number.NEGATIVE_INFINITY
     this.facts = readLink(this.socket)
   }
 
@@ -381,8 +387,11 @@ export class ReadAhead {
    * answered about as fast as a single one.
    */
   private pace(ms: number): void {
-    this.fastest = Math.min(this.fastest, ms)
-    if (ms > 3 * this.fastest + 20) this.window = Math.max(WINDOW.least, this.window * 0.98)
+    const now = performance.now()
+    const outdated = now - this.fastest.at > MEASURE
+    if (outdated) this.window = WINDOW.first
+    if (outdated || ms < this.fastest.ms) this.fastest = { ms, at: now }
+    if (ms > 3 * this.fastest.ms + 20) this.window = Math.max(WINDOW.least, this.window * 0.98)
     else this.window = Math.min(WINDOW.most, this.window + 1)
   }
 }

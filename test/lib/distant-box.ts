@@ -43,7 +43,8 @@ export class DistantBox {
   inOnePiece = false
   /** The list of all paths; default: in order. */
   list: () => Iterable<string> = () => [...this.paths.keys()].sort()
-  private readonly delay: number
+  /** Of each direction, in milliseconds. */
+  delay: number
   private readonly server: Server
   private readonly sockets = new Set<Socket>()
 
@@ -92,8 +93,8 @@ export class DistantBox {
   private async serve(socket: Socket, connection: number): Promise<void> {
     const reader = new ByteReader({ resume: () => {} })
     socket.on('error', () => {})
-    const there = new Delay(this.delay)
-    const back = new Delay(this.delay)
+    const there = new Delay(() => this.delay)
+    const back = new Delay(() => this.delay)
     socket.on('data', (bytes) => there.hold(() => reader.push(bytes)))
     socket.on('close', () => {
       this.sockets.delete(socket)
@@ -141,15 +142,15 @@ export class DistantBox {
  * event loop woke up: on a busy machine that is long ago, and there would be no delay at all.
  */
 class Delay {
-  private readonly ms: number
+  private readonly ms: () => number
   private readonly held: { due: number; act: () => void }[] = []
 
-  constructor(ms: number) {
+  constructor(ms: () => number) {
     this.ms = ms
   }
 
   hold(act: () => void): void {
-    this.held.push({ due: performance.now() + this.ms, act })
+    this.held.push({ due: performance.now() + this.ms(), act })
     if (this.held.length === 1) this.wait()
   }
 

@@ -223,6 +223,26 @@ test('the same for infos, when NARs have taken the only connection', async () =>
   assert.ok(waited < 130, `${waited} waited`)
 })
 
+test('a box that has moved far away is asked as much at once as one that was always there', async () => {
+  const box = boxOf(3000)
+  const paths = [...box.paths.keys()]
+  let moved = Number.POSITIVE_INFINITY
+  box.instead = (operation) => {
+    if (operation !== 38) return undefined
+    box.delay = 20
+    moved = Math.min(moved, performance.now())
+    return undefined
+  }
+  const identity = (): string => `${moved}`
+  await session(box, [...paths.slice(0, 100).map(info), fetch(pathOf(0)), ...paths.slice(500).map(info)], identity)
+  const last = box.asked
+    .filter(({ operation, at }) => operation === 26 && at > moved)
+    .map(({ at }) => at)
+    .slice(-300)
+  const most = Math.max(...last.map((from, n) => last.slice(n).filter((at) => at < from + box.delay).length))
+  assert.ok(most > 60, `${most} at once`)
+})
+
 test('the same for what the box said it lacks, before there is a list', async () => {
   for (const [touched, found] of [
     [true, true],
