@@ -5,6 +5,7 @@ import { Failure, UsageError } from '../cli/errors.ts'
 import { toJson } from '../cli/text.ts'
 import { ownKeys } from '../keep/client.ts'
 import { askSettings, wordsOf } from '../nix/settings.ts'
+import { whatSetsUp } from '../system/nixos.ts'
 
 export const help = `nix-lan key: the public key that this machine signs its builds with
 
@@ -33,7 +34,7 @@ export async function key(argv: string[]): Promise<number> {
   const settings = await askSettings({ timeout: 20_000 })
   const keys = ownKeys(settings)
   const files = wordsOf(settings, 'secret-key-files')
-  if (files.length === 0) throw new Failure('this machine signs nothing: nix.conf has no secret-key-files; sudo nix-lan setup makes a key')
+  if (files.length === 0) throw new Failure(`this machine signs nothing: nix.conf has no secret-key-files; ${whatSetsUp()} makes a key`)
   if (keys.length === 0) throw new Failure(`the public half of ${files.join(', ')} can't be read here; try: sudo nix-lan key`)
   process.stdout.write(flag('json') ? `${toJson(keys, 2)}\n` : `${keys.join('\n')}\n`)
   return 0

@@ -31,6 +31,7 @@ import {
 } from '../status/status.ts'
 import { damagedOn } from '../system/damage.ts'
 import { isLocked } from '../system/lock.ts'
+import { onNixos } from '../system/nixos.ts'
 import { noteFolder, whoWaits } from '../system/outage-note.ts'
 import { socketPath, uploadLock } from '../system/paths.ts'
 import { hasUserManager, showUnits, targetOf, tunnelUnitOf, type UnitFacts } from '../system/systemd.ts'
@@ -203,6 +204,7 @@ async function lookAtBox(config: Config, cache: SshCache, systemd: Promise<Syste
       tunnelState,
       uptime: uptime(),
       looked: check?.last !== null,
+      nixos: onNixos(),
       ...hidden,
       ...(wait && { wait }),
     }),

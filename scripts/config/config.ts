@@ -1,6 +1,7 @@
 // Loads the configuration: one TOML file, found by file.ts and checked by parse.ts.
 import { existsSync } from 'node:fs'
 import { ConfigError } from '../cli/errors.ts'
+import { onNixos } from '../system/nixos.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
 import { candidates, readConfigFile } from './file.ts'
 import { didYouMean, parseConfig } from './parse.ts'
@@ -43,7 +44,7 @@ export function hasConfig(): boolean {
 }
 
 /** What every command says without a configuration: where it looked, and the first step. */
-export function noConfig(files: readonly string[], nixos = existsSync('/etc/NIXOS')): string {
+export function noConfig(files: readonly string[], nixos = onNixos()): string {
   const step = nixos
     ? 'services.nix-lan.enable = true; in configuration.nix (nix/README.md has the rest)'
     : 'sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md'

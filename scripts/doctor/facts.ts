@@ -11,6 +11,7 @@ import { type NixConf, readNixConf, readText } from '../nix/nix-conf.ts'
 import type { Settings } from '../nix/settings.ts'
 import { gainsFromConnections, type NixVersion } from '../nix/version.ts'
 import type { Answer } from '../reach/reach.ts'
+import { onNixos } from '../system/nixos.ts'
 import { findBox } from '../tunnel/attempt.ts'
 import type { Machine } from './fixes.ts'
 import type { DaemonFacts } from './judge-nix.ts'
@@ -105,7 +106,7 @@ function confFileOf(single: boolean, system: NixConf['system']): string {
 
 const MAIN = '/etc/nix/nix.conf'
 
-const kindOf = (single: boolean): Machine['kind'] => (single ? 'single' : existsSync('/etc/NIXOS') ? 'nixos' : 'daemon')
+const kindOf = (single: boolean): Machine['kind'] => (single ? 'single' : onNixos() ? 'nixos' : 'daemon')
 
 /** Whether setup left its record (setup/layout.ts), which only its owner can read. */
 const isRecorded = (single: boolean): boolean =>

@@ -2,6 +2,7 @@
 // elsewhere: that is for a person to decide.
 import { accessSync, constants } from 'node:fs'
 import { UsageError } from '../cli/errors.ts'
+import { whatSetsUp } from '../system/nixos.ts'
 import { batches, errorText, NixError, nix } from './nix.ts'
 import { closureOf, type PathInfo, unsigned } from './path-info.ts'
 import { setting } from './settings.ts'
@@ -29,7 +30,7 @@ export function toSign(infos: ReadonlyMap<string, PathInfo>): { own: string[]; f
  */
 export async function signClosures(paths: readonly string[], keyFile: string | undefined): Promise<Signed> {
   const keyFiles = keyFile === undefined ? await setting('secret-key-files') : [keyFile]
-  if (keyFiles.length === 0) throw new UsageError(NO_KEY)
+  if (keyFiles.length === 0) throw new UsageError(noKey())
   for (const file of keyFiles) mustBeReadable(file)
   const { own, foreign } = toSign((await closureOf(paths)).infos)
   await sign(own, keyFiles)
@@ -60,5 +61,5 @@ function mustBeReadable(file: string): void {
 
 // Never suggests a command that makes a key: one may exist, and a new one with the same name would
 // void what the old one signed.
-const NO_KEY =
-  'there is no key to sign with: nix.conf sets no secret-key-files; sudo nix-lan setup makes a key or uses the one that is there (by hand: docs/by-hand.md)'
+const noKey = (): string =>
+  `there is no key to sign with: nix.conf sets no secret-key-files; ${whatSetsUp()} makes a key or uses the one that is there (by hand: docs/by-hand.md)`

@@ -11,6 +11,7 @@ import type { SshCache } from '../config/types.ts'
 import { batches, errorText, pathsInError } from '../nix/nix.ts'
 import { type Closure, type PathInfo, unsigned } from '../nix/path-info.ts'
 import { isDerivation } from '../nix/store-path.ts'
+import { onNixos } from '../system/nixos.ts'
 import type { Amount } from '../system/upload-state.ts'
 import type { Entry } from './queue.ts'
 
@@ -493,7 +494,7 @@ class Upload {
     const keys = (this.here.get(culprit)?.signatures ?? []).map(keyName)
     if (keys.length === 0) return text
     const [key] = keys
-    return `${text} (it is signed by ${keys.join(', ')}: sudo nix-lan setup makes the box trust it; by hand, put the public key into trusted-public-keys in the box's nix.conf, in place of any other ${key}, since of two with one name Nix trusts only the first; then retry)`
+    return `${text} (it is signed by ${keys.join(', ')}: ${onNixos() ? '' : 'sudo nix-lan setup makes the box trust it; by hand, '}put the public key into trusted-public-keys in the box's nix.conf, in place of any other ${key}, since of two with one name Nix trusts only the first; then retry)`
   }
 
   /** Sets an entry aside; if that fails it stays queued, and holds up no other. */

@@ -9,6 +9,7 @@ import { parsePathInfos } from '../nix/path-info.ts'
 import { type NixVersion, upTo } from '../nix/version.ts'
 import { run } from '../system/exec.ts'
 import { realPath } from '../system/files.ts'
+import { onNixos } from '../system/nixos.ts'
 import { findIn, needsNewer, RUNTIMES, waysToInstall } from '../system/runtime.ts'
 import { DIRECTORIES } from '../system/search-path.ts'
 import { doubtAbout } from '../system/trust.ts'
@@ -33,7 +34,7 @@ export function findInstallation(): Installation {
   const units = ['/etc/systemd/system', '/usr/lib/systemd/system', '/lib/systemd/system', '/usr/local/lib/systemd/system']
   const daemon = existsSync('/nix/var/nix/daemon-socket') || units.some((unit) => existsSync(`${unit}/nix-daemon.service`))
   const owner = ['/nix/store', '/nix'].map((path) => statSync(path, { throwIfNoEntry: false })?.uid).find((uid) => uid !== undefined)
-  return installation(existsSync('/etc/NIXOS'), daemon, owner)
+  return installation(onNixos(), daemon, owner)
 }
 
 /** Why this Nix is too old; undefined if it isn't. Pure. */

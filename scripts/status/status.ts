@@ -5,6 +5,7 @@ import { age, bytes, count, oneLine, wrapped } from '../cli/text.ts'
 import { type BoxLook, wordsOf } from '../keep/daily.ts'
 import type { Look as GcLook } from '../keep/gc-look.ts'
 import type { Answer } from '../reach/reach.ts'
+import { whatSetsUp } from '../system/nixos.ts'
 import type { Wait } from '../system/outage-note.ts'
 import type { UnitFacts } from '../system/systemd.ts'
 import type { Counted } from '../system/transfers.ts'
@@ -42,6 +43,7 @@ export interface Facts {
   uptime: number
   /** Who owns the tunnel, if somebody else does: only they can see it. */
   hiddenBy?: string
+  nixos?: boolean
   /** Whether the check has looked for boxes since the user's systemd started. */
   looked?: boolean
   /** A fetch that waits for the box. */
@@ -137,7 +139,11 @@ function sinceWhen(state: State, units: UnitsOf | null, tunnelState: TunnelState
   return timestamp(units.target.InactiveEnterTimestamp) ?? (Number.isNaN(failed) ? null : failed)
 }
 
-function reasonOf({ name, socket, units, tunnelState, hiddenBy, looked }: Facts, answered: string, reachable: boolean): string {
+function reasonOf(
+  { name, socket, units, tunnelState, hiddenBy, looked, nixos = false }: Facts,
+  answered: string,
+  reachable: boolean,
+): string {
   if (hiddenBy !== undefined) return `the tunnel is ${hiddenBy}'s, and nobody else can see it: sudo -u ${hiddenBy} nix-lan status`
   if (socket !== false) return answered
   if (tunnelState) return tunnelState.reason
@@ -145,7 +151,7 @@ function reasonOf({ name, socket, units, tunnelState, hiddenBy, looked }: Facts,
   if (reachable && units?.tunnel.ActiveState === 'inactive') return 'its tunnel is stopped'
   if (reachable) return (units?.tunnel.ActiveState === 'activating' && units.tunnel.StatusText) || 'the tunnel is on its way'
   if (units) return looked === false ? 'nothing has looked for it yet' : 'the check could not reach it'
-  return `no tunnel; sudo nix-lan setup makes one for good, nix-lan-tunnel ${name} one for now`
+  return `no tunnel; ${whatSetsUp(nixos)} makes one for good, nix-lan-tunnel ${name} one for now`
 }
 
 function tunnelOf({ socket, units, tunnelState, uptime }: Facts): Tunnel {

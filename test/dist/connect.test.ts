@@ -674,8 +674,8 @@ test('strictly: a Nix that asks late is answered, though the welcome came late t
     await new Promise((done) => setTimeout(done, 50))
     return LAST
   })
-  const nix = await greeted(['--strict', socket, '--deadline', '1'], {}, '2.8.0')
-  await new Promise((done) => setTimeout(done, 1500))
+  const nix = await greeted(['--strict', socket, '--deadline', '3'], {}, '2.8.0')
+  await new Promise((done) => setTimeout(done, 3500))
   assert.ok(await has(nix))
   assert.is(await closed(nix), 0)
   assert.is(nix.stderr(), '')

@@ -44,6 +44,14 @@ const facts = (more: Partial<Facts>): Facts => ({
 // [what, facts, state, since, reason, tunnel's state]
 const STATES: [string, Partial<Facts>, string, number | null, string | null, string | null][] = [
   ['by hand, no tunnel', {}, 'away', null, 'no tunnel; sudo nix-lan setup makes one for good, nix-lan-tunnel rpi one for now', 'inactive'],
+  [
+    'the same on NixOS, where there is no setup',
+    { nixos: true },
+    'away',
+    null,
+    'no tunnel; services.nix-lan.enable = true; in configuration.nix (nix/README.md) makes one for good, nix-lan-tunnel rpi one for now',
+    'inactive',
+  ],
   ['by hand, with a tunnel', { socket: true, answer: YES }, 'usable', null, null, 'active'],
   ['by hand, a tunnel that ended', { socket: true }, 'away', null, NO.reason, 'active'],
   ['it answers', { socket: true, answer: YES, units: units(up, up) }, 'usable', ms, null, 'active'],
