@@ -13,7 +13,8 @@ export const calledAs = (): string => resolve(process.env.NIX_LAN_CALLED_AS ?? p
 
 /**
  * Gives our programs their full path in each `sudo nix-lan` and `sudo -u USER nix-lan` of a text,
- * unless every sudo finds them. Where this machine's sudo looks is in sudoers(5), which only root may read.
+ * unless every sudo finds them. Where this machine's sudo looks is in sudoers(5), which only root
+ * may read.
  * @param program how one of our programs was called
  */
 export function sudoFinds(text: string, program = calledAs()): string {
