@@ -25,7 +25,10 @@ export interface RunOptions {
   relay?: ('stdout' | 'stderr')[]
   /** The most characters per stream; a program that writes more is killed, as by the timeout. */
   most?: number
-  /** Ends the program (SIGTERM, a second later SIGKILL) when we end, even if by SIGKILL. */
+  /**
+   * Ends the program (SIGTERM, a second later SIGKILL) when we end, even if by SIGKILL. Excludes
+   * `input`.
+   */
   guarded?: boolean
   /** Called with the process id. */
   started?: (pid: number) => void
@@ -50,7 +53,7 @@ const childProcess = () => createRequire('file:///')('node:child_process') as ty
 export function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   const inherit = options.inherit ?? []
   const stdio: SpawnOptions['stdio'] = [
-    options.input === undefined ? 'ignore' : 'pipe',
+    options.input === undefined && !options.guarded ? 'ignore' : 'pipe',
     inherit.includes('stdout') ? 'inherit' : 'pipe',
     inherit.includes('stderr') ? 'inherit' : 'pipe',
   ]
@@ -58,14 +61,15 @@ export function run(program: string, args: readonly string[], options: RunOption
     const outcome: Outcome = { code: null, signal: null, stdout: '', stderr: '', timedOut: false, failedToStart: null }
     let child: ChildProcess
     try {
-      child = childProcess().spawn(program, args, { stdio, env: options.env ?? process.env, detached: options.group === true })
+      const [file, words] = options.guarded ? ['sh', ['-c', HELD, 'sh', program, ...args]] : [program, args]
+      child = childProcess().spawn(file, words, { stdio, env: options.env ?? process.env, detached: options.group === true })
     } catch (error) {
       // No file descriptors left for the pipes (EMFILE), or the arguments are too long (E2BIG).
       resolve({ ...outcome, failedToStart: (error as NodeJS.ErrnoException).code ?? String(error) })
       return
     }
-    const guard = options.guarded && child.pid ? guardOf(child.pid) : undefined
     if (child.pid) options.started?.(child.pid)
+    const guard = options.guarded && child.pid ? guardOf(child.pid) : undefined
     const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
     let done = false
     // ^C only reaches the terminal's session, and the program isn't in it.
@@ -110,10 +114,11 @@ export function run(program: string, args: readonly string[], options: RunOption
     child.on('close', (code, signal) => {
       outcome.code = code
       outcome.signal = signal
+      if (options.guarded && code !== null) outcome.failedToStart = UNSTARTED[code] ?? null
       finish()
     })
     child.stdin?.on('error', () => {}) // the program may end without reading its input
-    child.stdin?.end(options.input)
+    child.stdin?.end(options.guarded ? '\n' : options.input)
   })
 }
 
@@ -133,6 +138,15 @@ export function outputOf(
     return undefined
   }
 }
+
+/**
+ * Becomes the program once it gets a line, which we write when the guard is there: were we killed
+ * between the two, nothing would end the program.
+ */
+const HELD = 'read -r _ && exec "$@" </dev/null'
+
+/** How sh ends when it can't become a program (POSIX, exec). */
+const UNSTARTED: Record<number, string> = { 126: 'EACCES', 127: 'ENOENT' }
 
 /**
  * SIGTERM is not enough for a `nix copy` whose stderr has lost its reader: Nix 2.8.0 then waits for
