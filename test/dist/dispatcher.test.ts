@@ -52,10 +52,10 @@ let worlds = 0
 
 /**
  * Runs a sh script in a mount namespace, as root: /etc with only what names users and a
- * configuration for `nobody`, who is logged in; an empty
- * /run else. In it: `event INTERFACE ACTION` runs the dispatcher as NetworkManager does, `until
- * TEXT` waits for a line of the journal, `config USER`, and $W, where the notes are. Returns what
- * it prints.
+ * configuration for `nobody`, who is logged in; an empty /run else. In it: `event INTERFACE ACTION`
+ * runs the dispatcher as NetworkManager does, `until_ TEXT` waits for a line of the journal,
+ * `end_the_rest` ends what hangs, `config USER`, and $W, where the notes are. Returns what it
+ * prints once all that it started has ended.
  */
 function inside(text: string): string {
   const world = folder(`world${++worlds}`)
@@ -70,6 +70,7 @@ login 65534; config nobody; D=${PROGRAM}
 event() { env -i W=$W PATH=${BIN}:${folder('runtime')}:/usr/sbin:/usr/bin:/sbin:/bin NM_DISPATCHER_ACTION="$2" DHCP4_DOMAIN_NAME='() { :; }' $D "$@" </dev/null 2>>$W/stderr; echo "exit $?"; }
 until_() { i=0; until grep -q -- "$1" $W/journal 2>/dev/null; do i=$((i+1)); [ $i -lt 400 ] || { echo "no $1"; break; }; sleep .05; done; }
 notes() { for n in "$@"; do [ ! -e $W/$n ] || cat $W/$n; done; }
+end_the_rest() { for p in /proc/[0-9]*; do [ "$p" = /proc/$$ ] || [ "$(readlink $p/ns/mnt)" != "$(readlink /proc/$$/ns/mnt)" ] || kill -KILL "\${p#/proc/}" 2>/dev/null; done; }
 starts() { cat $W/starts 2>/dev/null | wc -l; }
 set +e
 `
@@ -159,7 +160,8 @@ test('returns at once while all that it asks hangs, and gives that up', () => {
   const told = inside(`touch $W/hang; t=$(date +%s%N); event eth0 up; echo $((($(date +%s%N) - t) / 1000000))
 until_ 'did not answer'; notes journal
 i=0; while pgrep -u 65534 -f "$W" >/dev/null && [ $i -lt 100 ]; do i=$((i+1)); sleep .05; done; pgrep -u 65534 -f "$W" || echo none is left
-rm /run/nix-lan/dispatcher; touch $W/slow; t=$(date +%s%N); event eth0 down; echo $((($(date +%s%N) - t) / 1000000))`)
+rm /run/nix-lan/dispatcher; touch $W/slow; t=$(date +%s%N); event eth0 down; echo $((($(date +%s%N) - t) / 1000000))
+end_the_rest`)
   const [exit, first, line, left, exit2, second] = told.split('\n')
   assert.equal(
     [exit, line, left, exit2],
