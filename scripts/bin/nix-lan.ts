@@ -32,7 +32,7 @@ const HELP = `nix-lan: a machine on your network as a Nix cache, for one that co
 Usage: nix-lan [COMMAND] [OPTION…]
 
 Commands:
-  status   what is there, what waits, what was saved (without a command: this)
+  status   what is there, what waits, what was fetched (without a command: this)
   check    whether the boxes are there; starts and stops their tunnels
   config   whether a configuration file is valid
   doctor   what is wrong, and how to fix it

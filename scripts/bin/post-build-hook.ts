@@ -18,10 +18,10 @@ fails a build. In nix.conf:
 
   post-build-hook = /path/to/nix-lan/dist/post-build-hook
 
-The queue is ${stateDir}/gcroots/nix-lan/queue/CACHE/:
-links, which keep the paths from being garbage-collected. From Nix the hook
-takes OUT_PATHS and DRV_PATH in the environment, and no arguments. The options
-are for people, and for itself.
+It makes links in ${stateDir}/gcroots/nix-lan/queue/CACHE/, which
+keep the paths from being garbage-collected. From Nix the hook takes OUT_PATHS
+and DRV_PATH in the environment, and no arguments. The options are for people,
+and for itself.
 
 Options:
       --make-queue  make the directories of the queue for the caches of the

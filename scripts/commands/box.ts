@@ -32,6 +32,9 @@ const COMMON = `
 const CACHE = '      --cache CACHE     which box; default: the only one'
 const EXIT = `Exit code: 0 done; 1 you said no, nothing of that kind is kept, or the box
 refused; 2 wrong usage or configuration; 75 not now: the box is away.`
+/** The same for an action that only asks. */
+const EXIT_ASKED = `Exit code: 0 done; 1 the box refused; 2 wrong usage or configuration; 75 not
+now: the box is away.`
 
 const HELP = `nix-lan box: what the box keeps, letting go of it, and its garbage collection
 
@@ -69,6 +72,7 @@ Examples:
 const LIST = HELP.replace(/^nix-lan box: .*/, 'nix-lan box list: what the box keeps, for which client')
   .replace('Usage: nix-lan box [ACTION]', 'Usage: nix-lan box list')
   .replace(/ Without an action it lists\.\n\nActions:\n(.*\n)*?\n/, '\n\n')
+  .replace(EXIT, EXIT_ASKED)
   .replace(/Examples:[\s\S]*/, 'Example:\n  nix-lan box list\n')
 
 const FORGET = `nix-lan box forget: let go of what the box keeps
@@ -119,7 +123,7 @@ With --json, an object; sizes are in bytes:
   disk     total and free; null: not known
   anew     paths that were fetched again, and are kept anew
 
-${EXIT}
+${EXIT_ASKED}
 
 Example:
   nix-lan box look
@@ -215,12 +219,12 @@ async function list({ cache, daemon, options }: Call): Promise<number> {
     printJson(rows)
     return 0
   }
-  if (rows.length === 0) print(`${cache.name} keeps nothing yet: each upload changes that, unless keep = "none"`)
+  if (rows.length === 0) print(`${cache.name} keeps nothing yet; an upload changes that, unless keep = "none"`)
   else print(table(rows))
   return 0
 }
 
-const WORDS = { kept: 'uploaded', only: 'deleted there by gc' } as const
+const WORDS = { kept: 'uploaded', only: 'deleted on the client by gc' } as const
 
 function table(rows: readonly { kind: 'kept' | 'only'; client: string; day: string; paths: number; size: number }[]): string {
   const cells = [

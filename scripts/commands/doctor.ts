@@ -20,8 +20,7 @@ uploads it, deletes it, fetches it back with its signature required, and
 removes it everywhere. Checks that need something that failed are skipped.
 
 Run it as yourself. With sudo it also sees the secret key and the environment of
-nix-daemon; what only your own session can see is shown as
-reported by it.
+nix-daemon; what only your own session can see is then shown as your word.
 
 Options:
       --offline  use no network, and skip what takes long

@@ -34,7 +34,7 @@ Options:
   -y, --yes          don't ask
       --undo         undo the setup: every file as it was before
       --forget-key   with --undo: remove the signing key as well
-  -h, --help         show this help
+  -h, --help         show this
       --version      show the version
 
 Exit code: 0 done; 1 something is left for you to do, or you said no; 2 wrong

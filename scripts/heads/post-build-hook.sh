@@ -132,7 +132,7 @@ if [ $# -eq 0 ]; then
       if [ -n "$nix_lan_why" ]; then break; fi
       nix_lan_why=$(ln -s -- "$@" "$nix_lan_dir" 2>&1) && return
     done
-    say "built, but not queued in $nix_lan_dir (${nix_lan_why##*: }); when that is mended: nix-lan queue add $*"
+    say "built, but not queued in $nix_lan_dir (${nix_lan_why##*: }); once that is fixed: nix-lan queue add $*"
   }
 
   # is_safe_for_root: tests that the queue and its parent are real directories and, if we are root,

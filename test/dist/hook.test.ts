@@ -293,7 +293,7 @@ const CASES: Case[] = [
       return { OUT_PATHS: p.built('x'), DRV_PATH: p.drv('x', '') }
     },
     queued: 'x.drv',
-    says: /^nix-lan: built, but not queued in \S+\/rpi\/ \(File exists\); when that is mended: nix-lan queue add \S+-x\n$/,
+    says: /^nix-lan: built, but not queued in \S+\/rpi\/ \(File exists\); once that is fixed: nix-lan queue add \S+-x\n$/,
     also: (p) => assert.equal(readdirSync(join(p.treasure)), []),
   },
   {
@@ -512,7 +512,7 @@ refused("an ordinary user, a directory of somebody else's", () => {
   } else chmodSync(join(place.queue, 'rpi'), 0o555)
   const before = ROOT ? [which('setpriv') ?? '', '--reuid', String(USER), '--clear-groups'] : []
   const said = run({ ...WITHOUT, before }, place, { OUT_PATHS: place.built('x') })
-  assert.match(said, /^nix-lan: built, but not queued in \S+\/rpi\/ \(Permission denied\); when that is mended: nix-lan queue add \S+-x\n$/)
+  assert.match(said, /^nix-lan: built, but not queued in \S+\/rpi\/ \(Permission denied\); once that is fixed: nix-lan queue add \S+-x\n$/)
   assert.is(place.queued(), '')
   assert.is(place.queued('mine'), 'x')
 })

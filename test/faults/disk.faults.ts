@@ -58,7 +58,7 @@ for (const way of Object.keys(WAYS) as Way[]) {
       if (readdirSync(client.path(QUEUE)).length < 2) {
         const said = `${done.stderr}${client.daemonLog()}`
         assert.match(said, /built, but not queued in .*(No space left|Read-only)/)
-        assert.match(said, /when that is mended: nix-lan queue add|nix-lan queue add/)
+        assert.match(said, /nix-lan queue add/)
       } else paths = []
     })
     if (paths.length > 0) await client.must('alice', `${DIST}/nix-lan`, ['queue', 'add', ...paths])
