@@ -12,8 +12,18 @@ const WIDTH = 4
 /** A file that takes longer hangs; cuts takes three minutes, and six on a busy machine. */
 const LIMIT = { short: 20 * 60_000, long: 60 * 60_000 }
 
+const USAGE = 'npm run test:faults -- [--long] [--seed N] [--times N] [--only TEXT] [NIX…] [WORD…]'
+/** Options that have a value. */
+const WITH_VALUES = ['--seed', '--only', '--times']
+
 async function main(): Promise<number> {
   const [, , out = '', ...args] = process.argv
+  const isValue = (i: number): boolean => WITH_VALUES.includes(args[i - 1] ?? '')
+  const unknown = args.find((word, i) => word.startsWith('-') && ![...WITH_VALUES, '--long'].includes(word) && !isValue(i))
+  if (unknown !== undefined) {
+    console.log(`there is no option ${unknown}: ${USAGE}`)
+    return 2
+  }
   const long = args.includes('--long')
   const at = args.indexOf('--seed')
   const seed = at < 0 ? Math.floor(Math.random() * 1e9) : Number(args[at + 1])
@@ -21,9 +31,7 @@ async function main(): Promise<number> {
   const named = NIXES.filter((nix) => args.includes(nix))
   const given = (option: string): string | undefined => (args.includes(option) ? args[args.indexOf(option) + 1] : undefined)
   const [only, times] = [given('--only'), given('--times')]
-  const isOption = (word: string, i: number): boolean =>
-    word.startsWith('--') || ['--seed', '--only', '--times'].includes(args[i - 1] ?? '')
-  const words = args.filter((word, i) => !isOption(word, i) && !NIXES.some((nix) => nix === word))
+  const words = args.filter((word, i) => !word.startsWith('-') && !isValue(i) && !NIXES.some((nix) => nix === word))
   const files = testFiles('test/faults', '.faults.ts').filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
   if (files.length === 0) {
     console.log(`no file's path in test/faults contains ${words.join(' or ')}`)
