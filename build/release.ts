@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-/** Packed along with dist/: what its files and the README refer to. */
+/** Packed along with dist/: the papers for whoever sets nix-lan up from it. */
 const PAPERS = ['LICENSE', 'README.md', 'CHANGELOG.md', 'SECURITY.md', 'docs']
 
 async function main(args: string[]): Promise<void> {

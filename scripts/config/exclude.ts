@@ -26,7 +26,7 @@ export function globMatches(glob: string, name: string): boolean {
 }
 
 /** The name after the hash: `abc-source` for `/nix/store/HASH-abc-source` or just its last part. */
-export function nameAfterHash(storePath: string): string {
+function nameAfterHash(storePath: string): string {
   const base = storePath.slice(storePath.lastIndexOf('/') + 1)
   return /^[0-9a-z]{32}-/.test(base) ? base.slice(33) : base
 }

@@ -1,4 +1,5 @@
-// Types of the parsed configuration, and its defaults that others need, too. Every value has been checked and needs no second look.
+// Types of the parsed configuration, and its defaults that others need, too. Every value has been
+// checked and needs no second look.
 
 /** Milliseconds. nix-lan-connect has the same defaults. */
 export const DEFAULT_DEADLINE = 2000

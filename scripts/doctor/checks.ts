@@ -197,7 +197,7 @@ function judgeConfig(facts: Facts): Verdict {
  * `runtime`, for the daemon's PATH as far as we can see it.
  * @param self the name we were called by
  */
-export async function checkRuntime(facts: Facts, self: string): Promise<Verdict> {
+async function checkRuntime(facts: Facts, self: string): Promise<Verdict> {
   const directories = [...new Set([...(await facts.daemonPath()).split(':'), ...DIRECTORIES])]
   const path = directories.join(':')
   const file = pinnedIn(beside(self, 'nix-lan-connect')) ?? findIn(directories, RUNTIMES)
@@ -215,7 +215,7 @@ async function versionOf(file: string, path: string): Promise<string> {
 }
 
 /** `bash`, for the same PATH. */
-export async function checkBash(facts: Facts): Promise<Verdict> {
+async function checkBash(facts: Facts): Promise<Verdict> {
   const { version } = await facts.nix()
   const path = await facts.daemonPath()
   return judgeBash(version !== undefined && needsBash(version), findIn(path.split(':'), ['bash']), path, facts.machine)

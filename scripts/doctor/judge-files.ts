@@ -35,7 +35,7 @@ export interface ProgramFacts {
  * What is wrong with a program that root runs; undefined if nothing.
  * @param lost what happens if it is missing
  */
-export function judgeProgram({ file, missing, executable, doubt }: ProgramFacts, lost: string, cure: string): Verdict | undefined {
+function judgeProgram({ file, missing, executable, doubt }: ProgramFacts, lost: string, cure: string): Verdict | undefined {
   if (missing === 'EACCES') return warning(`${file}: only root can see whether it is all right`, 'sudo nix-lan doctor')
   if (missing !== undefined) return failed(`${file} is not there (${missing}): ${lost}`, cure)
   if (!executable) return failed(`${file} is not executable: ${lost}`, `sudo chmod a+rx ${file}`)
@@ -154,7 +154,7 @@ export function judgeKey({ files, missing, mode = 0, publicKey, trusted }: KeyFa
 }
 
 /** The verdict when nix.conf has another key of that name. */
-export function notTrusted(publicKey: string, machine: Machine): Verdict {
+function notTrusted(publicKey: string, machine: Machine): Verdict {
   const name = keyName(publicKey)
   const other = `another key called ${name} is trusted here, and of two with one name Nix trusts only the first`
   const line = `extra-trusted-public-keys = ${publicKey}, in place of the other ${name}`

@@ -48,7 +48,7 @@ export const isInForce = (settings: BothSettings, isOurs: (url: string) => boole
 /**
  * The public keys the daemon trusts, in its order: trusted-public-keys, then those of its own
  * secret keys (src/libstore/keys.cc, getDefaultPublicKeys). An ordinary user can't read the secret
- * keys, but setup and the README write the public half beside each.
+ * keys, but setup and docs/by-hand.md write the public half beside each.
  */
 export function believedKeys({ system }: BothSettings): string[] {
   return [...wordsOf(system, 'trusted-public-keys'), ...ownKeys(system)]
@@ -87,7 +87,7 @@ export async function lookHere(daemon: Daemon, system: Settings): Promise<Here> 
 }
 
 /** Adds what the paths refer to, layer by layer. */
-export async function addClosure(daemon: Daemon, known: Map<string, Local>): Promise<void> {
+async function addClosure(daemon: Daemon, known: Map<string, Local>): Promise<void> {
   let layer = [...known.values()]
   while (layer.length > 0) {
     const unknown = new Set(layer.flatMap(({ references }) => references).filter((path) => !known.has(path)))

@@ -6,7 +6,7 @@ import { askSettings, type Settings, wordsOf } from '../nix/settings.ts'
 
 /**
  * The public keys this machine signs with, as far as the user can read them. An ordinary user can't
- * read a secret key, but setup and the README write the public half beside it.
+ * read a secret key, but setup and docs/by-hand.md write the public half beside it.
  */
 export function ownKeys(settings: Settings): string[] {
   return wordsOf(settings, 'secret-key-files').flatMap((file) => {

@@ -26,7 +26,7 @@ export function noteGiven(directory: string | undefined, cache: string, paths: r
 }
 
 /** What was uploaded to a cache, as far as it is noted; the newest of several uploads of a path. */
-export function readGiven(directory: string | undefined, cache: string): Given[] {
+function readGiven(directory: string | undefined, cache: string): Given[] {
   const found = new Map<string, number>()
   for (const line of (readNote(directory, uploads(cache)) ?? '').split('\n')) {
     const [, day, name = ''] = /^(\d{4,6}) (\S+)$/.exec(line) ?? []

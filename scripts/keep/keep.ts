@@ -111,7 +111,7 @@ export function linksIn(roots: readonly { link: string; path: string }[]): Link[
 }
 
 /** Whether a path is a manifest, going by its name. */
-export const isManifest = (path: string): boolean => /^nix-lan-(kept|only)-/.test(nameOf(path))
+const isManifest = (path: string): boolean => /^nix-lan-(kept|only)-/.test(nameOf(path))
 
 /** A store path's name after its hash. */
 const nameOf = (path: string): string => path.slice(storeDir.length + 34)

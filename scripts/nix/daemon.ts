@@ -56,7 +56,9 @@ export function startOf(pid: number): number | undefined {
 export type Daemon = 'not running' | 'up to date' | 'outdated'
 
 /**
- * @param pid of nix-daemon; undefined if it isn't running @param changed milliseconds since 1970
+ * Whether a nix-daemon has read its configuration as it is now.
+ * @param pid of nix-daemon; undefined if it isn't running
+ * @param changed when the configuration last changed, in milliseconds since 1970
  */
 export function daemonState(pid: number | undefined, changed: number): Daemon {
   if (pid === undefined) return 'not running'

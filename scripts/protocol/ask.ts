@@ -19,7 +19,7 @@ export interface Limits {
 }
 
 /**
- * Bytes of paths in one question, far below the longest answer we listen to (worker.ts), so a store
+ * Bytes of paths in one question, far below the longest answer we listen to (wire.ts), so a store
  * of any size can be asked about.
  */
 const AT_ONCE = 460_000

@@ -29,7 +29,7 @@ export const VERSION_WITH_TRUST = 0x0123
 export const VERSION_WITH_FEATURES = 0x0126
 /**
  * The latest version that a strict session lets Nix and the box agree to: 1.38 (Nix 2.24 to 2.35;
- * later changes are to come as features). Operations.ts is right for all from OLDEST_BOX to this.
+ * later changes are to come as features). operations.ts is right for all from OLDEST_BOX to this.
  */
 export const LATEST_VERSION = 0x0126
 /**

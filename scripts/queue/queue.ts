@@ -65,7 +65,7 @@ export function readQueue(cache: string, user: string): Queue {
 }
 
 /** The message that tells how to make a cache's directories; their parents stay root's. */
-export function howToMake(cache: string, user: string): string {
+function howToMake(cache: string, user: string): string {
   return `there is no queue for ${cache} yet; make it with: sudo install -d -o ${user} ${queueDir(cache)} ${failedDir(cache)}`
 }
 

@@ -147,7 +147,7 @@ export function acceptable(box: PathInfo, here: PathInfo | undefined, trusted: r
 }
 
 /** Whether the box's disk has no room. */
-export const boxIsFull = (stderr: string): boolean => /No space left on device|Disk quota exceeded|database or disk is full/.test(stderr)
+const boxIsFull = (stderr: string): boolean => /No space left on device|Disk quota exceeded|database or disk is full/.test(stderr)
 
 /**
  * Whether the box is at fault rather than any path: the paths are to be tried again later,
@@ -160,7 +160,7 @@ export const boxIsAtFault = (stderr: string): boolean =>
  * The Nix feature a path needs that is off (MissingExperimentalFeature in
  * libutil/experimental-features.cc, 2.8.0 and 2.34.8).
  */
-export const missingFeature = (text: string): string | undefined => /experimental Nix feature '([^']+)' is disabled/.exec(text)?.[1]
+const missingFeature = (text: string): string | undefined => /experimental Nix feature '([^']+)' is disabled/.exec(text)?.[1]
 
 /**
  * 75 while anything is left that can go later, 1 when something was set aside or doesn't belong in

@@ -1,11 +1,11 @@
 // Determines for whom and where setup works: the kind of Nix, the user, the layout. Where setup
 // can't work, says what to do instead.
-import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { UsageError } from '../cli/errors.ts'
 import { errorText, nix } from '../nix/nix.ts'
 import { type NixVersion, parseVersion } from '../nix/version.ts'
 import { runAs } from '../system/as-user.ts'
+import { systemdRuns } from '../system/systemd.ts'
 import { doubtAbout, doubtText } from '../system/trust.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
 import { findInstallation, groupOf, type Installation, mustHaveRuntime, nixTooOld } from './facts.ts'
@@ -118,8 +118,7 @@ export async function mustSuit({ layout, user }: Machine): Promise<NixVersion | 
   if (old) throw new UsageError(old)
   await mustRead(user)
   if (layout.single) return version
-  if (!existsSync('/run/systemd/system'))
-    throw new UsageError("this machine doesn't run systemd, which setup needs; set it up by hand: docs/by-hand.md")
+  if (!systemdRuns()) throw new UsageError("this machine doesn't run systemd, which setup needs; set it up by hand: docs/by-hand.md")
   await mustHaveRuntime()
   const own = doubtAbout(layout.etc)
   if (own) throw new UsageError(`root trusts what is in ${layout.etc}, but ${doubtText(own)}`)

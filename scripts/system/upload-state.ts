@@ -2,7 +2,7 @@
 // stopped and when the next one will try again. Written by the upload; read by status, the list,
 // and an upload that finds another one running. The file is the user's, so root reads it as warily
 // as anything a user can write.
-import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { age, bytes, count } from '../cli/text.ts'
 import { runtimeDir } from './paths.ts'
 
@@ -74,14 +74,6 @@ export function writeUploadState(uid: number, cache: string, state: UploadState)
     renameSync(`${file}.new`, file)
   } catch {
     // /run is full
-  }
-}
-
-export function forgetUploadState(uid: number, cache: string): void {
-  try {
-    unlinkSync(fileOf(uid, cache))
-  } catch {
-    // there was none
   }
 }
 

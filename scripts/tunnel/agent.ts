@@ -21,7 +21,7 @@ export interface Agent {
 }
 
 /** Milliseconds for sourcing an env-file. */
-export const ENV_FILE_LIMIT = 5000
+const ENV_FILE_LIMIT = 5000
 /** Milliseconds for an agent to list its keys. */
 const AGENT_LIMIT = 2000
 
@@ -107,7 +107,7 @@ export async function wantTouch(facts: SshFacts, env = process.env, start: Start
  * Whether there are keys and all of them are security keys.
  * @param keys public keys in authorized_keys(5) format; pure
  */
-export const allSecurityKeys = (keys: readonly string[]): boolean => keys.length > 0 && keys.every((key) => key.startsWith('sk-'))
+const allSecurityKeys = (keys: readonly string[]): boolean => keys.length > 0 && keys.every((key) => key.startsWith('sk-'))
 
 /** The process env-file started, as heads/keeper.sh takes it: PID:TICK. */
 export const beginningOf = ({ begun }: Agent): string => (begun ? `${begun.pid}:${begun.begun}` : '')

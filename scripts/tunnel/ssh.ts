@@ -79,7 +79,7 @@ export function sftpCommand(ssh: string, target: readonly string[] = []): string
 }
 
 /** What a person types to log in and answer ssh's prompts. */
-export const loginCommand = (ssh: string, target: readonly string[] = []): string => ['ssh', ...target, ssh].join(' ')
+const loginCommand = (ssh: string, target: readonly string[] = []): string => ['ssh', ...target, ssh].join(' ')
 
 /**
  * The login command for a configured box.

@@ -24,7 +24,7 @@ export interface CacheFacts {
 }
 
 /** Why an entry in Nix's list has to go; undefined if it may stay. */
-export function reasonToDrop(url: string, facts: CacheFacts): string | undefined {
+function reasonToDrop(url: string, facts: CacheFacts): string | undefined {
   switch (kinship(url, facts)) {
     case 'socket':
       // src/libstore/uds-remote-store.hh, 2.4 to 2.35: such a store reads files from the local

@@ -25,7 +25,7 @@ export function readFigures(file: string): Figure[] {
  * The table, in Markdown: a row for each figure, in the order of its kind and then of its name; a
  * column for each release.
  */
-export function tableOf(figures: readonly Figure[]): string {
+function tableOf(figures: readonly Figure[]): string {
   const rows = TITLES.flatMap(([kind, title]) => {
     const own = figures.filter((figure) => figure.kind === kind)
     const names = [...new Set(own.map(({ what }) => what))].sort()

@@ -6,9 +6,9 @@ import { writeFileSync } from 'node:fs'
 import { finished, pause, type Result, type RunOptions } from '../lib/processes.ts'
 import type { Holder } from './holder.ts'
 
-export const ROUTER = '10.77.0.1'
+const ROUTER = '10.77.0.1'
 /** The addresses that DHCP gives to those that have one of their own, by host name. */
-export const ADDRESSES: Record<string, string> = { pi: '10.77.0.2', nas: '10.77.0.3' }
+const ADDRESSES: Record<string, string> = { pi: '10.77.0.2', nas: '10.77.0.3' }
 
 /**
  * normal: knows the names in `.lan` of the machines in ADDRESSES, and no others. silent: takes

@@ -1,5 +1,5 @@
 // What is released: the npm package, installed globally, and the tarball. Neither needs the
-// network, since nothing but dist/ is in them.
+// network, since dist/ is in them as it is.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -20,7 +20,6 @@ const ORDER = [
   'tunnel',
   'wrapper',
   'connect',
-  'broker',
   'reach',
   'protocol',
   'config',
