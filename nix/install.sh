@@ -35,7 +35,7 @@ install_programs() {
   done
   mkdir -p "$out/bin" "$out/lib"
   cp -r . "$folder"
-  rm "$folder/demo" # it needs a Debian and root
+  rm -f "$folder/demo" # it needs a Debian and root; the npm package has none
   for file in post-build-hook nix-lan*; do
     pin_runtime "$folder/$file"
     pin_perl "$folder/$file"

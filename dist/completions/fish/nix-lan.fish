@@ -146,6 +146,6 @@ complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l dry-run -d 'show t
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -s y -l yes -d 'don\'t ask'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l undo -d 'undo the setup: every file as it was before'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l forget-key -d 'with --undo: remove the signing key as well'
-complete -c nix-lan -n '__fish_seen_subcommand_from setup' -s h -l help -d 'show this help'
+complete -c nix-lan -n '__fish_seen_subcommand_from setup' -s h -l help -d 'show this'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -l version -d 'show the version'
 complete -c nix-lan -n '__fish_seen_subcommand_from setup' -a '(__fish_print_hostnames)'
