@@ -84,7 +84,7 @@ cd /; export PATH=${TMP}:$PATH; set +e
 ${script}`
   const child = spawn('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', world], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: 60_000,
+    timeout: 300_000,
   })
   let text = ''
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (more: string) => (text += more))

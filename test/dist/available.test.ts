@@ -12,6 +12,7 @@ import * as assert from 'uvu/assert'
 import { string, u64 } from '../../scripts/protocol/wire.ts'
 import { AS_USER, foldersIn, give, runtimeIn } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
+import { until } from '../lib/until.ts'
 
 const PROGRAM = resolve('dist/nix-lan-available')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-available-'))
@@ -19,10 +20,10 @@ chmodSync(TMP, 0o755)
 const folder = foldersIn(TMP)
 const RUNTIME = runtimeIn(folder)
 /**
- * What a start may take, beside the deadline, on a machine that is busy with other tests. Only a
- * hang takes longer.
+ * What a start may take, beside the deadline, on a machine that is busy with other tests; less than
+ * what the fakes that hang take.
  */
-const SLACK = 4000
+const SLACK = 20_000
 
 interface Said {
   code: number | null
@@ -72,7 +73,8 @@ function say(argv: string[], env: Record<string, string>): Promise<Said> {
   return new Promise((done) => child.on('close', (code) => done({ ...said, code, ms: Date.now() - started })))
 }
 
-const box = (host: string, port: number, deadline = '2s', name = 'rpi'): string =>
+/** A box whose deadline nothing here exceeds, but what hangs. */
+const box = (host: string, port: number, deadline = '60s', name = 'rpi'): string =>
   `[cache.${name}]\nhost = "${host}"\nport = ${port}\ndeadline = "${deadline}"\n`
 const masked = (text: string): string => text.replace(/\b\d+ ms/g, 'N ms')
 
@@ -105,18 +107,14 @@ async function blackHole(): Promise<number> {
   return port
 }
 
-let open = 0 // accepts
-let closed = 0 // refuses
+/** A port at which 127.0.0.1 accepts, and which nobody else can get: the rest of 127.0.0.0/8 refuses. */
+let open = 0
 let hole = 0
 
 const test = suite('nix-lan-available')
 
 test.before(async () => {
   open = await listen((socket) => socket.on('error', () => {}).resume())
-  const gone = createServer()
-  await new Promise<void>((done) => gone.listen(0, '127.0.0.1', done))
-  closed = (gone.address() as AddressInfo).port
-  await new Promise((done) => gone.close(done))
   hole = await blackHole()
 })
 test.before.each(() => rmSync(join(MEMORY, 'rpi.address'), { force: true }))
@@ -147,26 +145,25 @@ test('a link-local address without its scope does not decide', async () => {
   assert.equal([code, masked(stdout)], [0, `rpi: reachable at 127.0.0.1 port ${open}, N ms\n`])
 })
 
-const AWAY: [string, string, () => number, Names, RegExp][] = [
-  ['refused', '127.0.0.1', () => closed, {}, /^rpi: away: 127\.0\.0\.1 port \d+: connection refused\n$/],
-  ['no address', 'pi.local', () => open, {}, /^rpi: away: pi\.local has no address\n$/],
-  ['garbage only', 'pi.local', () => open, { lines: ['hello there'] }, /^rpi: away: pi\.local has no address\n$/],
-  ['a black hole', '127.0.0.1', () => hole, {}, /^rpi: away: 127\.0\.0\.1 port \d+: no answer within 0\.7 s\n$/],
-  ['a silent DNS server', 'pi.local', () => open, { after: 30 }, /^rpi: away: pi\.local was not resolved within 0\.7 s\n$/],
+const AWAY: [string, () => string, Names, RegExp][] = [
+  ['refused', () => box('127.0.0.2', open), {}, /^rpi: away: 127\.0\.0\.2 port \d+: connection refused\n$/],
+  ['no address', () => box('pi.local', open), {}, /^rpi: away: pi\.local has no address\n$/],
+  ['garbage only', () => box('pi.local', open), { lines: ['hello there'] }, /^rpi: away: pi\.local has no address\n$/],
+  ['a black hole', () => box('127.0.0.1', hole, '700ms'), {}, /^rpi: away: 127\.0\.0\.1 port \d+: no answer within 0\.7 s\n$/],
+  ['a silent DNS server', () => box('pi.local', open, '700ms'), { after: 30 }, /^rpi: away: pi\.local was not resolved within 0\.7 s\n$/],
   [
     'one refuses, one is a black hole',
-    'pi.local',
-    () => hole,
+    () => box('pi.local', hole, '2s'), // a busy machine's time to resolve it
     { lines: ['127.0.0.2 STREAM', '127.0.0.1 STREAM'] },
-    /^rpi: away: 127\.0\.0\.2 port \d+: connection refused; 127\.0\.0\.1 port \d+: no answer within 0\.7 s\n$/,
+    /^rpi: away: 127\.0\.0\.2 port \d+: connection refused; 127\.0\.0\.1 port \d+: no answer within 2 s\n$/,
   ],
 ]
-for (const [name, host, port, names, expected] of AWAY) {
+for (const [name, toml, names, expected] of AWAY) {
   test(`away: ${name}`, async () => {
-    const { code, stdout, stderr, ms } = await ask(box(host, port(), '700ms'), [], names)
+    const { code, stdout, stderr, ms } = await ask(toml(), [], names)
     assert.match(stdout, expected)
     assert.equal([code, stderr], [1, ''])
-    assert.ok(ms < 700 + SLACK, `${ms} ms`)
+    assert.ok(ms < SLACK, `${ms} ms`)
   })
 }
 
@@ -183,9 +180,14 @@ test('the address of last time is remembered, and does without a name service', 
 })
 
 test('an address of last time that the name no longer has is given up, though somebody accepts there', async () => {
-  writeFileSync(join(MEMORY, 'rpi.address'), 'pi.local 127.0.0.1\n')
-  const { code, stdout } = await ask(box('pi.local', open), [], { lines: ['127.0.0.2 STREAM'], after: 0.1 })
-  assert.equal([code, masked(stdout)], [1, `rpi: away: 127.0.0.2 port ${open}: connection refused\n`])
+  // The name service has a quarter of a second to say so, which a busy machine may not give it.
+  let last: Said | undefined
+  await until('what the name has', async () => {
+    writeFileSync(join(MEMORY, 'rpi.address'), 'pi.local 127.0.0.1\n')
+    last = await ask(box('pi.local', open), [], { lines: ['127.0.0.2 STREAM'] })
+    return !last.stdout.startsWith('rpi: reachable at 127.0.0.1 ')
+  })
+  assert.equal([last?.code, last?.stdout], [1, `rpi: away: 127.0.0.2 port ${open}: connection refused\n`])
 })
 
 test('nothing is remembered in a directory that others can write', async () => {
@@ -205,24 +207,24 @@ test('several caches: asked at once, all must be there; JSON and quiet', async (
   const [first, second] = JSON.parse(all.stdout)
   assert.equal({ ...first, ms: 0 }, { cache: 'rpi', state: 'reachable', ms: 0, address: '127.0.0.1', port: open })
   assert.equal({ ...second, ms: 0 }, { cache: 'b', state: 'away', ms: 0, reason: `127.0.0.1 port ${hole}: no answer within 0.7 s` })
-  assert.ok(all.ms < 700 + SLACK, `${all.ms} ms`)
+  assert.ok(all.ms < SLACK, `${all.ms} ms`)
   const quiet = await ask(toml, ['--quiet', 'rpi'])
   assert.equal([quiet.code, quiet.stdout, quiet.stderr], [0, '', ''])
 })
 
 test('--wait: until a box that boots is there', async () => {
-  const asked = ask(box('127.0.0.1', closed), ['--wait', '20'])
+  const asked = ask(box('127.0.0.3', open), ['--wait', '60'])
   await new Promise((done) => setTimeout(done, 800))
-  await listen((socket) => socket.resume(), closed)
+  await listen((socket) => socket.resume(), open, '127.0.0.3')
   const { code, stdout } = await asked
   servers.pop()?.close()
-  assert.equal([code, masked(stdout)], [0, `rpi: reachable at 127.0.0.1 port ${closed}, N ms\n`])
+  assert.equal([code, masked(stdout)], [0, `rpi: reachable at 127.0.0.3 port ${open}, N ms\n`])
 })
 
 test('--wait is the limit for everything', async () => {
   const { code, ms } = await ask(box('127.0.0.1', hole, '60s'), ['--wait', '0.5'])
   assert.is(code, 1)
-  assert.ok(ms < 500 + SLACK, `${ms} ms`)
+  assert.ok(ms < SLACK, `${ms} ms`)
 })
 
 const USAGE: [string[], RegExp][] = [
@@ -241,9 +243,8 @@ for (const [args, expected] of USAGE) {
 }
 
 test('usable: no tunnel, a stale one, an unresponsive one, one that resets, one that works', async () => {
-  const toml = box('127.0.0.1', hole, '700ms')
   const socket = join(MEMORY, 'rpi.sock')
-  const usable = async (): Promise<Said> => await ask(toml, ['--usable'])
+  const usable = async (deadline = '60s'): Promise<Said> => await ask(box('127.0.0.1', hole, deadline), ['--usable'])
   const missing = await usable()
   assert.equal([missing.code, missing.stdout], [1, `rpi: away: ${socket} does not exist: no tunnel; nix-lan-tunnel makes one\n`])
   // a listener that was killed leaves its socket
@@ -261,11 +262,11 @@ test('usable: no tunnel, a stale one, an unresponsive one, one that resets, one 
   ] as [(socket: Socket) => void, RegExp][]) {
     rmSync(socket, { force: true })
     await listen(onConnection, socket)
-    const { code, stdout, ms } = await usable()
+    const { code, stdout, ms } = await usable('700ms')
     servers.pop()?.close()
     assert.match(stdout, expected)
     assert.is(code, 1)
-    assert.ok(ms < 700 + SLACK, `${ms} ms`)
+    assert.ok(ms < SLACK, `${ms} ms`)
   }
   rmSync(socket, { force: true })
   // a whole greeting of protocol 1.34: magic, version, then the version of Nix and the end of the
@@ -282,13 +283,13 @@ test('usable: no tunnel, a stale one, an unresponsive one, one that resets, one 
         if (before <= 32 && got > 32) one.write(answer)
       })
     }, socket)
-    const said = await usable()
+    const said = await usable(answer.length > 0 ? '60s' : '2s') // a busy machine's time to shake hands
     servers.pop()?.close()
     if (answer.length > 0) assert.equal([said.code, masked(said.stdout)], [0, `rpi: usable at ${socket}, N ms (Nix 2.8.0)\n`])
     else {
-      assert.match(said.stdout, /^rpi: slow: its nix-daemon shakes hands, but has answered nothing within 0\.7 s/)
+      assert.match(said.stdout, /^rpi: slow: its nix-daemon shakes hands, but has answered nothing within 2 s/)
       assert.is(said.code, 1)
-      assert.ok(said.ms < 700 + SLACK, `${said.ms} ms`)
+      assert.ok(said.ms < SLACK, `${said.ms} ms`)
     }
   }
 })
@@ -311,7 +312,7 @@ test('url caches: what nix-cache-info answers', async () => {
   const names = { lines: ['127.0.0.1 STREAM'] }
   const caches = { a: base, b: `${base}/portal`, c: `${base}/gone/`, d: `${base}/unresponsive`, e: `file://${TMP}` }
   const toml = Object.entries(caches)
-    .map(([name, url]) => `[cache.${name}]\nurl = "${url}"\ndeadline = "900ms"\n`)
+    .map(([name, url]) => `[cache.${name}]\nurl = "${url}"\ndeadline = "${name === 'd' ? 2 : 60}s"\n`)
     .join('')
   const { code, stdout } = await ask(toml, ['--usable'], names)
   const port = base.split(':').at(-1)
@@ -319,7 +320,7 @@ test('url caches: what nix-cache-info answers', async () => {
     `a: usable at 127.0.0.1 port ${port}, N ms`,
     `b: away: ${base}/portal/nix-cache-info answers, but not as a Nix cache does (no StoreDir)`,
     `c: away: ${base}/gone/nix-cache-info answers 404 Not?2JFound`,
-    `d: away: ${base}/unresponsive/nix-cache-info: no answer within 0.9 s`,
+    `d: away: ${base}/unresponsive/nix-cache-info: no answer within 2 s`,
     `e: away: ${TMP}/nix-cache-info is not there`,
   ]
   assert.equal([code, masked(stdout)], [1, `${expected.join('\n')}\n`])

@@ -19,21 +19,23 @@ import {
 import type { Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import type { Readable } from 'node:stream'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { isLocked } from '../../scripts/system/lock.ts'
 import { AS_USER, give, ROOT } from '../lib/as-user.ts'
 import { fakeDaemon } from '../lib/fake-daemon.ts'
 import { needs } from '../lib/needs.ts'
+import { HANGS, until } from '../lib/until.ts'
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-queue-'))
-/** Longer than anything here takes; only a hang reaches it. */
-const LIMIT = 60_000
 
 const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime', { node: process.execPath })
 const BIN = folder('bin')
 /**
- * What the fake Nix knows: `valid`, `unsigned`, `box`, `fail` (a copy fails with this), `slow` (a
- * copy takes so many seconds), `again` (links to make, one at each copy, once it is gone), `full` (paths that the box has no room for); `log`: its calls.
+ * What the fake Nix knows: `valid`, `unsigned`, `box`, `fail` (a copy fails with this), `held` (a
+ * copy waits until this is gone), `again` (links to make, one at each copy, once it is gone), `full`
+ * (paths that the box has no room for); `log`: its calls.
  */
 const WORLD = folder('world')
 const STATE = folder('state')
@@ -41,7 +43,7 @@ const QUEUE = join(STATE, 'gcroots/nix-lan/queue/rpi')
 const FAILED = join(STATE, 'gcroots/nix-lan/failed/rpi')
 const SOCKET = join(TMP, 'run/nix-lan/rpi.sock')
 const CONFIG =
-  '[cache.rpi]\nhost = "rpi"\ndeadline = "1s"\nkeep = "none"\nexclude = ["*-source"]\n\n[cache.web]\nurl = "https://cache.example.org"\n'
+  '[cache.rpi]\nhost = "rpi"\ndeadline = "60s"\nkeep = "none"\nexclude = ["*-source"]\n\n[cache.web]\nurl = "https://cache.example.org"\n'
 
 const H = '0123456789abcdfghijklmnpqrsvwxyz'
 const store = (name: string): string => `/nix/store/${H}-${name}`
@@ -74,7 +76,7 @@ while [ $# -gt 0 ]; do case $1 in
 echo "$verb$flags $n" >>$W/log
 case $verb in
 copy)
-  [ ! -e $W/slow ] || sleep $(cat $W/slow)
+  while [ -e $W/held ]; do sleep 0.05; done
   if [ -e $W/fail ]; then cat $W/fail >&2; exit 1; fi
   if [ -s $W/again ]; then
     read -r to at <$W/again
@@ -172,7 +174,7 @@ function ended(child: ChildProcess): Promise<Result> {
   const result: Result = { code: null, stdout: '', stderr: '' }
   child.stdout?.setEncoding('utf8').on('data', (text: string) => (result.stdout += text))
   child.stderr?.setEncoding('utf8').on('data', (text: string) => (result.stderr += text))
-  const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT)
+  const timer = setTimeout(() => child.kill('SIGKILL'), HANGS)
   return new Promise((done) => {
     child.on('close', (code) => {
       clearTimeout(timer)
@@ -333,14 +335,14 @@ test('list: a table, what is unsigned, failed or junk, with the cures; --json', 
   writeFileSync(join(QUEUE, 'junk'), '')
   const { code, stdout, stderr } = await queue('list')
   assert.equal([code, stderr], [0, ''])
-  const lines = stdout.replace(/ +(\d+s) +/g, ' $1 ').split('\n')
+  const lines = stdout.replace(/ +(\d+[sm]) +/g, ' $1 ').split('\n')
   assert.is(lines[0], 'rpi: 1 queued, 1 unsigned, 1 failed, 1 invalid, 1 junk')
   assert.match(lines[1] ?? '', /^STATE +AGE +SIZE +PATH$/)
   for (const row of [
-    /^queued \ds 120 B {2}\S+-a$/,
-    /^unsigned \ds 120 B {2}\S+-b$/,
-    /^failed \ds 120 B {2}\S+-c$/,
-    /^invalid \ds - {2}\S+-gone/,
+    /^queued \d+[sm] 120 B {2}\S+-a$/,
+    /^unsigned \d+[sm] 120 B {2}\S+-b$/,
+    /^failed \d+[sm] 120 B {2}\S+-c$/,
+    /^invalid \d+[sm] - {2}\S+-gone/,
   ]) {
     assert.ok(
       lines.some((line) => row.test(line.replace(/ {2,}/g, (gap) => gap.slice(0, 2)))),
@@ -491,17 +493,18 @@ test('upload: one path fails with a message that names none: set aside, unless N
 
 test('upload: what is added meanwhile goes too', async () => {
   queued('a')
-  tell('slow', '1')
+  tell('held', '')
   await boxIsThere()
   const running = ended(launch([join(BIN, 'nix-lan'), 'queue', 'upload']))
   await copying()
   queued('b')
+  goesOn()
   assert.equal(await running, { code: 0, stdout: 'rpi: 2 paths uploaded\n', stderr: '' })
 })
 
 test('upload: a second one follows the first, and uploads what is left; for scripts it says which one runs', async () => {
   queued('a')
-  tell('slow', '3')
+  tell('held', '')
   await boxIsThere()
   const child = launch([join(BIN, 'nix-lan'), 'queue', 'upload'])
   const first = ended(child)
@@ -511,9 +514,11 @@ test('upload: a second one follows the first, and uploads what is left; for scri
   assert.is(JSON.parse(json.stdout)[0].running.pid, child.pid)
   const { queue: own } = JSON.parse((await ended(launch([join(BIN, 'nix-lan'), 'status', '--json']))).stdout).caches[0]
   assert.equal([own.uploading, own.upload.all, own.upload.done.paths], [true, { paths: 1, bytes: 120 }, 0])
-  const second = queue('upload')
-  tell('slow', '0')
+  const follower = launch([join(BIN, 'nix-lan'), 'queue', 'upload'])
+  const second = ended(follower)
+  await saysSo(follower.stderr, 'is running already')
   queued('b')
+  goesOn()
   assert.equal(await first.then(({ code }) => code), 0)
   const { code, stdout, stderr } = await second
   assert.equal([code, stdout.replace('1 path uploaded', 'nothing left to upload')], [0, 'rpi: nothing left to upload\n'])
@@ -523,7 +528,7 @@ test('upload: a second one follows the first, and uploads what is left; for scri
 
 test('upload: a killed one leaves no lock, and no copy that goes on', async () => {
   queued('a')
-  tell('slow', '20')
+  tell('held', '')
   await boxIsThere()
   const child = launch([join(BIN, 'nix-lan'), 'queue', 'upload'])
   const first = ended(child)
@@ -532,9 +537,9 @@ test('upload: a killed one leaves no lock, and no copy that goes on', async () =
   assert.ok(runs(pid))
   child.kill('SIGKILL')
   await first
-  for (let tries = 0; runs(pid) && tries < 300; tries++) await new Promise((done) => setTimeout(done, 50))
-  assert.not(runs(pid), 'the copy goes on')
-  rmSync(join(WORLD, 'slow'))
+  await until('the end of the copy', () => !runs(pid))
+  await until('the end of the lock', () => !isLocked(join(TMP, 'run/nix-lan/rpi.upload.lock')))
+  goesOn()
   assert.equal(await queue('upload'), { code: 0, stdout: 'rpi: 1 path uploaded\n', stderr: '' })
 })
 
@@ -587,9 +592,20 @@ function runs(pid: string): boolean {
 }
 
 /** Waits until a copy has begun. */
-async function copying(): Promise<void> {
-  for (let tries = 0; tries < 1000 && !log().some((line) => line.startsWith('copy')); tries++)
-    await new Promise((done) => setTimeout(done, 20))
+const copying = (): Promise<void> => until('a copy', () => log().some((line) => line.startsWith('copy')))
+
+/** Lets a copy that is held go on. */
+const goesOn = (): void => rmSync(join(WORLD, 'held'))
+
+/** Waits until a text stands in what a program prints. */
+async function saysSo(stream: Readable | null, text: string): Promise<void> {
+  let printed = ''
+  stream?.on('data', (more: string) => (printed += more))
+  await until(
+    text,
+    () => printed.includes(text),
+    () => printed,
+  )
 }
 
 const terminal = needs(suite('nix-lan queue on a terminal'), ...wanted, 'script')
@@ -599,10 +615,14 @@ terminal.after(boxIsAway)
 
 terminal('upload shows how it goes; what failed was copied once', async () => {
   queued('a')
-  tell('slow', '2')
+  tell('held', '')
   await boxIsThere()
   tell('fail', `error: hash mismatch importing path '${store('a')}'\n`)
-  const { stdout } = await ended(launch(['script', '-qefc', `${join(BIN, 'nix-lan')} queue upload`, '/dev/null']))
+  const child = launch(['script', '-qefc', `${join(BIN, 'nix-lan')} queue upload`, '/dev/null'])
+  const running = ended(child)
+  await saysSo(child.stdout, ' of 120 B')
+  goesOn()
+  const { stdout } = await running
   const pictures = stdout.split('\r\u001b[K')
   assert.ok(
     pictures.some((text) => /^rpi: 0 of 1 path, \d+ B of 120 B/.test(text)),

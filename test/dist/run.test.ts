@@ -12,10 +12,9 @@ import * as assert from 'uvu/assert'
 import { VERSION } from '../../scripts/cli/version.ts'
 import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
 import { needs } from '../lib/needs.ts'
+import { HANGS } from '../lib/until.ts'
 
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-run-'))
-/** Longer than anything here takes; only a hang reaches it. */
-const LIMIT = 30_000
 
 const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? folder('runtime', { node: process.execPath })
 const BIN = folder('bin')
@@ -94,7 +93,7 @@ function start(argv: readonly string[], setting: Setting = {}): Promise<Result> 
   const result: Result = { pid: child.pid, code: null, signal: null, stdout: '', stderr: '' }
   child.stdout?.setEncoding('utf8').on('data', (text: string) => (result.stdout += text))
   child.stderr?.setEncoding('utf8').on('data', (text: string) => (result.stderr += text))
-  const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT)
+  const timer = setTimeout(() => child.kill('SIGKILL'), HANGS)
   return new Promise((done) => {
     child.on('close', (code, signal) => {
       clearTimeout(timer)
@@ -120,7 +119,7 @@ async function serve(): Promise<void> {
   const gone = createServer()
   AWAY = `http://127.0.0.1:${await listen(gone)}`
   gone.close()
-  configuration(`[cache.here]\nurl = "${HERE}"\n\n[cache.away]\nurl = "${AWAY}"\n\n[cache.rpi]\nhost = "127.0.0.1"\n`)
+  configuration(`[cache.here]\nurl = "${HERE}"\ndeadline = "60s"\n\n[cache.away]\nurl = "${AWAY}"\n\n[cache.rpi]\nhost = "127.0.0.1"\n`)
 }
 const listen = (at: Server) => new Promise<number>((done) => at.listen(0, '127.0.0.1', () => done((at.address() as AddressInfo).port)))
 
@@ -412,7 +411,7 @@ function session(command: string, setting: Setting): Session {
   return {
     type: (text) => child.stdin.write(text),
     see: async (pattern) => {
-      for (const end = Date.now() + LIMIT; Date.now() < end; await new Promise((go) => setTimeout(go, 10))) {
+      for (const end = Date.now() + HANGS; Date.now() < end; await new Promise((go) => setTimeout(go, 10))) {
         const found = pattern.exec(screen)
         if (found) {
           screen = screen.slice(found.index + found[0].length)
@@ -451,7 +450,7 @@ console.log('ready=' + process.pid + ' tty=' + process.stdin.isTTY + ' on ' + re
   at.type('echo code=$?\n')
   await at.see(/code=9\r?\n/)
   at.type(`${RUN} nix ${job}\n`)
-  const [, tty = ''] = await at.see(/ready=.* on (\S+)/)
+  const [, tty = ''] = await at.see(/ready=.* on (\S+)\s/)
   assert.is((await start(['stty', '-F', tty, 'cols', '111', 'rows', '33'])).code, 0)
   await at.see(/size=111x33/)
   at.type('\x03')

@@ -9,6 +9,7 @@ import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { AS_USER, foldersIn, give, USER } from '../lib/as-user.ts'
+import { HANGS, until } from '../lib/until.ts'
 
 const PROGRAM = resolve('dist/nix-lan-tunnel')
 const TMP = mkdtempSync(join(tmpdir(), 'nl-tunnel-'))
@@ -69,7 +70,7 @@ function launch(toml: string, args: string[], env: Record<string, string> = {}):
   const all = { PATH: `${BIN}:${RUNTIME}:/usr/bin:/bin`, HOME: TMP, NIX_LAN_CONFIG: config, XDG_RUNTIME_DIR: RUN, ...env }
   const [program = '', ...words] = [...AS_USER, PROGRAM, ...args]
   // The time limit is for a tunnel that should have been refused.
-  const child = spawn(program, words, { env: all, cwd: '/', stdio: ['ignore', 'pipe', 'pipe'], timeout: 60_000 })
+  const child = spawn(program, words, { env: all, cwd: '/', stdio: ['ignore', 'pipe', 'pipe'], timeout: HANGS })
   const said: Said = { code: null, signal: null, stdout: '', stderr: '' }
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     said.stdout += text
@@ -82,11 +83,6 @@ function launch(toml: string, args: string[], env: Record<string, string> = {}):
 
 const tunnel = (toml: string, args: string[] = [], env: Record<string, string> = {}): Promise<Said> => launch(toml, args, env).said
 
-async function until(what: string, ask: () => boolean): Promise<void> {
-  for (const end = Date.now() + 20_000; Date.now() < end; await new Promise((done) => setTimeout(done, 20))) if (ask()) return
-  throw new Error(`waited 20 s for ${what}`)
-}
-
 let server: Server
 let port = 0
 let toml = ''
@@ -97,7 +93,7 @@ test.before(async () => {
   server = createServer((socket) => socket.on('error', () => {}).resume())
   await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
   port = (server.address() as AddressInfo).port
-  toml = `[cache.rpi]\nhost = "127.0.0.1"\nssh = "pi@127.0.0.1"\nport = ${port}\nenv-file = "${TMP}/env"\n`
+  toml = `[cache.rpi]\nhost = "127.0.0.1"\nssh = "pi@127.0.0.1"\nport = ${port}\ndeadline = "60s"\nenv-file = "${TMP}/env"\n`
 })
 test.before.each(() => {
   rmSync(DIRECTORY, { recursive: true, force: true })
