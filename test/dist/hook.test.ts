@@ -377,10 +377,12 @@ runtime('nix-store does not answer: said within the second, the derivation is qu
   const nix = program('unresponsive-nix', 'nix-store', `echo $$ >${note}; exec sleep 600`)
   const drv = place.drv('x', '("out","","r:sha256","")')
   const pid = (): string => (existsSync(note) ? readFileSync(note, 'utf8').trim() : '')
-  // On a busy machine the second may be over before nix-store is asked.
+  // On a busy machine the second may be over before nix-store is asked, or right after it has been
+  // said that it gave no answer.
   await until('nix-store', () => {
     const said = run({ file: HOOK, path: `${nix}:${RUNTIME}:/usr/bin:/bin` }, place, { DRV_PATH: drv })
-    assert.match(said, /^nix-lan: .*(no answer in 600 ms|took more than 0\.9 s).*\n$/)
+    assert.match(said, /^(nix-lan: .*no answer in 600 ms.*\n)?(nix-lan: .*took more than 0\.9 s.*\n)?$/, said)
+    assert.is.not(said, '')
     assert.is(place.queued(), 'x.drv')
     return pid() !== ''
   })
@@ -493,7 +495,7 @@ limits('the ordinary case costs little more than starting sh and ln', async () =
     read: () => time(HOOK, [], empty),
   }
   // measured: 2.6 and 4.3 times of sh; spawning from here costs something in each
-  const { sh, full, read } = await compare(ways, (least) => least.full < 6 * least.sh && least.read < 9 * least.sh, 200)
+  const { sh, full, read } = await compare(ways, (least) => least.full < 6 * least.sh && least.read < 9 * least.sh, { most: 200 })
   assert.ok(full < 6 * sh, `ordinary: ${full.toFixed(2)} ms, sh: ${sh.toFixed(2)} ms`)
   assert.ok(read < 9 * sh, `empty OUT_PATHS: ${read.toFixed(2)} ms, sh: ${sh.toFixed(2)} ms`)
 })

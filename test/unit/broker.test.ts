@@ -42,7 +42,7 @@ class Stage {
 
   private constructor(paths: number, unused: number) {
     for (const n of all(paths)) this.box.paths.set(pathOf(n), kept(n))
-    this.broker = new Broker({ socket: this.tunnel, deadline: 2000, patience: 300 }, { unused, lastSessions: 200 })
+    this.broker = new Broker({ socket: this.tunnel, deadline: 60_000, patience: 300 }, { unused, lastSessions: 200 })
     open.push({ close: () => this.box.close() }, { close: () => this.stop() })
   }
 
@@ -136,7 +136,7 @@ test('a box that is away is an empty store, for each session at once', async () 
   const on = await Stage.make(1, { away: true })
   const started = performance.now()
   for (const _ of all(20)) same(await on.session(info(0)), notValid(pathOf(0)))
-  assert.ok(performance.now() - started < 2000)
+  assert.ok(performance.now() - started < 30_000, 'less than one deadline')
 })
 
 test('a promise that the box can’t keep ends that session, and no other', async () => {
@@ -152,14 +152,14 @@ test('a promise that the box can’t keep ends that session, and no other', asyn
 })
 
 test('it ends when it hasn’t been used for a while; who only knocks doesn’t use it', async () => {
-  const on = await Stage.make(1, { unused: 300 })
+  const on = await Stage.make(1, { unused: 1500 })
   let over = false
   on.broker.ended.then(() => {
     over = true
   })
   const long = new Session(on.socket)
   long.say(hello(), info(0))
-  await new Promise((resolve) => setTimeout(resolve, 800))
+  await new Promise((resolve) => setTimeout(resolve, 3000))
   assert.not(over, 'it has ended in the middle of a session')
   long.socket.end()
   const knocks = setInterval(

@@ -20,6 +20,7 @@ import { type Daemon, type FullInfo, Refused } from '../../scripts/protocol/daem
 import { heal } from '../../scripts/queue/heal.ts'
 import { Damage, damagedOn, takeBack } from '../../scripts/system/damage.ts'
 import { needs } from '../lib/needs.ts'
+import { until } from '../lib/until.ts'
 
 const test = suite('damage')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-damage-'))
@@ -39,8 +40,7 @@ test('noted once, seen by the next start, by status, and by one that runs alread
   assert.ok(new Damage(SOCKET, directory).has(path(1)))
   assert.equal([...damagedOn({ ...TUNNEL, own: directory }).keys()], [path(1)])
   assert.ok(Date.now() - (damagedOn({ ...TUNNEL, own: directory }).get(path(1)) ?? 0) < 60_000)
-  await new Promise((resolve) => setTimeout(resolve, 1100))
-  assert.ok(running.has(path(1)))
+  await until('the note, by one that runs already', () => running.has(path(1)))
   assert.equal(damagedOn({ cache: 'none-such', socket: '/another.sock', own: directory }), new Map())
 })
 
@@ -51,8 +51,8 @@ test('taken back: by an upload, whoever runs meanwhile; with the last note the f
   takeBack(path(1), { ...TUNNEL, own: directory })
   takeBack(path(7), { ...TUNNEL, own: directory })
   assert.equal([...damagedOn({ ...TUNNEL, own: directory }).keys()], [path(2)])
-  await new Promise((resolve) => setTimeout(resolve, 1100))
-  assert.equal([running.has(path(1)), running.has(path(2))], [false, true])
+  await until('the end of the note', () => !running.has(path(1)))
+  assert.ok(running.has(path(2)))
   assert.ok(running.add(path(1)), 'damaged again')
   assert.equal([...damagedOn({ ...TUNNEL, own: directory }).keys()].sort(), [path(1), path(2)])
   for (const n of [1, 2]) takeBack(path(n), { ...TUNNEL, own: directory })

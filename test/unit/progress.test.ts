@@ -43,9 +43,16 @@ test('what has gone, of what, and why it stopped', () => {
 
 test('each time that there is no room the pause grows; an upload that goes through ends it', () => {
   const pauses: number[] = []
-  for (let time = 0; time < 9; time++) {
-    new Progress(UID, 'rpi', 'nobody').ended({ stopped: 'full', full: { need: 9, free: null } })
-    pauses.push(Math.round(((readUploadState(UID, 'rpi')?.retry ?? 0) - Date.now()) / 1000))
+  const { now } = Date
+  const time = now()
+  Date.now = () => time
+  try {
+    for (let upload = 0; upload < 9; upload++) {
+      new Progress(UID, 'rpi', 'nobody').ended({ stopped: 'full', full: { need: 9, free: null } })
+      pauses.push(((readUploadState(UID, 'rpi')?.retry ?? 0) - time) / 1000)
+    }
+  } finally {
+    Date.now = now
   }
   assert.equal(pauses, [30, 60, 120, 240, 480, 960, 1800, 1800, 1800])
   assert.is(pauseAfter(1000), 1_800_000)

@@ -18,6 +18,7 @@ import * as assert from 'uvu/assert'
 import type { Entry, Queue } from '../../scripts/queue/queue.ts'
 import type { Lock } from '../../scripts/system/lock.ts'
 import { needs } from '../lib/needs.ts'
+import { until } from '../lib/until.ts'
 
 const TMP = mkdtempSync(`${tmpdir()}/nix-lan-queue-`)
 process.env.NIX_STATE_DIR = TMP // before paths.ts is loaded, hence the import()s
@@ -201,13 +202,12 @@ locks('a lock whose holder was killed is free', async () => {
   await new Promise((resolve) => holder.stdout.once('data', resolve))
   assert.ok(isBusy(await takeLock(`${dir}/lock`)))
   holder.kill('SIGKILL')
-  let lock = await takeLock(`${dir}/lock`)
-  for (let tries = 0; isBusy(lock) && tries < 100; tries++) {
-    await new Promise((resolve) => setTimeout(resolve, 20))
-    lock = await takeLock(`${dir}/lock`)
-  }
-  assert.not(isBusy(lock))
-  await (lock as Lock).release()
+  await until('the lock', async () => {
+    const lock = await takeLock(`${dir}/lock`)
+    if (isBusy(lock)) return false
+    await lock.release()
+    return true
+  })
   rmSync(dir, { recursive: true })
 })
 

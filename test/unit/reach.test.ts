@@ -93,7 +93,7 @@ test('avahi knows the name while the name service is silent; a name that avahi l
   try {
     await listening(box, 0, async () => {
       const { port } = box.address() as AddressInfo
-      const race = (host: string) => new Race(host, port, 1000, { scopes: () => [], avahi: socket }).run()
+      const race = (host: string) => new Race(host, port, 60_000, { scopes: () => [], avahi: socket }).run()
       await listening(avahi, socket, async () => {
         getent('sleep 5')
         assert.equal(await race('pi.local'), { address: '127.0.0.1' })

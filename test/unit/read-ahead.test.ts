@@ -10,6 +10,7 @@ import type { Upstream } from '../../scripts/connect/upstream.ts'
 import { dialBox } from '../../scripts/protocol/dial.ts'
 import { notValid } from '../../scripts/protocol/operations.ts'
 import { errorAnswer, STDERR_LAST, string, u64 } from '../../scripts/protocol/wire.ts'
+import { compare } from '../lib/compare.ts'
 import { DistantBox, infoOf, type Kept } from '../lib/distant-box.ts'
 import { clientOf, hello, nar, SIGNATURE, same } from '../lib/wire.ts'
 
@@ -142,7 +143,8 @@ test('a chain is not walked at a round trip for each path when the box can list 
     await session(box, [...box.paths.keys()].map(info))
     return performance.now() - started
   }
-  const [listed, walked] = [await walk(true), await walk(false)]
+  const ways = { listed: () => walk(true), walked: () => walk(false) }
+  const { listed, walked } = await compare(ways, (least) => least.listed < least.walked / 2, { fewest: 1 })
   assert.ok(listed < walked / 2, `${listed} ms, without a list ${walked} ms`)
 })
 

@@ -9,6 +9,7 @@ import * as assert from 'uvu/assert'
 import { serve } from '../../scripts/connect/session.ts'
 import { dialBox } from '../../scripts/protocol/dial.ts'
 import { type Recorded, SIDES } from '../lib/recorded.ts'
+import { until } from '../lib/until.ts'
 import { clientOf, same } from '../lib/wire.ts'
 
 const test = suite('recorded')
@@ -46,7 +47,7 @@ async function replay(session: Recorded): Promise<void> {
     const box = await dialBox(socket, 60_000)
     await serve(client, { dial: async () => box, lost: fail, report: fail, strict: false })
     same(client.got(), toNix, `to Nix, in chunks of ${size}`)
-    await until(() => Buffer.concat(asked).length >= toBox.length)
+    await until('what the box is asked', () => Buffer.concat(asked).length >= toBox.length)
     same(Buffer.concat(asked), toBox, `to the box, in chunks of ${size}`)
   }
   await new Promise((done) => server.close(done))
@@ -54,11 +55,6 @@ async function replay(session: Recorded): Promise<void> {
 
 function fail(error: Error | string): never {
   throw new Error(String(error))
-}
-
-/** Waits for a condition, for ten seconds at the most. */
-async function until(condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 1000 && !condition(); i++) await new Promise((done) => setTimeout(done, 10))
 }
 
 test.after(() => rmSync(TMP, { recursive: true, force: true }))

@@ -115,7 +115,7 @@ any('a script for the box that fails leaves nothing there', () => {
 any('a FIFO in the place of a nix.conf keeps nobody waiting', () => {
   const fifo = `${fresh()}/nix.conf`
   assert.is(spawnSync('mkfifo', [fifo]).status, 0)
-  const writer = spawn('sh', ['-c', 'sleep 3; echo late >"$0"', fifo], { stdio: 'ignore' })
+  const writer = spawn('sh', ['-c', 'sleep 60; echo late >"$0"', fifo], { stdio: 'ignore' })
   try {
     assert.not.match(readText(fifo) ?? '', 'late')
   } finally {

@@ -12,6 +12,7 @@ import { inUse } from '../../scripts/setup/manager.ts'
 import type { BoxDeed } from '../../scripts/setup/record.ts'
 import { entriesIn, moveCounts, renamedNote, strayItem, straysAmong, withoutCache, withRenamed } from '../../scripts/setup/remove-cache.ts'
 import { placeOf } from '../../scripts/setup/restore-box.ts'
+import { until } from '../lib/until.ts'
 
 const ALICE = { name: 'alice', uid: 1000, home: '/home/alice' }
 const FILE = '/etc/nix-lan/config.toml'
@@ -121,8 +122,7 @@ strays('a tunnel is in use while somebody is connected to its socket', async () 
     assert.ok(inUse(socket))
     client.destroy()
     accepted.destroy()
-    for (let i = 0; inUse(socket) && i < 100; i++) await new Promise((resolve) => setTimeout(resolve, 20))
-    assert.not.ok(inUse(socket))
+    await until('the end of its use', () => !inUse(socket))
   } finally {
     server.close()
     rmSync(directory, { recursive: true, force: true })

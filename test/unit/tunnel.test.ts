@@ -1,6 +1,6 @@
 // The ssh command of a tunnel, and where its agent comes from.
 import { execFileSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -28,6 +28,7 @@ import {
 } from '../../scripts/tunnel/ssh.ts'
 import { agentSocket, askSsh, changesNothingElse, forwardingsOf, isDirect, parseFacts } from '../../scripts/tunnel/ssh-config.ts'
 import { needs } from '../lib/needs.ts'
+import { HANGS, until } from '../lib/until.ts'
 
 const CACHE: SshCache = {
   kind: 'ssh',
@@ -104,7 +105,7 @@ test('the command that logs in by hand', () => {
 async function realFacts(argv: readonly string[], config: string): Promise<ReturnType<typeof parseFacts> | undefined> {
   const file = join(TMP, 'ssh_config')
   writeFileSync(file, config, { mode: 0o600 })
-  const start = (words: string[]): Promise<Outcome> => run('ssh', ['-F', file, ...words.slice(1)], { timeout: 10_000 })
+  const start = (words: string[]): Promise<Outcome> => run('ssh', ['-F', file, ...words.slice(1)], { timeout: HANGS })
   const [, ...options] = argv.slice(0, argv.indexOf('--'))
   const { facts, problem } = await askSsh('box', options, start)
   if (/ENOENT/.test(problem ?? '')) return undefined
@@ -282,7 +283,7 @@ test('AddressFamily: the address is one that ssh would take', async () => {
   // Both kinds of loopback, on one port.
   await new Promise<void>((done) => server.listen(0, '::', done))
   const { port } = server.address() as AddressInfo
-  const cache = { ...CACHE, host: 'pi.lan', ssh: 'pi@pi.lan', port }
+  const cache = { ...CACHE, host: 'pi.lan', ssh: 'pi@pi.lan', port, deadline: 60_000 }
   const addressWith = async (family: string, ahosts: string): Promise<string> => {
     const ssh = `cat <<'END'\nhostname pi.lan\ncanonicalizehostname false\naddressfamily ${family}\nEND`
     const getent = `printf '%s STREAM\\n' ${ahosts}`
@@ -329,15 +330,24 @@ test('an env-file that waits is ended with all that it started', async () => {
 
 test('what env-file leaves running in the background is ended with it', async () => {
   const mark = join(TMP, 'left')
-  const found = await agentOf(`(sleep 2; echo >${mark}) & SSH_AUTH_SOCK=/a`)
+  const found = await agentOf(`sleep 60 & echo $! >${mark}; SSH_AUTH_SOCK=/a`)
   assert.is(found.env.SSH_AUTH_SOCK, '/a')
-  await new Promise((resolve) => setTimeout(resolve, 2200))
-  assert.not(existsSync(mark))
+  const pid = Number(readFileSync(mark, 'utf8'))
+  await until('its end', () => !lives(pid))
 })
 
-/** Starts a process that, like ssh-agent, is in nobody's group. */
-const DAEMON = `setsid sleep 60 </dev/null >/dev/null 2>&1 & pid=$!; sleep 0.2`
-const lives = (pid: number): boolean => existsSync(`/proc/${pid}/cwd`) && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+/** Starts a process that, like ssh-agent, is in nobody's group; returns once it is. */
+const DAEMON = `mark=$(mktemp -u); setsid sh -c ': >"$0"; exec sleep 60' "$mark" </dev/null >/dev/null 2>&1 & pid=$!
+until [ -e "$mark" ]; do sleep 0.01; done; rm "$mark"`
+
+/** Whether a process runs; one that has ended and that nobody has waited for doesn't. */
+function lives(pid: number): boolean {
+  try {
+    return !/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  } catch {
+    return false
+  }
+}
 
 test('an agent that env-file begins is known by its number and its start, and one that was there before is not', async () => {
   const ours = await agentOf(`${DAEMON}; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$pid`)
@@ -353,7 +363,7 @@ test('an agent that env-file begins is known by its number and its start, and on
 
 /** Runs the keeper with these arguments for it, and this command. */
 const keep = (words: string[], command: string[], env: Record<string, string> = {}): Promise<Outcome> =>
-  run('sh', ['-c', KEEPER, 'keeper', ...words, '', '', '', '', ...command], { timeout: 20_000, env: { ...process.env, ...env } })
+  run('sh', ['-c', KEEPER, 'keeper', ...words, '', '', '', '', ...command], { timeout: HANGS, env: { ...process.env, ...env } })
 
 test('by hand, an agent that was begun for the tunnel ends with it, and no other', async () => {
   const { begun } = await agentOf(`${DAEMON}; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$pid`)
@@ -362,8 +372,7 @@ test('by hand, an agent that was begun for the tunnel ends with it, and no other
   await keep(['/nonexistent/s', 'hint', 'true', 'pi', '', '', `${pid}:${tick + 1}`], ['false'])
   assert.ok(lives(pid))
   await keep(['/nonexistent/s', 'hint', 'true', 'pi', '', '', `${pid}:${tick}`], ['false'])
-  for (let tries = 0; lives(pid) && tries < 200; tries++) await new Promise((resolve) => setTimeout(resolve, 50))
-  assert.not(lives(pid))
+  await until('its end', () => !lives(pid))
 })
 
 test('an agent that was begun for a command ends with it, also at a signal', async () => {
@@ -387,8 +396,7 @@ test('an agent that was begun for a command ends with it, also at a signal', asy
   assert.ok(lives(pid))
   process.off('exit', atExit as () => void)
   ;(atExit as () => void)()
-  for (let tries = 0; lives(pid) && tries < 200; tries++) await new Promise((resolve) => setTimeout(resolve, 50))
-  assert.not(lives(pid))
+  await until('its end', () => !lives(pid))
 })
 
 test('whoever logs in on the box for something else than the tunnel leaves no agent behind either', async () => {
@@ -410,8 +418,7 @@ test('whoever logs in on the box for something else than the tunnel leaves no ag
     process.off('exit', listener as () => void)
     ;(listener as () => void)()
   }
-  for (let tries = 0; pids.some(lives) && tries < 200; tries++) await new Promise((resolve) => setTimeout(resolve, 50))
-  assert.equal(pids.map(lives), [false, false])
+  await until('their end', () => !pids.some(lives))
 })
 
 test('an ssh that does not log in within a minute is ended, and somebody is asked why', async () => {
@@ -493,7 +500,7 @@ test('an ssh that ends at once does not leave the keeper waiting for the one who
   // one in ten did: whoever asks had not yet let go of the keeper's trap when it was told to end
   for (let n = 0; n < 60; n++) {
     const args = ['-c', KEEPER, 'keeper', '/nonexistent/pi.sock', '', 'true', 'pi', '', '', '', '', '', '', '', 'false']
-    const { timedOut } = await run('sh', args, { timeout: 10_000 })
+    const { timedOut } = await run('sh', args, { timeout: HANGS })
     assert.not(timedOut, `it hangs, at attempt ${n + 1}`)
   }
 })

@@ -1,6 +1,6 @@
 // The rules of draining, with two stores in memory that behave as Nix's do: a copy of many paths
 // fails as a whole and names one path, or none.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
@@ -25,6 +25,7 @@ import {
   type Summary,
   wanted,
 } from '../../scripts/queue/upload.ts'
+import { until } from '../lib/until.ts'
 
 const cache = (more: Partial<SshCache> = {}): SshCache => ({
   kind: 'ssh',
@@ -567,12 +568,26 @@ pure('a copy that gets nowhere is ended, and one that does goes on', async () =>
   const before = process.env.PATH
   const copying = `echo "copying path '${path}' to 'ssh-ng://localhost'..." >&2`
   const nix = (script: string): void => writeFileSync(join(folder, 'nix'), `#!/bin/sh\n${copying}\n${script}\n`, { mode: 0o755 })
-  // a look every 20 ms instead of every second
-  Object.assign(globalThis, { setInterval: (call: () => void, time: number) => setInterval(call, time / 50) })
   process.env.PATH = `${folder}:${before}`
   try {
-    nix('i=0; while [ $i -lt 40 ]; do echo x; sleep 0.05; i=$((i + 1)); done')
-    assert.is(await copyTo('x', [path], false, () => 50_000), undefined)
+    // looks, each for a second, as we say; in between it goes on
+    let look = (): void => {}
+    Object.assign(globalThis, {
+      setInterval(call: () => void) {
+        look = call
+        return setInterval(() => {}, 1000)
+      },
+    })
+    nix(`for i in 1 2 3; do until [ -e ${folder}/$i ]; do sleep 0.01; done; echo x; : >${folder}/$i.done; done`)
+    const copied = copyTo('x', [path], false, () => 50_000)
+    for (const i of [1, 2, 3]) {
+      for (let looks = 0; looks < 45; looks++) look()
+      writeFileSync(`${folder}/${i}`, '')
+      await until('more', () => existsSync(`${folder}/${i}.done`))
+    }
+    assert.is(await copied, undefined)
+    // a look every 20 ms instead of every second
+    Object.assign(globalThis, { setInterval: (call: () => void, time: number) => setInterval(call, time / 50) })
     nix('exec sleep 60')
     const asked = new Set<string | undefined>()
     const failure = await copyTo('x', [path], false, (one) => {
