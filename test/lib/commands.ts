@@ -28,7 +28,7 @@ const env = {
 
 /** Runs a program in that folder, to its end. */
 export function start(program: string, args: string[], input?: string): { code: number | null; stdout: string; stderr: string } {
-  const { status, stdout, stderr } = spawnSync(program, args, { env, cwd: join(TMP, 'work'), input, encoding: 'utf8', timeout: 60_000 })
+  const { status, stdout, stderr } = spawnSync(program, args, { env, cwd: join(TMP, 'work'), input, encoding: 'utf8', timeout: 300_000 })
   return { code: status, stdout, stderr }
 }
 
