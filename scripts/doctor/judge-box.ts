@@ -136,9 +136,13 @@ export interface SocketFacts {
   nixos: boolean
   /** Whether there is a shell at all: no forced command, no nologin. */
   shell: boolean
+  /** Whether somebody is known to listen there. */
+  listens: boolean
   /** What is wrong with the disk that holds Nix's database, and where it is mounted. */
   disk?: { problem: 'read-only' | 'full'; at: string }
 }
+
+const UNKNOWN: SocketFacts = { user: '', state: 'unknown', group: '', nixos: false, shell: true, listens: false }
 
 /** A mount point that may become part of a command. */
 const MOUNT_POINT = /^\/[A-Za-z0-9/_.-]*$/
@@ -155,7 +159,9 @@ export function parseSocket(output: string): SocketFacts {
   const known = state === 'writable' || state === 'denied' || state === 'missing' ? state : 'unknown'
   const safe = (name: string): string => (NAME.test(name) ? name : '')
   const disk = parseDisk(output)
-  return { user: safe(user), state: known, group: safe(group), nixos: nixos === 'nixos', shell: line !== undefined, ...(disk && { disk }) }
+  const listens = /^nix-lan-listens$/m.test(output)
+  const [shell, there] = [line !== undefined, nixos === 'nixos']
+  return { user: safe(user), state: known, group: safe(group), nixos: there, shell, listens, ...(disk && { disk }) }
 }
 
 function parseDisk(output: string): SocketFacts['disk'] {
@@ -167,7 +173,13 @@ function parseDisk(output: string): SocketFacts['disk'] {
 
 export type Handshake = { ok: true; version: number; nix: string } | { ok: false; kind: string; reason: string }
 
-const FORWARDING = 'AllowStreamLocalForwarding'
+/**
+ * What makes a box's sshd forward to a socket. ssh is told the same for all that forbids it as for a
+ * daemon that doesn't listen (OpenSSH 9.2 and 10.0, serverloop.c and channels.c).
+ */
+const ALLOWS = ['AllowStreamLocalForwarding yes', 'AllowTcpForwarding yes', 'DisableForwarding no']
+const ALLOWS_NIXOS = 'services.openssh.settings = { AllowStreamLocalForwarding = "yes"; AllowTcpForwarding = true; };'
+const FORBIDS = "the box's sshd forbids forwarding to a socket"
 
 /**
  * `box's daemon`: it answers the user who logs in.
@@ -176,11 +188,14 @@ const FORWARDING = 'AllowStreamLocalForwarding'
 export function judgeBox(answer: Handshake, path: string, destination: string, socket: SocketFacts | undefined, log: string): Verdict {
   if (answer.ok) return ok(`Nix ${answer.nix || 'older than 2.5'} answers, protocol ${protocolText(answer.version)}`)
   if (answer.kind === 'old') return failed(answer.reason, 'install a later Nix on the box')
-  const { state, nixos, shell, group, user } = socket ?? { state: 'unknown', nixos: false, shell: true, group: '', user: '' }
+  const { state, nixos, shell, group, user, listens } = socket ?? UNKNOWN
   const there = (text: string): string => inConfigurationNix(text).replace('in configuration.nix', "in the box's configuration.nix")
-  if (/administratively prohibited/.test(log)) {
-    const words = `in the box's /etc/ssh/sshd_config: ${FORWARDING} yes, then restart its sshd`
-    return failed("the box's sshd forbids forwarding a socket", nixos ? there(`services.openssh.settings.${FORWARDING} = "yes";`) : words)
+  const refused = /open failed/.test(log)
+  // other servers give the reason (RFC 4254, 5.1)
+  if (/administratively prohibited/.test(log) || (state === 'writable' && listens && refused)) {
+    const words = `in the box's /etc/ssh/sshd_config: ${ALLOWS.join(', ')}, then restart its sshd`
+    const key = 'if its authorized_keys restricts the key: port-forwarding after restrict'
+    return failed(FORBIDS, `${nixos ? there(ALLOWS_NIXOS) : words}; ${key}`)
   }
   const who = user || 'the user'
   if (state === 'denied') {
@@ -198,7 +213,7 @@ export function judgeBox(answer: Handshake, path: string, destination: string, s
   }
   if (answer.kind === 'slow') return failed(answer.reason, onBox(destination, BOX_JOURNAL, shell))
   if (state === 'missing') return failed(`there is no ${path} on the box: no nix-daemon runs there`, start)
-  if (state === 'writable' && /open failed/.test(log)) return failed('nobody listens there: no nix-daemon runs on the box', start)
+  if (state === 'writable' && refused) return failed('nobody listens there: no nix-daemon runs on the box', start)
   if (state === 'writable' && answer.kind === 'broken') {
     return failed(
       `the box's nix-daemon turns ${who} away, or ends at once`,
@@ -207,6 +222,7 @@ export function judgeBox(answer: Handshake, path: string, destination: string, s
         : `on the box: is ${who} in allowed-users of nix.conf? journalctl -u nix-daemon -n 20`,
     )
   }
+  if (!shell && refused) return failed(`no nix-daemon listens on the box, or ${FORBIDS}: it runs no command that would tell`, start)
   return failed(answer.reason, start)
 }
 

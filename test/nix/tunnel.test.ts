@@ -10,6 +10,8 @@ const TUNNEL = '/opt/nix-lan/dist/nix-lan-tunnel'
 const AVAILABLE = '/opt/nix-lan/dist/nix-lan-available'
 const SOCKET = '/run/user/1000/nix-lan/rpi.sock'
 const KNOWN = '/home/alice/.ssh/known_hosts'
+/** Names it whole: a name that begins so may be sshd's, whose sessions end a moment after ssh. */
+const SSH = 'ssh\n'
 
 let world: World
 let hostKey = ''
@@ -63,10 +65,7 @@ for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     const code = await tunnel.ended
     assert.ok(code === 0 || (signal === 'SIGHUP' && code === 255), `exit ${code}`)
     assert.not(await socketIsThere())
-    assert.equal(
-      world.processes('ssh').filter((pid) => !world.processes('sshd').includes(pid)),
-      [],
-    )
+    assert.equal(world.processes(SSH), [])
   })
 }
 
@@ -210,10 +209,7 @@ test('uploads: a connection of their own when somebody asks for it, through whic
   await tunnel.stop()
   assert.is(await tunnel.ended, 0)
   assert.is(await world.must('alice', 'ls', [folder]), 'rpi.address')
-  assert.equal(
-    world.processes('ssh').filter((pid) => !world.processes('sshd').includes(pid)),
-    [],
-  )
+  assert.equal(world.processes(SSH), [])
   world.write(
     '/etc/nix-lan/config.toml',
     `user = "alice"\n[cache.rpi]\nhost = "pi.lan"\nssh = "alice@pi.lan"\nport = ${world.port}\nupload-connection = "shared"\n`,
@@ -221,6 +217,44 @@ test('uploads: a connection of their own when somebody asks for it, through whic
   const shared = await open()
   assert.is(await world.must('alice', 'ls', [folder]), 'rpi.address\nrpi.sock')
   await shared.stop()
+})
+
+/** What the doctor finds of nix-daemon on the box. */
+async function boxsDaemon(): Promise<{ state: string; found: string; fix: string | null } | undefined> {
+  const { stdout } = await world.run('alice', '/opt/nix-lan/dist/nix-lan', ['doctor', '--json'])
+  return (JSON.parse(stdout) as { check: string; state: string; found: string; fix: string | null }[]).find(
+    ({ check }) => check === "box's daemon",
+  )
+}
+
+// ssh is told the same of each, and of a nix-daemon that doesn't listen.
+const FORBIDDEN = ['AllowStreamLocalForwarding no', 'AllowTcpForwarding no', 'DisableForwarding yes']
+test(`sshd forbids the forwarding (${FORBIDDEN.join(', ')}; restrict): the doctor says so, and what it prints cures`, async () => {
+  const [CONFIG, KEY] = ['/etc/ssh/nix-lan/sshd_config', '/etc/ssh/nix-lan/user.pub']
+  const [config, key] = [world.read(CONFIG), world.read(KEY)]
+  const sshd = async (more: string, restriction: string): Promise<void> => {
+    world.write(CONFIG, `${config}${more}\n`)
+    world.write(KEY, `${restriction} ${key}`.trimStart())
+    await world.stopSshd()
+    await world.startSshd()
+  }
+  const told = async (): Promise<string[]> => {
+    const { state, found, fix } = (await boxsDaemon()) ?? {}
+    assert.equal([state, found], ['failed', "the box's sshd forbids forwarding to a socket"])
+    return /sshd_config: (.*), then .*: (.*) after restrict$/.exec(fix ?? '')?.slice(1) ?? []
+  }
+  try {
+    await sshd(FORBIDDEN.join('\n'), '')
+    const [settings = ''] = await told()
+    await sshd(settings.replaceAll(', ', '\n'), '')
+    await (await open()).stop()
+    await sshd('', 'restrict')
+    const [, option = ''] = await told()
+    await sshd('', `restrict,${option}`)
+    await (await open()).stop()
+  } finally {
+    await sshd('', '')
+  }
 })
 
 test('root is told whose it is', async () => {

@@ -811,14 +811,17 @@ test('the box’s daemon: who may use its socket, whether it listens, whether it
     'ssh -t alice@pi.local sudo systemctl restart nix-daemon.socket',
   )
   like(judged('nix-lan alice writable root other\n', ''), 'failed', /turns alice away/, /allowed-users/)
+  // as test/nix/tunnel.test.ts meets it
+  const listens = (system: string): string => `nix-lan alice writable root ${system}\nnix-lan-listens\n`
+  like(judged(listens('other')), 'failed', /sshd forbids forwarding/, /sshd_config: AllowStreamLocalForwarding yes, .*restart its sshd; /)
+  like(judged(listens('nixos')), 'failed', /sshd forbids forwarding/, /^in the box's configuration\.nix: services\.openssh/)
   like(judged('', 'channel 1: open failed: administratively prohibited: x\n'), 'failed', /forbids/, /AllowStreamLocalForwarding yes/)
+  like(judged(listens('other'), ''), 'failed', /turns alice away/, /allowed-users/)
   // an account without a shell (nologin, a forced command) lets the tunnel through, and no command
-  like(
-    judged('This account is currently not available.\n', ''),
-    'failed',
-    /closed/,
-    'on the box, as root: systemctl restart nix-daemon.socket',
-  )
+  const noShell = 'This account is currently not available.\n'
+  const start = 'on the box, as root: systemctl restart nix-daemon.socket'
+  like(judged(noShell, ''), 'failed', /closed/, start)
+  like(judged(noShell), 'failed', /^no nix-daemon listens on the box, or the box's sshd forbids forwarding/, start)
   like(judgeBox({ ok: false, kind: 'old', reason: 'too old' }, '/s', 'pi', undefined, ''), 'failed', /too old/, /later Nix/)
 })
 
