@@ -90,7 +90,7 @@ export class Service {
       await this.status(`connected, but no nix-daemon answers: ${reason}`)
       return 75
     }
-    appendFileSync(this.log, `${READY_MARK}\n`)
+    this.markReady()
     forgetTunnelState(this.uid, name)
     return await this.notify('--ready', `--status=${answer.detail ?? 'a nix-daemon'} on the box answers`)
   }
@@ -147,6 +147,14 @@ export class Service {
     await ask('restart', [CHECK]).catch((error) => {
       if (!(error instanceof Failure)) throw error // no units installed or no systemd: nobody to ask
     })
+  }
+
+  private markReady(): void {
+    try {
+      appendFileSync(this.log, `${READY_MARK}\n`)
+    } catch {
+      // /run is full: the tunnel works, and how it will end is told less well
+    }
   }
 
   private readLog(): string {

@@ -51,9 +51,13 @@ export function writeTunnelState(uid: number, cache: string, state: TunnelState)
   }
 }
 
-/** Deletes the state: the next attempt counts as the first. */
+/** Deletes the state: the next attempt counts as the first. Never throws, as above. */
 export function forgetTunnelState(uid: number, cache: string): void {
-  rmSync(tunnelStateFile(uid, cache), { force: true })
+  try {
+    rmSync(tunnelStateFile(uid, cache), { force: true })
+  } catch {
+    // /run is read-only: status shows an old reason
+  }
 }
 
 /** Seconds since boot, including time asleep (proc_uptime(5)); 0 without /proc. */

@@ -1,11 +1,13 @@
 // The tunnel as a unit: why it ended, from what ssh says; its pauses.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import type { SshCache } from '../../scripts/config/types.ts'
 import { searchPath } from '../../scripts/system/search-path.ts'
 import { agentState, type Circumstances, endOf, type Kind, READY_MARK, reasonOf, whyNotReady } from '../../scripts/tunnel/failure.ts'
+import { Service } from '../../scripts/tunnel/service.ts'
 import {
   afterFailure,
   LONGEST_PAUSE,
@@ -16,6 +18,7 @@ import {
   tunnelStateFile,
   uptime,
 } from '../../scripts/tunnel/state.ts'
+import { fakeDaemon } from '../lib/fake-daemon.ts'
 
 const CHANGED = `@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
 @    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
@@ -187,6 +190,32 @@ test('a state that is damaged is none', () => {
     for (const text of ['', '{', '[]', '{"failures":1}', JSON.stringify({ ...state, notBefore: '8' })])
       assert.is(read(text), undefined, text)
   } finally {
+    if (before === undefined) delete process.env.XDG_RUNTIME_DIR
+    else process.env.XDG_RUNTIME_DIR = before
+    rmSync(folder, { recursive: true })
+  }
+})
+
+test('a full /run: the tunnel is ready all the same', async () => {
+  const before = process.env.XDG_RUNTIME_DIR
+  const folder = mkdtempSync(join(tmpdir(), 'nix-lan-full-'))
+  process.env.XDG_RUNTIME_DIR = folder
+  const daemon = fakeDaemon(() => undefined)
+  try {
+    mkdirSync(join(folder, 'nix-lan'))
+    symlinkSync('/dev/full', join(folder, 'nix-lan/pi.ssh.log'))
+    await new Promise<void>((done) => daemon.listen(join(folder, 'nix-lan/pi.sock'), done))
+    const uid = process.getuid?.() ?? 0
+    const lines: string[] = []
+    const cache = { kind: 'ssh', name: 'pi', ssh: 'pi', daemonSocket: '/run/d', deadline: 2000 } as SshCache
+    assert.not.equal(await new Service(uid, cache, 'nix-lan-tunnel', (line) => lines.push(line)).ready(), 75)
+    // what systemd is told, no systemd here takes
+    assert.equal(
+      lines.filter((line) => !/systemd-notify/.test(line)),
+      [],
+    )
+  } finally {
+    daemon.close()
     if (before === undefined) delete process.env.XDG_RUNTIME_DIR
     else process.env.XDG_RUNTIME_DIR = before
     rmSync(folder, { recursive: true })
