@@ -1,6 +1,6 @@
 // Asks this machine's Nix for version, settings and daemon. Changes nothing.
 import { accessSync, constants, statSync } from 'node:fs'
-import { isSingleUser, startOf } from '../nix/daemon.ts'
+import { daemonSocket, isSingleUser, startOf } from '../nix/daemon.ts'
 import { NixError } from '../nix/nix.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { allPathInfos } from '../nix/path-info.ts'
@@ -8,7 +8,6 @@ import { askSettings, type Settings } from '../nix/settings.ts'
 import { toSign } from '../nix/signing.ts'
 import { type NixVersion, parseVersion } from '../nix/version.ts'
 import { run } from '../system/exec.ts'
-import { stateDir } from '../system/paths.ts'
 import { searchEnv } from '../system/search-path.ts'
 import { findGroup } from '../system/users.ts'
 import type { DaemonFacts } from './judge-nix.ts'
@@ -59,7 +58,7 @@ export async function daemonPath(pid: number | undefined): Promise<string> {
 
 /** @param files the files the system's settings come from */
 export async function askDaemon(user: string, files: readonly string[], pid: number | undefined): Promise<DaemonFacts> {
-  const socket = `${stateDir}/daemon-socket/socket`
+  const socket = daemonSocket()
   const base = { single: isSingleUser(), socket, user }
   if (base.single) return base
   const denied = access(socket)

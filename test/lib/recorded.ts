@@ -11,7 +11,7 @@ export interface Recorded extends Record<(typeof SIDES)[number], string> {
 /**
  * The numbers of the operations in a session, found by their place after the hello: only for
  * sessions without an upload, whose requests are an operation, and strings or sets of them.
- * Independent of worker.ts: strings begin with their length, and paths with a slash.
+ * Independent of protocol/wire.ts: strings begin with their length, and paths with a slash.
  */
 export function operationsOf(session: Recorded): number[] {
   const bytes = Buffer.from(session.fromNix, 'base64').subarray(32)

@@ -1,6 +1,6 @@
 // What a cache costs that has nothing: Nix starts connect once for each command (a plain pipe is
-// started anew for every miss on Nix up to 2.30, see worker.ts), with the box there and away, for
-// what is built and for what another cache has.
+// started anew for every miss on Nix up to 2.30, see protocol/operations.ts), with the box there
+// and away, for what is built and for what another cache has.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'

@@ -70,4 +70,11 @@ for (const paper of PAPERS) {
   })
 }
 
+test('docs/architecture.md names sources that exist, and functions that are in them', () => {
+  const named = [...readFileSync('docs/architecture.md', 'utf8').matchAll(/`([a-z]+\/[a-z-]+\.(?:ts|sh))`(?: \(`(\w+)`\))?/g)]
+  assert.ok(named.length > 10, `${named.length} sources`)
+  for (const [, file = '', name = ''] of named)
+    assert.ok(new RegExp(`\\b${name}\\b`).test(readFileSync(`scripts/${file}`, 'utf8')), `${file}: ${name}`)
+})
+
 test.run()
