@@ -26,19 +26,19 @@ export function connectFileText(user: string, cache: Pick<SshCache, 'deadline' |
 }
 
 /**
- * Parses it. Ignores keys that it doesn't know: a newer version may have written them.
- * @returns undefined if it names no user, or a time is no number
+ * Parses it for whoever judges it; nix-lan-connect has a parser of its own (connect/settings.ts),
+ * which refuses the same lines.
+ * @returns undefined if it names no user, a time is no number, or a line is none of these
  */
 export function parseConnectFile(text: string): ConnectSettings | undefined {
-  const values = new Map(text.split('\n').map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]))
-  const user = values.get('user')
-  if (!user) return undefined
-  const settings: ConnectSettings = { user }
-  for (const key of ['deadline', 'patience'] as const) {
-    const value = values.get(key)
-    if (value === undefined) continue
-    if (!/^\d+(\.\d+)?$/.test(value)) return undefined
-    settings[key] = Number(value)
+  const settings: ConnectSettings = { user: '' }
+  for (const line of text.split('\n')) {
+    const [, key, value = ''] = /^(\w+)=(.*)$/.exec(line) ?? []
+    if (key === 'user') settings.user = value
+    else if (key === 'deadline' || key === 'patience') {
+      if (!/^\d+(\.\d+)?$/.test(value)) return undefined
+      settings[key] = Number(value)
+    } else if (line !== '' && !line.startsWith('#')) return undefined
   }
-  return settings
+  return settings.user === '' ? undefined : settings
 }

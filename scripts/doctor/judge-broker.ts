@@ -47,7 +47,10 @@ export function judgeBroker(facts: BrokerFacts, cache: string, machine: Machine)
   }
   const bad = file.kind !== 'file' || file.owner !== 'root' || (file.mode & 0o022) !== 0
   if (bad || !settings)
-    return failed(`nix-lan-connect does not believe ${file.path}: ${bad ? whyNot(file) : 'it names no user'}`, setupAgain(machine))
+    return failed(
+      `nix-lan-connect does not believe ${file.path}: ${bad ? whyNot(file) : 'it names no user, or has a line of another kind'}`,
+      setupAgain(machine),
+    )
   if (settings.user !== user) return failed(`${file.path} is for ${settings.user}, not for ${user}`, setupAgain(machine))
   if (!settings.same) return failed(`${file.path} has another deadline or patience than the configuration`, setupAgain(machine))
   if (!systemd) return ok('no systemd here: each nix-lan-connect asks the box by itself')

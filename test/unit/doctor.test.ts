@@ -372,7 +372,8 @@ test('root’s file for nix-lan-connect says what config.toml says', () => {
   assert.is(connectFileText('alice', { deadline: 2000, patience: 60_000 }), 'user=alice\n')
   assert.is(connectFileText('alice', cache), 'user=alice\ndeadline=0.5\n')
   assert.equal(parseConnectFile(connectFileText('DOM\\a=b', cache)), { user: 'DOM\\a=b', deadline: 0.5 })
-  for (const text of ['', 'user=\n', 'patience=5\n', 'user=alice\npatience=x\n', 'user=alice\ndeadline=-1\n'])
+  assert.equal(parseConnectFile('# a comment\n\nuser=alice\npatience=0\n'), { user: 'alice', patience: 0 })
+  for (const text of ['', 'user=\n', 'patience=5\n', 'user=alice\npatience=x\n', 'user=alice\ndeadline=-1\n', 'user=alice\nsocket=/x\n'])
     assert.is(parseConnectFile(text), undefined, JSON.stringify(text))
 })
 
