@@ -36,8 +36,14 @@ Options, before the command:
   -h, --help     show this
       --version  show the version
 
-With --json, one object: command, program, setting (the line for NIX_CONFIG, or
-null), caches, dropped, notes.
+With --json, one object:
+  command  what was asked for
+  program  what it runs; null: nothing, and reason says why
+  setting  the line that NIX_CONFIG gets; null: none
+  caches   name, action (add, there: in nix.conf already, or leave out), url,
+           usable (ok, with address and ms, or with reason) and reason of each
+  dropped  url, name, reason and where of each entry of nix.conf left out
+  notes    what else there is to say
 
 Exit code: the command's; 127 if there is no such command, 126 if it can't be
 run, 2 for wrong usage.
