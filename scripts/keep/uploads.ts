@@ -21,7 +21,7 @@ const PATIENCE = 120_000
 
 /** The uploads of one run. */
 export interface Uploads {
-  /** Roots these paths, which are about to be uploaded, until close(). */
+  /** Roots these paths, whether or not the box has them yet, until close(). */
   hold(paths: readonly string[]): Promise<void>
   /**
    * Keeps what was uploaded, and what earlier uploads could not.
@@ -42,10 +42,13 @@ export type AskHere = (paths: readonly string[]) => Promise<ReadonlyMap<string, 
  */
 export function uploadsTo(cache: SshCache, uid: number, askHere: AskHere): Uploads {
   let box: Daemon | undefined
+  /** By the connection there is. */
+  const rooted = new Set<string>()
   const daemon = async (): Promise<Daemon> => (box ??= await openBox(cache, uid, PATIENCE))
   const close = (): void => {
     box?.close()
     box = undefined
+    rooted.clear()
   }
   const attempt = async (what: () => Promise<void>): Promise<string | undefined> => {
     if (cache.keep === 0) return undefined
@@ -59,7 +62,12 @@ export function uploadsTo(cache: SshCache, uid: number, askHere: AskHere): Uploa
     }
   }
   return {
-    hold: async (paths) => void (await attempt(async () => await (await daemon()).addTempRoots(paths))),
+    hold: async (paths) =>
+      void (await attempt(async () => {
+        const fresh = paths.filter((path) => !rooted.has(path))
+        await (await daemon()).addTempRoots(fresh)
+        for (const path of fresh) rooted.add(path)
+      })),
     keep: async (fresh) => {
       noteGiven(ownTransfers(), cache.name, fresh, Date.now())
       unforget(ownTransfers(), cache.name, fresh)

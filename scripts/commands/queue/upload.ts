@@ -179,6 +179,9 @@ async function whatNow(cache: SshCache, config: Config, before: UploadState | un
   return decide({ power, before, disk, now }, config, readQueue(cache.name, config.user).queued)
 }
 
+/** A closure of more paths than this, or this whole store, is not rooted during an upload. */
+const MOST_HELD = 20_000
+
 /**
  * Drains until nothing new has come in meanwhile. A path that is built and queued again after its
  * upload is new, too.
@@ -199,6 +202,14 @@ async function drainAll(
   let held: string[] = []
   const stores: Stores = {
     ...plain,
+    // Before the box is asked what it has: what it has by then stays until the upload has arrived,
+    // which it must refer to.
+    async closure(paths) {
+      const closure = await plain.closure(paths)
+      if (closure.infos.size <= MOST_HELD) held = [...new Set([...held, ...closure.infos.keys()])]
+      await uploads.hold(held)
+      return closure
+    },
     async discard(paths) {
       uploads.close() // it roots them
       await plain.discard(paths)
