@@ -12,7 +12,7 @@ import { ownKeyName } from '../keep/client.ts'
 import { type BoxLook, keptIn, leavingIn, wordsOf, writeBoxLook } from '../keep/daily.ts'
 import { noteForgotten, pruneGiven, sampleOf } from '../keep/given.ts'
 import { clientName, contentsOf, type Link, linksIn, rewrite } from '../keep/keep.ts'
-import { letGo, prepare } from '../keep/links.ts'
+import { Changed, prepare } from '../keep/links.ts'
 import { remoteOf } from '../keep/remote.ts'
 import { openBox, type Shore } from '../keep/shore.ts'
 import { holdingsOf, keepAnew } from '../keep/uploads.ts'
@@ -240,35 +240,64 @@ function table(rows: readonly { kind: 'kept' | 'only'; client: string; day: stri
 }
 
 async function forget(call: Call): Promise<number> {
-  const { daemon, remote, words, options } = call
+  const { words, options } = call
   const age = options.value('older-than')
   if (words.length > 0 === (age !== undefined)) throw new UsageError('forget needs either store paths, or --older-than AGE')
   const client = clientName(options.value('client') ?? (await ownKeyName()))
-  const folder = await settle({ daemon, remote }, client)
-  const links = linksIn(await daemon.roots()).filter((link) => link.client === client && link.link.startsWith(`${folder}/`))
-  const contents = await contentsOf(daemon, links)
-  const changes = age === undefined ? withoutPaths(links, contents, words.map(storePath)) : olderThan(links, contents, age)
-  const forgotten = new Set(changes.flatMap(({ gone }) => gone))
+  const which = age === undefined ? thesePaths(words.map(storePath)) : olderThan(age)
+  const folder = await settle(call, client)
+  const changes = changesTo(await keptBy(call, client, folder), which)
+  const asked = new Set(changes.flatMap(({ gone }) => gone))
   if (changes.length === 0) throw new Failure(`${call.cache.name} keeps nothing of that kind for ${client}; see nix-lan box list`)
   const only = changes.filter(({ link }) => link.kind === 'only').flatMap(({ gone }) => gone).length
   const warning = only === 0 ? '' : `, of which ${only} were deleted here by nix-lan gc and may be nowhere else`
-  if (!(await agreed(`Let go of ${count(forgotten.size, 'path')} on ${call.cache.name}${warning}?`, options.flag('yes')))) return 1
-  for (const { link, left } of changes) {
-    if (left.length === 0) await letGo({ remote }, link.kind, link.client, [link.day])
-    else await rewrite({ daemon, remote }, link, left)
-  }
+  if (!(await agreed(`Let go of ${count(asked.size, 'path')} on ${call.cache.name}${warning}?`, options.flag('yes')))) return 1
+  const agreedOn = new Set(changes.flatMap(({ link: { kind }, gone }) => gone.map((path) => `${kind} ${path}`)))
+  // what gc has deleted here since the question is not let go of
+  const still: Which = (link, path) => which(link, path) && agreedOn.has(`${link.kind} ${path}`)
+  const { contents, done } = await letGoOf(call, client, folder, still)
+  const forgotten = new Set(done.flatMap(({ gone }) => gone))
   if (client === clientName(await ownKeyName())) {
-    const left = new Map(changes.map(({ link, left }) => [link.link, left]))
-    const kept = new Set(links.flatMap(({ link }) => left.get(link) ?? [...(contents.get(link) ?? [])]))
+    const left = new Map(done.map(({ link, left }) => [link.link, left]))
+    const kept = new Set([...contents].flatMap(([{ link }, paths]) => left.get(link) ?? [...paths]))
     noteForgotten(
       ownTransfers(),
       call.cache.name,
       [...forgotten].filter((path) => !kept.has(path)),
     )
   }
-  if (options.flag('json')) printJson({ forgotten: [...forgotten], links: changes.length })
+  if (options.flag('json')) printJson({ forgotten: [...forgotten], links: done.length })
   else print(`${count(forgotten.size, 'path')} no longer kept; the box's next garbage collection deletes them (nix-lan box gc)`)
   return 0
+}
+
+/** What a box keeps for a client, link by link. */
+type Kept = ReadonlyMap<Link, ReadonlySet<string>>
+
+async function keptBy({ daemon }: Shore, client: string, folder: string): Promise<Kept> {
+  const links = linksIn(await daemon.roots()).filter((link) => link.client === client && link.link.startsWith(`${folder}/`))
+  const contents = await contentsOf(daemon, links)
+  return new Map(links.map((link) => [link, contents.get(link.link) ?? new Set()]))
+}
+
+/** How often to look again when an upload, or gc, has changed a link meanwhile. */
+const TRIES = 3
+
+/** Lets go of what is kept by now: the question may have stood for long. */
+async function letGoOf(shore: Shore, client: string, folder: string, which: Which): Promise<{ contents: Kept; done: Change[] }> {
+  const done: Change[] = []
+  for (let tries = 1; ; tries++) {
+    const contents = await keptBy(shore, client, folder)
+    try {
+      for (const change of changesTo(contents, which)) {
+        await rewrite(shore, change.link, change.left)
+        done.push(change)
+      }
+      return { contents, done }
+    } catch (error) {
+      if (!(error instanceof Changed) || tries >= TRIES) throw error
+    }
+  }
 }
 
 function ignoreFailure(error: unknown): void {
@@ -287,19 +316,26 @@ interface Change {
   left: string[]
 }
 
-function withoutPaths(links: readonly Link[], contents: ReadonlyMap<string, ReadonlySet<string>>, paths: readonly string[]): Change[] {
-  return links.flatMap((link) => {
-    const all = [...(contents.get(link.link) ?? [])]
-    const gone = all.filter((path) => paths.includes(path))
-    return gone.length === 0 ? [] : [{ link, gone, left: all.filter((path) => !paths.includes(path)) }]
-  })
-}
+/** Whether to let go of a path that a link keeps. */
+type Which = (link: Link, path: string) => boolean
 
-function olderThan(links: readonly Link[], contents: ReadonlyMap<string, ReadonlySet<string>>, age: string): Change[] {
+const thesePaths =
+  (paths: readonly string[]): Which =>
+  (_, path) =>
+    paths.includes(path)
+
+function olderThan(age: string): Which {
   const seconds = parseSpan(age)
   if (seconds === undefined) throw new UsageError(`--older-than ${age}: not an age like 90d or 4w`)
   const day = new Date(Date.now() - seconds * 1000).toISOString().slice(0, 10)
-  return links.filter((link) => link.day < day).map((link) => ({ link, gone: [...(contents.get(link.link) ?? [])], left: [] }))
+  return (link) => link.day < day
+}
+
+function changesTo(contents: Kept, which: Which): Change[] {
+  return [...contents].flatMap(([link, paths]) => {
+    const gone = new Set([...paths].filter((path) => which(link, path)))
+    return gone.size === 0 ? [] : [{ link, gone: [...gone], left: [...paths].filter((path) => !gone.has(path)) }]
+  })
 }
 
 /** A store path as typed on the command line; it need not be here any more. */

@@ -12,7 +12,7 @@
 import { Failure } from '../cli/errors.ts'
 import { isStorePath, storeDir } from '../nix/store-path.ts'
 import type { Daemon } from '../protocol/daemon-ops.ts'
-import { type Kind, letGo, type Prepared, prepare, putLink } from './links.ts'
+import { Changed, type Kind, letGo, type Prepared, prepare, putLink } from './links.ts'
 import type { Shore } from './shore.ts'
 
 /**
@@ -54,6 +54,20 @@ const SETTLES = 60_000
  * it
  */
 export async function pin(shore: Shore, wish: Wish, wait = pause): Promise<Prepared & { early: string[] }> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await pinOnce(shore, wish, wait)
+    } catch (error) {
+      // an upload and the daily look may both keep something
+      if (!(error instanceof Changed) || tries >= TRIES) throw error
+    }
+  }
+}
+
+/** How often to start again when another nix-lan has changed the day's link meanwhile. */
+const TRIES = 3
+
+async function pinOnce(shore: Shore, wish: Wish, wait: typeof pause): Promise<Prepared & { early: string[] }> {
   const { daemon, remote } = shore
   const { kind, client, sync = false } = wish
   const prepared = await prepare(shore, kind, client)
@@ -65,7 +79,7 @@ export async function pin(shore: Shore, wish: Wish, wait = pause): Promise<Prepa
   const replaced = before !== undefined && (await daemon.valid([before])).has(before) ? [before] : []
   const text = manifestText(kind, client, date, paths)
   const manifest = await daemon.addText(`nix-lan-${kind}-${client}`, text, [...new Set([...paths, ...replaced])])
-  const link = await putLink(shore, kind, client, date, manifest)
+  const link = await putLink(shore, kind, client, date, { manifest, before: before ?? '' })
   await daemon.addIndirectRoot(link)
   const roots = await daemon.roots()
   if (!roots.some((root) => root.link === link && root.path === manifest)) throw new Failure(NOT_ROOTED(link))
@@ -143,11 +157,11 @@ function pathsOf(manifest: string, references: ReadonlyMap<string, readonly stri
 
 /**
  * Replaces what a link keeps, or removes the link when nothing is left.
- * @throws Failure, leaving it as it was
+ * @throws Changed when it keeps something else by now; Failure, leaving it as it was
  */
 export async function rewrite(shore: Shore, link: Link, paths: readonly string[]): Promise<void> {
-  const { kind, client, day } = link
-  if (paths.length === 0) return await letGo(shore, kind, client, [day])
+  const { kind, client, day, manifest: before } = link
+  if (paths.length === 0) return await letGo(shore, kind, client, [day], before)
   const manifest = await shore.daemon.addText(`nix-lan-${kind}-${client}`, manifestText(kind, client, day, paths), paths)
-  await putLink(shore, kind, client, day, manifest)
+  await putLink(shore, kind, client, day, { manifest, before })
 }

@@ -180,26 +180,44 @@ export function timeOf(listing: string, file: string, now: number): number | und
   return [ours - 1, ours, ours + 1].map(inYear).sort((a, b) => Math.abs(a - now) - Math.abs(b - now))[0]
 }
 
+/** A link has another target than it had: another nix-lan has kept something, or let go of it. */
+export class Changed extends Failure {}
+
+const changed = (date: string): Changed => new Changed(`what the box keeps under ${date} has changed meanwhile; try again`)
+
 // rename(2), not unlink and symlink, so there is never a moment without a root. The temporary name
 // starts with a dot, so it is never taken for a day's.
 const LINK = `set -e
 cd "$outside/$(id -un)" 2>/dev/null || { cd; mkdir -p "$folder"; cd "$folder"; }
 mkdir -p "$kind/$client"
 cd "$kind/$client"
-ln -s "$manifest" ".new.$$"
-mv -f ".new.$$" "$date"
-report linked "$(pwd -P)/$date"
+if [ "$(readlink "$date")" = "$before" ]; then
+  ln -s "$manifest" ".new.$$"
+  mv -f ".new.$$" "$date"
+  report linked "$(pwd -P)/$date"
+else
+  report changed yes
+fi
 `
+
+/** What a day's link is to lead to. */
+interface Target {
+  manifest: string
+  /** What it leads to now; '': there is no link. */
+  before: string
+}
 
 /**
  * Makes a day's link, or has it lead to another manifest.
  * @returns its real path on the box
- * @throws Failure as Remote does
+ * @throws Changed when it leads to something else than `before` by now (sftp can't tell); Failure
+ * as Remote does
  */
-export const putLink = ({ remote }: Shore, kind: Kind, client: string, date: string, manifest: string): Promise<string> =>
+export const putLink = ({ remote }: Shore, kind: Kind, client: string, date: string, { manifest, before }: Target): Promise<string> =>
   byEither(
     async () => {
-      const reported = await remote.run(LINK, { folder: FOLDER, outside: OUTSIDE, kind, client, date, manifest })
+      const reported = await remote.run(LINK, { folder: FOLDER, outside: OUTSIDE, kind, client, date, manifest, before })
+      if (reported.has('changed')) throw changed(date)
       return linked(reported.get('linked')?.[0])
     },
     async () => {
@@ -222,18 +240,29 @@ function linked(link: string | undefined): string {
 }
 
 const LET_GO = `for day in $days; do
-  rm -f "$HOME/$folder/$kind/$client/$day" "$outside/$(id -un)/$kind/$client/$day" || exit 1
+  for link in "$HOME/$folder/$kind/$client/$day" "$outside/$(id -un)/$kind/$client/$day"; do
+    if [ -z "$before" ] || [ ! -L "$link" ] || [ "$(readlink "$link")" = "$before" ]; then
+      rm -f "$link" || exit 1
+    else
+      report changed yes
+    fi
+  done
 done
 `
 
 /**
  * Removes links; the box may then delete what nothing else keeps.
  * @param days YYYY-MM-DD
- * @throws Failure as Remote does
+ * @param before only links that lead to this manifest; default: any
+ * @throws Changed when a link leads to something else than `before` (sftp can't tell), Failure as
+ * Remote does
  */
-export const letGo = ({ remote }: Pick<Shore, 'remote'>, kind: Kind, client: string, days: readonly string[]): Promise<void> =>
+export const letGo = ({ remote }: Pick<Shore, 'remote'>, kind: Kind, client: string, days: readonly string[], before = ''): Promise<void> =>
   byEither(
-    async () => void (await remote.run(LET_GO, { folder: FOLDER, outside: OUTSIDE, kind, client, days: days.join(' ') })),
+    async () => {
+      const reported = await remote.run(LET_GO, { folder: FOLDER, outside: OUTSIDE, kind, client, days: days.join(' '), before })
+      if (reported.has('changed')) throw changed(days.join(', '))
+    },
     async () => {
       const folders = [FOLDER, await outsideOf(remote)]
       await remote.sftp(days.flatMap((day) => folders.map((folder) => `-rm ${folder}/${kind}/${client}/${day}`)))

@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
 import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
+import { until } from './world.ts'
 
 const test = needs(suite('kept on the box'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
@@ -135,18 +136,21 @@ test('keep = "none": nothing is linked, and the box deletes it; forget by age; a
     assert.not(await stage.onBox(first))
   }))
 
-test('an upload lets go of days that are older than keep, and keeps the others', () =>
+test('an upload lets go of days that are older than keep, and keeps the others, and all of another client', () =>
   on('trixie', 'bookworm', async (stage) => {
     const [first = ''] = await stage.build('first')
     await stage.upload(first)
     const [link = ''] = await stage.links()
     const recent = new Date(Date.now() - 50 * 86_400_000).toISOString().slice(0, 10)
     for (const day of ['2020-01-01', recent]) await stage.pair.box.must('alice', 'cp', ['-P', link, `${FOLDER}/kept/client-1/${day}`])
+    const others = `${FOLDER}/kept/laptop-2/2020-01-01`
+    await stage.pair.box.must('alice', 'mkdir', [`${FOLDER}/kept/laptop-2`])
+    await stage.pair.box.must('alice', 'cp', ['-P', link, others])
     const [second = ''] = await stage.build('second')
     await stage.upload(second)
     assert.equal(
-      (await stage.links()).map((one) => one.slice(-10)),
-      [recent, link.slice(-10)],
+      (await stage.links()).map((one) => (one === others ? one : one.slice(-10))),
+      [recent, link.slice(-10), others],
     )
   }))
 
@@ -177,6 +181,50 @@ test('an upload that ends after the copy, before the box keeps it: it is still q
     assert.ok(await stage.onBox(path))
     const { caches } = JSON.parse((await stage.run('status', '--json')).stdout)
     assert.equal([caches[0].queue.queued, caches[0].notKept, caches[0].uploaded.all.paths], [0, null, 1], 'counted once')
+  }))
+
+const NEEDS = `{ path }: derivation {
+  name = "needs";
+  needed = builtins.storePath path;
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" "echo $needed > $out" ];
+}`
+
+/** A nix that says when it is about to copy, and does when it may. @param nix the real one */
+const slowCopy = (nix: string): string => `#!/bin/sh
+case " $* " in *" copy "*) touch /tmp/copies; while [ ! -e /tmp/copy ]; do sleep 0.1; done ;; esac
+exec ${nix} "$@"
+`
+
+test('what comes while forget asks stays kept; what an upload needs, and nothing else there keeps, stays until it has arrived', () =>
+  on('trixie', 'trixie', async (stage) => {
+    const { client } = stage.pair
+    const [first = '', later = ''] = await stage.build('some', 2)
+    await stage.upload(first)
+    const forget = `(while [ ! -e /tmp/yes ]; do sleep 0.1; done; echo y; sleep 60) | script -qec '${DIST}/nix-lan box forget ${first}' /dev/null`
+    const asked = client.start('alice', 'sh', ['-c', forget])
+    await until('the question', 20_000, () => asked.output().includes('Let go of 1 path'))
+    assert.is((await stage.upload(later)).code, 0)
+    client.write('/tmp/yes', '')
+    await until('the end', 20_000, () => asked.output().includes('1 path no longer kept'))
+    await asked.stop()
+    await stage.boxCollects()
+    assert.equal([await stage.onBox(first), await stage.onBox(later)], [false, true])
+    await stage.run('box', 'forget', '--yes', later)
+    client.write('/opt/needs.nix', NEEDS)
+    const path = await client.must('alice', 'nix-build', ['/opt/needs.nix', '--no-out-link', '--argstr', 'path', later])
+    const closure = JSON.parse((await stage.run('queue', 'add', '--closure', path, '--dry-run', '--json')).stdout)[0]
+    assert.equal([closure.added.length, closure.onBox], [1, 1], 'it, and what it needs')
+    client.write('/usr/local/bin/nix', slowCopy(await client.must('alice', 'sh', ['-c', 'command -v nix'])), { mode: 0o755 })
+    const uploading = stage.upload(path)
+    await until('the copy', 20_000, async () => (await client.run('root', 'test', ['-e', '/tmp/copies'])).code === 0)
+    await stage.boxCollects()
+    assert.ok(await stage.onBox(later))
+    client.write('/tmp/copy', '')
+    assert.is((await uploading).code, 0)
+    await stage.boxCollects()
+    assert.ok(await stage.pair.boxHas(path, later))
   }))
 
 const SFTP_ONLY = 'ForceCommand internal-sftp\nSubsystem sftp internal-sftp\n'
@@ -237,6 +285,9 @@ test('a box that runs neither commands nor sftp: the upload counts and says what
     const gc = await stage.run('gc', '--yes')
     assert.is(gc.code, 1, gc.stderr)
     assert.match(gc.stderr, /^stopped, what is left stays: box runs no commands/m)
+    stage.configure('[gc]\nkeep-free = "1000T"')
+    assert.is((await stage.run('gc', '--auto')).code, 1)
+    assert.match((await stage.run('status')).stdout, /^space: box runs no commands/m)
     assert.ok(await stage.pair.clientHas(path))
     // what the message says
     await sshd(stage, SFTP_ONLY)

@@ -1,5 +1,6 @@
 // What the box keeps: manifests and links, what is let go and when, keys that are trusted.
-import { mkdtempSync, rmSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { lstatSync, mkdtempSync, readlinkSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname } from 'node:path'
 import { suite } from 'uvu'
@@ -9,8 +10,8 @@ import { publicKey, withKey, withoutKey } from '../../scripts/commands/trust.ts'
 import { fetchedAgain, type Holdings, keptIn, leavingIn, readBoxLook, wordsOf, writeBoxLook } from '../../scripts/keep/daily.ts'
 import { noteForgotten, noteGiven, pruneGiven, readForgotten, sampleOf, unforget } from '../../scripts/keep/given.ts'
 import { type HomeFacts, whyAway } from '../../scripts/keep/home.ts'
-import { clientName, contentsOf, linksIn, manifestText, pin } from '../../scripts/keep/keep.ts'
-import { prepare, timeOf } from '../../scripts/keep/links.ts'
+import { clientName, contentsOf, linksIn, manifestText, pin, rewrite } from '../../scripts/keep/keep.ts'
+import { Changed, letGo, prepare, putLink, timeOf } from '../../scripts/keep/links.ts'
 import { noteKept, notKept, unkeptPaths } from '../../scripts/keep/outcome.ts'
 import { NoShell, type Remote, reportsIn } from '../../scripts/keep/remote.ts'
 import { expired } from '../../scripts/keep/uploads.ts'
@@ -111,7 +112,7 @@ function boxAt(failing: string | undefined, seesLink = true): { daemon: Daemon; 
   } as unknown as Daemon
   const remote: Remote = {
     run: async (script) => {
-      if (script.includes('readlink')) {
+      if (script.includes('report date')) {
         step('prepare')
         return new Map([
           ['date', ['2026-11-26']],
@@ -163,6 +164,81 @@ test('a link that the daemon doesn’t see: it doesn’t count as pinned, and sy
     return
   }
   assert.unreachable()
+})
+
+/** A box whose link for the day is changed by others so often, before ours is put. */
+function contested(times: number): ReturnType<typeof boxAt> & { befores: (string | undefined)[] } {
+  const box = boxAt(undefined)
+  const befores: (string | undefined)[] = []
+  const { run } = box.remote
+  let left = times
+  box.remote.run = async (script, values) => {
+    const reported = await run(script, values)
+    if (script.includes('report date')) return new Map([...reported, ['link', [`2026-11-26 ${path(`m${left}`)}`]]])
+    if (!script.includes('ln -s') && !script.includes('rm -f')) return reported
+    befores.push(values.before)
+    return left-- > 0 ? new Map([['changed', ['yes']]]) : reported
+  }
+  return { ...box, befores }
+}
+
+test('another nix-lan keeps something at the same time: it starts again from what is kept by now, a few times', async () => {
+  const box = contested(2)
+  await pin(box, WISH)
+  assert.equal(box.befores, [path('m2'), path('m1'), path('m0')])
+  const often = contested(99)
+  assert.match(String(await pin(often, WISH).catch((error: Error) => error.message)), 'has changed meanwhile')
+  assert.is(often.befores.length, 3)
+})
+
+test('what a link keeps is replaced, or let go of, only while it is what was seen', async () => {
+  const link = { kind: 'only', client: 'c', day: '2026-11-26', link: '/home/pi/l', manifest: path('seen') } as const
+  for (const paths of [[path('a')], []]) {
+    const box = contested(1)
+    assert.match(String(await rewrite(box, link, paths).catch((error: Error) => error.message)), 'has changed meanwhile')
+    assert.equal(box.befores, [path('seen')])
+  }
+  const any = contested(0)
+  await letGo(any, 'kept', 'c', ['2026-01-01', '2026-01-02'])
+  assert.equal(any.befores, [''])
+})
+
+/** A box that is this machine's sh, in a home of its own. */
+function shellAt(home: string): { daemon: Daemon; remote: Remote } {
+  const remote: Remote = {
+    run: async (script, values) => {
+      const assignments = Object.entries(values).map(([name, value]) => `${name}='${value}'\n`)
+      const input = `report() { printf 'nix-lan-keep %s %s\\n' "$1" "$2"; }\n${assignments.join('')}${script}\n`
+      const { stdout, status, stderr } = spawnSync('sh', ['-s'], { input, encoding: 'utf8', env: { ...process.env, HOME: home } })
+      assert.is(status, 0, stderr)
+      return reportsIn(stdout)
+    },
+    sftp: () => Promise.reject(new Error('not asked')),
+    user: async () => 'pi',
+  }
+  return { daemon: {} as Daemon, remote }
+}
+
+test('by sh: a link leads elsewhere, or is removed, only while it leads where it was seen to', async () => {
+  const home = mkdtempSync(`${tmpdir()}/nix-lan-home-`)
+  try {
+    const box = shellAt(home)
+    const put = (to: string, before: string): Promise<string> =>
+      putLink(box, 'kept', 'c', '2026-11-26', { manifest: path(to), before: before && path(before) })
+    const isChanged = async (what: Promise<unknown>): Promise<boolean> => (await what.catch((error) => error)) instanceof Changed
+    const link = await put('one', '')
+    assert.ok(await isChanged(put('two', '')), 'it was made meanwhile')
+    assert.ok(await isChanged(put('two', 'other')))
+    assert.is(readlinkSync(link), path('one'))
+    assert.is(await put('two', 'one'), link)
+    assert.ok(await isChanged(letGo(box, 'kept', 'c', ['2026-11-26'], path('one'))))
+    assert.is(readlinkSync(link), path('two'))
+    await letGo(box, 'kept', 'c', ['2026-11-25', '2026-11-26'], path('two'))
+    assert.is(lstatSync(link, { throwIfNoEntry: false }), undefined)
+    assert.ok(await isChanged(put('three', 'two')), 'it was let go of meanwhile')
+  } finally {
+    rmSync(home, { recursive: true })
+  }
 })
 
 /**
