@@ -106,7 +106,7 @@ export async function gc(argv: string[]): Promise<number> {
   const config = loadConfig()
   mustBeUser(config, 'the tunnels and the ssh key are', 'nix-lan gc')
   if (options.auto) return await auto(config, options)
-  return await locked(config, (nix) => run(config, options, nix))
+  return (await locked(config, (nix) => run(config, options, nix))).code
 }
 
 /** Milliseconds for which the last look is recent enough for status, while nothing has to go. */
@@ -131,13 +131,14 @@ async function auto(config: Config, options: Options): Promise<number> {
     if (directory !== undefined) writeLook(directory, { ...(readLook(directory) ?? NOTHING_SEEN), problem })
   }
   try {
-    const code = await locked(config, (nix) => run(config, { ...options, dryRun: enough, quiet: true, yes: true, free: keepFree }, nix))
+    const end = await locked(config, (nix) => run(config, { ...options, dryRun: enough, quiet: true, yes: true, free: keepFree }, nix))
     const { free } = space()
     if (free < keepFree)
-      trouble(`only ${bytes(free)} are free of the ${bytes(keepFree)} of gc.keep-free, and the box can give back no more`)
-    return code === 75 ? 0 : code
+      trouble(end.stopped ?? `only ${bytes(free)} are free of the ${bytes(keepFree)} of gc.keep-free, and the box can give back no more`)
+    return end.code === 75 ? 0 : end.code
   } catch (error) {
     if (!(error instanceof Failure)) throw error
+    if (error instanceof Running) return 0
     if (!enough) trouble(error.message)
     if (error instanceof Away) return 0
     throw error
@@ -146,11 +147,14 @@ async function auto(config: Config, options: Options): Promise<number> {
 
 const NOTHING_SEEN: Look = { at: 0, safe: { paths: 0, bytes: 0 }, onlyHere: { paths: 0, bytes: 0 }, problem: null }
 
+/** Another gc runs; it says itself what becomes of that. */
+class Running extends Away {}
+
 /** Lets only one gc run at a time. */
-async function locked(config: Config, use: (nix: LocalNix) => Promise<number>): Promise<number> {
+async function locked<T>(config: Config, use: (nix: LocalNix) => Promise<T>): Promise<T> {
   const directory = ownRuntimeDirectory(config)
   const lock = await takeLock(`${directory}/gc.lock`)
-  if (isBusy(lock)) throw new Away(`nix-lan gc is running already${lock.pid === undefined ? '' : `: process ${lock.pid}`}`)
+  if (isBusy(lock)) throw new Running(`nix-lan gc is running already${lock.pid === undefined ? '' : `: process ${lock.pid}`}`)
   try {
     return await withLocalNix(directory, use)
   } finally {
@@ -220,7 +224,14 @@ interface Sight {
   facts: Facts
 }
 
-async function run(config: Config, options: Options, nix: LocalNix): Promise<number> {
+/** How a run ended. */
+interface End {
+  code: number
+  /** Why it ended before all was done. */
+  stopped?: string
+}
+
+async function run(config: Config, options: Options, nix: LocalNix): Promise<End> {
   const chosen = chosenBoxes(config, options.cache)
   const before = space()
   const wishes = { ...options.wishes }
@@ -234,18 +245,20 @@ async function run(config: Config, options: Options, nix: LocalNix): Promise<num
   let collected: Collected | undefined
   if (!options.dryRun && units.length > 0) {
     const size = sizeOf(units.flat())
-    if (!(await agreed(`Delete ${paths(units.flat().length)}, ${bytes(size)}?`, options.yes))) return 1
+    if (!(await agreed(`Delete ${paths(units.flat().length)}, ${bytes(size)}?`, options.yes))) return { code: 1 }
     collected = await collect(units, sight.facts, {
       openLocal: nix.open,
       keepers: sight.boxes.keepers(options.verify, tell),
       progress: (deleted) => tell(`${count(deleted.length, 'path')} of ${units.flat().length} deleted`),
       enough: () => options.free !== undefined && space().free >= options.free,
     })
+    remember(sight, collected.deleted)
   }
   const freed = collected ? Math.max(0, space().free - before.free) : null
   if (options.json) printJson(plan, sight, options, collected, freed)
   else if (collected && (!options.auto || collected.deleted.length > 0 || collected.stopped)) conclude(collected, freed ?? 0, before.free)
-  return exitCode(collected)
+  const stopped = collected?.stopped
+  return stopped ? { code: stopped.exitCode, stopped: stopped.message } : { code: 0 }
 }
 
 async function look(chosen: readonly SshCache[], config: Config, nix: LocalNix, { elsewhere }: Options): Promise<Sight> {
@@ -280,14 +293,16 @@ async function push(chosen: readonly SshCache[], config: Config, { here, facts, 
   return uploaded > 0
 }
 
-/** Saves what was seen, for status. */
-function remember({ here, facts }: Sight): void {
+/** Saves what was seen, without what has been deleted since, for status. */
+function remember({ here, facts }: Sight, deleted: readonly { path: string }[] = []): void {
   const directory = ownTransfers()
   if (directory === undefined) return
   const all = planOf(facts, {})
   const onlyHere = groupsOf(all, here.dead).flatMap(({ reason, paths }) => (reason === 'missing' || reason === 'unwanted' ? paths : []))
   const amount = (list: readonly { size: number }[]): { paths: number; bytes: number } => ({ paths: list.length, bytes: sizeOf(list) })
-  writeLook(directory, { at: Date.now(), safe: amount(all.units.flat()), onlyHere: amount(onlyHere), problem: null })
+  const gone = new Set(deleted.map(({ path }) => path))
+  const safe = all.units.flat().filter(({ path }) => !gone.has(path))
+  writeLook(directory, { at: Date.now(), safe: amount(safe), onlyHere: amount(onlyHere), problem: null })
 }
 
 async function showPlan(plan: Plan, { here, boxes }: Sight, nix: LocalNix, options: Options, free: number): Promise<void> {
@@ -350,8 +365,6 @@ function conclude({ deleted, alive, lost, early, stopped }: Collected, freed: nu
     )
   if (stopped) say(`stopped, what is left stays: ${stopped.message}`)
 }
-
-const exitCode = (collected: Collected | undefined): number => collected?.stopped?.exitCode ?? 0
 
 const paths = (number: number): string => count(number, 'path')
 const staying = (number: number): string => `${paths(number)} ${number === 1 ? 'stays' : 'stay'}`

@@ -35,9 +35,11 @@ export async function askBothSettings(single: boolean): Promise<BothSettings> {
 
 /**
  * The stores Nix asks for this user: those in the user's settings that the daemon accepts from the
- * user.
+ * user. None with `substitute = false`, which the daemon takes from its client (remote-store.cc,
+ * setOptions).
  */
 export function inForce({ own, system }: BothSettings): string[] {
+  if (own.get('substitute') === 'false') return []
   const allowed = [...wordsOf(system, 'substituters'), ...wordsOf(system, 'trusted-substituters')]
   return wordsOf(own, 'substituters').filter((url) => allowed.includes(url))
 }

@@ -1,5 +1,5 @@
 // Formats what `nix-lan gc` shows: what goes, what stays and why, the largest roots. Pure.
-import { age, bytes, count } from '../cli/text.ts'
+import { age, bytes, count, oneLine } from '../cli/text.ts'
 import type { Local } from './confirm.ts'
 import { type Plan, type Reason, sizeOf } from './plan.ts'
 import type { Kept } from './roots.ts'
@@ -51,13 +51,17 @@ export function planText(plan: Plan, dead: ReadonlyMap<string, Local>, names: re
     .join('')
 }
 
-/** The largest roots, each with the way to let it go. @param way what letGo() says of a link */
+/**
+ * The largest roots, each with the way to let it go. Other users of this machine choose the names
+ * of theirs.
+ * @param way what letGo() says of a link
+ */
 export function rootsText(kept: readonly Kept[], way: (link: string) => string): string {
   const shown = kept.filter(({ alone }) => alone > 0)
   if (shown.length === 0) return ''
   const lines = shown.flatMap(({ alone, closure, links }) => [
-    `${bytes(alone).padStart(10)}  ${bytes(closure).padStart(10)}  ${links[0] ?? ''}`,
-    ...links.slice(0, NAMED).map((link) => `                          ${way(link)}`),
+    `${bytes(alone).padStart(10)}  ${bytes(closure).padStart(10)}  ${oneLine(links[0] ?? '')}`,
+    ...links.slice(0, NAMED).map((link) => `                          ${oneLine(way(link))}`),
   ])
   return `\nWhat is alive, by what each root alone keeps:\n${'ALONE'.padStart(10)}  ${'IN ALL'.padStart(10)}  ROOT\n${lines.join('\n')}\n`
 }

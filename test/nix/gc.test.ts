@@ -6,7 +6,7 @@ import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
 import { HttpCache } from './http-cache.ts'
 import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
-import { until } from './world.ts'
+import { type Running, until } from './world.ts'
 
 const test = needs(suite('nix-lan gc'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
@@ -133,40 +133,63 @@ test('keep-outputs and keep-derivations in all four settings: the plan is what N
       }
   }))
 
-const NEEDS = `{ path }: derivation {
-  name = "runs";
+const NEEDS = `{ name, path }: derivation {
+  inherit name;
   needed = builtins.storePath path;
   system = builtins.currentSystem;
   builder = "/bin/sh";
   PATH = "/usr/bin:/bin";
-  args = [ "-c" "echo $needed > $out; touch /tmp/runs; while [ ! -e /tmp/go ]; do sleep 0.1; done" ];
+  args = [ "-c" "echo $needed > $out; touch /tmp/$name; while [ ! -e /tmp/go ]; do sleep 0.1; done" ];
 }`
 
-test('what a build that runs needs, what is queued, what has another content there or no signature: stays', () =>
+/** `sync` on the box: says that it has begun, and ends when it may. */
+const SLOW_SYNC = '#!/bin/sh\ntouch /tmp/syncing\nwhile [ ! -e /tmp/synced ]; do sleep 0.1; done\n'
+
+test('what a build needs that runs, or has begun since the plan, what is queued, what has another content there or no signature: stays', () =>
   on('trixie', 'bookworm', async (stage) => {
     const { client, box } = stage.pair
     const [input = ''] = await stage.build('input')
+    const [late = ''] = await stage.build('late')
     const [queued = ''] = await stage.build('queued')
     const [unsigned = ''] = await stage.build('unsigned')
     const [fine = ''] = await stage.build('fine')
-    await stage.upload(input, fine)
+    await stage.upload(input, late, fine)
     await client.must('alice', `${DIST}/nix-lan`, ['queue', 'add', queued])
     const random = ['/opt/nix-lan/t.nix', '--no-out-link', '--argstr', 'name', 'random', '--arg', 'kb', '1']
     const different = await client.must('alice', 'nix-build', random)
     assert.is(await box.must('root', 'nix-build', random), different)
     assert.is(await box.must('root', 'nix-build', ['/opt/nix-lan/t.nix', '--no-out-link', '--argstr', 'name', 'unsigned']), unsigned)
     client.write('/opt/needs.nix', NEEDS)
-    const build = client.start('alice', 'nix-build', ['/opt/needs.nix', '--no-out-link', '--argstr', 'path', input])
-    await until('the build', 20_000, async () => (await client.run('root', 'test', ['-e', '/tmp/runs'])).code === 0)
-    const done = await stage.json()
+    const builds = async (name: string, path: string): Promise<Running> => {
+      const build = client.start('alice', 'nix-build', [
+        '/opt/needs.nix',
+        '--no-out-link',
+        '--argstr',
+        'name',
+        name,
+        '--argstr',
+        'path',
+        path,
+      ])
+      await until(name, 20_000, async () => (await client.run('root', 'test', ['-e', `/tmp/${name}`])).code === 0)
+      return build
+    }
+    const before = await builds('before', input)
+    box.write('/usr/local/bin/sync', SLOW_SYNC, { mode: 0o755 })
+    const collected = stage.json()
+    await until('sync', 20_000, async () => (await box.run('root', 'test', ['-e', '/tmp/syncing'])).code === 0)
+    const since = await builds('since', late)
+    box.write('/tmp/synced', '')
+    const done = await collected
     client.write('/tmp/go', '')
-    assert.is(await build.ended, 0, build.output())
+    for (const build of [before, since]) assert.is(await build.ended, 0, build.output())
     assert.is(done.code, 0, done.stderr)
     assert.ok(done.deleted?.includes(fine))
-    assert.not(done.deleted?.some((path) => [input, queued, unsigned, different].includes(path)))
+    assert.not(done.deleted?.some((path) => [input, late, queued, unsigned, different].includes(path)))
+    assert.equal([done.goes.some(({ path }) => path === input), done.alive.includes(late)], [false, true])
     const reason = (path: string): string | undefined => done.stays.find((one) => one.path === path)?.reason
     assert.equal([reason(unsigned), reason(different)], ['unsigned', 'different'])
-    assert.ok(await stage.pair.clientHas(input, queued, unsigned, different))
+    assert.ok(await stage.pair.clientHas(input, late, queued, unsigned, different))
   }))
 
 test('keys, substituters, a box that is away: when in doubt nothing is deleted', () =>
@@ -189,6 +212,8 @@ test('keys, substituters, a box that is away: when in doubt nothing is deleted',
     assert.is(unused.code, 1)
     assert.match(unused.stderr, /not among the substituters in force/)
     await configure({})
+    const fetchesNothing = { env: { NIX_CONFIG: 'substitute = false' } }
+    assert.is((await client.run('alice', `${DIST}/nix-lan`, ['gc', '--yes'], fetchesNothing)).code, 1)
     assert.equal(
       (await stage.json('--dry-run')).goes.map((one) => one.path),
       [path],
@@ -202,9 +227,6 @@ test('keys, substituters, a box that is away: when in doubt nothing is deleted',
 
 /** Answers a question on a terminal once /tmp/yes is there. */
 const ASKED = `(while [ ! -e /tmp/yes ]; do sleep 0.1; done; echo y; sleep 60) | script -qec '${DIST}/nix-lan gc' /dev/null`
-
-/** `sync` on the box: says that it has begun, and ends when it may. */
-const SLOW_SYNC = '#!/bin/sh\ntouch /tmp/syncing\nwhile [ ! -e /tmp/synced ]; do sleep 0.1; done\n'
 
 test('nothing is deleted before all is on the disk of the box; nor what it loses after the question, nor if it goes away', () =>
   on('trixie', 'trixie', async (stage) => {
@@ -245,11 +267,43 @@ test('nothing is deleted before all is on the disk of the box; nor what it loses
     assert.ok(await stage.pair.boxHas(goes))
   }))
 
-test('--verify: what is damaged on the box is found, and nothing is deleted; without damage it goes', () =>
+/** Never fetched, which the derivation says in its environment or in its structured attributes. */
+const CHEAP = `let
+  cheap = more: derivation ({
+    system = builtins.currentSystem;
+    builder = "/bin/sh";
+    allowSubstitutes = false;
+  } // more);
+in [
+  (cheap { name = "cheap"; args = [ "-c" "echo cheap > $out" ]; })
+  (cheap {
+    name = "structured";
+    __structuredAttrs = true;
+    args = [ "-c" ''PATH=/usr/bin:/bin; echo cheap > "$(sed 's/.*"out":"\\([^"]*\\)".*/\\1/' "$NIX_ATTRS_JSON_FILE")"'' ];
+  })
+]`
+
+test('limits, and what is never fetched; --verify: what is damaged on the box is found, and nothing is deleted; without damage it goes', () =>
   on('trixie', 'trixie', async (stage) => {
-    const { box } = stage.pair
+    const { box, client } = stage.pair
     const paths = await stage.build('file', 2)
-    await stage.upload(...paths)
+    client.write('/opt/cheap.nix', CHEAP)
+    const cheap = (await client.must('alice', 'nix-build', ['/opt/cheap.nix', '--no-out-link'])).split('\n')
+    await stage.upload(...paths, ...cheap)
+    const plan = async (...args: string[]): Promise<[goes: string[], stays: Set<string>]> => {
+      const { goes, stays } = await stage.json('--dry-run', ...args)
+      const all = [...paths, ...cheap]
+      return [
+        sorted(goes.flatMap(({ path }) => (all.includes(path) ? [path] : []))),
+        new Set(stays.flatMap(({ path, reason }) => (all.includes(path) ? [reason] : []))),
+      ]
+    }
+    assert.equal(await plan(), [sorted(paths), new Set(['not-fetched'])])
+    assert.equal(await plan('--include-cheap'), [sorted([...paths, ...cheap]), new Set()])
+    assert.equal(await plan('--older-than', '1h'), [[], new Set(['not-fetched', 'recent'])])
+    assert.equal(await plan('--free', '1K'), [[], new Set(['not-fetched', 'limit'])])
+    const [some, rest] = await plan('--max-freed', '200')
+    assert.equal([some.length, rest], [1, new Set(['not-fetched', 'limit'])], '120 bytes each')
     const content = box.read(paths[0] ?? '')
     const write = (text: string): Promise<string> =>
       box.must('root', 'sh', ['-c', 'chmod u+w "$0"; printf %s "$1" >"$0"; chmod u-w "$0"', paths[0] ?? '', text])
@@ -272,15 +326,23 @@ test('--auto: off, enough free, too little free; status says what it has seen', 
     await stage.upload(path)
     assert.equal([(await stage.gc('--auto')).code, await stage.pair.clientHas(path)], [0, true], 'off')
     keepFree('1K')
-    assert.equal([(await stage.gc('--auto')).code, await stage.pair.clientHas(path)], [0, true], 'enough')
+    const enough = await stage.json('--auto')
+    assert.equal([enough.code, enough.goes, enough.deleted, await stage.pair.clientHas(path)], [0, [], null, true], 'enough')
+    assert.is((await stage.gc('--auto', '--json')).stdout, '', 'and seen just now')
     assert.match(await status(), /^space: 120 B can be freed safely \(nix-lan gc\); 1 path, .* is only here, as of \d+s ago$/m)
     keepFree('1000T')
+    const other = client.start('alice', 'flock', ['/run/user/1000/nix-lan/gc.lock', 'sh', '-c', 'touch /tmp/locked; sleep 300'])
+    await until('the lock', 20_000, async () => (await client.run('root', 'test', ['-e', '/tmp/locked'])).code === 0)
+    assert.equal([(await stage.gc('--auto')).code, (await stage.gc('--yes')).code], [0, 75], 'another one runs')
+    assert.not.match(await status(), /running already/)
+    await other.stop()
     await stage.pair.closeTunnel()
     assert.equal([(await stage.gc('--auto')).code, await stage.pair.clientHas(path)], [0, true], 'away')
     assert.match(await status(), /^space: nothing can be confirmed now, so nothing is deleted: box: it is away/m)
     await stage.pair.openPlainTunnel()
     const done = await stage.gc('--auto')
     assert.equal([done.code, await stage.pair.clientHas(path)], [0, false], done.stderr)
+    assert.match(await status(), /^space: 0 B can be freed safely/m)
     assert.match(await status(), /^space: only .* are free of the 1000\.0 TiB of gc\.keep-free/m)
   }))
 

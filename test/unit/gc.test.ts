@@ -10,7 +10,7 @@ import { isInForce, neverFetched } from '../../scripts/gc/facts.ts'
 import { parseNarInfo } from '../../scripts/gc/narinfo.ts'
 import { type Facts, planOf, without } from '../../scripts/gc/plan.ts'
 import { letGo, weigh } from '../../scripts/gc/roots.ts'
-import { planText } from '../../scripts/gc/screen.ts'
+import { planText, rootsText } from '../../scripts/gc/screen.ts'
 import { readKeys } from '../../scripts/nix/signature.ts'
 import { type Daemon, Refused } from '../../scripts/protocol/daemon-ops.ts'
 
@@ -254,6 +254,9 @@ test('a store counts as in force only when the daemon takes it from the user, to
   assert.ok(isInForce(settings('a box', 'a', 'box'), ours))
   assert.not(isInForce(settings('a', 'a box'), ours), 'a user’s own list replaces the other')
   assert.not(isInForce(settings('box', 'a'), ours), 'the daemon refuses it')
+  const none = settings('box', 'box')
+  assert.ok(isInForce({ ...none, own: new Map([...none.own, ['substitute', 'true']]) }, ours))
+  assert.not(isInForce({ ...none, own: new Map([...none.own, ['substitute', 'false']]) }, ours), 'nothing is fetched at all')
 })
 
 // ---- carrying it out
@@ -451,6 +454,14 @@ const LINKS: [string, boolean, boolean, string][] = [
 ]
 for (const [link, own, current, expected] of LINKS)
   test(`the way to let go of ${link}`, () => assert.is(letGo(link, { own, current }), expected))
+
+test('the name of a root, which another user has chosen, moves nothing on the terminal', () => {
+  const link = '/home/bob/\u001b[2Jx\ny'
+  const text = rootsText([{ path: path('a'), links: [link], closure: 2, alone: 1 }], (one) => letGo(one, { own: false, current: false }))
+  assert.match(text, "sudo rm '/home/bob/")
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: what must not be there
+  assert.not.match(text, /\u001b|x\ny/)
+})
 
 const UNWANTED = `stays  1 path      1 B  only here, and never uploaded: derivations or exclude in config.toml\n         ${path('c.drv')}\n`
 
