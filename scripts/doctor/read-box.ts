@@ -48,7 +48,7 @@ export async function probeBox(cache: SshCache, uid: number, serviceAgent: strin
   const own = process.env.SSH_AUTH_SOCK
   const given = serviceAgent === null ? own : serviceAgent
   const agent = await findAgent(cache.envFile, given ? { SSH_AUTH_SOCK: given } : {})
-  endWithUs(agent, uid, false)
+  endWithUs(agent, uid)
   const socket = agent.env.SSH_AUTH_SOCK ?? given
   const env = { ...searchEnv(), SSH_AUTH_SOCK: undefined, ...(socket ? { SSH_AUTH_SOCK: socket } : {}) }
   const limit = cache.deadline + PATIENCE

@@ -95,7 +95,7 @@ interface Ways {
 
 async function waysTo(cache: SshCache, env: Record<string, string | undefined>): Promise<Ways> {
   const [agent, { facts }] = await Promise.all([findAgent(cache.envFile, env), askSsh(cache.ssh)])
-  endWithUs(agent, effectiveUid(), false)
+  endWithUs(agent, effectiveUid())
   const target = portOptions(cache, facts)
   const [user = ''] = facts.get('user') ?? []
   return {

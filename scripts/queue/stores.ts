@@ -187,7 +187,7 @@ async function discard(socket: string, paths: readonly string[], limits: { deadl
 export async function askDisk(cache: SshCache): Promise<Disk | undefined> {
   const [program = '', ...args] = sshCommand(cache.ssh, 'df -Pk /nix/store', portOption(cache.port))
   const agent = await findAgent(cache.envFile, process.env)
-  endWithUs(agent, effectiveUid(), false)
+  endWithUs(agent, effectiveUid())
   const asked = await run(program, args, { env: { ...searchEnv(), ...agent.env }, timeout: DISK, most: 65_536 })
   return asked.code === 0 ? diskIn(asked.stdout) : undefined
 }

@@ -2,6 +2,7 @@
 // first use: that takes 2 ms, and most commands on hot paths start nothing.
 import type { ChildProcess, SpawnOptions } from 'node:child_process'
 import { createRequire } from 'node:module'
+import type { Socket } from 'node:net'
 import { harmless } from '../cli/text.ts'
 
 export interface RunOptions {
@@ -69,7 +70,7 @@ export function run(program: string, args: readonly string[], options: RunOption
       return
     }
     if (child.pid) options.started?.(child.pid)
-    const guard = options.guarded && child.pid ? guardOf(child.pid) : undefined
+    const guard = options.guarded && child.pid ? whenWeEnd(GUARD, child.pid) : undefined
     const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
     let done = false
     // ^C only reaches the terminal's session, and the program isn't in it.
@@ -149,21 +150,28 @@ const HELD = 'read -r _ && exec "$@" </dev/null'
 const UNSTARTED: Record<number, string> = { 126: 'EACCES', 127: 'ENOENT' }
 
 /**
- * SIGTERM is not enough for a `nix copy` whose stderr has lost its reader: Nix 2.8.0 then waits for
- * itself for ever, and its daemon on the box keeps the path locked.
+ * Ends a process or, by its negative number, a group. SIGTERM is not enough for a `nix copy` whose
+ * stderr has lost its reader: Nix 2.8.0 then waits for itself for ever, and its daemon on the box
+ * keeps the path locked. (`kill -KILL --` is none of dash's.)
  */
-const GUARD = 'read -r _; kill "$0"; sleep 1; kill -KILL "$0" 2>/dev/null'
+const GUARD = 'kill -s TERM -- "$1" || exit; sleep 1; kill -s KILL -- "$1"'
 
 /**
- * Starts a process that terminates another one when we end, however that happens: the kernel then
- * closes our end of its stdin. (PR_SET_PDEATHSIG is tied to the thread that started the child,
- * prctl(2), and a runtime may end that thread at any time.)
+ * Has sh run a script when we end, however that happens: the kernel then closes our end of its
+ * stdin. (PR_SET_PDEATHSIG is tied to the thread that started the child, prctl(2), and a runtime may
+ * end that thread at any time.) What a terminal or systemd sends to all that we have started, sh
+ * survives: it is in a session of its own where the runtime can make one, and ignores it.
+ * @param words the script's $1, $2, …
+ * @returns sh; undefined if it could not be started
  */
-function guardOf(pid: number): ChildProcess | undefined {
+export function whenWeEnd(script: string, ...words: readonly (string | number)[]): ChildProcess | undefined {
+  const all = ['-c', `trap '' HUP INT TERM; read -r _; { ${script}; } 2>/dev/null`, 'sh', ...words.map(String)]
   try {
-    const guard = childProcess().spawn('sh', ['-c', GUARD, String(pid)], { stdio: ['pipe', 'ignore', 'ignore'] })
-    guard.on('error', () => {}) // without a guard, the program just ends later, on its own
+    const guard = childProcess().spawn('sh', all, { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
+    guard.on('error', () => {}) // without it, what was to be ended just ends later, on its own
     guard.stdin?.on('error', () => {})
+    guard.unref()
+    ;(guard.stdin as Partial<Socket> | null)?.unref?.()
     return guard
   } catch {
     return undefined

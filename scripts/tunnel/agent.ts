@@ -4,6 +4,7 @@
 // programs or exit. What it starts ends with it.
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { inSeconds } from '../cli/text.ts'
+import { whenWeEnd } from '../system/exec.ts'
 import { type AgentState, agentState } from './failure.ts'
 import { agentSocket, type SshFacts } from './ssh-config.ts'
 import { type Start, startPlain } from './start.ts'
@@ -170,27 +171,25 @@ function processOf(pid: number): Process | undefined {
 }
 
 /**
- * Ends the agent env-file started for us when we exit; otherwise each command would leave another
- * one behind, with the key in it. Never touches an agent that was there before (keychain's, gpg's).
+ * Ends the agent env-file started for us when we end, also by a signal; otherwise each command would
+ * leave another one behind, with the key in it. Never touches an agent that was there before
+ * (keychain's, gpg's).
  * @param uid the user the agent must belong to
- * @param onSignals whether to exit at a signal as well: without a listener, a signal ends a process
- *   without its 'exit' event (Node, process.html#event-exit). false: the caller does that itself, or
- *   may be a unit, whose stop ends all that it has started and must not look like a failure
  */
-export function endWithUs({ begun }: Agent, uid: number, onSignals = true): void {
-  if (!begun || begun.uid !== uid) return
-  for (const [signal, code] of onSignals ? [['SIGHUP', 129] as const, ['SIGINT', 130] as const, ['SIGTERM', 143] as const] : [])
-    process.once(signal, () => process.exit(code))
-  process.on('exit', () => {
-    const now = processOf(begun.pid)
-    if (now?.begun !== begun.begun || now.uid !== uid) return
-    try {
-      process.kill(begun.pid, 'SIGTERM')
-    } catch {
-      // it has ended
-    }
-  })
+export function endWithUs({ begun }: Agent, uid: number): void {
+  if (begun?.uid === uid) whenWeEnd(END_AGENT, begun.pid, begun.begun, uid)
 }
+
+/**
+ * $1 is a process, $2 its start, $3 its user: another one by that number is left alone. After the
+ * name in parentheses, which may hold anything, only numbers follow.
+ */
+const END_AGENT = [
+  'read -r stat <"/proc/$1/stat"',
+  'while read -r key _ uid _ && [ "$key" != Uid: ]; do :; done <"/proc/$1/status"',
+  'set -- "$@" ${stat##*) }',
+  '[ "${23} $uid" = "$2 $3" ] && kill "$1"',
+].join('\n')
 
 /**
  * Why a file gave no SSH_AUTH_SOCK; undefined if it simply sets none, which is not a failure. A

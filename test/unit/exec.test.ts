@@ -8,11 +8,13 @@ import { run } from '../../scripts/system/exec.ts'
 /** Longer than anything here takes; only a hang reaches it. */
 const LIMIT = 60_000
 const PROGRAM = ['-c', 'echo begun; exec sleep 300']
+/** Ends by SIGKILL only. */
+const STUBBORN = ['-c', "trap '' INT TERM; echo begun; exec sleep 300"]
 
 const asked = process.env.NIX_LAN_TEST_STARTS
 if (asked) {
   const started = (): void => void (asked === 'and dies' && process.kill(process.pid, 'SIGKILL'))
-  await run('sh', PROGRAM, { guarded: true, inherit: ['stdout'], started })
+  await run('sh', asked === 'stubborn' ? STUBBORN : PROGRAM, { guarded: true, inherit: ['stdout'], started })
 }
 
 /** This file in a process of its own, which starts a guarded program on the same stdout. */
@@ -20,6 +22,7 @@ function starter(asked: string): ChildProcess {
   return spawn(process.execPath, [fileURLToPath(import.meta.url)], {
     env: { ...process.env, NIX_LAN_TEST_STARTS: asked },
     stdio: ['ignore', 'pipe', 'inherit'],
+    detached: true,
   })
 }
 
@@ -42,6 +45,12 @@ guarded('one ends when we are killed', async () => {
   const child = starter('and lives')
   assert.is(await printed(child, () => child.kill('SIGKILL')), 'begun\n')
 })
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  guarded(`one that ignores ${signal} ends, too, when that is sent to all of us, as ^C and a unit's stop are`, async () => {
+    const child = starter('stubborn')
+    assert.is(await printed(child, () => process.kill(-(child.pid ?? 0), signal)), 'begun\n')
+  })
 
 guarded('one does not begin when we are killed as soon as it is started', async () => {
   assert.is(await printed(starter('and dies')), '')

@@ -8,11 +8,9 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Failure } from '../../scripts/cli/errors.ts'
 import type { SshCache } from '../../scripts/config/types.ts'
-import { remoteOf } from '../../scripts/keep/remote.ts'
-import { askDisk } from '../../scripts/queue/stores.ts'
 import { type Outcome, run } from '../../scripts/system/exec.ts'
 import { KEEPER } from '../../scripts/system/texts.ts'
-import { endWithUs, findAgent, wantTouch } from '../../scripts/tunnel/agent.ts'
+import { findAgent, wantTouch } from '../../scripts/tunnel/agent.ts'
 import { prepare } from '../../scripts/tunnel/attempt.ts'
 import { whyLate } from '../../scripts/tunnel/late.ts'
 import { makeRoom } from '../../scripts/tunnel/socket.ts'
@@ -373,52 +371,6 @@ test('by hand, an agent that was begun for the tunnel ends with it, and no other
   assert.ok(lives(pid))
   await keep(['/nonexistent/s', 'hint', 'true', 'pi', '', '', `${pid}:${tick}`], ['false'])
   await until('its end', () => !lives(pid))
-})
-
-test('an agent that was begun for a command ends with it, also at a signal', async () => {
-  const agent = await agentOf(`${DAEMON}; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$pid`)
-  const pid = Number(agent.env.SSH_AGENT_PID)
-  const { exit } = process
-  const before = process.listeners('exit')
-  endWithUs(agent, (process.getuid?.() ?? 0) + 1)
-  assert.equal(process.listeners('exit'), before, "somebody else's is left alone")
-  endWithUs(agent, process.getuid?.() ?? 0)
-  const [atExit] = process.listeners('exit').filter((listener) => !before.includes(listener))
-  assert.ok(atExit)
-  const codes: unknown[] = []
-  process.exit = ((code: number) => codes.push(code)) as unknown as typeof exit
-  try {
-    for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.emit(signal, signal)
-  } finally {
-    process.exit = exit
-  }
-  assert.equal(codes, [129, 130, 143])
-  assert.ok(lives(pid))
-  process.off('exit', atExit as () => void)
-  ;(atExit as () => void)()
-  await until('its end', () => !lives(pid))
-})
-
-test('whoever logs in on the box for something else than the tunnel leaves no agent behind either', async () => {
-  const envFile = join(TMP, 'begins')
-  writeFileSync(envFile, `${DAEMON}; SSH_AUTH_SOCK=/a; SSH_AGENT_PID=$pid; echo $pid >>${TMP}/begun`)
-  const cache = { ...CACHE, host: '127.0.0.1', ssh: 'pi@127.0.0.1', port: 1, envFile }
-  const before = process.listeners('exit')
-  const { SSH_AUTH_SOCK } = process.env
-  delete process.env.SSH_AUTH_SOCK
-  try {
-    assert.is(await remoteOf(cache).user(), 'pi')
-    assert.is(await askDisk(cache), undefined)
-  } finally {
-    if (SSH_AUTH_SOCK !== undefined) process.env.SSH_AUTH_SOCK = SSH_AUTH_SOCK
-  }
-  const pids = readFileSync(join(TMP, 'begun'), 'utf8').trim().split('\n').map(Number)
-  assert.equal(pids.map(lives), [true, true])
-  for (const listener of process.listeners('exit').filter((listener) => !before.includes(listener))) {
-    process.off('exit', listener as () => void)
-    ;(listener as () => void)()
-  }
-  await until('their end', () => !pids.some(lives))
 })
 
 test('an ssh that does not log in within a minute is ended, and somebody is asked why', async () => {

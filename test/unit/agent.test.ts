@@ -1,0 +1,135 @@
+// The agent that env-file begins for us: it ends when we do, however that happens.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import type { SshCache } from '../../scripts/config/types.ts'
+import { remoteOf } from '../../scripts/keep/remote.ts'
+import { askDisk } from '../../scripts/queue/stores.ts'
+import { endWithUs, findAgent } from '../../scripts/tunnel/agent.ts'
+import { allProcesses, kill } from '../lib/processes.ts'
+
+const UID = process.getuid?.() ?? 0
+
+/** Begins an agent's like: a process in a session of its own, whose number goes to `begun`. */
+const BEGINS = `setsid sleep 300 </dev/null >/dev/null 2>&1 &
+SSH_AUTH_SOCK=/a SSH_AGENT_PID=$!
+echo $! >>"\${BASH_SOURCE%/*}/begun"
+sleep 0.1
+`
+
+/** What a process of this test's does with an env-file before it waits for its end. */
+const ROLES: Record<string, (envFile: string) => Promise<unknown>> = {
+  command: async (envFile) => endWithUs(await findAgent(envFile, {}), UID),
+  logins: async (envFile) => {
+    const cache = { name: 'rpi', host: '127.0.0.1', ssh: 'pi@127.0.0.1', port: 1, envFile } as SshCache
+    delete process.env.SSH_AUTH_SOCK
+    await remoteOf(cache).user()
+    await askDisk(cache)
+  },
+  "somebody else's": async (envFile) => endWithUs(await findAgent(envFile, {}), UID + 1),
+  'another one by that number': async (envFile) => {
+    const { begun } = await findAgent(envFile, {})
+    if (begun) endWithUs({ env: {}, from: '', begun: { ...begun, begun: begun.begun + 1 } }, UID)
+  },
+  'another user by then': async (envFile) => {
+    const { begun } = await findAgent(envFile, {})
+    if (begun) endWithUs({ env: {}, from: '', begun: { ...begun, uid: UID + 1 } }, UID + 1)
+  },
+}
+
+const [role, file] = [process.env.NIX_LAN_TEST_ROLE, process.env.NIX_LAN_TEST_ENV_FILE]
+if (role && file) {
+  await ROLES[role]?.(file)
+  process.stdout.write('ready\n')
+  await new Promise((resolve) => setTimeout(resolve, 60_000))
+}
+
+const test = suite('an agent of our own')
+const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-agent-'))
+test.after(() => {
+  for (const pid of begun()) kill(pid, 'SIGKILL')
+  rmSync(TMP, { recursive: true })
+})
+
+/** The agents that have been begun. */
+function begun(): number[] {
+  const file = join(TMP, 'begun')
+  return existsSync(file) ? readFileSync(file, 'utf8').trim().split('\n').map(Number) : []
+}
+
+function lives(pid: number): boolean {
+  try {
+    return !/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'))
+  } catch {
+    return false
+  }
+}
+
+async function until(what: string, check: () => boolean): Promise<void> {
+  for (const end = Date.now() + 20_000; !check(); await new Promise((resolve) => setTimeout(resolve, 20)))
+    if (Date.now() > end) throw new Error(`not in 20 s: ${what}`)
+}
+
+/** Whether sh still looks after one of these. */
+const watched = (pids: readonly number[]): boolean =>
+  allProcesses().some((pid) => {
+    try {
+      const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+      return words[0] === 'sh' && words.some((word) => pids.includes(Number(word)))
+    } catch {
+      return false
+    }
+  })
+
+/**
+ * Plays a role in a process of its own, and sends its whole group a signal, as a terminal does.
+ * @returns the agents that were begun
+ */
+async function play(role: string, signal: NodeJS.Signals): Promise<number[]> {
+  rmSync(join(TMP, 'begun'), { force: true })
+  writeFileSync(join(TMP, 'env'), BEGINS)
+  const child = spawn(process.execPath, [fileURLToPath(import.meta.url)], {
+    env: { ...process.env, NIX_LAN_TEST_ROLE: role, NIX_LAN_TEST_ENV_FILE: join(TMP, 'env') },
+    stdio: ['ignore', 'pipe', 'inherit'],
+    detached: true,
+  })
+  const [said] = await once(child.stdout, 'data')
+  assert.is(String(said), 'ready\n')
+  const pids = begun()
+  assert.equal(
+    pids.map(lives),
+    pids.map(() => true),
+  )
+  process.kill(-(child.pid ?? 0), signal)
+  await once(child, 'exit')
+  return pids
+}
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGKILL'] as const)
+  test(`it ends with a command that ${signal} ends`, async () => {
+    const pids = await play('command', signal)
+    assert.is(pids.length, 1)
+    await until('its end', () => !pids.some(lives))
+  })
+
+test('also where somebody logs in on the box for something else than the tunnel', async () => {
+  const pids = await play('logins', 'SIGINT')
+  assert.is(pids.length, 2)
+  await until('their end', () => !pids.some(lives))
+})
+
+for (const role of ["somebody else's", 'another one by that number', 'another user by then'])
+  test(`${role}: left alone`, async () => {
+    const pids = await play(role, 'SIGTERM')
+    assert.is(pids.length, 1)
+    await until('nobody looks after it', () => !watched(pids))
+    assert.equal(pids.map(lives), [true])
+    for (const pid of pids) kill(pid, 'SIGKILL')
+  })
+
+test.run()
