@@ -27,8 +27,8 @@ export interface RunOptions {
   /** The most characters per stream; a program that writes more is killed, as by the timeout. */
   most?: number
   /**
-   * Ends the program (SIGTERM, a second later SIGKILL) when we end, even if by SIGKILL. Excludes
-   * `input`.
+   * Ends the program, or its group, when we end, even if by SIGKILL: SIGTERM, a second later
+   * SIGKILL. Excludes `input`.
    */
   guarded?: boolean
   /** Called with the process id. */
@@ -70,7 +70,7 @@ export function run(program: string, args: readonly string[], options: RunOption
       return
     }
     if (child.pid) options.started?.(child.pid)
-    const guard = options.guarded && child.pid ? whenWeEnd(GUARD, child.pid) : undefined
+    const guard = options.guarded && child.pid ? whenWeEnd(GUARD, options.group ? -child.pid : child.pid) : undefined
     const timer = options.timeout === undefined ? undefined : setTimeout(giveUp, options.timeout)
     let done = false
     // ^C only reaches the terminal's session, and the program isn't in it.

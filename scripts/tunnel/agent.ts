@@ -27,10 +27,14 @@ const ENV_FILE_LIMIT = 5000
 const AGENT_LIMIT = 2000
 
 // Prints the status and the values, each followed by NUL. The trap covers a file that calls `exit`
-// (inside one of its functions, not even the trap prints anything).
+// (inside one of its functions, not even the trap prints anything). SIGTERM means that we have
+// ended: so does the agent, if it began after the tick $2.
 const SOURCE = [
   `nix_lan_report() { printf '%s\\0' "$1" "\${SSH_AUTH_SOCK-}" "\${SSH_AGENT_PID-}"; }`,
+  'nix_lan_end() { [ "${20}" -gt "$nix_lan_since" ] && kill "$SSH_AGENT_PID"; }',
+  'nix_lan_since=$2',
   `trap 'nix_lan_report $?' EXIT`,
+  `trap 'read -r nix_lan_stat <"/proc/$SSH_AGENT_PID/stat" && nix_lan_end \${nix_lan_stat##*) }; exit' TERM`,
   '. "$1" >/dev/null 2>&1',
   'set -- $?',
   'trap - EXIT',
@@ -75,8 +79,9 @@ const holdsKeys = async (socket: string, start: Start): Promise<boolean> => (awa
 async function agentOfFile(envFile: string, limit: number, start: Start): Promise<Agent> {
   if (!existsSync(envFile)) return { env: {}, from: `nowhere: SSH_AUTH_SOCK is not set, and there is no ${envFile}` }
   const since = await nextTick()
-  const sourced = await start(['bash', '--noprofile', '--norc', '-c', SOURCE, 'bash', envFile], {
+  const sourced = await start(['bash', '--noprofile', '--norc', '-c', SOURCE, 'bash', envFile, String(since)], {
     timeout: limit,
+    guarded: true,
     group: true,
     leaveNothing: true,
   })

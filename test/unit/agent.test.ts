@@ -25,6 +25,7 @@ sleep 0.1
 /** What a process of this test's does with an env-file before it waits for its end. */
 const ROLES: Record<string, (envFile: string) => Promise<unknown>> = {
   command: async (envFile) => endWithUs(await findAgent(envFile, {}), UID),
+  sourcing: (envFile) => findAgent(envFile, {}, 60_000),
   logins: async (envFile) => {
     const cache = { name: 'rpi', host: '127.0.0.1', ssh: 'pi@127.0.0.1', port: 1, envFile } as SshCache
     delete process.env.SSH_AUTH_SOCK
@@ -52,14 +53,20 @@ if (role && file) {
 const test = suite('an agent of our own')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-agent-'))
 test.after(() => {
-  for (const pid of begun()) kill(pid, 'SIGKILL')
+  for (const pid of [...begun(), ...waiting()]) kill(pid, 'SIGKILL')
   rmSync(TMP, { recursive: true })
 })
 
 /** The agents that have been begun. */
-function begun(): number[] {
-  const file = join(TMP, 'begun')
-  return existsSync(file) ? readFileSync(file, 'utf8').trim().split('\n').map(Number) : []
+const begun = (): number[] => numbers('begun')
+/** What waits while env-file is read. */
+const waiting = (): number[] => numbers('waits')
+
+const numbers = (name: string): number[] => readAll(name).split(/\s+/).filter(Boolean).map(Number)
+
+function readAll(name: string): string {
+  const file = join(TMP, name)
+  return existsSync(file) ? readFileSync(file, 'utf8') : ''
 }
 
 function lives(pid: number): boolean {
@@ -90,16 +97,16 @@ const watched = (pids: readonly number[]): boolean =>
  * Plays a role in a process of its own, and sends its whole group a signal, as a terminal does.
  * @returns the agents that were begun
  */
-async function play(role: string, signal: NodeJS.Signals): Promise<number[]> {
+async function play(role: string, signal: NodeJS.Signals, envFile = BEGINS): Promise<number[]> {
   rmSync(join(TMP, 'begun'), { force: true })
-  writeFileSync(join(TMP, 'env'), BEGINS)
+  writeFileSync(join(TMP, 'env'), envFile)
   const child = spawn(process.execPath, [fileURLToPath(import.meta.url)], {
     env: { ...process.env, NIX_LAN_TEST_ROLE: role, NIX_LAN_TEST_ENV_FILE: join(TMP, 'env') },
     stdio: ['ignore', 'pipe', 'inherit'],
     detached: true,
   })
-  const [said] = await once(child.stdout, 'data')
-  assert.is(String(said), 'ready\n')
+  if (envFile === BEGINS) assert.is(String(await once(child.stdout, 'data')), 'ready\n')
+  else await until('the env-file waits', () => waiting().length > 0)
   const pids = begun()
   assert.equal(
     pids.map(lives),
@@ -121,6 +128,13 @@ test('also where somebody logs in on the box for something else than the tunnel'
   const pids = await play('logins', 'SIGINT')
   assert.is(pids.length, 2)
   await until('their end', () => !pids.some(lives))
+})
+
+test('also while env-file is still read, with all that it has started', async () => {
+  const pids = await play('sourcing', 'SIGINT', `${BEGINS}sleep 300 & echo $$ $! >"\${BASH_SOURCE%/*}/waits"; wait`)
+  const all = [...pids, ...waiting()]
+  assert.is(all.length, 3)
+  await until('their end', () => !all.some(lives))
 })
 
 for (const role of ["somebody else's", 'another one by that number', 'another user by then'])
