@@ -1,6 +1,6 @@
 // Builds dist/: one self-contained file per executable, which is both a sh script and JavaScript.
 // With --check it writes nothing and compares dist/ byte for byte with what the sources give.
-// Started by build.sh.
+// Started by start.sh.
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type BuildOptions, build, type Metafile } from 'esbuild'

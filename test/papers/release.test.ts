@@ -53,7 +53,7 @@ test('npm pack, installed globally: commands and man pages are there, and work',
 test('the tarball: dist/ byte for byte, the papers, nothing else; the same bytes each time', () => {
   const sources = copy('tarball')
   const make = (): Buffer => {
-    run('sh', ['build/release.sh'], sources)
+    run('sh', ['build/start.sh', 'release.ts'], sources)
     return readFileSync(join(sources, `nix-lan-${VERSION}.tar.gz`))
   }
   const first = make()
