@@ -1,7 +1,7 @@
 // Loads the configuration: one TOML file, found by file.ts and checked by parse.ts.
 import { existsSync } from 'node:fs'
 import { ConfigError } from '../cli/errors.ts'
-import { onNixos } from '../system/nixos.ts'
+import { onNixos, whatSetsUp } from '../system/nixos.ts'
 import { effectiveUid, findUser, type User } from '../system/users.ts'
 import { candidates, readConfigFile } from './file.ts'
 import { didYouMean, parseConfig } from './parse.ts'
@@ -45,10 +45,8 @@ export function hasConfig(): boolean {
 
 /** What every command says without a configuration: where it looked, and the first step. */
 export function noConfig(files: readonly string[], nixos = onNixos()): string {
-  const step = nixos
-    ? 'services.nix-lan.enable = true; in configuration.nix (nix/README.md has the rest)'
-    : 'sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md'
-  return `no configuration (looked for ${files.join(' and ')}). First step: ${step}`
+  const more = nixos ? '' : ' USER@HOST; by hand: docs/by-hand.md'
+  return `no configuration (looked for ${files.join(' and ')}). First step: ${whatSetsUp(nixos)}${more}`
 }
 
 // The user the file names, else the caller. Root must name one: it has no queue of its own.

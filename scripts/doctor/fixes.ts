@@ -3,6 +3,7 @@
 // knownFixes() has the same one (as-root.ts).
 import type { SshCache } from '../config/types.ts'
 import { OUTSIDE } from '../keep/links.ts'
+import { moduleLine, whatSetsUp } from '../system/nixos.ts'
 import { waysToInstall } from '../system/runtime.ts'
 
 /** What a fix depends on. */
@@ -29,8 +30,8 @@ export const inConfigurationNix = (text: string): string => `in configuration.ni
 
 /** Running setup again; on NixOS, the module. */
 export function setupAgain({ kind }: Machine): string {
-  if (kind === 'nixos') return inConfigurationNix('services.nix-lan.enable = true; (nix/README.md has the rest)')
-  return kind === 'single' ? 'nix-lan setup' : 'sudo nix-lan setup'
+  if (kind === 'nixos') return inConfigurationNix(moduleLine())
+  return kind === 'single' ? 'nix-lan setup' : whatSetsUp(false)
 }
 
 /** The fix for a missing configuration. */

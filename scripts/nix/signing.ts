@@ -2,7 +2,7 @@
 // elsewhere: that is for a person to decide.
 import { accessSync, constants } from 'node:fs'
 import { UsageError } from '../cli/errors.ts'
-import { whatSetsUp } from '../system/nixos.ts'
+import { onNixos, whatSetsUp } from '../system/nixos.ts'
 import { batches, errorText, NixError, nix } from './nix.ts'
 import { closureOf, type PathInfo, unsigned } from './path-info.ts'
 import { setting } from './settings.ts'
@@ -59,7 +59,11 @@ function mustBeReadable(file: string): void {
   }
 }
 
-// Never suggests a command that makes a key: one may exist, and a new one with the same name would
-// void what the old one signed.
-const noKey = (): string =>
-  `there is no key to sign with: nix.conf sets no secret-key-files; ${whatSetsUp()} makes a key or uses the one that is there (by hand: docs/by-hand.md)`
+/**
+ * Where nix.conf names no key. Never suggests a command that makes one: one may exist, and a new one
+ * with the same name would void what the old one signed. The module and setup use what is there.
+ */
+export function noKey(nixos = onNixos()): string {
+  const byHand = nixos ? '' : ' (by hand: docs/by-hand.md)'
+  return `there is no key to sign with: nix.conf sets no secret-key-files; ${whatSetsUp(nixos)} makes a key or uses the one that is there${byHand}`
+}

@@ -542,7 +542,10 @@ files('where it is looked for', () => {
 })
 
 files('without a configuration: where it was looked for, and the first step', () => {
-  assert.match(noConfig([ETC], true), 'First step: services.nix-lan.enable = true; in configuration.nix')
+  assert.is(
+    noConfig([ETC], true),
+    `no configuration (looked for ${ETC}). First step: services.nix-lan.enable = true; in configuration.nix (nix/README.md has the rest)`,
+  )
   assert.is(
     noConfig([ETC], false),
     `no configuration (looked for ${ETC}). First step: sudo nix-lan setup USER@HOST; by hand: docs/by-hand.md`,

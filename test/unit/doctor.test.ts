@@ -534,7 +534,8 @@ test('bash, the key, what is unsigned', () => {
   // never a command that makes a key: there may be one already, and of two with one name Nix trusts
   // only the first
   for (const machine of [HAND, SETUP]) like(judged({ files: [] }, machine), 'failed', /no secret-key-files/, /^sudo nix-lan setup/)
-  like(judged({ files: [] }, NIXOS), 'failed', /no secret-key-files/, REBUILD)
+  const module = 'in configuration.nix: services.nix-lan.enable = true; (nix/README.md has the rest), then: sudo nixos-rebuild switch'
+  like(judged({ files: [] }, NIXOS), 'failed', /no secret-key-files/, module)
   like(judged({ missing: 'ENOENT' }), 'failed', /not there/, /^sudo nix-lan setup .*put the key back/)
   like(judged({ missing: 'ENOENT' }, NIXOS), 'failed', /not there/, /^sudo systemctl restart nix-lan-key/)
   like(judged({ mode: 0o644 }), 'failed', /others than root can read \/k/, 'sudo chmod 600 /k')

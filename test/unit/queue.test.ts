@@ -28,7 +28,7 @@ const { parsePathInfo } = await import('../../scripts/nix/path-info.ts')
 const { isStoreName } = await import('../../scripts/nix/store-path.ts')
 const { NOTHING_KNOWN, rowsOf, table } = await import('../../scripts/queue/list.ts')
 const { isBusy, takeLock } = await import('../../scripts/system/lock.ts')
-const { toSign } = await import('../../scripts/nix/signing.ts')
+const { noKey, toSign } = await import('../../scripts/nix/signing.ts')
 
 const H = '0123456789abcdfghijklmnpqrsvwxyz'
 const QUEUE = `${TMP}/gcroots/nix-lan/queue/rpi`
@@ -348,6 +348,15 @@ nix('only what was built here is signed', () => {
 nix.run()
 
 const lists = suite('list')
+
+nix('without a key: what makes one, never a command that could replace one', () => {
+  const begin = 'there is no key to sign with: nix.conf sets no secret-key-files;'
+  assert.is(noKey(false), `${begin} sudo nix-lan setup makes a key or uses the one that is there (by hand: docs/by-hand.md)`)
+  assert.is(
+    noKey(true),
+    `${begin} services.nix-lan.enable = true; in configuration.nix (nix/README.md has the rest) makes a key or uses the one that is there`,
+  )
+})
 
 lists('states: invalid before failed before unsigned', () => {
   const entry = (name: string, state: Entry['state'], reason?: string): Entry => ({

@@ -49,7 +49,7 @@ const STATES: [string, Partial<Facts>, string, number | null, string | null, str
     { nixos: true },
     'away',
     null,
-    'no tunnel; services.nix-lan.enable = true; in configuration.nix (nix/README.md) makes one for good, nix-lan-tunnel rpi one for now',
+    'no tunnel; services.nix-lan.enable = true; in configuration.nix (nix/README.md has the rest) makes one for good, nix-lan-tunnel rpi one for now',
     'inactive',
   ],
   ['by hand, with a tunnel', { socket: true, answer: YES }, 'usable', null, null, 'active'],
