@@ -12,33 +12,39 @@ import { remoteOf } from '../../scripts/keep/remote.ts'
 import { askDisk } from '../../scripts/queue/stores.ts'
 import { endWithUs, findAgent } from '../../scripts/tunnel/agent.ts'
 import { allProcesses, kill } from '../lib/processes.ts'
+import { HANGS, until } from '../lib/until.ts'
 
 const UID = process.getuid?.() ?? 0
 
-/** Begins an agent's like: a process in a session of its own, whose number goes to `begun`. */
-const BEGINS = `setsid sleep 300 </dev/null >/dev/null 2>&1 &
+/**
+ * An env-file that begins an agent's like: a process in a session of its own, whose number goes to
+ * `begun` once it is in there.
+ */
+const BEGINS = `here=\${BASH_SOURCE%/*}
+mark=$(mktemp -u "$here/mark-XXXXXX")
+setsid sh -c ': >"$0"; exec sleep 300' "$mark" </dev/null >/dev/null 2>&1 &
 SSH_AUTH_SOCK=/a SSH_AGENT_PID=$!
-echo $! >>"\${BASH_SOURCE%/*}/begun"
-sleep 0.1
+until [ -e "$mark" ]; do sleep 0.01; done
+echo "$SSH_AGENT_PID" >>"$here/begun"
 `
 
 /** What a process of this test's does with an env-file before it waits for its end. */
 const ROLES: Record<string, (envFile: string) => Promise<unknown>> = {
-  command: async (envFile) => endWithUs(await findAgent(envFile, {}), UID),
-  sourcing: (envFile) => findAgent(envFile, {}, 60_000),
+  command: async (envFile) => endWithUs(await findAgent(envFile, {}, HANGS), UID),
+  sourcing: (envFile) => findAgent(envFile, {}, HANGS),
   logins: async (envFile) => {
     const cache = { name: 'rpi', host: '127.0.0.1', ssh: 'pi@127.0.0.1', port: 1, envFile } as SshCache
     delete process.env.SSH_AUTH_SOCK
     await remoteOf(cache).user()
     await askDisk(cache)
   },
-  "somebody else's": async (envFile) => endWithUs(await findAgent(envFile, {}), UID + 1),
+  "somebody else's": async (envFile) => endWithUs(await findAgent(envFile, {}, HANGS), UID + 1),
   'another one by that number': async (envFile) => {
-    const { begun } = await findAgent(envFile, {})
+    const { begun } = await findAgent(envFile, {}, HANGS)
     if (begun) endWithUs({ env: {}, from: '', begun: { ...begun, begun: begun.begun + 1 } }, UID)
   },
   'another user by then': async (envFile) => {
-    const { begun } = await findAgent(envFile, {})
+    const { begun } = await findAgent(envFile, {}, HANGS)
     if (begun) endWithUs({ env: {}, from: '', begun: { ...begun, uid: UID + 1 } }, UID + 1)
   },
 }
@@ -47,7 +53,7 @@ const [role, file] = [process.env.NIX_LAN_TEST_ROLE, process.env.NIX_LAN_TEST_EN
 if (role && file) {
   await ROLES[role]?.(file)
   process.stdout.write('ready\n')
-  await new Promise((resolve) => setTimeout(resolve, 60_000))
+  await new Promise((resolve) => setTimeout(resolve, 2 * HANGS))
 }
 
 const test = suite('an agent of our own')
@@ -75,11 +81,6 @@ function lives(pid: number): boolean {
   } catch {
     return false
   }
-}
-
-async function until(what: string, check: () => boolean): Promise<void> {
-  for (const end = Date.now() + 20_000; !check(); await new Promise((resolve) => setTimeout(resolve, 20)))
-    if (Date.now() > end) throw new Error(`not in 20 s: ${what}`)
 }
 
 /** Whether sh still looks after one of these. */
@@ -131,7 +132,7 @@ test('also where somebody logs in on the box for something else than the tunnel'
 })
 
 test('also while env-file is still read, with all that it has started', async () => {
-  const pids = await play('sourcing', 'SIGINT', `${BEGINS}sleep 300 & echo $$ $! >"\${BASH_SOURCE%/*}/waits"; wait`)
+  const pids = await play('sourcing', 'SIGINT', `${BEGINS}sleep 300 & echo $$ $! >"$here/waits"; wait`)
   const all = [...pids, ...waiting()]
   assert.is(all.length, 3)
   await until('their end', () => !all.some(lives))
