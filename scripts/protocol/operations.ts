@@ -196,8 +196,19 @@ export function soundInfo(answer: Buffer, path: string): boolean {
     size <= Number.MAX_SAFE_INTEGER &&
     ultimate <= 1 &&
     signatures.every((signature) => SIGNATURE.test(signature)) &&
-    CONTENT_ADDRESS.test(contentAddress)
+    CONTENT_ADDRESS.test(contentAddress) &&
+    mayRefer(contentAddress, references, path)
   )
+}
+
+/**
+ * Whether a path with this content address may have these references: else Nix dies of an
+ * assertion, or throws (2.8.0, store-api.cc, makeFixedOutputPath; 2.26.3 and 2.34.8, path-info.cc,
+ * contentAddressWithReferences, and store-dir-config.cc).
+ */
+function mayRefer(contentAddress: string, references: readonly string[], path: string): boolean {
+  if (contentAddress.startsWith('text:')) return !references.includes(path)
+  return contentAddress === '' || contentAddress.startsWith('fixed:r:sha256:') || references.length === 0
 }
 
 /**

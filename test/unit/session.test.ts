@@ -340,6 +340,12 @@ const UNSOUND: Partial<Info>[] = [
   { contentAddress: 'fixed:' },
   { contentAddress: `fixed:git:sha1:${'0'.repeat(32)}` },
   { contentAddress: `text:sha256:z${'0'.repeat(51)}` },
+  // GOOD refers to itself
+  { contentAddress: `text:sha256:${'0'.repeat(52)}` },
+  ...['fixed:md5:', 'fixed:sha256:', 'fixed:r:sha1:', 'fixed:r:sha512:'].map((how) => ({
+    contentAddress: how + '0'.repeat({ md5: 26, sha1: 32, sha256: 52, sha512: 103 }[how.split(':').at(-2) ?? ''] ?? 0),
+  })),
+  { contentAddress: `fixed:sha256:${'0'.repeat(52)}`, references: [`${PATH}y`] },
   ...['-.', '-..', '-.-x', '-..-x'].map((name) => ({ references: [`/nix/store/${'0'.repeat(32)}${name}`] })),
 ]
 for (const more of UNSOUND) {
@@ -357,9 +363,11 @@ test('every Nix takes these, and gets them', async () => {
     {},
     { ultimate: 1, references: [], signatures: [] },
     { deriver: `${PATH}.drv`, signatures: [SIGNATURE, `cache.example.org-1:${'z'.repeat(86)}==`] },
-    { contentAddress: `text:sha256:${'0'.repeat(52)}`, references: [`${PATH}y`, PATH] },
+    { contentAddress: `text:sha256:${'0'.repeat(52)}`, references: [`${PATH}y`] },
+    { contentAddress: `fixed:r:sha256:1${'b'.repeat(51)}` },
     { contentAddress: `fixed:r:sha256:1${'b'.repeat(51)}`, references: ['/nix/store/00000000000000000000000000000000-.x'] },
-    { contentAddress: `fixed:md5:7${'b'.repeat(25)}` },
+    { contentAddress: `fixed:md5:7${'b'.repeat(25)}`, references: [] },
+    { contentAddress: `fixed:r:sha512:3${'b'.repeat(102)}`, references: [] },
   ]
   for (const more of sound)
     same((await session([pathInfo], [boxOf(infoWith(more))])).answers, infoWith(more), JSON.stringify(more.contentAddress))
