@@ -96,10 +96,11 @@ const range = (to: number): number[] => Array.from({ length: to }, (_, n) => n)
 
 test('what the box lacks: after a few questions it is known from the list of its paths', async () => {
   const box = boxOf(5000)
-  const missing = range(300).map((n) => pathOf(10_000 + n))
+  // so many that the list is there before half of them have been asked, on a busy machine, too
+  const missing = range(3000).map((n) => pathOf(10_000 + n))
   const { answers, waited } = await session(box, missing.map(info))
   same(answers, Buffer.concat(missing.map(notValid)))
-  assert.ok(waited < 20, `${waited} waited`)
+  assert.ok(waited < 1500, `${waited} waited`)
   assert.equal(box.askedFor(23).length, 1)
 })
 
