@@ -39,7 +39,7 @@ const OUTSIDE = `cgroup=$0 dir=$1
 shift
 mkdir "$cgroup" || exit
 sh -c 'echo 0 >"$0/cgroup.procs" && exec "$@"' "$cgroup" "$@"
-for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+for _ in $(seq 600); do
   find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
   [ -d "$cgroup" ] || break
   sleep 0.1

@@ -151,13 +151,15 @@ export class Host {
   }
 
   /**
-   * Lines of the journal, oldest first, each with date, host and process. `since`: milliseconds
+   * Lines of the journal, oldest first, each with date, host and process: all that was said by now,
+   * since journald is asked to take down what waits for it. `since`: milliseconds
    * since 1970, as Date.now() gives them. `match`: arguments of journalctl(1), such as
    * ofUserUnit('nix-lan-tunnel@pi.service') or ['-u', 'nix-daemon'].
    */
   async journal({ since, match = [] }: { since?: number; match?: string[] } = {}): Promise<string[]> {
     const from = since === undefined ? [] : [`--since=@${(since / 1000).toFixed(3)}`]
-    const { stdout } = await this.run('root', 'journalctl', ['--no-pager', '--quiet', '--output=short-precise', ...from, ...match])
+    const read = 'journalctl --sync; exec journalctl --no-pager --quiet --output=short-precise "$@"'
+    const { stdout } = await this.run('root', 'sh', ['-c', read, 'sh', ...from, ...match])
     return stdout.split('\n').filter((line) => line !== '')
   }
 

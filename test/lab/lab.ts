@@ -201,7 +201,7 @@ export class Lab {
     await this.lan.lease(this.box.hostname, address)
     await this.box.must('root', 'networkctl', ['reconfigure', 'host0'])
     const has = async () => (await this.box.must('root', 'ip', ['-4', '-o', 'addr', 'show', 'dev', 'host0'])).includes(` ${address}/`)
-    await this.eventually(`the box has ${address}`, has, { within: 20_000 })
+    await this.eventually(`the box has ${address}`, has)
   }
 
   /**
@@ -248,7 +248,7 @@ export class Lab {
    * limit, in milliseconds.
    * @throws Error that names `what`; the journals of both hosts are printed
    */
-  async eventually(what: string, ask: () => boolean | Promise<boolean>, { within = 30_000, every = 100 } = {}): Promise<number> {
+  async eventually(what: string, ask: () => boolean | Promise<boolean>, { within = 60_000, every = 100 } = {}): Promise<number> {
     const started = performance.now()
     for (;;) {
       if (await ask()) return performance.now() - started

@@ -71,7 +71,7 @@ ip link set br0 up`
   async dns(mode: DnsMode): Promise<void> {
     await this.run('sh', ['-c', 'kill -9 $(cat /run/dns.pid); rm -f /run/dns.pid'])
     // the signal is sent, and it may live on for a moment
-    await this.must('sh', ['-c', 'for i in $(seq 200); do [ -n "$(ss -Hltun sport = :53)" ] || exit 0; sleep 0.05; done; exit 1'])
+    await this.must('sh', ['-c', 'for i in $(seq 1200); do [ -n "$(ss -Hltun sport = :53)" ] || exit 0; sleep 0.05; done; exit 1'])
     if (mode === 'none') return
     const names = mode === 'captive' ? [`--address=/#/${ROUTER}`] : ['--local=/#/', '--addn-hosts=/run/names']
     const common = ['--conf-file=/dev/null', '--no-resolv', '--no-hosts', '--bind-interfaces', `--listen-address=${ROUTER}`]
@@ -118,6 +118,7 @@ ip link set br0 up`
     const listen = `node -e "${script}" </dev/null >/dev/null 2>&1 &`
     await this.must('sh', ['-c', listen])
     const busy = async () => (await this.must('ss', ['-Hltn', `sport = :${port}`])) !== ''
-    for (let i = 0; i < 100 && !(await busy()); i++) await pause(50)
+    for (const end = Date.now() + 60_000; !(await busy()); await pause(50))
+      if (Date.now() > end) throw new Error(`lan: nobody listens on port ${port} after a minute`)
   }
 }

@@ -136,7 +136,7 @@ async function underBuilds(what: () => Promise<unknown>): Promise<void> {
   )
   const notes = (user: string): string[] => lab.laptop.read(`/run/loop/${user}`).split('\n').filter(Boolean)
   const built = async (least: number) =>
-    await lab.eventually('builds', () => ['alice', 'root'].every((user) => noteCount(user) >= least), { within: 60_000 })
+    await lab.eventually('builds', () => ['alice', 'root'].every((user) => noteCount(user) >= least), { within: 120_000 })
   const noteCount = (user: string): number => {
     try {
       return notes(user).length
@@ -196,7 +196,7 @@ test('upgraded and rolled back, in mid-fetch: not one build fails, the fetch arr
   await underBuilds(async () => {
     const fetching = build(args)
     const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
-    await lab.eventually('a fetch', isFetching, { within: 20_000 })
+    await lab.eventually('a fetch', isFetching)
     await switchTo('second')
     assert.equal([await pid(), await inode()], [before, socket], 'left alone by the upgrade')
     assert.is((await onLaptop('readlink /run/nix-lan-current')).trim(), packages[1])
@@ -221,12 +221,13 @@ test('the next start of the tunnel is that of the new version', async () => {
 test('taken away: not one build fails; no unit, socket or tunnel is left, queue and key are', async () => {
   await underBuilds(() => switchTo('without'))
   const units = ['list-units', '--all', '--plain', '--no-legend', 'nix-lan*']
-  assert.is((await lab.laptop.must('root', 'systemctl', units)).trim(), '')
-  const hers = (await lab.laptop.systemctl(...units)).split('\n').filter((line) => /\sactive\s/.test(line))
-  assert.equal(hers, [])
+  await lab.eventually('no unit of the system', async () => (await lab.laptop.must('root', 'systemctl', units)).trim() === '')
+  const hers = async () => (await lab.laptop.systemctl(...units)).split('\n').filter((line) => /\sactive\s/.test(line))
+  await lab.eventually('no unit of hers', async () => (await hers()).length === 0)
   assert.is((await failedUnits()).trim(), '')
   assert.is((await lab.laptop.run('root', 'test', ['-e', `/run/nix-lan/${CACHE}.sock`])).code, 1)
-  assert.is((await lab.laptop.run('root', 'pgrep', ['-u', 'alice', '-x', 'ssh'])).code, 1, 'no ssh of the tunnel')
+  const ssh = async () => (await lab.laptop.run('root', 'pgrep', ['-u', 'alice', '-x', 'ssh'])).code
+  await lab.eventually('the end of the tunnel’s ssh', async () => (await ssh()) === 1)
   await onLaptop(`test -d ${QUEUE}; test -e /etc/nix/nix-lan.secret`)
   assert.is((await lab.laptop.run('root', 'systemctl', ['is-active', SOCKET])).stdout.trim(), 'inactive')
 })

@@ -51,7 +51,7 @@ export function becomes(lab: Lab, what: string, aim: number, ask: () => boolean 
  * Waits until all is as it should be at home: a nix-daemon answers, the unit says so, and nothing
  * is queued. Milliseconds.
  */
-export async function atHome(lab: Lab, within = 150_000): Promise<number> {
+export async function atHome(lab: Lab, within = 240_000): Promise<number> {
   return await lab.eventually(
     'the tunnel is up and the queue empty',
     async () =>
@@ -120,9 +120,10 @@ export function tunnelState(lab: Lab): Pick<TunnelState, 'reason' | 'failures'> 
   }
 }
 
-/** How often systemd has started the tunnel unit since then. */
-export async function attempts(lab: Lab, since: number): Promise<number> {
-  const lines = await lab.laptop.journal({ since, match: ofUserUnit(TUNNEL) })
+/** How often systemd has started the tunnel unit since then; with `boot` only since the laptop's boot. */
+export async function attempts(lab: Lab, since: number, boot: 'any boot' | 'this boot' = 'any boot'): Promise<number> {
+  const match = [...(boot === 'this boot' ? ['--boot'] : []), ...ofUserUnit(TUNNEL)]
+  const lines = await lab.laptop.journal({ since, match })
   return lines.filter((line) => /systemd\[\d+\]: Starting /.test(line)).length
 }
 

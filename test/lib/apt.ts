@@ -13,6 +13,6 @@ export async function installPackages(packages: string[]): Promise<void> {
   const { $ } = await import('zx') // the lite version, zx/core; loaded late, since it is seldom needed
   const env = { ...process.env, PATH, DEBIAN_FRONTEND: 'noninteractive' }
   const apt = $({ env, stdio: ['ignore', 'pipe', 'inherit'], quiet: true })
-  await apt`apt-get update -qq`
-  await apt`apt-get install -y -qq --no-install-recommends ${packages}`
+  await apt`apt-get update -qq -o Acquire::Retries=5`
+  await apt`apt-get install -y -qq -o Acquire::Retries=5 --no-install-recommends ${packages}`
 }

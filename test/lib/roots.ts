@@ -16,7 +16,7 @@ const INCLUDE = 'nix-bin,openssh-server,openssh-client,busybox-static'
 const INCLUDE_OLD = 'nix-bin'
 
 /** A mirror may hiccup. */
-const ATTEMPTS = 2
+const ATTEMPTS = 3
 
 /** What is on its way in this process: a pair may need the same release twice at once. */
 const pending = new Map<string, Promise<string>>()
@@ -68,7 +68,7 @@ async function build({ suite, root, include, hooks = [] }: RootPlan): Promise<st
   if (existsSync(`${root}/.complete`)) return root
   mkdirSync(dirname(root), { recursive: true })
   const args = ['--quiet', '--variant=minbase', `--include=${include}`, '--dpkgopt=force-unsafe-io']
-  args.push('--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Check-Valid-Until "false"')
+  args.push('--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Retries "5"')
   args.push(...hooks.map((hook) => `--customize-hook=${hook}`), suite, `${root}.unfinished`, ...(await mirror()))
   for (let attempt = 1; ; attempt++) {
     // flock(1): the kernel ends the lock with its holder, however that ends

@@ -10,8 +10,8 @@ import { installPackages } from './apt.ts'
 import { has, PACKAGES } from './needs.ts'
 import type { Counts } from './one.ts'
 
-/** A file that takes longer hangs. */
-const LIMIT = 10 * 60_000
+/** A file that takes longer hangs; the first ones may have to build roots. */
+const LIMIT = 25 * 60_000
 
 interface RunFile {
   title?: string
