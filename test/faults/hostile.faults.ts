@@ -21,7 +21,7 @@ import {
   strings,
   u64,
 } from '../../scripts/protocol/wire.ts'
-import type { Random } from '../lib/random.ts'
+import { Random } from '../lib/random.ts'
 import { DIST } from '../nix/pair.ts'
 import { ALICE, DAEMON_SOCKET } from '../nix/world.ts'
 import { faults, LONG, many, Stage } from './stage.ts'
@@ -74,7 +74,7 @@ async function against(meet: (connect: Socket, daemon: string) => void, { fallba
   chmodSync(socket, 0o700)
   try {
     await on.configure({
-      'extra-substituters': `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${HOSTILE}%20--patience%20${patience}`,
+      'extra-substituters': `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${HOSTILE}%20--deadline%2010%20--patience%20${patience}`,
     })
     const building = on.build(args, fallback)
     const code = await building.ends()
@@ -152,9 +152,12 @@ test.case('in the middle of a NAR a byte each 10 s: given up, once for all paths
 for (let round = 1; round <= many(2, 30); round++) {
   test.case(`after some bytes only noise, fallback, ${round}`, async (random) => {
     const from = random.integer(GREETED, many(3000, 3_000_000))
-    const noise: Spoil = (bytes, before, connect) =>
-      void connect.write(before + bytes.length <= from ? bytes : noisy(bytes, from - before, random))
-    await spoiled(() => noise, { fallback: true })
+    const own = drawers(random)
+    const noise = (): Spoil => {
+      const drawn = own()
+      return (bytes, before, connect) => void connect.write(before + bytes.length <= from ? bytes : noisy(bytes, from - before, drawn))
+    }
+    await spoiled(noise, { fallback: true })
   })
 
   test.case(`the connection ends after some bytes, each time, fallback, ${round}`, async (random) => {
@@ -168,12 +171,16 @@ for (let round = 1; round <= many(2, 30); round++) {
 
   test.case(`one byte in some thousand is another, fallback, ${round}`, async (random) => {
     const one = random.integer(500, 20_000)
-    const flip: Spoil = (bytes, before, connect) => {
-      const copy = Buffer.from(bytes)
-      for (let i = 0; i < copy.length; i++) if (before + i >= GREETED && random.integer(1, one) === 1) copy[i] = random.integer(0, 255)
-      connect.write(copy)
+    const own = drawers(random)
+    const flip = (): Spoil => {
+      const drawn = own()
+      return (bytes, before, connect) => {
+        const copy = Buffer.from(bytes)
+        for (let i = 0; i < copy.length; i++) if (before + i >= GREETED && drawn.integer(1, one) === 1) copy[i] = drawn.integer(0, 255)
+        connect.write(copy)
+      }
     }
-    await spoiled(() => flip, { fallback: true })
+    await spoiled(flip, { fallback: true })
   })
 }
 
@@ -313,6 +320,13 @@ for (const [what, say] of Object.entries(NO_ANSWERS)) {
     assert.ok(said > 0)
     assert.match(output, /^building /m)
   })
+}
+
+/** What draws for each connection by itself: the bytes of several come in no certain order. */
+function drawers(random: Random): () => Random {
+  const seed = random.integer(0, 2 ** 30)
+  let connections = 0
+  return () => new Random(seed, connections++)
 }
 
 /** The bytes from a place on replaced by others. */

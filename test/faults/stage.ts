@@ -117,7 +117,7 @@ export class Stage {
    */
   async answers(): Promise<void> {
     const usable = async (): Promise<boolean> => (await this.pair.client.run('alice', `${DIST}/nix-lan-available`, ['--usable'])).code === 0
-    await until('the tunnel', 60_000, usable).catch((error) => {
+    await until('the tunnel', usable).catch((error) => {
       throw new Error(`${error.message}: ${this.tunnel?.output()}\n${[...commandLines(this.pair.client).values()].join('\n')}`)
     })
   }
@@ -184,7 +184,7 @@ export class Stage {
     await this.relay.cut('none')
     box.thawSshd()
     if (again.length > 0) await this.must([...again])
-    await until('no nix-lan-connect to be left', 40_000, () => this.strays().length === 0)
+    await until('no nix-lan-connect to be left', () => this.strays().length === 0)
     for (const world of [client, box]) await verified(world)
     await client.must('root', 'nix-store', ['--gc'], LOCAL)
   }
@@ -229,7 +229,7 @@ export class Building {
     this.running.ended.then(() => {
       over = true
     })
-    await until(`Nix to say "${text}"`, 60_000, () => over || this.running.output().includes(text))
+    await until(`Nix to say "${text}"`, () => over || this.running.output().includes(text))
   }
 
   /** Its exit code. @throws Error when it hangs; then it is ended */

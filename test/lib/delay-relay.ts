@@ -35,7 +35,7 @@ export async function startRelay(...ways: readonly (readonly [listen: Place, tar
 export class Relay {
   private readonly child: ChildProcess
   private said = ''
-  private wake: () => void = () => {}
+  private readonly waiting = new Set<() => void>()
   private over = false
 
   constructor(child: ChildProcess) {
@@ -51,15 +51,18 @@ export class Relay {
     })
   }
 
+  private wake(): void {
+    for (const wake of this.waiting) wake()
+    this.waiting.clear()
+  }
+
   /**
    * Waits for a line, and takes it. Called by startRelay. @throws Error when the relay ends before
    */
   async heard(line: string): Promise<void> {
     while (!this.said.includes(`${line}\n`)) {
       if (this.over) throw new Error(`the relay has ended before it said ${line}`)
-      await new Promise<void>((resolve) => {
-        this.wake = resolve
-      })
+      await new Promise<void>((resolve) => this.waiting.add(resolve))
     }
     this.said = this.said.replace(`${line}\n`, '')
   }

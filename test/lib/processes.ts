@@ -20,12 +20,12 @@ export function kill(pid: number, signal: NodeJS.Signals): void {
 
 /**
  * Waits until these have ended, with all of their threads. A signal only asks for that: what a
- * killed one listens at is its own until then. @throws Error after half a minute
+ * killed one listens at is its own until then. @throws Error after a minute
  */
 export async function gone(pids: Iterable<number>): Promise<void> {
-  const end = Date.now() + 30_000
+  const end = Date.now() + 60_000
   for (const pid of pids)
-    for (; runs(pid); await pause(5)) if (Date.now() > end) throw new Error(`process ${pid} was killed, and still runs after 30 s`)
+    for (; runs(pid); await pause(5)) if (Date.now() > end) throw new Error(`process ${pid} was killed, and still runs after a minute`)
 }
 
 function runs(pid: number): boolean {
@@ -43,6 +43,24 @@ function runs(pid: number): boolean {
  */
 export function killTree(root: number | undefined, signal: NodeJS.Signals): Set<number> {
   if (root === undefined) return new Set()
+  const tree = treeOf(root)
+  // What is stopped starts nothing any more: else a child that is born between the look and the kill
+  // would live on.
+  if (signal === 'SIGKILL')
+    for (let size = 0; size < tree.size; ) {
+      size = tree.size
+      for (const pid of tree) kill(pid, 'SIGSTOP')
+      for (const pid of treeOf(root)) tree.add(pid)
+    }
+  tree.delete(root)
+  for (const pid of tree) kill(pid, signal)
+  if (tree.size > 0 && signal !== 'SIGKILL') return tree
+  kill(root, signal)
+  return tree.add(root)
+}
+
+/** A process and all that descend from it. */
+function treeOf(root: number): Set<number> {
   const parents = new Map<number, number>()
   for (const pid of allProcesses()) {
     try {
@@ -56,11 +74,7 @@ export function killTree(root: number | undefined, signal: NodeJS.Signals): Set<
     size = tree.size
     for (const [pid, parent] of parents) if (tree.has(parent)) tree.add(pid)
   }
-  tree.delete(root)
-  for (const pid of tree) kill(pid, signal)
-  if (tree.size > 0 && signal !== 'SIGKILL') return tree
-  kill(root, signal)
-  return tree.add(root)
+  return tree
 }
 
 /** How a program ended. */

@@ -17,6 +17,7 @@ const GOAL = 1.5
  */
 const DEAREST = 6
 const DEADLINE = 2000
+const TRIES = 4
 
 /** Without the sh that counts the starts. */
 const UNCOUNTED = { 'extra-substituters': `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}` }
@@ -54,23 +55,29 @@ for (const client of ['host', 'bookworm', 'trixie', 'forky'] as const) {
   })
 
   test(`${client}: accepting but unresponsive costs the deadline, once`, async () => {
-    const pair = await createPair({ client })
-    try {
-      await pair.openPlainTunnel()
-      const usual = Math.max(await build(pair), await build(pair))
-      pair.box.freezeSshd()
-      const first = await build(pair)
-      const second = await build(pair)
+    let [first, second, usual] = [0, 0, 0]
+    const soon = (): boolean => first < DEADLINE + 5000 + usual
+    const notAgain = (): boolean => second < first - DEADLINE / 2
+    // what else the machine does only adds: who waits too long does so each time
+    for (let tries = 0; tries < TRIES && !(soon() && notAgain()); tries++) {
+      const pair = await createPair({ client, settings: UNCOUNTED })
+      try {
+        await pair.openPlainTunnel()
+        usual = Math.max(await build(pair), await build(pair))
+        pair.box.freezeSshd()
+        first = await build(pair)
+        second = await build(pair)
+        pair.box.thawSshd()
+      } finally {
+        await pair.close()
+      }
       console.log(
         `figure: ${client}, unresponsive: ${usual.toFixed(0)} ms usually, then ${first.toFixed(0)} ms and ${second.toFixed(0)} ms`,
       )
       assert.ok(first > DEADLINE - 500, `the first build has waited for the box: ${first} ms`)
-      assert.ok(first < DEADLINE + 5000 + usual, `but not for long: ${first} ms`)
-      assert.ok(second < first - DEADLINE / 2, `the second build has not waited again: ${second} ms`)
-      pair.box.thawSshd()
-    } finally {
-      await pair.close()
     }
+    assert.ok(soon(), `but not for long: ${first} ms`)
+    assert.ok(notAgain(), `the second build has not waited again: ${second} ms`)
   })
 }
 

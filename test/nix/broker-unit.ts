@@ -63,7 +63,7 @@ export class BrokerUnit {
       'socket(S, 1, 1, 0) && connect(S, pack("Sa108", 1, $ARGV[0])) || die',
       BROKER_SOCKET,
     ])
-    await until('the broker to be up', 10_000, () => this.isUp())
+    await until('the broker to be up', () => this.isUp())
   }
 
   isUp(): boolean {
@@ -95,7 +95,7 @@ export class BrokerUnit {
 
   /** Waits for a line. */
   async says(line: RegExp): Promise<void> {
-    await until(`${line} from the stand-in`, 30_000, () => line.test(this.output()))
+    await until(`${line} from the stand-in`, () => line.test(this.output()))
   }
 
   async stop(): Promise<void> {

@@ -171,13 +171,13 @@ test('what a build needs that runs, or has begun since the plan, what is queued,
         'path',
         path,
       ])
-      await until(name, 20_000, async () => (await client.run('root', 'test', ['-e', `/tmp/${name}`])).code === 0)
+      await until(name, async () => (await client.run('root', 'test', ['-e', `/tmp/${name}`])).code === 0)
       return build
     }
     const before = await builds('before', input)
     box.write('/usr/local/bin/sync', SLOW_SYNC, { mode: 0o755 })
     const collected = stage.json()
-    await until('sync', 20_000, async () => (await box.run('root', 'test', ['-e', '/tmp/syncing'])).code === 0)
+    await until('sync', async () => (await box.run('root', 'test', ['-e', '/tmp/syncing'])).code === 0)
     const since = await builds('since', late)
     box.write('/tmp/synced', '')
     const done = await collected
@@ -226,7 +226,7 @@ test('keys, substituters, a box that is away: when in doubt nothing is deleted',
   }))
 
 /** Answers a question on a terminal once /tmp/yes is there. */
-const ASKED = `(while [ ! -e /tmp/yes ]; do sleep 0.1; done; echo y; sleep 60) | script -qec '${DIST}/nix-lan gc' /dev/null`
+const ASKED = `(while [ ! -e /tmp/yes ]; do sleep 0.1; done; echo y; sleep 600) | script -qec '${DIST}/nix-lan gc' /dev/null`
 
 test('nothing is deleted before all is on the disk of the box; nor what it loses after the question, nor if it goes away', () =>
   on('trixie', 'trixie', async (stage) => {
@@ -240,7 +240,7 @@ test('nothing is deleted before all is on the disk of the box; nor what it loses
     const syncs = (): Promise<boolean> => box.run('root', 'test', ['-e', '/tmp/syncing']).then(({ code }) => code === 0)
     box.write('/usr/local/bin/sync', SLOW_SYNC, { mode: 0o755 })
     const cut = stage.json()
-    await until('sync', 20_000, syncs)
+    await until('sync', syncs)
     await box.stopSshd()
     const away = await cut
     assert.equal([away.code, away.deleted], [75, []], away.stderr)
@@ -250,15 +250,15 @@ test('nothing is deleted before all is on the disk of the box; nor what it loses
     // What the two before have pinned is let go of, so that the box can lose it.
     await box.must('root', 'rm', ['-rf', '/tmp/syncing', '/home/alice/.local'])
     const asked = client.start('alice', 'sh', ['-c', ASKED])
-    await until('the question', 20_000, () => asked.output().includes('Delete 2 paths'))
+    await until('the question', () => asked.output().includes('Delete 2 paths'))
     await box.must('root', 'nix-store', ['--add-root', '/nix/var/nix/gcroots/goes', '--realise', goes], { env: { NIX_REMOTE: 'local' } })
     await stage.boxCollects()
     assert.equal([await stage.onBox(stays), await stage.onBox(goes)], [false, true])
     client.write('/tmp/yes', '')
-    await until('sync', 20_000, syncs)
+    await until('sync', syncs)
     assert.ok(await stage.pair.clientHas(stays, goes))
     box.write('/tmp/synced', '')
-    await until('the end', 20_000, () => asked.output().includes('more than before'))
+    await until('the end', () => /stays?: the box has lost/.test(asked.output()))
     await asked.stop()
     assert.match(asked.output(), /1 path deleted;[\s\S]*1 path stays: the box has lost it meanwhile/)
     assert.equal([await stage.pair.clientHas(stays), await stage.pair.clientHas(goes)], [true, false])
@@ -329,10 +329,10 @@ test('--auto: off, enough free, too little free; status says what it has seen', 
     const enough = await stage.json('--auto')
     assert.equal([enough.code, enough.goes, enough.deleted, await stage.pair.clientHas(path)], [0, [], null, true], 'enough')
     assert.is((await stage.gc('--auto', '--json')).stdout, '', 'and seen just now')
-    assert.match(await status(), /^space: 120 B can be freed safely \(nix-lan gc\); 1 path, .* is only here, as of \d+s ago$/m)
+    assert.match(await status(), /^space: 120 B can be freed safely \(nix-lan gc\); 1 path, .* is only here, as of \d+[sm] ago$/m)
     keepFree('1000T')
     const other = client.start('alice', 'flock', ['/run/user/1000/nix-lan/gc.lock', 'sh', '-c', 'touch /tmp/locked; sleep 300'])
-    await until('the lock', 20_000, async () => (await client.run('root', 'test', ['-e', '/tmp/locked'])).code === 0)
+    await until('the lock', async () => (await client.run('root', 'test', ['-e', '/tmp/locked'])).code === 0)
     assert.equal([(await stage.gc('--auto')).code, (await stage.gc('--yes')).code], [0, 75], 'another one runs')
     assert.not.match(await status(), /running already/)
     await other.stop()

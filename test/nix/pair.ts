@@ -74,7 +74,8 @@ export class Pair {
     this.client = client
     this.box = box
     this.counter = `${client.dir}/starts`
-    this.url = `ssh-ng://localhost?remote-program=${client.dir}/connect%20${SOCKET}`
+    // more than the default: a busy machine may need long for the handshake
+    this.url = `ssh-ng://localhost?remote-program=${client.dir}/connect%20${SOCKET}%20--deadline%2010`
   }
 
   /** Called by createPair. */

@@ -1,9 +1,11 @@
 // nix-lan queue with real Nix on both sides, a daemon that doesn't trust alice, signatures
 // required.
-import { createWriteStream, existsSync, readFileSync, type WriteStream } from 'node:fs'
+import { createReadStream, createWriteStream, type WriteStream } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { STDERR_LAST, string, u64 } from '../../scripts/protocol/wire.ts'
+import { ByteReader, EndOfStream } from '../../scripts/protocol/byte-reader.ts'
+import { OPERATIONS, readShape } from '../../scripts/protocol/operations.ts'
+import { QUERY_PATH_INFO, Recorder, readMessages, string, u64 } from '../../scripts/protocol/wire.ts'
 import { startRelay } from '../lib/delay-relay.ts'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
@@ -82,43 +84,43 @@ const missing = (): string => `/nix/store/${String(count++).padStart(32, '0')}-m
 /** A session of nix-lan-connect with a Nix that keeps its store open, as nix-daemon may for hours. */
 class Session {
   private readonly nix: WriteStream
-  private readonly answers: string
+  private readonly answers = new ByteReader({ resume: () => {} })
   private readonly program: Running
 
   private constructor(pair: Pair) {
     const { dir } = pair.client
-    this.answers = `${dir}/answers`
     this.program = pair.client.start('root', 'sh', [
       '-c',
       'exec "$0" "$1" --stdio <"$2" >"$3"',
-      ...[`${DIST}/nix-lan-connect`, SOCKET, `${dir}/questions`, this.answers],
+      ...[`${DIST}/nix-lan-connect`, SOCKET, `${dir}/questions`, `${dir}/answers`],
     ])
     this.nix = createWriteStream(`${dir}/questions`)
+    createReadStream(`${dir}/answers`)
+      .on('data', (bytes) => this.answers.push(bytes as Buffer))
+      .on('close', () => this.answers.finish(new EndOfStream('the end')))
   }
 
   static async open(pair: Pair): Promise<Session> {
-    await pair.client.must('root', 'mkfifo', [`${pair.client.dir}/questions`])
+    const { dir } = pair.client
+    await pair.client.must('root', 'mkfifo', [`${dir}/questions`, `${dir}/answers`])
     const session = new Session(pair)
-    await session.say(hello())
+    session.nix.write(hello())
+    const greeting = new Recorder(session.answers)
+    for (let words = 0; words < 2; words++) await greeting.u64()
+    await greeting.string() // its Nix
+    await readMessages(greeting)
     return session
   }
 
   /** Whether the box has a path, says QueryPathInfo, and how long that took. */
   async info(path: string): Promise<{ found: boolean; ms: number }> {
     const asked = performance.now()
-    const answer = await this.say(Buffer.concat([u64(26), string(path)]))
-    return { found: Number(answer.readBigUInt64LE(0)) === STDERR_LAST, ms: performance.now() - asked }
-  }
-
-  private async say(bytes: Buffer): Promise<Buffer> {
-    const before = this.heard().length
-    this.nix.write(bytes)
-    await until('an answer', 10_000, () => this.heard().length > before)
-    return this.heard().subarray(before)
-  }
-
-  private heard(): Buffer {
-    return existsSync(this.answers) ? readFileSync(this.answers) : Buffer.alloc(0)
+    this.nix.write(Buffer.concat([u64(QUERY_PATH_INFO), string(path)]))
+    const answer = new Recorder(this.answers)
+    const { error } = await readMessages(answer)
+    const ms = performance.now() - asked
+    if (!error) for (const shape of OPERATIONS.get(QUERY_PATH_INFO)?.answer ?? []) await readShape(answer, shape)
+    return { found: !error, ms }
   }
 
   async close(): Promise<void> {
@@ -283,12 +285,17 @@ test('list --full of 20,000 asks Nix ten times as often as of 2,000, and says on
 test('the box goes away in mid-copy: 75, nothing is lost or failed; when it is back, the rest goes', () =>
   on('host', async (stage) => {
     const { client, box } = stage.pair
-    const { paths } = await stage.pair.build(['--argstr', 'name', 'big', '--arg', 'count', '3', '--arg', 'kb', '100000'])
+    const { paths } = await stage.pair.build(['--argstr', 'name', 'big', '--arg', 'count', '3', '--arg', 'kb', '20000'])
     await stage.queue('add', ...paths)
+    const port = await freePort()
+    const relay = await startRelay([port, box.port])
+    await relay.set({ rate: 2e6 }) // so that it takes half a minute
+    await stage.pair.closeTunnel()
+    await stage.pair.openPlainTunnel(port)
     const running = stage.queue('upload')
-    await until('the copy', 20_000, () => stage.copies() > 0)
+    await until('the copy', () => stage.copies() > 0)
     // what has arrived by now lies in the box's store, not yet valid
-    await until('some of it', 20_000, async () => Number((await box.must('root', 'du', ['-sk', '/nix/store'])).split('\t')[0]) > 5000)
+    await until('some of it', async () => Number((await box.must('root', 'du', ['-sk', '/nix/store'])).split('\t')[0]) > 5000)
     await box.stopSshd()
     const cut = await running
     assert.is(cut.code, 75, cut.stderr)
@@ -296,6 +303,7 @@ test('the box goes away in mid-copy: 75, nothing is lost or failed; when it is b
     assert.is((await stage.pair.queued()).length, 3)
     assert.is(await client.must('root', 'ls', ['-A', FAILED]), '')
     await stage.pair.tunnelEnded()
+    relay.close()
     const away = await stage.queue('upload')
     assert.is(away.code, 75)
     await box.startSshd()
@@ -316,9 +324,9 @@ test('a session that has the list of what the box has finds at once what is uplo
       await pair.closeTunnel()
       await pair.openPlainTunnel(port)
       const session = await Session.open(pair)
-      await until('the list', 20_000, async () => {
+      await until('the list', async () => {
         const { found, ms } = await session.info(missing())
-        return !found && ms < DELAY
+        return !found && ms < 2 * DELAY // a question that goes to the box takes longer
       })
       assert.not((await session.info(path)).found)
       await stage.queue('add', path)
@@ -338,7 +346,7 @@ test('two uploads at once: the second follows the first; one that is killed take
     await stage.queue('add', ...paths)
     client.write(HOLD, '', { mode: 0o666 })
     const first = stage.queue('upload')
-    await until('the copy', 20_000, () => stage.copies() > 0)
+    await until('the copy', () => stage.copies() > 0)
     const second = await stage.queue('upload', '--json')
     assert.is(second.code, 75)
     const { pid } = JSON.parse(second.stdout)[0].running

@@ -43,7 +43,9 @@ const socketIsThere = async (): Promise<boolean> => (await world.run('alice', 't
 /** A tunnel that a nix-daemon answers through. */
 async function open(): Promise<Running> {
   const tunnel = world.start('alice', TUNNEL)
-  await until(`the tunnel: ${tunnel.output()}`, 20_000, async () => (await usable()).code === 0)
+  await until('the tunnel', async () => (await usable()).code === 0).catch((error: Error) => {
+    throw new Error(`${error.message}: ${tunnel.output()}`)
+  })
   return tunnel
 }
 
@@ -84,7 +86,7 @@ test('a link that goes unresponsive is given up by ssh, which says so', async ()
   const tunnel = await open()
   world.freezeSshd()
   try {
-    const ended = await Promise.race([tunnel.ended, pause(60_000).then(() => 'still there')])
+    const ended = await Promise.race([tunnel.ended, pause(120_000).then(() => 'still there')])
     assert.is(ended, 255)
     assert.match(tunnel.output(), /Timeout, server .* not responding/)
     assert.not(await socketIsThere())
@@ -104,9 +106,9 @@ test('a second one says so and leaves the first alone', async () => {
 test('of two that start at once one is left, with a socket that works', async () => {
   const both = [world.start('alice', TUNNEL), world.start('alice', TUNNEL)]
   const codes = both.map((one) => one.ended)
-  const first = await Promise.race([...codes, pause(30_000).then(() => 'both are still there')])
+  const first = await Promise.race([...codes, pause(120_000).then(() => 'both are still there')])
   assert.ok(first === 255 || first === 1, `${first}: ${both.map((one) => one.output())}`)
-  await until('the other one', 20_000, async () => (await usable()).code === 0)
+  await until('the other one', async () => (await usable()).code === 0)
   for (const one of both) await one.stop()
   assert.equal((await Promise.all(codes)).sort(), [0, first])
   assert.not(await socketIsThere())
@@ -152,7 +154,7 @@ test("the user's ssh configuration counts: another HostKeyAlias, a block that ma
 
 test('an alias that is meant for people: nothing of it disturbs the tunnel, nor makes it take its ports', async () => {
   const busy = world.start('alice', 'node', ['-e', "require('net').createServer().listen(8765, '127.0.0.1', () => console.log('listens'))"])
-  await until('the port', 10_000, () => busy.output().includes('listens'))
+  await until('the port', () => busy.output().includes('listens'))
   const unwanted = [
     'IgnoreUnknown UseKeychain',
     'Host pi.lan',
@@ -192,7 +194,7 @@ test('uploads: a connection of their own when somebody asks for it, through whic
   assert.not(await there(own), 'nobody has uploaded anything')
   const wantUploads = (): Promise<string> => world.must('alice', 'sh', ['-c', `kill -USR1 $(cut -d: -f1 ${folder}/rpi.keeper)`])
   await wantUploads()
-  await until('the socket for uploads', 20_000, () => there(own))
+  await until('the socket for uploads', () => there(own))
   const user = await world.must('alice', 'ssh', ['-F', 'none', '-o', 'BatchMode=yes', '-S', `${folder}/${control}`, 'box', 'id -un'])
   assert.is(user, 'alice')
   // Killed, it leaves its sockets behind; asked again, the keeper makes it anew.
@@ -201,7 +203,7 @@ test('uploads: a connection of their own when somebody asks for it, through whic
     `for p in $(pgrep -x ssh); do if grep -q ControlPath=${folder}/${control} /proc/$p/cmdline; then kill -9 $p; fi; done`,
   ])
   await wantUploads()
-  await until('another one', 20_000, async () => {
+  await until('another one', async () => {
     const check = await world.run('alice', 'ssh', ['-F', 'none', '-S', `${folder}/${control}`, '-O', 'check', 'box'])
     return check.code === 0 && (await there(own))
   })

@@ -29,6 +29,8 @@ export { GREETING }
 export type User = 'root' | 'alice'
 export const ALICE = 1000
 export const DAEMON_SOCKET = '/nix/var/nix/daemon-socket/socket'
+/** Milliseconds in which whatever is waited for happens, on a busy machine too: only a hang takes longer. */
+const LIMIT = 60_000
 /** What a service manager gives a daemon, and where sshd finds programs. */
 export const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
@@ -290,7 +292,7 @@ export class World {
       ended,
       output: () => readFileSync(log, 'utf8'),
       stop: async (signal = 'SIGTERM') => {
-        const hard = setTimeout(() => killTree(child.pid, 'SIGKILL'), 5000)
+        const hard = setTimeout(() => killTree(child.pid, 'SIGKILL'), LIMIT)
         const told = killTree(child.pid, signal)
         await ended
         clearTimeout(hard)
@@ -405,28 +407,37 @@ function sshdConfig(port: number, keys: string): string {
 /**
  * Waits until something accepts at a unix socket or a local port, and answers what it is told, if
  * it is told something.
- * @throws Error with the program's output when it ends before, or after 20 s
+ * @throws Error with the program's output when it ends before, or after a minute
  */
 export async function accepts(where: string | number, program: Running, greeting?: Buffer): Promise<void> {
   let over = false
   program.ended.then(() => {
     over = true
   })
-  for (const end = Date.now() + 20_000; Date.now() < end && !over; await pause(10)) if (await accepted(where, greeting)) return
+  for (const end = Date.now() + LIMIT; Date.now() < end && !over; await pause(10)) if (await accepted(where, greeting)) return
   throw new Error(`nothing accepts at ${where}: ${program.output()}`)
 }
 
-/** A TCP port on 127.0.0.1 that nobody had a moment ago. */
+let ports = 0
+/**
+ * A TCP port on 127.0.0.1 that nobody has. Not one of those that the kernel gives out by itself
+ * (net.ipv4.ip_local_port_range, from 32768 on): anybody might get it before it is listened on, or
+ * while its server is away. Each process has some to itself.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  return typeof address === 'object' && address ? address.port : 0
+  for (;;) {
+    const port = 16_384 + (process.pid % 512) * 32 + (ports++ % 32)
+    const server = createServer()
+    const free = await new Promise<boolean>((resolve) => {
+      server.on('error', () => resolve(false)).listen(port, '127.0.0.1', () => resolve(true))
+    })
+    await new Promise((resolve) => server.close(resolve))
+    if (free) return port
+  }
 }
 
-/** Asks until the answer is true. @throws Error that names `what`, after `ms` milliseconds */
-export async function until(what: string, ms: number, ask: () => boolean | Promise<boolean>): Promise<void> {
-  for (const end = Date.now() + ms; Date.now() < end; await pause(20)) if (await ask()) return
-  throw new Error(`waited ${ms / 1000} s for ${what}`)
+/** Asks until the answer is true. @throws Error that names `what`, after a minute */
+export async function until(what: string, ask: () => boolean | Promise<boolean>): Promise<void> {
+  for (const end = Date.now() + LIMIT; Date.now() < end; await pause(20)) if (await ask()) return
+  throw new Error(`waited ${LIMIT / 1000} s for ${what}`)
 }
