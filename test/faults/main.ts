@@ -26,7 +26,8 @@ async function main(): Promise<number> {
   }
   const long = args.includes('--long')
   const at = args.indexOf('--seed')
-  const seed = at < 0 ? Math.floor(Math.random() * 1e9) : Number(args[at + 1])
+  // In CI always the same: what a new one finds is no fault of the change that is tested there.
+  const seed = at < 0 ? (process.env.CI === 'true' ? 1 : Math.floor(Math.random() * 1e9)) : Number(args[at + 1])
   if (!Number.isSafeInteger(seed)) throw new Error(`--seed ${args[at + 1]}: give an integer`)
   const named = NIXES.filter((nix) => args.includes(nix))
   const given = (option: string): string | undefined => (args.includes(option) ? args[args.indexOf(option) + 1] : undefined)

@@ -84,7 +84,7 @@ function hook(): Target {
         OUT_PATHS: given ? out : '',
         DRV_PATH: drvPath,
       }
-      const { status, signal, stderr } = spawnSync('dist/post-build-hook', { env, encoding: 'utf8', timeout: 8000, input: '' })
+      const { status, signal, stderr } = spawnSync('dist/post-build-hook', { env, encoding: 'utf8', timeout: 60_000, input: '' })
       const told = JSON.stringify({ out: env.OUT_PATHS, drvPath, text, stderr })
       if (status !== 0) throw new Error(`the hook ended with ${status ?? signal}: ${told}`)
       const links = readdirSync(queue)
