@@ -3,6 +3,7 @@
 
 import { pause } from '../../lib/processes.ts'
 import { createPair, DIST, type Pair, SOCKET } from '../../nix/pair.ts'
+import { until } from '../../nix/world.ts'
 import { type Bench, ensure, type Row, rounds, type Setting, size } from '../lib/bench.ts'
 import { descendants, nameOf, resident } from '../lib/memory.ts'
 import { addRivals, RIVALS } from '../lib/rivals.ts'
@@ -83,7 +84,8 @@ async function transfer(pair: Pair, setting: Setting): Promise<Row> {
 }
 
 async function emptyNode(pair: Pair): Promise<number> {
-  const node = pair.client.start('root', 'node', ['-e', 'setTimeout(() => {}, 100000)'])
+  const node = pair.client.start('root', 'node', ['-e', 'console.log("up"); setTimeout(() => {}, 100000)'])
+  await until('node', () => node.output() !== '')
   await pause(700)
   const [pid = 0] = descendants(node.child.pid ?? 0)
   const mib = resident(pid, 'VmHWM')

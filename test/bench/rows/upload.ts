@@ -42,7 +42,7 @@ export const upload: Bench = {
         [BLOG]: copied(
           'while read -r p; do tsp nix copy --to ssh://alice@127.0.0.1 "$p"; done </tmp/paths >/dev/null; tsp -w',
           // A job that meets a server on its way out is lost.
-          'tsp -K; n=0; while [ -S /tmp/socket-ts.1000 ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done',
+          'tsp -K; n=0; while [ -S /tmp/socket-ts.1000 ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n+1)); done',
           PART,
         ),
       }

@@ -2,6 +2,7 @@
 
 import { pause } from '../../lib/processes.ts'
 import { createPair, DIST, type Pair } from '../../nix/pair.ts'
+import { until } from '../../nix/world.ts'
 import { type Bench, ensure, type Row, type Setting } from '../lib/bench.ts'
 import { hyperfine } from '../lib/hyperfine.ts'
 import { descendants, resident } from '../lib/memory.ts'
@@ -54,6 +55,7 @@ async function run(pair: Pair, setting: Setting, kind: 'there' | 'away'): Promis
 async function stays(pair: Pair): Promise<Row> {
   const held = async (command: string, ...args: string[]): Promise<number> => {
     const running = pair.client.start('alice', command, args)
+    await until('sleep', () => pair.client.processes('sleep').length > 0)
     await pause(1500)
     const mib = descendants(running.child.pid ?? 0).reduce((sum, pid) => sum + resident(pid), 0)
     await running.stop('SIGKILL')
