@@ -3,7 +3,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
-import type { Result } from '../lib/processes.ts'
+import { pause, type Result } from '../lib/processes.ts'
 import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
 import { until } from './world.ts'
 
@@ -11,6 +11,8 @@ const test = needs(suite('kept on the box'), 'root', 'nix', 'ssh', 'sshd', 'root
 
 const URL = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}`
 const FOLDER = '/home/alice/.local/state/nix-lan'
+/** In milliseconds. */
+const DAY = 86_400_000
 
 class Stage {
   readonly pair: Pair
@@ -52,7 +54,14 @@ class Stage {
   }
 }
 
+/** Links are named after days, and no day may end in the middle of a test. */
+async function farFromMidnight(): Promise<void> {
+  const left = DAY - (Date.now() % DAY)
+  if (left < 3 * 60_000) await pause(left + 1000)
+}
+
 async function on(client: 'bookworm' | 'trixie' | 'forky', box: typeof client, play: (stage: Stage) => Promise<void>): Promise<void> {
+  await farFromMidnight()
   const pair = await createPair({ client, box })
   try {
     await pair.openPlainTunnel()
@@ -141,7 +150,7 @@ test('an upload lets go of days that are older than keep, and keeps the others, 
     const [first = ''] = await stage.build('first')
     await stage.upload(first)
     const [link = ''] = await stage.links()
-    const recent = new Date(Date.now() - 50 * 86_400_000).toISOString().slice(0, 10)
+    const recent = new Date(Date.now() - 50 * DAY).toISOString().slice(0, 10)
     for (const day of ['2020-01-01', recent]) await stage.pair.box.must('alice', 'cp', ['-P', link, `${FOLDER}/kept/client-1/${day}`])
     const others = `${FOLDER}/kept/laptop-2/2020-01-01`
     await stage.pair.box.must('alice', 'mkdir', [`${FOLDER}/kept/laptop-2`])
@@ -337,7 +346,7 @@ test('what was fetched again is kept anew; before something is let go, status sa
     await stage.upload(again, gone, here)
     const [link = ''] = await stage.links()
     // as if it had been uploaded 57 days ago
-    const day = new Date(Date.now() - 57 * 86_400_000).toISOString().slice(0, 10)
+    const day = new Date(Date.now() - 57 * DAY).toISOString().slice(0, 10)
     const old = link.replace(/[^/]*$/, day)
     await box.must('alice', 'mv', [link, old])
     await box.must('alice', 'sh', ['-c', 'NIX_REMOTE=daemon nix-store --add-root "$0" --realise "$(readlink "$0")"', old])
