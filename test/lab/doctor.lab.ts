@@ -44,7 +44,7 @@ const STRAYS = [QUEUE, FAILED].map((directory) => directory.replace(/[^/]*$/, 's
 const RESTART = 'systemctl reset-failed nix-daemon.service nix-daemon.socket; systemctl restart nix-daemon'
 
 async function doctor(args: string[] = [], env: Record<string, string> = {}): Promise<{ code: number | null; found: Finding[] }> {
-  const { code, stdout, stderr } = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--json', ...args], { env, timeout: 120_000 })
+  const { code, stdout, stderr } = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--json', ...args], { env, timeout: 240_000 })
   assert.is(stderr, '', 'the doctor says nothing but its report')
   return { code, found: JSON.parse(stdout) as Finding[] }
 }

@@ -31,7 +31,7 @@ touch /etc/NIXOS; rm /etc/nix/nix.conf; ln -s /etc/static/nix/nix.conf /etc/nix/
 })
 test.after(() => lab.close())
 
-const onLaptop = (script: string): Promise<string> => lab.laptop.must('root', 'sh', ['-ec', script], { timeout: 120_000 })
+const onLaptop = (script: string): Promise<string> => lab.laptop.must('root', 'sh', ['-ec', script], { timeout: 240_000 })
 
 /** dist as the package has it. @returns its store path */
 async function packageOf(version: string): Promise<string> {
@@ -132,7 +132,7 @@ done`
 async function underBuilds(what: () => Promise<unknown>): Promise<void> {
   await onLaptop('rm -rf /run/loop; mkdir /run/loop; chmod 777 /run/loop')
   const loops = (['alice', 'root'] as const).map((user) =>
-    lab.laptop.run(user, 'bash', ['-c', LOOP, 'loop', user, LOST_IN_RESTART], { timeout: 280_000 }),
+    lab.laptop.run(user, 'bash', ['-c', LOOP, 'loop', user, LOST_IN_RESTART], { timeout: 900_000 }),
   )
   const notes = (user: string): string[] => lab.laptop.read(`/run/loop/${user}`).split('\n').filter(Boolean)
   const built = async (least: number) =>
@@ -160,14 +160,14 @@ async function underBuilds(what: () => Promise<unknown>): Promise<void> {
 }
 
 const switchTo = (name: keyof typeof systems): Promise<string> =>
-  lab.laptop.must('root', 'bash', ['/opt/switch.sh', systems[name]], { timeout: 120_000 })
+  lab.laptop.must('root', 'bash', ['/opt/switch.sh', systems[name]], { timeout: 240_000 })
 const pid = (): Promise<string> => lab.laptop.systemctl('show', '-P', 'MainPID', TUNNEL)
 const inode = (): Promise<string> => lab.laptop.must('root', 'stat', ['-c', '%U %a %i', `/run/nix-lan/${CACHE}.sock`])
 const usable = async (): Promise<boolean> =>
   (await lab.laptop.run('alice', '/run/current-system/sw/bin/nix-lan-available', ['--usable', CACHE])).code === 0
 const failedUnits = async (): Promise<string> =>
   (await onLaptop('systemctl --failed --no-legend --plain')) + (await lab.laptop.systemctl('--failed', '--no-legend', '--plain'))
-const build = (args: readonly string[]) => lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 120_000 })
+const build = (args: readonly string[]) => lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 240_000 })
 
 // ---- the story
 
@@ -234,7 +234,7 @@ test('taken away: not one build fails; no unit, socket or tunnel is left, queue 
 
 test('what the doctor misses belongs into configuration.nix: no command of another system', async () => {
   for (const user of ['alice', 'root'] as const) {
-    const doctor = await lab.laptop.run(user, `${packages[1]}/bin/nix-lan`, ['doctor', '--offline'], { timeout: 60_000 })
+    const doctor = await lab.laptop.run(user, `${packages[1]}/bin/nix-lan`, ['doctor', '--offline'], { timeout: 240_000 })
     assert.is(doctor.code, 1, doctor.stderr)
     assert.match(doctor.stdout, /^ +fix: in configuration\.nix: services\.nix-lan\.enable = true; .*, then: sudo nixos-rebuild switch$/m)
     assert.not.match(doctor.stdout, /tee -a|nix-lan setup|enable-linger|\/etc\/nix\/nix\.conf:? \S+ =/)

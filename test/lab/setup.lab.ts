@@ -122,7 +122,7 @@ async function emptyQueue(): Promise<void> {
 const nothingWaits = (): Promise<number> => lab.eventually('nothing waits', async () => (await lab.queued()).length === 0)
 
 const build = (name: string): Promise<Result> =>
-  lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', '--argstr', 'name', name], { timeout: 120_000 })
+  lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', '--argstr', 'name', name], { timeout: 240_000 })
 
 /** Builds it. @returns its path */
 async function built(name: string): Promise<string> {
@@ -225,7 +225,7 @@ test('an ssh-agent that .bashrc begins: the dry run leaves none behind', async (
 test('on a terminal it asks, and anything but y is no', async () => {
   for (const answer of ['n', '', 'yess']) {
     const command = `echo '${answer}' | script -qec '${DIST}/nix-lan setup --no-doctor pi.local' /dev/null`
-    const { stdout, code } = await lab.laptop.run('root', 'sh', ['-c', command], { env: { SUDO_USER: 'alice' }, timeout: 60_000 })
+    const { stdout, code } = await lab.laptop.run('root', 'sh', ['-c', command], { env: { SUDO_USER: 'alice' }, timeout: 240_000 })
     assert.match(stdout, /Do it\? \[y\/N\] .*\s+Nothing was changed\./)
     assert.is(code, 1)
   }
@@ -335,7 +335,7 @@ test('what the broker needs, broken: the doctor names it, and its fix cures', as
   await must(0, 'pi.local')
   type Finding = { check: string; cache?: string; state: string; found: string; fix: string | null }
   const about = async (check: string): Promise<Finding> => {
-    const { stdout } = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--offline', '--json'], { timeout: 60_000 })
+    const { stdout } = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--offline', '--json'], { timeout: 240_000 })
     const found = (JSON.parse(stdout) as Finding[]).find((one) => one.check === check)
     assert.ok(found, check)
     return found
@@ -347,7 +347,7 @@ test('what the broker needs, broken: the doctor names it, and its fix cures', as
     assert.match(finding.found, found, `${fault}: ${finding.found}`)
     assert.match(finding.fix ?? '', fix, fault)
     const command = /setup$/.test(finding.fix ?? '') ? `${finding.fix} --yes --no-doctor` : (finding.fix ?? '')
-    await lab.laptop.must('alice', 'sh', ['-ec', command], { timeout: 120_000 })
+    await lab.laptop.must('alice', 'sh', ['-ec', command], { timeout: 240_000 })
     const cured = await about(check)
     assert.is(cured.state, 'ok', `${fault}: ${cured.found}`)
     assert.match(await setting('substituters'), BROKER)
@@ -702,10 +702,10 @@ test('a box that gets another name keeps its queue; one that is removed leaves n
   assert.match(stdout, /move the queue of second, now called attic: \d+ paths?/)
   // by hand in config.toml, then setup
   await lab.laptop.must('root', 'sed', ['-i', 's/cache\\.second/cache.attic/', '/etc/nix-lan/config.toml'])
-  const doctor = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--offline', '--json'], { timeout: 60_000 })
+  const doctor = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--offline', '--json'], { timeout: 240_000 })
   const stray = (JSON.parse(doctor.stdout) as { check: string; found: string; fix: string }[]).find(({ check }) => check === 'queues')
   assert.match(stray?.found ?? '', /^no cache is called second, but \d+ paths wait for it/)
-  const fixed = await lab.laptop.must('alice', 'sh', ['-ec', `${stray?.fix} --yes --no-doctor`], { timeout: 120_000 })
+  const fixed = await lab.laptop.must('alice', 'sh', ['-ec', `${stray?.fix} --yes --no-doctor`], { timeout: 240_000 })
   assert.match(fixed, 'the queue of second is that of attic')
   assert.equal(await queueOf('second'), [])
   assert.match(await setting('substituters'), 'attic.sock')
@@ -874,7 +874,7 @@ rm -f /usr/lib/environment.d/nix-daemon.conf; systemctl daemon-reload; chown -R 
   const asRoot = await setup(['--yes', 'pi.local'])
   assert.is(asRoot.code, 2)
   assert.match(asRoot.stderr, 'has no daemon and belongs to alice: run this as alice, without sudo')
-  const own = (...args: string[]) => lab.laptop.run('alice', `${DIST}/nix-lan`, ['setup', '--yes', ...args], { timeout: 120_000 })
+  const own = (...args: string[]) => lab.laptop.run('alice', `${DIST}/nix-lan`, ['setup', '--yes', ...args], { timeout: 240_000 })
   const done = await own('--no-doctor', 'pi.local')
   assert.is(done.code, 0, `${done.stdout}${done.stderr}`)
   const path = await built('own')

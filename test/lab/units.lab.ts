@@ -169,7 +169,7 @@ async function onlyOnBox(name: string): Promise<string[]> {
   return args
 }
 
-const fetch = (args: string[]) => lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 120_000 })
+const fetch = (args: string[]) => lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 240_000 })
 
 function fetchedWell({ code, stderr }: Awaited<ReturnType<typeof fetch>>): void {
   assert.is(code, 0, stderr)
@@ -201,7 +201,7 @@ test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all s
   const fetching = fetch(args)
   const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
   await lab.eventually('a fetch', isFetching)
-  await lab.laptop.must('root', 'bash', ['/opt/stop.sh', 'alice'], { timeout: 120_000 })
+  await lab.laptop.must('root', 'bash', ['/opt/stop.sh', 'alice'], { timeout: 240_000 })
   await inactive([...OF_BOX, 'nix-lan-check.timer', 'nix-lan-check.service'])
   assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
   fetchedWell(await fetching)

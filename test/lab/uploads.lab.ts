@@ -35,7 +35,7 @@ async function onBox(name: string, kb: number): Promise<string> {
 
 /** Milliseconds that Nix takes to fetch it. */
 async function fetched(path: string): Promise<number> {
-  const { code, stderr, ms } = await lab.laptop.run('alice', 'nix-store', ['--realise', path], { timeout: 120_000 })
+  const { code, stderr, ms } = await lab.laptop.run('alice', 'nix-store', ['--realise', path], { timeout: 240_000 })
   assert.is(code, 0, stderr)
   return ms
 }

@@ -105,7 +105,7 @@ async function setup(code: number, ...args: string[]): Promise<string> {
 
 async function setupFrom(dist: string, code: number, ...args: string[]): Promise<string> {
   const all = ['setup', '--yes', ...(args.includes('--undo') ? [] : ['--no-doctor']), ...args]
-  const result = await lab.laptop.run('root', `${dist}/nix-lan`, all, { env: { SUDO_USER: 'alice' }, timeout: 120_000 })
+  const result = await lab.laptop.run('root', `${dist}/nix-lan`, all, { env: { SUDO_USER: 'alice' }, timeout: 240_000 })
   assert.is(result.code, code, `${args.join(' ')}:\n${result.stdout}${result.stderr}`)
   return result.stdout
 }

@@ -37,7 +37,7 @@ async function verify(units: Record<string, string>, whose = '--user'): Promise<
     const names = Object.keys(units).map((name) => name.replace('@', '@pi'))
     const namespaces = ['--mount', '--pid', '--fork', '--kill-child', '--propagation', 'private']
     const args = [...namespaces, 'sh', '-ec', IN_ROOT, root, folder, whose, ...names]
-    const { code, stderr } = await run('unshare', args, { timeout: 60_000 })
+    const { code, stderr } = await run('unshare', args, { timeout: 240_000 })
     return { code, said: stderr }
   } finally {
     rmSync(folder, { recursive: true })
