@@ -14,7 +14,7 @@ export const ALICE = 1000
  * How long, in milliseconds, a machine may take to go off or to come up, before the test is given
  * up.
  */
-const POWER_LIMIT = 90_000
+const POWER_LIMIT = 300_000
 
 const PATHS = {
   root: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
