@@ -7,6 +7,7 @@ import type { SshCache } from '../config/types.ts'
 import { readText } from '../nix/nix-conf.ts'
 import { BoxUnavailable } from '../protocol/box.ts'
 import { greetBox } from '../protocol/dial.ts'
+import { listens } from '../reach/listening.ts'
 import { FIRST_ANSWER } from '../reach/reach.ts'
 import { run } from '../system/exec.ts'
 import { runtimeDir } from '../system/paths.ts'
@@ -101,7 +102,8 @@ async function throughSsh(cache: SshCache, uid: number, env: Record<string, stri
     })
     const until = Date.now() + limit
     let asked = control === undefined
-    while (running && Date.now() < until && !existsSync(socket)) {
+    // ssh makes the file a moment before it listens there
+    while (running && Date.now() < until && !(await listens(socket))) {
       if (control && !asked && existsSync(control)) {
         asked = true
         const [program = '', ...words] = forwardCommand(cache, socket, control)

@@ -498,6 +498,16 @@ while read -r line; do echo "$line"; case $line in 'ok '*' build '*) kill -INT -
   await nothingLeft()
 })
 
+test('an ssh that is slow from its socket’s file to listening at it: nothing is blamed', async () => {
+  const slow = 'exec strace -D -qq -o /dev/null -e trace=listen -e inject=listen:delay_enter=2000000 /usr/bin/ssh "$@"'
+  lab.laptop.write('/usr/local/bin/ssh', `#!/bin/sh\n${slow}\n`, { mode: 0o755 })
+  try {
+    assert.is(text((await doctor()).found), '')
+  } finally {
+    await onLaptop('rm /usr/local/bin/ssh')
+  }
+})
+
 test('--offline takes no longer than ten empty starts of node; only what needs the network is left out', async () => {
   const took = (command: string, args: string[]) => async (): Promise<number> => (await lab.laptop.run('alice', command, args)).ms
   const ways = { node: took('node', ['-e', '0']), ours: took('nix-lan', ['doctor', '--offline']) }
