@@ -1,6 +1,6 @@
 // What nix-lan-connect remembers of a lost box from one start to the next, and what `nix-lan
 // status` reads of it.
-import { mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
@@ -107,6 +107,35 @@ test('several lose it, or patience, at the same moment: the first line in the no
   writeFileSync(file, `${JSON.stringify({ ...theirs, at: later + 2, kind: 'over', pid: 1 })}\n`, { flag: 'a' })
   assert.not(other.gaveUp(later + 1))
   assert.ok(other.gaveUp(later + 400_000), 'news again')
+})
+
+test('a long note: nothing that anybody wrote is dropped, and what still holds is found', () => {
+  const { one, other, socket } = starts()
+  const lines = () => readFileSync(noteFile(TMP, socket), 'utf8').trimEnd().split('\n')
+  one.began(lost('broken'), NOW, { since: NOW - 5000 })
+  for (let n = 1; n < 200; n++) [one, other][n % 2]?.began(lost('broken'), NOW + n)
+  assert.is(lines().length, 200)
+  assert.ok(one.gaveUp(NOW + 200))
+  for (let n = 0; n < 20; n++) other.began(lost('broken'), NOW + 300 + n)
+  assert.ok(other.givenUp(NOW + 400), 'patience that has run out')
+  assert.is(other.since(NOW + 400), NOW - 5000, 'its beginning')
+  assert.equal(
+    lines().map((line) => JSON.parse(line).since),
+    lines().map(() => NOW - 5000),
+  )
+})
+
+test('a note of a day: the last lines stay', () => {
+  const { one, other, socket } = starts()
+  one.began(lost('slow'), NOW, { since: NOW - 5000 })
+  const file = noteFile(TMP, socket)
+  const line = readFileSync(file, 'utf8')
+  one.gaveUp(NOW + 1)
+  writeFileSync(file, line.repeat(12_000) + readFileSync(file, 'utf8'))
+  one.began(lost('broken'), NOW + 2)
+  assert.ok(statSync(file).size < 10_000, String(statSync(file).size))
+  assert.ok(other.givenUp(NOW + 3))
+  assert.is(other.since(NOW + 3), NOW - 5000)
 })
 
 test('status is told who waits, and until when', () => {
