@@ -4,6 +4,7 @@ import { parse, TomlDate, TomlError, type TomlTable } from 'smol-toml'
 import { parseSize } from '../cli/amounts.ts'
 import { nearest } from '../cli/command.ts'
 import { ConfigError } from '../cli/errors.ts'
+import { oneLine } from '../cli/text.ts'
 import type { User } from '../system/users.ts'
 import { tomlHint } from './toml-hint.ts'
 import { lineOf, type Path } from './toml-line.ts'
@@ -243,11 +244,11 @@ function checkKeys(source: Source, name: string, entry: TomlTable): void {
     const at = [...path, key]
     if (isUrl && SSH_KEYS.includes(key)) throw wrong(source, at, `is only for a cache with host; this one has url, so ${list}`)
     const nested = entry[key]
-    if (isTable(nested) && ('host' in nested || 'url' in nested))
+    if (isTable(nested) && key !== 'gc')
       throw wrong(
         source,
         at,
-        `a dot in [cache.${name}.${key}] makes a table inside of ${name}, and names hold no dots; call it [cache.${name}]`,
+        `a dot in [${keyName([...at, ...namesBelow(nested)])}] makes a table inside of ${name}, and names hold no dots; call it [cache.${name}]`,
       )
     if (TOP_KEYS.includes(key)) throw wrong(source, at, `belongs to the top of the file, above the first [cache.NAME]; ${list}`)
     throw wrong(source, at, `unknown key${didYouMean(key, allowed)}; ${list}`)
@@ -257,18 +258,23 @@ function checkKeys(source: Source, name: string, entry: TomlTable): void {
   }
 }
 
-/** A non-empty string without control characters. */
+/** The names that go on after a dotted one: `arpa`, for the `home` of [cache.pi.home.arpa]. */
+function namesBelow(table: TomlTable): string[] {
+  const [[name, value] = [], surplus] = Object.entries(table)
+  return name !== undefined && surplus === undefined && isTable(value) ? [name, ...namesBelow(value)] : []
+}
+
+/** A non-empty string with nothing in it that a terminal would obey. */
 function text(source: Source, path: Path, value: unknown, must: string): string {
   if (typeof value !== 'string') throw wrong(source, path, `found ${show(value)}; must be ${must}`)
   if (value === '') throw wrong(source, path, `is empty; must be ${must}`)
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones to refuse
-  if (/[\u0000-\u001f\u007f]/.test(value)) throw wrong(source, path, `found ${show(value)}, with a control character; must be ${must}`)
+  if (oneLine(value) !== value) throw wrong(source, path, `found ${show(value)}, with a control character; must be ${must}`)
   return value
 }
 
 // Host and ssh destination become arguments of getent and ssh, and ssh_config's %h and %r may put
 // them into a shell command.
-const UNSAFE = /[\s"'`$\\;&<>|(){}*?!#,/]/
+const UNSAFE = /[\s"'`“”„‟‘’‚«»$\\;&<>|(){}*?!#,/]/
 
 function readHost(source: Source, path: Path, value: unknown): string {
   const must = 'the name or address of the box, like "rpi.local" or "192.168.1.5"'
@@ -294,6 +300,7 @@ function readSsh(source: Source, path: Path, value: unknown): string {
   const [, user, host] = /^(.*)@([^@]+)$/.exec(ssh) ?? []
   if (user !== undefined && /^[A-Za-z0-9._-]+\\[A-Za-z0-9._-]+$/.test(user) && !UNSAFE.test(host ?? ''))
     throw bad(`; for a user like that write an alias into ~/.ssh/config (Host, HostName ${host}, User ${user}) and name it here`)
+  if (/^([^@]*@)?[^:@]*:\d*$/.test(ssh)) throw bad('; the port belongs into port = 22')
   if (UNSAFE.test(ssh) || /(^|@)(@|$)/.test(ssh)) throw bad('')
   return ssh
 }

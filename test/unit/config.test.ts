@@ -179,6 +179,7 @@ const GLOB = 'names have 0-9 A-Z a-z + - . _ ? = only; * stands for any characte
 const CHOICE = 'host = "rpi.local" for a box that you reach by ssh, url = "http://nas.local:5000" for a cache to fetch from only'
 
 // Whole files.
+const TOML = 'TOML has KEY = VALUE, and each cache below a line [cache.NAME]'
 const FILES: [string, string][] = [
   ['', 'F: no cache in it; add one, for example:\n\n[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'],
   ['# nothing\nuser = "alice"', 'F: no cache in it; add one, for example:\n\n[cache.rpi]\nhost = "rpi.local"\nssh = "pi@rpi.local"\n'],
@@ -220,6 +221,10 @@ const FILES: [string, string][] = [
     '[cache.my.box]\nhost = "a"',
     'F:1: cache.my.box: a dot in [cache.my.box] makes a table inside of my, and names hold no dots; call it [cache.my]',
   ],
+  ...(['host = "a"', 'ssh = "a"', ''] as const).map((below): [string, string] => [
+    `[cache.pi.home.arpa]\n${below}`,
+    'F:1: cache.pi.home: a dot in [cache.pi.home.arpa] makes a table inside of pi, and names hold no dots; call it [cache.pi]',
+  ]),
   ['[cache.-a]\nhost = "a"', `F:1: cache.-a: ${NAME}`],
   ['[cache.a-]\nhost = "a"', `F:1: cache.a-: ${NAME}`],
   ['[cache.a_b]\nhost = "a"', `F:1: cache.a_b: ${NAME}`],
@@ -233,9 +238,12 @@ const FILES: [string, string][] = [
   ['[cache.x]\nhost = "a"\n[cache.x]', 'F:3:2: is not valid TOML: trying to redefine an already defined table or value'],
   ['user = "alice', 'F:1:8: is not valid TOML: the text has no closing "'],
   ["[cache.x]\nhost = 'a\nport = 22", "F:2:10: is not valid TOML: the text has no closing '"],
+  ['[cache.x]\nhost = "a"\nexclude = ["*-a", "*-b]', 'F:3:19: is not valid TOML: the text has no closing "'],
+  ['; a comment', 'F:1:1: is not valid TOML: a comment begins with #'],
   ['[cache.x]\nhost = “a”', 'F:2:8: is not valid TOML: found the typographic quote “; TOML takes " or \' only'],
   ['[cache.x]\nhost = ‘a’', 'F:2:8: is not valid TOML: found the typographic quote ‘; TOML takes " or \' only'],
   ['[cache.x]\nhost = "a"\nderivations = False # x', 'F:3:15: is not valid TOML: found False; TOML writes true or false, in lower case'],
+  ['[cache.x]\nderivations = False# x', 'F:2:15: is not valid TOML: found False; TOML writes true or false, in lower case'],
   ['[cache.x]\nderivations = yes', 'F:2:15: is not valid TOML: found yes; TOML writes true or false, in lower case'],
   [
     'cache:\n  x:\n    host: a',
@@ -245,6 +253,10 @@ const FILES: [string, string][] = [
     '[cache.x]\nhost: "a"',
     'F:2:5: is not valid TOML: this looks like YAML; TOML has KEY = VALUE, and each cache below a line [cache.NAME]',
   ],
+  ['[cache.x]\nhost:a', `F:2:5: is not valid TOML: this looks like YAML; ${TOML}`],
+  ['{ "cache": {} }', `F:1:1: is not valid TOML: this looks like JSON; ${TOML}`],
+  ['[cache/rpi]\nhost = "a"', "F:1:7: is not valid TOML: the parts of a table's name are joined by a dot: [cache.rpi]"],
+  ['[cache "rpi"]\nhost = "a"', "F:1:8: is not valid TOML: the parts of a table's name are joined by a dot: [cache.rpi]"],
   ['[cache:rpi]\nhost = "a"', "F:1:7: is not valid TOML: the parts of a table's name are joined by a dot: [cache.rpi]"],
   ['[cache.x\nhost = "a"', 'F:1:9: is not valid TOML: the line has no closing ]'],
   ['user = "root"', 'F:1: user: is root; nix-lan works with an ordinary user\'s ssh key, session and queue: name that user, like "alice"'],
@@ -254,7 +266,7 @@ const FILES: [string, string][] = [
       'for a user like that write an alias into ~/.ssh/config (Host, HostName h, User CORP\\a) and name it here',
   ],
   ['user = alice', 'F:1:8: is not valid TOML: invalid value; text needs quotes'],
-  ['\nuser "alice"', 'F:2:6: is not valid TOML: illegal character in key'],
+  ['\nuser "alice"', 'F:2:6: is not valid TOML: there is no = after user'],
 ]
 for (const [text, message] of FILES) {
   bad(JSON.stringify(text), () =>
@@ -278,6 +290,7 @@ const LINES: [string, string][] = [
   ['ssh = "pi@-oX"', `cache.x.ssh: found the string "pi@-oX"; ${SSH}; neither user nor host may start with -`],
   ['ssh = "pi@rpi -p 5"', `cache.x.ssh: found the string "pi@rpi -p 5"; ${SSH}, without spaces; options belong into ~/.ssh/config`],
   ['ssh = "ssh://pi@rpi"', `cache.x.ssh: found the string "ssh://pi@rpi"; ${SSH}; written as user@host, and the port as port = 22`],
+  ['ssh = "pi@rpi:22"', `cache.x.ssh: found the string "pi@rpi:22"; ${SSH}; the port belongs into port = 22`],
   ['ssh = "pi@"', `cache.x.ssh: found the string "pi@"; ${SSH}`],
   ['ssh = "@rpi"', `cache.x.ssh: found the string "@rpi"; ${SSH}`],
   ['ssh = "$(id)@rpi"', `cache.x.ssh: found the string "$(id)@rpi"; ${SSH}`],
@@ -344,6 +357,9 @@ const HOSTS: [string, string][] = [
   ['"a b"', `found the string "a b"; ${HOST}, without spaces`],
   ['"a\\u00a0b"', `found the string "a\u00a0b"; ${HOST}, without spaces`],
   ['"a\\nb"', `found the string "a\\nb", with a control character; ${HOST}`],
+  ['"a\\u009bb"', `found the string "a\u009bb", with a control character; ${HOST}`],
+  ['"a\\u202eb"', `found the string "a\u202eb", with a control character; ${HOST}`],
+  ['"“a”"', `found the string "“a”"; ${HOST}`],
   ['"pi@rpi"', `found the string "pi@rpi"; ${HOST}; who to log in as belongs into ssh = "pi@rpi"`],
   ['"pi@rpi:22"', `found the string "pi@rpi:22"; ${HOST}; who to log in as belongs into ssh = "pi@rpi"`],
   ['"rpi:22"', `found the string "rpi:22"; ${HOST}; the port belongs into port = 22`],
