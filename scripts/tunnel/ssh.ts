@@ -41,10 +41,11 @@ const ALONE = ['ControlMaster=no', 'ControlPath=none']
 
 /**
  * For a tunnel. StreamLocalBindUnlink=no: if two tunnels start at once, the second must fail to
- * bind rather than take over the first one's socket; a stale socket has been removed by then. (-N
- * and -n stand in for SessionType and StdinNull.)
+ * bind rather than take over the first one's socket; a stale socket has been removed by then.
+ * ClearAllForwardings=no: an alias's yes would clear our -L, too. (-N and -n stand in for
+ * SessionType and StdinNull.)
  */
-const FORWARD = ['ExitOnForwardFailure=yes', 'StreamLocalBindUnlink=no', 'StreamLocalBindMask=0177']
+const FORWARD = ['ExitOnForwardFailure=yes', 'StreamLocalBindUnlink=no', 'StreamLocalBindMask=0177', 'ClearAllForwardings=no']
 
 /** For a program on the box. */
 const PROGRAM = ['ClearAllForwardings=yes', 'SessionType=default', 'StdinNull=no']
@@ -75,7 +76,7 @@ export function sftpCommand(ssh: string, target: readonly string[] = []): string
   // HOST:PATH is how sftp reads a destination, so an IPv6 address needs brackets.
   const [, user = '', host = ssh] = /^([^@]*@)?(.*)$/.exec(ssh) ?? []
   const place = /:.*:/.test(host) ? `${user}[${host}]` : ssh
-  return ['sftp', '-b', '-', ...asOptions([...ALWAYS, ...ALONE, `ConnectTimeout=${CONNECT}`]), ...port, '--', place]
+  return ['sftp', '-b', '-', ...asOptions([...ALWAYS, ...ALONE, 'StdinNull=no', `ConnectTimeout=${CONNECT}`]), ...port, '--', place]
 }
 
 /** What a person types to log in and answer ssh's prompts. */
@@ -115,11 +116,15 @@ export interface TunnelOptions {
 /** All arguments of a tunnel's ssh. */
 export function sshArguments(cache: SshCache, socket: string, { target, log, control, traffic = [] }: TunnelOptions): string[] {
   const file = log === undefined ? [] : ['-E', log]
-  const forwards =
+  const [first, forwards] =
     control === undefined
-      ? [...asOptions(ALONE), ...target, '-L', forwarding(cache, socket)]
-      : [...asOptions(['ControlMaster=yes', `ControlPath=${control}`, 'ControlPersist=no', 'ClearAllForwardings=yes']), ...target]
-  return [...sshOptions(cache), ...file, ...traffic, ...forwards, '--', cache.ssh]
+      ? [[], [...asOptions(ALONE), ...target, '-L', forwarding(cache, socket)]]
+      : [
+          // Before sshOptions(), since the first one counts.
+          asOptions(['ClearAllForwardings=yes']),
+          [...asOptions(['ControlMaster=yes', `ControlPath=${control}`, 'ControlPersist=no']), ...target],
+        ]
+  return [...first, ...sshOptions(cache), ...file, ...traffic, ...forwards, '--', cache.ssh]
 }
 
 /** ssh_config(5)'s defaults for IPQoS: since 10.1, from 7.8 to 10.0, and Debian's. */

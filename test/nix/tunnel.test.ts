@@ -150,6 +150,9 @@ test("the user's ssh configuration counts: another HostKeyAlias, a block that ma
   world.write('/home/alice/.ssh/config', 'Match host pi.lan\n  HostKeyAlias my-pi\n', { mode: 0o600, user: 'alice' })
   assert.not.match((await world.run('alice', TUNNEL, ['--print'])).stdout, /HostName/)
   await (await open()).stop()
+  // It would clear our forwarding, too.
+  world.write('/home/alice/.ssh/config', 'Host pi.lan\n  HostKeyAlias my-pi\n  ClearAllForwardings yes\n', { mode: 0o600, user: 'alice' })
+  await (await open()).stop()
 })
 
 test('an alias that is meant for people: nothing of it disturbs the tunnel, nor makes it take its ports', async () => {

@@ -20,6 +20,7 @@ import {
   loginByHand,
   needsControl,
   portOptions,
+  sftpCommand,
   sshArguments,
   sshCommand,
   trafficOptions,
@@ -120,6 +121,7 @@ Host box
   LocalForward 8080 localhost:80
   RemoteForward 9090 localhost:90
   DynamicForward 1080
+  ClearAllForwardings yes
   PermitLocalCommand yes
   LocalCommand touch /tmp/x
   SessionType subsystem
@@ -152,7 +154,11 @@ const NEUTRAL: Record<string, string | undefined> = {
   batchmode: 'yes',
 }
 for (const [what, argv, more] of [
-  ['the tunnel', ['ssh', ...sshArguments(CACHE, '/s', { target: [] })], { sessiontype: 'none', stdinnull: 'yes' }],
+  [
+    'the tunnel',
+    ['ssh', ...sshArguments(CACHE, '/s', { target: [] })],
+    { sessiontype: 'none', stdinnull: 'yes', clearallforwardings: 'no' },
+  ],
   [
     'the tunnel that is asked for its forwarding',
     ['ssh', ...sshArguments(CACHE, '/s', { target: [], control: '/c' })],
@@ -160,6 +166,7 @@ for (const [what, argv, more] of [
       controlmaster: 'true',
       controlpath: '/c',
       controlpersist: 'no',
+      clearallforwardings: 'yes',
       localforward: undefined,
       remoteforward: undefined,
       dynamicforward: undefined,
@@ -169,6 +176,17 @@ for (const [what, argv, more] of [
     'a program on the box',
     sshCommand('box', 'sh -s'),
     { sessiontype: 'default', stdinnull: 'no', localforward: undefined, remoteforward: undefined, dynamicforward: undefined },
+  ],
+  // sftp passes its -o on to ssh; -b is its own.
+  [
+    'sftp',
+    [
+      'ssh',
+      ...sftpCommand('box')
+        .slice(1)
+        .filter((word) => word !== '-b' && word !== '-'),
+    ],
+    { stdinnull: 'no' },
   ],
 ] as const)
   test(`nothing of an alias that is meant for people: ${what}`, async () => {
