@@ -190,14 +190,26 @@ function linesOf(unit: string): string[] {
   })
 }
 
-test('nixos.nix enables what the [Install] sections say: the timer, the look at the network, and the broker’s socket', () => {
+test('nixos.nix enables what the [Install] sections say: the timer, the look at the network, and the broker’s socket', async () => {
   const wanted = ['user', 'system'].flatMap((folder) =>
     readdirSync(`dist/systemd/${folder}`).flatMap((unit) => {
       const [, by] = /^WantedBy=(.*)$/m.exec(textOf(`dist/systemd/${folder}/${unit}`)) ?? []
-      return by === undefined ? [] : [`${unit} ${by}`]
+      return by === undefined ? [] : [`${unit.replace('@.', '@rpi.')} ${by}`]
     }),
   )
-  assert.equal(wanted, ['nix-lan-check.timer timers.target', 'nix-lan-network.path paths.target', 'nix-lan-broker@.socket sockets.target'])
+  const units = `let s = ((import ${project.stub}/eval.nix { }).nixosConfig [ (${NIXOS} ${RPI} }) ]).systemd;
+    in { inherit (s.user) timers paths; inherit (s) sockets; }`
+  const found = (await evaluate(project, units)) as Record<string, Record<string, { wantedBy?: string[] }>>
+  const enabled = Object.entries(found).flatMap(([kind, all]) =>
+    Object.entries(all).flatMap(([name, { wantedBy = [] }]) => wantedBy.map((by) => `${name}.${kind.replace(/s$/, '')} ${by}`)),
+  )
+  assert.equal(enabled.sort(), wanted.sort())
+})
+
+test('a module imported where the other belongs is refused by its class', async () => {
+  const classOf = (file: string): Promise<unknown> =>
+    evaluate(project, `(import ${project.folder}/nix/${file} { config = { }; lib = { }; options = { }; pkgs = { }; })._class`)
+  assert.equal([await classOf('nixos.nix'), await classOf('home-manager.nix')], ['nixos', 'homeManager'])
 })
 
 test('ini.nix refuses what is not a unit, and a line that goes on', async () => {
