@@ -130,10 +130,13 @@ export function valuesOf(assignments: Assignment[], names: Set<string>, defaults
   return list
 }
 
-/** Where `substitute = false` is set, under either name (src/libstore/globals.hh), if in force. */
+/**
+ * Where `substitute = false` is set, under either name (src/libstore/globals.hh), if in force. Nix
+ * takes no and 0 for false, too (src/libutil/config.cc, BaseSetting<bool>::set).
+ */
 export function noSubstitution(assignments: readonly Assignment[]): string | undefined {
   const last = assignments.filter(({ key }) => key === 'substitute' || key === 'build-use-substitutes').at(-1)
-  return last?.values[0] === 'false' ? last.where : undefined
+  return last && ['false', 'no', '0'].includes(last.values[0] ?? '') ? last.where : undefined
 }
 
 /** A file's text; undefined if it is missing or unreadable. */

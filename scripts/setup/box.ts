@@ -179,7 +179,8 @@ export function boxTroubles(facts: BoxFacts, daemonSocket: string, publicKeys: r
   if (facts.nixError !== '') troubles.push(`nix-store fails: ${facts.nixError.replace(/\.$/, '')}`)
   else if (facts.nix === '') troubles.push('there is no nix-store: install Nix there')
   if (facts.socket === 'missing') troubles.push(`there is no ${daemonSocket}: nix-lan needs multi-user Nix, with nix-daemon, on the box`)
-  for (const clash of clashes(publicKeys, facts.keys)) troubles.push(`${clashText(clash)} from ${facts.conf}, then run setup here again`)
+  const from = facts.nixos ? 'its configuration.nix' : facts.confWritable ? facts.conf : `what ${facts.conf} is generated from`
+  for (const clash of clashes(publicKeys, facts.keys)) troubles.push(`${clashText(clash)} from ${from}, then run setup here again`)
   return troubles
 }
 
@@ -207,6 +208,8 @@ export const mayFix = (facts: BoxFacts, needs: BoxNeeds): boolean =>
 /** Cleans up after a failure, such as a full disk. */
 const LEAVE_NOTHING = `trap 'rm -f -- "$conf.nix-lan-new"' EXIT`
 
+const NOT_IN_STORE = 'case $conf in /nix/store/*) echo "$conf is in the Nix store" >&2; exit 1 ;; esac'
+
 /**
  * The script that root on the box runs to fix it; each part is done completely or not at all.
  * @param from this machine's name, for a comment
@@ -220,7 +223,7 @@ export function fixScript(needs: BoxNeeds, conf: string, from: string): string {
       '# nix-lan end',
     ]
     lines.push(
-      'case $conf in /nix/store/*) echo "$conf is in the Nix store" >&2; exit 1 ;; esac',
+      NOT_IN_STORE,
       'mkdir -p "${conf%/*}"',
       LEAVE_NOTHING,
       'if [ -e "$conf" ]; then cp -p -- "$conf" "$conf.nix-lan-new"; else (umask 022; : >"$conf.nix-lan-new"); fi',
@@ -236,7 +239,8 @@ export function fixScript(needs: BoxNeeds, conf: string, from: string): string {
 
 /**
  * The script that root on the box runs to undo fixScript. Removes only blocks that contain exactly
- * our line.
+ * our line. Writes nothing where a link leads elsewhere by now, or into the store: root follows no
+ * link that a user can change.
  */
 export function restoreScript(deed: BoxDeed): string {
   const lines = ['set -eu', PATHS]
@@ -244,8 +248,11 @@ export function restoreScript(deed: BoxDeed): string {
     lines.push(
       `conf=${quote(deed.conf)} lines=${quote([deed.key, ...(deed.formerKeys ?? [])].map((key) => `extra-trusted-public-keys = ${key}`).join('\n'))}`,
       'export lines',
-      'if [ -e "$conf" ]; then',
-      LEAVE_NOTHING,
+      'if grep -qxF -e "$lines" -- "$conf" 2>/dev/null; then',
+      '  at=$(readlink -f -- "$conf")',
+      '  case $at in "$conf") ;; *) echo "$conf is now a link to $at" >&2; exit 1 ;; esac',
+      `  ${NOT_IN_STORE}`,
+      `  ${LEAVE_NOTHING}`,
       '  cp -p -- "$conf" "$conf.nix-lan-new"',
       `  awk '/^# nix-lan begin/ { held = $0; ours = 0; next }
     held != "" && /^# nix-lan end/ { if (!ours) print held "\\n" $0; held = ""; next }

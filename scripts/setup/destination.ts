@@ -21,6 +21,8 @@ const EXAMPLES = 'pi.local, pi@pi.local or an alias of ~/.ssh/config'
 export function parseDestination(text: string): Destination {
   const [, inUri, portText] = /^ssh:\/\/((?:[^@/]*@)?(?:\[[^\]/]*\]|[^:/@]*))(?::(\d+))?\/?$/.exec(text) ?? []
   const ssh = inUri === undefined ? text : inUri.replace(/\[(.*)\]$/, '$1')
+  if (/^([^@/]*@)?[A-Za-z0-9._-]+:\d+$/.test(ssh))
+    throw new UsageError(`${text}: ssh takes a port as ssh://${ssh}, or from an alias of ~/.ssh/config`)
   if (/^([A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9:][A-Za-z0-9.:_%-]*$/.test(ssh))
     return { ssh, port: portText === undefined ? undefined : Number(portText) }
   const [, user, host = ''] = /^(.*)@([A-Za-z0-9.:_%-]+)$/.exec(ssh) ?? []

@@ -8,6 +8,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -598,7 +599,7 @@ planned('substitution that is switched off is found, where it stands', () => {
   for (const key of ['substitute', 'build-use-substitutes'])
     assert.is(plan(situation({}, 'include x.conf\n', { '/etc/nix/x.conf': `${key} = false\n` })).noSubstitution, '/etc/nix/x.conf')
   const own = '/home/alice/.config/nix/nix.conf'
-  assert.is(plan(situation({}, '', { [own]: 'substitute = false\n' })).noSubstitution, own)
+  for (const no of ['false', 'no', '0']) assert.is(plan(situation({}, '', { [own]: `substitute = ${no}\n` })).noSubstitution, own, no)
   assert.is(plan(situation({}, 'substitute = false\n', { [own]: 'substitute = true\n' })).noSubstitution, undefined)
 })
 
@@ -949,6 +950,12 @@ box('what is lacking there', () => {
   assert.is(boxTroubles({ ...FACTS, nix: '', socket: 'missing' }, '/s', []).length, 2)
   assert.equal(boxNeeds(FACTS, ['a:other=']), { keys: [] }, 'a second key of one name would not be believed')
   assert.match(boxTroubles(FACTS, '/s', ['a:other=']).join(), 'another key called a is trusted there')
+  for (const [facts, from] of [
+    [FACTS, FACTS.conf],
+    [{ ...FACTS, nixos: true }, 'its configuration.nix'],
+    [{ ...FACTS, confWritable: false }, `what ${FACTS.conf} is generated from`],
+  ] as const)
+    assert.match(boxTroubles(facts, '/s', ['a:other=']).join(), `from ${from}, then run setup`)
 })
 
 box('lines to paste', () => {
@@ -1030,6 +1037,24 @@ box('a nix.conf in the store is never written: the line to add is said', () => {
   assert.match(ran.stderr, 'is in the Nix store')
 })
 
+box('a nix.conf that has become a link since setup: undo leaves it, and what it leads to, as they are', () => {
+  const directory = fresh()
+  const [path, target] = [`${directory}/nix.conf`, `${directory}/dotfiles.conf`]
+  onBox(fixScript({ keys: ['k:k='] }, path, 'laptop'), directory)
+  renameSync(path, target)
+  symlinkSync(target, path)
+  const before = readFileSync(target, 'utf8')
+  const input = restoreScript({ cache: 'pi', ssh: 'pi', port: 22, conf: path, key: 'k:k=' })
+  const ran = spawnSync('sh', ['-s'], { input, env: { PATH: `${directory}:${process.env.PATH}` }, encoding: 'utf8' })
+  assert.is(ran.status, 1)
+  assert.match(ran.stderr, `${path} is now a link to ${target}`)
+  assert.ok(lstatSync(path).isSymbolicLink())
+  assert.is(readFileSync(target, 'utf8'), before)
+  // What doesn't name the key is none of undo's business, wherever it is.
+  writeFileSync(target, 'a = 1\n')
+  assert.is(onBox(input, directory), '', 'no restart')
+})
+
 for (const [text, ssh, port] of [
   ['pi.local', 'pi.local', undefined],
   ['me@pi.local', 'me@pi.local', undefined],
@@ -1043,6 +1068,8 @@ for (const [text, ssh, port] of [
 }
 for (const [text, message] of [
   ['CORP\\a@pi.local', /an alias into ~\/\.ssh\/config.*\n\nHost box\n {2}HostName pi\.local\n {2}User CORP\\a\n/],
+  ['pi@pi.local:2222', /^pi@pi\.local:2222: ssh takes a port as ssh:\/\/pi@pi\.local:2222, or /],
+  ['pi.local:22', /ssh takes a port as ssh:\/\/pi\.local:22, /],
   ['-oProxyCommand=x', /must be what you give to ssh/],
   ['-x@pi', /^-x@pi: must be what you give to ssh/],
   ['a b', /must be what you give to ssh/],
