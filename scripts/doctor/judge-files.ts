@@ -69,9 +69,11 @@ export function judgeHook(facts: HookFacts, right: string, machine: Machine): Ve
   const wrong = judgeProgram(facts, LOST, cure)
   if (wrong) return wrong
   if (facts.ours) return ok(wellKept(facts))
+  const own = inConfigurationNix(`services.nix-lan.extraHooks = [ "${facts.file}" ]; in place of nix.settings.post-build-hook`)
+  const call = machine.kind === 'nixos' ? own : `let it call ${right} with the same environment`
   return failed(
     `post-build-hook is ${facts.file}, which does not call nix-lan's: nothing is queued`,
-    machine.recorded ? setupAgain(machine) : `let it call ${right} with the same environment`,
+    machine.recorded && machine.kind !== 'nixos' ? setupAgain(machine) : call,
   )
 }
 
@@ -157,8 +159,13 @@ export function judgeKey({ files, missing, mode = 0, publicKey, trusted }: KeyFa
 function notTrusted(publicKey: string, machine: Machine): Verdict {
   const name = keyName(publicKey)
   const other = `another key called ${name} is trusted here, and of two with one name Nix trusts only the first`
-  const line = `extra-trusted-public-keys = ${publicKey}, in place of the other ${name}`
-  return failed(`this machine does not trust its own key: ${other}`, `in ${machine.conf}: ${line}${afterwards(machine)}`)
+  const instead = `in place of the other ${name}`
+  return failed(
+    `this machine does not trust its own key: ${other}`,
+    machine.kind === 'nixos'
+      ? inConfigurationNix(`services.nix-lan.publicKey = "${publicKey}"; ${instead}`)
+      : `in ${machine.conf}: extra-trusted-public-keys = ${publicKey}, ${instead}${afterwards(machine)}`,
+  )
 }
 
 /** `unsigned`: what was built here without a signature can't come back from any cache. */

@@ -235,7 +235,10 @@ export function judgeOwn({ cache, socket, settings, system, own, behind, flake }
   if (settings.get('substitute') === 'false') {
     const off = noSubstitution([...system, ...own]) ?? 'some setting'
     const file = off === 'NIX_CONFIG' || off === 'some setting' ? off : behind(off)
-    return failed(`${off} sets substitute = false: Nix fetches from no cache at all`, `take that line out of ${file}`)
+    return failed(
+      `${off} sets substitute = false: Nix fetches from no cache at all`,
+      `take that line out of ${fromStore(file) ? `what made ${file} (nix.settings of NixOS or of Home Manager)` : file}`,
+    )
   }
   if (!connectFor(wordsOf(settings, 'substituters'), cache, socket)) {
     const last = own.filter(({ key }) => SUBSTITUTERS.has(key)).pop()
@@ -249,11 +252,14 @@ export function judgeOwn({ cache, socket, settings, system, own, behind, flake }
   return ok(`nothing of your own takes ${cache} out of the list`)
 }
 
+/** Whether a file was built, so that what it is made from has to change. */
+const fromStore = (file: string): boolean => file.startsWith('/nix/store/')
+
 const EXTRA = 'write extra-substituters in place of substituters'
 
 /** @param file without links: `sed -i` would replace a link by a file */
 function extraIn(file: string, key: string): string {
-  if (/^\/nix\/store\//.test(file)) return `${EXTRA} in what made ${file} (Home Manager: nix.settings.extra-substituters)`
+  if (fromStore(file)) return `${EXTRA} in what made ${file} (Home Manager: nix.settings.extra-substituters)`
   return `sed -i 's/^[[:blank:]]*${key}[[:blank:]]*=/extra-substituters =/' ${shellWord(file)}`
 }
 

@@ -394,20 +394,26 @@ test('own settings: a file of the user’s, NIX_CONFIG, a flake', () => {
       ...(flake ? { flake } : {}),
     })
   like(judged(URL_PI, []), 'ok', /nothing of your own/, null)
-  const off = (where: string, settings = { substituters: URL_PI, substitute: 'false' }) =>
+  const off = (where: string, settings = { substituters: URL_PI, substitute: 'false' }, folder = '/dotfiles') =>
     judgeOwn({
       cache: 'pi',
       socket: SOCKET,
       settings: new Map(Object.entries(settings)),
       system: [{ key: 'substitute', values: ['true'], where: '/etc/nix/nix.conf' }],
       own: where === '' ? [] : [{ key: 'build-use-substitutes', values: ['false'], where }],
-      behind: (file) => `/dotfiles${file}`,
+      behind: (file) => `${folder}${file}`,
     })
   like(
     off('/home/alice/nix.conf'),
     'failed',
     /^\/home\/alice\/nix\.conf sets substitute = false/,
     'take that line out of /dotfiles/home/alice/nix.conf',
+  )
+  like(
+    off('/hm', undefined, '/nix/store/x'),
+    'failed',
+    /^\/hm sets/,
+    /^take that line out of what made \/nix\/store\/x\/hm \(nix\.settings /,
   )
   like(off('NIX_CONFIG'), 'failed', /^NIX_CONFIG sets/, 'take that line out of NIX_CONFIG')
   like(off('/x', { substituters: URL_PI, substitute: 'true' }), 'ok', /nothing of your own/, null)
@@ -495,6 +501,12 @@ test('programs that root runs: missing, not executable, somebody else’s', () =
   like(judgeHook({ ...hook, file: '' }, '/right', NIXOS), 'failed', /no post-build-hook/, REBUILD)
   like(judgeHook({ ...hook, executable: false }, '/right', HAND), 'failed', /not executable: every build fails/, 'sudo chmod a+rx /h')
   like(judgeHook({ ...hook, ours: false }, '/right', HAND), 'failed', /does not call nix-lan/, /let it call \/right/)
+  like(
+    judgeHook({ ...hook, ours: false }, '/right', NIXOS),
+    'failed',
+    /does not call nix-lan/,
+    /extraHooks = \[ "\/h" \];.*nixos-rebuild switch$/,
+  )
 })
 
 test('the runtime: none, too old, broken, a user’s', () => {
@@ -544,6 +556,12 @@ test('bash, the key, what is unsigned', () => {
     'failed',
     /does not trust its own key: another key called me-1 is trusted here/,
     'in /etc/nix/nix.conf: extra-trusted-public-keys = me-1:abc, in place of the other me-1, then: sudo systemctl restart nix-daemon',
+  )
+  like(
+    judgeKey({ ...key, trusted: ['me-1:old'] }, NIXOS),
+    'failed',
+    /does not trust its own key/,
+    /^in configuration\.nix: services\.nix-lan\.publicKey = "me-1:abc"; in place of the other me-1, then: sudo nixos-rebuild switch$/,
   )
   // the daemon trusts a key of which it has the secret
   like(judged({ trusted: ['me-10:abc', 'other-1:abc'] }), 'ok', /signs as me-1/, null)
