@@ -60,16 +60,24 @@ export class Guard {
     this.reader = reader
   }
 
-  /** @param deadline milliseconds from now */
+  /**
+   * @param deadline milliseconds from now; what lies in the socket by then is still read: on a busy
+   *   machine it may be us who are late (a runtime runs timers before it reads)
+   */
   start(deadline: number): void {
-    this.timer = setTimeout(() => {
-      const late = `${this.path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`
-      this.reader.finish(new BoxUnavailable('unresponsive', late))
+    const timer = setTimeout(() => {
+      setImmediate(() => {
+        if (this.timer !== timer) return
+        const late = `${this.path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`
+        this.reader.finish(new BoxUnavailable('unresponsive', late))
+      })
     }, deadline)
+    this.timer = timer
   }
 
   stop(): void {
     clearTimeout(this.timer)
+    this.timer = undefined
   }
 
   /** @throws BoxUnavailable when the step fails; the connection is closed then */
@@ -106,7 +114,7 @@ export async function greetBox(path: string, deadline: number, limit = deadline,
     box.socket.write(Buffer.concat([u64(QUERY_PATH_INFO), string(NOBODYS)]))
     await box.handshake
     const slow = new BoxUnavailable('slow', `its nix-daemon shakes hands, but has answered nothing within ${inSeconds(limit)}: ${SLOW}`)
-    timer = setTimeout(() => box.reader.finish(slow), Math.max(1, end - performance.now()))
+    timer = setTimeout(() => setImmediate(() => box.reader.finish(slow)), Math.max(1, end - performance.now())) // see Guard
     const answer = new Recorder(box.reader)
     const ending = await readMessages(answer)
     if (!ending.error) await answer.u64()

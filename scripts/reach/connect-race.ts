@@ -122,7 +122,8 @@ export class Race {
         this.abort.abort()
         resolve(winner)
       }
-      this.timers.push(setTimeout(() => this.giveUp(), this.deadline))
+      // Who has accepted by then still wins: a runtime runs timers first, and we may be late ourselves.
+      this.timers.push(setTimeout(() => setImmediate(() => this.giveUp()), this.deadline))
       this.remembered = remembered !== undefined && this.counts(remembered) ? remembered : undefined
       if (this.remembered !== undefined) this.dial(this.remembered)
       if (isAddress(this.host)) this.names([this.host])

@@ -111,6 +111,27 @@ for (const [what, answer] of [
     assert.equal(await greetBox(SOCKET, LONG), { version: 0x0120, nix: '' })
   })
 
+test('an answer that lies there when the deadline is over counts: we may be late ourselves', async () => {
+  const { setTimeout } = globalThis
+  let over = (): void => {}
+  const timer = (call: () => void, time: number) => {
+    if (time === LONG) over = call
+    return setTimeout(call, time)
+  }
+  Object.assign(globalThis, { setTimeout: timer })
+  try {
+    await daemon(asks(NOBODYS), (socket) => {
+      socket.write(Buffer.concat([LAST, u64(0)]))
+      setTimeout(over, 1)
+      // so that it is over before the loop comes to reading
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20)
+    })
+    assert.equal(await greetBox(SOCKET, LONG), { version: 0x0120, nix: '' })
+  } finally {
+    Object.assign(globalThis, { setTimeout })
+  }
+})
+
 test('a daemon that shakes hands and answers no question is slow; one that answers an error, or hangs up, is broken', async () => {
   const greeted = async (limit: number, deadline = LONG): Promise<string> =>
     await greetBox(SOCKET, deadline, limit).then(

@@ -75,6 +75,17 @@ async function listening<T>(server: Server, where: string | number, use: () => P
   }
 }
 
+test('who has accepted when the deadline is over is reachable: we may be late ourselves', async () => {
+  const box = createServer()
+  await listening(box, 0, async () => {
+    const { port } = box.address() as AddressInfo
+    const found = new Race('127.0.0.1', port, 10, { scopes: () => [] }).run()
+    await new Promise<void>((done) => process.nextTick(done)) // it dials
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50)
+    assert.equal(await found, { address: '127.0.0.1' })
+  })
+})
+
 test('avahi knows the name while the name service is silent; a name that avahi lacks is the name service’s affair', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'nix-lan-reach-'))
   const socket = join(folder, 'avahi')
