@@ -342,7 +342,7 @@ function changesTo(contents: Kept, which: Which): Change[] {
 function storePath(word: string): string {
   const path = word.startsWith('/') ? word : `${storeDir}/${word}`
   const [, name] = new RegExp(`^${storeDir}/([0-9a-z]{32}-[^/]+)`).exec(path) ?? []
-  if (name === undefined) throw new UsageError(`${word} is no store path`)
+  if (name === undefined) throw new UsageError(`${word} is not a store path like ${storeDir}/HASH-NAME`)
   return `${storeDir}/${name}`
 }
 

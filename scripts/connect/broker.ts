@@ -292,7 +292,7 @@ export class Broker {
 export async function runBroker(cache: string): Promise<number> {
   if (process.env.LISTEN_FDS !== '1' || process.env.LISTEN_PID !== String(process.pid))
     throw new UsageError('--broker is for systemd, which passes it a socket: nix-lan-broker@.socket')
-  if (brokersCache(brokerSocket(cache)) !== cache) throw new UsageError(`"${cache}" is no name of a cache`)
+  if (brokersCache(brokerSocket(cache)) !== cache) throw new UsageError(`"${cache}" is not the name of a cache`)
   const uid = process.getuid?.() ?? 0
   if (uid === 0) throw new UsageError('the broker runs as the user whose tunnel it uses, not as root: nix-lan setup says so to systemd')
   const { deadline, patience } = readSettings(connectFile(cache))

@@ -256,7 +256,7 @@ async function introduce({ reader, write }: Client, acquaintance: Acquaintance):
 
 /** @throws Failure when this isn't Nix */
 async function readMagic(from: Recorder): Promise<void> {
-  if ((await from.u64()) !== MAGIC_CLIENT) throw new Failure('this is no Nix: nix-lan-connect is started by Nix, as a store; see --help')
+  if ((await from.u64()) !== MAGIC_CLIENT) throw new Failure('this is not Nix: nix-lan-connect is started by Nix, as a store; see --help')
 }
 
 /** Reads the end of Nix's hello. */

@@ -103,7 +103,7 @@ async function prepareBySh(remote: Remote, kind: Kind, client: string): Promise<
   const [date = ''] = reported.get('date') ?? []
   const [folder = ''] = reported.get('folder') ?? []
   if (!DAY_PATTERN.test(date) || !folder.startsWith('/'))
-    throw new Failure(`the box says neither its date nor where it keeps links: ${date} ${folder}`)
+    throw new Failure(`the box must give its date and the folder for its links, but gave: ${date} ${folder}`)
   const links = (reported.get('link') ?? []).map((line) => line.split(' '))
   const ours = links.filter(([day, target]) => DAY_PATTERN.test(day ?? '') && isStorePath(target ?? '', storeDir))
   return { date, folder, links: new Map(ours.map(([day = '', target = '']) => [day, target])) }
@@ -124,7 +124,8 @@ export const directoriesIn = (said: string): string[] =>
 /** @param said what sftp printed for entering() @throws Failure when it has entered nothing */
 function entered(said: string): { home: string; folder: string } {
   const [home, folder] = directoriesIn(said).map((directory) => directory.replace(/\/$/, ''))
-  if (home === undefined || folder === undefined || folder === home) throw new Failure(`sftp makes no ${FOLDER} in ${home ?? 'the home'}`)
+  if (home === undefined || folder === undefined || folder === home)
+    throw new Failure(`sftp can't create ${FOLDER} in ${home ?? 'the home directory'} on the box; make it writable there`)
   return { home, folder }
 }
 
@@ -143,7 +144,7 @@ async function prepareBySftp(daemon: Daemon, remote: Remote, kind: Kind, client:
   ])
   const { home, folder } = entered(said)
   const unsynced = timeOf(said, clock, Date.now())
-  if (unsynced === undefined) throw new Failure("sftp doesn't tell the box's time")
+  if (unsynced === undefined) throw new Failure("sftp doesn't show what time it is on the box")
   const links = await linksAmong(daemon, `${folder}/${place}/`)
   const moved = folder.startsWith(`${home}/`) ? new Map<string, string>() : await linksAmong(daemon, `${home}/${FOLDER}/${place}/`)
   const moves = [...moved].flatMap(([day, target]) => {
@@ -236,7 +237,7 @@ export const putLink = ({ remote }: Shore, kind: Kind, client: string, date: str
 
 function linked(link: string | undefined): string {
   if (link?.startsWith('/')) return link
-  throw new Failure(`the box made no link: ${link}`)
+  throw new Failure(`the box didn't create the link: ${link}`)
 }
 
 const LET_GO = `for day in $days; do

@@ -721,7 +721,7 @@ test('something that is not Nix is told so', async () => {
   const other = start(['--stdio', join(TMP, 'none.sock')])
   other.send(Buffer.from('GET / HTTP/1.1\r\n\r\n'))
   assert.is(await orHang(other.ended), 1)
-  assert.match(other.stderr(), /this is no Nix/)
+  assert.match(other.stderr(), /this is not Nix/)
 })
 
 test('--help shows the line for nix.conf', async () => {

@@ -311,7 +311,7 @@ test('by sftp, with a directory outside of the home: what is in the home moves t
   )
   const nowhere = sftpBox(0, '/home/pi')
   const outcome = await prepare(nowhere, 'only', 'c').catch((error: Error) => error.message)
-  assert.match(String(outcome), 'sftp makes no .local/state/nix-lan in /home/pi')
+  assert.match(String(outcome), "sftp can't create .local/state/nix-lan in /home/pi")
 })
 
 /** The mounts that matter of a Debian 12: the root, and the home where a row says so. */
