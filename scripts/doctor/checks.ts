@@ -12,7 +12,7 @@ import { pruneGiven, sampleOf } from '../keep/given.ts'
 import { askHome, type HomeFacts } from '../keep/home.ts'
 import { notKept } from '../keep/outcome.ts'
 import { remoteOf } from '../keep/remote.ts'
-import { publicHalf } from '../nix/keys.ts'
+import { publicKeyOf } from '../nix/keys.ts'
 import { readText, substitutersOf, valuesOf } from '../nix/nix-conf.ts'
 import { type Settings, wordsOf } from '../nix/settings.ts'
 import { needsBash } from '../nix/version.ts'
@@ -64,7 +64,7 @@ import {
 import { tunnelFacts } from './read-automatic.ts'
 import { askKeys } from './read-box.ts'
 import { brokerFacts } from './read-broker.ts'
-import { code, dispatcherFacts, hiddenOf, hookFacts, lineWith, pinnedIn, programFacts, publicKeyBeside, queueFacts } from './read-files.ts'
+import { code, dispatcherFacts, hiddenOf, hookFacts, lineWith, pinnedIn, programFacts, queueFacts } from './read-files.ts'
 import { askBuilt } from './read-nix.ts'
 import { roundTrip } from './round-trip.ts'
 
@@ -235,12 +235,6 @@ function keyFacts(settings: Settings): KeyFacts {
   }
 }
 
-/** Read from the secret key if we may read it (root may), else from the file beside it. */
-function publicKeyOf(file: string): string | undefined {
-  const secret = readText(file)
-  return secret === undefined ? publicKeyBeside(file) : publicHalf(secret, file)
-}
-
 async function checkUnsigned({ machine }: Facts): Promise<Verdict> {
   const { built, unsigned } = await askBuilt()
   return judgeUnsigned(unsigned.length, built, machine)
@@ -380,7 +374,7 @@ function roundTripChecks(facts: Facts, config: Config, cache: SshCache, clean: (
     const settings = await settingsOf(facts)
     const substituter = connectFor(wordsOf(settings, 'substituters'), cache.name, socketPath(config.uid, cache.name))?.url
     const [key = ''] = wordsOf(settings, 'secret-key-files')
-    const publicKey = publicKeyBeside(key)
+    const publicKey = publicKeyOf(key)
     trip = roundTrip(config, cache, {
       machine: facts.machine,
       boxKeys: async () => await askKeys(await facts.probe(cache)),

@@ -136,19 +136,6 @@ function namesIn(directory: string): string[] {
   }
 }
 
-/**
- * NAME:BASE64 from beside the secret key: FILE.pub, or FILE with its extension replaced by .public
- * or .pub.
- */
-export function publicKeyBeside(file: string): string | undefined {
-  const stem = file.replace(/\.[^./]*$/, '')
-  for (const name of [`${stem}.public`, `${stem}.pub`, `${file}.pub`, `${file}.public`]) {
-    const text = name === file ? undefined : readText(name)?.trim()
-    if (text !== undefined && /^\S+:[A-Za-z0-9+/=]+$/.test(text)) return text
-  }
-  return undefined
-}
-
 /** The last line of a file that sets one of these names. */
 export function lineWith(file: string, names: readonly string[]): { file: string; number: number; text: string } | undefined {
   const lines = (readText(file) ?? '').split('\n')

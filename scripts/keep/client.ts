@@ -1,20 +1,13 @@
 // The name a box knows this machine by: that of the key it signs with.
 import { hostname } from 'node:os'
-import { publicHalf } from '../nix/keys.ts'
-import { readText } from '../nix/nix-conf.ts'
+import { publicKeyOf } from '../nix/keys.ts'
 import { askSettings, type Settings, wordsOf } from '../nix/settings.ts'
 
-/**
- * The public keys this machine signs with, as far as the user can read them. An ordinary user can't
- * read a secret key, but setup and docs/by-hand.md write the public half beside it.
- */
+/** The public keys this machine signs with, as far as the user can read them. */
 export function ownKeys(settings: Settings): string[] {
   return wordsOf(settings, 'secret-key-files').flatMap((file) => {
-    const beside = /secret$/.test(file) ? readText(file.replace(/secret$/, 'public'))?.trim() : undefined
-    if (beside !== undefined && /^[^\s:]+:[A-Za-z0-9+/=]+$/.test(beside)) return [beside]
-    const secret = readText(file)
     try {
-      return secret === undefined ? [] : [publicHalf(secret, file)]
+      return publicKeyOf(file) ?? []
     } catch {
       return [] // no key: Nix will say so when it signs
     }

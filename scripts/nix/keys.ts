@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { Failure } from '../cli/errors.ts'
 import { effectiveUid } from '../system/users.ts'
 import { nixProgram } from './nix.ts'
+import { readText } from './nix-conf.ts'
 
 /** The public half of a secret key. @throws Failure if the text isn't a secret key */
 export function publicHalf(secret: string, file: string): string {
@@ -15,6 +16,20 @@ export function publicHalf(secret: string, file: string): string {
   if (name === undefined || bytes.length !== 64)
     throw new Failure(`${file}: is not a Nix secret key; move it away, or fix secret-key-files`)
   return `${name}:${bytes.subarray(32).toString('base64')}`
+}
+
+/**
+ * The public key that belongs to a file with a secret one: its other half if we may read it, as root
+ * may, else what lies beside it. setup and docs/by-hand.md write FILE with .public for .secret; by
+ * hand some call it FILE.pub.
+ * @throws Failure if the file isn't a secret key
+ */
+export function publicKeyOf(file: string): string | undefined {
+  const secret = readText(file)
+  if (secret !== undefined) return publicHalf(secret, file)
+  const stem = file.replace(/\.[^./]*$/, '')
+  const names = [`${stem}.public`, `${stem}.pub`, `${file}.pub`, `${file}.public`, file.replace(/secret$/, 'public')]
+  return names.flatMap((name) => readText(name)?.trim() ?? []).find((text) => /^[^\s:]+:[A-Za-z0-9+/=]+$/.test(text))
 }
 
 /**

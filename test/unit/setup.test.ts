@@ -15,12 +15,13 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { judgeDispatcher } from '../../scripts/doctor/judge-automatic.ts'
 import { dispatcherFacts, NETWORK_LINKS } from '../../scripts/doctor/read-files.ts'
 import { daemonState } from '../../scripts/nix/daemon.ts'
-import { clashes, newKeyName, publicHalf } from '../../scripts/nix/keys.ts'
+import { clashes, newKeyName, publicHalf, publicKeyOf } from '../../scripts/nix/keys.ts'
 import { parseNixConf } from '../../scripts/nix/nix-conf.ts'
 import { parseVersion } from '../../scripts/nix/version.ts'
 import { answerOf, type BoxFacts, boxNeeds, boxTroubles, fixScript, linesToPaste, mayFix, restoreScript } from '../../scripts/setup/box.ts'
@@ -274,6 +275,27 @@ for (const [host, name] of [
   [`${'a'.repeat(60)}.local`, 'a'.repeat(40)],
 ] as const) {
   machine(`the cache of ${host} is called ${name}`, () => assert.is(nameFor(host), name))
+}
+
+for (const [file, beside] of [
+  ['nix-lan.secret', 'nix-lan.public'],
+  ['nix-secret', 'nix-public'],
+  ['key.private', 'key.private.pub'],
+  ['key.pem', 'key.pub'],
+  ['key', 'key.public'],
+] as const) {
+  machine(`the public key that belongs to ${file}: its own half, or ${beside} where nobody may read it`, () => {
+    const directory = mkdtempSync(join(tmpdir(), 'nix-lan-keys-'))
+    try {
+      assert.is(publicKeyOf(join(directory, file)), undefined)
+      writeFileSync(join(directory, beside), 'beside-1:abc=\n')
+      assert.is(publicKeyOf(join(directory, file)), 'beside-1:abc=')
+      writeFileSync(join(directory, file), `${NIX_SECRET}\n`)
+      assert.is(publicKeyOf(join(directory, file)), NIX_PUBLIC)
+    } finally {
+      rmSync(directory, { recursive: true })
+    }
+  })
 }
 
 machine('keys', () => {
