@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 /** Packed along with dist/: the papers for whoever sets nix-lan up from it. */
-const PAPERS = ['LICENSE', 'README.md', 'CHANGELOG.md', 'SECURITY.md', 'docs']
+const PAPERS = ['LICENSE', 'README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md', 'docs', 'nix']
 
 async function main(args: string[]): Promise<void> {
   // These variables change what zx runs; ZX_PREFIX even prepends shell code (zx 8, "Environment

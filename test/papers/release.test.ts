@@ -36,6 +36,13 @@ function copy(name: string): string {
   return folder
 }
 
+/** The files of ours that the README links to. */
+function linked(): string[] {
+  const found = [...readFileSync('README.md', 'utf8').matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, to = '']) => to)
+  assert.ok(found.length > 3)
+  return found
+}
+
 test('package.json names every man page of dist/, and nothing else', () => {
   const pages = ['man1', 'man5'].flatMap((section) => readdirSync(`dist/man/${section}`).map((page) => `dist/man/${section}/${page}`))
   assert.equal([...manifest.man].sort(), pages.sort())
@@ -47,7 +54,9 @@ test('npm pack, installed globally: commands and man pages are there, and work',
   run('npm', ['install', '--global', '--silent', '--no-audit', '--no-fund', '--prefix', prefix, join(TMP, packed)])
   for (const name of Object.keys(manifest.bin)) assert.is(run(join(prefix, 'bin', name), ['--version']), `${name} ${VERSION}\n`)
   for (const page of manifest.man) assert.ok(existsSync(join(prefix, 'share/man', page.replace('dist/man/', ''))), page)
-  assert.not(existsSync(join(prefix, 'lib/node_modules/nix-lan/dist/demo')))
+  const folder = join(prefix, 'lib/node_modules/nix-lan')
+  assert.not(existsSync(join(folder, 'dist/demo')))
+  for (const to of linked()) assert.ok(existsSync(join(folder, to)), `README.md links to ${to}`)
 })
 
 test('the tarball: dist/ byte for byte, the papers, nothing else; the same bytes each time', () => {
@@ -60,7 +69,17 @@ test('the tarball: dist/ byte for byte, the papers, nothing else; the same bytes
   assert.ok(first.equals(make()))
   run('tar', ['xzf', join(sources, `nix-lan-${VERSION}.tar.gz`)])
   const folder = join(TMP, `nix-lan-${VERSION}`)
-  assert.equal(readdirSync(folder).sort(), ['CHANGELOG.md', 'LICENSE', 'README.md', 'SECURITY.md', 'dist', 'docs'])
+  assert.equal(readdirSync(folder).sort(), [
+    'CHANGELOG.md',
+    'CONTRIBUTING.md',
+    'LICENSE',
+    'README.md',
+    'SECURITY.md',
+    'dist',
+    'docs',
+    'nix',
+  ])
+  for (const to of linked()) assert.ok(existsSync(join(folder, to)), `README.md links to ${to}`)
   const { stdout } = spawnSync('diff', ['-r', resolve('dist'), join(folder, 'dist')], { encoding: 'utf8' })
   assert.is(stdout, `Only in ${resolve('dist')}: demo\n`)
   assert.is(statSync(join(folder, 'dist/nix-lan')).mode & 0o777, 0o755)
