@@ -56,16 +56,19 @@ interface Way {
   patience?: number
   /** How many paths the box has; default: 6. */
   count?: number
+  /** What to build instead. */
+  args?: string[]
 }
 
 /**
  * Has something stand between connect and the box's daemon while paths are built that the box has.
  * With a fallback the build must be good.
  */
-async function against(meet: (connect: Socket, daemon: string) => void, { fallback, sure = fallback, patience = 60, count = 6 }: Way) {
+async function against(meet: (connect: Socket, daemon: string) => void, way: Way) {
+  const { fallback, sure = fallback, patience = 60, count = 6 } = way
   const on = await stage()
   const { pair } = on
-  const args = await on.published(count, 512)
+  const args = way.args ?? (await on.published(count, 512))
   const server = createServer((connect) => meet(connect, pair.box.path(DAEMON_SOCKET)))
   const socket = pair.client.path(HOSTILE)
   if (existsSync(socket)) rmSync(socket)
@@ -188,7 +191,7 @@ for (let round = 1; round <= many(2, 30); round++) {
  * Gets the daemon's answer about a path that it has, and the number in the path's name. Returns what
  * is said instead; null: it has said what it likes to connect, and the connection ends.
  */
-type Instead = (answer: Buffer, n: number, connect: Socket) => Buffer | null
+type Instead = (answer: Buffer, n: number, connect: Socket, path: string) => Buffer | null
 
 /**
  * Has what the daemon says about its paths replaced; NARs are passed on. Returns what Nix printed.
@@ -201,7 +204,8 @@ async function misinformed(count: number, instead: Instead): Promise<string> {
   return await against(meet, { fallback: false, sure: true, count })
 }
 
-async function lying(connect: Socket, daemon: string, instead: Instead): Promise<void> {
+/** @param always also of what the daemon lacks */
+async function lying(connect: Socket, daemon: string, instead: Instead, always = false): Promise<void> {
   const reader = new ByteReader({ resume: () => {} })
   connect.on('error', () => {}).on('data', (bytes) => reader.push(bytes))
   connect.on('close', () => reader.finish(new EndOfStream('closed')))
@@ -221,8 +225,8 @@ async function lying(connect: Socket, daemon: string, instead: Instead): Promise
     const answer = new Recorder(box.reader)
     const { error } = await readMessages(answer)
     if (!error) for (const shape of operation.answer) await readShape(answer, shape)
-    const has = number === QUERY_PATH_INFO && answer.bytes.length > 100
-    const said = has ? instead(answer.bytes, Number(path.slice(path.lastIndexOf('-') + 1)), connect) : answer.bytes
+    const has = number === QUERY_PATH_INFO && (always || answer.bytes.length > 100)
+    const said = has ? instead(answer.bytes, Number(path.slice(path.lastIndexOf('-') + 1)), connect, path) : answer.bytes
     if (said === null) return void connect.end()
     connect.write(said)
     const nar = number === NAR_FROM_PATH ? new NarEnd() : undefined
@@ -240,22 +244,29 @@ const LAST = u64(STDERR_LAST)
 const MOST = Buffer.alloc(8, 0xff) // 2^64 - 1
 
 /** The answer again, with something else in it. */
-function but(answer: Buffer, other: Partial<Fields>): Buffer {
-  const { valid, deriver, hash, references, registered, size, ultimate, signatures, contentAddress } = {
-    ...fieldsOf(answer.subarray(8)),
-    ...other,
-  }
-  const before = [LAST, u64(valid), string(deriver), string(hash), strings(references)]
-  const numbers = [registered === Number.POSITIVE_INFINITY ? MOST : u64(registered), u64(size), u64(ultimate)]
-  return Buffer.concat([...before, ...numbers, strings(signatures), string(contentAddress)])
+const but = (answer: Buffer, other: Partial<Fields>): Buffer => infoOf({ ...fieldsOf(answer.subarray(8)), ...other })
+
+/** An answer to QueryPathInfo. */
+function infoOf(fields: Omit<Fields, 'padded'>): Buffer {
+  const { valid, deriver, hash, references, registered, size, ultimate, signatures, contentAddress } = fields
+  const number = (value: number): Buffer => (value === Number.POSITIVE_INFINITY ? MOST : u64(value))
+  const before = [LAST, number(valid), string(deriver), string(hash), strings(references)]
+  return Buffer.concat([...before, number(registered), number(size), number(ultimate), strings(signatures), string(contentAddress)])
 }
 
 const named = (name: string): string => `/nix/store/${'a'.repeat(32)}-${name}`
 
 /** What makes one of the three Nixes fail, or die by a signal, when it is passed on. */
-const UNREADABLE: Record<string, (answer: Buffer) => Buffer> = {
+const UNREADABLE: Record<string, (answer: Buffer, path: string) => Buffer> = {
   'a content address of no kind': (answer) => but(answer, { contentAddress: 'fixed:sha256:x' }),
   'a content address that is too short': (answer) => but(answer, { contentAddress: 'fixed:r:sha256:0' }),
+  // libstore/path-info.cc and store-dir-config.cc assert that, or throw
+  'a text that refers to itself': (answer, path) => but(answer, { contentAddress: `text:sha256:${'0'.repeat(52)}`, references: [path] }),
+  'a flat file with references': (answer) => but(answer, { contentAddress: `fixed:sha256:${'0'.repeat(52)}`, references: [named('x')] }),
+  'a tree with a SHA-1 and references': (answer) =>
+    but(answer, { contentAddress: `fixed:r:sha1:${'0'.repeat(32)}`, references: [named('x')] }),
+  'a flat file that refers to itself': (answer, path) =>
+    but(answer, { contentAddress: `fixed:sha256:${'0'.repeat(52)}`, references: [path] }),
   'a signature of our key that is no base 64': (answer) => but(answer, { signatures: ['client-1:!!!'] }),
   'a signature of our key that is too short': (answer) => but(answer, { signatures: ['client-1:AAAA'] }),
   'a signature without a name': (answer) => but(answer, { signatures: ['nonsense'] }),
@@ -278,13 +289,67 @@ const UNREADABLE: Record<string, (answer: Buffer) => Buffer> = {
 
 test.case('what it says of its paths no Nix can read, no fallback: all are built', async () => {
   const ways = Object.values(UNREADABLE)
-  const output = await misinformed(ways.length, (answer, n) => ways[n - 1]?.(answer) ?? answer)
+  const output = await misinformed(ways.length, (answer, n, _, path) => ways[n - 1]?.(answer, path) ?? answer)
   const built = new Set(output.match(/(?<=^building '.*-)\d+(?=\.drv')/gm))
   assert.equal(
     Object.keys(UNREADABLE).filter((_, n) => !built.has(String(n + 1))),
     [],
     output,
   )
+})
+
+/** What an answer's fields may hold: good, almost good, and what the formats have ends of. */
+const NUMBERS = [0, 1, 2, 120, 2 ** 31, 2 ** 32, 2 ** 53 - 1, 2 ** 53, Number.POSITIVE_INFINITY]
+const HASHES = ['0'.repeat(64), 'f'.repeat(64), 'A'.repeat(64), '0'.repeat(63), '0'.repeat(52), `sha256:${'0'.repeat(52)}`, '']
+const digests = (length: number): string[] => ['0', '1', '3', '7', 'z'].map((first) => first + '0'.repeat(length - 1))
+const ADDRESSES = ['text:', 'fixed:', 'fixed:r:', 'fixed:git:', 'nar:', ''].flatMap((how) =>
+  [...digests(52).map((digest) => `sha256:${digest}`), ...digests(32).map((digest) => `sha1:${digest}`)]
+    .concat(
+      digests(26).map((digest) => `md5:${digest}`),
+      digests(103).map((digest) => `sha512:${digest}`),
+    )
+    .map((digest) => how + digest),
+)
+const KEYS = ['client-1', 'other-1', '', 'a b', 'ü']
+const SIGNED = [`${'A'.repeat(86)}==`, `${'z'.repeat(86)}==`, `${'A'.repeat(85)}=`, 'A'.repeat(88), '']
+const NAMES = ['x', 'x.drv', '.', '..', '.x', '.-x', '..-x', '-', 'a+b?c=d', 'y'.repeat(211), 'y'.repeat(212), 'a b', '']
+
+/** An answer about a path that nobody has, with one to three fields of chance. */
+function ofChance(path: string, random: Random): Buffer {
+  const paths = (): string => random.pick([path, `${path}.drv`, named(random.pick(NAMES)), '/etc/passwd', '/nix/store', ''])
+  const some = (one: () => string): string[] => Array.from({ length: random.integer(0, 3) }, one)
+  const fields: Omit<Fields, 'padded'> = {
+    ...{ valid: 1, deriver: '', hash: '0'.repeat(64), references: [], registered: 1, size: 120, ultimate: 0 },
+    ...{ signatures: [`other-1:${'A'.repeat(86)}==`], contentAddress: '' },
+  }
+  const spoilt: (() => Partial<Fields>)[] = [
+    () => ({ valid: random.pick([1, 1, 2, Number.POSITIVE_INFINITY]) }),
+    () => ({ deriver: paths() }),
+    () => ({ hash: random.pick(HASHES) }),
+    () => ({ references: some(paths) }),
+    () => ({ references: some(() => random.pick([path, named('x')])) }),
+    () => ({ registered: random.pick(NUMBERS) }),
+    () => ({ size: random.pick(NUMBERS) }),
+    () => ({ ultimate: random.pick(NUMBERS) }),
+    () => ({ signatures: some(() => `${random.pick(KEYS)}:${random.pick(SIGNED)}`) }),
+    () => ({ contentAddress: random.pick(ADDRESSES) }),
+    () => ({ contentAddress: random.pick(ADDRESSES), references: some(() => random.pick([path, named('x')])) }),
+  ]
+  for (let times = random.integer(1, 3); times > 0; times--) Object.assign(fields, random.pick(spoilt)())
+  return infoOf(fields)
+}
+
+// Nobody has signed any of it, so all must be built: unless a Nix fails of what connect has passed.
+test.case('what it says of paths that it lacks is of chance, no fallback: all are built', async (random) => {
+  const on = await stage()
+  const count = many(100, 1000)
+  const meet = (connect: Socket, daemon: string): void => {
+    // the short form draws the same each time: what it tries has been tried
+    const draws = LONG ? random : new Random('of chance', count)
+    lying(connect, daemon, (_, __, ___, path) => ofChance(path, draws), true).catch(() => connect.destroy())
+  }
+  const output = await against(meet, { fallback: false, sure: true, args: on.fresh(count) })
+  assert.is(output.match(/^building /gm)?.length, count, output)
 })
 
 /** Messages before an answer that kill a Nix, or that it can't read. */
