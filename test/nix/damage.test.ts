@@ -113,8 +113,11 @@ for (const [client, box] of PAIRS) {
         const again = await build(pair, name, more, false)
         assert.is(again.code, 0, `${name}: ${again.stderr}`)
       }
+      const touched = (): Promise<string> => pair.client.must('alice', 'stat', ['-c', '%y', SOCKET])
+      const before = await touched()
       const done = await queue(pair, 'upload')
       assert.equal([done.code, done.stdout], [0, 'box: 4 paths healed\n'], done.stderr)
+      assert.is.not(await touched(), before, 'sessions keep what they remember of the damaged copies')
       assert.equal(await broken(pair, paths), [])
     } finally {
       await pair.close()

@@ -9,6 +9,7 @@ import type { Progress } from '../../queue/progress.ts'
 import type { Entry } from '../../queue/queue.ts'
 import { damagedOn, takeBack } from '../../system/damage.ts'
 import { runtimeDir, socketPath } from '../../system/paths.ts'
+import { touchSocket } from '../../system/touch.ts'
 import { ownTransfers } from '../../system/transfers.ts'
 import { uploadSocket } from '../../tunnel/uploads.ts'
 import { say } from './action.ts'
@@ -53,6 +54,8 @@ export async function healBox(cache: SshCache, config: Config, progress: Progres
     found.problem = error instanceof Failure ? error.message : `what is damaged on the box isn't replaced: ${(error as Error).message}`
     for (const path of noted()) found.damaged.set(path, undefined)
   }
+  // a good copy may have another hash than sessions remember
+  if (found.healed.length > 0) touchSocket(tunnel.socket, config.uid)
   return found
 }
 
