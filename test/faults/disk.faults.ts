@@ -68,14 +68,29 @@ for (const way of Object.keys(WAYS) as Way[]) {
     await it.wellAfter()
   })
 
-  test.case(`failed/ is ${way}: an upload loses nothing`, async () => {
+  test.case(`failed/ is ${way}: what the box refuses can't be set aside, and nothing is lost`, async () => {
     const it = await stage()
+    const { client } = it.pair
     const { paths } = await built(it)
-    await mounted(it.pair.client, FAILED, way, async () => {
+    const [bad = ''] = paths
+    await client.must('root', 'sh', ['-c', 'printf X >>"$0"', bad])
+    let queued = true
+    await mounted(client, FAILED, way, async () => {
       const { code, stderr } = await upload(it)
-      assert.is(code, 0, stderr)
+      assert.is.not(code, 0, stderr)
+      assert.not.match(stderr, /this is a bug/)
+      assert.ok(kept(it, [bad]), stderr)
+      // tmpfs has room for a link as long as there is an inode
+      queued = readdirSync(client.path(QUEUE)).includes(bad.replace(/.*\//, ''))
+      if (queued) assert.match(stderr, /can't set anything aside in .*\/failed\/box \((ENOSPC|EROFS)\)/)
+      else assert.is(way, 'full')
     })
+    await client.must('root', 'truncate', ['-s', '-1', bad])
+    if (!queued) await client.must('alice', `${DIST}/nix-lan`, ['queue', 'add', bad])
+    const { code, stderr } = await upload(it)
+    assert.is(code, 0, stderr)
     assert.ok(await it.pair.boxHas(...paths))
+    await it.wellAfter()
   })
 
   test.case(`/run is ${way}: builds succeed, an upload says why it can't, and is no bug`, async () => {
