@@ -26,13 +26,12 @@ const HOLD: Record<string, [least: number, most: number]> = {
 /** Milliseconds after bind(2) within which any program that will call listen(2) has done so. */
 const BIND_TO_LISTEN = 2000
 /**
- * Bytes at which all but the last lines are dropped: each start may add one, and an outage that is
- * asked about all the time comes so far in a day. Nothing is dropped earlier, not even what is out
- * of date: whoever else finds the box away at this moment may have added a line, and both would
- * report it.
+ * Bytes at which an outage keeps only its first line and the one that says that patience has run
+ * out: each start may add one. Nothing is dropped earlier, not even what is out of date: whoever
+ * else finds the box away at this moment may have added a line, and both would report it.
  */
-const LONG_NOTE = 2 ** 20
-/** How many lines one process remembers without a file. */
+const LONG_NOTE = 4096
+/** The same without a file, in lines. */
 const LONG = 40
 
 /** What may happen to a box that owes a path. */
@@ -91,10 +90,9 @@ export class Outage {
     const socket = identity(this.path)
     // A broken promise is one outage, even if the tunnel's socket disappears meanwhile.
     const same = ({ kind, socket: meant }: Found): boolean => kind === error.kind && (PROMISED.includes(kind) || meant === socket)
-    const known = this.read(now)
-    const last = known.at(-1)
-    this.append({ at: now, kind: error.kind, socket, pid: process.pid, ...loss }, known)
-    return !(last && same(last)) && this.isFirst(same, now)
+    const known = this.read(now).at(-1)
+    this.append({ at: now, kind: error.kind, socket, pid: process.pid, ...loss })
+    return !(known && same(known)) && this.isFirst(same, now)
   }
 
   /**
@@ -127,7 +125,7 @@ export class Outage {
   gaveUp(now: number): boolean {
     if (this.givenUp(now)) return false
     const socket = identity(this.path)
-    this.append({ at: now, kind: 'over', socket, pid: process.pid }, this.read(now))
+    this.append({ at: now, kind: 'over', socket, pid: process.pid })
     const all = this.read(now)
     // whose line is first may have read the clock last
     return this.isFirst((found) => holdsOver(all, found, socket, Math.max(now, found.at)), now)
@@ -148,18 +146,20 @@ export class Outage {
     return last && Math.abs(now - last.at) > FORGOTTEN ? [] : all
   }
 
-  private append(found: Found, known: readonly Found[]): void {
-    const since = startOf(known) ?? found.since
-    const line = since === undefined ? found : { ...found, since }
+  private append(found: Found): void {
     if (this.file === null) {
-      this.own = [...this.own, line].slice(-LONG)
+      this.own = [...(this.own.length > LONG ? this.own.slice(0, 1) : this.own), found]
       return
     }
     try {
-      const long = fstatSync(this.file).size > LONG_NOTE
-      if (long) this.clear()
-      const lines = long ? [...known, line] : [line]
-      writeSync(this.file, lines.map((one) => `${JSON.stringify(one)}\n`).join('')) // O_APPEND: whole lines, in some order
+      let line = `${JSON.stringify(found)}\n`
+      if (fstatSync(this.file).size > LONG_NOTE) {
+        const all = this.read(found.at)
+        this.clear()
+        const kept = new Set([...all.slice(0, 1), ...all.filter(isOver).slice(-1)])
+        line = [...kept].map((one) => `${JSON.stringify(one)}\n`).join('') + line
+      }
+      writeSync(this.file, line) // O_APPEND: whole lines, in some order
     } catch {
       // /run is full: not remembered, then
     }

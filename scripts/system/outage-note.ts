@@ -2,11 +2,8 @@
 import { closeSync, constants, fstatSync, lstatSync, openSync, readSync } from 'node:fs'
 import { runtimeDir } from './paths.ts'
 
-/**
- * How much of a note is read, in bytes: its end. What was noted before is in each line (`since`), or
- * long out of date.
- */
-const READ = 4096
+/** More than a note ever has, in bytes. */
+const LONGEST = 8192
 
 /** Milliseconds after which a line says nothing any more: longer than any box is left alone. */
 export const FORGOTTEN = 600_000
@@ -21,7 +18,7 @@ export interface Found {
   socket: string
   /** Who found it: a process id. */
   pid: number
-  /** Since when it has got nowhere, if that is before `at`: in each line of an outage the same. */
+  /** Since when it has got nowhere, if that is before `at`. */
   since?: number
   /** Until when that process waits for it. */
   until?: number
@@ -47,17 +44,14 @@ export function identity(path: string): string {
 }
 
 /**
- * The lines of the latest outage in an open note, the last ones of many; none when it isn't ours, or
- * truncated: as if there were no outage.
+ * The lines of the latest outage in an open note; none when it isn't ours, or truncated: as if there
+ * were no outage.
  */
 export function readNote(file: number): Found[] {
   try {
-    const bytes = Buffer.alloc(READ)
-    let length = readSync(file, bytes, 0, READ, 0)
-    const before = length < READ ? 0 : fstatSync(file).size - READ
-    if (before > 0) length = readSync(file, bytes, 0, READ, before)
-    const lines = bytes.toString('utf8', 0, length).split('\n')
-    return latestOutage(lines.slice(before > 0 ? 1 : 0, -1).map(readLine))
+    const bytes = Buffer.alloc(LONGEST)
+    const text = bytes.toString('utf8', 0, readSync(file, bytes, 0, bytes.length, 0))
+    return latestOutage(text.split('\n').slice(0, -1).map(readLine))
   } catch {
     return []
   }
