@@ -4,8 +4,8 @@ import * as assert from 'uvu/assert'
 import { greets } from '../lib/greeting.ts'
 import { pause } from '../lib/processes.ts'
 import type { Random } from '../lib/random.ts'
+import { until } from '../lib/until.ts'
 import { DIST, SOCKET } from '../nix/pair.ts'
-import { until } from '../nix/world.ts'
 import { faults, LONG, many, RATE, Stage } from './stage.ts'
 
 const test = faults('cuts')

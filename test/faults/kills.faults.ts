@@ -4,8 +4,8 @@
 import { readdirSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import { kill, pause } from '../lib/processes.ts'
+import { until } from '../lib/until.ts'
 import { DIST, FAILED, QUEUE } from '../nix/pair.ts'
-import { until } from '../nix/world.ts'
 import { faults, many, RATE, Stage } from './stage.ts'
 
 const test = faults('kills')

@@ -9,9 +9,10 @@ import { needs } from '../lib/needs.ts'
 import { pause, type Result } from '../lib/processes.ts'
 import { Random } from '../lib/random.ts'
 import type { Suite } from '../lib/roots.ts'
+import { until } from '../lib/until.ts'
 import { HttpCache } from '../nix/http-cache.ts'
 import { createPair, DIST, type Pair, type PairOptions, T_FILE } from '../nix/pair.ts'
-import { freePort, type Running, until, type World } from '../nix/world.ts'
+import { freePort, type Running, type World } from '../nix/world.ts'
 
 export const NIXES = ['bookworm', 'trixie', 'forky'] as const satisfies Suite[]
 export const NIX = (process.env.NIX_LAN_FAULTS_NIX ?? 'bookworm') as (typeof NIXES)[number]

@@ -4,8 +4,9 @@ import { copyFileSync, existsSync, readFileSync } from 'node:fs'
 import { substituterUrl } from '../../scripts/config/store-url.ts'
 import { DEFAULT_DEADLINE, DEFAULT_PATIENCE } from '../../scripts/config/types.ts'
 import { brokerSocket } from '../../scripts/system/paths.ts'
+import { until } from '../lib/until.ts'
 import { DIST, type Pair } from './pair.ts'
-import { ALICE, type Running, until } from './world.ts'
+import { ALICE, type Running } from './world.ts'
 
 const BROKER_SOCKET = brokerSocket('box')
 const SCRIPT = '/opt/nix-lan/systemd-stand-in.pl'

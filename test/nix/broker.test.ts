@@ -6,9 +6,10 @@ import * as assert from 'uvu/assert'
 import { type Relay, startRelay } from '../lib/delay-relay.ts'
 import { needs } from '../lib/needs.ts'
 import type { Suite } from '../lib/roots.ts'
+import { until } from '../lib/until.ts'
 import { BrokerUnit } from './broker-unit.ts'
 import { createPair, type Pair } from './pair.ts'
-import { freePort, until } from './world.ts'
+import { freePort } from './world.ts'
 
 const test = needs(suite('broker'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 

@@ -4,9 +4,10 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
+import { until } from '../lib/until.ts'
 import { HttpCache } from './http-cache.ts'
 import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
-import { type Running, until } from './world.ts'
+import type { Running } from './world.ts'
 
 const test = needs(suite('nix-lan gc'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 

@@ -4,8 +4,8 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import { pause, type Result } from '../lib/processes.ts'
+import { until } from '../lib/until.ts'
 import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
-import { until } from './world.ts'
 
 const test = needs(suite('kept on the box'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 

@@ -9,9 +9,10 @@ import { QUERY_PATH_INFO, Recorder, readMessages, string, u64 } from '../../scri
 import { startRelay } from '../lib/delay-relay.ts'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
+import { until } from '../lib/until.ts'
 import { hello } from '../lib/wire.ts'
 import { createPair, DIST, FAILED, type Pair, QUEUE, SOCKET, T_FILE } from './pair.ts'
-import { freePort, type Running, type User, until, type World } from './world.ts'
+import { freePort, type Running, type User, type World } from './world.ts'
 
 const test = needs(suite('nix-lan queue'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 

@@ -3,8 +3,9 @@ import { existsSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
+import { until } from '../lib/until.ts'
 import { createPair, SOCKET, T_FILE } from './pair.ts'
-import { createWorld, until } from './world.ts'
+import { createWorld } from './world.ts'
 
 const test = needs(suite('world'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 

@@ -435,9 +435,3 @@ export async function freePort(): Promise<number> {
     if (free) return port
   }
 }
-
-/** Asks until the answer is true. @throws Error that names `what`, after a minute */
-export async function until(what: string, ask: () => boolean | Promise<boolean>): Promise<void> {
-  for (const end = Date.now() + LIMIT; Date.now() < end; await pause(20)) if (await ask()) return
-  throw new Error(`waited ${LIMIT / 1000} s for ${what}`)
-}

@@ -2,8 +2,8 @@
 // tunnel holds while nothing happens.
 
 import { pause } from '../../lib/processes.ts'
+import { until } from '../../lib/until.ts'
 import { createPair, DIST, type Pair, SOCKET } from '../../nix/pair.ts'
-import { until } from '../../nix/world.ts'
 import { type Bench, ensure, type Row, rounds, type Setting, size } from '../lib/bench.ts'
 import { descendants, nameOf, resident } from '../lib/memory.ts'
 import { addRivals, RIVALS } from '../lib/rivals.ts'

@@ -1,8 +1,8 @@
 // What nix-lan-run costs a command, and whether anything of it stays in memory.
 
 import { pause } from '../../lib/processes.ts'
+import { until } from '../../lib/until.ts'
 import { createPair, DIST, type Pair } from '../../nix/pair.ts'
-import { until } from '../../nix/world.ts'
 import { type Bench, ensure, type Row, type Setting } from '../lib/bench.ts'
 import { hyperfine } from '../lib/hyperfine.ts'
 import { descendants, resident } from '../lib/memory.ts'
