@@ -12,7 +12,7 @@ import { ownKeyName } from '../keep/client.ts'
 import { type BoxLook, keptIn, leavingIn, wordsOf, writeBoxLook } from '../keep/daily.ts'
 import { noteForgotten, pruneGiven, sampleOf } from '../keep/given.ts'
 import { clientName, contentsOf, type Link, linksIn, rewrite } from '../keep/keep.ts'
-import { Changed, prepare } from '../keep/links.ts'
+import { prepare, whileChanged } from '../keep/links.ts'
 import { remoteOf } from '../keep/remote.ts'
 import { openBox, type Shore } from '../keep/shore.ts'
 import { holdingsOf, keepAnew } from '../keep/uploads.ts'
@@ -280,24 +280,18 @@ async function keptBy({ daemon }: Shore, client: string, folder: string): Promis
   return new Map(links.map((link) => [link, contents.get(link.link) ?? new Set()]))
 }
 
-/** How often to look again when an upload, or gc, has changed a link meanwhile. */
-const TRIES = 3
-
 /** Lets go of what is kept by now: the question may have stood for long. */
 async function letGoOf(shore: Shore, client: string, folder: string, which: Which): Promise<{ contents: Kept; done: Change[] }> {
   const done: Change[] = []
-  for (let tries = 1; ; tries++) {
+  const contents = await whileChanged(async () => {
     const contents = await keptBy(shore, client, folder)
-    try {
-      for (const change of changesTo(contents, which)) {
-        await rewrite(shore, change.link, change.left)
-        done.push(change)
-      }
-      return { contents, done }
-    } catch (error) {
-      if (!(error instanceof Changed) || tries >= TRIES) throw error
+    for (const change of changesTo(contents, which)) {
+      await rewrite(shore, change.link, change.left)
+      done.push(change)
     }
-  }
+    return contents
+  })
+  return { contents, done }
 }
 
 function ignoreFailure(error: unknown): void {

@@ -12,7 +12,7 @@
 import { Failure } from '../cli/errors.ts'
 import { isStorePath, storeDir } from '../nix/store-path.ts'
 import type { Daemon } from '../protocol/daemon-ops.ts'
-import { Changed, type Kind, letGo, type Prepared, prepare, putLink } from './links.ts'
+import { type Kind, letGo, type Prepared, prepare, putLink, whileChanged } from './links.ts'
 import type { Shore } from './shore.ts'
 
 /**
@@ -53,19 +53,8 @@ const SETTLES = 60_000
  * @throws Refused when one of the paths isn't valid there; Failure for anything else that prevents
  * it
  */
-export async function pin(shore: Shore, wish: Wish, wait = pause): Promise<Prepared & { early: string[] }> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await pinOnce(shore, wish, wait)
-    } catch (error) {
-      // an upload and the daily look may both keep something
-      if (!(error instanceof Changed) || tries >= TRIES) throw error
-    }
-  }
-}
-
-/** How often to start again when another nix-lan has changed the day's link meanwhile. */
-const TRIES = 3
+export const pin = (shore: Shore, wish: Wish, wait = pause): Promise<Prepared & { early: string[] }> =>
+  whileChanged(() => pinOnce(shore, wish, wait))
 
 async function pinOnce(shore: Shore, wish: Wish, wait: typeof pause): Promise<Prepared & { early: string[] }> {
   const { daemon, remote } = shore

@@ -186,6 +186,24 @@ export class Changed extends Failure {}
 
 const changed = (date: string): Changed => new Changed(`what the box keeps under ${date} has changed meanwhile; try again`)
 
+/** How often to do something again when another nix-lan has changed a link meanwhile. */
+const TRIES = 3
+
+/**
+ * Does something again when another nix-lan has changed a link meanwhile: an upload, gc and the daily
+ * look may all keep something.
+ * @throws Changed when that happens each time
+ */
+export async function whileChanged<T>(act: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await act()
+    } catch (error) {
+      if (!(error instanceof Changed) || tries >= TRIES) throw error
+    }
+  }
+}
+
 // rename(2), not unlink and symlink, so there is never a moment without a root. The temporary name
 // starts with a dot, so it is never taken for a day's.
 const LINK = `set -e
