@@ -74,18 +74,24 @@ end_agent() {
   if [ "${20}" = "${agent#*:}" ]; then kill "${agent%:*}"; fi
 }
 
+# remove FILE...: removes them, although systemd's TERM and a terminal's ^C go to each process of
+# ours, one after another: a rm that we start when we have had ours may die of its own.
+remove() {
+  until rm -f -- "$@"; do [ $? -gt 128 ] || return; done
+}
+
 # close_uploads: ends the connection for uploads, if there is one.
 close_uploads() {
   [ -n "$uploads_pid" ] || return
   kill "$uploads_pid" "$uploads_helper" 2>/dev/null
   wait "$uploads_pid" "$uploads_helper" 2>/dev/null
-  rm -f -- "$uploads" "$uploads_control"
+  remove "$uploads" "$uploads_control"
 }
 
 # open_uploads: makes that connection, replacing one that nobody listens on any more.
 open_uploads() {
   close_uploads
-  rm -f -- "$uploads" "$uploads_control"
+  remove "$uploads" "$uploads_control"
   eval "exec $connect_uploads" &
   uploads_pid=$!
   { wait_for "$uploads_control" "$uploads_pid" && eval "$forward_uploads" >/dev/null; } &
@@ -130,7 +136,7 @@ helper=$!
 while stop='' want=''; wait "$pid"; code=$?; [ -n "$stop$want" ]; do
   if [ -n "$want" ] && [ -n "$uploads" ] && [ -z "$told" ]; then open_uploads; fi
 done
-[ -z "$uploads" ] || rm -f -- "$keeper"
+[ -z "$uploads" ] || remove "$keeper" "$keeper.$$"
 # Don't ignore it: everything this becomes would inherit that.
 trap : USR1
 close_uploads
@@ -145,7 +151,7 @@ ours=1
 while read -r _ _ _ flags _ _ _ path; do
   if [ "$flags $path" = "00010000 $socket" ]; then ours=; fi
 done </proc/net/unix
-[ -z "$ours" ] || rm -f -- "$socket"
+[ -z "$ours" ] || remove "$socket"
 [ -z "$agent" ] || end_agent
 if [ -z "$told" ]; then
   if [ -z "$hint" ]; then exec "$self" --ended "$code" "$cache"; fi

@@ -66,6 +66,23 @@ export async function targetUp(lab: Lab): Promise<boolean> {
 }
 
 /**
+ * Stops the target, and keeps it down while `act` runs. (A check that comes just then, or is
+ * running, would start all of it again: twice a minute there is one.)
+ */
+export async function withTargetDown(lab: Lab, act: () => Promise<void>): Promise<void> {
+  const [check, timer] = ['nix-lan-check.service', 'nix-lan-check.timer']
+  await lab.laptop.systemctl('stop', timer)
+  await lab.laptop.must('alice', 'systemctl', ['--user', 'mask', '--now', check])
+  try {
+    await lab.laptop.must('alice', 'systemctl', ['--user', 'stop', TARGET])
+    await act()
+  } finally {
+    await lab.laptop.systemctl('unmask', check)
+    await lab.laptop.systemctl('start', timer)
+  }
+}
+
+/**
  * Builds that tell how much longer one takes than at home, where the box answers for each path that
  * it hasn't got it.
  */

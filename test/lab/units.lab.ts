@@ -8,6 +8,7 @@ import { pause } from '../lib/processes.ts'
 import { ofUserUnit } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { CACHE, QUEUE, T_FILE } from './machines.ts'
+import { withTargetDown } from './scenario.ts'
 
 const test = labSuite('units')
 const UNITS = ['nix-lan@.target', 'nix-lan-tunnel@.service', 'nix-lan-upload@.path', 'nix-lan-upload@.service'].concat([
@@ -114,10 +115,11 @@ test('the target is stopped in the middle of an upload: all is inactive, nothing
   const { paths } = await lab.build(['--argstr', 'name', 'large', '--arg', 'kb', '16000'])
   await lab.eventually('an upload', async () => (await is(UPLOAD)) === 'active')
   await pause(2000)
-  await lab.laptop.must('alice', 'systemctl', ['--user', 'stop', TARGET])
-  await inactive(OF_BOX)
-  assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
-  assert.ok((await lab.queued()).some((name) => name.endsWith('-large')))
+  await withTargetDown(lab, async () => {
+    await inactive(OF_BOX)
+    assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
+    assert.ok((await lab.queued()).some((name) => name.endsWith('-large')))
+  })
   await lab.lan.slow('box', 0)
   await lab.laptop.must('alice', 'systemctl', ['--user', 'restart', 'nix-lan-check.service'])
   await lab.eventually('it is on the box', () => lab.boxHas(...paths), { within: 60_000, every: 500 })

@@ -1,6 +1,6 @@
 // The ssh command of a tunnel, and where its agent comes from.
 import { execFileSync } from 'node:child_process'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -389,6 +389,14 @@ test('by hand, an agent that was begun for the tunnel ends with it, and no other
   assert.ok(lives(pid))
   await keep(['/nonexistent/s', 'hint', 'true', 'pi', '', '', `${pid}:${tick}`], ['false'])
   await until('its end', () => !lives(pid))
+})
+
+test('the socket goes though a signal ends the first rm: systemd tells each process of ours to end, that one, too', async () => {
+  const [socket, mark, bin] = [join(TMP, 'left.sock'), join(TMP, 'first-rm'), mkdtempSync(join(TMP, 'bin-'))]
+  writeFileSync(join(bin, 'rm'), `#!/bin/sh\nif mkdir ${mark} 2>/dev/null; then kill $$; fi\nexec /bin/rm "$@"\n`, { mode: 0o755 })
+  writeFileSync(socket, '')
+  await keep([socket, 'hint', 'true', 'pi', '', '', ''], ['false'], { PATH: `${bin}:${process.env.PATH}` })
+  assert.equal([existsSync(mark), existsSync(socket)], [true, false])
 })
 
 test('an ssh that does not log in within a minute is ended, and somebody is asked why', async () => {
