@@ -15,10 +15,28 @@ const stage = async (): Promise<Stage> => {
   return made
 }
 
-/** post-build-hook, which is killed so many seconds after it has started. */
-const DYING_HOOK = `#!/bin/sh
-(sleep "$(cat /opt/hook-dies)"; kill -9 $$) </dev/null >/dev/null 2>&1 &
-exec ${DIST}/post-build-hook
+/**
+ * post-build-hook, which is killed after a part of the time that it took when nobody killed it: 2 ms
+ * on one machine and 30 ms on another. /opt/hook-dies has the part; without /opt/hook-took it lives,
+ * and its time is noted there. In perl, since a sleep and a kill that have to be started first come
+ * after the end of most hooks.
+ */
+const DYING_HOOK = `#!/usr/bin/perl
+use Time::HiRes qw(time sleep);
+my $started = time;
+my $hook = fork // die;
+if ($hook == 0) { exec '${DIST}/post-build-hook' or die }
+if (open my $took, '<', '/opt/hook-took') {
+  open my $dies, '<', '/opt/hook-dies' or die;
+  sleep <$dies> * <$took>;
+  kill 'KILL', $hook;
+  waitpid $hook, 0;
+} else {
+  waitpid $hook, 0;
+  open my $took, '>', '/opt/hook-took' or die;
+  print $took time - $started;
+}
+exit($? != 0);
 `
 
 /**
@@ -86,10 +104,12 @@ for (let round = 1; round <= many(1, 20); round++) {
     assert.ok(first.paths.every((path) => queueNames(on).includes(baseName(path))))
     pair.client.write('/opt/hook', DYING_HOOK, { mode: 0o755 })
     await on.configure({ 'post-build-hook': '/opt/hook' })
+    await pair.client.must('root', 'rm', ['-f', '/opt/hook-took'])
+    assert.is(await on.build(on.fresh(1), true).ends(), 0)
     let killed = 0
     for (let times = 0; times < 40 && killed < 3; times++) {
-      pair.client.write('/opt/hook-dies', `0.00${random.integer(0, 30).toString().padStart(2, '0')}`)
-      // Nix ends a command whose hook is killed; a hook that was quicker is none of ours
+      pair.client.write('/opt/hook-dies', String(random.integer(0, 999) / 1000))
+      // Nix ends a command whose hook is killed; one that was quicker this time lives
       if ((await on.build(on.fresh(1), true).ends()) !== 0) killed++
     }
     await on.configure({ 'post-build-hook': `${DIST}/post-build-hook` })
