@@ -700,7 +700,7 @@ test('strictly: 75 when the box is away, 2 when the configuration is wrong, 1 wh
     [[await unresponsive(), '--deadline', '0.3'], 75, /no nix-daemon answered within 0.3 s/],
     [[], 2, /\.toml/],
     [['--deadline', 'soon', '/x/y.sock'], 2, /--deadline soon/],
-    [[(await box(honest(), 0x0115)).socket], 1, /too old/],
+    [[(await box(honest(), 0x0115)).socket, '--deadline', '60'], 1, /too old/],
   ]
   for (const [args, code, line] of cases) {
     const nix = start(['--strict', ...args, '--stdio'], { NIX_LAN_CONFIG: '/nowhere/config.toml' })

@@ -108,17 +108,16 @@ const nix = (code: string, args: string[] = [], setting: Setting = {}) => start(
 const told = async (code: string, args: string[] = [], setting: Setting = {}) => JSON.parse((await nix(code, args, setting)).stdout)
 const NIX_CONFIG = 'console.log(JSON.stringify(process.env.NIX_CONFIG ?? null))'
 
-// A cache that is there: its port answers as any binary cache does. One that is not: a port that
-// nobody listens on.
+// A cache that is there: its port answers as any binary cache does. One that is not: nobody else can
+// get that port on another address.
 let server: Server
 let HERE = ''
 let AWAY = ''
 async function serve(): Promise<void> {
   server = createServer((_, response) => response.end('StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n'))
-  HERE = `http://127.0.0.1:${await listen(server)}`
-  const gone = createServer()
-  AWAY = `http://127.0.0.1:${await listen(gone)}`
-  gone.close()
+  const port = await listen(server)
+  HERE = `http://127.0.0.1:${port}`
+  AWAY = `http://127.0.0.2:${port}`
   configuration(`[cache.here]\nurl = "${HERE}"\ndeadline = "60s"\n\n[cache.away]\nurl = "${AWAY}"\n\n[cache.rpi]\nhost = "127.0.0.1"\n`)
 }
 const listen = (at: Server) => new Promise<number>((done) => at.listen(0, '127.0.0.1', () => done((at.address() as AddressInfo).port)))

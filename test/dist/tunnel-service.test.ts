@@ -240,9 +240,8 @@ test('env-file is asked anew for each attempt, also when the agent that it named
 test('another reason is news', async () => {
   tell('ssh', 'Host key verification failed.\n')
   const unit = start(port)
-  await until('an attempt', () => failures() === 1)
+  await until('an attempt', () => failures() > 0)
   tell('ssh', 'pi@127.0.0.1: Permission denied (publickey).\n')
-  await until('another', () => failures() === 2)
   const lines = await journalOf(unit, 2)
   assert.match(lines[0] ?? '', /the host key of 127\.0\.0\.1 is not known yet/)
   assert.match(lines[1] ?? '', /there is no ssh agent/)
@@ -252,7 +251,9 @@ test('away: no ssh; the check is asked, and it waits', async () => {
   const unit = start(port, { host: '127.0.0.2' })
   await until('the pause', () => called('notify').length > 0)
   assert.equal(await journalOf(unit, 1), [`nix-lan-tunnel: pi: away: 127.0.0.2 port ${port}: connection refused`, ''])
-  assert.equal([called('ssh'), called('systemctl')], [[], [ASKED]])
+  // what there was by then: if this is late, it may have been tried again meanwhile
+  const before = calls().slice(0, calls().indexOf(called('notify')[0] ?? ''))
+  assert.equal([before, called('ssh')], [[ASKED], []])
   assert.is(await stop(unit), 'SIGTERM')
 })
 
