@@ -74,9 +74,10 @@ async function measure(pair: Pair, setting: Setting, travel: (delay: number) => 
     samples,
     goals: [
       { say: `seconds of ${NEAR}`, formula: (of) => of(NEAR) / 1000, most: 15, budget: 60 },
-      // with few paths it is the logins that count
+      // With few paths it is the logins that count: a second or two of round trips, which no machine
+      // makes shorter, however short the rest is there.
       setting.quick
-        ? { say: `${FAR} / ${NEAR}`, formula: (of) => of(FAR) / of(NEAR), budget: 10 }
+        ? { say: `${FAR} / (${NEAR} + 200 ms)`, formula: (of) => of(FAR) / (of(NEAR) + 200), budget: 10 }
         : { say: `${FAR} / ${NEAR}`, formula: (of) => of(FAR) / of(NEAR), most: 1.2 },
     ],
   }
