@@ -15,7 +15,7 @@ import { endOf, READY_MARK, reasonOf, whyNotReady } from './failure.ts'
 import { whyLate } from './late.ts'
 import { FRESH_LOGIN, LATE, loginByHand, sshOptions } from './ssh.ts'
 import { agentSocket, askSsh } from './ssh-config.ts'
-import { afterFailure, forgetTunnelState, pauseLeft, readTunnelState, uptime, writeTunnelState } from './state.ts'
+import { afterFailure, forgetTunnelState, forSleep, pauseLeft, readTunnelState, uptime, writeTunnelState } from './state.ts'
 
 /** ssh's exit code for a lost link, which the unit doesn't count as a failure. */
 const LINK_LOST = 255
@@ -54,7 +54,7 @@ export class Service {
     process.stdout.write(
       becomeProgram({
         program: '/bin/sh',
-        args: ['-c', WAIT, 'nix-lan-tunnel', left.toFixed(1), this.self, '--service', this.cache.name],
+        args: ['-c', WAIT, 'nix-lan-tunnel', forSleep(left), this.self, '--service', this.cache.name],
         shift: process.argv.length - 2,
         env: { ...env, PATH: searchPath(process.env.PATH) },
       }),

@@ -75,6 +75,12 @@ export function uptime(): number {
  */
 export const LONGEST_PAUSE = 55
 
+/**
+ * Seconds as sleep(1) is told them, in tenths and never less: who wakes a moment before the end of a
+ * pause starts everything once more, for nothing. Pure.
+ */
+export const forSleep = (seconds: number): string => (Math.ceil(seconds * 10) / 10).toFixed(1)
+
 /** Seconds to wait after this many failures in a row: 1, 2, 4, … */
 export const pauseAfter = (failures: number): number => Math.min(LONGEST_PAUSE, 2 ** (failures - 1))
 

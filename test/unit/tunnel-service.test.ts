@@ -10,6 +10,7 @@ import { agentState, type Circumstances, endOf, type Kind, READY_MARK, reasonOf,
 import { Service } from '../../scripts/tunnel/service.ts'
 import {
   afterFailure,
+  forSleep,
   LONGEST_PAUSE,
   pauseAfter,
   pauseLeft,
@@ -170,6 +171,7 @@ test('pauses grow to a minute at most, and go by a clock that nobody sets', () =
     [2, 0.5, 0, 0, 0],
   )
   assert.is(pauseLeft(undefined, 5), 0)
+  assert.equal([0.04, 0.94, 1, 54.95].map(forSleep), ['0.1', '1.0', '1.0', '55.0'])
   assert.is(pauseLeft({ ...second, notBefore: 0 }, 5), 0)
   assert.ok(uptime() > 0)
 })
@@ -207,7 +209,7 @@ test('a full /run: the tunnel is ready all the same', async () => {
     await new Promise<void>((done) => daemon.listen(join(folder, 'nix-lan/pi.sock'), done))
     const uid = process.getuid?.() ?? 0
     const lines: string[] = []
-    const cache = { kind: 'ssh', name: 'pi', ssh: 'pi', daemonSocket: '/run/d', deadline: 2000 } as SshCache
+    const cache = { kind: 'ssh', name: 'pi', ssh: 'pi', daemonSocket: '/run/d', deadline: 60_000 } as SshCache
     assert.not.equal(await new Service(uid, cache, 'nix-lan-tunnel', (line) => lines.push(line)).ready(), 75)
     // what systemd is told, no systemd here takes
     assert.equal(
