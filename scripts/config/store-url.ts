@@ -22,7 +22,10 @@ export function storeUrl(
   { strict = false, parallel = false, socket = socketPath(uid, cache.name) } = {},
 ): string {
   if (cache.kind === 'url') return cache.url
-  if (strict) return connectUrl(connectProgram(), ['--strict'], socket)
+  if (strict) {
+    const { deadline } = unusualTimes(cache)
+    return connectUrl(connectProgram(), ['--strict', ...(deadline === undefined ? [] : ['--deadline', String(deadline)])], socket)
+  }
   return substituterUrl(cache, connectProgram(), existsSync(connectFile(cache.name)) ? brokerSocket(cache.name) : socket, parallel)
 }
 

@@ -2,6 +2,7 @@
 // files are believed.
 import { execFileSync } from 'node:child_process'
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ConfigError, UsageError } from '../../scripts/cli/errors.ts'
@@ -10,6 +11,7 @@ import { checkConfigFile, loadConfig, namedCache, noConfig } from '../../scripts
 import { excluded, globMatches } from '../../scripts/config/exclude.ts'
 import { candidates, MAX_BYTES, readConfigFile } from '../../scripts/config/file.ts'
 import { parseConfig } from '../../scripts/config/parse.ts'
+import { storeUrl } from '../../scripts/config/store-url.ts'
 import { lineOf, type Path } from '../../scripts/config/toml-line.ts'
 import type { Config, SshCache } from '../../scripts/config/types.ts'
 import { findUser, userIn } from '../../scripts/system/users.ts'
@@ -154,6 +156,17 @@ good('a byte order mark, CRLF, a name of 40 characters', () => {
 good('the home directory of root may be /', () => {
   const config = parseConfig('cache.x.host = "a"', 'F', () => ({ name: 'root', uid: 0, home: '/' }))
   assert.is((config.caches[0] as SshCache).envFile, '/.bashrc')
+})
+
+good('a deadline other than the default goes with the URL of uploads, whose connect reads no configuration', () => {
+  const urlOf = (text: string): string => storeUrl(read(text).caches[0] as SshCache, 1000, { strict: true, socket: '/s' })
+  process.env.NIX_LAN_CALLED_AS = resolve('dist/nix-lan')
+  try {
+    assert.match(urlOf('[cache.x]\nhost = "a"\n'), /nix-lan-connect%20--strict%20\/s$/)
+    assert.match(urlOf('[cache.x]\nhost = "a"\ndeadline = "10s"\n'), /nix-lan-connect%20--strict%20--deadline%2010%20\/s$/)
+  } finally {
+    delete process.env.NIX_LAN_CALLED_AS
+  }
 })
 
 good.run()
