@@ -33,7 +33,7 @@ async function mounted(world: World, folder: string, way: Way, act: () => Promis
       await world.run('root', 'sh', ['-c', 'head -c 1M /dev/zero >"$0/filler" 2>/dev/null; chown alice "$0/filler"', folder])
     await act()
   } finally {
-    await world.must('root', 'umount', [folder])
+    await world.unmount(folder)
   }
 }
 

@@ -92,7 +92,7 @@ export interface Result {
 export interface RunOptions {
   /** Added to the user's environment; undefined removes one. */
   env?: Record<string, string | undefined>
-  /** Milliseconds (default 120 000) after which it, and what it started, is killed. */
+  /** Milliseconds (default 300 000) after which it, and what it started, is killed. */
   timeout?: number
   cwd?: string
   input?: string
@@ -114,7 +114,7 @@ export function finished(child: ChildProcess, options: Pick<RunOptions, 'timeout
     const timer = setTimeout(() => {
       result.timedOut = true
       killTree(child.pid, 'SIGKILL')
-    }, options.timeout ?? 120_000)
+    }, options.timeout ?? 300_000)
     child.on('error', (error) => {
       result.stderr += String(error)
     })

@@ -5,7 +5,7 @@ import { substituterUrl } from '../../scripts/config/store-url.ts'
 import { DEFAULT_DEADLINE, DEFAULT_PATIENCE } from '../../scripts/config/types.ts'
 import { brokerSocket } from '../../scripts/system/paths.ts'
 import { until } from '../lib/until.ts'
-import { DIST, type Pair } from './pair.ts'
+import { DEADLINE, DIST, type Pair } from './pair.ts'
 import { ALICE, type Running } from './world.ts'
 
 const BROKER_SOCKET = brokerSocket('box')
@@ -51,7 +51,7 @@ export class BrokerUnit {
     program = [`${DIST}/nix-lan-connect`, '--broker', 'box'],
   }: BrokerOptions = {}): Promise<void> {
     const { client } = this.pair
-    client.write('/etc/nix-lan/connect/box', `user=alice\n${settings}`)
+    client.write('/etc/nix-lan/connect/box', `user=alice\ndeadline=${DEADLINE}\n${settings}`)
     copyFileSync('test/nix/systemd-stand-in.pl', client.path(SCRIPT))
     this.standIn = client.start('root', 'perl', [SCRIPT, 'box', String(ALICE), String(watchdog), ...program])
     await this.says(/^listening$/m)

@@ -36,6 +36,7 @@ async function fetching(pair: Pair, url: string, paths: string[]): Promise<numbe
   })
   assert.is(code, 0, stderr.slice(-2000))
   assert.ok(await pair.clientHas(...paths), 'not all were fetched')
+  await pair.client.idle()
   await pair.client.must('root', 'nix-store', ['--gc'], { env: { NIX_REMOTE: 'local' } })
   return ms
 }
@@ -126,7 +127,7 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
       assert.is.not(alone.code, 0)
       assert.match(`${alone.stderr}${client.daemonLog()}`, /\/etc\/nix-lan\/connect\/box can't be read/)
       // the file, and no unit: connect does all of it by itself
-      client.write('/etc/nix-lan/connect/box', 'user=alice\n')
+      client.write('/etc/nix-lan/connect/box', 'user=alice\ndeadline=10\n')
       await fetching(pair, unit.url, [first])
       // the unit, and no broker yet: the same, and the broker starts
       await unit.start()

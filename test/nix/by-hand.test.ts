@@ -30,6 +30,7 @@ test('set up by hand as the document says: built, uploaded, collected, fetched b
     const tunnel = client.start('alice', 'nix-lan-tunnel', [])
     await accepts(client.path('/run/user/1000/nix-lan/rpi.sock'), tunnel, GREETING)
     await client.must('alice', 'nix-lan', ['queue', 'upload'])
+    await client.idle()
     await client.must('root', 'nix-store', ['--delete', path])
     const again = await client.run('alice', 'nix-build', build)
     assert.is(again.stdout.trim(), path, again.stderr)
@@ -45,11 +46,12 @@ async function setUp(client: World, box: World): Promise<void> {
   client.write('/home/alice/.ssh/id_ed25519', userKey, { mode: 0o600, user: 'alice' })
   client.write('/home/alice/.ssh/known_hosts', `[127.0.0.1]:${port} ${hostKey}\n`, { user: 'alice' })
   client.write('/etc/nix/nix.conf', nixConf())
-  // where the box is here
+  // where the box is here, and more time than the default: a busy machine may need long for the handshake
   const block = setUpBlock()
     .join('\n')
-    .replace('\'host = "rpi.local"\'', `'host = "127.0.0.1"' 'port = ${port}'`)
+    .replace('\'host = "rpi.local"\'', `'host = "127.0.0.1"' 'port = ${port}' 'deadline = "10s"'`)
     .replace('pi@rpi.local', 'alice@127.0.0.1')
+    .replace('/rpi.sock', '/rpi.sock%20--deadline%2010')
   await client.must('root', 'sh', ['-ec', block])
   box.write('/etc/nix/nix.conf', nixConf({ 'extra-trusted-public-keys': client.read('/etc/nix/nix-lan.public').trim() }))
   await client.startDaemon()

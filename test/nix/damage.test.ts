@@ -4,13 +4,10 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
-import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
+import { BOX_URL, createPair, DIST, type Pair, SOCKET } from './pair.ts'
 import type { WorldOptions } from './world.ts'
 
 const test = needs(suite('damaged copies'), 'root', 'nix', 'ssh', 'sshd', 'roots')
-
-/** As setup names it: gc asks only a box that Nix would fetch from. */
-const CONNECT = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}`
 
 /** What refers to a path of the store. */
 const NEEDS = `{ path, name }: derivation {
@@ -64,7 +61,7 @@ const PAIRS: [WorldOptions['nix'], WorldOptions['nix']][] = [
 
 for (const [client, box] of PAIRS) {
   test(`${client}, the box ${box}, fallback: builds; told; gc keeps it; healed with its referrers; then fetched`, async () => {
-    const pair = await createPair({ client, box, settings: { fallback: 'true', 'extra-substituters': CONNECT } })
+    const pair = await createPair({ client, box, settings: { fallback: 'true', 'extra-substituters': BOX_URL } })
     try {
       await pair.openTunnel()
       const paths = await stage(pair)

@@ -6,13 +6,10 @@ import { needs } from '../lib/needs.ts'
 import type { Result } from '../lib/processes.ts'
 import { until } from '../lib/until.ts'
 import { HttpCache } from './http-cache.ts'
-import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
+import { BOX_URL, createPair, DIST, type Pair } from './pair.ts'
 import type { Running } from './world.ts'
 
 const test = needs(suite('nix-lan gc'), 'root', 'nix', 'ssh', 'sshd', 'roots')
-
-/** As setup writes it: pair.ts counts the starts of another program. */
-const URL = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}`
 
 type Nix = 'host' | 'bookworm' | 'trixie' | 'forky'
 
@@ -50,10 +47,12 @@ class Stage {
     const { client } = this.pair
     await client.must('alice', `${DIST}/nix-lan`, ['queue', 'add', ...paths])
     await client.must('alice', `${DIST}/nix-lan`, ['queue', 'upload'])
+    await client.idle()
   }
 
   /** What nothing roots on the box. */
   async boxCollects(): Promise<void> {
+    await this.pair.box.idle()
     await this.pair.box.must('root', 'nix-store', ['--gc'])
   }
 
@@ -63,7 +62,7 @@ class Stage {
 }
 
 async function on(client: Nix, box: Nix, play: (stage: Stage) => Promise<void>, settings: Record<string, string> = {}): Promise<void> {
-  const pair = await createPair({ client, box, settings: { 'extra-substituters': URL, ...settings } })
+  const pair = await createPair({ client, box, settings: { 'extra-substituters': BOX_URL, ...settings } })
   try {
     await pair.openPlainTunnel()
     await play(new Stage(pair))
@@ -106,7 +105,7 @@ test('keep-outputs and keep-derivations in all four settings: the plan is what N
     const { client } = stage.pair
     for (const outputs of ['false', 'true'])
       for (const derivations of ['false', 'true']) {
-        stage.pair.configure({ 'extra-substituters': URL, 'keep-outputs': outputs, 'keep-derivations': derivations })
+        stage.pair.configure({ 'extra-substituters': BOX_URL, 'keep-outputs': outputs, 'keep-derivations': derivations })
         await client.stopDaemon()
         await client.startDaemon()
         const name = (what: string): string => `${what}-${outputs}-${derivations}`
@@ -199,7 +198,7 @@ test('keys, substituters, a box that is away: when in doubt nothing is deleted',
     const [path = ''] = await stage.build('first')
     await stage.upload(path)
     const configure = async (settings: Record<string, string>): Promise<void> => {
-      stage.pair.configure({ 'extra-substituters': URL, ...settings })
+      stage.pair.configure({ 'extra-substituters': BOX_URL, ...settings })
       await client.stopDaemon()
       await client.startDaemon()
     }
@@ -396,7 +395,7 @@ test('--push uploads what is only here; --include-substitutable counts what anot
     const cache = new HttpCache(client.path('/srv/cache'))
     await cache.open()
     try {
-      stage.pair.configure({ 'extra-substituters': `${URL} ${cache.url}` })
+      stage.pair.configure({ 'extra-substituters': `${BOX_URL} ${cache.url}` })
       await client.stopDaemon()
       await client.startDaemon()
       const [there = '', unsigned = '', only = ''] = await stage.build('some', 3)

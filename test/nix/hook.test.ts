@@ -78,6 +78,7 @@ for (const [test, nix] of [
       const fixed = await build(world, 'fixed', 'b')
       assert.ok(queue(world).paths.includes(fixed.outputs[0] ?? ''))
 
+      await world.idle()
       await world.must('root', 'nix-store', ['--gc'])
       for (const path of queue(world).paths) assert.ok(existsSync(world.path(path)), `${path} was collected`)
 
@@ -90,6 +91,7 @@ for (const [test, nix] of [
       )
 
       await emptied(world)
+      await world.idle()
       await world.must('root', 'nix-store', ['--gc'])
       for (const path of before.paths) assert.is(existsSync(world.path(path)), false, `${path} should have been collected`)
     } finally {

@@ -5,11 +5,10 @@ import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
 import { pause, type Result } from '../lib/processes.ts'
 import { until } from '../lib/until.ts'
-import { createPair, DIST, type Pair, SOCKET } from './pair.ts'
+import { BOX_URL, createPair, DIST, type Pair } from './pair.ts'
 
 const test = needs(suite('kept on the box'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
-const URL = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20${SOCKET}`
 const FOLDER = '/home/alice/.local/state/nix-lan'
 /** In milliseconds. */
 const DAY = 86_400_000
@@ -34,6 +33,7 @@ class Stage {
   }
 
   async boxCollects(): Promise<void> {
+    await this.pair.box.idle()
     await this.pair.box.must('root', 'nix-store', ['--gc'])
   }
 
@@ -82,7 +82,7 @@ for (const [client, box] of [
       let collections = 0
       const loop = (async () => {
         while (!over) {
-          await stage.boxCollects()
+          await stage.pair.box.must('root', 'nix-store', ['--gc'])
           collections++
         }
       })()
@@ -135,6 +135,7 @@ test('keep = "none": nothing is linked, and the box deletes it; forget by age; a
     const [second = ''] = await stage.build('second')
     assert.is((await stage.upload(second)).code, 0)
     assert.equal(await stage.links(), [old])
+    await stage.pair.box.idle()
     const collected = JSON.parse((await stage.run('box', 'gc', '--yes', '--json')).stdout)
     assert.ok(collected.deleted.includes(second))
     assert.not(await stage.onBox(second))
@@ -230,7 +231,7 @@ test('what comes while forget asks stays kept; what an upload needs, and nothing
     client.write('/usr/local/bin/nix', slowCopy(await client.must('alice', 'sh', ['-c', 'command -v nix'])), { mode: 0o755 })
     const uploading = stage.upload(path)
     await until('the copy', async () => (await client.run('root', 'test', ['-e', '/tmp/copies'])).code === 0)
-    await stage.boxCollects()
+    await stage.pair.box.must('root', 'nix-store', ['--gc'])
     assert.ok(await stage.onBox(later))
     client.write('/tmp/copy', '')
     assert.is((await uploading).code, 0)
@@ -258,7 +259,7 @@ test('a box that runs no commands, but sftp: it keeps what is uploaded, lets go,
     const [second = ''] = await stage.build('second')
     assert.is((await stage.upload(second)).stderr, '')
     assert.equal(await stage.links(), [link])
-    stage.pair.configure({ 'extra-substituters': URL })
+    stage.pair.configure({ 'extra-substituters': BOX_URL })
     await client.stopDaemon()
     await client.startDaemon()
     const gc = await stage.run('gc', '--yes')
@@ -290,7 +291,7 @@ test('a box that runs neither commands nor sftp: the upload counts and says what
       /^box: uploaded, but the box's own garbage collection may delete it: box runs no commands for alice@127.0.0.1 \(exit 1\), nor sftp \(.+\); in its sshd_config, either no ForceCommand, or `ForceCommand internal-sftp`/m,
     )
     assert.match((await stage.run('status')).stdout, /^ +not kept: .*: box runs no commands/m)
-    stage.pair.configure({ 'extra-substituters': URL })
+    stage.pair.configure({ 'extra-substituters': BOX_URL })
     await stage.pair.client.stopDaemon()
     await stage.pair.client.startDaemon()
     const gc = await stage.run('gc', '--yes')
@@ -339,7 +340,7 @@ test('what was forgotten is not queued again by itself, what was lost is; the da
 test('what was fetched again is kept anew; before something is let go, status says how much of it is no longer here', () =>
   on('bookworm', 'trixie', async (stage) => {
     const { box, client } = stage.pair
-    stage.pair.configure({ 'extra-substituters': URL })
+    stage.pair.configure({ 'extra-substituters': BOX_URL })
     await client.stopDaemon()
     await client.startDaemon()
     const [again = '', gone = '', here = ''] = await stage.build('three', 3)
@@ -350,6 +351,7 @@ test('what was fetched again is kept anew; before something is let go, status sa
     const old = link.replace(/[^/]*$/, day)
     await box.must('alice', 'mv', [link, old])
     await box.must('alice', 'sh', ['-c', 'NIX_REMOTE=daemon nix-store --add-root "$0" --realise "$(readlink "$0")"', old])
+    await client.idle()
     await client.must('root', 'nix-store', ['--delete', again, gone])
     const before = JSON.parse((await stage.run('box', 'look', '--json')).stdout)
     assert.equal([before.leaving.paths, before.leaving.gone.paths, before.anew], [3, 2, []])
@@ -391,7 +393,7 @@ for (const [way, box, conf] of [
       await box.startDaemon()
       if (conf !== '') await sshd(stage, conf)
       const collectsAtNight = async (): Promise<void> => {
-        await box.must('root', 'umount', ['/home/alice'])
+        await box.unmount('/home/alice')
         await stage.boxCollects()
         await box.must('root', 'mount', ['--bind', '/home/alice.homedir', '/home/alice'])
       }
@@ -406,7 +408,7 @@ for (const [way, box, conf] of [
       assert.is((await stage.upload(lost, forGood)).stderr, '')
       let install = `install -d -o alice -m 700 ${OUTSIDE}`
       if (way === 'sh') {
-        stage.pair.configure({ 'extra-substituters': URL })
+        stage.pair.configure({ 'extra-substituters': BOX_URL })
         await client.stopDaemon()
         await client.startDaemon()
         const gc = await stage.run('gc', '--yes')

@@ -103,6 +103,7 @@ async function fetchesFrom(pair: Pair, client: string, cache: HttpCache): Promis
   const { paths } = await pair.build(['--arg', 'count', String(PATHS), '--argstr', 'name', 'elsewhere', '--arg', 'kb', String(KIB)])
   await nix('copy', '--to', `file://${pair.client.dir}/other`, ...paths)
   async function fetch(env = {}): Promise<number> {
+    await pair.client.idle()
     await pair.client.must('root', 'nix-store', ['--delete', ...paths])
     const { ms } = await pair.client.run('alice', 'nix-store', ['--realise', ...paths], { env })
     assert.ok(await pair.clientHas(...paths))

@@ -19,6 +19,10 @@ export const T_FILE = '/opt/nix-lan/t.nix'
 export const SOCKET = '/run/user/1000/nix-lan/box.sock'
 export const QUEUE = '/nix/var/nix/gcroots/nix-lan/queue/box'
 export const FAILED = '/nix/var/nix/gcroots/nix-lan/failed/box'
+/** In seconds; more than the default: a busy machine may need long for the handshake. */
+export const DEADLINE = 10
+/** The store URL that setup would write: gc asks only a box that Nix would fetch from. */
+export const BOX_URL = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20--deadline%20${DEADLINE}%20${SOCKET}`
 
 export interface PairOptions {
   /** Whose Nix the client has; default: host. */
@@ -74,8 +78,7 @@ export class Pair {
     this.client = client
     this.box = box
     this.counter = `${client.dir}/starts`
-    // more than the default: a busy machine may need long for the handshake
-    this.url = `ssh-ng://localhost?remote-program=${client.dir}/connect%20${SOCKET}%20--deadline%2010`
+    this.url = `ssh-ng://localhost?remote-program=${client.dir}/connect%20${SOCKET}%20--deadline%20${DEADLINE}`
   }
 
   /** Called by createPair. */
@@ -115,7 +118,7 @@ export class Pair {
     // with and without the port: HostKeyAlias is looked up without
     const known = `[127.0.0.1]:${port} ${hostKey}\n127.0.0.1 ${hostKey}\n`
     this.client.write('/home/alice/.ssh/known_hosts', known, { user: 'alice' })
-    const config = `user = "alice"\n\n[cache.box]\nhost = "127.0.0.1"\nssh = "alice@127.0.0.1"\nport = ${port}\n`
+    const config = `user = "alice"\n\n[cache.box]\nhost = "127.0.0.1"\nssh = "alice@127.0.0.1"\nport = ${port}\ndeadline = "${DEADLINE}s"\n`
     this.client.write('/etc/nix-lan/config.toml', config)
   }
 
@@ -191,6 +194,7 @@ export class Pair {
 
   /** Deletes from the client's store what nothing roots. */
   async collectGarbage(): Promise<void> {
+    await this.client.idle()
     await this.client.must('root', 'nix-store', ['--gc'])
   }
 

@@ -194,6 +194,7 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
       await stage.configure({})
       const needy = await stage.buildOn(foreign, 'needy')
       const [lost, gone, fine] = [await stage.build('lost'), await stage.build('gone'), await stage.build('fine')]
+      await client.idle()
       await client.must('root', 'nix-store', ['--delete', gone])
       await stage.queue('add', needy, lost, fine)
       await client.must('alice', 'ln', ['-s', gone, QUEUE])
@@ -232,6 +233,7 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
         // wopAddSignatures).
         assert.is(done.code, 1)
         assert.match(done.stderr, /you are not privileged to add signatures.*on the box: sudo nix-store --delete \S+-both, then retry/)
+        await box.idle()
         await box.must('root', 'nix-store', ['--delete', path])
         await stage.queue('retry')
         assert.is((await stage.queue('upload')).code, 0)

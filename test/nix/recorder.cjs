@@ -24,7 +24,7 @@ const server = createServer({ allowHalfOpen: true }, (near) => {
   record('fromBox', box, near)
 })
 server.listen(proxy, () => {
-  const child = spawn(connect, [proxy, '--stdio'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const child = spawn(connect, [proxy, '--deadline', '10', '--stdio'], { stdio: ['pipe', 'pipe', 'inherit'] })
   record('fromNix', process.stdin, child.stdin)
   record('toNix', child.stdout, process.stdout)
   child.on('close', (code) => process.exit(code))

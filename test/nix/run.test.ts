@@ -45,7 +45,7 @@ for (const nix of ['host', 'trixie', 'forky'] as ('host' | Suite)[]) {
       path,
     ])
     await forget()
-    world.write('/etc/nix-lan/config.toml', `user = "alice"\n\n[cache.nas]\nurl = "${cache.url}"\n`)
+    world.write('/etc/nix-lan/config.toml', `user = "alice"\n\n[cache.nas]\nurl = "${cache.url}"\ndeadline = "10s"\n`)
     configure({})
     await world.startDaemon()
   })
@@ -61,7 +61,10 @@ for (const nix of ['host', 'trixie', 'forky'] as ('host' | Suite)[]) {
 
   const configure = (settings: Record<string, string>): void =>
     world.write('/etc/nix/nix.conf', nixConf({ 'trusted-public-keys': key, 'trusted-substituters': cache.url, ...settings }))
-  const forget = () => world.must('root', 'nix-store', ['--delete', path], { env: { NIX_REMOTE: 'local' } })
+  const forget = async () => {
+    await world.idle()
+    await world.must('root', 'nix-store', ['--delete', path], { env: { NIX_REMOTE: 'local' } })
+  }
   /** The paths that were fetched from the cache. */
   const fetched = (): string[] => cache.asked.filter((asked) => asked.includes('/nar/'))
   const realise = (args: string[] = [], options: RunOptions = {}) =>
@@ -116,7 +119,7 @@ for (const nix of ['host', 'trixie', 'forky'] as ('host' | Suite)[]) {
     test('one that takes a second to answer is there for status and --explain: only its own deadline counts', async () => {
       const file = '/etc/nix-lan/config.toml'
       const config = world.read(file)
-      world.write(file, `${config}deadline = "30s"\n`)
+      world.write(file, config.replace('10s', '30s'))
       cache.delay = 1000
       try {
         const [status, explained] = await Promise.all([

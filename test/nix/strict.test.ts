@@ -4,12 +4,12 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { needs } from '../lib/needs.ts'
-import { createPair, DIST, type Pair, SOCKET, T_FILE } from './pair.ts'
+import { createPair, DEADLINE, DIST, type Pair, SOCKET, T_FILE } from './pair.ts'
 
 const test = needs(suite('strict'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
 const PLAIN = 'ssh-ng://alice@127.0.0.1'
-const STRICT = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20--strict%20${SOCKET}`
+const STRICT = `ssh-ng://localhost?remote-program=${DIST}/nix-lan-connect%20--strict%20--deadline%20${DEADLINE}%20${SOCKET}`
 const VERSION = { bookworm: '2.8.0', trixie: '2.26.3', forky: '2.34.8' }
 
 /** What a command of Nix says about a store, without the store's address. */

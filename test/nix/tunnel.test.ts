@@ -28,7 +28,10 @@ test.before(async () => {
   world.write('/etc/nsswitch.conf', 'hosts: files\n')
 })
 test.before.each(async () => {
-  world.write('/etc/nix-lan/config.toml', `user = "alice"\n[cache.rpi]\nhost = "pi.lan"\nssh = "alice@pi.lan"\nport = ${world.port}\n`)
+  world.write(
+    '/etc/nix-lan/config.toml',
+    `user = "alice"\n[cache.rpi]\nhost = "pi.lan"\nssh = "alice@pi.lan"\nport = ${world.port}\ndeadline = "10s"\n`,
+  )
   world.write(KNOWN, `[pi.lan]:${world.port} ${hostKey}\n`, { user: 'alice' })
   world.write('/home/alice/.ssh/id_ed25519', userKey, { mode: 0o600, user: 'alice' })
   world.write('/home/alice/.ssh/config', '', { mode: 0o600, user: 'alice' })
@@ -218,7 +221,7 @@ test('uploads: a connection of their own when somebody asks for it, through whic
   assert.equal(world.processes(SSH), [])
   world.write(
     '/etc/nix-lan/config.toml',
-    `user = "alice"\n[cache.rpi]\nhost = "pi.lan"\nssh = "alice@pi.lan"\nport = ${world.port}\nupload-connection = "shared"\n`,
+    `user = "alice"\n[cache.rpi]\nhost = "pi.lan"\nssh = "alice@pi.lan"\nport = ${world.port}\ndeadline = "10s"\nupload-connection = "shared"\n`,
   )
   const shared = await open()
   assert.is(await world.must('alice', 'ls', [folder]), 'rpi.address\nrpi.sock')

@@ -24,6 +24,7 @@ import { PATH } from '../lib/needs.ts'
 import { allProcesses, finished, gone, kill, killTree, pause, type Result, type RunOptions } from '../lib/processes.ts'
 import { debianRoot, type Suite } from '../lib/roots.ts'
 import { T_NIX } from '../lib/t-nix.ts'
+import { until } from '../lib/until.ts'
 
 export { GREETING }
 export type User = 'root' | 'alice'
@@ -342,6 +343,25 @@ export class World {
     this.daemon = undefined
     await daemon?.stop('SIGKILL')
     await this.end('nix-daemon')
+  }
+
+  /**
+   * Waits until nix-daemon serves nobody. Who has just ended may still be served, and until that is
+   * over, what was built, fetched or uploaded is rooted: no garbage collection takes it.
+   */
+  async idle(): Promise<void> {
+    await until('nix-daemon to serve nobody', () => this.processes('nix-daemon').length <= 1)
+  }
+
+  /** Unmounts a file system as soon as nobody uses it: who has just been ended may still do so. */
+  async unmount(folder: string): Promise<void> {
+    let said = ''
+    const unmounted = async (): Promise<boolean> => {
+      const { code, stderr } = await this.run('root', 'umount', [folder])
+      said = stderr
+      return code === 0
+    }
+    await until(`nobody to use ${folder}`, unmounted, () => said)
   }
 
   /** What the daemon has written so far. */
