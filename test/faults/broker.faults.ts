@@ -3,8 +3,9 @@
 import { writeFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import { kill, pause } from '../lib/processes.ts'
+import { until } from '../lib/until.ts'
 import { BrokerUnit } from '../nix/broker-unit.ts'
-import { faults, many, Stage } from './stage.ts'
+import { faults, many, RATE, Stage } from './stage.ts'
 
 const test = faults('broker')
 /** Seconds; the unit's own is 20. */
@@ -14,6 +15,10 @@ const WATCHDOG = 4
  * seconds for an answer, and after ten Nix is told that there is none.
  */
 const FRUITLESS = 6
+/** So many at the most in all: of several sessions, those kills may each time have hit the same one. */
+const MOST = 10
+/** Seconds that all would take to come, until the first is killed: no machine is done by then. */
+const SLOW = 5
 /**
  * Milliseconds that the build itself takes on a busy machine, and what a lost broker may add: less
  * than the minute for which connect waits for a lost box.
@@ -50,18 +55,20 @@ for (let round = 1; round <= many(1, 20); round++) {
       await on.answers()
       let over = false
       let killed = 0
+      await on.relay.set({ rate: (count * kib * 1024) / SLOW })
       const building = on.build(args, false)
       const copied = (): number => building.output().match(/^copying path /gm)?.length ?? 0
       const killer = (async () => {
         let fruitless = 0
         let [then, now] = [0, 0]
         while (!over) {
-          await pause(random.integer(most / 6, killed === 0 ? most / 3 : most)) // a quick machine is soon done
+          await pause(random.integer(most / 6, killed === 0 ? most / 3 : most))
           ;[then, now] = [now, copied()]
           fruitless = now > then ? 0 : fruitless
           const pid = unit.running()
-          if (pid === undefined || fruitless === FRUITLESS) continue
+          if (pid === undefined || fruitless === FRUITLESS || killed === MOST) continue
           kill(pid, 'SIGKILL')
+          await on.relay.set({ rate: RATE })
           killed++
           fruitless++
         }
@@ -70,6 +77,7 @@ for (let round = 1; round <= many(1, 20); round++) {
         over = true
       })
       await killer
+      await on.relay.set({ rate: RATE })
       console.log(`figure: ${killed} kills of the broker, exit ${code} after ${(building.ms / 1000).toFixed(1)} s`)
       assert.is(code, 0, `${building.output()}\n${unit.output()}`)
       assert.ok(killed > 0, 'none was killed')
@@ -88,6 +96,7 @@ test.case('the broker is stopped while Nix fetches: the watchdog ends it, and th
   const building = on.build(args, false)
   await building.says('copying path')
   await pause(random.integer(0, 300))
+  await until('a broker', () => unit.running() !== undefined)
   kill(unit.pid(), 'SIGSTOP')
   assert.is(await building.ends(), 0, `${building.output()}\n${unit.output()}`)
   assert.ok(building.ms < LONGEST, `it took ${building.ms} ms`)

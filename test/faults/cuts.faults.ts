@@ -170,13 +170,14 @@ async function flap(random: Random, connections: number, fallback: boolean): Pro
   let over = false
   let flapping = Promise.resolve()
   const again = async (on: Stage): Promise<void> => {
-    while (!over) {
+    // longer each time: sooner or later a path gets through on a slow machine too
+    for (let up = 1000; !over; up *= 1.3) {
       await on.relay.cut(random.pick(['hard', 'clean']))
       await pause(500)
       await on.relay.cut('none')
       // a busy machine needs longer than the 1.5 s for the tunnel alone
       const socket = on.pair.client.path(SOCKET)
-      await Promise.all([pause(1500), until('the tunnel', async () => over || (await greets(socket))).then(() => pause(1000))])
+      await Promise.all([pause(1500), until('the tunnel', async () => over || (await greets(socket))).then(() => pause(up))])
     }
   }
   const end = async (): Promise<void> => {

@@ -53,6 +53,7 @@ function killing(on: Stage, line: RegExp, next: () => number): { stop(): Promise
         kill(pid, 'SIGKILL')
         killed++
       }
+      if (killed > 0) await on.relay.set({ rate: RATE })
     }
   })()
   return {
@@ -69,6 +70,7 @@ for (let round = 1; round <= many(1, 20); round++) {
     const on = await stage()
     const args = await on.published(12, 4096)
     await on.answers()
+    await on.relay.set({ rate: RATE / 8 }) // until the first is killed: else a quick machine might be done by then
     const killer = killing(on, /nix-lan-connect .* --stdio$/, () => random.integer(20, 400))
     const building = on.build(args, true)
     // killed before its hello it fails the command, whatever `fallback` says (NIX-FACTS: "ends

@@ -24,9 +24,9 @@ const LOCAL = { env: { NIX_REMOTE: 'local' } }
 
 /**
  * Whoever waits so many milliseconds hangs: twice as long as connect waits for a box that says
- * nothing, and a build on a busy machine.
+ * nothing, and a build of a hundred derivations on a slow machine.
  */
-export const HANGS = 120_000
+const HANGS = 300_000
 /** Bytes a second of the link: so that a fetch takes long enough to be hit in the middle. */
 export const RATE = 40e6
 

@@ -1,7 +1,7 @@
 # What systemd does for nix-lan-broker@CACHE, where there is none: holds the socket, starts the
 # service at the first connection as a user, with the socket as descriptor 3 (sd_listen_fds(3)) and
 # a place to notify (sd_notify(3)); writes /run/nix-lan/CACHE.up when it is ready, removes it when it
-# has ended; kills it when the watchdog isn't fed. The real units are tried in the lab.
+# has ended; kills it when, once ready, it doesn't feed the watchdog. The real units are tried in the lab.
 #
 #     perl systemd-stand-in.pl CACHE UID WATCHDOG-SECONDS PROGRAM [ARGUMENT...]
 #
@@ -65,7 +65,7 @@ sub start {
     open(STDOUT, '>&', \*STDERR);
     exec @program or POSIX::_exit(127);
   }
-  $fed = time;
+  $fed = 0;
   print "started $pid\n";
 }
 
@@ -93,7 +93,7 @@ while (1) {
   }
   start() if $pid == 0 and vec($in, fileno $socket, 1);
 } continue {
-  if ($pid and $watchdog > 0 and time - $fed > $watchdog) {
+  if ($pid and $fed and $watchdog > 0 and time - $fed > $watchdog) {
     print "watchdog $pid\n";
     kill 'KILL', $pid;
     $fed = time + 5;
