@@ -135,6 +135,10 @@ test('ssh is killed, again and again: the tunnel comes back each time, and what 
   }
   await lab.eventually('the path unit', async () => (await is(PATH_UNIT)) === 'active', { within: 90_000 })
   assert.equal(await Promise.all([is(TUNNEL), is(TARGET)]), ['active', 'active'])
+  // What comes and goes with it, as often as on the quickest of machines.
+  const withIt = OF_BOX.filter((unit) => /\.(path|timer)$/.test(unit)).join(' ')
+  await lab.laptop.must('alice', 'sh', ['-ec', `for i in 1 2 3 4 5 6 7 8; do systemctl --user restart ${withIt}; done`])
+  assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
 })
 
 test('the nix-daemon of the box is gone: the tunnel waits and says why; and is ready when it is back', async () => {
