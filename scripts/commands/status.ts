@@ -110,8 +110,11 @@ Examples:
  * link, and until then every status waits this long.
  */
 const ANSWER = 500
-/** Milliseconds for Nix to report the sizes of what is queued. */
-const SIZES = 90
+/**
+ * Milliseconds for Nix to report the sizes of what is queued: it takes 30, on a busy machine ten
+ * times that.
+ */
+const SIZES = 500
 /** Milliseconds between redraws of --watch. */
 const REDRAW = 2000
 
