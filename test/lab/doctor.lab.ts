@@ -40,6 +40,8 @@ const asAlice = (script: string, env: Record<string, string> = {}) => lab.laptop
 const CONF = '/etc/nix/nix.conf'
 /** The directories of a queue without a cache. */
 const STRAYS = [QUEUE, FAILED].map((directory) => directory.replace(/[^/]*$/, 'second'))
+/** Where the lab's drop-in for the check lies. */
+const CHECK_DROP_IN = '/etc/systemd/user/nix-lan-check.service.d'
 // systemd refuses more than five starts in ten seconds, which no person reaches.
 const RESTART = 'systemctl reset-failed nix-daemon.service nix-daemon.socket; systemctl restart nix-daemon'
 
@@ -434,12 +436,20 @@ chown alice /home/alice/.nvm/bin/node; ln -s /home/alice/.nvm/bin/node /usr/loca
   {
     fault: 'the tunnel was stopped',
     make: async () => {
-      await lab.laptop.systemctl('start', 'nix-lan-check.service') // the next one is half a minute away
+      // The timer's next check, which would start it, may be due.
+      lab.laptop.write(`${CHECK_DROP_IN}/lab.conf`, '[Unit]\nConditionPathExists=/nowhere\n')
+      await lab.laptop.systemctl('daemon-reload')
+      await lab.laptop.systemctl('stop', 'nix-lan-check.service')
       await lab.laptop.systemctl('stop', 'nix-lan@pi.target')
     },
     check: 'tunnel',
     found: /sock does not exist.*nix-lan-tunnel@pi is (inactive|deactivating)/,
     fix: /^systemctl --user restart nix-lan-check\.service$/,
+    heed: async (fix) => {
+      await onLaptop(`rm -rf ${CHECK_DROP_IN}`)
+      await lab.laptop.systemctl('daemon-reload')
+      await asAlice(fix)
+    },
   },
   {
     fault: 'the cable is out',

@@ -138,8 +138,12 @@ export class Lab {
   /** Boots the laptop, which is off; `away`: its cable is pulled before it can have used it. */
   async bootLaptop(away: boolean): Promise<void> {
     this.laptop.switchOn()
-    if (away)
-      await this.eventually('a cable to pull', async () => (await this.lan.run('ip', ['link', 'set', 'vb-laptop', 'down'])).code === 0)
+    if (away) {
+      // Not before it is a port of the bridge: systemd-nspawn plugs it in with the same message.
+      const plugged = async () => (await this.lan.must('ip', ['-o', 'link', 'show', 'master', 'br0'])).includes(' vb-laptop@')
+      await this.eventually('a cable to pull', plugged)
+      await this.lan.cable('laptop', false)
+    }
     await this.laptop.booted()
   }
 

@@ -8,7 +8,7 @@
 import * as assert from 'uvu/assert'
 import { pause } from '../lib/processes.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
-import { atHome, Builds, becomes, calm, measured, targetUp } from './scenario.ts'
+import { atHome, Builds, becomes, calm, fallsAsleep, measured, targetUp } from './scenario.ts'
 
 const test = labSuite('time')
 let lab: Lab
@@ -28,7 +28,7 @@ test('asleep for a minute, and home again when it wakes up: builds go on, and th
   const builds = new Builds(lab, 'nap')
   await builds.atHome()
   await atHome(lab)
-  lab.laptop.freeze()
+  await fallsAsleep(lab)
   await lab.lan.range('laptop', false)
   await pause(60_000)
   await lab.lan.range('laptop', true)
@@ -43,7 +43,8 @@ test('asleep for a minute, and home again when it wakes up: builds go on, and th
 test('asleep at home, awake elsewhere: builds go on, the tunnel is given up, and comes back', async () => {
   const builds = new Builds(lab, 'away')
   await builds.atHome()
-  lab.laptop.freeze()
+  await atHome(lab)
+  await fallsAsleep(lab)
   await lab.lan.range('laptop', false)
   await pause(10_000)
   lab.laptop.thaw()

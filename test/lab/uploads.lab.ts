@@ -75,13 +75,13 @@ for (const mbit of [10, 20, 40])
 
 test('the connection for uploads is lost: the next upload makes it anew; and it ends with the tunnel', async () => {
   await onBox('first', 1)
-  assert.ok(await listens())
+  await lab.eventually('a connection for uploads', listens)
   await lab.laptop.must('root', 'sh', [
     '-c',
     `for p in $(pgrep -x ssh); do if grep -q ControlPath=${OWN.replace(/sock$/, 'ctl')} /proc/$p/cmdline; then kill -9 $p; fi; done`,
   ])
   await onBox('second', 1)
-  assert.ok(await listens())
+  await lab.eventually('a new one', listens) // which may be late for the upload that asked for it
   await withTargetDown(lab, async () => {
     // The stop of the target doesn't wait for the end of what stops with it.
     await lab.eventually('the end of ssh', async () => (await lab.laptop.run('root', 'pgrep', ['-x', 'ssh'])).code === 1)
