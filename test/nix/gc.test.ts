@@ -415,6 +415,14 @@ test('--push uploads what is only here; --include-substitutable counts what anot
       )
       await stage.boxCollects()
       await client.must('alice', 'nix-store', ['--realise', there, unsigned, only])
+      // what can't be uploaded is told, and stays
+      stage.pair.configure({ 'extra-substituters': BOX_URL, 'secret-key-files': '' })
+      await client.stopDaemon()
+      await client.startDaemon()
+      const [nobodys = ''] = await stage.build('nobodys', 1)
+      const third = await stage.json('--push')
+      assert.match(third.stderr, /^nix-lan: box: 1 path skipped: the path or one of its dependencies is unsigned/m)
+      assert.not(third.deleted?.includes(nobodys))
     } finally {
       cache.close()
     }

@@ -165,6 +165,7 @@ export async function uploadQueue(cache: SshCache, config: Config): Promise<Summ
     const { summary, unkept } = await drainAll(cache, config, progress, Number.POSITIVE_INFINITY, uploads, () => {})
     progress.ended(summary, undefined)
     if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
+    sayWhatStays(cache.name, summary, readQueue(cache.name, config.user).queued.length)
     return summary
   } finally {
     uploads.close()
@@ -351,10 +352,15 @@ function ledger(cache: string, user: string, progress: Progress, arrivals: Arriv
 }
 
 function conclude(cache: string, summary: Summary, left: number, healed: number): void {
-  const { uploaded, failed, unsigned, away, stopped } = summary
+  const { uploaded, failed } = summary
   if (healed > 0) print(`${cache}: ${paths(healed)} healed`)
   if (uploaded.length > 0) print(`${cache}: ${paths(uploaded.length)} uploaded`)
   else if (left === 0 && failed.length === 0 && healed === 0) print(`${cache}: nothing left to upload`)
+  sayWhatStays(cache, summary, left)
+}
+
+/** Reports what was not uploaded, and why. */
+function sayWhatStays(cache: string, { failed, unsigned, away, stopped }: Summary, left: number): void {
   if (failed.length > 0) say(`${cache}: ${paths(failed.length)} set aside; see \`nix-lan queue\``)
   if (unsigned.length > 0) {
     say(`${cache}: ${paths(unsigned.length)} skipped: the path or one of its dependencies is unsigned; try \`sudo nix-lan queue sign\``)
