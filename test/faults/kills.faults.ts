@@ -110,7 +110,7 @@ for (let round = 1; round <= many(1, 20); round++) {
     assert.is(await on.build(on.fresh(1), true).ends(), 0)
     let killed = 0
     for (let times = 0; times < 40 && killed < 3; times++) {
-      pair.client.write('/opt/hook-dies', String(random.integer(0, 999) / 1000))
+      pair.client.write('/opt/hook-dies', String((random.integer(0, 999) / 1000) ** 2))
       // Nix ends a command whose hook is killed; one that was quicker this time lives
       if ((await on.build(on.fresh(1), true).ends()) !== 0) killed++
     }
