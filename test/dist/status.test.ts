@@ -15,7 +15,7 @@ import { HANGS, until } from '../lib/until.ts'
 
 const test = suite('status')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-status-'))
-/** nix-lan, but with a time limit for Nix that only a hang exceeds: 90 ms are nothing on a busy machine. */
+/** nix-lan, but with a time limit for Nix that only a hang exceeds: its own is nothing on a busy machine. */
 const NIX_LAN = join(TMP, 'nix-lan')
 const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? join(TMP, 'runtime')
 const QUEUE = join(TMP, 'state/gcroots/nix-lan/queue/rpi')
@@ -33,8 +33,8 @@ symlinkSync(`/nix/store/${HELLO}`, join(QUEUE, HELLO))
 writeFileSync(join(TMP, 'config.toml'), '[cache.rpi]\nhost = "192.0.2.1"\ndeadline = "60s"\n')
 program('nix-store', 'echo 1048576')
 const ours = readFileSync(resolve('dist/nix-lan'), 'utf8')
-assert.match(ours, /^ *SIZES = 90;$/m)
-writeFileSync(NIX_LAN, ours.replace(/^( *SIZES = )90;$/m, '$16e4;'), { mode: 0o755 })
+assert.match(ours, /^ *SIZES = \d+;$/m)
+writeFileSync(NIX_LAN, ours.replace(/^( *SIZES = )\d+;$/m, '$16e4;'), { mode: 0o755 })
 writeFileSync(
   join(TMP, `home/.local/state/nix-lan/fetched.${encodeURIComponent(join(TMP, 'run/nix-lan/rpi.sock'))}.2026-01`),
   '1767225600 7 7168\n',
