@@ -421,7 +421,7 @@ test('--push uploads what is only here; --include-substitutable counts what anot
       await client.startDaemon()
       const [nobodys = ''] = await stage.build('nobodys', 1)
       const third = await stage.json('--push')
-      assert.match(third.stderr, /^nix-lan: box: 1 path skipped: the path or one of its dependencies is unsigned/m)
+      assert.match(third.stderr, /^box: 1 path skipped: the path or one of its dependencies is unsigned/m)
       assert.not(third.deleted?.includes(nobodys))
     } finally {
       cache.close()
