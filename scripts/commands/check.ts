@@ -2,7 +2,7 @@
 // timer every 30 seconds, by NetworkManager's dispatcher when the network changes, by a tunnel when
 // it ends, and by a person in doubt. So it does little work, never exceeds a deadline, and prints
 // only news.
-import { lstatSync, statSync } from 'node:fs'
+import { lstatSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { parse } from '../cli/command.ts'
 import { Failure } from '../cli/errors.ts'
 import { toJson } from '../cli/text.ts'
@@ -12,7 +12,7 @@ import { mustBeUser } from '../config/user.ts'
 import { listens } from '../reach/listening.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
 import { isJournal } from '../system/journal.ts'
-import { socketPath } from '../system/paths.ts'
+import { runtimeDir, socketPath } from '../system/paths.ts'
 import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../system/systemd.ts'
 import { touchSocket } from '../system/touch.ts'
 import { type Action, actionFor, describe, type Facts, needsNoAnswer } from '../tunnel/decide.ts'
@@ -82,7 +82,7 @@ export async function check(argv: string[]): Promise<number> {
   const names = [...new Set(words)]
   const chosen = names.length > 0 ? names.map((name) => namedCache(config, name)) : config.caches
   const quiet = !flag('json') && isJournal(1)
-  const occasion = { quiet, byTimer: quiet && /\.timer$/.test(process.env.TRIGGER_UNIT ?? ''), configured: isRecent(config.file) }
+  const occasion = { quiet, byTimer: quiet && isByTimer(config.uid), configured: isRecent(config.file) }
   const caches = chosen.filter((cache) => cache.kind === 'ssh' || !quiet) // a URL has nothing to switch
   const done = await checkAll(caches, config.uid, occasion)
   const problems = done.flatMap(({ problem }) => problem ?? [])
@@ -131,6 +131,29 @@ async function unitsOf(boxes: readonly SshCache[]): Promise<Map<string, Facts['u
     if (target && tunnel && target.LoadState === 'loaded') found.set(name, { target, tunnel })
   }
   return found
+}
+
+/**
+ * Whether it was the timer that started this check. systemd tells each later start of the unit, too,
+ * whoever asks for it, what triggered it last (Unit.activation_details; seen with 252 and 257). So a
+ * trigger counts once: its time is kept.
+ */
+function isByTimer(uid: number): boolean {
+  const { TRIGGER_UNIT: unit = '', TRIGGER_TIMER_MONOTONIC_USEC: at = '' } = process.env // systemd.exec(5)
+  if (!unit.endsWith('.timer')) return false
+  const kept = `${runtimeDir(uid)}/check.trigger`
+  try {
+    if (readFileSync(kept, 'utf8') === at) return false
+  } catch {
+    // none yet
+  }
+  try {
+    mkdirSync(runtimeDir(uid), { recursive: true, mode: 0o700 })
+    writeFileSync(kept, at, { mode: 0o600 })
+  } catch {
+    // /run is full: what comes next counts as the timer's, too
+  }
+  return true
 }
 
 const NO_PAUSE = { left: 0, age: 0, reason: '' }

@@ -152,6 +152,20 @@ test('the nix-daemon of the box is gone: the tunnel waits and says why; and is r
   assert.match(await status(), /^Nix [\d.]+ on the box answers$/)
 })
 
+test('a check that somebody asks for is not taken for the timer’s, which has been before', async () => {
+  await lab.eventually('the tunnel', async () => (await is(TUNNEL)) === 'active', { within: 90_000 })
+  const triggered = (): Promise<string> => lab.laptop.systemctl('show', '-P', 'LastTriggerUSecMonotonic', 'nix-lan-check.timer')
+  const before = await triggered()
+  // It elapses at once then, since OnStartupSec= is over.
+  await lab.laptop.must('alice', 'systemctl', ['--user', 'restart', 'nix-lan-check.timer'])
+  await lab.eventually('the timer’s check', async () => (await triggered()) !== before)
+  await lab.eventually('its end', async () => (await is('nix-lan-check.service')) === 'inactive')
+  const socket = `/run/user/1000/nix-lan/${CACHE}.sock`
+  await lab.laptop.must('alice', 'touch', ['-d', '@1000', socket])
+  await lab.laptop.must('alice', 'systemctl', ['--user', 'restart', 'nix-lan-check.service'])
+  assert.is.not(await lab.laptop.must('alice', 'stat', ['-c', '%Y', socket]), '1000')
+})
+
 test('once a day: what was built while there was no hook is queued, and goes', async () => {
   await lab.eventually('the queue is empty', async () => (await lab.queued()).length === 0, { within: 90_000, every: 500 })
   await lab.laptop.must('root', 'sed', ['-i', 's/^post-build-hook/#&/', '/etc/nix/nix.conf'])
