@@ -22,10 +22,7 @@ export function storeUrl(
   { strict = false, parallel = false, socket = socketPath(uid, cache.name) } = {},
 ): string {
   if (cache.kind === 'url') return cache.url
-  if (strict) {
-    const { deadline } = unusualTimes(cache)
-    return connectUrl(connectProgram(), ['--strict', ...(deadline === undefined ? [] : ['--deadline', String(deadline)])], socket)
-  }
+  if (strict) return connectUrl(connectProgram(), ['--strict', ...optionsOf({ deadline: unusualTimes(cache).deadline })], socket)
   return substituterUrl(cache, connectProgram(), existsSync(connectFile(cache.name)) ? brokerSocket(cache.name) : socket, parallel)
 }
 
@@ -43,10 +40,17 @@ export function substituterUrl(
   parallel: boolean,
 ): string {
   const broker = socket === brokerSocket(cache.name)
-  const times = broker ? {} : unusualTimes(cache)
-  const options = Object.entries(times).flatMap(([key, value]) => [`--${key}`, String(value)])
-  return connectUrl(program, options, socket, broker && parallel ? `max-connections=${CONNECTIONS}&` : '')
+  return connectUrl(
+    program,
+    broker ? [] : optionsOf(unusualTimes(cache)),
+    socket,
+    broker && parallel ? `max-connections=${CONNECTIONS}&` : '',
+  )
 }
+
+/** Settings as options of nix-lan-connect, without those that are undefined. */
+const optionsOf = (settings: Readonly<Record<string, number | undefined>>): string[] =>
+  Object.entries(settings).flatMap(([key, value]) => (value === undefined ? [] : [`--${key}`, String(value)]))
 
 /**
  * Connections that Nix may have at once. On 2.26.3 and two cores, 300 small paths came as fast with
