@@ -11,6 +11,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { string, u64 } from '../../scripts/protocol/wire.ts'
 import { AS_USER, foldersIn, give, runtimeIn } from '../lib/as-user.ts'
+import { changed } from '../lib/changed.ts'
 import { needs } from '../lib/needs.ts'
 
 const PROGRAM = resolve('dist/nix-lan-available')
@@ -196,10 +197,7 @@ test('the address of last time is remembered, and does without a name service', 
 
 test('an address of last time that the name no longer has is given up, though somebody accepts there', async () => {
   // The name service has a quarter of a second to say so, which a busy machine may not give it.
-  const text = readFileSync(PROGRAM, 'utf8')
-  assert.match(text, /^var CONFIRMATION = 250;$/m)
-  const patient = join(folder('patient'), 'nix-lan-available')
-  writeFileSync(patient, text.replace(/^(var CONFIRMATION = )250;$/m, '$16e4;'), { mode: 0o755 })
+  const patient = changed(PROGRAM, folder('patient'), [/^var CONFIRMATION = 250;$/m, 'var CONFIRMATION = 6e4;'])
   writeFileSync(join(MEMORY, 'rpi.address'), 'pi.local 127.0.0.1\n')
   const { code, stdout } = await ask(box('pi.local', open), [], { lines: ['127.0.0.2 STREAM'] }, [], patient)
   assert.equal([code, stdout], [1, `rpi: away: 127.0.0.2 port ${open}: connection refused\n`])

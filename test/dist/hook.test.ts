@@ -21,6 +21,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { changed } from '../lib/changed.ts'
 import { compare } from '../lib/compare.ts'
 import { needs, which } from '../lib/needs.ts'
 import { until } from '../lib/until.ts'
@@ -51,33 +52,20 @@ function program(folder: string, name: string, text: string): string {
   return path
 }
 
-/** The hook with other texts in the place of some. */
-function changed(folder: string, ...changes: [from: RegExp, to: string][]): string {
-  let text = readFileSync(HOOK, 'utf8')
-  for (const [from, to] of changes) {
-    assert.match(text, from)
-    text = text.replace(from, to)
-  }
-  const path = join(made(folder), 'post-build-hook')
-  writeFileSync(path, text)
-  chmodSync(path, 0o755)
-  return path
-}
-
 /**
  * The hook, but it looks for runtimes in PATH only: the machine that runs this has one in the usual
  * places.
  */
-const ALONE = changed('alone', [/^nix_lan_directories=\/usr\/local\/bin:.*$/m, 'nix_lan_directories=/nonexistent'])
+const ALONE = changed(HOOK, made('alone'), [/^nix_lan_directories=\/usr\/local\/bin:.*$/m, 'nix_lan_directories=/nonexistent'])
 
 /**
  * The hook, but with time limits that only a hang exceeds: in 0.9 s a busy machine may not even start
  * the runtime.
  */
-const PATIENT = changed('patient', [/ -s KILL 0\.9 /, ' -s KILL 60 '], [/^var LIMIT = 600;$/m, 'var LIMIT = 6e4;'])
+const PATIENT = changed(HOOK, made('patient'), [/ -s KILL 0\.9 /, ' -s KILL 60 '], [/^var LIMIT = 600;$/m, 'var LIMIT = 6e4;'])
 
 /** The hook, but only a hang of its runtime is too long for it: so what that has a time limit for itself. */
-const UNHURRIED = changed('unhurried', [/ -s KILL 0\.9 /, ' -s KILL 60 '])
+const UNHURRIED = changed(HOOK, made('unhurried'), [/ -s KILL 0\.9 /, ' -s KILL 60 '])
 
 const HASH = '0123456789abcdfghijklmnpqrsvwxyz'
 const REST = `,[],[],"x86_64-linux","/bin/sh",[],[${'("name","value"),'.repeat(300)}("out","x")])`

@@ -1,7 +1,7 @@
 // nix-lan status from outside: with no box, a box that answers, one that is unresponsive; with
 // systemd's words and without; as JSON and on a terminal.
 import { spawn, spawnSync } from 'node:child_process'
-import { chmodSync, chownSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -9,14 +9,15 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { string, u64 } from '../../scripts/protocol/wire.ts'
 import { AS_USER, ROOT, USER } from '../lib/as-user.ts'
+import { changed } from '../lib/changed.ts'
 import { compare } from '../lib/compare.ts'
 import { needs } from '../lib/needs.ts'
 import { HANGS, until } from '../lib/until.ts'
 
 const test = suite('status')
 const TMP = mkdtempSync(join(tmpdir(), 'nix-lan-status-'))
-/** nix-lan, but with a time limit for Nix that only a hang exceeds: its own is nothing on a busy machine. */
-const NIX_LAN = join(TMP, 'nix-lan')
+/** nix-lan, but only a hang of Nix is too long for it. */
+const NIX_LAN = changed(resolve('dist/nix-lan'), TMP, [/^( *SIZES = )\d+;$/m, '$16e4;'])
 const RUNTIME = process.env.NIX_LAN_TEST_RUNTIME ?? join(TMP, 'runtime')
 const QUEUE = join(TMP, 'state/gcroots/nix-lan/queue/rpi')
 const HELLO = '00000000000000000000000000000000-hello'
@@ -32,9 +33,6 @@ symlinkSync(`/nix/store/${HELLO}`, join(QUEUE, HELLO))
 // 192.0.2.1 is nobody's (RFC 5737): an attempt to reach it would take all of the minute.
 writeFileSync(join(TMP, 'config.toml'), '[cache.rpi]\nhost = "192.0.2.1"\ndeadline = "60s"\n')
 program('nix-store', 'echo 1048576')
-const ours = readFileSync(resolve('dist/nix-lan'), 'utf8')
-assert.match(ours, /^ *SIZES = \d+;$/m)
-writeFileSync(NIX_LAN, ours.replace(/^( *SIZES = )\d+;$/m, '$16e4;'), { mode: 0o755 })
 writeFileSync(
   join(TMP, `home/.local/state/nix-lan/fetched.${encodeURIComponent(join(TMP, 'run/nix-lan/rpi.sock'))}.2026-01`),
   '1767225600 7 7168\n',
