@@ -3,6 +3,7 @@
 // a command, alice runs it as it stands.
 import * as assert from 'uvu/assert'
 import { compare } from '../lib/compare.ts'
+import { RESTART_NIX } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { FAILED, LIB, QUEUE, T_FILE } from './machines.ts'
 
@@ -42,8 +43,6 @@ const CONF = '/etc/nix/nix.conf'
 const STRAYS = [QUEUE, FAILED].map((directory) => directory.replace(/[^/]*$/, 'second'))
 /** Where the lab's drop-in for the check lies. */
 const CHECK_DROP_IN = '/etc/systemd/user/nix-lan-check.service.d'
-// systemd refuses more than five starts in ten seconds, which no person reaches.
-const RESTART = 'systemctl reset-failed nix-daemon.service nix-daemon.socket; systemctl restart nix-daemon'
 
 async function doctor(args: string[] = [], env: Record<string, string> = {}): Promise<{ code: number | null; found: Finding[] }> {
   const { code, stdout, stderr } = await lab.laptop.run('alice', 'nix-lan', ['doctor', '--json', ...args], { env, timeout: 240_000 })
@@ -77,20 +76,23 @@ const FAULTS: Fault[] = [
   },
   {
     fault: 'the box does not believe the laptop’s key',
-    make: () => onBox(`sed -i 's/^trusted-public-keys.*/trusted-public-keys =/' ${CONF}; ${RESTART}`),
+    make: () => onBox(`sed -i 's/^trusted-public-keys.*/trusted-public-keys =/' ${CONF}; ${RESTART_NIX}`),
     check: 'upload',
     found: /^the box does not trust this machine's key laptop-1$/,
     fix: /^in the box's nix\.conf: extra-trusted-public-keys = laptop-1:\S+, then restart its nix-daemon$/,
-    heed: (fix) => onBox(`echo '${/extra.*=/.exec(fix)?.[0]}' >>${CONF}; ${RESTART}`),
+    heed: (fix) => onBox(`echo '${/extra.*=/.exec(fix)?.[0]}' >>${CONF}; ${RESTART_NIX}`),
   },
   {
     fault: 'the box trusts another key of that name',
     make: () =>
-      onBox(`sed -i '/^extra-trusted/d; s/^trusted-public-keys.*/trusted-public-keys = laptop-1:${'A'.repeat(43)}=/' ${CONF}; ${RESTART}`),
+      onBox(
+        `sed -i '/^extra-trusted/d; s/^trusted-public-keys.*/trusted-public-keys = laptop-1:${'A'.repeat(43)}=/' ${CONF}; ${RESTART_NIX}`,
+      ),
     check: 'upload',
     found: /^the box trusts another key called laptop-1, and of two with one name Nix trusts only the first$/,
     fix: /^in the box's nix\.conf: put laptop-1:\S+ in place of the other laptop-1, then restart its nix-daemon$/,
-    heed: (fix) => onBox(`sed -i 's|^trusted-public-keys.*|trusted-public-keys = ${/laptop-1:\S+/.exec(fix)?.[0]}|' ${CONF}; ${RESTART}`),
+    heed: (fix) =>
+      onBox(`sed -i 's|^trusted-public-keys.*|trusted-public-keys = ${/laptop-1:\S+/.exec(fix)?.[0]}|' ${CONF}; ${RESTART_NIX}`),
   },
   {
     fault: 'the box’s nix-daemon is stopped',
@@ -179,7 +181,7 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
   },
   {
     fault: 'nix-daemon was not restarted since nix.conf was changed',
-    make: () => onLaptop(`${RESTART}; sleep 0.2; echo '# changed' >>${CONF}`),
+    make: () => onLaptop(`${RESTART_NIX}; sleep 0.2; echo '# changed' >>${CONF}`),
     check: 'daemon',
     found: /^nix-daemon started before \/etc\/nix\/nix\.conf changed and has not reloaded it$/,
     fix: /^sudo systemctl restart nix-daemon$/,
@@ -193,12 +195,12 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
   },
   {
     fault: 'a `substituters =` after the block',
-    make: () => onLaptop(`echo 'substituters = https://cache.example.org' >>${CONF}; ${RESTART}`),
+    make: () => onLaptop(`echo 'substituters = https://cache.example.org' >>${CONF}; ${RESTART_NIX}`),
     check: 'substituter',
     found:
       /^\/etc\/nix\/nix\.conf:\d+ "substituters = https:\/\/cache\.example\.org" comes after the line that names pi, and takes it back$/,
     fix: /^in \/etc\/nix\/nix\.conf: move line (\d+) above the line with nix-lan-connect, then: sudo systemctl restart nix-daemon$/,
-    heed: (fix) => onLaptop(`sed -i '${/line (\d+)/.exec(fix)?.[1]}d' ${CONF}; ${RESTART}`),
+    heed: (fix) => onLaptop(`sed -i '${/line (\d+)/.exec(fix)?.[1]}d' ${CONF}; ${RESTART_NIX}`),
   },
   {
     fault: 'the user’s own nix.conf replaces the substituters',
@@ -228,29 +230,29 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
   },
   {
     fault: 'fallback is off',
-    make: () => onLaptop(`sed -i '/^fallback/d' ${CONF}; ${RESTART}`),
+    make: () => onLaptop(`sed -i '/^fallback/d' ${CONF}; ${RESTART_NIX}`),
     check: 'fallback',
     state: 'warning',
     found: /^fallback is off: a build fails when the box is lost/,
     fix: /^in \/etc\/nix\/nix\.conf: fallback = true, then: sudo systemctl restart nix-daemon$/,
-    heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART}`),
+    heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART_NIX}`),
   },
   {
     fault: 'Nix collects garbage by itself',
-    make: () => onLaptop(`echo 'min-free = 1073741824' >>${CONF}; ${RESTART}`),
+    make: () => onLaptop(`echo 'min-free = 1073741824' >>${CONF}; ${RESTART_NIX}`),
     check: 'min-free',
     state: 'warning',
     found: /^min-free is 1\.0 GiB: below that, Nix deletes what the box does not have, too; gc\.keep-free /,
     fix: /^in \/etc\/nix\/nix\.conf: min-free = 0, then: sudo systemctl restart nix-daemon$/,
-    heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART}`),
+    heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART_NIX}`),
   },
   {
     fault: 'nix.conf names a nix-lan-connect that is not there',
-    make: () => onLaptop(`sed -i 's,/[^ =]*/nix-lan-connect,/gone/nix-lan-connect,' ${CONF}; ${RESTART}`),
+    make: () => onLaptop(`sed -i 's,/[^ =]*/nix-lan-connect,/gone/nix-lan-connect,' ${CONF}; ${RESTART_NIX}`),
     check: 'connect',
     found: /^\/gone\/nix-lan-connect is not there \(ENOENT\): every build fails while nix\.conf names it$/,
     fix: /^in \/etc\/nix\/nix\.conf: name \/usr\/local\/bin\/nix-lan-connect in its place, then: sudo systemctl restart nix-daemon$/,
-    heed: () => onLaptop(`sed -i 's,/gone/nix-lan-connect,/usr/local/bin/nix-lan-connect,' ${CONF}; ${RESTART}`),
+    heed: () => onLaptop(`sed -i 's,/gone/nix-lan-connect,/usr/local/bin/nix-lan-connect,' ${CONF}; ${RESTART_NIX}`),
   },
   {
     fault: 'the hook is not executable',
@@ -261,11 +263,11 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
   },
   {
     fault: 'nix.conf has no hook',
-    make: () => onLaptop(`sed -i 's/^post-build-hook/# &/' ${CONF}; ${RESTART}`),
+    make: () => onLaptop(`sed -i 's/^post-build-hook/# &/' ${CONF}; ${RESTART_NIX}`),
     check: 'hook',
     found: /^\/etc\/nix\/nix\.conf names no post-build-hook: nothing is queued$/,
     fix: /^in \/etc\/nix\/nix\.conf: post-build-hook = \/usr\/local\/lib\/nix-lan\/post-build-hook, then: sudo systemctl restart nix-daemon$/,
-    heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART}`),
+    heed: (fix) => onLaptop(`echo '${fix.replace(/^in \S+: |, then: .*/g, '')}' >>${CONF}; ${RESTART_NIX}`),
   },
   {
     fault: 'others can read the signing key',
@@ -277,9 +279,9 @@ systemctl --user unset-environment SSH_AUTH_SOCK`),
   {
     fault: 'something was built here without a signature',
     make: async () => {
-      await onLaptop(`sed -i 's/^secret-key-files/# &/' ${CONF}; ${RESTART}`)
+      await onLaptop(`sed -i 's/^secret-key-files/# &/' ${CONF}; ${RESTART_NIX}`)
       await asAlice(`nix-build ${T_FILE} --no-out-link --argstr name unsigned`)
-      await onLaptop(`sed -i 's/^# secret-key-files/secret-key-files/' ${CONF}; ${RESTART}`)
+      await onLaptop(`sed -i 's/^# secret-key-files/secret-key-files/' ${CONF}; ${RESTART_NIX}`)
     },
     check: 'unsigned',
     state: 'warning',
@@ -483,10 +485,10 @@ test('all is well; and nothing of the round trip is left, here or there', async 
 })
 
 test('keep-outputs, which every user of nix-direnv sets: the probe is deleted all the same', async () => {
-  await onLaptop(`echo 'keep-outputs = true' >>${CONF}; ${RESTART}`)
+  await onLaptop(`echo 'keep-outputs = true' >>${CONF}; ${RESTART_NIX}`)
   assert.is(text((await doctor()).found), '')
   await nothingLeft()
-  await onLaptop(`sed -i '/^keep-outputs/d' ${CONF}; ${RESTART}`)
+  await onLaptop(`sed -i '/^keep-outputs/d' ${CONF}; ${RESTART_NIX}`)
   const status = JSON.parse((await lab.laptop.run('alice', 'nix-lan', ['status', '--json'])).stdout)
   assert.equal(status.caches[0].fetched.all, { paths: 0, bytes: 0 }, 'the probe is no transfer of the user’s')
 })
@@ -617,13 +619,13 @@ test('root: all of it as the user, and what only root can see', async () => {
   const [former, half] = [lab.laptop.read(CONF), lab.laptop.read('/etc/nix/nix-lan.public')]
   await onLaptop('cp /root/other /etc/nix/nix-lan.public')
   await onLaptop(
-    `sed -i 's|^extra-trusted-public-keys.*|extra-trusted-public-keys = ${/laptop-1:[^\s,]+/.exec(fix)?.[0]}|' ${CONF}; ${RESTART}`,
+    `sed -i 's|^extra-trusted-public-keys.*|extra-trusted-public-keys = ${/laptop-1:[^\s,]+/.exec(fix)?.[0]}|' ${CONF}; ${RESTART_NIX}`,
   )
   const offline = await lab.laptop.run('root', 'nix-lan', ['doctor', '--offline', '--json'])
   assert.is((JSON.parse(offline.stdout) as Finding[]).find(({ check }) => check === 'signing')?.state, 'ok', offline.stdout)
   lab.laptop.write(CONF, former)
   lab.laptop.write('/etc/nix/nix-lan.public', half)
-  await onLaptop(`mv /etc/nix/kept /etc/nix/nix-lan.secret; ${RESTART}`)
+  await onLaptop(`mv /etc/nix/kept /etc/nix/nix-lan.secret; ${RESTART_NIX}`)
 })
 
 test.run()

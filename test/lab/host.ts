@@ -21,6 +21,14 @@ const PATHS = {
   alice: '/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games', // what a login on Debian gives
 }
 
+/**
+ * Lets nix-daemon be started as often as a test likes: systemd refuses more than five starts in ten
+ * seconds (systemd.unit(5)), which no person reaches, and a test does on a quick machine.
+ */
+export const RESET_NIX = 'systemctl reset-failed nix-daemon.service nix-daemon.socket'
+/** Restarts nix-daemon, however often that was done just now. As root. */
+export const RESTART_NIX = `${RESET_NIX}; systemctl restart nix-daemon`
+
 /** A command that enters a machine. */
 export interface Entry {
   command: string[]
@@ -148,6 +156,11 @@ export class Host {
    */
   async systemctl(...args: string[]): Promise<string> {
     return (await this.run('alice', 'systemctl', ['--user', ...args])).stdout.trim()
+  }
+
+  /** RESTART_NIX. */
+  async restartNix(): Promise<void> {
+    await this.must('root', 'sh', ['-ec', RESTART_NIX])
   }
 
   /**

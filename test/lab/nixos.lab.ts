@@ -5,6 +5,7 @@
 // build fails, a running tunnel and what is being fetched aren't noticed by an upgrade.
 import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
+import { RESET_NIX, RESTART_NIX } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { filesBelow, T_FILE } from './machines.ts'
 
@@ -27,7 +28,7 @@ test.before(async () => {
   systems.first = await systemOf('first', packages[0])
   systems.second = await systemOf('second', packages[1])
   await onLaptop(`ln -sfnT ${systems.without} /run/current-system; ln -sfnT ${systems.without}/etc /etc/static
-touch /etc/NIXOS; rm /etc/nix/nix.conf; ln -s /etc/static/nix/nix.conf /etc/nix/nix.conf; systemctl restart nix-daemon`)
+touch /etc/NIXOS; rm /etc/nix/nix.conf; ln -s /etc/static/nix/nix.conf /etc/nix/nix.conf; ${RESTART_NIX}`)
 })
 test.after(() => lab.close())
 
@@ -159,8 +160,11 @@ async function underBuilds(what: () => Promise<unknown>): Promise<void> {
   }
 }
 
-const switchTo = (name: keyof typeof systems): Promise<string> =>
-  lab.laptop.must('root', 'bash', ['/opt/switch.sh', systems[name]], { timeout: 240_000 })
+/** A switch, however many there were just now: nobody makes more than five in ten seconds. */
+async function switchTo(name: keyof typeof systems): Promise<void> {
+  await onLaptop(RESET_NIX)
+  await lab.laptop.must('root', 'bash', ['/opt/switch.sh', systems[name]], { timeout: 240_000 })
+}
 const pid = (): Promise<string> => lab.laptop.systemctl('show', '-P', 'MainPID', TUNNEL)
 const inode = (): Promise<string> => lab.laptop.must('root', 'stat', ['-c', '%U %a %i', `/run/nix-lan/${CACHE}.sock`])
 const usable = async (): Promise<boolean> =>
@@ -177,7 +181,7 @@ test('installed: not one build fails; the key is there, systemd holds the socket
   const key = lab.laptop.read('/etc/nix/nix-lan.public').trim()
   const conf = lab.box.read('/etc/nix/nix.conf')
   lab.box.write('/etc/nix/nix.conf', `${conf}extra-trusted-public-keys = ${key}\n`)
-  await lab.box.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.box.restartNix()
   await lab.laptop.systemctl('start', 'nix-lan-check.timer') // or she logs in anew
   await lab.eventually('a tunnel', usable, { within: 60_000 })
   assert.is((await failedUnits()).trim(), '')

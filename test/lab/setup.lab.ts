@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import type { Result } from '../lib/processes.ts'
+import { RESTART_NIX } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { FAILED, filesBelow, narrowSudo, QUEUE, T_FILE } from './machines.ts'
 
@@ -272,7 +273,7 @@ test('the socket that nix.conf names: hers; it outlives nix-daemon, her session 
   const socket = () => lab.laptop.must('root', 'stat', ['-c', '%F %U %a %i', BROKER])
   const before = await socket()
   assert.match(before, /^socket alice 600 \d+$/)
-  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.laptop.restartNix()
   await lab.laptop.must('root', 'systemctl', ['restart', 'user@1000'])
   await lab.laptop.must('root', 'sh', ['-ec', 'echo >>/usr/local/lib/nix-lan/package.json'])
   await must(0)
@@ -326,7 +327,7 @@ const BROKEN: [fault: string, script: string, check: string, found: RegExp, fix:
   ],
   [
     'the tunnel’s socket in nix.conf, as of an older version',
-    `sed -i 's,${BROKER},/run/user/1000/nix-lan/pi.sock,' ${NIX_CONF}; systemctl restart nix-daemon`,
+    `sed -i 's,${BROKER},/run/user/1000/nix-lan/pi.sock,' ${NIX_CONF}; ${RESTART_NIX}`,
     'substituter',
     /asks pi by nix-lan-connect \/run\/user\/1000\/nix-lan\/pi\.sock, not by \/run\/nix-lan\/pi\.sock$/,
     /setup$/,
@@ -344,7 +345,7 @@ test('what the broker needs, broken: the doctor names it, and its fix cures', as
   }
   assert.is((await about('broker')).state, 'ok')
   for (const [fault, script, check, found, fix] of BROKEN) {
-    await lab.laptop.must('root', 'sh', ['-ec', `systemctl reset-failed nix-daemon; ${script}`])
+    await lab.laptop.must('root', 'sh', ['-ec', script])
     const finding = await about(check)
     assert.match(finding.found, found, `${fault}: ${finding.found}`)
     assert.match(finding.fix ?? '', fix, fault)
@@ -608,9 +609,9 @@ test('nix.conf is a link: what it leads to is written if it is root’s, and nev
   // its lines, where they may be written
   const lines = /restart nix-daemon:\n((?: {6}.*\n)+)/.exec((await setup(['--dry-run'])).stdout)?.[1] ?? ''
   assert.match(lines, 'extra-substituters = ')
-  await lab.laptop.must('root', 'sh', ['-ec', `rm ${NIX_CONF}; cp /opt/dots/nix.conf ${NIX_CONF}; systemctl restart nix-daemon`])
+  await lab.laptop.must('root', 'sh', ['-ec', `rm ${NIX_CONF}; cp /opt/dots/nix.conf ${NIX_CONF}; ${RESTART_NIX}`])
   lab.laptop.write(NIX_CONF, `${lab.laptop.read(NIX_CONF)}${lines.replace(/^ +/gm, '')}`)
-  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.laptop.restartNix()
   assert.match((await must(0)).stdout, 'nothing has to change')
   const path = await built('pasted-here')
   await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
@@ -769,7 +770,7 @@ test('an account on the box that runs no command: the tunnel works, and the line
     const { stdout } = await must(0, 'pi.local')
     assert.match(stdout, /pi\.local lets you log in, but runs no command \(This account is currently not available/)
     const [, line = ''] = /^ +(echo 'extra-trusted-public-keys = laptop-[a-z]{8}-1:.*)$/m.exec((await setup(['--dry-run'])).stdout) ?? []
-    await lab.box.must('root', 'sh', ['-ec', `${line}; systemctl restart nix-daemon`])
+    await lab.box.must('root', 'sh', ['-ec', `${line}; ${RESTART_NIX}`])
     const path = await built('nologin')
     await lab.eventually('the box has it', () => onBox(path), { within: 60_000 })
     await comesBack('nologin', path)

@@ -94,11 +94,11 @@ test('what can not go is tried again in half a minute, not at once; and holds no
   // Else nix-daemon's restart would end the last upload, which then waits for its next try.
   await lab.eventually('the end of the last upload', async () => (await is(UPLOAD)) === 'inactive', { within: 60_000 })
   await lab.laptop.must('root', 'sed', ['-i', 's/^secret-key-files/#&/', '/etc/nix/nix.conf'])
-  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.laptop.restartNix()
   const since = Date.now()
   await lab.build(['--argstr', 'name', 'unsigned'])
   await lab.laptop.must('root', 'sed', ['-i', 's/^#secret-key-files/secret-key-files/', '/etc/nix/nix.conf'])
-  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.laptop.restartNix()
   await lab.eventually('a try', async () => /auto-restart/.test(await lab.laptop.systemctl('show', '-P', 'SubState', UPLOAD)))
   await pause(10_000)
   const tries = await uploads(since)
@@ -169,14 +169,14 @@ test('a check that somebody asks for is not taken for the timer’s, which has b
 test('once a day: what was built while there was no hook is queued, and goes', async () => {
   await lab.eventually('the queue is empty', async () => (await lab.queued()).length === 0, { within: 90_000, every: 500 })
   await lab.laptop.must('root', 'sed', ['-i', 's/^post-build-hook/#&/', '/etc/nix/nix.conf'])
-  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.laptop.restartNix()
   const path = await lab.laptop.must('alice', 'nix-build', [T_FILE, '--no-out-link', '--argstr', 'name', 'forgotten'])
   assert.equal(await lab.queued(), [])
   assert.is(await is(`nix-lan-built@${CACHE}.timer`), 'active')
   await lab.laptop.must('alice', 'systemctl', ['--user', 'start', `nix-lan-built@${CACHE}.service`])
   await lab.eventually('it is on the box', () => lab.boxHas(path), { within: 60_000, every: 500 })
   await lab.laptop.must('root', 'sed', ['-i', 's/^#post-build-hook/post-build-hook/', '/etc/nix/nix.conf'])
-  await lab.laptop.must('root', 'systemctl', ['restart', 'nix-daemon'])
+  await lab.laptop.restartNix()
 })
 
 /** Arguments of nix-build for a path of 6 MB that the box has, and the laptop hasn't any more. */

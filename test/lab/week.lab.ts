@@ -3,6 +3,7 @@
 // After each, `nix-lan status --json` has to say what this test sees by itself.
 import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
+import { RESTART_NIX } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { FAILED, filesBelow, QUEUE } from './machines.ts'
 
@@ -319,7 +320,7 @@ test('the box is full: said why it waits, what fits goes, and the rest when ther
   const mount = 'mkdir /small; mount -t tmpfs -o size=64m tmpfs /small; cp -a /nix/store/. /small/; mount --bind /small /nix/store'
   // garbage of the box's own
   const filler = 'head -c 44M /dev/zero >/root/filler; nix-store --add /root/filler'
-  await lab.box.must('root', 'sh', ['-ec', `${mount}; systemctl restart nix-daemon; ${filler}`])
+  await lab.box.must('root', 'sh', ['-ec', `${mount}; ${RESTART_NIX}; ${filler}`])
   const before = uploaded.get('pi') ?? 0
   await lab.laptop.systemctl('stop', 'nix-lan-upload@pi.path', 'nix-lan-upload@pi.service')
   const large = await build('too-large', ['pi'], 40_000)

@@ -50,7 +50,7 @@ done
 if [ -e "$new/tmpfiles" ]; then systemd-tmpfiles --create "$new/tmpfiles"; fi
 
 # 5. nix-daemon has a restart trigger, nix.conf; it is restarted, not stopped and started.
-if ! cmp -s "$old/etc/nix/nix.conf" "$new/etc/nix/nix.conf"; then systemctl restart nix-daemon.service; fi
+if ! cmp -s "$old/etc/nix/nix.conf" "$new/etc/nix/nix.conf"; then systemctl restart nix-daemon.service || exit; fi
 
 # 6. Active targets are started again, and with them what they want now.
 systemctl start multi-user.target sockets.target timers.target
