@@ -1,5 +1,6 @@
 // Guarded programs: they end when the process that started them does, whenever that is.
 import { type ChildProcess, spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -67,3 +68,27 @@ guarded('one that is missing, or no program, failed to start', async () => {
 })
 
 guarded.run()
+
+const limited = suite('a time limit')
+
+limited('what a program has said and done by then counts, though we look too late', async () => {
+  let pid = 0
+  const started = (its: number): void => {
+    pid = its
+  }
+  const running = run('sh', ['-c', 'echo done; exit 3'], { timeout: 10, started })
+  // Holds everything here up, as a suspend does: until it has ended, and the limit is over.
+  const [least, most] = [performance.now() + 50, performance.now() + LIMIT]
+  const isOver = (): boolean => /^\d+ \(sh\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+  while (performance.now() < least || !isOver()) if (performance.now() > most) break
+  const { code, stdout, timedOut } = await running
+  assert.equal([code, stdout, timedOut], [3, 'done\n', false])
+})
+
+limited('one that hangs is killed', async () => {
+  const { code, signal, stdout, timedOut } = await run('sh', ['-c', 'echo begun; exec sleep 300'], { timeout: 500 })
+  assert.equal([code, signal, timedOut], [null, null, true])
+  assert.ok(['', 'begun\n'].includes(stdout), stdout)
+})
+
+limited.run()
