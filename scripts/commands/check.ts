@@ -13,7 +13,7 @@ import { listens } from '../reach/listening.ts'
 import { type Answer, reachable } from '../reach/reach.ts'
 import { isJournal } from '../system/journal.ts'
 import { runtimeDir, socketPath } from '../system/paths.ts'
-import { ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../system/systemd.ts'
+import { type AskOptions, ask, hasUserManager, showUnits, targetOf, tunnelUnitOf } from '../system/systemd.ts'
 import { touchSocket } from '../system/touch.ts'
 import { type Action, actionFor, describe, type Facts, needsNoAnswer } from '../tunnel/decide.ts'
 import { forgetTunnelState, pauseLeft, readTunnelState, tunnelStateFile, uptime, writeTunnelState } from '../tunnel/state.ts'
@@ -53,6 +53,11 @@ Example:
 
 /** Unit properties to ask for. */
 const PROPERTIES = ['LoadState', 'ActiveState', 'StateChangeTimestampMonotonic']
+/**
+ * More time than systemd gets elsewhere: nobody waits for this, and a check that fails leaves its
+ * unit red until the next one.
+ */
+const SYSTEMD: AskOptions = { limit: 10_000 }
 /**
  * Milliseconds for which a changed configuration counts as news; longer than the timer's period.
  */
@@ -124,6 +129,7 @@ async function unitsOf(boxes: readonly SshCache[]): Promise<Map<string, Facts['u
   const shown = await showUnits(
     boxes.flatMap(({ name }) => [targetOf(name), tunnelUnitOf(name)]),
     PROPERTIES,
+    SYSTEMD,
   )
   const found = new Map<string, Facts['units']>()
   for (const [i, { name }] of boxes.entries()) {
@@ -197,18 +203,18 @@ async function act(cache: SshCache, uid: number, socket: string, facts: Facts): 
   switch (action) {
     case 'start':
       forgetTunnelState(uid, cache.name)
-      await ask('start', [targetOf(cache.name)])
+      await ask('start', [targetOf(cache.name)], SYSTEMD)
       break
     case 'retry':
       endPause(uid, cache.name)
-      await ask('restart', [tunnelUnitOf(cache.name)])
+      await ask('restart', [tunnelUnitOf(cache.name)], SYSTEMD)
       break
     case 'revive':
-      await ask('start', [tunnelUnitOf(cache.name)])
+      await ask('start', [tunnelUnitOf(cache.name)], SYSTEMD)
       break
     case 'stop':
       if (!(await isStillSo(cache, socket, facts))) return 'none'
-      await ask('stop', [targetOf(cache.name)])
+      await ask('stop', [targetOf(cache.name)], SYSTEMD)
   }
   return action
 }

@@ -303,7 +303,7 @@ test('a systemd that hangs: an error, and an end', async () => {
   const { code, stderr, ms } = await check(box(here))
   assert.equal([code, stderr.split('\n').length], [1, 2])
   assert.match(stderr, /^nix-lan check: systemd's user manager does not say how .*: no answer in time\n$/)
-  assert.ok(ms < 2000 + SLACK, `${ms} ms`)
+  assert.ok(ms < 10_000 + SLACK, `${ms} ms`)
 })
 
 test('a systemd that refuses: what it said, exit 1', async () => {
