@@ -374,7 +374,7 @@ in
           RemainAfterExit = true;
           ExecStart = "${pkgs.coreutils}/bin/true";
           ExecStop = "${pkgs.runtimeShell} ${pkgs.writeScript "nix-lan-stop" (builtins.readFile ./stop.sh)} ${lib.escapeShellArg (toString cfg.user)}";
-          TimeoutStopSec = 60;
+          TimeoutStopSec = 90;
         };
       };
 

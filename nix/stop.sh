@@ -16,6 +16,7 @@ units() {
     env XDG_RUNTIME_DIR="$home" systemctl --user "$@"
 }
 
+# All of this takes a minute at most (TimeoutStopSec=20, half a minute, TimeoutStopSec=10).
 # As patterns: the stop of a unit that isn't there fails for all on systemd 262.
 units stop 'nix-lan-check*' 'nix-lan-network*' 'nix-lan-built@*' 'nix-lan-upload@*' 'nix-lan-gc@*'
 # Fetches in progress get half a minute to finish. New builds start without the box meanwhile.

@@ -49,6 +49,9 @@ export async function checkNow(user: User): Promise<void> {
   await systemctl(['restart', 'nix-lan-check.service'], ownerOf(user))
 }
 
+/** Longer, in milliseconds, than any TimeoutStopSec= of our units. */
+const LONGEST_STOP = 60_000
+
 /**
  * Stops all our units, and with them the tunnels. Missing units (exit code 5) are no failure, nor
  * is a manager that is shutting down.
@@ -63,7 +66,7 @@ export async function stopUnits(user: User, cache?: string): Promise<void> {
   ]
   const forAll = cache === undefined ? [['nix-lan-check.timer', 'nix-lan-check.service'], ['nix-lan-network.*']] : []
   for (const units of [...forAll, ofCaches.map((unit) => unit.replace('NAME', cache ?? '*'))]) {
-    const stopped = await systemctl(['stop', ...units], ownerOf(user))
+    const stopped = await systemctl(['stop', ...units], { ...ownerOf(user), limit: LONGEST_STOP })
     if (stopped.code !== 0 && stopped.code !== 5 && !(await managerEnds(user)))
       throw new Failure(`systemctl --user stop: ${problemOf(stopped)}`)
   }
