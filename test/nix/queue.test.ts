@@ -316,6 +316,35 @@ test('the box goes away in mid-copy: 75, nothing is lost or failed; when it is b
     assert.ok(await stage.pair.boxHas(...paths))
   }))
 
+test('what comes in when an upload has looked for the last time: 0 for the unit, which starts it again at once; 75 for a person', () =>
+  on('host', async (stage) => {
+    const { client } = stage.pair
+    const config = '/etc/nix-lan/config.toml'
+    client.write(config, `${client.read(config)}[gc]\nkeep-free = "1000T"\n`)
+    await client.must('alice', 'sh', ['-ec', 'mkdir -p "$0"; : >"$0/private"', '/run/user/1000/systemd'])
+    // An upload asks systemd for room on the disk, and then waits for the end of this.
+    const late = `ln -s "$(cat /tmp/late)" ${QUEUE}/`
+    client.write('/usr/local/bin/systemctl', `#!/bin/sh\ncase $* in *start*nix-lan-gc@*) sleep 1; ${late} ;; esac\n`, { mode: 0o755 })
+    const asUnit = `JOURNAL_STREAM=$(stat -c %d:%i /tmp/journal) exec ${DIST}/nix-lan queue upload >/tmp/journal`
+    client.write('/tmp/journal', '', { user: 'alice' })
+    for (const [line, code] of [
+      [asUnit, 0],
+      [`exec ${DIST}/nix-lan queue upload`, 75],
+    ] as const) {
+      let wasLate = false
+      // on a busy machine it may come in before the last look
+      for (let tries = 0; !wasLate && tries < 5; tries++) {
+        await stage.queue('add', await stage.build(`first-${code}-${tries}`))
+        const path = await stage.build(`late-${code}-${tries}`)
+        client.write('/tmp/late', path, { user: 'alice' })
+        const done = await client.run('alice', 'sh', ['-c', line])
+        wasLate = (await stage.pair.queued()).length > 0
+        assert.is(done.code, wasLate ? code : 0, done.stderr)
+      }
+      assert.ok(wasLate)
+    }
+  }))
+
 test('a session that has the list of what the box has finds at once what is uploaded meanwhile', () =>
   on('bookworm', async (stage) => {
     const { pair } = stage
