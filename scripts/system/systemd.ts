@@ -31,7 +31,7 @@ export interface AskOptions {
  */
 export type UnitFacts = Readonly<Record<string, string>>
 
-const LIMIT = 2000
+const SYSTEMCTL_LIMIT = 2000
 
 /** The units of a cache. Its name, %i, never needs escaping (config/parse.ts, checkName). */
 export const targetOf = (cache: string): string => `nix-lan@${cache}.target`
@@ -65,7 +65,7 @@ export const lingers = (user: string): boolean => existsSync(`/var/lib/systemd/l
  * Runs `systemctl --user ARGS…`, or without --user for the system's, and waits for it to end. Never
  * throws: the outcome tells what happened.
  */
-export function systemctl(args: readonly string[], { limit = LIMIT, owner, system = false }: AskOptions = {}): Promise<Outcome> {
+export function systemctl(args: readonly string[], { limit = SYSTEMCTL_LIMIT, owner, system = false }: AskOptions = {}): Promise<Outcome> {
   if (system) return bounded(['systemctl', '--no-pager', ...args], { ...process.env, PATH: systemPath(), TZ: 'UTC' }, limit)
   const uid = owner?.uid ?? process.getuid?.() ?? 0
   // Only names the directory: root looks at nothing of the user's. runuser is in sbin.

@@ -21,7 +21,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { changed } from '../lib/changed.ts'
+import { changed, PATIENT_HOOK } from '../lib/changed.ts'
 import { compare } from '../lib/compare.ts'
 import { needs, which } from '../lib/needs.ts'
 import { until } from '../lib/until.ts'
@@ -62,10 +62,10 @@ const ALONE = changed(HOOK, made('alone'), [/^nix_lan_directories=\/usr\/local\/
  * The hook, but with time limits that only a hang exceeds: in 0.9 s a busy machine may not even start
  * the runtime.
  */
-const PATIENT = changed(HOOK, made('patient'), [/ -s KILL 0\.9 /, ' -s KILL 60 '], [/^var LIMIT = 600;$/m, 'var LIMIT = 6e4;'])
+const PATIENT = changed(HOOK, made('patient'), PATIENT_HOOK.runtime, PATIENT_HOOK.store)
 
 /** The hook, but only a hang of its runtime is too long for it: so what that has a time limit for itself. */
-const UNHURRIED = changed(HOOK, made('unhurried'), [/ -s KILL 0\.9 /, ' -s KILL 60 '])
+const UNHURRIED = changed(HOOK, made('unhurried'), PATIENT_HOOK.runtime)
 
 const HASH = '0123456789abcdfghijklmnpqrsvwxyz'
 const REST = `,[],[],"x86_64-linux","/bin/sh",[],[${'("name","value"),'.repeat(300)}("out","x")])`

@@ -10,12 +10,20 @@ import { join, resolve } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { AS_USER, foldersIn, give, runtimeIn } from '../lib/as-user.ts'
+import { changed } from '../lib/changed.ts'
 import { until as waited } from '../lib/until.ts'
 
-const PROGRAM = resolve('dist/nix-lan-tunnel')
 const TMP = mkdtempSync(join(tmpdir(), 'nl-service-'))
 chmodSync(TMP, 0o755)
 const folder = foldersIn(TMP)
+/** nix-lan-tunnel, but only what hangs is too late for it. */
+const PROGRAM = changed(
+  resolve('dist/nix-lan-tunnel'),
+  folder('program'),
+  [/\b(AGENT_LIMIT = )2e3;/, '$16e4;'],
+  [/\b(SYSTEMCTL_LIMIT = )2e3;/, '$16e4;'],
+  [/\b(NOTIFY_LIMIT = )2e3;/, '$16e4;'],
+)
 const BIN = folder('bin')
 const RUNTIME = runtimeIn(folder)
 const RUN = folder('run', true)

@@ -1,12 +1,20 @@
 // post-build-hook with real Nix: what a daemon tells its hook, and what keeps a path alive, differ
 // by version.
-import { existsSync, readdirSync } from 'node:fs'
+import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { changed, PATIENT_HOOK } from '../lib/changed.ts'
 import { needs } from '../lib/needs.ts'
 import { ALICE, createWorld, nixConf, type World } from './world.ts'
 
 const HOOK = '/opt/nix-lan/dist/post-build-hook'
+/** What is built, but only what hangs is too late for the hook. */
+const DIST = join(mkdtempSync(join(tmpdir(), 'nix-lan-hook-')), 'dist')
+cpSync('dist', DIST, { recursive: true })
+changed('dist/post-build-hook', DIST, PATIENT_HOOK.runtime, PATIENT_HOOK.store)
+process.on('exit', () => rmSync(join(DIST, '..'), { recursive: true }))
 const ROOTS = '/nix/var/nix/gcroots/nix-lan'
 
 /**
@@ -29,7 +37,7 @@ in {
 
 /** A world with a daemon that has the hook, and a queue that is alice's. */
 async function started(nix: 'host' | 'bookworm' | 'trixie' | 'forky', noRuntime: boolean): Promise<World> {
-  const world = await createWorld({ nix, noRuntime })
+  const world = await createWorld({ nix, noRuntime, dist: DIST })
   const features = noRuntime ? 'nix-command' : 'nix-command ca-derivations'
   world.write('/etc/nix/nix.conf', nixConf({ 'post-build-hook': HOOK, 'experimental-features': features }))
   world.write('/opt/nix-lan/hook.nix', NIX)

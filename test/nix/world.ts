@@ -16,7 +16,7 @@
 // is an overlay that only the world sees: the host's own root ('host'), or that of a Debian
 // release. The network is the machine's. test/nix/pair.ts makes a client and a box of two worlds.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { placeFile } from '../lib/as-user.ts'
 import { accepted, GREETING } from '../lib/greeting.ts'
@@ -351,6 +351,18 @@ export class World {
    */
   async idle(): Promise<void> {
     await until('nix-daemon to serve nobody', () => this.processes('nix-daemon').length <= 1)
+  }
+
+  /**
+   * Collects garbage until these paths are gone: what has just served somebody may hold roots of them
+   * for a moment.
+   */
+  async collect(...paths: string[]): Promise<void> {
+    const areGone = async (): Promise<boolean> => {
+      await this.must('root', 'nix-store', ['--gc'], { env: { NIX_REMOTE: 'local' } })
+      return !paths.some((path) => existsSync(this.path(path)))
+    }
+    await until('the paths to be collected', areGone)
   }
 
   /** Unmounts a file system as soon as nobody uses it: who has just been ended may still do so. */

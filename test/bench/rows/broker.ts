@@ -75,7 +75,7 @@ class Stage {
     })
     ensure(code === 0, `fetching with ${way} failed: ${stderr.slice(-1000)}`)
     ensure(await this.pair.clientHas(...asked), `${way} did not give the paths`)
-    await client.must('root', 'nix-store', ['--gc'], { env: { NIX_REMOTE: 'local' } })
+    await client.collect(...asked)
     return ms
   }
 

@@ -140,7 +140,7 @@ async function paths(pair: Pair, cache: HttpCache, setting: Setting, { count, ki
     warm ? '3600' : '0',
   ]
   const fetch = (way: Way) => async (): Promise<number> => {
-    await client.must('root', 'nix-store', ['--gc'], local)
+    await client.collect(...list.split('\n').filter(Boolean))
     const others = `${cache.url}?priority=40` // as cache.nixos.org: asked after the box
     const ms = await inWay(pair, way, () => nix(pair, 'nix-store', [...options(way, others), ...cached, '--realise'], list))
     await client.must('root', 'xargs', ['-n', '100000', 'nix-store', '--check-validity'], { ...local, input: list })
