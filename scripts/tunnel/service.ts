@@ -110,7 +110,7 @@ export class Service {
     const byHand = loginByHand(this.cache, facts)
     const reason = reasonOf(end, { host, envFile, agent, byHand }, log)
     const mayBeAway = ['lost', 'unconnected', 'other'].includes(end.kind)
-    if (end.kind !== 'lost') return await this.failed(reason, mayBeAway)
+    if (end.kind !== 'lost') return await this.failed(reason, mayBeAway, end.kind === 'denied')
     await this.note(reason, mayBeAway)
     await this.status(reason)
     return code === 0 ? 0 : LINK_LOST
@@ -127,9 +127,13 @@ export class Service {
     return !unitHoldsOthers() && (await this.waits()) ? 0 : 75
   }
 
-  /** Pauses after a failed attempt, then makes the next one. @returns the exit code */
-  async failed(reason: string, mayBeAway: boolean): Promise<number> {
-    await this.note(reason, mayBeAway)
+  /**
+   * Pauses after a failed attempt, then makes the next one.
+   * @param refused it was the login that the box refused
+   * @returns the exit code
+   */
+  async failed(reason: string, mayBeAway: boolean, refused = false): Promise<number> {
+    await this.note(reason, mayBeAway, refused)
     // What env-file starts (say, an ssh agent per attempt) would pile up; systemd cleans it up when
     // the unit ends.
     return !unitHoldsOthers() && (await this.waits()) ? 0 : 75
@@ -139,10 +143,10 @@ export class Service {
    * Remembers the reason, reports it if it is new, and has a check find out whether the box is
    * there at all.
    */
-  private async note(reason: string, mayBeAway: boolean): Promise<void> {
+  private async note(reason: string, mayBeAway: boolean, refused = false): Promise<void> {
     const before = readTunnelState(this.uid, this.cache.name)
     if (before?.reason !== reason) this.warn(`${this.cache.name}: ${reason}`)
-    writeTunnelState(this.uid, this.cache.name, afterFailure(before, reason, new Date(), uptime()))
+    writeTunnelState(this.uid, this.cache.name, afterFailure(before, reason, new Date(), uptime(), refused))
     if (!mayBeAway) return
     await ask('restart', [CHECK]).catch((error) => {
       if (!(error instanceof Failure)) throw error // no units installed or no systemd: nobody to ask

@@ -81,18 +81,31 @@ export const LONGEST_PAUSE = 55
  */
 export const forSleep = (seconds: number): string => (Math.ceil(seconds * 10) / 10).toFixed(1)
 
-/** Seconds to wait after this many failures in a row: 1, 2, 4, … */
-export const pauseAfter = (failures: number): number => Math.min(LONGEST_PAUSE, 2 ** (failures - 1))
+/**
+ * The shortest pause, in seconds, after a login that the box refused. sshd counts five seconds for
+ * it and one for our look at the port, and at fifteen it refuses everybody at this machine's
+ * address, the user's own ssh, too (PerSourcePenalties in sshd_config(5), on by default since
+ * OpenSSH 9.8; seen with 10.0 at the fourth login after 1, 2 and 4 seconds).
+ */
+const REFUSED_PAUSE = 8
+
+/**
+ * Seconds to wait after this many failures in a row: 1, 2, 4, …
+ * @param refused the last of them was a login that the box refused
+ */
+export const pauseAfter = (failures: number, refused = false): number =>
+  Math.min(LONGEST_PAUSE, Math.max(refused ? REFUSED_PAUSE : 1, 2 ** (failures - 1)))
 
 /**
  * The state after a failed attempt; pure.
  * @param before the state so far
  * @param now the wall clock, for people
  * @param up see uptime()
+ * @param refused see pauseAfter()
  */
-export function afterFailure(before: TunnelState | undefined, reason: string, now: Date, up: number): TunnelState {
+export function afterFailure(before: TunnelState | undefined, reason: string, now: Date, up: number, refused = false): TunnelState {
   const failures = (before?.failures ?? 0) + 1
-  return { failures, reason, since: before?.since ?? now.toISOString(), notBefore: up + pauseAfter(failures) }
+  return { failures, reason, since: before?.since ?? now.toISOString(), notBefore: up + pauseAfter(failures, refused) }
 }
 
 /**

@@ -16,13 +16,14 @@ import { until as waited } from '../lib/until.ts'
 const TMP = mkdtempSync(join(tmpdir(), 'nl-service-'))
 chmodSync(TMP, 0o755)
 const folder = foldersIn(TMP)
-/** nix-lan-tunnel, but only what hangs is too late for it. */
+/** nix-lan-tunnel, but only what hangs is too late for it, and it soon logs in again. */
 const PROGRAM = changed(
   resolve('dist/nix-lan-tunnel'),
   folder('program'),
   [/\b(AGENT_LIMIT = )2e3;/, '$16e4;'],
   [/\b(SYSTEMCTL_LIMIT = )2e3;/, '$16e4;'],
   [/\b(NOTIFY_LIMIT = )2e3;/, '$16e4;'],
+  [/\b(REFUSED_PAUSE = )8;/, '$11;'],
 )
 const BIN = folder('bin')
 const RUNTIME = runtimeIn(folder)

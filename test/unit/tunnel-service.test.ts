@@ -160,10 +160,19 @@ test('connected, and no nix-daemon: from the last thing that ssh says of a conne
 })
 
 test('pauses grow to a minute at most, and go by a clock that nobody sets', () => {
-  assert.equal([1, 2, 3, 6, 7, 8, 2000].map(pauseAfter), [1, 2, 4, 32, 55, 55, 55])
+  assert.equal(
+    [1, 2, 3, 6, 7, 8, 2000].map((failures) => pauseAfter(failures)),
+    [1, 2, 4, 32, 55, 55, 55],
+  )
+  assert.equal(
+    [1, 2, 3, 4, 5, 8].map((failures) => pauseAfter(failures, true)),
+    [8, 8, 8, 8, 16, 55],
+    'so that sshd penalizes nobody',
+  )
   const now = new Date('2026-01-02T03:04:05Z')
   const first = afterFailure(undefined, 'a', now, 1000)
   assert.equal(first, { failures: 1, reason: 'a', since: '2026-01-02T03:04:05.000Z', notBefore: 1001 })
+  assert.is(afterFailure(undefined, 'a', now, 1000, true).notBefore, 1008)
   const second = afterFailure(first, 'b', new Date(0), 1010)
   assert.equal(second, { failures: 2, reason: 'b', since: first.since, notBefore: 1012 })
   assert.equal(
