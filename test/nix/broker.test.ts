@@ -15,15 +15,21 @@ const test = needs(suite('broker'), 'root', 'nix', 'ssh', 'sshd', 'roots')
 
 /** Gives the box small paths, signed as if the client had built them. */
 async function publish(pair: Pair, count: number): Promise<string[]> {
-  const { box, client } = pair
+  const { box } = pair
   const expression = `builtins.genList (n: builtins.toFile "small-\${toString n}" "this is file \${toString n}") ${count}`
   const local = { env: { NIX_REMOTE: 'local' } }
   const paths = JSON.parse(
     await box.must('root', 'nix-instantiate', ['--eval', '--read-write-mode', '--strict', '--json', '-E', expression], local),
   ) as string[]
-  box.write('/etc/nix/secret', client.read('/etc/nix/secret'), { mode: 0o600 })
-  await box.must('root', 'xargs', ['nix', 'store', 'sign', '--key-file', '/etc/nix/secret'], { ...local, input: paths.join('\n') })
+  await sign(pair, paths)
   return paths
+}
+
+/** Signs what the box has as if the client had built it. */
+async function sign({ box, client }: Pair, paths: readonly string[]): Promise<void> {
+  box.write('/etc/nix/secret', client.read('/etc/nix/secret'), { mode: 0o600 })
+  const options = { env: { NIX_REMOTE: 'local' }, input: paths.join('\n') }
+  await box.must('root', 'xargs', ['nix', 'store', 'sign', '--key-file', '/etc/nix/secret'], options)
 }
 
 /** Milliseconds that fetching takes; the paths are deleted afterwards. */
@@ -165,5 +171,31 @@ for (const nix of ['bookworm', 'trixie', 'forky'] as const) {
     })
   })
 }
+
+test('a link that is full with a fetch is no outage: another session waits for its handshake, and fetches', async () => {
+  await staged('bookworm', async ({ pair, relay, unit }) => {
+    const { client } = pair
+    const [small = ''] = await publish(pair, 1)
+    const args = ['/opt/nix-lan/t.nix', '--no-out-link', '--argstr', 'name', 'large', '--arg', 'kb', '6000']
+    const large = await pair.box.must('root', 'nix-build', args, { env: { NIX_REMOTE: 'local' } })
+    await sign(pair, [large])
+    await unit.start({ settings: 'deadline=2\n' })
+    await unit.up()
+    await relay.set({ rate: 500_000 })
+    const fetch = (path: string) =>
+      client.run('root', 'nix-store', ['--option', 'substituters', unit.url, '--option', 'extra-substituters', '', '--realise', path], {
+        env: { NIX_REMOTE: 'daemon' },
+        timeout: 200_000,
+      })
+    const running = fetch(large)
+    const size = async (): Promise<number> => Number((await client.run('root', 'du', ['-sk', large])).stdout.split('\t')[0])
+    await until('some of the large path', async () => (await size()) > 500)
+    const { code, stderr, ms } = await fetch(small)
+    assert.is(code, 0, stderr)
+    assert.ok(ms > 2000, `${ms} ms: the deadline was over`)
+    assert.is((await running).code, 0)
+    assert.not.match(unit.output(), /going on without it/)
+  })
+})
 
 test.run()
