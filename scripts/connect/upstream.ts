@@ -1,6 +1,7 @@
 // Gets a session to the box: dials when the box is needed, dials again after a loss, and is never
 // the reason a build fails.
 import { lstatSync, writeSync } from 'node:fs'
+import type { Socket } from 'node:net'
 import { Away, Failure, noTunnel } from '../cli/errors.ts'
 import { inSeconds, oneLine } from '../cli/text.ts'
 import { type Box, BoxUnavailable } from '../protocol/box.ts'
@@ -111,6 +112,9 @@ class Dialler {
   private readonly transfers: Transfers
   private readonly damage: Damage
   private dialled = false
+  private readonly open = new Set<Socket>()
+  /** Bytes that came on connections that are closed. */
+  private before = 0
 
   constructor(target: Target, counts?: string) {
     this.target = target
@@ -122,9 +126,23 @@ class Dialler {
   async dial(): Promise<Box> {
     return await this.through(async (way) => {
       const { dialBox } = await import('../protocol/dial.ts')
-      return await dialBox(this.target.socket, this.target.deadline, way)
+      const box = await dialBox(this.target.socket, this.target.deadline, way, this.received)
+      this.watch(box.socket)
+      return box
     })
   }
+
+  /** Counts what comes from the box on this connection, too. */
+  private watch(socket: Socket): void {
+    if (socket.destroyed) return
+    this.open.add(socket)
+    socket.once('close', () => {
+      this.open.delete(socket)
+      this.before += socket.bytesRead
+    })
+  }
+
+  private readonly received = (): number => [...this.open].reduce((sum, { bytesRead }) => sum + bytesRead, this.before)
 
   /** @throws BoxUnavailable */
   async dialForClient(): Promise<Acquaintance> {

@@ -28,11 +28,12 @@ import {
  * @param path the tunnel's socket
  * @param deadline milliseconds for everything, the rest of the handshake included
  * @param way another path to the same socket, to connect to
+ * @param received see Guard
  * @throws BoxUnavailable, always by the deadline; so do Box.handshake and send()
  */
-export async function dialBox(path: string, deadline: number, way = path): Promise<Box> {
+export async function dialBox(path: string, deadline: number, way = path, received?: () => number): Promise<Box> {
   const { socket, reader } = openSocket(path, way)
-  const guard = new Guard(path, socket, reader)
+  const guard = new Guard(path, socket, reader, received)
   guard.start(deadline)
   const greeting = new Recorder(reader)
   // Everything we have to say at once, to save a round trip.
@@ -56,39 +57,21 @@ const BUSY = 30_000
 /** A box that sends fewer bytes than this within a deadline isn't busy. */
 const MUCH = 16_384
 
-/** What has come through the sockets that we have opened to each path. */
-const traffic = new Map<string, { open: Set<Socket>; closed: number }>()
-
-/** Counts what comes through a socket, as long as it is open. */
-function count(path: string, socket: Socket): void {
-  const all = traffic.get(path) ?? { open: new Set(), closed: 0 }
-  traffic.set(path, all)
-  all.open.add(socket)
-  socket.once('close', () => {
-    all.closed += socket.bytesRead
-    all.open.delete(socket)
-  })
-}
-
-/** The bytes that have come from a path, but for one socket's. */
-function received(path: string, but: Socket): number {
-  const all = traffic.get(path)
-  return [...(all?.open ?? [])].reduce((sum, socket) => sum + (socket === but ? 0 : socket.bytesRead), all?.closed ?? 0)
-}
-
-/**
- * Sees to it that a handshake ends: by a deadline, and with no other error than BoxUnavailable. The
- * deadline begins anew while much comes from the box on our other connections: then it isn't the
- * box that is late, but the link that is full.
- */
+/** Sees to it that a handshake ends: by a deadline, and with no other error than BoxUnavailable. */
 export class Guard {
   private readonly path: string
   private readonly socket: Socket
   private readonly reader: ByteReader
+  private readonly received: () => number
   private timer: NodeJS.Timeout | undefined
 
-  constructor(path: string, socket: Socket, reader: ByteReader) {
+  /**
+   * @param received how many bytes have come from the box on other connections. While they are many,
+   * the deadline begins anew: it isn't the box that is late, but the link that is full.
+   */
+  constructor(path: string, socket: Socket, reader: ByteReader, received: () => number = () => 0) {
     this.path = path
+    this.received = received
     this.socket = socket
     this.reader = reader
   }
@@ -102,11 +85,11 @@ export class Guard {
   }
 
   private wait(deadline: number, end: number): void {
-    const before = received(this.path, this.socket)
+    const before = this.received()
     const timer = setTimeout(() => {
       setImmediate(() => {
         if (this.timer !== timer) return
-        const isBusy = received(this.path, this.socket) - before >= MUCH
+        const isBusy = this.received() - before >= MUCH
         if (isBusy && performance.now() < end) return this.wait(deadline, end)
         const late = `${this.path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`
         this.reader.finish(new BoxUnavailable('unresponsive', late))
@@ -220,7 +203,6 @@ export function openSocket(path: string, way: string): { socket: Socket; reader:
   }
   const socket = createConnection({ path: way, onread, allowHalfOpen: true })
   const reader = new ByteReader({ resume: () => socket.resume() })
-  count(path, socket)
   socket.on('error', (error: NodeJS.ErrnoException) => reader.finish(socketError(error, path)))
   // The box closed its end. (`end` comes only when everything it sent has been read.)
   socket.on('end', () => reader.finish(new EndOfStream('the box closed the connection')))

@@ -23,8 +23,8 @@ import { VERSION } from '../../scripts/cli/version.ts'
 import { needs } from '../lib/needs.ts'
 
 /**
- * What a bundle may weigh, in KiB: so that nobody makes a hot path heavy without noticing. About a
- * quarter more than it needs.
+ * What a bundle may weigh, in KiB, hardly more than it does: so that nobody makes a hot path heavy
+ * without noticing.
  */
 const BUDGET: Record<string, number> = {
   demo: 205,
@@ -33,7 +33,7 @@ const BUDGET: Record<string, number> = {
   'nix-lan-connect': 212,
   'nix-lan-dispatcher': 80,
   'nix-lan-run': 140,
-  'nix-lan-tunnel': 150,
+  'nix-lan-tunnel': 152,
   'post-build-hook': 95,
 }
 const NAMES = Object.keys(BUDGET)

@@ -43,7 +43,7 @@ async function second(name: string, bytes: number): Promise<Box | Error> {
     opened.push(busy)
     await busy.handshake
     void taken(busy)
-    const box = await dialBox(path, DEADLINE)
+    const box = await dialBox(path, DEADLINE, path, () => busy.socket.bytesRead)
     opened.push(box)
     await box.handshake
     return box
