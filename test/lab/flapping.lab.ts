@@ -8,7 +8,7 @@ const test = labSuite('flapping')
 let lab: Lab
 
 test.before(async () => {
-  lab = await createLab({ laptop: release(), installed: true })
+  lab = await createLab({ laptop: release(), installed: true, ownDeadline: true })
 })
 test.after(() => lab.close())
 

@@ -34,6 +34,7 @@ import { Host } from './host.ts'
 import { Lan } from './lan.ts'
 import {
   CACHE,
+  DEADLINE,
   type InRoot,
   type Installation,
   installNixLan,
@@ -67,6 +68,11 @@ export interface LabOptions {
    * test of `nix-lan setup`.
    */
   installed?: boolean
+  /**
+   * With `installed`, the boxes have nix-lan's own two seconds for a handshake, for a lab that
+   * measures how soon it is noticed that they are away; default: DEADLINE of machines.ts.
+   */
+  ownDeadline?: boolean
   /** A second box, nas.local, and with `installed` a second cache, nas. */
   secondBox?: boolean
   /** The box is not switched on. */
@@ -127,7 +133,8 @@ export class Lab {
     await Promise.all(boxes.map((box) => this.addBox(box)))
     if (options.installed) {
       const more: Installation['more'] = options.secondBox ? { nas: 'nas.local' } : {}
-      await installNixLan(this.laptop, this.inRoot, options.dist ?? `${process.cwd()}/dist`, { key: this.key, more })
+      const deadline = options.ownDeadline ? undefined : DEADLINE
+      await installNixLan(this.laptop, this.inRoot, options.dist ?? `${process.cwd()}/dist`, { key: this.key, more, deadline })
     }
     // as after the first `ssh pi.local`
     const known = boxes.map((box) => `${box.hostname}.local,${box.hostname}.lan ${box.read('/etc/ssh/ssh_host_ed25519_key.pub')}`)

@@ -15,6 +15,11 @@ export const CACHE = 'pi'
 export const SOCKET = `/run/user/1000/nix-lan/${CACHE}.sock`
 export const QUEUE = `/nix/var/nix/gcroots/nix-lan/queue/${CACHE}`
 export const FAILED = `/nix/var/nix/gcroots/nix-lan/failed/${CACHE}`
+/**
+ * Seconds; more than nix-lan's own two, which a machine that is busy with several labs may take for
+ * a handshake. The box then counts as away for a while, and what should be fetched is built.
+ */
+export const DEADLINE = 10
 
 /** Runs sh code as root in a machine's root, which needn't be on. */
 export type InRoot = (host: Host, script: string) => Promise<string>
@@ -112,22 +117,24 @@ export interface Installation {
   key: SigningKey
   /** The caches of the configuration, and of nix.conf, besides the box: by name, their host. */
   more?: Record<string, string>
+  /** Seconds that each has for its handshake; default: nix-lan's own. */
+  deadline?: number | undefined
 }
 
 /**
  * nix-lan by plain means, on a laptop that is off: what README and docs say, without `nix-lan
  * setup`. @param dist the built scripts, on this machine
  */
-export async function installNixLan(host: Host, inRoot: InRoot, dist: string, { key, more = {} }: Installation): Promise<void> {
+export async function installNixLan(host: Host, inRoot: InRoot, dist: string, { key, more = {}, deadline }: Installation): Promise<void> {
   const caches = Object.entries({ [CACHE]: 'pi.local', ...more })
   for (const file of filesBelow(dist)) {
     const executable = readFileSync(`${dist}/${file}`, 'latin1').startsWith('#!')
     host.write(`${LIB}/${file}`, readFileSync(`${dist}/${file}`, 'utf8'), { mode: executable ? 0o755 : 0o644 })
   }
-  host.write('/etc/nix-lan/config.toml', configuration(caches))
+  host.write('/etc/nix-lan/config.toml', configuration(caches, deadline))
   host.write('/etc/nix/nix-lan.secret', key.secret, { mode: 0o600 })
   host.write('/etc/nix/nix-lan.public', key.public)
-  host.write('/etc/nix/nix.conf', `${host.read('/etc/nix/nix.conf')}${nixLines(caches, key)}`)
+  host.write('/etc/nix/nix.conf', `${host.read('/etc/nix/nix.conf')}${nixLines(caches, key, deadline)}`)
   for (const [name, text] of unitFiles(dist)) host.write(`/etc/systemd/user/${name}`, text)
   await inRoot(
     host,
@@ -142,14 +149,28 @@ mkdir -p /etc/systemd/user/timers.target.wants
   )
 }
 
-/** The text of a config.toml with these caches: [name, host]. */
-export function configuration(caches: readonly (readonly [string, string])[]): string {
-  const parts = caches.map(([name, host]) => `\n[cache.${name}]\nhost = "${host}"\nssh = "alice@${host}"\n`)
+/** The text of a config.toml with these caches: [name, host]. @param deadline seconds, if not nix-lan's own */
+export function configuration(caches: readonly (readonly [string, string])[], deadline?: number): string {
+  const parts = caches.map(
+    ([name, host]) => `\n[cache.${name}]\nhost = "${host}"\nssh = "alice@${host}"\n${deadline ? `deadline = "${deadline}s"\n` : ''}`,
+  )
   return `user = "alice"\n${parts.join('')}`
 }
 
-function nixLines(caches: readonly (readonly [string, string])[], key: SigningKey): string {
-  const stores = caches.map(([name]) => `ssh-ng://localhost?remote-program=${LIB}/nix-lan-connect%20/run/user/1000/nix-lan/${name}.sock`)
+/**
+ * DEADLINE for the box of a laptop on which `nix-lan setup` has run, in config.toml, whose last table
+ * is the box's. What Nix starts goes by it after another setup.
+ */
+export async function allowDeadline(laptop: Host): Promise<void> {
+  const file = '/etc/nix-lan/config.toml'
+  laptop.write(file, `${laptop.read(file)}deadline = "${DEADLINE}s"\n`)
+  await laptop.must('root', 'systemctl', ['stop', `nix-lan-broker@${CACHE}.service`]) // it has read root's file
+}
+
+function nixLines(caches: readonly (readonly [string, string])[], key: SigningKey, deadline?: number): string {
+  // What nix-lan-connect is given a path of, it reads no configuration for (scripts/config/store-url.ts).
+  const program = `${LIB}/nix-lan-connect${deadline ? `%20--deadline%20${deadline}` : ''}`
+  const stores = caches.map(([name]) => `ssh-ng://localhost?remote-program=${program}%20/run/user/1000/nix-lan/${name}.sock`)
   return `extra-substituters = ${stores.join(' ')}
 extra-trusted-public-keys = ${key.public}
 secret-key-files = /etc/nix/nix-lan.secret

@@ -9,7 +9,7 @@ const test = labSuite('systemd-networkd')
 let lab: Lab
 
 test.before(async () => {
-  lab = await createLab({ laptop: release(), installed: true, networkd: true })
+  lab = await createLab({ laptop: release(), installed: true, ownDeadline: true, networkd: true })
   await atHome(lab)
 })
 test.after(() => lab?.close())

@@ -11,7 +11,7 @@ let lab: Lab
 let since = 0
 
 test.before(async () => {
-  lab = await createLab({ laptop: release(), installed: true, secondBox: true })
+  lab = await createLab({ laptop: release(), installed: true, ownDeadline: true, secondBox: true })
 })
 test.after(() => lab.close())
 test.before.each(async () => {

@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import { RESET_NIX, RESTART_NIX } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
-import { filesBelow, T_FILE } from './machines.ts'
+import { DEADLINE, filesBelow, T_FILE } from './machines.ts'
 
 const test = labSuite('NixOS')
 const CACHE = 'rpi'
@@ -87,8 +87,11 @@ async function systemOf(name: string, nixLan: string | undefined): Promise<strin
   write('tmpfiles', found.get('tmpfiles') ?? '')
   lab.laptop.write('/opt/key-start', `#!/bin/sh\nexec ${found.get('script/nix-lan-key')}`, { mode: 0o755 })
   for (const script of ['make-key', 'stop']) lab.laptop.write(`/opt/${script}.sh`, readFileSync(`nix/${script}.sh`, 'utf8'))
-  write('etc/nix-lan/config.toml', `user = "alice"\n[cache.${CACHE}]\nhost = "pi.local"\nssh = "alice@pi.local"\n`)
-  write(`etc/nix-lan/connect/${CACHE}`, 'user=alice\n')
+  write(
+    'etc/nix-lan/config.toml',
+    `user = "alice"\n[cache.${CACHE}]\nhost = "pi.local"\nssh = "alice@pi.local"\ndeadline = "${DEADLINE}s"\n`,
+  )
+  write(`etc/nix-lan/connect/${CACHE}`, `user=alice\ndeadline=${DEADLINE}\n`)
   for (const of of ['system', 'user'])
     for (const unit of filesBelow(`dist/systemd/${of}`)) {
       const text = readFileSync(`dist/systemd/${of}/${unit}`, 'utf8')

@@ -15,7 +15,7 @@ let lab: Lab
 let since = 0
 
 test.before(async () => {
-  lab = await createLab({ laptop: release(), installed: true })
+  lab = await createLab({ laptop: release(), installed: true, ownDeadline: true })
 })
 test.after(() => lab.close())
 test.before.each(async () => {

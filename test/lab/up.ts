@@ -93,7 +93,7 @@ async function keepUp(laptop: (typeof RELEASES)[number], installed: boolean): Pr
   }
   await installMissing()
   console.log(`the lab boots (the first time it fetches Debian ${laptop}, a minute or two) …`)
-  const lab = await createLab({ laptop, installed })
+  const lab = await createLab({ laptop, installed, ownDeadline: true })
   await listen(lab)
   console.log(`up: laptop (Debian ${laptop}, nix-lan ${installed ? 'installed' : 'not installed'}) and box (pi.local). In another terminal:
   npm run lab -- alice                    a shell of alice's on the laptop; alice nix-lan --help, say
