@@ -191,7 +191,8 @@ test('installed: not one build fails; the key is there, systemd holds the socket
 })
 
 test('upgraded and rolled back, in mid-fetch: not one build fails, the fetch arrives, the tunnel and the socket stay', async () => {
-  const args = ['--argstr', 'name', 'fetched', '--arg', 'kb', '6000']
+  // Two minutes at that rate, if the link stayed slow: the switches take some seconds each.
+  const args = ['--argstr', 'name', 'fetched', '--arg', 'kb', '64000']
   const path = (await build(args)).stdout.trim()
   const there = async () => (await lab.box.run('root', 'nix-store', ['--check-validity', path])).code === 0
   await lab.eventually('it is on the box', there, { within: 90_000, every: 500 })
@@ -199,17 +200,21 @@ test('upgraded and rolled back, in mid-fetch: not one build fails, the fetch arr
   await lab.laptop.must('root', 'nix-store', ['--delete', path])
   const [before, socket] = [await pid(), await inode()]
   let fetched: Awaited<ReturnType<typeof build>> | undefined
-  await lab.lan.slow('laptop', 4)
+  await lab.lan.slow('laptop', 4) // towards us, as a fetch goes
   await underBuilds(async () => {
-    const fetching = build(args)
-    const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
-    await lab.eventually('a fetch', isFetching)
+    const fetching = build(args).then((result) => {
+      fetched = result
+    })
+    // The loops' builds have the box asked, too: only its first bytes show that there is a fetch.
+    const begun = async () => (await lab.laptop.run('root', 'test', ['-e', path])).code === 0
+    await lab.eventually('the first bytes', begun, { every: 200 })
     await switchTo('second')
     assert.equal([await pid(), await inode()], [before, socket], 'left alone by the upgrade')
     assert.is((await onLaptop('readlink /run/nix-lan-current')).trim(), packages[1])
     await switchTo('first')
+    assert.is(fetched, undefined, 'the fetch was over before the switches')
     await lab.lan.slow('laptop', 0)
-    fetched = await fetching
+    await fetching
   })
   assert.is(fetched?.code, 0, fetched?.stderr)
   assert.match(fetched?.stderr ?? '', /copying path '[^']*-fetched' from 'ssh-ng:/)

@@ -189,6 +189,12 @@ async function onlyOnBox(name: string): Promise<string[]> {
   return args
 }
 
+/** Waits for the first bytes of a fetch: from then on it is under way. */
+async function begun(name: string): Promise<void> {
+  const there = async () => (await lab.laptop.run('root', 'sh', ['-c', `ls -d /nix/store/*-${name}`])).code === 0
+  await lab.eventually('the first bytes', there, { within: 60_000, every: 200 })
+}
+
 const fetch = (args: string[]) => lab.laptop.run('alice', 'nix-build', [T_FILE, '--no-out-link', ...args], { timeout: 240_000 })
 
 function fetchedWell({ code, stderr }: Awaited<ReturnType<typeof fetch>>): void {
@@ -202,8 +208,7 @@ test('the tunnel goes in the middle of a fetch: the fetch has the box looked for
   await lab.lan.slow('laptop', 4) // towards us, as a fetch goes
   await lab.laptop.systemctl('stop', 'nix-lan-check.timer') // so that nobody else looks
   const fetching = fetch(args)
-  const begun = async () => (await lab.laptop.run('root', 'sh', ['-c', 'ls -d /nix/store/*-lost'])).code === 0
-  await lab.eventually('the first bytes', begun, { within: 60_000, every: 200 })
+  await begun('lost')
   const since = Date.now()
   await lab.laptop.systemctl('stop', TARGET)
   const checks = () => lab.laptop.journal({ since, match: ofUserUnit('nix-lan-check.service') })
@@ -219,8 +224,7 @@ test('as NixOS takes it away, in the middle of a fetch: the fetch arrives, all s
   lab.laptop.write('/opt/stop.sh', readFileSync('nix/stop.sh', 'utf8'))
   await lab.lan.slow('laptop', 4)
   const fetching = fetch(args)
-  const isFetching = async () => (await lab.laptop.run('root', 'pgrep', ['-f', '/nix-lan-connect .*/nix-lan/'])).code === 0
-  await lab.eventually('a fetch', isFetching)
+  await begun('back')
   await lab.laptop.must('root', 'bash', ['/opt/stop.sh', 'alice'], { timeout: 240_000 })
   await inactive([...OF_BOX, 'nix-lan-check.timer', 'nix-lan-check.service'])
   assert.is(await lab.laptop.systemctl('--failed', '--no-legend', '--plain'), '')
