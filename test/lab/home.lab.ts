@@ -3,7 +3,7 @@
 import * as assert from 'uvu/assert'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { QUEUE, T_FILE } from './machines.ts'
-import { atHome, attempts, Builds, becomes, calm, measured, targetUp } from './scenario.ts'
+import { atHome, attempts, Builds, becomes, calm, measured, PLUGGED, pluggedIn, targetUp } from './scenario.ts'
 
 const test = labSuite('home')
 let lab: Lab
@@ -80,9 +80,8 @@ test('boot away: nothing fails, no unit is red, builds are queued; the cable plu
   assert.not.ok(await targetUp(lab))
   assert.is(await attempts(lab, since), 0, 'nothing to tunnel to')
   await calm(lab, since)
-  await lab.lan.cable('laptop', true)
-  measured('recover', 'booted away, then plugged in: the socket answers', 5, await becomes(lab, 'an answer', 5, () => lab.answers()))
-  await becomes(lab, 'the queue is drained', 10, async () => (await lab.queued()).length === 0)
+  const { answers } = await pluggedIn(lab, builds)
+  measured('recover', 'booted away, then plugged in: the socket answers', PLUGGED.answers, answers)
   assert.ok(await lab.boxHas(...builds.paths))
   await calm(lab, since)
 })

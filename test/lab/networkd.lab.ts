@@ -3,7 +3,7 @@
 import * as assert from 'uvu/assert'
 import { ofUserUnit } from './host.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
-import { atHome, Builds, becomes, calm, measured, targetUp } from './scenario.ts'
+import { atHome, Builds, becomes, calm, measured, PLUGGED, pluggedIn, targetUp } from './scenario.ts'
 
 const test = labSuite('systemd-networkd')
 let lab: Lab
@@ -30,9 +30,8 @@ test('plugged in, the tunnel is up in seconds, without NetworkManager', async ()
   const checked = async (): Promise<number> => (await lab.laptop.journal({ since, match: ofUserUnit('nix-lan-check.service') })).length
   const before = await checked()
   await lab.laptop.systemctl('stop', 'nix-lan-check.timer')
-  await lab.lan.cable('laptop', true)
-  measured('recover', 'systemd-networkd, plugged in: the socket answers', 5, await becomes(lab, 'an answer', 5, () => lab.answers()))
-  await becomes(lab, 'the queue is drained', 10, async () => (await lab.queued()).length === 0)
+  const { answers } = await pluggedIn(lab, builds)
+  measured('recover', 'systemd-networkd, plugged in: the socket answers', PLUGGED.answers, answers)
   assert.ok(await lab.boxHas(...builds.paths))
   assert.ok((await checked()) > before)
   await lab.laptop.systemctl('start', 'nix-lan-check.timer')

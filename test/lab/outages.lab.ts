@@ -2,7 +2,7 @@
 // each is noticed and mended, and that builds go on meanwhile.
 import * as assert from 'uvu/assert'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
-import { atHome, Builds, becomes, calm, measured, targetUp } from './scenario.ts'
+import { atHome, Builds, becomes, calm, measured, PLUGGED, pluggedIn, targetUp } from './scenario.ts'
 
 const test = labSuite('outages')
 let lab: Lab
@@ -30,10 +30,9 @@ test('the cable is pulled: builds go on at once and later, the target goes; plug
   measured('notice', 'cable pulled: the target is down', 15, noticed)
   measured('build', 'cable pulled: a build', 3, builds.longest)
   assert.ok((await lab.queued()).length >= 2)
-  await lab.lan.cable('laptop', true)
-  const drained = becomes(lab, 'the queue is drained', 10, async () => (await lab.queued()).length === 0)
-  measured('recover', 'cable plugged in: the socket answers', 5, await becomes(lab, 'an answer', 5, () => lab.answers()))
-  measured('recover', 'cable plugged in: the queue is drained', 10, await drained)
+  const { answers, drained } = await pluggedIn(lab, builds)
+  measured('recover', 'cable plugged in: the socket answers', PLUGGED.answers, answers)
+  measured('recover', 'cable plugged in: the queue is drained', PLUGGED.drained, drained)
   assert.ok(await lab.boxHas(...builds.paths))
   await calm(lab, since)
 })

@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert'
 import { pause } from '../lib/processes.ts'
 import { createLab, type Lab, labSuite, release } from './lab.ts'
 import { CACHE } from './machines.ts'
-import { atHome, calm, withTargetDown } from './scenario.ts'
+import { atHome, calm, untilWell, withTargetDown } from './scenario.ts'
 
 const test = labSuite('uploads')
 const UPLOAD = `nix-lan-upload@${CACHE}.service`
@@ -50,13 +50,12 @@ for (const mbit of [10, 20, 40])
     const [before, during] = [await onBox(`before-${mbit}`, kb), await onBox(`during-${mbit}`, kb)]
     let [without, took] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY]
     const well = (): boolean => took <= 1.5 * without
-    // the least of a few: what else the machine does only adds
-    for (let tries = 1; tries <= TRIES && (tries === 1 || !well()); tries++) {
-      if (tries > 1) await lab.laptop.must('root', 'nix-store', ['--delete', before, during])
+    await untilWell(TRIES, well, async (nth) => {
+      if (nth > 1) await lab.laptop.must('root', 'nix-store', ['--delete', before, during])
       for (const host of ['box', 'laptop']) await lab.lan.slow(host, mbit)
       try {
         without = Math.min(without, await fetched(before))
-        await lab.build(['--argstr', 'name', `large-${mbit}-${tries}`, '--arg', 'kb', String(5 * kb)])
+        await lab.build(['--argstr', 'name', `large-${mbit}-${nth}`, '--arg', 'kb', String(5 * kb)])
         await lab.eventually('an upload', async () => (await lab.laptop.systemctl('is-active', UPLOAD)) === 'active')
         await pause(3000)
         took = Math.min(took, await fetched(during))
@@ -68,7 +67,7 @@ for (const mbit of [10, 20, 40])
         `figure: ${mbit} Mbit/s, ${kb / 1000} MB fetched: ${(without / 1000).toFixed(1)} s, during an upload ${(took / 1000).toFixed(1)} s`,
       )
       if (!well()) await atHome(lab)
-    }
+    })
     assert.ok(well(), `${took} ms, without an upload ${without} ms`)
     await calm(lab, since)
   })
