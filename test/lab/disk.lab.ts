@@ -40,16 +40,31 @@ const freeMiB = async (): Promise<number> =>
   // In bytes: df rounds MiB up, and gc doesn't.
   Math.floor(Number(/(\d+)\s*$/.exec(await lab.laptop.must('root', 'df', ['-B1', '--output=avail', '/nix/store']))?.[1]) / 2 ** 20)
 
-/**
- * Waits until gc has made room. It is started as its timer does twice an hour: for what was uploaded
- * while it ran, it hadn't planned.
- */
+/** Starts gc as its timer does twice an hour, and waits for its end. */
+const collect = (): Promise<string> => lab.laptop.systemctl('start', `nix-lan-gc@${CACHE}.service`)
+
+/** Waits until gc has made room: for what was uploaded while it ran, it hadn't planned. */
 async function makesRoom(): Promise<void> {
   const has = async (): Promise<boolean> => {
-    if ((await freeMiB()) < FREE) await lab.laptop.systemctl('start', `nix-lan-gc@${CACHE}.service`)
+    if ((await freeMiB()) < FREE) await collect()
     return (await freeMiB()) >= FREE
   }
   await lab.eventually('gc has made room', has, { within: 120_000, every: 500 })
+}
+
+/**
+ * Waits until gc, which an upload has started, has made room for the next builds. One that has found
+ * the box away, in a stall of this machine, isn't started again before its timer: then it is, as
+ * that does.
+ * @returns whether it was
+ */
+async function keepsPace(): Promise<boolean> {
+  const has = async (): Promise<boolean> => (await freeMiB()) >= 2 * ONE
+  const byItself = await lab.eventually('gc keeps pace', has, { within: 120_000 }).catch(() => undefined)
+  if (byItself !== undefined) return false
+  await collect()
+  await lab.eventually('gc keeps pace, started once more', has, { within: 120_000 })
+  return true
 }
 
 async function build(name: string): Promise<void> {
@@ -60,13 +75,15 @@ async function build(name: string): Promise<void> {
 
 test(`${BUILDS} builds of ${ONE} MiB in a store of ${STORE} MiB: it never runs full, and none is lost`, async () => {
   let least = STORE
+  let helped = 0
   for (let n = 1; n <= BUILDS; n++) {
     await build(`work-${n}`)
     least = Math.min(least, await freeMiB())
     // who works no faster than the link, and than a busy machine collects
     await lab.eventually('uploads keep pace', async () => (await lab.queued()).length <= 2, { within: 120_000 })
-    await lab.eventually('gc keeps pace', async () => (await freeMiB()) >= 2 * ONE, { within: 120_000 })
+    if (await keepsPace()) helped += 1
   }
+  assert.ok(helped <= BUILDS / 10, `${helped} times no upload has started gc`)
   await atHome(lab)
   await makesRoom()
   const all = [...made.values()]
