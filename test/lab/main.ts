@@ -10,7 +10,7 @@ import { RELEASES, type Release } from './lab.ts'
 
 /** How many labs at a time, unless NIX_LAN_LABS says otherwise. */
 const LABS = 4
-/** A file that takes longer hangs. The longest takes nine minutes on two processors, with other labs thirteen. */
+/** A file that takes longer hangs. The longest takes nine minutes on two processors, with other labs fourteen. */
 const LIMIT = 45 * 60_000
 
 /** What hardly depends on the release runs on one of them, unless others are named. */
