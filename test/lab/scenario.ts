@@ -92,6 +92,7 @@ export async function pluggedIn(lab: Lab, builds: Builds, { answers, drained } =
     if (first.status === 'fulfilled') least.answers = Math.min(least.answers, first.value)
     if (last.status === 'fulfilled') least.drained = Math.min(least.drained, last.value)
   })
+  assert.ok(well(), `the least of three: ${JSON.stringify(least)} ms`)
   return least
 }
 
