@@ -35,7 +35,7 @@ export const lab: Bench = {
   onlyByName: true,
   async *run(setting) {
     setting.progress('booting two machines')
-    const made = await createLab({ laptop: 'bookworm', installed: true })
+    const made = await createLab({ laptop: 'bookworm', installed: true, ownDeadline: true })
     try {
       installBlog(made)
       const drained: number[] = []
