@@ -28,13 +28,13 @@ import {
  * @param path the tunnel's socket
  * @param deadline milliseconds for everything, the rest of the handshake included
  * @param way another path to the same socket, to connect to
- * @param received see Guard
+ * @param received see Guard.start()
  * @throws BoxUnavailable, always by the deadline; so do Box.handshake and send()
  */
 export async function dialBox(path: string, deadline: number, way = path, received?: () => number): Promise<Box> {
   const { socket, reader } = openSocket(path, way)
-  const guard = new Guard(path, socket, reader, received)
-  guard.start(deadline)
+  const guard = new Guard(path, socket, reader)
+  guard.start(deadline, received)
   const greeting = new Recorder(reader)
   // Everything we have to say at once, to save a round trip.
   socket.write(Buffer.concat([u64(MAGIC_CLIENT), hello(OUR_VERSION)]))
@@ -62,16 +62,10 @@ export class Guard {
   private readonly path: string
   private readonly socket: Socket
   private readonly reader: ByteReader
-  private readonly received: () => number
   private timer: NodeJS.Timeout | undefined
 
-  /**
-   * @param received how many bytes have come from the box on other connections. While they are many,
-   * the deadline begins anew: it isn't the box that is late, but the link that is full.
-   */
-  constructor(path: string, socket: Socket, reader: ByteReader, received: () => number = () => 0) {
+  constructor(path: string, socket: Socket, reader: ByteReader) {
     this.path = path
-    this.received = received
     this.socket = socket
     this.reader = reader
   }
@@ -79,18 +73,16 @@ export class Guard {
   /**
    * @param deadline milliseconds from now; what lies in the socket by then is still read: on a busy
    *   machine it may be us who are late (a runtime runs timers before it reads)
+   * @param received how many bytes have come from the box on other connections; while they are many,
+   *   the deadline begins anew: it isn't the box that is late, but the link that is full
+   * @param end when it no longer begins anew, by performance.now()
    */
-  start(deadline: number): void {
-    this.wait(deadline, performance.now() + BUSY)
-  }
-
-  private wait(deadline: number, end: number): void {
-    const before = this.received()
+  start(deadline: number, received = () => 0, end = performance.now() + BUSY): void {
+    const before = received()
     const timer = setTimeout(() => {
       setImmediate(() => {
         if (this.timer !== timer) return
-        const isBusy = this.received() - before >= MUCH
-        if (isBusy && performance.now() < end) return this.wait(deadline, end)
+        if (received() - before >= MUCH && performance.now() < end) return this.start(deadline, received, end)
         const late = `${this.path} accepts connections, but no nix-daemon answered within ${deadline / 1000} s`
         this.reader.finish(new BoxUnavailable('unresponsive', late))
       })

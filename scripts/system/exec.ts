@@ -71,7 +71,9 @@ export function run(program: string, args: readonly string[], options: RunOption
     }
     if (child.pid) options.started?.(child.pid)
     const guard = options.guarded && child.pid ? whenWeEnd(GUARD, options.group ? -child.pid : child.pid) : undefined
-    const timer = options.timeout === undefined ? undefined : setTimeout(atLimit, options.timeout)
+    // A runtime runs timers before it reads, and it may be us who are late (suspended, or swapped out):
+    // one round for what the program has said by then, one for its end.
+    const timer = options.timeout === undefined ? undefined : setTimeout(() => setImmediate(() => setImmediate(giveUp)), options.timeout)
     let done = false
     // ^C only reaches the terminal's session, and the program isn't in it.
     function interrupt(): void {
@@ -87,11 +89,6 @@ export function run(program: string, args: readonly string[], options: RunOption
       guard?.kill('SIGKILL')
       if (apart) process.off('SIGINT', interrupt)
       resolve(outcome)
-    }
-    // A runtime runs timers before it reads, and it may be us who are late (suspended, or swapped out):
-    // one round for what the program has said by then, one for its end.
-    function atLimit(): void {
-      setImmediate(() => setImmediate(giveUp))
     }
     // A grandchild may hold the pipes open, so at the time limit we also stop listening.
     function giveUp(): void {

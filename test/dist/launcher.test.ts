@@ -33,7 +33,7 @@ const BUDGET: Record<string, number> = {
   'nix-lan-connect': 212,
   'nix-lan-dispatcher': 80,
   'nix-lan-run': 140,
-  'nix-lan-tunnel': 152,
+  'nix-lan-tunnel': 150,
   'post-build-hook': 95,
 }
 const NAMES = Object.keys(BUDGET)

@@ -42,8 +42,7 @@ async function fetching(pair: Pair, url: string, paths: string[]): Promise<numbe
   })
   assert.is(code, 0, stderr.slice(-2000))
   assert.ok(await pair.clientHas(...paths), 'not all were fetched')
-  await pair.client.idle()
-  await pair.client.must('root', 'nix-store', ['--gc'], { env: { NIX_REMOTE: 'local' } })
+  await pair.collectGarbage()
   return ms
 }
 

@@ -1,4 +1,5 @@
-// Guarded programs: they end when the process that started them does, whenever that is.
+// Guarded programs: they end when the process that started them does, whenever that is. And a time
+// limit, reached while we are held up.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'

@@ -137,7 +137,7 @@ async function uploadAll(
   }
   const asked: Promise<void>[] = []
   const uploaded = (): void => void asked.push(freeSpace(cache, config))
-  const { summary, unkept, healed, isLate } = await drainAll(cache, config, progress, decision.most, uploads, uploaded)
+  const { summary, unkept, healed, seen } = await drainAll(cache, config, progress, decision.most, uploads, uploaded)
   progress.ended(summary, decision.most === Number.POSITIVE_INFINITY ? undefined : before)
   await Promise.all(asked)
   if (unkept !== undefined) say(`${cache.name}: uploaded, but the box's own garbage collection may delete it: ${unkept}`)
@@ -146,8 +146,10 @@ async function uploadAll(
   for (const { file, what } of inQueue) say(`${cache.name}: ${file} is ${what}, which doesn't belong there: remove it by hand`)
   if (!json) conclude(cache.name, summary, queued.length, healed.length)
   const answer = { cache: cache.name, ...summary, healed, left: queued.length, junk: inQueue.map(({ file }) => file) }
-  // With 0, the path unit has what has just come in uploaded at once; with 75, in half a minute.
-  const left = background ? queued.filter((entry) => !isLate(entry)) : queued
+  // What has come in since the last look: with 0, the path unit starts an upload at once; with 75,
+  // systemd does so in half a minute.
+  const finished = background && summary.away === undefined && summary.stopped === undefined
+  const left = finished ? queued.filter(({ path }) => seen.has(path)) : queued
   return { answer, code: exitCode(summary, left.length, inQueue.length) }
 }
 
@@ -189,8 +191,7 @@ const MOST_HELD = 20_000
  * Drains until nothing new has come in meanwhile. A path that is built and queued again after its
  * upload is new, too.
  * @returns the rounds together, why the box doesn't keep what was uploaded last, and whose damaged
- * copies there were replaced; whether an entry that is queued then has come in after the last look,
- * and nothing stopped before
+ * copies there were replaced; the paths that were looked at and not uploaded
  */
 async function drainAll(
   cache: SshCache,
@@ -199,7 +200,7 @@ async function drainAll(
   most: number,
   uploads: Uploads,
   batch: () => void,
-): Promise<{ summary: Summary; unkept: string | undefined; healed: string[]; isLate: (entry: Entry) => boolean }> {
+): Promise<{ summary: Summary; unkept: string | undefined; healed: string[]; seen: ReadonlySet<string> }> {
   const total: Summary = { uploaded: [], failed: [], invalid: [], unwanted: [], unsigned: [] }
   const healed: string[] = []
   const plain = storesOf(cache, config.uid, progress)
@@ -223,7 +224,6 @@ async function drainAll(
   const arrivals = new Arrivals(cache, config, uploads, { whyAway: () => stores.away(), batch })
   const seen = new Set<string>()
   const outcomes = ledger(cache.name, config.user, progress, arrivals)
-  const nothingIsLate = (): boolean => false
   const queuedSince = (seen: ReadonlySet<string>): Entry[] =>
     readQueue(cache.name, config.user).queued.filter((entry) => !seen.has(entry.path))
   for (;;) {
@@ -244,7 +244,7 @@ async function drainAll(
     }
     if (fresh.length === 0) {
       if (damaged.some(({ reason }) => reason === undefined)) total.stopped = found.problem ?? 'the box could not be given good copies'
-      return { summary: total, unkept: arrivals.unkept, healed, isLate: ({ path }) => total.stopped === undefined && !seen.has(path) }
+      return { summary: total, unkept: arrivals.unkept, healed, seen }
     }
     for (const entry of fresh) seen.add(entry.path)
     held = fresh.map(({ path }) => path)
@@ -259,9 +259,8 @@ async function drainAll(
     total.failed.push(...summary.failed)
     if (summary.stopped !== undefined) total.stopped = summary.stopped
     if (summary.full) total.full = summary.full // what comes in meanwhile may fit
-    if (summary.away !== undefined)
-      return { summary: { ...total, away: summary.away }, unkept: arrivals.unkept, healed, isLate: nothingIsLate }
-    if (summary.stopped !== undefined && !summary.full) return { summary: total, unkept: arrivals.unkept, healed, isLate: nothingIsLate }
+    if (summary.away !== undefined) return { summary: { ...total, away: summary.away }, unkept: arrivals.unkept, healed, seen }
+    if (summary.stopped !== undefined && !summary.full) return { summary: total, unkept: arrivals.unkept, healed, seen }
   }
 }
 
