@@ -19,4 +19,6 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 node_modules/.bin/esbuild "$main" --bundle --platform=node --format=esm --target=node18 --packages=external \
   --sourcemap=inline --log-level=warning --outfile="$out/main.mjs" >&2
-if [ "$main" = test/lab/up.ts ]; then node "$out/main.mjs" "$@"; else node --enable-source-maps "$out/main.mjs" "$out" "$@" </dev/null; fi
+# without compiler threads, which may keep Node from ending: see scripts/heads/runtime.sh
+node() { command node --no-concurrent-recompilation --enable-source-maps "$out/main.mjs" "$@"; }
+if [ "$main" = test/lab/up.ts ]; then node "$@"; else node "$out" "$@" </dev/null; fi

@@ -40,12 +40,14 @@ find_runtime() {
 # become_javascript ARGUMENT...: replaces the shell with this file's JavaScript, in the runtime that
 # was found. Leaves out whatever would make a runtime load or ask for more: variables
 # (NODE_EXTRA_CA_CERTS costs 30-45 ms), and what Deno and Bun pick up in the working directory: Bun
-# would run the `preload` of a bunfig.toml there, and put its .env into the environment.
+# would run the `preload` of a bunfig.toml there, and put its .env into the environment. Node gets no
+# compiler threads: process.exit() waits for them, and they may wait for a garbage collection, which
+# only the thread that waits can do. One of 170 uploads never ended (24.21.0; nodejs/node#54918).
 become_javascript() {
   case $nix_lan_found in
     *[/]deno) set -- "$nix_lan_found" run --quiet --allow-all --no-config --no-lock "$0" "$@" ;;
     *[/]bun) set -- "$nix_lan_found" --config=/dev/null --env-file=/dev/null "$0" "$@" ;;
-    *) set -- "$nix_lan_found" "$0" "$@" ;;
+    *) set -- "$nix_lan_found" --no-concurrent-recompilation "$0" "$@" ;;
   esac
   # true for root alone, and starts no process
   if [ -O / ] && [ -x /usr/bin/env ]; then become_as_root "$@"; fi
