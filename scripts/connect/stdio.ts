@@ -12,7 +12,7 @@ import { type Client, ClientGone } from './client.ts'
 export function stdio(): Client {
   const buffer = Buffer.allocUnsafe(65536)
   let streams = false
-  const reader = new ByteReader({ resume: () => (streams ? process.stdin.resume() : fill()) })
+  const reader = new ByteReader({ resume: () => (streams ? pull() : fill()) })
 
   function fill(): void {
     try {
@@ -33,11 +33,25 @@ export function stdio(): Client {
     if (streams) return
     streams = true
     const { stdin, stdout } = process
-    stdin.on('data', (chunk: Buffer) => {
-      if (!reader.push(chunk)) stdin.pause()
+    stdin.on('readable', () => {
+      if (!reader.full) pull()
     })
-    for (const event of ['end', 'close', 'error']) stdin.on(event, over)
+    stdin.on('end', ended)
+    for (const event of ['close', 'error']) stdin.on(event, over)
     stdout.on('error', over)
+  }
+
+  // Not by `data`, pause() and resume(): Bun 1.4 then loses the end of one upload in some hundred
+  // (oven-sh/bun#43100).
+  function pull(): void {
+    for (let chunk = process.stdin.read(); chunk !== null; chunk = process.stdin.read()) if (!reader.push(chunk)) return
+  }
+
+  // Bun before 1.4 says so while there is still something to read (oven-sh/bun#33123).
+  function ended(): void {
+    const rest = process.stdin.read()
+    if (rest !== null) reader.push(rest)
+    over()
   }
 
   function write(bytes: Buffer): Promise<void> | undefined {
