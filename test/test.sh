@@ -20,5 +20,5 @@ trap 'exit 143' TERM HUP
 node_modules/.bin/esbuild "$main" --bundle --platform=node --format=esm --target=node18 --packages=external \
   --sourcemap=inline --log-level=warning --outfile="$out/main.mjs" >&2
 # without compiler threads, which may keep Node from ending: see scripts/heads/runtime.sh
-node() { command node --no-concurrent-recompilation --enable-source-maps "$out/main.mjs" "$@"; }
+node() { command node --no-concurrent-recompilation --no-concurrent-sparkplug --enable-source-maps "$out/main.mjs" "$@"; }
 if [ "$main" = test/lab/up.ts ]; then node "$@"; else node "$out" "$@" </dev/null; fi

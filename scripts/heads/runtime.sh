@@ -47,7 +47,7 @@ become_javascript() {
   case $nix_lan_found in
     *[/]deno) set -- "$nix_lan_found" run --quiet --allow-all --no-config --no-lock "$0" "$@" ;;
     *[/]bun) set -- "$nix_lan_found" --config=/dev/null --env-file=/dev/null "$0" "$@" ;;
-    *) set -- "$nix_lan_found" --no-concurrent-recompilation "$0" "$@" ;;
+    *) set -- "$nix_lan_found" --no-concurrent-recompilation --no-concurrent-sparkplug "$0" "$@" ;;
   esac
   # true for root alone, and starts no process
   if [ -O / ] && [ -x /usr/bin/env ]; then become_as_root "$@"; fi

@@ -16,5 +16,5 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 node_modules/.bin/esbuild test/bench/main.ts --bundle --platform=node --format=esm --target=node18 --packages=external \
   --sourcemap=inline --log-level=warning --outfile="$out/main.mjs" >&2
-# the first: see scripts/heads/runtime.sh
-node --no-concurrent-recompilation --enable-source-maps "$out/main.mjs" "$@" </dev/null
+# the first two: see scripts/heads/runtime.sh
+node --no-concurrent-recompilation --no-concurrent-sparkplug --enable-source-maps "$out/main.mjs" "$@" </dev/null

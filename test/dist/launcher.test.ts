@@ -180,10 +180,10 @@ for (const name of NAMES) {
 // That it helps takes hundreds of runs to see, with Node 24 or later: see scripts/heads/runtime.sh.
 runs('Node is started without compiler threads, which may keep it from ending', () => {
   const fake = folder('shows')
-  script(join(fake, 'node'), 'echo "$1" "${2##*/}"')
+  script(join(fake, 'node'), 'echo "$1 $2" "${3##*/}"')
   for (const name of NAMES) {
     const { stdout } = start(join(DIST, name), ['--version'], { path: `${fake}:/usr/bin:/bin` })
-    assert.is(stdout, `--no-concurrent-recompilation ${name}\n`)
+    assert.is(stdout, `--no-concurrent-recompilation --no-concurrent-sparkplug ${name}\n`)
   }
 })
 
