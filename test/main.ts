@@ -8,8 +8,8 @@ import { bundle, chosenFiles, endTogether, inParallel, runFile, sumUp, testFiles
 /** So many files of unit tests run at a time. */
 const UNITS = 4
 /**
- * Milliseconds after which a file of those folders hangs: on a busy machine they take two minutes.
- * They run in every runtime, and one that hangs must leave time for the others.
+ * Milliseconds after which a file of test/unit or test/dist hangs: on a busy machine one takes two
+ * minutes. Those of test/dist run in every runtime, and one that hangs must leave time for the rest.
  */
 const QUICK = 8 * 60_000
 const isQuick = (file: string): boolean => /^test\/(unit|dist)\//.test(file)

@@ -90,9 +90,8 @@ export async function installMissing(): Promise<void> {
 export async function runFile(file: string, out: string, { title = file, index = 0, env = {}, limit = LIMIT }: RunFile): Promise<Counts> {
   const started = Date.now()
   const result = `${out}/${index}.json`
-  // the first two: see scripts/heads/runtime.sh
-  const flags = ['--no-concurrent-recompilation', '--no-concurrent-sparkplug', '--enable-source-maps']
-  const args = [...flags, `${out}/test/lib/one.mjs`, `${out}/${file.replace(/\.ts$/, '.mjs')}`, result]
+  // with the runner's own flags: see test/test.sh
+  const args = [...process.execArgv, `${out}/test/lib/one.mjs`, `${out}/${file.replace(/\.ts$/, '.mjs')}`, result]
   const { output, code, how } = await collect(args, env, limit)
   const counts = readCounts(result)
   if (counts && counts.failed === 0 && code !== 0) counts.failed = 1
